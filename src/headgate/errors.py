@@ -1,0 +1,104 @@
+"""Every error Headgate raises, in one tree.
+
+::
+
+    HeadgateError
+    ├── Rejected                 refused by us, before anything was sent
+    │   ├── CannotFit            the cost is above the limit: it could never be allowed
+    │   ├── DeadlineExceeded     the earliest possible instant lies after the caller's deadline
+    │   ├── Blocked              a ban, a cooldown or a pause holds the scope for too long
+    │   └── SignatureWouldExpire a signed request would go stale while it waits
+    ├── RuleError                a rule file or a configuration is wrong: names file and key
+    │   └── UnknownProvider      no rules for that name
+    └── StoreError               the place where ledgers live does not work
+        ├── StoreVersionError    written by a newer Headgate
+        └── StoreUnavailable     locked, full, read-only or gone
+
+Errors carry fields, not only text, so that a program can act on them. No field ever holds a key, a token or a signature.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Blocked",
+    "CannotFit",
+    "DeadlineExceeded",
+    "HeadgateError",
+    "Rejected",
+    "RuleError",
+    "SignatureWouldExpire",
+    "StoreError",
+    "StoreUnavailable",
+    "StoreVersionError",
+    "UnknownProvider",
+]
+
+
+class HeadgateError(Exception):
+    """Root of all errors raised by Headgate."""
+
+
+class Rejected(HeadgateError):
+    """Refused by Headgate; nothing was sent and nothing was charged.
+
+    Attributes:
+        limit: name of the limit that has no room, or of the block in force; ``""`` if several.
+        scope: whose limit it is, with secrets replaced by a keyed digest.
+        retry_at: wall-clock instant (Unix seconds) at which the call could pass, or ``None`` if it never can
+            or nobody can know.
+    """
+
+    def __init__(
+        self, message: str, *, limit: str = "", scope: str = "", retry_at: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.scope = scope
+        self.retry_at = retry_at
+
+
+class CannotFit(Rejected):
+    """The cost is larger than the limit itself, so waiting would be for ever."""
+
+
+class DeadlineExceeded(Rejected):
+    """The earliest instant at which the call could pass is later than its deadline."""
+
+
+class Blocked(Rejected):
+    """A ban, a cooldown or a pause holds the scope beyond what the caller would wait."""
+
+
+class SignatureWouldExpire(Rejected):
+    """The request was signed before it reached the gate and its signature would be stale by the time it may go."""
+
+
+class RuleError(HeadgateError):
+    """A rule file or a configuration is wrong.
+
+    Attributes:
+        file: the file at fault, or ``""``.
+        key: the path of the key at fault, such as ``$.limits[0].capacity``, or ``""``.
+    """
+
+    def __init__(self, message: str, *, file: str = "", key: str = "") -> None:
+        place = " at ".join(part for part in (file, key) if part)
+        super().__init__(f"{place}: {message}" if place else message)
+        self.file = file
+        self.key = key
+
+
+class UnknownProvider(RuleError):
+    """No rule file is known under that name."""
+
+
+class StoreError(HeadgateError):
+    """The store, where ledgers live, does not work."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer Headgate; it is left untouched."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used now: its lock is held too long, the disk is full or read-only, the file is gone."""
