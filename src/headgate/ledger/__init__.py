@@ -1,0 +1,1 @@
+"""The arithmetic of limits: pure functions of state and instant, in integer nanoseconds and units."""

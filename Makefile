@@ -1,0 +1,48 @@
+# `make demo` and `make test` need only a Python of at least 3.11 (choose one with PYTHON=...); they do all the set-up.
+# What is installed in .venv is recorded by the stamp files, so that a second run starts at once.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+
+.PHONY: help demo test lint format laws soak bench clean
+
+help:
+	@echo "make demo    three programs and one budget, without and with Headgate (under two minutes)"
+	@echo "make test    everything CI checks: lint, types, import layers, all tests"
+	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
+	@echo "make laws    the law tests at full length: ten thousand random worlds"
+	@echo "make soak    the system tests on real minutes"
+	@echo "make bench   the benchmarks; rewrites docs/reference/benchmarks.md"
+	@echo "make clean   removes .venv and all caches"
+
+.venv/%.stamp: pyproject.toml tools/setup
+	@tools/setup $*
+
+demo: .venv/demo.stamp
+	@$(BIN)/headgate demo $(ARGS)
+
+test: lint
+	@echo "pytest"
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: .venv/test.stamp
+	@echo "ruff";         $(BIN)/ruff check --quiet .
+	@echo "ruff format";  $(BIN)/ruff format --quiet --diff .
+	@echo "mypy";         $(BIN)/mypy --no-error-summary
+	@echo "import layers"; out=$$($(BIN)/lint-imports --no-cache) || { echo "$$out"; exit 1; }
+
+format: .venv/test.stamp
+	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
+
+laws: .venv/test.stamp
+	HEADGATE_SCENARIOS=$${HEADGATE_SCENARIOS:-10000} $(BIN)/python -m pytest tests/laws --timeout 7200 $(ARGS)
+
+soak: .venv/test.stamp
+	$(BIN)/python -m pytest tests/system -m soak --timeout 3600 $(ARGS)
+
+bench: .venv/bench.stamp
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,334 @@
+"""The half that all adapters share: from an HTTP request to a permit, and from its fate back to the permit.
+
+`Governor.exchange` is the whole of it: open the request (no rules: let it pass), wait, send, tell the fate. It is
+written once, as a generator; `drive` and `drive_async` run it for threads and for asyncio. Where two layers of one program are both governed (ccxt
+above aiohttp, our transport above a patched one), the upper one hands its attempt down with `Attempt.below`; the
+first real request for the same host takes it (`take`) and is not charged again. Redirects, resends and retries find
+nothing to take and are charged.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from headgate.adapters._wire import Outbound, in_family, surely_unsent
+from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
+from headgate.rules.call import Call
+
+if TYPE_CHECKING:
+    from headgate import Gate
+
+__all__ = ["Attempt", "Family", "Governor", "Steps", "drive", "drive_async", "peek", "take"]
+
+log = logging.getLogger("headgate")
+
+SIGNATURE_MARGIN = 0.25
+"""Seconds before a signature goes stale by which the request must have left: its own way to the server."""
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
+"""A flow written once: yields what is to be called; asyncio's driver awaits what the call returns."""
+Family: TypeAlias = Callable[[], type[Exception]]
+"""Gives the base error of a client library, imported only when it is needed."""
+
+_above: ContextVar[Attempt | None] = ContextVar("headgate_above", default=None)
+
+
+class Attempt:
+    """One governed request: its permit, and what is still to be told about it.
+
+    Attributes:
+        netloc: the host it is for.
+        observed_above: true if the layer that opened it also sees its answer; layers below then only let it pass.
+    """
+
+    __slots__ = ("_call", "_done", "_first", "_governor", "_learns", "_spare", "_timeout", "_tokens", "netloc")
+    __slots__ += ("observed_above", "permit", "slots")
+
+    def __init__(self, governor: Governor, provider: Any, outbound: Outbound, *, resigned: bool) -> None:
+        call = Call(
+            outbound.method, outbound.path, outbound.parameters(), outbound.json_body(), headers=outbound.headers
+        )
+        signed_until = None if resigned else provider.signed_until(call)
+        learn_route = provider.learn_route()
+        self._learns = learn_route == (outbound.method, outbound.path)
+        self._first = (provider, outbound.base_url) if learn_route and not self._learns else None
+        self._timeout = None if signed_until is None else max(0.0, _seconds_to(signed_until) - SIGNATURE_MARGIN)
+        self._governor = governor
+        self._done = False
+        self._spare = [self]
+        self.netloc = outbound.netloc
+        self.observed_above = True
+        self.permit = governor.gate.permit(
+            provider,
+            call.method,
+            call.path,
+            params=call.params,
+            body=call.body,
+            headers=call.headers,
+            priority=governor.priority,
+            timeout=self._timeout,
+        )
+        self.slots = False
+
+    def wait(self, *, is_async: bool) -> Steps[None]:
+        """Waits until the request may leave."""
+        gate, permit = self._governor.gate, self.permit
+        try:
+            if self._first is not None:
+                contact = gate.first_contact_async if is_async else gate.first_contact
+                yield functools.partial(contact, *self._first)
+            yield permit.acquire_async if is_async else permit.acquire
+        except DeadlineExceeded as error:
+            raise self._explained(error) from None
+        self.slots = any(charge.limit.period == 0 for charge in permit.plan.charges)
+
+    def _explained(self, error: DeadlineExceeded) -> Rejected:
+        """A deadline that only the signature set is reported as what it is."""
+        if self._timeout is None:
+            return error
+        return SignatureWouldExpire(
+            f"already signed, and stale before it may leave: {error}. Sign after the gate"
+            " (headgate.adapters.ccxt), widen the signing window, or spend less",
+            limit=error.limit,
+            scope=error.scope,
+            retry_at=error.retry_at,
+        )
+
+    # --- layers -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def below(self, *, observed_above: bool = True) -> Iterator[None]:
+        """Hands this attempt to the first request for the same host that is made inside the block."""
+        self.observed_above = observed_above
+        token = _above.set(self)
+        try:
+            yield
+        finally:
+            _above.reset(token)
+
+    def taken(self) -> bool:
+        """Takes the attempt, once, whatever the number of threads. True for whoever gets it."""
+        try:
+            self._spare.pop()
+        except IndexError:
+            return False
+        return True
+
+    @property
+    def spare(self) -> bool:
+        """True while nobody has taken it."""
+        return bool(self._spare)
+
+    def carry(self, send: Callable[[], Any], observe: Callable[[Attempt, Any], Steps[Any]]) -> Steps[Any]:
+        """Sends, and tells the fate whatever happens."""
+        try:
+            with self.below():
+                response = yield send
+            return (yield from observe(self, response))
+        except BaseException as error:
+            self.failed(error)
+            raise
+
+    # --- fate ---------------------------------------------------------------------------------------------------
+
+    def wants_body(self, status: int) -> bool:
+        """True if the answer's body is needed: it says which refusal this is, or states the provider's limits."""
+        return not self._done and (status >= 400 or self._learns)
+
+    def answered(self, status: int, headers: Mapping[str, str], body: bytes | str | None = None) -> None:
+        """The answer came. Later calls of `answered` and `failed` do nothing."""
+        if self._claim():
+            self._tell(lambda: self.permit.settle(status=status, headers=headers, body=body))
+
+    def failed(self, error: BaseException, *, unsent: bool = False) -> None:
+        """No answer came: the cost comes back if the request surely never left, else it stays charged."""
+        if self._claim():
+            self._tell(self.permit.refund if unsent or surely_unsent(error) else self.permit.unknown)
+
+    def unsent(self) -> None:
+        """Nothing was sent after all (an answer from a cache, another host)."""
+        if self._claim():
+            self._tell(self.permit.refund)
+
+    @property
+    def done(self) -> bool:
+        """True once its fate is told."""
+        return self._done
+
+    def streaming(self) -> None:
+        """More of the answer arrived: whoever holds a slot still reads."""
+        if not self._done:
+            self._tell(self.permit.renew)
+
+    def _claim(self) -> bool:
+        if self._done:
+            return False
+        self._done = True
+        return True
+
+    def _tell(self, verb: Callable[[], object]) -> None:
+        """Bookkeeping must never break a call that has its answer; the permit's lease ends by itself."""
+        try:
+            verb()
+        except Exception:
+            log.warning("headgate: could not record the fate of a call to %s", self.netloc, exc_info=True)
+
+
+class Governor:
+    """How one adapter reaches its gate.
+
+    Args:
+        gate: the gate to ask; ``None`` is the process's shared one, made on first use.
+        priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
+        lenient: for an unchanged program: an unexpected error of ours is logged and the request passes ungoverned.
+            `Rejected` is never swallowed.
+    """
+
+    __slots__ = ("_gate", "lenient", "priority")
+
+    def __init__(self, gate: Gate | None = None, *, priority: Any = None, lenient: bool = False) -> None:
+        self._gate = gate
+        self.priority = priority
+        self.lenient = lenient
+
+    @property
+    def gate(self) -> Gate:
+        """The gate that is asked."""
+        if self._gate is not None:
+            return self._gate
+        from headgate import Gate
+
+        return Gate.shared()
+
+    def knows(self, netloc: str, path: str) -> bool:
+        """True if there are rules for a host."""
+        return self._leniently(netloc, lambda: self.gate.match(netloc, path)) is not None
+
+    def begin(
+        self, outbound: Outbound | None, family: Family, *, is_async: bool, resigned: bool = False
+    ) -> Steps[Attempt | None]:
+        """Opens a request's attempt and waits for it; ``None`` if its host has no rules.
+
+        Args:
+            outbound: the request; ``None`` (no host) passes.
+            family: the client library's own base error; a refusal is raised as both.
+            is_async: whether the steps are driven by `drive_async`.
+            resigned: the caller signs after the wait, so a signature seen now does not matter.
+        """
+        if outbound is None:
+            return None
+        attempt = self._leniently(outbound.netloc, lambda: self._open(outbound, resigned))
+        if attempt is None:
+            return None
+        try:
+            yield from attempt.wait(is_async=is_async)
+        except Rejected as error:
+            raise in_family(error, family) from None
+        except Exception:
+            if not self.lenient:
+                raise
+            self._shrug(outbound.netloc)
+            return None
+        return attempt
+
+    def exchange(
+        self,
+        outbound: Outbound | None,
+        send: Callable[[], Any],
+        observe: Callable[[Attempt, Any], Steps[Any]],
+        *,
+        family: Family,
+        is_async: bool,
+    ) -> Steps[Any]:
+        """One request from end to end: open, wait, send, observe.
+
+        Args:
+            send: makes the request.
+            observe: tells the attempt what came back; returns what the caller shall see.
+        """
+        attempt = yield from self.begin(outbound, family, is_async=is_async)
+        if attempt is None:
+            return (yield send)
+        return (yield from attempt.carry(send, observe))
+
+    def _open(self, outbound: Outbound, resigned: bool) -> Attempt | None:
+        provider = self.gate.match(outbound.netloc, outbound.path)
+        if provider is None:
+            self.gate.untouched(outbound.netloc)
+            return None
+        return Attempt(self, provider, outbound, resigned=resigned)
+
+    def _leniently(self, netloc: str, ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except Exception:
+            if not self.lenient:
+                raise
+            self._shrug(netloc)
+            return None
+
+    def _shrug(self, netloc: str) -> None:
+        log.warning("headgate: a call to %s passes ungoverned", netloc, exc_info=True)
+
+
+def peek(netloc: str) -> Attempt | None:
+    """The attempt that a layer above has already opened for this host, if it is still to be spent."""
+    attempt = _above.get()
+    return attempt if attempt is not None and attempt.netloc == netloc and attempt.spare else None
+
+
+def take(netloc: str) -> Attempt | None:
+    """Takes that attempt. Whoever gets one sends without a new charge, and observes unless `observed_above`."""
+    attempt = peek(netloc)
+    return attempt if attempt is not None and attempt.taken() else None
+
+
+def drive(steps: Steps[T]) -> T:
+    """Runs a flow in this thread."""
+    step = _advance(steps, None, None)
+    while not isinstance(step, _End):
+        try:
+            value = step()
+        except BaseException as error:  # noqa: BLE001 - handed to the flow, which raises it again
+            step = _advance(steps, None, error)
+        else:
+            step = _advance(steps, value, None)
+    return step.value  # type: ignore[no-any-return]
+
+
+async def drive_async(steps: Steps[T]) -> T:
+    """Runs a flow on asyncio."""
+    step = _advance(steps, None, None)
+    while not isinstance(step, _End):
+        try:
+            value = await step()
+        except BaseException as error:  # noqa: BLE001 - also a cancellation: handed to the flow, which raises it again
+            step = _advance(steps, None, error)
+        else:
+            step = _advance(steps, value, None)
+    return step.value  # type: ignore[no-any-return]
+
+
+class _End:
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _advance(steps: Steps[Any], value: Any, error: BaseException | None) -> Any:
+    try:
+        return steps.send(value) if error is None else steps.throw(error)
+    except StopIteration as end:
+        return _End(end.value)
+
+
+def _seconds_to(unix_ns: int) -> float:
+    return (unix_ns - time.time_ns()) / 1e9

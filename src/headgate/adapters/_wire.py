@@ -1,0 +1,166 @@
+"""What a raw HTTP request says, what a client's exception means, and our errors in a client's own family.
+
+Nothing here knows a client library; classes of libraries are recognised by name, so that none is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from headgate.errors import Rejected
+
+__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent"]
+
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_BODY_MAX = 65_536
+"""Bytes of a request body that are parsed at most: larger ones never name a cost or an owner."""
+
+_UNSENT = frozenset(
+    """
+    httpx.ConnectError httpx.ConnectTimeout httpx.PoolTimeout httpx.UnsupportedProtocol httpx.ProxyError
+    httpx2.ConnectError httpx2.ConnectTimeout httpx2.PoolTimeout httpx2.UnsupportedProtocol httpx2.ProxyError
+    urllib3.NewConnectionError urllib3.ConnectTimeoutError urllib3.EmptyPoolError urllib3.HostChangedError
+    urllib3.ClosedPoolError urllib3.LocationValueError urllib3.ProxyError
+    requests.ConnectTimeout requests.InvalidURL requests.InvalidProxyURL
+    aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError aiohttp.InvalidURL
+    socket.gaierror ssl.SSLCertVerificationError builtins.ConnectionRefusedError
+    """.split()
+)
+"""Exceptions after which no byte of the request can have reached the provider: top package and class name."""
+
+
+class Outbound(NamedTuple):
+    """One HTTP request that is about to leave, as a client library states it."""
+
+    method: str
+    scheme: str
+    netloc: str
+    """host or host:port, lower-case, without a default port."""
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    """Looked up with lower-case names."""
+    body: bytes | str | None = None
+    """Only when it is at hand: never a stream or a generator."""
+
+    @property
+    def base_url(self) -> str:
+        """Scheme and host, as in ``https://fapi.binance.com``; a websocket's handshake counts as HTTP."""
+        scheme = {"ws": "http", "wss": "https"}.get(self.scheme, self.scheme)
+        return f"{scheme}://{self.netloc}"
+
+    def parameters(self) -> dict[str, Any] | None:
+        """Query and form parameters together; a name given several times becomes a list."""
+        text = self.query
+        if self.body and "x-www-form-urlencoded" in (self.headers.get("content-type") or ""):
+            form = _text(self.body)
+            text = f"{text}&{form}" if text and form else text or form
+        if not text:
+            return None
+        found: dict[str, Any] = {}
+        for name, value in parse_qsl(text, keep_blank_values=True):
+            if name not in found:
+                found[name] = value
+            elif isinstance(found[name], list):
+                found[name].append(value)
+            else:
+                found[name] = [found[name], value]
+        return found
+
+    def json_body(self) -> Any:
+        """The parsed JSON body, or ``None`` when there is none, it is large or it is something else."""
+        if not self.body or len(self.body) > _BODY_MAX or "json" not in (self.headers.get("content-type") or ""):
+            return None
+        try:
+            return msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+
+def _text(body: bytes | str) -> str:
+    if len(body) > _BODY_MAX:
+        return ""
+    return body if isinstance(body, str) else body.decode("utf-8", "replace")
+
+
+def netloc_of(scheme: str, host: str, port: int | None) -> str:
+    """``host`` or ``host:port``, lower-case, without a default port; an IPv6 address in brackets."""
+    host = host.lower()
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return host if port is None or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
+
+
+def lowered(headers: Mapping[Any, Any] | None) -> dict[str, str]:
+    """A plain dict of headers with lower-case names, from whatever mapping a client accepts."""
+    return {_header(name).lower(): _header(value) for name, value in (headers or {}).items()}
+
+
+def _header(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def from_url(method: str, url: str, headers: Mapping[str, str], body: Any = None) -> Outbound | None:
+    """An `Outbound` from a whole URL; ``None`` if the URL names no host."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return None
+    netloc = netloc_of(parts.scheme, parts.hostname, parts.port)
+    payload = body if isinstance(body, (bytes, str)) else None
+    return Outbound(method.upper(), parts.scheme, netloc, parts.path or "/", parts.query, headers, payload)
+
+
+def surely_unsent(error: BaseException) -> bool:
+    """True if the exception proves that the request never left: no connection was made.
+
+    Looks through wrappers (``__cause__``, ``reason`` and a first argument that is an exception). Anything not
+    known to be harmless counts as possibly sent.
+    """
+    seen: set[int] = set()
+    queue: list[BaseException] = [error]
+    while queue:
+        current = queue.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        names = {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(current).__mro__}
+        if names & _UNSENT:
+            return True
+        inner = (current.__cause__, getattr(current, "reason", None), *current.args[:1])
+        queue.extend(item for item in inner if isinstance(item, BaseException))
+    return False
+
+
+def in_family(error: Rejected, family: Callable[[], type[Exception]]) -> Rejected:
+    """The same refusal as an exception that is also of the client library's own family.
+
+    A program that already catches ``httpx.TransportError`` (or its like) keeps working, and one that knows
+    Headgate can catch `Rejected` and read its fields.
+    """
+    kind = family()
+    if isinstance(error, kind):
+        return error
+    return _rebuild(getattr(error, "ours", type(error)), kind, str(error), dict(vars(error)))
+
+
+def _rebuild(ours: type[Rejected], theirs: type[Exception], message: str, fields: dict[str, Any]) -> Rejected:
+    made = _joined(ours, theirs)(message)
+    made.__dict__.update(fields)
+    return made
+
+
+@functools.cache
+def _joined(ours: type[Rejected], theirs: type[Exception]) -> type[Rejected]:
+    """A class that is both. Pickles, so that it survives the way out of a process pool."""
+
+    def reduce(self: Rejected) -> tuple[Any, ...]:
+        fields = {name: getattr(self, name) for name in ("limit", "scope", "retry_at")}
+        return _rebuild, (ours, theirs, str(self), fields)
+
+    body = {"__module__": ours.__module__, "__doc__": ours.__doc__, "__reduce__": reduce, "ours": ours}
+    return type(ours.__name__, (ours, theirs), body)

@@ -1,0 +1,212 @@
+"""ccxt, sync and async, REST and the REST half of pro: ``govern(exchange)``.
+
+The gate comes before the signature: a dry run of the exchange's own ``sign`` (no network) says which request it will
+be; the call waits, and only then is it signed for good. The exchange's own throttle is skipped for hosts that have
+rules. ``maxRetriesOnFailure`` keeps working: each retry waits and is charged.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async
+from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
+from headgate.errors import Rejected
+
+if TYPE_CHECKING:
+    from headgate import Gate
+
+__all__ = ["govern", "patch"]
+
+E = TypeVar("E")
+
+_current: ContextVar[Attempt | None] = ContextVar("headgate_ccxt", default=None)
+"""The attempt of the `fetch2` we are in: its throttle is skipped, its answer observed, its `fetch` not charged again."""
+
+_RETRIES, _DELAY = "maxRetriesOnFailure", "maxRetriesOnFailureDelay"
+
+
+def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None) -> E:
+    """Governs one exchange object in place and returns it.
+
+    Args:
+        exchange: any ccxt exchange: ``ccxt``, ``ccxt.async_support`` or ``ccxt.pro``.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this exchange; ``None`` leaves it to the context and the route.
+    """
+    target: Any = exchange
+    if "fetch2" not in vars(target):  # else governed already
+        for name, hook in _hooks(Governor(gate, priority=priority), type(target)).items():
+            setattr(target, name, MethodType(hook, target))
+    return exchange
+
+
+def patch(module: ModuleType) -> None:
+    """Governs every exchange of an unchanged program, in the base class.
+
+    Args:
+        module: ``ccxt.base.exchange`` or ``ccxt.async_support.base.exchange``.
+    """
+    base = getattr(module, "BaseExchange", None) or module.Exchange  # one class before 4.5
+    for name, hook in _hooks(Governor(lenient=True), base).items():
+        if name in vars(base):  # the async class inherits the sync one's observer, which is hooked already
+            setattr(base, name, hook)
+
+
+def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
+    """What takes the place of four methods of an exchange class, in its own colour."""
+    original = {name: getattr(cls, name) for name in ("fetch2", "fetch", "throttle", "on_rest_response")}
+    is_async = not cls.synchronous
+
+    def fetch2(self: Any, path: Any, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any, **kw: Any) -> Any:
+        params = {} if params is None else params
+        send = functools.partial(original["fetch2"], self, path, api, method)
+        return _run(_fetch2(governor, self, send, (path, api, method, params), rest, kw, is_async), is_async)
+
+    def fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        send = functools.partial(original["fetch"], self, url, method, headers, body)
+        return _run(_fetch(governor, send, url, method, headers, body, is_async), is_async)
+
+    def throttle(self: Any, cost: Any = None) -> Any:
+        if _current.get() is None:
+            return original["throttle"](self, cost)
+        return _nothing() if is_async else None
+
+    def on_rest_response(
+        self: Any, code: int, reason: Any, url: Any, method: Any, headers: Any, body: Any, *sent: Any
+    ) -> Any:
+        attempt = _current.get()
+        if attempt is not None:
+            attempt.answered(code, lowered(headers), body)
+        return original["on_rest_response"](self, code, reason, url, method, headers, body, *sent)
+
+    made = (fetch2, fetch, throttle, on_rest_response)
+    return {hook.__name__: functools.wraps(original[hook.__name__])(hook) for hook in made}
+
+
+def _run(steps: Steps[Any], is_async: bool) -> Any:
+    return drive_async(steps) if is_async else drive(steps)
+
+
+async def _nothing() -> None:
+    """What an async throttle does when the gate has already waited."""
+
+
+# --- flows ------------------------------------------------------------------------------------------------------
+
+
+def _fetch2(
+    governor: Governor, exchange: Any, send: Any, request: tuple[Any, ...], rest: Any, kw: Any, is_async: bool
+) -> Steps[Any]:
+    """One call of the exchange's API: wait, then let it sign and send; again if the user asked for retries."""
+    above = _current.get()
+    params = request[3]
+    if above is not None and not above.done:  # governed twice: the object and its class
+        return (yield functools.partial(send, params, *rest, **kw))
+    tries = _Tries(exchange, request[0], params)
+    while True:
+        outbound = _dry_run(governor, exchange, *request[:3], tries.clean)
+        attempt = yield from governor.begin(outbound, _family, is_async=is_async, resigned=True)
+        if attempt is None:
+            return (yield functools.partial(send, params, *rest, **kw))
+        try:
+            with _inside(attempt):
+                return (yield from attempt.carry(functools.partial(send, tries.params, *rest, **kw), _observe))
+        except Exception as error:
+            if not tries.again(error):
+                raise
+        if tries.delay:
+            yield functools.partial(exchange.sleep, tries.delay)
+
+
+def _fetch(
+    governor: Governor, send: Any, url: str, method: str, headers: Any, body: Any, is_async: bool
+) -> Steps[Any]:
+    """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
+    attempt = _current.get()
+    parts = urlsplit(url)
+    if attempt is None or attempt.done or attempt.netloc != netloc_of(parts.scheme, parts.hostname or "", parts.port):
+        outbound = from_url(method, url, lowered(headers), body)
+        attempt = yield from governor.begin(outbound, _family, is_async=is_async)
+        if attempt is None:
+            return (yield send)
+    with _inside(attempt):
+        return (yield from attempt.carry(send, _observe))
+
+
+def _observe(attempt: Attempt, response: Any) -> Steps[Any]:
+    """`on_rest_response` has told the answer already, unless a class replaces it or `fetch` itself."""
+    attempt.answered(200, {})
+    return response
+    yield  # a flow without steps
+
+
+@contextmanager
+def _inside(attempt: Attempt) -> Iterator[None]:
+    token = _current.set(attempt)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class _Tries:
+    """The retries that a user asked ccxt for; made here, so that each one passes the gate before it is signed."""
+
+    def __init__(self, exchange: Any, path: str, params: Any) -> None:
+        self.left = 0
+        self.delay = 0
+        self.clean = params
+        self.params = params
+        if isinstance(params, dict):
+            self.left, rest = exchange.handle_option_integer_and_params(params, path, _RETRIES, 0)
+            self.delay, rest = exchange.handle_option_integer_and_params(rest, path, _DELAY, 0)
+            self.clean = rest
+            self.params = {**rest, _RETRIES: 0} if self.left else params
+
+    def again(self, error: Exception) -> bool:
+        """True if the call shall be made once more."""
+        from ccxt.base.errors import OperationFailed
+
+        if self.left < 1 or isinstance(error, Rejected) or not isinstance(error, OperationFailed):
+            return False
+        self.left -= 1
+        return True
+
+
+def _dry_run(governor: Governor, exchange: Any, path: Any, api: Any, method: str, params: Any) -> Outbound | None:
+    """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
+    if not any(governor.knows(netloc, "/") for netloc in _netlocs(exchange)):
+        return None
+    try:
+        made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
+        return from_url(made.get("method") or method, made["url"], lowered(made.get("headers")), made.get("body"))
+    except Exception:  # noqa: BLE001 - missing keys and the like: the real call raises the same, and sends nothing
+        return None
+
+
+def _netlocs(exchange: Any) -> set[str]:
+    """Hosts of the exchange's REST API as it is set now (a sandbox or an overridden URL included)."""
+    found: set[str] = set()
+    queue: list[Any] = [(getattr(exchange, "urls", None) or {}).get("api")]
+    while queue:
+        item = queue.pop()
+        if isinstance(item, dict):
+            queue.extend(item.values())
+        elif isinstance(item, str):
+            parts = urlsplit(item.replace("{hostname}", getattr(exchange, "hostname", None) or ""))
+            if parts.hostname:
+                found.add(netloc_of(parts.scheme, parts.hostname, parts.port))
+    return found
+
+
+def _family() -> type[Exception]:
+    from ccxt.base.errors import RateLimitExceeded
+
+    return RateLimitExceeded  # type: ignore[no-any-return]

@@ -1,0 +1,88 @@
+"""requests: ``session.mount("https://", Adapter())``.
+
+The adapter's own connection pools are governed, so that the retries urllib3 makes inside it are charged as well as
+the redirects that the session follows. Timeouts do not count the wait.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
+from requests.exceptions import RequestException
+
+from headgate.adapters._call import Governor
+from headgate.adapters._wire import in_family
+from headgate.adapters.urllib3 import pool_classes
+from headgate.errors import Rejected
+
+if TYPE_CHECKING:
+    from headgate import Gate
+
+__all__ = ["Adapter", "patch"]
+
+
+class Adapter(HTTPAdapter):
+    """A governed transport adapter for ``requests.Session.mount``.
+
+    Args:
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
+        **options: as for ``requests.adapters.HTTPAdapter``: ``pool_maxsize``, ``max_retries``...
+    """
+
+    def __init__(self, *, gate: Gate | None = None, priority: Any = None, **options: Any) -> None:
+        self._governor = Governor(gate, priority=priority)
+        super().__init__(**options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._governor = Governor()  # a gate belongs to its process: a pickled adapter asks the shared one
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **options: Any
+    ) -> None:
+        """Makes the pool manager, with governed pools."""
+        super().init_poolmanager(connections, maxsize, block, **options)  # type: ignore[no-untyped-call]
+        self._govern(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """The pool manager of a proxy, with governed pools."""
+        return self._govern(super().proxy_manager_for(proxy, **options))  # type: ignore[no-untyped-call]
+
+    def _govern(self, manager: Any) -> Any:
+        manager.pool_classes_by_scheme = pool_classes(self._governor, manager.pool_classes_by_scheme)
+        return manager
+
+    def send(self, request: Any, *args: Any, **options: Any) -> Any:
+        """Sends a prepared request; a refusal of ours is raised as a ``RequestException``."""
+        try:
+            return super().send(request, *args, **options)
+        except Rejected as error:
+            raise _ours(error, request) from None
+
+
+def patch(module: ModuleType) -> None:
+    """For an unchanged program: refusals from the governed urllib3 below come out as ``RequestException``.
+
+    Args:
+        module: ``requests.adapters``.
+    """
+    original = module.HTTPAdapter.send
+
+    @functools.wraps(original)
+    def send(self: Any, request: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, request, *args, **options)
+        except Rejected as error:
+            raise _ours(error, request) from None
+
+    module.HTTPAdapter.send = send  # type: ignore[attr-defined]
+
+
+def _ours(error: Rejected, request: Any) -> Rejected:
+    made = in_family(error, lambda: RequestException)
+    made.request = request  # type: ignore[attr-defined]
+    return made

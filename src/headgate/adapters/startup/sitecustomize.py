@@ -1,0 +1,128 @@
+"""Start-up hook of ``headgate run``: Python runs this file in every process that has its folder on ``PYTHONPATH``.
+
+It costs next to nothing until the program imports a library that we govern: only then is Headgate itself imported.
+It must work, or step aside with one line on stderr, in any Python 3 and in any program.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import PathFinder
+from typing import Any
+
+HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would cost milliseconds
+
+HOOKS = {
+    "httpx": "headgate.adapters.httpx",
+    "httpx2": "headgate.adapters.httpx",
+    "urllib3.connectionpool": "headgate.adapters.urllib3",
+    "requests.adapters": "headgate.adapters.requests",
+    "aiohttp.client": "headgate.adapters.aiohttp",
+    "ccxt.base.exchange": "headgate.adapters.ccxt",
+    "ccxt.async_support.base.exchange": "headgate.adapters.ccxt",
+}
+"""Module of a library -> module of ours whose ``patch(module)`` governs it."""
+
+OURS = ("headgate", "msgspec", "lmdb")
+"""Packages found where `headgate run` lives when the program's interpreter does not have them."""
+
+
+def complain(text: str) -> None:
+    """One line on stderr; the program goes on ungoverned."""
+    sys.stderr.write("headgate: " + text + "; this program runs ungoverned\n")
+
+
+def govern(module: Any) -> None:
+    """Patches one library that was just imported."""
+    try:
+        ours = __import__(HOOKS[module.__name__], fromlist=["patch"])
+        ours.patch(module)
+    except Exception as error:  # noqa: BLE001 - nothing of ours may break the program's import
+        complain("cannot govern " + module.__name__ + " (" + type(error).__name__ + ": " + str(error) + ")")
+
+
+class Watcher:
+    """A finder that finds nothing itself: it has `govern` called after one of the libraries was imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Called by the import system for every module; answers only for ours."""
+        if name not in HOOKS:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                return self.watched(spec)
+        return None
+
+    def watched(self, spec: Any) -> Any:
+        """The same spec, whose loader says when it has run the module."""
+        loader = spec.loader
+        run = getattr(loader, "exec_module", None)
+        if run is None:
+            return spec
+
+        def exec_module(module: Any) -> None:
+            del loader.exec_module  # the loader is itself again
+            run(module)
+            govern(module)
+
+        try:
+            loader.exec_module = exec_module
+        except AttributeError:
+            complain("cannot watch the import of " + spec.name)
+        return spec
+
+
+class Elsewhere:
+    """Finds Headgate and what it needs where `headgate run` lives. Last in line, so nothing of the program changes."""
+
+    def __init__(self, places: list[str]) -> None:
+        self.places = places
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Called by the import system when nothing else knew the module."""
+        return PathFinder.find_spec(name, self.places, target) if path is None and name in OURS else None
+
+
+def other_sitecustomize() -> Any:
+    """The `sitecustomize` that this one hides, if there is one."""
+    others = [place for place in sys.path if os.path.abspath(place or ".") != HERE]  # noqa: PTH100
+    return PathFinder.find_spec("sitecustomize", others)
+
+
+def chain() -> None:
+    """Runs the `sitecustomize` that Python would have run without us."""
+    spec = other_sitecustomize()
+    if spec is None or spec.loader is None:
+        return
+    module = type(sys)(spec.name)
+    module.__spec__ = spec
+    module.__file__ = spec.origin
+    module.__loader__ = spec.loader
+    sys.modules["sitecustomize"] = module
+    spec.loader.exec_module(module)
+
+
+def start() -> None:
+    """Begins to watch the program's imports."""
+    sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") != HERE]  # noqa: PTH100
+    if PathFinder.find_spec("headgate") is None:
+        places = os.environ.get("HEADGATE_RUN_FROM", "").split(os.pathsep)
+        version, places = places[0], places[1:]
+        if sys.version_info < (3, 11) or version != sys.implementation.cache_tag:
+            complain("not installed for " + sys.executable)
+            return
+        sys.meta_path.append(Elsewhere(places))
+    sys.meta_path.insert(0, Watcher())
+    for name in HOOKS:
+        if name in sys.modules:
+            govern(sys.modules[name])
+
+
+try:
+    chain()
+finally:
+    start()

@@ -1,0 +1,90 @@
+"""``headgate emulate PROVIDER``: the provider's limits, enforced on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headgate.apps.emulator.options import Options, parse_latency, parse_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["command"]
+
+PROVIDERS = ("binance-spot", "binance-usdm")
+
+
+def _parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A click callback that turns text into a value and a `ValueError` into a usage error."""
+
+    def convert(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        try:
+            return tuple(parse(one) for one in value) if isinstance(value, tuple) else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return convert
+
+
+SHARE = click.FloatRange(0, 1)
+
+
+@click.command(name="emulate")
+@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=9300, show_default=True, type=click.IntRange(0, 65_535), help="Port; 0 takes a free one."
+)
+@click.option("--window", type=click.IntRange(1, 86_400), help="Seconds of the weight window instead of a minute.")
+@click.option("--capacity", type=click.IntRange(1), help="Weight per window instead of the published number.")
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=CAPACITY[/SECONDS]",
+    callback=_parsed(parse_limit),
+    help="Change another limit, such as orders-10s=50/5. May be given several times.",
+)
+@click.option(
+    "--latency",
+    default="0",
+    metavar="MS[-MS]",
+    callback=_parsed(parse_latency),
+    help="Delay before a request is counted, and again before its answer leaves.",
+)
+@click.option("--loss", default=0.0, type=SHARE, help="Share of requests that get no answer; half of them are counted.")
+@click.option("--hangup", default=0.0, type=SHARE, help="Share of connections reset; half of them after counting.")
+@click.option("--errors", default=0.0, type=SHARE, help="Share of requests answered with 503.")
+@click.option("--skew", default=0.0, type=float, help="Seconds by which the emulator's clock is ahead.")
+@click.option("--usage-headers/--no-usage-headers", default=True, help="Whether answers tell what is used.")
+@click.option("--retry-after/--no-retry-after", default=True, help="Whether refusals carry Retry-After.")
+@click.option("--date/--no-date", default=True, help="Whether answers carry Date.")
+@click.option(
+    "--ban-after", default=10, show_default=True, type=click.IntRange(0), help="Refusals before a ban; 0: never."
+)
+@click.option("--ban", type=click.FloatRange(0), help="Seconds of a first ban. [default: two weight windows]")
+@click.option("--seed", type=int, help="Makes the random faults repeatable.")
+@click.option("--log", type=click.Path(dir_okay=False), help="File that gets a JSON line for every arrival.")
+@click.option("--tied", is_flag=True, hidden=True, help="Stop when standard input is closed.")
+def command(tied: bool, **values: Any) -> None:
+    """Enforce PROVIDER's limits on a loopback server, with its own headers, bodies, refusals and bans.
+
+    A tool to test bots against. Signatures are not verified; orders are kept in memory. Stop it with Ctrl-C.
+    """
+    try:
+        from headgate.apps.emulator.run import serve
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise click.ClickException("the emulator needs aiohttp: pip install 'headgate[emulator]'") from None
+    try:
+        asyncio.run(serve(Options(**values), lambda line: click.echo(line), tied=tied))
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,182 @@
+"""The markets that the emulator shows: a handful of symbols, and prices that are a fixed function of time.
+
+Nothing is random, so the same question gets the same answer, and finished bodies can be kept as bytes. Times are
+milliseconds since the epoch, as in the exchange's own bodies.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from math import pi, sin
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["INTERVALS", "SPOT_SYMBOLS", "USDM_SYMBOLS", "Bodies", "Symbol", "depth", "klines", "trades"]
+
+SECOND = 1_000
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+INTERVALS = {
+    "1s": SECOND,
+    "1m": MINUTE,
+    "3m": 3 * MINUTE,
+    "5m": 5 * MINUTE,
+    "15m": 15 * MINUTE,
+    "30m": 30 * MINUTE,
+    "1h": HOUR,
+    "2h": 2 * HOUR,
+    "4h": 4 * HOUR,
+    "6h": 6 * HOUR,
+    "8h": 8 * HOUR,
+    "12h": 12 * HOUR,
+    "1d": DAY,
+    "3d": 3 * DAY,
+    "1w": 7 * DAY,
+    "1M": 30 * DAY,
+}
+"""Candle intervals in milliseconds. A month is taken as 30 days; weeks start on a Thursday, like the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One market: its names, the price it swings around, and its decimals."""
+
+    name: str
+    base: str
+    quote: str
+    around: float
+    price_decimals: int
+    quantity_decimals: int
+    min_notional: int = 5
+
+    @property
+    def tick(self) -> str:
+        """Smallest step of the price."""
+        return _step(self.price_decimals)
+
+    @property
+    def step(self) -> str:
+        """Smallest step of the quantity."""
+        return _step(self.quantity_decimals)
+
+    def price(self, at: int) -> float:
+        """The price at `at` milliseconds: a slow and a fast swing around the middle."""
+        return self.around * (1 + 0.01 * sin(at * (2 * pi / (6 * HOUR))) + 0.002 * sin(at * (2 * pi / (7 * MINUTE))))
+
+    def show(self, price: float) -> str:
+        """A price as text with the symbol's decimals."""
+        return f"{price:.{self.price_decimals}f}"
+
+    def ask(self, at: int) -> float:
+        """Best offer: half a hundredth of a percent, and at least a tick, above the price."""
+        return self.price(at) * 1.00005 + 0.5 * 10**-self.price_decimals
+
+    def bid(self, at: int) -> float:
+        """Best bid."""
+        return self.price(at) * 0.99995 - 0.5 * 10**-self.price_decimals
+
+
+def _step(decimals: int) -> str:
+    return f"{10**-decimals:.{decimals}f}" if decimals else "1"
+
+
+_COINS = (
+    ("BTC", 64_000.0, 1, 3),
+    ("ETH", 3_200.0, 2, 3),
+    ("BNB", 580.0, 2, 2),
+    ("SOL", 150.0, 3, 1),
+    ("XRP", 0.62, 4, 1),
+    ("DOGE", 0.13, 5, 0),
+    ("ADA", 0.45, 4, 0),
+    ("LINK", 14.0, 3, 2),
+)
+
+
+def _named(symbols: Iterable[Symbol]) -> dict[str, Symbol]:
+    return {symbol.name: symbol for symbol in symbols}
+
+
+USDM_SYMBOLS = _named(
+    Symbol(f"{coin}USDT", coin, "USDT", around, price, quantity) for coin, around, price, quantity in _COINS
+)
+SPOT_SYMBOLS = _named(
+    [
+        *(
+            Symbol(f"{coin}USDT", coin, "USDT", around, min(price + 1, 5), quantity + 2)
+            for coin, around, price, quantity in _COINS
+        ),
+        Symbol("ETHBTC", "ETH", "BTC", 0.05, 5, 4, min_notional=0),
+    ]
+)
+
+
+class Bodies:
+    """Finished bodies, kept as bytes under a key; the oldest go first."""
+
+    def __init__(self, size: int = 128) -> None:
+        self._size = size
+        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+
+    def get(self, key: tuple[object, ...], build: Callable[[], bytes]) -> bytes:
+        """The body under `key`, built when it is not there."""
+        body = self._kept.get(key)
+        if body is None:
+            body = self._kept[key] = build()
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return body
+
+
+def klines(symbol: Symbol, interval: str, first: int, count: int) -> bytes:
+    """`count` candles of `interval`, the first opening at `first` milliseconds."""
+    step = INTERVALS[interval]
+    price, show = symbol.price, symbol.show
+    rows = []
+    opening = price(first)
+    for at in range(first, first + count * step, step):
+        closing = price(at + step)
+        high, low = (closing, opening) if closing > opening else (opening, closing)
+        rows.append(
+            f'[{at},"{show(opening)}","{show(high * 1.0002)}","{show(low * 0.9998)}","{show(closing)}","12.5",'
+            f'{at + step - 1},"{12.5 * closing:.2f}",300,"6.2","{6.2 * closing:.2f}","0"]'
+        )
+        opening = closing
+    return f"[{','.join(rows)}]".encode()
+
+
+def depth(symbol: Symbol, at: int, levels: int, *, futures: bool) -> bytes:
+    """An order book with `levels` prices on each side at `at` milliseconds."""
+    tick = 10**-symbol.price_decimals
+    bid, ask = symbol.bid(at), symbol.ask(at)
+    body: dict[str, object] = {"lastUpdateId": at * 10}
+    if futures:
+        body |= {"E": at, "T": at}
+    body["bids"] = [[symbol.show(max(tick, bid - n * tick)), f"{1 + n % 7}.5"] for n in range(levels)]
+    body["asks"] = [[symbol.show(ask + n * tick), f"{1 + n % 5}.5"] for n in range(levels)]
+    return msgspec.json.encode(body)
+
+
+def trades(symbol: Symbol, at: int, count: int, *, aggregate: bool) -> bytes:
+    """The last `count` trades up to `at` milliseconds, one every 100 ms."""
+    rows: list[dict[str, object]] = []
+    last = at // 100
+    for number in range(last - count + 1, last + 1):
+        time, price = number * 100, symbol.show(symbol.price(number * 100))
+        if aggregate:
+            rows.append(
+                {"a": number, "p": price, "q": "0.5", "f": number, "l": number, "T": time, "m": bool(number % 2)}
+            )
+        else:
+            quote = f"{0.5 * float(price):.4f}"
+            maker = bool(number % 2)
+            rows.append(
+                {"id": number, "price": price, "qty": "0.5", "quoteQty": quote, "time": time, "isBuyerMaker": maker}
+            )
+    return msgspec.json.encode(rows)

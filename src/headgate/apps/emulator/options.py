@@ -1,0 +1,110 @@
+"""What can be set on the emulator, on the command line, from `headgate.testing` or while it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+__all__ = ["LimitChange", "Live", "Options", "parse_latency", "parse_limit"]
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=600_000)]
+
+
+class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What may be changed while the emulator runs, by ``POST /__emulator__/options``.
+
+    Attributes:
+        latency: milliseconds from and to, drawn anew for the way in (before counting) and the way out (after it).
+        loss: share of requests that get no answer; half of them never arrive, the other half are counted.
+        hangup: share of requests whose connection is reset; half of them before they are counted, half after.
+        errors: share of requests answered with 503.
+        skew: seconds by which the emulator's clock is ahead of this machine's (negative: behind).
+        usage_headers: whether answers carry ``X-MBX-USED-WEIGHT-…`` and ``X-MBX-ORDER-COUNT-…``.
+        retry_after: whether refusals carry ``Retry-After``.
+        date: whether answers carry ``Date``.
+        capacity: units of the main weight limit; ``None`` keeps the published number.
+        ban_after: refusals of one address, without a calm time between them, at which it is banned; 0 never bans.
+        ban: seconds of an address's first ban; each further one is twice as long. ``None``: two weight windows,
+            which is the real two minutes with the real minute.
+    """
+
+    latency: tuple[Milliseconds, Milliseconds] = (0.0, 0.0)
+    loss: Share = 0.0
+    hangup: Share = 0.0
+    errors: Share = 0.0
+    skew: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] = 0.0
+    usage_headers: bool = True
+    retry_after: bool = True
+    date: bool = True
+    capacity: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    ban_after: Annotated[int, msgspec.Meta(ge=0)] = 10
+    ban: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class LimitChange(msgspec.Struct, frozen=True):
+    """A limit of the rule file, enforced with other numbers: `capacity` units per `seconds`."""
+
+    name: str
+    capacity: int
+    seconds: int | None = None
+
+
+class Options(Live, kw_only=True):
+    """Everything that can be set when the emulator starts; see `Live` for the rest.
+
+    Attributes:
+        provider: whose rules are enforced.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        window: seconds of the main weight window; ``None`` keeps the published minute.
+        limits: other limits to change.
+        seed: starts the random faults; ``None`` is a new start every time.
+        log: file that gets one JSON line per arrival.
+    """
+
+    provider: str
+    host: str = "127.0.0.1"
+    port: int = 9300
+    window: Annotated[int, msgspec.Meta(ge=1, le=86_400)] | None = None
+    limits: tuple[LimitChange, ...] = ()
+    seed: int | None = None
+    log: str | None = None
+
+    def change(self, values: dict[str, Any]) -> None:
+        """Set the named `Live` fields; `ValueError` names what is wrong and changes nothing."""
+        current = {name: getattr(self, name) for name in Live.__struct_fields__}
+        try:
+            checked = msgspec.convert({**current, **values}, Live, strict=False)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"options: {error}") from None
+        for name in Live.__struct_fields__:
+            setattr(self, name, getattr(checked, name))
+
+
+def parse_latency(text: str) -> tuple[float, float]:
+    """``"40"`` or ``"20-80"`` as milliseconds from and to."""
+    low, _, high = text.partition("-")
+    try:
+        span = float(low), float(high or low)
+    except ValueError:
+        raise ValueError(f"latency must be MS or MS-MS, such as 20-80, not {text!r}") from None
+    if not 0 <= span[0] <= span[1]:
+        raise ValueError(f"latency must rise from 0 or more, not {text!r}")
+    return span
+
+
+def parse_limit(text: str) -> LimitChange:
+    """``"orders-10s=50"`` or ``"orders-10s=50/5"``: name, capacity in units and, if given, seconds."""
+    name, equals, numbers = text.partition("=")
+    capacity, slash, seconds = numbers.partition("/")
+    try:
+        change = LimitChange(name.strip(), int(capacity), int(seconds) if slash else None)
+    except ValueError:
+        change = LimitChange("", 0)
+    if not equals or not change.name or change.capacity < 1 or (change.seconds is not None and change.seconds < 1):
+        raise ValueError(
+            f"a limit must be NAME=CAPACITY or NAME=CAPACITY/SECONDS, such as orders-10s=50/5, not {text!r}"
+        )
+    return change

@@ -1,0 +1,299 @@
+"""Orders, kept in memory per account, so that a test can see what a bot really placed, and how often.
+
+This is no matching engine: market orders and marketable limit orders fill at once at the price of the moment; every other
+order rests until it is cancelled. Times are milliseconds; prices and quantities are exact decimals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from .incoming import Fault
+
+if TYPE_CHECKING:
+    from .incoming import Incoming
+    from .market import Symbol
+
+__all__ = ["Account", "Order", "OrderDesk", "statistics"]
+
+KEPT_CLOSED = 10_000
+"""Closed orders that an account remembers."""
+
+
+@dataclass(slots=True)
+class Order:
+    """One order."""
+
+    number: int
+    client_id: str
+    symbol: str
+    side: str
+    kind: str
+    time_in_force: str
+    price: Decimal
+    quantity: Decimal
+    stop_price: Decimal
+    time: int
+    position_side: str = "BOTH"
+    reduce_only: bool = False
+    status: str = "NEW"
+    filled: Decimal = Decimal(0)
+    average: Decimal = Decimal(0)
+    updated: int = 0
+
+    @property
+    def signed_fill(self) -> Decimal:
+        """Filled quantity; negative for a sale."""
+        return self.filled if self.side == "BUY" else -self.filled
+
+
+@dataclass(slots=True)
+class Account:
+    """What one API key owns."""
+
+    label: str
+    open: dict[int, Order] = field(default_factory=dict)
+    open_ids: set[str] = field(default_factory=set)
+    closed: deque[Order] = field(default_factory=lambda: deque(maxlen=KEPT_CLOSED))
+    fills: deque[Order] = field(default_factory=lambda: deque(maxlen=1_000))
+    positions: dict[str, Decimal] = field(default_factory=dict)
+    balances: dict[str, Decimal] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)
+    """How often each client order id arrived in a request to place an order."""
+    placed: Counter[str] = field(default_factory=Counter)
+    """How often an order was really placed under each client order id."""
+    leverage: dict[str, int] = field(default_factory=dict)
+
+    def orders(self) -> list[Order]:
+        """Every order still known, oldest first."""
+        return sorted([*self.closed, *self.open.values()], key=lambda order: order.number)
+
+
+class OrderDesk:
+    """Places and cancels orders of all accounts by the rules of one exchange.
+
+    Args:
+        symbols: the markets.
+        futures: USD-M futures rather than spot; decides the error codes.
+    """
+
+    def __init__(self, symbols: dict[str, Symbol], *, futures: bool) -> None:
+        self.symbols = symbols
+        self.futures = futures
+        self.accounts: dict[str, Account] = {}
+        self.filled = 0
+        """Orders that were filled so far."""
+        self._numbers = count(1_000_001)
+
+    def account(self, label: str) -> Account:
+        """The account under that label, with play money when first seen."""
+        found = self.accounts.get(label)
+        if found is None:
+            found = self.accounts[label] = Account(label)
+            found.balances.update({"USDT": Decimal(100_000), "BTC": Decimal(10), "ETH": Decimal(100)})
+        return found
+
+    def symbol(self, incoming: Incoming) -> Symbol:
+        """The market that the request names."""
+        found = self.symbols.get(incoming.need("symbol"))
+        if found is None:
+            raise Fault(-1121, "Invalid symbol.")
+        return found
+
+    def place(self, incoming: Incoming, *, test: bool = False) -> Order:
+        """Place one order; `Fault` if the exchange would not take it."""
+        account = self.account(incoming.account)
+        client_id = incoming.params.get("newClientOrderId", "")
+        if client_id and not test:
+            account.sent[client_id] += 1
+        order = self._read(incoming, client_id)
+        symbol = self.symbols[order.symbol]
+        if order.client_id in account.open_ids:
+            raise (
+                Fault(-4116, "ClientOrderId is duplicated.") if self.futures else Fault(-2010, "Duplicate order sent.")
+            )
+        price = self._fill_price(order, symbol, incoming.now)
+        if test:
+            return order
+        account.placed[order.client_id] += 1
+        if price is not None:
+            self._fill(account, order, symbol, price)
+        elif order.time_in_force in ("IOC", "FOK"):
+            order.status = "EXPIRED"
+        if order.status == "NEW":
+            account.open[order.number] = order
+            account.open_ids.add(order.client_id)
+        else:
+            account.closed.append(order)
+        return order
+
+    def find(self, incoming: Incoming, *, among_open: bool) -> Order:
+        """The order that the request names by number or client id."""
+        account = self.account(incoming.account)
+        number, client_id = incoming.number("orderId", 0), incoming.params.get("origClientOrderId", "")
+        if not number and not client_id:
+            raise Fault(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
+        known = list(account.open.values()) if among_open else account.orders()
+        for order in reversed(known):
+            if order.symbol == incoming.need("symbol") and (number == order.number or client_id == order.client_id):
+                return order
+        raise Fault(-2011, "Unknown order sent.") if among_open else Fault(-2013, "Order does not exist.")
+
+    def cancel(self, incoming: Incoming) -> Order:
+        """Cancel the open order that the request names."""
+        order = self.find(incoming, among_open=True)
+        self._close(self.account(incoming.account), order, incoming.now)
+        return order
+
+    def cancel_all(self, incoming: Incoming) -> list[Order]:
+        """Cancel every open order of the symbol that the request names."""
+        symbol, account = self.symbol(incoming), self.account(incoming.account)
+        found = [order for order in account.open.values() if order.symbol == symbol.name]
+        for order in found:
+            self._close(account, order, incoming.now)
+        return found
+
+    def amend(self, incoming: Incoming) -> Order:
+        """Change price and quantity of the open order that the request names."""
+        order = self.find(incoming, among_open=True)
+        symbol = self.symbols[order.symbol]
+        order.price = _decimal(incoming, "price", order.price)
+        order.quantity = _decimal(incoming, "quantity", order.quantity)
+        self._check_steps(order, symbol)
+        order.updated = incoming.now
+        return order
+
+    def listed(self, incoming: Incoming, *, only_open: bool) -> list[Order]:
+        """The account's orders, of one symbol if the request names one."""
+        account, wanted = self.account(incoming.account), incoming.params.get("symbol")
+        if wanted:
+            self.symbol(incoming)
+        known = list(account.open.values()) if only_open else account.orders()
+        found = [order for order in known if not wanted or order.symbol == wanted]
+        return found if only_open else found[-incoming.number("limit", 500, high=1_000) :]
+
+    def _read(self, incoming: Incoming, client_id: str) -> Order:
+        symbol = self.symbol(incoming)
+        side, kind = incoming.need("side"), incoming.need("type")
+        if side not in ("BUY", "SELL"):
+            raise Fault(-1117, "Invalid side.")
+        params = incoming.params
+        price = _decimal(incoming, "price", Decimal(0))
+        if kind in ("LIMIT", "LIMIT_MAKER"):
+            incoming.need("price")
+        if kind == "LIMIT":
+            incoming.need("timeInForce")
+        quantity = _decimal(incoming, "quantity", Decimal(0))
+        if not quantity and params.get("quoteOrderQty"):
+            market = Decimal(symbol.show(symbol.price(incoming.now)))
+            quantity = (_decimal(incoming, "quoteOrderQty", Decimal(0)) / market).quantize(Decimal(symbol.step))
+        if not quantity and params.get("closePosition") != "true":
+            incoming.need("quantity")
+            if self.futures:
+                raise Fault(-4003, "Quantity less than or equal to zero.")
+            raise Fault(-1013, "Invalid quantity.")
+        number = next(self._numbers)
+        order = Order(
+            number=number,
+            client_id=client_id or f"emulated-{number}",
+            symbol=symbol.name,
+            side=side,
+            kind=kind,
+            time_in_force=params.get("timeInForce") or "GTC",
+            price=price,
+            quantity=quantity,
+            stop_price=_decimal(incoming, "stopPrice", Decimal(0)),
+            time=incoming.now,
+            position_side=params.get("positionSide") or "BOTH",
+            reduce_only=params.get("reduceOnly") == "true",
+            updated=incoming.now,
+        )
+        self._check_steps(order, symbol)
+        return order
+
+    def _check_steps(self, order: Order, symbol: Symbol) -> None:
+        for value, step, name in (
+            (order.price, symbol.tick, "PRICE_FILTER"),
+            (order.quantity, symbol.step, "LOT_SIZE"),
+        ):
+            if value % Decimal(step):
+                if self.futures:
+                    raise Fault(-1111, "Precision is over the maximum defined for this asset.")
+                raise Fault(-1013, f"Filter failure: {name}")
+        if order.price and order.price * order.quantity < symbol.min_notional and not order.reduce_only:
+            if self.futures:
+                text = (
+                    f"Order's notional must be no smaller than {symbol.min_notional} (unless you choose reduce only)."
+                )
+                raise Fault(-4164, text)
+            raise Fault(-1013, "Filter failure: NOTIONAL")
+
+    def _fill_price(self, order: Order, symbol: Symbol, now: int) -> Decimal | None:
+        """The price at which the order fills at once, or ``None`` if it rests."""
+        best = Decimal(symbol.show(symbol.ask(now) if order.side == "BUY" else symbol.bid(now)))
+        if order.kind == "MARKET":
+            return best
+        if order.kind not in ("LIMIT", "LIMIT_MAKER"):
+            return None
+        crosses = order.price >= best if order.side == "BUY" else order.price <= best
+        if crosses and (order.kind == "LIMIT_MAKER" or order.time_in_force == "GTX"):
+            if self.futures:
+                text = "Due to the order could not be executed as maker, the Post Only order will be rejected."
+                raise Fault(-5022, text)
+            raise Fault(-2010, "Order would immediately match and take.")
+        return best if crosses else None
+
+    def _fill(self, account: Account, order: Order, symbol: Symbol, price: Decimal) -> None:
+        order.status, order.filled, order.average = "FILLED", order.quantity, price
+        account.fills.append(order)
+        self.filled += 1
+        signed = order.signed_fill
+        if self.futures:
+            account.positions[symbol.name] = account.positions.get(symbol.name, Decimal(0)) + signed
+            return
+        for asset, amount in ((symbol.base, signed), (symbol.quote, -signed * price)):
+            account.balances[asset] = account.balances.get(asset, Decimal(0)) + amount
+
+    @staticmethod
+    def _close(account: Account, order: Order, now: int) -> None:
+        order.status, order.updated = "CANCELED", now
+        account.open.pop(order.number, None)
+        account.open_ids.discard(order.client_id)
+        account.closed.append(order)
+
+
+def _decimal(incoming: Incoming, name: str, default: Decimal) -> Decimal:
+    text = incoming.params.get(name)
+    if not text:
+        return default
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal(-1)
+    if not value.is_finite() or value < 0:
+        legal = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
+        raise Fault(-1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'.")
+    return value
+
+
+def statistics(desk: OrderDesk) -> dict[str, Any]:
+    """What tests want to know: per account and client order id, how often it arrived and how often it was placed."""
+    found: dict[str, Any] = {}
+    for account in desk.accounts.values():
+        known = {order.client_id: order.status for order in account.orders()}
+        found[account.label] = {
+            "open": len(account.open),
+            "by_client_id": {
+                client_id: {
+                    "arrived": account.sent[client_id],
+                    "placed": account.placed[client_id],
+                    "status": known.get(client_id, ""),
+                }
+                for client_id in account.sent.keys() | account.placed.keys()
+            },
+        }
+    return found

@@ -1,0 +1,73 @@
+"""``headgate run -- COMMAND``: governs an unchanged program and all its Python children."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+import headgate
+from headgate.rules.call import Priority
+
+__all__ = ["command", "environment"]
+
+
+def environment(base: dict[str, str]) -> dict[str, str]:
+    """The environment in which every Python process is governed.
+
+    Args:
+        base: the environment to add to.
+    """
+    package = Path(headgate.__file__).parent
+    startup = str(package / "adapters" / "startup")
+    rest = [place for place in base.get("PYTHONPATH", "").split(os.pathsep) if place and place != startup]
+    # Another interpreter of the same kind may not have Headgate: it is told where ours is (the start-up file reads it).
+    places = dict.fromkeys([str(package.parent), *map(_folder, ("msgspec", "lmdb"))])
+    return {
+        **base,
+        "PYTHONPATH": os.pathsep.join([startup, *rest]),
+        "HEADGATE_RUN_FROM": os.pathsep.join([str(sys.implementation.cache_tag), *places]),
+    }
+
+
+def _folder(package: str) -> str:
+    """Where a package of ours is installed."""
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, package
+    return str(Path(spec.origin).parent.parent)
+
+
+@click.command(
+    "run",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Run a program, unchanged, under the gate.",
+)
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="Configuration file."
+)
+@click.option(
+    "--priority",
+    type=click.Choice([item.name.lower() for item in Priority]),
+    help="Class of this program's calls, unless a call says otherwise.",
+)
+@click.option("--home", type=click.Path(file_okay=False, resolve_path=True), help="State folder ($HEADGATE_HOME).")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
+def command(config: str | None, priority: str | None, home: str | None, argv: tuple[str, ...]) -> None:
+    """Run COMMAND with every HTTP call of it, and of its Python children, governed.
+
+    Nothing in the program changes. httpx, httpx2, requests, urllib3, aiohttp and ccxt are covered. The command takes
+    this process's place: signals, terminal and exit code are its own.
+    """
+    env = environment(dict(os.environ))
+    chosen = {"HEADGATE_CONFIG": config, "HEADGATE_PRIORITY": priority, "HEADGATE_HOME": home}
+    env.update({name: value for name, value in chosen.items() if value})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(argv[0], list(argv), env)  # noqa: S606 - running the user's own command is what this is for
+    except OSError as error:
+        click.echo(f"headgate run: {argv[0]}: {error.strerror}", err=True)
+        raise SystemExit(127 if isinstance(error, FileNotFoundError) else 126) from None

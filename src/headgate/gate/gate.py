@@ -1,0 +1,381 @@
+"""The gate: one governed call, written once, for tasks and threads alike."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Final
+
+from headgate.errors import StoreError
+from headgate.gate import priorities
+from headgate.gate.contact import Contact
+from headgate.gate.events import Event, Events
+from headgate.gate.permit import Permit
+from headgate.gate.room import WaitingRoom
+from headgate.gate.settings import home_folder, open_store_name, parse_hosts, program_name, secret_of
+from headgate.gate.times import Times
+from headgate.ledger.decide import Refusal
+from headgate.ledger.limit import SECOND, Instant
+from headgate.rules.book import Rulebook
+from headgate.rules.call import Answer, Block, Call, Feedback, Identity, Outcome, Plan, Priority
+from headgate.rules.provider import Provider
+from headgate.stores.base import LEASE, Answered, Grant, Snapshot, Store
+from headgate.stores.memory import MemoryStore
+
+__all__ = ["LINGER", "MAX_WAIT", "Gate"]
+
+LINGER: Final = 10 * SECOND
+"""How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
+MAX_WAIT: Final = 900.0
+"""Seconds a call waits that names no timeout of its own."""
+_NOTHING: Final[Mapping[str, int]] = {}
+
+
+class Gate:
+    """One gate for calls to any provider. Gates of all processes that use the same store share every budget.
+
+    Args:
+        store: ``"host://"`` (all processes of this machine), ``"memory://"`` (this gate only) or a `Store`;
+            None: ``$HEADGATE_STORE``, else ``host://``.
+        home: the state folder; None: ``$HEADGATE_HOME``, else the platform's.
+        hosts: hosts to treat as a provider, ``{"127.0.0.1:9300": "binance-usdm"}`` or the text form; None:
+            ``$HEADGATE_HOSTS``.
+        rules: further rule files (TOML).
+        name: what to call this process in lists.
+        priority: class of calls that name none; None: ``$HEADGATE_PRIORITY``, else the route's own.
+        weight: this process's share in fairness among equals.
+        max_wait: seconds a call waits that names no timeout.
+
+    A gate may be used from any number of threads and event loops, and after a fork. Close it, or use it as a context
+    manager; one that is dropped lets its permits end with their leases.
+    """
+
+    _default: ClassVar[Gate | None] = None
+    _default_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        store: str | Store | None = None,
+        *,
+        home: str | os.PathLike[str] | None = None,
+        hosts: str | Mapping[str, str] | None = None,
+        rules: Iterable[str | os.PathLike[str]] = (),
+        name: str | None = None,
+        priority: Priority | int | str | None = None,
+        weight: int = 1,
+        max_wait: float = MAX_WAIT,
+        learn: bool = True,
+    ) -> None:
+        self.events = Events()
+        self.home = home_folder(home)
+        self.book = Rulebook.load(hosts=parse_hosts(hosts), extra=[Path(path) for path in rules])
+        self.max_wait = max_wait
+        self.untouched_hosts: dict[str, int] = {}
+        """Calls to hosts without rules, by host: they pass untouched."""
+        self._name = name
+        self._weight = weight
+        self._learn = learn
+        self._priority = priorities.of(priority) if priority is not None else priorities.from_environment()
+        self._egress = os.environ.get("HEADGATE_EGRESS", "") or "default"
+        self.store, secret = self._open_store(store)
+        self._secret = secret
+        self._identities: dict[tuple[str, str], Identity] = {}
+        self._begin()
+
+    def _open_store(self, store: str | Store | None) -> tuple[Store, bytes]:
+        if isinstance(store, Store):
+            return store, secrets.token_bytes(32)
+        if open_store_name(store).startswith("memory"):
+            return MemoryStore(), secrets.token_bytes(32)
+        from headgate.stores.host import HostStore
+        from headgate.stores.safe import SafeStore
+
+        try:
+            secret = secret_of(self.home)
+        except StoreError:
+            secret = b""  # the store will say what is wrong; without the folder nothing is shared anyhow
+        return SafeStore(HostStore(self.home), self._say_store), secret
+
+    def _begin(self) -> None:
+        """What belongs to one process; made anew after a fork."""
+        self._pid = os.getpid()
+        self._joined = False
+        self._join_lock = threading.Lock()
+        self.bell: socket.socket | None = None
+        self.member = secrets.randbits(62) | 1
+        self._who = tuple((self.member, klass) for klass in range(len(Priority)))
+        self.times = Times(self.store)
+        self.room = WaitingRoom(self)
+        self.contact = Contact(self)
+        self._providers: dict[str, Provider] = {}
+        self._generation = -1
+
+    def _join(self) -> None:
+        with self._join_lock:
+            if not self._joined:
+                self.bell = self.store.join(self.member, self._name or program_name())
+                self._joined = True
+                rebuilt = getattr(getattr(self.store, "inner", None), "rebuilt", str)()
+                if rebuilt and rebuilt != "reboot":
+                    self.events.say(
+                        "store lost",
+                        f"the ledgers under {self.home} were broken ({rebuilt}) and begin anew; bans were kept, and every "
+                        "limit starts as used up or by half until its window is over",
+                    )
+
+    def _say_store(self, kind: str, message: str) -> None:
+        self.events.say(kind, message)
+
+    # -- for users -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def shared(cls) -> Gate:
+        """The process's own gate, made from the environment on first use; what adapters use if given none."""
+        with cls._default_lock:
+            if cls._default is None:
+                cls._default = cls()
+            return cls._default
+
+    def permit(
+        self,
+        provider: str | Provider,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | int | str | None = None,
+        timeout: float | None = None,
+        egress: str = "",
+        account: str = "",
+    ) -> Permit:
+        """A permit for one attempt of one call; enter it to wait for it.
+
+        Args:
+            provider: name of the provider (``binance-usdm``), or what `match` found.
+            method, path: of the call, without host and query.
+            params: query and form parameters, as far as its cost or its owner depends on them.
+            body: parsed JSON body, likewise.
+            headers: of the request; only the one that names the API key is read.
+            priority: who goes first; default: the surrounding `priority` block, the gate's, the route's.
+            timeout: seconds it may wait; None: the gate's `max_wait`. 0: now or never.
+            egress: name of the address the call leaves from, if the machine has several.
+            account: name of the account; default: told by the API key.
+
+        Raises:
+            UnknownProvider: no rules for `provider`.
+        """
+        if self._pid != os.getpid():
+            self.store.after_fork()
+            self._begin()
+        if not self._joined:
+            self._join()
+        rules = self.provider(provider)
+        identity = self._identities.get((egress, account)) or self._identity(egress, account)
+        plan = rules.plan(Call(method, path, params, body, headers), identity)
+        if priority is not None:
+            klass = priorities.of(priority)
+        else:
+            chosen = priorities.current()
+            klass = chosen if chosen is not None else self._priority if self._priority is not None else plan.priority
+        return Permit(self, rules, plan, klass, self.max_wait if timeout is None else timeout)
+
+    def _identity(self, egress: str, account: str) -> Identity:
+        made = Identity(egress or self._egress, account, self._secret)
+        if len(self._identities) < 4096:
+            self._identities[egress, account] = made
+        return made
+
+    def provider(self, name: str | Provider) -> Provider:
+        """Rules of a provider, with its limits as they were learned."""
+        if self._generation != self.store.generation:
+            self._generation = self.store.generation
+            self._providers.clear()
+        key = name if isinstance(name, str) else name.name
+        found = self._providers.get(key)
+        if found is None:
+            found = self.book.provider(key)
+            learned = self.store.learned.get(found.namespace)
+            if learned:
+                found = found.with_learned(learned)
+            self._providers[key] = found
+        return found
+
+    def match(self, host: str, path: str = "") -> Provider | None:
+        """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
+        found = self.book.for_host(host.lower(), path)
+        if found is None:
+            if len(self.untouched_hosts) < 1000:
+                self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1
+            return None
+        return self.provider(found.name)
+
+    def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `handler` with every `Event`; returns what takes it off again."""
+        return self.events.on(handler)
+
+    def read(self) -> Snapshot:
+        """Everything the store knows, for people."""
+        return self.store.read(time.monotonic_ns(), time.time_ns())
+
+    def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
+        """Shut a scope for every process, at once. `seconds` None: until `unblock`."""
+        length = None if seconds is None else int(seconds * SECOND)
+        self.store.block(scope, length, kind, reason, time.monotonic_ns(), time.time_ns())
+
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        """Open a scope again and let the waiting calls of every process look."""
+        gone = self.store.unblock(scope, kind)
+        self.store.wake([m for m in self.read().members if m != self.member])
+        self.room.look()
+        return gone
+
+    def first_contact(self, provider: Provider, base_url: str) -> None:
+        """Before the first call to a provider that states its limits: read them, once for the whole machine."""
+        if self._learn:
+            self.contact.make(provider, base_url)
+
+    async def first_contact_async(self, provider: Provider, base_url: str) -> None:
+        """`first_contact` without blocking the event loop."""
+        if self._learn and not self.contact.made(provider):
+            import asyncio
+
+            await asyncio.to_thread(self.contact.make, provider, base_url)
+
+    # -- the governed call, step by step ---------------------------------------------------------------------------
+
+    def reserve(
+        self,
+        plan: Plan,
+        klass: int,
+        backlog: Mapping[str, int] = _NOTHING,
+        ahead: Mapping[str, int] = _NOTHING,
+    ) -> Grant | Refusal:
+        """One try at the store, for a call that will wait if refused."""
+        return self.store.reserve(
+            plan.provider,
+            plan.charges,
+            plan.scopes,
+            self._who[klass],
+            self.times.now(plan.provider),
+            backlog=backlog,
+            ahead=ahead,
+            weight=self._weight,
+        )
+
+    def settled(self, grant: Grant) -> None:
+        """Settle at the reserved cost; nothing is known of an answer."""
+        self._after(self.store.settle(grant, self.times.now(grant.namespace)))
+
+    def refunded(self, grant: Grant) -> None:
+        """It was never sent."""
+        self._after(self.store.refund(grant, self.times.now(grant.namespace)))
+
+    def lingers(self, grant: Grant) -> None:
+        """No answer came: it may arrive for a while yet (at most one period), then it counts as spent."""
+        periods = [charge.limit.period for charge in grant.charges if charge.limit.period]
+        self.store.hold(grant, time.monotonic_ns() + min([LINGER, *periods]))
+
+    def renew(self, grant: Grant) -> None:
+        """Extend a lease, but write only when a third of it is gone."""
+        mono = time.monotonic_ns()
+        if grant.lease - mono < LEASE * 2 // 3:
+            self.store.hold(grant, mono + LEASE)
+
+    def withdraw(self, plan: Plan, klass: int) -> None:
+        """Nobody of this process waits in that lane any more."""
+        self.store.withdraw([c.key for c in plan.charges], self._who[klass], self.times.now(plan.provider))
+
+    def _after(self, done: Answered) -> None:
+        if done.wake:
+            self.store.wake(done.wake)
+        if done.freed:
+            self.room.freed(done.freed)
+
+    def answered(
+        self, rules: Provider, plan: Plan, grant: Grant, answer: Answer | None, costs: Mapping[str, int] | None
+    ) -> Feedback:
+        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits."""
+        namespace = plan.provider
+        told = Feedback()
+        now = self.times.now(namespace)
+        if answer is not None:
+            told = rules.feedback(plan, answer, now=now.lo)
+            if told.server_time is not None:
+                contradicted, now = self.times.learn(namespace, grant.sent.mono, told.server_time)
+                if contradicted:
+                    self.store.doubt(namespace, now)
+                    self.events.say("clock", "its clock is not what this machine's clock says", namespace)
+        if costs:
+            for charge in plan.charges:
+                cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
+                if cost is not None:
+                    told.actual[charge.key] = cost
+        done = self.store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
+        if told.learned and self.store.learn(namespace, told.learned):
+            self._say_learned(namespace, told.learned)
+        for block in told.blocks:
+            self._shut(namespace, block, now)
+        if told.outcome is not Outcome.OK:
+            self._say_outcome(plan, told)
+        for key, units in done.foreign.items():
+            self.events.say_seldom(
+                "foreign", key, 60.0,
+                f"another program spends on {key}: {units} units that no program under Headgate sent; room is made for it",
+                namespace, limit=key, units=units,
+            )  # fmt: skip
+        self._after(done)
+        return told
+
+    def _shut(self, namespace: str, block: Block, now: Instant) -> None:
+        length = max(0, block.until - now.lo)
+        self.store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
+        if block.kind == "ban":
+            self.events.say(
+                "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,
+                scope=block.scope, seconds=length / SECOND,
+            )  # fmt: skip
+
+    def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
+        limits = ", ".join(
+            f"{name} {capacity} per {period / SECOND:g} s" for name, (capacity, period) in learned.items()
+        )
+        self.events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
+
+    def _say_outcome(self, plan: Plan, told: Feedback) -> None:
+        if told.outcome is Outcome.THROTTLED:
+            self.events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)
+
+    def tell_wait(self, plan: Plan, no: Refusal, now: int) -> None:
+        """A call waits for long: say why (law 7), about one limit once a minute."""
+        why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
+        self.events.say_seldom(
+            "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.opens - now) / SECOND:.0f} s for {why}",
+            plan.provider, key=no.key, seconds=(no.opens - now) / SECOND,
+        )  # fmt: skip
+
+    # -- closing ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuse who waits, stop the helper thread, leave the store. Permits that are held can still be settled."""
+        if self._pid == os.getpid():
+            self.room.close()
+            if self._joined:
+                self.store.leave(self.member)
+                self._joined = False
+            self.store.close()
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

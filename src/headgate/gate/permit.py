@@ -1,0 +1,153 @@
+"""Leave for one attempt of one call, and what comes back of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from headgate.rules.call import Answer, Feedback, Plan
+from headgate.stores.base import Grant
+
+if TYPE_CHECKING:
+    from headgate.gate.gate import Gate
+    from headgate.rules.provider import Provider
+
+__all__ = ["Permit"]
+
+
+class Permit:
+    """A permit for one attempt. Enter it (``with`` or ``async with``) to wait for it; then say what became of it.
+
+    Exactly one of `settle`, `refund` and `unknown` should be called; left without one, the permit is settled at its
+    reserved cost, or `unknown` if an exception left the block. Safe to cancel at any point.
+
+    Attributes:
+        plan: what it charges.
+        waited: seconds it waited.
+    """
+
+    __slots__ = ("_deadline", "_gate", "_grant", "_klass", "_lease", "_provider", "plan", "waited")
+
+    def __init__(self, gate: Gate, provider: Provider, plan: Plan, klass: int, timeout: float) -> None:
+        self._gate = gate
+        self._provider = provider
+        self._klass = klass
+        self._deadline = timeout
+        self._grant: Grant | None = None
+        self.plan = plan
+        self.waited = 0.0
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Wait for the permit in this thread.
+
+        Raises:
+            Rejected: see `headgate.errors`; nothing was charged.
+        """
+        if self._grant is not None:
+            raise RuntimeError("this permit is held already: one permit is for one attempt")
+        got = self._gate.room.ask(self.plan, self._klass, self._deadline)
+        if type(got) is not Grant:
+            got = self._finish(got)
+        self._grant = got
+
+    async def acquire_async(self) -> None:
+        """Wait for the permit without blocking the event loop. Raises as `acquire` does."""
+        if self._grant is not None:
+            raise RuntimeError("this permit is held already: one permit is for one attempt")
+        got = self._gate.room.ask(self.plan, self._klass, self._deadline)
+        if type(got) is not Grant:
+            begun = time.monotonic()
+            got = await self._gate.room.wait_async(got)
+            self.waited = time.monotonic() - begun
+        self._grant = got
+
+    def _finish(self, waiting: object) -> Grant:
+        begun = time.monotonic()
+        got = self._gate.room.wait(waiting)  # type: ignore[arg-type]
+        self.waited = time.monotonic() - begun
+        return got
+
+    def __enter__(self) -> Permit:
+        self.acquire()
+        return self
+
+    async def __aenter__(self) -> Permit:
+        await self.acquire_async()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._grant is not None:
+            if error is None:
+                self.settle()
+            else:
+                self.unknown()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._grant is not None:
+            if error is None:
+                self.settle()
+            else:
+                self.unknown()
+
+    # -- afterwards ------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Whether it is granted and nobody has said what became of it."""
+        return self._grant is not None
+
+    def settle(
+        self,
+        status: int = 0,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | str | None = None,
+        *,
+        costs: Mapping[str, int] | None = None,
+    ) -> Feedback:
+        """The answer came.
+
+        Args:
+            status: HTTP status; 0 if there is nothing to learn from the answer.
+            headers: of the answer; a plain dict may be in any case.
+            body: a small body, if it was read.
+            costs: real cost by limit name or unit, if the caller knows better than the rules.
+
+        Returns:
+            What the answer told.
+        """
+        grant, self._grant = self._grant, None
+        if grant is None:
+            return Feedback()
+        if not status and costs is None:
+            self._gate.settled(grant)
+            return Feedback()
+        if type(headers) is dict:
+            headers = {name.lower(): value for name, value in headers.items()}
+        answer = Answer(status, headers or {}, body) if status else None
+        return self._gate.answered(self._provider, self.plan, grant, answer, costs)
+
+    def refund(self) -> None:
+        """It was surely never sent: everything comes back."""
+        grant, self._grant = self._grant, None
+        if grant is not None:
+            self._gate.refunded(grant)
+
+    def unknown(self) -> None:
+        """It was sent, but no answer came: it may still arrive, so it stays charged for a while and then counts as spent."""
+        grant, self._grant = self._grant, None
+        if grant is not None:
+            self._gate.lingers(grant)
+
+    def renew(self) -> None:
+        """It still goes on (a stream): hold it for longer. Cheap to call often."""
+        grant = self._grant
+        if grant is not None:
+            self._gate.renew(grant)

@@ -1,0 +1,372 @@
+"""Where calls wait: lanes in this process, one timer, and a doorbell that other processes ring.
+
+A call that may go at once never comes here. One that may not stands in a lane (`headgate.waiting`); a helper thread
+sleeps until the first computed instant, or until somebody who freed units rings. asyncio tasks and threads wait alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from headgate.errors import Blocked, CannotFit, DeadlineExceeded, Rejected, StoreError
+from headgate.ledger.decide import Refusal
+from headgate.ledger.limit import SECOND
+from headgate.rules.call import Plan
+from headgate.stores.base import Grant
+from headgate.waiting.queue import Lane, Queue, Waiter
+
+if TYPE_CHECKING:
+    from headgate.gate.gate import Gate
+
+__all__ = ["Ticket", "WaitingRoom"]
+
+_BATCH: Final = 64
+"""So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
+_LONG: Final = 10 * SECOND
+"""A wait longer than this is told, ns."""
+_IDLE: Final = 60.0
+
+
+class Ticket(Waiter):
+    """A waiting call of a thread or a task.
+
+    Attributes:
+        plan: what it is for.
+        grant: the permit, once it has it.
+        error: why it never will.
+    """
+
+    __slots__ = ("error", "event", "future", "grant", "loop", "plan")
+
+    def __init__(self, plan: Plan, klass: int, arrived: int, deadline: int) -> None:
+        super().__init__(plan.charges, klass, arrived, deadline)
+        self.plan = plan
+        self.grant: Grant | None = None
+        self.error: Exception | None = None
+        self.event: threading.Event | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: asyncio.Future[None] | None = None
+
+
+class WaitingRoom:
+    """The waiting calls of one gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = weakref.proxy(gate)
+        self._lock = threading.RLock()
+        self._queue = Queue()
+        self._thread: threading.Thread | None = None
+        self._alarm: socket.socket | None = None
+        self._closed = False
+        self._wakes_at = 0
+
+    # -- coming in -------------------------------------------------------------------------------------------------
+
+    def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
+        """A permit now, or a ticket to wait with.
+
+        Raises:
+            Rejected: it could not be served by its deadline, or never.
+        """
+        gate = self._gate
+        queue = self._queue
+        if not queue.count or not queue.busy(plan.charges):
+            got = gate.reserve(plan, klass)
+            if type(got) is Grant:
+                return got
+        else:
+            got = None
+        now = time.monotonic_ns()
+        ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
+        with self._lock:
+            if self._closed:
+                raise Rejected("the gate is closed")
+            if got is not None:
+                self._check(ticket, got, now)
+            lane = queue.add(ticket)
+            if got is not None and lane.head() is ticket:
+                lane.opens, lane.why = got.opens, got
+            elif lane.head() is ticket:
+                self._serve(now)
+                if ticket.error is not None:
+                    raise ticket.error
+                if ticket.grant is not None:
+                    return ticket.grant
+            try:
+                if isinstance(lane.why, Refusal) and not lane.why.unknown:
+                    opens = queue.earliest(ticket, max(lane.opens, now))
+                    self._check(ticket, lane.why._replace(opens=opens), now)
+            except Rejected:
+                queue.remove(ticket)
+                raise
+            self._set_alarm()
+        return ticket
+
+    def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
+        """Refuse a call at once that cannot be served by its deadline."""
+        wall = time.time()
+        if no.never:
+            cost, limit = next((c.cost, c.limit) for c in ticket.charges if c.key == no.key)
+            raise CannotFit(
+                f"{ticket.plan.route or ticket.plan.provider} costs {cost} {limit.unit}, "
+                f"more than {no.key} ever allows ({limit.usable})",
+                limit=limit.name,
+                scope=no.key,
+            )
+        if no.opens <= ticket.deadline or (no.unknown and no.kind == "limit"):
+            return
+        at = wall + (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
+        wait = "until it is resumed" if at is None else f"for {(no.opens - now) / SECOND:.1f} s"
+        kept = (ticket.deadline - now) / SECOND
+        if no.kind != "limit":
+            text = f"{no.key} is shut {wait} ({no.kind}{': ' + no.reason if no.reason else ''})"
+            raise Blocked(f"{text}; the call would wait {kept:.1f} s at most", limit=no.kind, scope=no.key, retry_at=at)
+        name = no.key.split("/")[1] if "/" in no.key else no.key
+        raise DeadlineExceeded(
+            f"{no.key} has no room {wait}; the call would wait {kept:.1f} s at most",
+            limit=name,
+            scope=no.key,
+            retry_at=at,
+        )
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def wait(self, ticket: Ticket) -> Grant:
+        """Block this thread until the ticket is served. Raises Rejected."""
+        with self._lock:
+            if ticket.waiting:
+                ticket.event = threading.Event()
+        try:
+            if ticket.event is not None:
+                ticket.event.wait()
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        return self._result(ticket)
+
+    async def wait_async(self, ticket: Ticket) -> Grant:
+        """Await the ticket. Raises Rejected."""
+        with self._lock:
+            if ticket.waiting:
+                ticket.loop = asyncio.get_running_loop()
+                ticket.future = ticket.loop.create_future()
+        if ticket.future is not None:
+            try:
+                await ticket.future
+            except BaseException:
+                self._abandon(ticket)
+                raise
+        return self._result(ticket)
+
+    def _result(self, ticket: Ticket) -> Grant:
+        if ticket.grant is None:
+            raise ticket.error or Rejected("the gate was closed")
+        return ticket.grant
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """Its caller was cancelled: leave the lane, or give the permit back."""
+        with self._lock:
+            waiting, lane = ticket.waiting, ticket.lane
+            self._queue.remove(ticket)
+        if ticket.grant is not None:
+            self._gate.refunded(ticket.grant)
+        elif waiting and lane is not None and lane.head() is None:
+            self._gate.withdraw(ticket.plan, lane.klass)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    def freed(self, keys: Iterable[str]) -> None:
+        """Units came back on these ledgers in this process."""
+        if self._queue.count:
+            with self._lock:
+                if self._queue.freed(keys):
+                    self._serve(time.monotonic_ns())
+
+    def look(self) -> None:
+        """Something changed that may let anybody pass: try all heads."""
+        if self._queue.count:
+            with self._lock:
+                self._queue.look()
+                self._serve(time.monotonic_ns())
+
+    def _serve(self, now: int) -> None:
+        """Try the heads that are due; hand out what was granted."""
+        done: list[Ticket] = []
+        for waiter in self._queue.expired(now):
+            assert isinstance(waiter, Ticket)
+            waiter.error = self._too_late(waiter)
+            done.append(waiter)
+        more = True
+        while more:
+            more = False
+            granted: list[tuple[Ticket, Grant]] = []
+            try:
+                with self._gate.store.batch():
+                    for tries, lane in enumerate(self._queue.due(now)):
+                        if tries >= _BATCH:
+                            more = True
+                            break
+                        self._try(lane, now, granted, done)
+            except StoreError:
+                # What was granted was not written: the calls go back to their places and are tried on the safe share.
+                for ticket, _ in reversed(granted):
+                    self._queue.restore(ticket)
+                more = bool(granted)
+                continue
+            for ticket, grant in granted:
+                ticket.grant = grant
+                done.append(ticket)
+        self._deliver(done)
+        self._set_alarm()
+
+    def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
+        head = lane.head()
+        assert isinstance(head, Ticket)
+        queue = self._queue
+        got = self._gate.reserve(head.plan, lane.rank(now)[0], queue.backlog(lane), queue.ahead(lane, now))
+        if type(got) is Grant:
+            queue.served(head, now)
+            granted.append((head, got))
+            return
+        lane.opens, lane.why = max(got.opens, now + 1), got
+        try:
+            self._check(head, got, now)
+        except Rejected as error:
+            queue.remove(head)
+            lane.opens = 0
+            head.error = error
+            done.append(head)
+            return
+        if got.opens - now > _LONG:
+            self._gate.tell_wait(head.plan, got, now)
+
+    def _too_late(self, ticket: Ticket) -> Rejected:
+        why = ticket.lane.why if ticket.lane is not None else None
+        key = why.key if isinstance(why, Refusal) else ""
+        waited = (ticket.deadline - ticket.arrived) / SECOND
+        return DeadlineExceeded(f"no permit within {waited:.1f} s ({key or 'queue'} had no room)", scope=key)
+
+    @staticmethod
+    def _deliver(done: list[Ticket]) -> None:
+        """Wake the callers; tasks of one loop together."""
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for ticket in done:
+            if ticket.event is not None:
+                ticket.event.set()
+            elif ticket.loop is not None and ticket.future is not None:
+                loops.setdefault(ticket.loop, []).append(ticket.future)
+        for loop, futures in loops.items():
+            try:
+                loop.call_soon_threadsafe(_wake_all, futures)
+            except RuntimeError:
+                pass  # the loop is closed and its tasks are gone; their permits end with their lease
+
+    # -- the timer -------------------------------------------------------------------------------------------------
+
+    def _set_alarm(self) -> None:
+        """See that the helper thread wakes in time; the lock is held."""
+        instant = self._queue.next_instant()
+        if instant is None:
+            return
+        if self._thread is None:
+            inner, outer = socket.socketpair()
+            inner.setblocking(False)
+            outer.setblocking(False)
+            self._alarm = outer
+            self._wakes_at = 0
+            self._thread = threading.Thread(
+                target=_keep_time, args=(weakref.ref(self), inner, self._gate.bell), name="headgate", daemon=True
+            )
+            self._thread.start()
+        elif instant < self._wakes_at and self._alarm is not None:
+            self._wakes_at = instant
+            try:
+                self._alarm.send(b"t")
+            except OSError:
+                pass  # its buffer is full: it will wake
+
+    def tick(self, rung: bool) -> float:
+        """The helper thread is awake. Serve what is due; returns seconds to sleep."""
+        with self._lock:
+            if rung:
+                self._queue.look()
+            now = time.monotonic_ns()
+            if self._queue.count:
+                self._serve(now)
+            instant = self._queue.next_instant()
+            self._wakes_at = instant if instant is not None else now + int(_IDLE * SECOND)
+            return max(0.0, (self._wakes_at - time.monotonic_ns()) / SECOND)
+
+    @property
+    def count(self) -> int:
+        """How many calls wait."""
+        return self._queue.count
+
+    def close(self) -> None:
+        """Refuse everybody who waits and stop the helper thread."""
+        with self._lock:
+            self._closed = True
+            waiters = self._queue.drain()
+            for waiter in waiters:
+                assert isinstance(waiter, Ticket)
+                waiter.error = Rejected("the gate was closed")
+            self._deliver([w for w in waiters if isinstance(w, Ticket)])
+            alarm, self._alarm = self._alarm, None
+            thread, self._thread = self._thread, None
+        if alarm is not None:
+            alarm.close()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=5)
+
+
+def _wake_all(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _keep_time(room: weakref.ref[WaitingRoom], alarm: socket.socket, bell: socket.socket | None) -> None:
+    """The helper thread: sleep until the next instant, or until somebody rings."""
+    poll = select.poll()
+    poll.register(alarm, select.POLLIN)
+    if bell is not None:
+        poll.register(bell, select.POLLIN)
+    seconds, rung = 0.0, False
+    try:
+        while True:
+            here = room()
+            if here is None:
+                return
+            seconds = here.tick(rung)
+            del here  # a gate that nobody holds any more may go
+            rung = False
+            for number, _ in poll.poll(min(seconds, _IDLE) * 1000):
+                if number == alarm.fileno():
+                    if not _drain(alarm):
+                        return
+                elif bell is not None:
+                    rung = _drain(bell) or rung
+    except (OSError, ReferenceError, ValueError):
+        return  # closed under us
+    finally:
+        alarm.close()
+
+
+def _drain(channel: socket.socket) -> bool:
+    """Read everything that waits; False if the other end is closed (stream), or only empty datagrams came."""
+    full = False
+    while True:
+        try:
+            got: Any = channel.recv(64)
+        except BlockingIOError:
+            return full
+        if not got and channel.type == socket.SOCK_STREAM:
+            return False
+        full = full or bool(got)

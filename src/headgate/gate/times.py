@@ -1,0 +1,70 @@
+"""The clocks of the providers a gate talks to, learned from their answers and shared through the store."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from typing import Final
+
+from headgate.ledger.clock import ServerClock
+from headgate.ledger.limit import SECOND, Instant
+from headgate.stores.base import Store
+
+__all__ = ["Times"]
+
+_NOTE: Final = struct.Struct("<qqqq")
+_SHARE: Final = 5 * SECOND
+"""How often bounds that did not narrow much are written for other processes, ns."""
+
+
+class Times:
+    """Server clocks by namespace. A new process starts from what others have learned."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._clocks: dict[str, ServerClock] = {}
+        self._shared: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def now(self, namespace: str) -> Instant:
+        """The present moment on the provider's clock, with doubt."""
+        clock = self._clocks.get(namespace) or self._load(namespace)
+        return clock.instant(time.monotonic_ns(), time.time_ns())
+
+    def clock(self, namespace: str) -> ServerClock:
+        """The provider's clock as it is known."""
+        return self._clocks.get(namespace) or self._load(namespace)
+
+    def _load(self, namespace: str) -> ServerClock:
+        clock = ServerClock(time.monotonic_ns(), time.time_ns())
+        note = self._store.remember(f"clock:{namespace}")
+        if note is not None and len(note) == _NOTE.size:
+            clock.lo, clock.hi, clock.at, _ = _NOTE.unpack(note)
+            clock.known = True
+        with self._lock:
+            return self._clocks.setdefault(namespace, clock)
+
+    def learn(self, namespace: str, sent: int, stamp: tuple[int, int]) -> tuple[bool, Instant]:
+        """Take in a time stamp of the provider.
+
+        Args:
+            namespace: the provider's.
+            sent: steady ns at which the request was sent at the earliest.
+            stamp: bounds of the stamp, Unix ns.
+
+        Returns:
+            Whether it contradicts what was believed, and the present moment by what is known now.
+        """
+        clock = self.clock(namespace)
+        mono = time.monotonic_ns()
+        with self._lock:
+            contradicted = clock.learn(sent, mono, *stamp)
+            width, at = self._shared.get(namespace, (1 << 62, 0))
+            share = contradicted or mono - at > _SHARE or clock.hi - clock.lo < width // 2
+            if share:
+                self._shared[namespace] = clock.hi - clock.lo, mono
+                note = _NOTE.pack(clock.lo, clock.hi, clock.at, 0)
+        if share:
+            self._store.remember(f"clock:{namespace}", note)
+        return contradicted, clock.instant(mono, time.time_ns())

@@ -1,0 +1,84 @@
+"""What time it is on the server: bounds learned from its answers, never a guess without doubt.
+
+The server's clock is steady time plus an offset that lies in ``[lo, hi]``. Each answer narrows the bounds (the stamp was
+made between sending and answer); time and wall-clock steps widen them. Pure: instants are arguments, integer ns.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from headgate.ledger.limit import SECOND, Instant
+
+__all__ = ["FIRST_DOUBT", "ServerClock"]
+
+FIRST_DOUBT: Final = SECOND
+"""Until the server has said its time, the wall clock is believed to be right within this much, ns."""
+_SLACK: Final = SECOND // 100
+"""The clock that stamps an answer and the clock that counts need not be the same machine's, ns."""
+_DRIFT: Final = 5_000
+"""One part in this many: how fast a free-running (or slewed) clock may leave the bounds: 200 ppm."""
+_STEP: Final = SECOND // 20
+"""Wall and steady clock moving apart by more than this, in ns, is a step or a suspended host, not drift."""
+
+
+class ServerClock:
+    """Bounds of one server's clock.
+
+    Attributes:
+        lo, hi: bounds of (server time - steady time), ns, as of `at`.
+        at: steady instant of the last answer that told the time.
+        known: whether the server ever told.
+    """
+
+    __slots__ = ("at", "hi", "known", "lo", "wall")
+
+    def __init__(self, mono: int, wall: int, doubt: int = FIRST_DOUBT) -> None:
+        self.lo, self.hi = wall - mono - doubt, wall - mono + doubt
+        self.at, self.wall = mono, wall - mono
+        self.known = False
+
+    def instant(self, mono: int, wall: int) -> Instant:
+        """The moment `mono` on the server's clock, with doubt.
+
+        A step between the wall and the steady clock is either the wall clock being set (nothing happened to us) or the
+        host asleep (steady time stood still). Nothing here can tell them apart, so both stay possible.
+        """
+        step = wall - mono - self.wall
+        if step > _STEP or step < -_STEP:
+            self.wall += step
+            if step > 0:
+                self.hi += step
+        drift = (mono - self.at) // _DRIFT if self.known and mono > self.at else 0
+        return Instant(mono, mono + self.lo - drift, mono + self.hi + drift)
+
+    def learn(self, sent: int, answered: int, earliest: int, latest: int) -> bool:
+        """Take in a time stamp of the server.
+
+        Args:
+            sent, answered: steady instants between which the stamp was made, ns.
+            earliest, latest: bounds of the stamp itself, Unix ns (an HTTP date is good to a second).
+
+        Returns:
+            True if the stamp contradicts what was believed: what was counted by the old bounds is in doubt.
+        """
+        lo, hi = earliest - answered - _SLACK, latest - sent + _SLACK
+        drift = (answered - self.at) // _DRIFT if self.known and answered > self.at else 0
+        old_lo, old_hi = self.lo - drift, self.hi + drift
+        contradicted = lo > old_hi + _STEP or hi < old_lo - _STEP
+        if contradicted:
+            self.lo, self.hi = lo, hi
+        elif lo > old_hi or hi < old_lo:  # several machines answer, with clocks a little apart: believe both
+            self.lo, self.hi = min(lo, old_hi), max(hi, old_lo)
+        else:
+            self.lo, self.hi = max(lo, old_lo), min(hi, old_hi)
+            narrow = 2 * _SLACK - (self.hi - self.lo)
+            if narrow > 0:
+                self.lo, self.hi = self.lo - narrow // 2, self.hi + narrow // 2
+        self.at, self.known = max(self.at, answered), True
+        return contradicted
+
+    @property
+    def doubt(self) -> int:
+        """Half the width of the bounds, ns."""
+        return (self.hi - self.lo) // 2

@@ -1,0 +1,90 @@
+"""Ledgers as integers and back, so that one arithmetic serves every store."""
+
+from __future__ import annotations
+
+import struct
+
+from headgate.ledger.base import Ledger
+from headgate.ledger.flows import Bucket, Sliding, Slots
+from headgate.ledger.limit import Instant, Limit, Window
+from headgate.ledger.windows import First, Fixed
+
+__all__ = ["convert", "create", "pack", "unpack"]
+
+_KINDS: dict[Window, type[Ledger]] = {
+    Window.FIXED: Fixed,
+    Window.FIRST: First,
+    Window.SLIDING: Sliding,
+    Window.BUCKET: Bucket,
+    Window.SLOTS: Slots,
+}
+_NUMBER = {kind: number for number, kind in enumerate(Window)}
+_WINDOWS = tuple(Window)
+_HEAD = 12
+_ROW = 9
+
+
+def create(limit: Limit) -> Ledger:
+    """A fresh ledger of the limit's kind."""
+    return _KINDS[limit.window](limit)
+
+
+def convert(ledger: Ledger, limit: Limit, now: Instant) -> Ledger:
+    """The ledger under a limit that changed live. Of another kind: all that is spent is taken as spent just now."""
+    ledger.advance(now)
+    if isinstance(ledger, _KINDS[limit.window]):
+        ledger.adopt(limit, now)
+        return ledger
+    other = create(limit)
+    other.advance(now)
+    other.take(ledger.inflight + ledger.used, (0, 0), now)
+    other.settle(ledger.used, ledger.used, now)
+    other.rows.clear()
+    return other
+
+
+def pack(ledger: Ledger) -> bytes:
+    """All numbers of a ledger as little-endian 64-bit integers."""
+    limit = ledger.limit
+    own = ledger.dump_own()
+    numbers = [
+        _NUMBER[limit.window], limit.capacity, limit.headroom, limit.period, limit.refill, limit.origin,
+        ledger.used, ledger.inflight, ledger.settled, ledger.era, ledger.hot, len(own), *own,
+    ]  # fmt: skip
+    for (member, klass), row in ledger.rows.items():
+        numbers += (member, klass)
+        numbers += row
+    return struct.pack(f"<{len(numbers)}q", *numbers)
+
+
+def unpack(raw: bytes, limit: Limit | None = None) -> Ledger:
+    """Inverse of `pack`.
+
+    Args:
+        raw: what `pack` made.
+        limit: the limit as the caller knows it, if it does; should its numbers differ from those in `raw`, the ledger
+            still carries the written ones, and the caller decides whether to `convert`.
+
+    Raises:
+        ValueError: `raw` is not a ledger.
+    """
+    if len(raw) % 8 or len(raw) < _HEAD * 8:
+        raise ValueError(f"a ledger has at least {_HEAD} whole numbers, not {len(raw)} bytes")
+    numbers = list(struct.unpack(f"<{len(raw) // 8}q", raw))
+    number, capacity, headroom, period, refill, origin, used, inflight, settled, era, hot, owned = numbers[:_HEAD]
+    rest = numbers[_HEAD + owned :]
+    if owned < 0 or len(rest) % _ROW or not 0 <= number < len(_NUMBER):
+        raise ValueError("numbers of a ledger do not add up")
+    if limit is None or (number, capacity, headroom, period, refill, origin) != (
+        _NUMBER[limit.window], limit.capacity, limit.headroom, limit.period, limit.refill, limit.origin,
+    ):  # fmt: skip
+        name, unit, scope = (limit.name, limit.unit, limit.scope) if limit else ("", "", ())
+        limit = Limit(name, unit, capacity, period, _WINDOWS[number], scope, headroom, refill, origin)
+    ledger = create(limit)
+    ledger.used, ledger.inflight, ledger.settled, ledger.era, ledger.hot = used, inflight, settled, era, hot
+    for i in range(0, len(rest), _ROW):
+        ledger.rows[rest[i], rest[i + 1]] = rest[i + 2 : i + _ROW]
+    ledger.room = limit.usable - used - inflight
+    ledger.cool()
+    ledger.load_own(numbers[_HEAD : _HEAD + owned])
+    return ledger

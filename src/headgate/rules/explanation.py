@@ -1,0 +1,110 @@
+"""Why a call costs what it costs: plain values for `headgate explain`, each with source, date and confidence."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import msgspec
+
+from headgate.ledger.limit import SECOND, Charge, Limit, Window
+from headgate.rules.routing import listed
+from headgate.rules.schema import File, Sourced
+from headgate.rules.times import interval_name
+
+__all__ = ["GRADES", "Explanation", "LimitShare", "Provenance", "describe", "provenance"]
+
+GRADES = {
+    "D": "vendor documentation",
+    "M": "measured",
+    "S": "source code read",
+    "C": "client code",
+    "I": "issue thread",
+    "O": "observed by third parties",
+    "?": "weak or unconfirmed",
+}
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """Where a number comes from."""
+
+    source: str
+    """Tags of the file's ``[sources]``, joined by ``+``."""
+    titles: list[str]
+    date: date | None
+    """When the newest of them was read."""
+    confidence: str
+    note: str = ""
+    since: date | None = None
+
+
+class LimitShare(msgspec.Struct, frozen=True):
+    """One limit and what the call takes of it."""
+
+    name: str
+    unit: str
+    cost: int
+    capacity: int
+    period: float
+    """Seconds; 0 for slots."""
+    window: str
+    scope: list[str]
+    key: str
+    provenance: Provenance
+    learned: bool = False
+    """The numbers were read from the provider, not from the file."""
+
+    @classmethod
+    def of(cls, charge: Charge, origin: Provenance, *, learned: bool) -> LimitShare:
+        limit = charge.limit
+        return cls(
+            name=limit.name,
+            unit=limit.unit,
+            cost=charge.cost,
+            capacity=limit.capacity,
+            period=limit.period / SECOND,
+            window=limit.window.value,
+            scope=list(limit.scope),
+            key=charge.key,
+            provenance=origin,
+            learned=learned,
+        )
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Everything the rules know of one call."""
+
+    provider: str
+    namespace: str
+    title: str
+    route: str
+    known: bool
+    """False: no route of the file matched and the file's default cost was taken."""
+    route_class: str
+    priority: str
+    limits: list[LimitShare]
+    cost: Provenance
+    """Of the route's cost; each limit has its own."""
+    feedback: bool
+    blocked_by: list[str]
+
+
+def provenance(file: File, rule: Sourced) -> Provenance:
+    """Source, date and grade of a rule; what it leaves out comes from the file, then from the source."""
+    tags = listed(rule.source) or listed(file.source)
+    sources = [file.sources[tag] for tag in tags]
+    # A rule that names its own source is graded by that source, not by the file's blanket grade.
+    inherited = None if listed(rule.source) else file.confidence
+    return Provenance(
+        source="+".join(tags),
+        titles=[source.title for source in sources],
+        date=max((source.read for source in sources), default=None),
+        confidence=rule.confidence or inherited or (sources[0].confidence if sources else "?"),
+        note=rule.note,
+        since=rule.since,
+    )
+
+
+def describe(limit: Limit) -> str:
+    """``2400 weight per 1m, fixed, per ip``."""
+    span = "at once" if limit.window is Window.SLOTS else f"per {interval_name(limit.period)}, {limit.window}"
+    return f"{limit.capacity} {limit.unit} {span}, per {' + '.join(limit.scope)}"

@@ -1,0 +1,417 @@
+"""What a store does: five verbs over ledgers, each one atomic step. The arithmetic is written here once for all stores.
+
+A store only has to give its ledgers back inside a transaction (`_open`), keep permits with their leases, and keep the
+blocks and learned limits. `reserve`, `settle`, `observe`, `block` and `read` are then the same everywhere.
+"""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from headgate.ledger.base import Ledger
+from headgate.ledger.codec import convert, create
+from headgate.ledger.decide import Refusal, refusal
+from headgate.ledger.limit import SECOND, Charge, Instant, Limit
+from headgate.ledger.shares import Who
+from headgate.stores.blocks import Blocks, BlockState
+
+__all__ = ["LEASE", "Answered", "Grant", "LedgerView", "Snapshot", "Store"]
+
+LEASE: Final = 60 * SECOND
+"""How long a permit is held when its holder is not heard of again, ns."""
+_LOOK: Final = SECOND
+"""Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
+whoever frees units wakes the waiters."""
+_GRACE: Final = SECOND // 5
+"""A waiting note outlives the promised instant by this much, ns."""
+_NOTHING: Final[Mapping[str, int]] = {}
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """Units in flight on several ledgers, held until settled, refunded or until `lease` ends.
+
+    Attributes:
+        id: 63-bit random number, unique in the store.
+        charges: what is held.
+        marks: running totals of the ledgers when it was taken, for feedback.
+        sent: the instant of the reservation.
+        who: (member, class).
+        lease: steady ns at which it counts as spent by itself.
+    """
+
+    id: int
+    namespace: str
+    charges: tuple[Charge, ...]
+    marks: tuple[int, ...]
+    sent: Instant
+    who: Who
+    lease: int
+
+
+class Answered(NamedTuple):
+    """What settling changed.
+
+    Attributes:
+        freed: keys of ledgers that have more room now; whoever waits for them should look.
+        wake: members of other processes that wait for one of them.
+        foreign: units of other programs found, by ledger key.
+        late: the lease had ended before; nothing was changed but the feedback.
+    """
+
+    freed: tuple[str, ...] = ()
+    wake: frozenset[int] = frozenset()
+    foreign: Mapping[str, int] = _NOTHING
+    late: bool = False
+
+
+@dataclass(slots=True)
+class LedgerView:
+    """One ledger, for people. Units; instants in steady ns."""
+
+    key: str
+    limit: Limit
+    used: int
+    inflight: int
+    room: int
+    foreign: int
+    expected: int
+    rows: dict[Who, list[int]]
+    turn: int
+    era: int
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Everything a store knows, for people."""
+
+    ledgers: list[LedgerView] = field(default_factory=list)
+    blocks: list[BlockState] = field(default_factory=list)
+    learned: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    members: dict[int, str] = field(default_factory=dict)
+    permits: int = 0
+    degraded: str = ""
+
+
+class Store(ABC):
+    """Where ledgers live. All methods are thread-safe and never wait for units, only (shortly) for the store itself."""
+
+    # -- what a store provides -------------------------------------------------------------------------------------
+
+    blocks: Blocks
+    learned: dict[str, dict[str, tuple[int, int]]]
+    generation: int
+    """Grows whenever `blocks` or `learned` changed, also by another process."""
+
+    def __init__(self, boot: str = "") -> None:
+        self.blocks = Blocks(boot)
+        self.learned = {}
+        self.generation = 0
+        self._limits: dict[str, tuple[Limit, Limit]] = {}
+
+    @abstractmethod
+    def batch(self) -> AbstractContextManager[object]:
+        """Several verbs as one transaction; verbs called inside join it."""
+
+    @abstractmethod
+    def _open(self, key: str) -> Ledger | None:
+        """The ledger of that key, or None if there is none yet; inside a transaction."""
+
+    @abstractmethod
+    def _keep(self, key: str, ledger: Ledger) -> None:
+        """Write a ledger that was created or changed."""
+
+    @abstractmethod
+    def _add(self, grant: Grant) -> None:
+        """Write a permit."""
+
+    @abstractmethod
+    def _drop(self, grant: Grant) -> bool:
+        """Take a permit out; False if its lease had ended and it was counted as spent."""
+
+    @abstractmethod
+    def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
+        """Take out the namespace's permits whose lease ended by `mono`: (lease end, ((key, units), ...)) each."""
+
+    @abstractmethod
+    def _keys(self, prefix: str) -> list[str]:
+        """Keys of ledgers that begin so."""
+
+    @abstractmethod
+    def _share(self, what: str) -> None:
+        """Make a changed `blocks` or `learned` known to every process; bans also survive a power cut."""
+
+    @abstractmethod
+    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+        """A small note shared by all processes: written if `value` is given; returns what stood there before."""
+
+    @abstractmethod
+    def new_id(self) -> int:
+        """A number for a permit or a member: random, positive, 63 bits."""
+
+    @abstractmethod
+    def read(self, mono: int, wall: int) -> Snapshot:
+        """All there is to know, without changing anything."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and locks. Permits that are open end with their lease."""
+
+    def join(self, member: int, name: str) -> socket.socket | None:
+        """Enter a member (a gate of a process). Returns the socket at which other processes wake it, if there are any
+        other processes."""
+        return None
+
+    def leave(self, member: int) -> None:
+        """Take a member out."""
+
+    def wake(self, members: Iterable[int]) -> None:
+        """Tell members of other processes that units they wait for were freed."""
+
+    def after_fork(self) -> None:
+        """In a child process: locks and files of the parent are not ours."""
+
+    def alive(self) -> int:
+        """How many members share the budgets now, at least 1."""
+        return 1
+
+    # -- reserve ---------------------------------------------------------------------------------------------------
+
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = _NOTHING,
+        ahead: Mapping[str, int] = _NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        """Take every charge, or none.
+
+        Args:
+            namespace: the provider's.
+            charges: what to take; keys are distinct.
+            scopes: owners whose blocks stop the call.
+            who: (member, class).
+            now: the instant, on the provider's clock.
+            backlog: units by key that this process waits for in this class, at least this call's; noted beside the
+                ledgers when it is refused. None: the caller will not wait.
+            ahead: units by key that older calls of this process wait for.
+            weight: the member's share in fairness.
+            lease: ns for which the permit is held without a word from its holder.
+        """
+        with self.batch():
+            if self.blocks:
+                blocked = self.blocks.against(scopes, charges, now.mono)
+                if blocked:
+                    return blocked
+            self._reap(namespace, now)
+            ledgers = [self._current(charge, now) for charge in charges]
+            no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK)
+            if no is None:
+                for charge, ledger in zip(charges, ledgers, strict=True):
+                    ledger.take(charge.cost, who, now)
+                    self._keep(charge.key, ledger)
+                grant = Grant(
+                    self.new_id(), namespace, charges, tuple([x.settled for x in ledgers]), now, who, now.mono + lease
+                )
+                self._add(grant)
+                return grant
+            if backlog is not None and not no.never:
+                for charge, ledger in zip(charges, ledgers, strict=True):
+                    wanted = max(backlog.get(charge.key, 0), charge.cost)
+                    ledger.refused(who, charge.cost, wanted, no.opens + _GRACE, weight)
+                    self._keep(charge.key, ledger)
+            return no
+
+    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+        """Take back the waiting notes of a caller that no longer waits."""
+        with self.batch():
+            for key in keys:
+                ledger = self._open(key)
+                if ledger is not None and who in ledger.rows:
+                    ledger.refused(who, 0, 0, now.mono, 1)
+                    self._keep(key, ledger)
+
+    def _current(self, charge: Charge, now: Instant) -> Ledger:
+        """The charge's ledger, advanced to `now`, under the limit in force."""
+        ledger = self._open(charge.key)
+        limit = self._limit(charge)
+        if ledger is None:
+            ledger = create(limit)
+            ledger.advance(now)
+            self._fresh(charge.key, ledger, now)
+        else:
+            if ledger.limit is not limit and ledger.limit != limit:
+                ledger = convert(ledger, limit, now)
+            if now[ledger.base] >= ledger.turn:
+                ledger.advance(now)
+        return ledger
+
+    def _limit(self, charge: Charge) -> Limit:
+        """The limit in force: the file's, unless the provider has stated another."""
+        if not self.learned:
+            return charge.limit
+        limit, stated = self._limits.get(charge.key, (None, None))
+        if limit is charge.limit and stated is not None:
+            return stated
+        limit = stated = charge.limit
+        numbers = self.learned.get(charge.key.partition("/")[0], {}).get(limit.name)
+        if numbers is not None:
+            capacity, period = numbers
+            headroom = limit.headroom * capacity // limit.capacity
+            refill = limit.refill * capacity // limit.capacity
+            stated = replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+        self._limits[charge.key] = limit, stated
+        return stated
+
+    def _changed(self) -> None:
+        """`blocks` or `learned` are new."""
+        self.generation += 1
+        self._limits.clear()
+
+    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        """A ledger begins; a store that lost its memory charges it here."""
+
+    # -- settle ----------------------------------------------------------------------------------------------------
+
+    def settle(
+        self,
+        grant: Grant,
+        now: Instant,
+        *,
+        actual: Mapping[str, int] = _NOTHING,
+        used: Mapping[str, int] = _NOTHING,
+        full: Iterable[str] = (),
+    ) -> Answered:
+        """The answer came: what was in flight is spent.
+
+        Args:
+            grant: from `reserve`.
+            now: the instant of the answer.
+            actual: real cost by key, where it differs from the reserved one.
+            used: the provider's used-counters by key.
+            full: keys of limits that the provider says are used up.
+        """
+        with self.batch():
+            held = self._drop(grant)
+            freed: list[str] = []
+            wake: set[int] = set()
+            foreign: dict[str, int] = {}
+            for charge, mark in zip(grant.charges, grant.marks, strict=True):
+                ledger = self._current(charge, now)
+                before = ledger.room
+                cost = actual.get(charge.key, charge.cost) if actual else charge.cost
+                if held:
+                    ledger.settle(charge.cost, cost, now)
+                if used and charge.key in used:
+                    others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
+                    if others:
+                        foreign[charge.key] = others
+                if charge.key in full:
+                    ledger.fill(now)
+                self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
+            return Answered(tuple(freed), frozenset(wake), foreign or _NOTHING, not held)
+
+    def refund(self, grant: Grant, now: Instant) -> Answered:
+        """It was surely never sent: give everything back."""
+        with self.batch():
+            if not self._drop(grant):
+                return Answered(late=True)
+            freed: list[str] = []
+            wake: set[int] = set()
+            for charge in grant.charges:
+                ledger = self._current(charge, now)
+                before = ledger.room
+                ledger.refund(charge.cost)
+                row = ledger.rows.get(grant.who)
+                if row is not None:
+                    row[0] = max(0, row[0] - charge.cost)
+                self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
+            return Answered(tuple(freed), frozenset(wake))
+
+    def _noted(
+        self, key: str, ledger: Ledger, before: int, member: int, freed: list[str], wake: set[int], now: Instant
+    ) -> None:
+        if ledger.room > before:
+            freed.append(key)
+            wake.update(m for (m, _), row in ledger.rows.items() if row[3] and m != member and row[5] > now.mono)
+        self._keep(key, ledger)
+
+    def hold(self, grant: Grant, until: int) -> bool:
+        """Move the end of a permit's lease to `until` (steady ns): later for a stream that goes on, sooner for a request
+        whose answer will not come. False if the lease had already ended."""
+        with self.batch():
+            if not self._drop(grant):
+                return False
+            grant.lease = until
+            self._add(grant)
+            return True
+
+    def _reap(self, namespace: str, now: Instant) -> None:
+        """Count as spent what was in flight when its lease ended: its holder is gone, the request may have arrived."""
+        for lease, held in self._due(namespace, now.mono):
+            past = now.mono - lease
+            at = Instant(lease, now.lo - past, now.hi - past)
+            for key, units in held:
+                ledger = self._open(key)
+                if ledger is None:
+                    continue
+                if now[ledger.base] >= ledger.turn:
+                    ledger.advance(now)
+                ledger.settle(units, units, at)
+                self._keep(key, ledger)
+
+    # -- observe ---------------------------------------------------------------------------------------------------
+
+    def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        """Limits as the provider states them: name -> (capacity in units, period in ns). True if that is news."""
+        with self.batch():
+            known = self.learned.get(namespace, {})
+            merged = {**known, **limits}
+            if merged == known:
+                return False
+            self.learned = {**self.learned, namespace: merged}
+            self._changed()
+            self._share("learned")
+            return True
+
+    def doubt(self, namespace: str, now: Instant) -> None:
+        """The provider's clock was believed wrong: what is spent in its windows counts in the next ones too."""
+        with self.batch():
+            for key in self._keys(namespace + "/"):
+                ledger = self._open(key)
+                if ledger is not None:
+                    ledger.doubt()
+                    self._keep(key, ledger)
+
+    # -- block -----------------------------------------------------------------------------------------------------
+
+    def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        """Shut a scope for `length` ns (None: until `unblock`), for every process, from its next decision on.
+
+        A shorter block never cuts an older one of the same kind short.
+        """
+        with self.batch():
+            state = self.blocks.add(scope, length, kind, reason, mono, wall)
+            self._changed()
+            self._share("blocks")
+            return state
+
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        """Take blocks of a scope away (of one kind, or all). True if there were any."""
+        with self.batch():
+            gone = self.blocks.remove(scope, kind)
+            if gone:
+                self._changed()
+                self._share("blocks")
+            return gone

@@ -1,0 +1,336 @@
+"""The safe share: what a process goes on with when the shared store does not answer.
+
+Never an open tap. While the store is away each process keeps to the last known room divided by the processes last seen,
+then to its part of each limit, in ledgers of its own; and says so. When the store is back, what was spent and what is
+in flight is written into it, and answers that came meanwhile are settled.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import TracebackType
+from typing import Final
+
+from headgate.errors import StoreError
+from headgate.ledger.base import Ledger
+from headgate.ledger.decide import Refusal
+from headgate.ledger.limit import SECOND, Charge, Instant, Limit
+from headgate.ledger.shares import Who
+from headgate.stores.base import LEASE, Answered, Grant, Snapshot, Store
+from headgate.stores.blocks import Blocks, BlockState
+from headgate.stores.host import HostStore
+from headgate.stores.memory import MemoryStore
+
+__all__ = ["SafeStore"]
+
+_RETRY: Final = SECOND // 20
+"""How often to see whether the store is back, ns."""
+_STALE: Final = SECOND
+"""What we knew of a ledger longer ago than this says nothing of its room now, ns."""
+_REMEMBERED: Final = 100_000
+"""So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
+_NOTHING: Final[Mapping[str, int]] = {}
+
+
+class _Share(MemoryStore):
+    """This process's part of every limit."""
+
+    def __init__(self, whole: HostStore) -> None:
+        super().__init__()
+        self.processes = whole.alive()
+        self._last_seen = whole.last_seen
+        self.blocks = whole.blocks
+        self.learned = whole.learned
+
+    def _limit(self, charge: Charge) -> Limit:
+        whole = super()._limit(charge)
+        return replace(
+            whole,
+            capacity=max(1, whole.usable // self.processes),
+            headroom=0,
+            refill=max(1, (whole.refill or whole.capacity) // self.processes),
+        )
+
+    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        known = self._last_seen(key)
+        if known is None:
+            return
+        whole, seen = known
+        era = whole.era
+        if now[whole.base] >= whole.turn:
+            whole.advance(now)
+        room = max(0, whole.room)
+        if whole.era == era and now.mono - seen > _STALE:
+            room = 0  # others have gone on spending since
+        ledger.spend(max(0, ledger.room - room // self.processes), now)
+
+
+class SafeStore(Store):
+    """A shared store that never fails its caller: it goes to the safe share instead, and comes back by itself.
+
+    Args:
+        inner: the shared store.
+        say: called with (``"store lost"`` or ``"store back"``, one sentence for people).
+    """
+
+    def __init__(self, inner: HostStore, say: Callable[[str, str], None]) -> None:
+        self.inner = inner
+        self._say = say
+        self._lock = threading.RLock()
+        self._share_now: _Share | None = None
+        self._tried = 0
+        self._local: dict[int, Grant] = {}
+        self._replay: list[Callable[[], object]] = []
+        self.degraded = ""
+        """Why the shared store is not used now, or empty."""
+
+    @property
+    def generation(self) -> int:  # type: ignore[override]
+        return self.inner.generation
+
+    @property
+    def learned(self) -> dict[str, dict[str, tuple[int, int]]]:  # type: ignore[override]
+        return self.inner.learned
+
+    @property
+    def blocks(self) -> Blocks:  # type: ignore[override]
+        return self.inner.blocks
+
+    # -- going away and coming back --------------------------------------------------------------------------------
+
+    def _lost(self, error: StoreError) -> _Share:
+        with self._lock:
+            if self._share_now is None:
+                share = self._share_now = _Share(self.inner)
+                self.degraded = str(error)
+                self._tried = time.monotonic_ns()
+                self._say(
+                    "store lost",
+                    f"{error}. Going on with a safe share: each limit divided by {share.processes}, "
+                    "the number of processes last seen.",
+                )
+            return self._share_now
+
+    def _share_or_inner(self) -> _Share | None:
+        """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
+        share = self._share_now
+        if share is None:
+            return None
+        mono = time.monotonic_ns()
+        if mono - self._tried < _RETRY:
+            return share
+        with self._lock:
+            if self._share_now is None:
+                return None
+            self._tried = mono
+            share.processes = max(1, self.inner.alive())
+            try:
+                with self.inner.attempt():
+                    for grant in self._local.values():
+                        self.inner.adopt(grant)
+                    for replay in self._replay:
+                        replay()
+            except StoreError:
+                return share
+            self._share_now, self.degraded = None, ""
+            self._local.clear()
+            self._replay.clear()
+        self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
+        return None
+
+    def _later(self, verb: Callable[[], object]) -> Answered:
+        if len(self._replay) < _REMEMBERED:
+            self._replay.append(verb)
+        return Answered()
+
+    # -- the verbs -------------------------------------------------------------------------------------------------
+
+    def batch(self) -> AbstractContextManager[object]:
+        return _Batch(self)
+
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = _NOTHING,
+        ahead: Mapping[str, int] = _NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.reserve(
+                    namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
+                )
+            except StoreError as error:
+                share = self._lost(error)
+        with self._lock:
+            got = share.reserve(
+                namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
+            )
+            if isinstance(got, Grant):
+                self._local[got.id] = got
+                return got
+        # What fits the whole limit may not fit the share: the store will be back, look again soon.
+        soon = now.mono + SECOND
+        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
+
+    def settle(
+        self,
+        grant: Grant,
+        now: Instant,
+        *,
+        actual: Mapping[str, int] = _NOTHING,
+        used: Mapping[str, int] = _NOTHING,
+        full: Iterable[str] = (),
+    ) -> Answered:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.settle(grant, now, actual=actual, used=used, full=full)
+            except StoreError as error:
+                share = self._lost(error)
+        with self._lock:
+            if self._local.pop(grant.id, None) is None:
+                return self._later(lambda: self.inner.settle(grant, now, actual=actual, full=full))
+            self._later(lambda: self.inner.spent(grant, actual, now))
+            return share.settle(grant, now, actual=actual, full=full)
+
+    def refund(self, grant: Grant, now: Instant) -> Answered:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.refund(grant, now)
+            except StoreError as error:
+                share = self._lost(error)
+        with self._lock:
+            if self._local.pop(grant.id, None) is None:
+                return self._later(lambda: self.inner.refund(grant, now))
+            return share.refund(grant, now)
+
+    def hold(self, grant: Grant, until: int) -> bool:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.hold(grant, until)
+            except StoreError as error:
+                share = self._lost(error)
+        with self._lock:
+            if grant.id in self._local:
+                return share.hold(grant, until)
+            self._later(lambda: self.inner.hold(grant, until))
+            return True
+
+    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+        if self._share_or_inner() is None:
+            self._try(lambda: self.inner.withdraw(keys, who, now))
+
+    def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        return bool(self._try(lambda: self.inner.learn(namespace, limits)))
+
+    def doubt(self, namespace: str, now: Instant) -> None:
+        self._try(lambda: self.inner.doubt(namespace, now))
+
+    def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        state = self._try(lambda: self.inner.block(scope, length, kind, reason, mono, wall))
+        if isinstance(state, BlockState):
+            return state
+        return self.blocks.add(scope, length, kind, reason, mono, wall)
+
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        return bool(self._try(lambda: self.inner.unblock(scope, kind)))
+
+    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+        found = self._try(lambda: self.inner.remember(topic, value))
+        return found if isinstance(found, bytes) else None
+
+    def _try(self, verb: Callable[[], object]) -> object:
+        """Run a verb on the shared store, or remember it for when it is back (then None)."""
+        if self._share_or_inner() is None:
+            try:
+                return verb()
+            except StoreError as error:
+                self._lost(error)
+        with self._lock:
+            self._later(verb)
+        return None
+
+    # -- passed on -------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> int:
+        return self.inner.new_id()
+
+    def join(self, member: int, name: str) -> socket.socket | None:
+        return self.inner.join(member, name)
+
+    def leave(self, member: int) -> None:
+        self.inner.leave(member)
+
+    def wake(self, members: Iterable[int]) -> None:
+        self.inner.wake(members)
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._share_now, self.degraded = None, ""
+        self._local, self._replay = {}, []
+        self.inner.after_fork()
+
+    def alive(self) -> int:
+        return self.inner.alive()
+
+    def read(self, mono: int, wall: int) -> Snapshot:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.read(mono, wall)
+            except StoreError as error:
+                share = self._lost(error)
+        found = share.read(mono, wall)
+        found.degraded = self.degraded
+        return found
+
+    def close(self) -> None:
+        self._share_or_inner()
+        self.inner.close()
+
+    def _open(self, key: str) -> Ledger | None:
+        raise NotImplementedError("a safe store has no ledgers of its own")
+
+    _keep = _add = _drop = _due = _keys = _share = _open  # type: ignore[assignment]
+
+
+class _Batch:
+    """A transaction of whichever store is in force; one that cannot be written leads to the safe share."""
+
+    def __init__(self, store: SafeStore) -> None:
+        self._store = store
+        self._entered: AbstractContextManager[object] | None = None
+
+    def __enter__(self) -> None:
+        if self._store._share_or_inner() is None:
+            try:
+                self._store.inner.__enter__()
+                self._entered = self._store.inner
+            except StoreError as error:
+                self._store._lost(error)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._entered is None:
+            return
+        try:
+            self._entered.__exit__(kind, error, trace)
+        except StoreError as problem:
+            self._store._lost(problem)
+            raise

@@ -1,0 +1,191 @@
+"""The emulator as a child process, for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+__all__ = ["Emulator"]
+
+
+class Emulator:
+    """A running `headgate emulate` on a free port of the loopback. Use it in a ``with`` block, or call `close`.
+
+    Args:
+        provider: ``binance-usdm`` or ``binance-spot``.
+        window: seconds of the weight window instead of a minute.
+        capacity: weight per window instead of the published number.
+        limits: other limits: name -> (capacity, seconds).
+        latency: milliseconds, or (from, to), on each of both ways.
+        loss: share of requests that get no answer; half of them are counted.
+        hangup: share of connections reset; half of them after counting.
+        errors: share of requests answered with 503.
+        skew: seconds by which its clock is ahead of this machine's.
+        usage_headers: whether answers tell what is used.
+        retry_after: whether refusals carry ``Retry-After``.
+        date: whether answers carry ``Date``.
+        ban_after: refusals before a ban; 0 never bans.
+        ban: seconds of a first ban; ``None`` means two weight windows.
+        seed: makes the random faults repeatable.
+        log: file that gets a JSON line for every arrival.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        start_timeout: seconds that it may take to start.
+
+    Attributes:
+        url: its base URL, such as ``http://127.0.0.1:43111``.
+        hosts: what to put into ``HEADGATE_HOSTS`` so that calls to it are governed.
+    """
+
+    def __init__(
+        self,
+        provider: str = "binance-usdm",
+        *,
+        window: int | None = None,
+        capacity: int | None = None,
+        limits: Mapping[str, tuple[int, int]] | None = None,
+        latency: float | tuple[float, float] = 0,
+        loss: float = 0,
+        hangup: float = 0,
+        errors: float = 0,
+        skew: float = 0,
+        usage_headers: bool = True,
+        retry_after: bool = True,
+        date: bool = True,
+        ban_after: int = 10,
+        ban: float | None = None,
+        seed: int | None = None,
+        log: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        start_timeout: float = 20,
+    ) -> None:
+        low, high = latency if isinstance(latency, tuple) else (latency, latency)
+        chosen: dict[str, object] = {
+            "host": host,
+            "port": port,
+            "window": window,
+            "capacity": capacity,
+            "latency": f"{low:g}-{high:g}",
+            "loss": loss,
+            "hangup": hangup,
+            "errors": errors,
+            "skew": skew,
+            "ban-after": ban_after,
+            "ban": ban,
+            "seed": seed,
+            "log": log,
+        }
+        flags = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+        flags += [f"--limit={name}={most}/{seconds}" for name, (most, seconds) in (limits or {}).items()]
+        switches = {"usage-headers": usage_headers, "retry-after": retry_after, "date": date}
+        flags += [f"--no-{name}" for name, wanted in switches.items() if not wanted]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "headgate.apps.emulate", provider, "--tied", *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        line = self._first_line(start_timeout)
+        if " on http://" not in line:
+            self._errors.seek(0)
+            reason = self._errors.read().decode(errors="replace").strip() or line or "it said nothing in time"
+            self.close()
+            raise RuntimeError(f"the emulator did not start: {reason}")
+        self.url = line.split(" on ", 1)[1].split(" ", 1)[0]
+        self.hosts = line.rsplit("HEADGATE_HOSTS=", 1)[1].rstrip(")")
+        self._place = self.url.removeprefix("http://")
+
+    def _first_line(self, timeout: float) -> str:
+        """The child's first line, or what it has said when time is up."""
+        lines: list[bytes] = []
+        stream = self._child.stdout
+        assert stream is not None
+        reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+        reader.start()
+        reader.join(timeout)
+        if reader.is_alive():
+            self._child.kill()
+            reader.join()
+        return lines[0].decode(errors="replace").strip() if lines else ""
+
+    # -- asking and telling; none of this is counted
+
+    def stats(self) -> dict[str, Any]:
+        """Everything counted so far: windows, totals, addresses, bans, orders by client order id."""
+        return self._ask("GET", "stats")
+
+    def windows(self, limit: str | None = None, *, complete: bool = True) -> list[dict[str, Any]]:
+        """The windows of one limit (the main weight limit if none is named), oldest first; only complete ones if asked."""
+        found = self.stats()
+        name = limit or found["main"]
+        rows = [row for row in found["windows"] if row["limit"] == name and (row["complete"] or not complete)]
+        return sorted(rows, key=lambda row: float(row["start"]))
+
+    def ban(self, ip: str = "127.0.0.1", seconds: float = 120) -> None:
+        """Ban an address from now; 0 seconds end its ban."""
+        self._ask("POST", f"ban?{urlencode({'ip': ip, 'seconds': seconds})}")
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """Change options while it runs (``latency=(20, 80)``, ``skew=0.4``, ``capacity=100``...); returns all of them."""
+        return self._ask("POST", "options", changes)
+
+    @staticmethod
+    def account(key: str) -> str:
+        """The label under which the figures show the account of an API key."""
+        return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+    def _ask(self, method: str, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        # http.client on purpose: no adapter governs it and no proxy setting diverts it
+        connection = http.client.HTTPConnection(self._place, timeout=30)
+        try:
+            connection.request(method, f"/__emulator__/{what}", None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            found: dict[str, Any] = json.loads(answer.read())
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise ValueError(found.get("error", f"status {answer.status}"))
+        return found
+
+    # -- its end
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    def close(self) -> str:
+        """Stop it; returns its closing summary. May be called again."""
+        child = self._child
+        if child.poll() is None:
+            child.terminate()
+        try:
+            last, _ = child.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            last, _ = child.communicate()
+        except ValueError:  # its streams are closed: this is not the first call
+            last = b""
+        self._errors.close()
+        return last.decode(errors="replace").strip()
+
+    def __enter__(self) -> Emulator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

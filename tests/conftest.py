@@ -1,0 +1,29 @@
+"""What all tests share: a Headgate home of their own, and how many random worlds the laws are tried in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A loaded machine must not fail a property because one example was slow; the run as a whole has its timeout.
+settings.register_profile("suite", deadline=None, print_blob=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep every test, and the processes it starts, away from the user's own ledgers and settings."""
+    for name in [name for name in os.environ if name.startswith("HEADGATE_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    monkeypatch.setenv("HEADGATE_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def scenarios() -> int:
+    """How many random worlds a law is tried in: a sample here, ten thousand under `make laws`."""
+    return int(os.environ.get("HEADGATE_SCENARIOS", "200"))

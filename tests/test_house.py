@@ -1,0 +1,181 @@
+"""The house rules, as tests: what is pure stays pure, modules stay short, names are exact, links resolve."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "headgate"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+PURE = ("ledger", "waiting")
+"""Packages that only compute: the time is an argument, and nothing is read, written, awaited or drawn by lot."""
+IMPURE = frozenset(
+    """asyncio concurrent ctypes fcntl http io lmdb logging mmap multiprocessing os pathlib queue random secrets select
+    selectors shutil signal socket ssl subprocess sys tempfile threading time urllib uuid warnings""".split()  # noqa: SIM905
+)
+LAZY = ("aiohttp", "ccxt", "click", "httpx", "httpx2", "lmdb", "requests", "rich", "urllib3")
+"""What `import headgate` must not load: a program pays only for what it uses."""
+LONGEST = 400
+
+MODULES = sorted(SOURCE.rglob("*.py"))
+PUBLIC = [path for path in MODULES if not path.stem.startswith("_") or path.stem == "__init__"]
+
+
+def ids(path: Path) -> str:
+    """The name of a file as a test shows it."""
+    return str(path.relative_to(ROOT))
+
+
+def tree(path: Path) -> ast.Module:
+    """A module, parsed."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full name of every absolute import, wherever in the module it stands."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.lineno, node.module or ""
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(SOURCE).parts[0] in PURE], ids=ids)
+def test_pure(path: Path) -> None:
+    """The ledger and the waiting import no clock, I/O, thread, chance or log, and never await."""
+    module = tree(path)
+    wrong = [f"line {line}: import {name}" for line, name in imported(module) if name.split(".")[0] in IMPURE]
+    for node in ast.walk(module):
+        if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
+            wrong.append(f"line {getattr(node, 'lineno', 0)}: {type(node).__name__}")
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"open", "print", "input"}
+        ):
+            wrong.append(f"line {node.lineno}: {node.func.id}()")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_short(path: Path) -> None:
+    """A module above 400 lines says why in the first line of its docstring (the word "because" or "long")."""
+    if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST:
+        first = (ast.get_docstring(tree(path)) or "").split("\n")[0]
+        assert re.search(r"\b(because|long)\b", first), f"{ids(path)} is above {LONGEST} lines and gives no reason"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_no_state_by_module(path: Path) -> None:
+    """No function rebinds a module's names: two gates in one process must not meet."""
+    assert not [f"line {node.lineno}" for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
+
+
+def load(path: Path) -> ModuleType:
+    """Import a module of the package by its file."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+@pytest.mark.parametrize("path", [p for p in PUBLIC if p.stat().st_size and "startup" not in p.parts], ids=ids)
+def test_all_is_exact(path: Path) -> None:
+    """`__all__` names every public class and function that the module defines, once each, and only what is there."""
+    module = load(path)
+    names = getattr(module, "__all__", ())
+    assert len(names) == len(set(names))
+    assert not [name for name in names if not hasattr(module, name)]
+    own = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and getattr(value, "__module__", "") == module.__name__
+        and (inspect.isclass(value) or inspect.isfunction(value))
+    }
+    assert sorted(own - set(names)) == []
+
+
+def test_root_is_complete() -> None:
+    """Every name the package promises can be had, and `dir()` shows it although it is loaded late."""
+    headgate = importlib.import_module("headgate")
+    assert {"Gate", "Priority", "priority"} <= set(headgate.__all__)
+    assert all(hasattr(headgate, name) for name in headgate.__all__)
+    assert set(headgate.__all__) <= set(dir(headgate))
+
+
+def test_import_is_light() -> None:
+    """`import headgate` loads no client library, no terminal library and no store."""
+    code = f"import sys, headgate; print(*[name for name in {LAZY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that a page's headings offer, as forges write them."""
+    heads = re.findall(r"^#{1,6} +(.+?) *$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", head)).strip().lower().replace(" ", "-") for head in heads}
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks and code spans."""
+    return re.sub(r"```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links(page: Path) -> None:
+    """Every link inside the project leads to a file, and every fragment to a heading in it."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (fragment and file.suffix == ".md" and fragment not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "docs" in p.relative_to(ROOT).parts], ids=ids)
+def test_page_is_reachable(page: Path) -> None:
+    """Every page of the documentation is linked from its index."""
+    index = ROOT / "docs" / "index.md"
+    linked = {
+        (index.parent / target.split("#")[0]).resolve() for target in re.findall(r"\]\(([^)\s]+)\)", prose(index))
+    }
+    assert page in linked | {index}
+
+
+SECRET = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{30,}|\bsk-[\w-]{20,}|\bxox[abp]-[\w-]{10,}"
+    r"|(?i:api_?key|secret|token|password)['\"]?\s*[:=]\s*['\"][\w+/=-]{20,}['\"]|['\"][0-9a-zA-Z]{64}['\"]"
+)
+
+
+def test_no_secrets() -> None:
+    """Nothing in the project looks like a key, a token or a password, not even as a sample."""
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    files = [ROOT / name for name in done.stdout.decode().split("\0") if name]
+    files = files or [*MODULES, *PAGES]  # an unpacked archive has no git
+    found = []
+    for file in files:
+        if file.is_file() and file.suffix not in {".png", ".gif", ".svg", ".lock"}:
+            found += [
+                f"{ids(file)}: {hit[:12]}…"
+                for hit in SECRET.findall(file.read_text(encoding="utf-8", errors="replace"))
+            ]
+    assert not found
