@@ -14,8 +14,11 @@ CONTENDERS = ("headgate", *peers.PEERS)
 
 
 def permits(name: str, limits: int, folder: Path) -> Callable[[int], Awaitable[None]]:
-    """See `peers.permits`; Headgate's names are ``headgate``, ``headgate store`` and both with `` host`` behind."""
-    return ours.permits(name, limits, folder) if name.startswith("headgate") else peers.permits(name, limits)
+    """See `peers.permits`; Headgate has several forms, and those that end in ``host`` share with other processes."""
+    if name.startswith("headgate"):
+        form = name.removesuffix(" host")
+        return ours.permits(form, limits, folder, "memory://" if form == name else "host://")
+    return peers.permits(name, limits)
 
 
 def shared_permits(name: str, folder: Path) -> Callable[[], Any]:
@@ -23,6 +26,10 @@ def shared_permits(name: str, folder: Path) -> Callable[[], Any]:
     return ours.shared_permits(name, folder) if name.startswith("headgate") else peers.shared_permits(folder)
 
 
-def taker(name: str, kind: str, capacity: int, period: float, folder: Path | None) -> peers.Take:
-    """See `peers.taker`."""
-    return (ours if name == "headgate" else peers).taker(name, kind, capacity, period, folder)
+def taker(name: str, kind: str, capacity: int, period: float, folder: Path, *, shared: bool = False) -> peers.Take:
+    """See `peers.taker`; ``no limiter`` waits for nothing."""
+    if name == "no limiter":
+        return peers.unlimited
+    if name == "headgate":
+        return ours.taker(kind, capacity, period, folder, shared=shared)
+    return peers.taker(name, kind, capacity, period, folder, shared=shared)

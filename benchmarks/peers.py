@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PEERS", "Settle", "Take", "keep", "permits", "shared_permits", "taker"]
+__all__ = ["PEERS", "Settle", "Take", "keep", "permits", "shared_permits", "taker", "unlimited"]
 
-Settle = Callable[[int, Mapping[str, str]], None]
+Settle = Callable[[int, Mapping[str, str]], object]
 """Tells a contender the answer to its request: status and headers. The peers cannot make use of it."""
 Take = Callable[[], Awaitable[Settle]]
 """Waits for leave to send one request."""
@@ -28,6 +28,11 @@ SPANS = (1, 60, 3600)
 
 def keep(status: int, headers: Mapping[str, str]) -> None:
     """Do nothing with an answer."""
+
+
+async def unlimited() -> Settle:
+    """Leave without a limit."""
+    return keep
 
 
 def permits(name: str, limits: int) -> Callable[[int], Awaitable[None]]:
@@ -117,30 +122,31 @@ def _ccxt_permits(limits: int) -> Callable[[int], Awaitable[None]]:
     return run
 
 
-def shared_permits(folder: Path) -> Callable[[], Any]:
-    """A blocking call that takes one permit on a limit shared by all processes which name the same folder.
+def shared_permits(folder: Path, limits: int = 1) -> Callable[[], Any]:
+    """A blocking call that takes one permit, on limits shared by all processes which name the same folder.
 
-    Only pyrate-limiter has one without a server: its SQLite bucket with the file lock it asks for between processes.
+    Only pyrate-limiter has such without a server: its SQLite bucket, with the file lock it asks for between processes.
     """
     from pyrate_limiter import Limiter, Rate, SQLiteBucket
 
-    bucket = SQLiteBucket.init_from_file([Rate(AMPLE, 1000)], db_path=str(folder / "pyrate.sqlite"), use_file_lock=True)
-    limiter = Limiter(bucket)
+    # Short periods, so that its count of the rows in a window stays quick.
+    rates = [Rate(AMPLE * rank, 1000 * rank) for rank in range(1, limits + 1)]
+    limiter = Limiter(SQLiteBucket.init_from_file(rates, db_path=str(folder / "pyrate.sqlite"), use_file_lock=True))
     return lambda: limiter.try_acquire("k")
 
 
-def taker(name: str, kind: str, capacity: int, period: float, folder: Path | None) -> Take:
-    """A way to wait for leave under a limit. `folder` is given when several processes are to share it if they can."""
+def taker(name: str, kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
+    """A way to wait for leave under one limit, which several processes are to share if `shared` and if they can."""
     return {
         "aiolimiter": _aiolimiter,
         "pyrate-limiter": _pyrate,
         "limits": _limits,
         "throttled-py": _throttled,
         "ccxt": _ccxt,
-    }[name](kind, capacity, period, folder)
+    }[name](kind, capacity, period, folder, shared=shared)
 
 
-def _aiolimiter(kind: str, capacity: int, period: float, folder: Path | None) -> Take:
+def _aiolimiter(kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
     from aiolimiter import AsyncLimiter
 
     limiter = AsyncLimiter(capacity, period)
@@ -152,7 +158,7 @@ def _aiolimiter(kind: str, capacity: int, period: float, folder: Path | None) ->
     return take
 
 
-def _pyrate(kind: str, capacity: int, period: float, folder: Path | None) -> Take:
+def _pyrate(kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
     from pyrate_limiter import (
         FixedWindow,
         InMemoryBucket,
@@ -166,7 +172,7 @@ def _pyrate(kind: str, capacity: int, period: float, folder: Path | None) -> Tak
 
     rates = [Rate(capacity, int(period * 1000))]
     algorithm = FixedWindow() if kind == "fixed" else SlidingWindowLog()
-    if folder:
+    if shared:
         path = str(folder / "pyrate.sqlite")
         limiter = Limiter(SQLiteBucket.init_from_file(rates, db_path=path, use_file_lock=True, algorithm=algorithm))
     elif kind == "bucket":
@@ -181,7 +187,7 @@ def _pyrate(kind: str, capacity: int, period: float, folder: Path | None) -> Tak
     return take
 
 
-def _limits(kind: str, capacity: int, period: float, folder: Path | None) -> Take:
+def _limits(kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
     from limits import RateLimitItemPerSecond
     from limits.aio.storage import MemoryStorage
     from limits.aio.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
@@ -199,7 +205,7 @@ def _limits(kind: str, capacity: int, period: float, folder: Path | None) -> Tak
     return take
 
 
-def _throttled(kind: str, capacity: int, period: float, folder: Path | None) -> Take:
+def _throttled(kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
     from datetime import timedelta
 
     from throttled.asyncio import MemoryStore, RateLimiterType, Throttled, rate_limiter
@@ -220,7 +226,7 @@ def _throttled(kind: str, capacity: int, period: float, folder: Path | None) -> 
     return take
 
 
-def _ccxt(kind: str, capacity: int, period: float, folder: Path | None) -> Take:
+def _ccxt(kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
     from ccxt.async_support.base.throttler import Throttler
 
     gap = period * 1000 / capacity  # milliseconds between two requests

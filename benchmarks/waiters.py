@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.contenders import taker
@@ -25,8 +27,8 @@ class Crowd(NamedTuple):
     cpu: float
 
 
-async def _crowd(name: str, count: int) -> Crowd:
-    take = taker(name, "bucket", CAPACITY, PERIOD, None)
+async def _crowd(name: str, count: int, folder: Path) -> Crowd:
+    take = taker(name, "bucket", CAPACITY, PERIOD, folder)
     through = 0
 
     async def one() -> None:
@@ -46,7 +48,8 @@ async def _crowd(name: str, count: int) -> Crowd:
 
 
 def _run(name: str, count: int) -> Crowd:
-    return asyncio.run(_crowd(name, count))
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(_crowd(name, count, Path(folder)))
 
 
 def crowd(name: str, count: int) -> Crowd | None:

@@ -1,10 +1,11 @@
 """The half that all adapters share: from an HTTP request to a permit, and from its fate back to the permit.
 
 `Governor.exchange` is the whole of it: open the request (no rules: let it pass), wait, send, tell the fate. It is
-written once, as a generator; `drive` and `drive_async` run it for threads and for asyncio. Where two layers of one program are both governed (ccxt
-above aiohttp, our transport above a patched one), the upper one hands its attempt down with `Attempt.below`; the
-first real request for the same host takes it (`take`) and is not charged again. Redirects, resends and retries find
-nothing to take and are charged.
+written once, as a generator; `drive` and `drive_async` run it for threads and for asyncio.
+
+Where two layers of one program are both governed (ccxt above aiohttp, our transport above a patched one), the upper
+one hands its attempt down with `Attempt.below`; the first real request for the same host takes it (`take`) and is not
+charged again. Redirects, resends and retries find nothing to take and are charged.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from headgate.adapters._wire import Outbound, in_family, surely_unsent
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
-from headgate.rules.call import Call
+from headgate.ledger.limit import SECOND, Window
 
 if TYPE_CHECKING:
-    from headgate import Gate
+    from headgate import Gate, Permit
+    from headgate.rules.call import Priority
+    from headgate.rules.provider import Provider
 
 __all__ = ["Attempt", "Family", "Governor", "Steps", "drive", "drive_async", "peek", "take"]
 
@@ -30,6 +33,8 @@ log = logging.getLogger("headgate")
 
 SIGNATURE_MARGIN = 0.25
 """Seconds before a signature goes stale by which the request must have left: its own way to the server."""
+
+PASSES = "headgate: a call to %s passes ungoverned"
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
@@ -48,54 +53,57 @@ class Attempt:
         observed_above: true if the layer that opened it also sees its answer; layers below then only let it pass.
     """
 
-    __slots__ = ("_call", "_done", "_first", "_governor", "_learns", "_spare", "_timeout", "_tokens", "netloc")
-    __slots__ += ("observed_above", "permit", "slots")
-
-    def __init__(self, governor: Governor, provider: Any, outbound: Outbound, *, resigned: bool) -> None:
-        call = Call(
-            outbound.method, outbound.path, outbound.parameters(), outbound.json_body(), headers=outbound.headers
-        )
-        signed_until = None if resigned else provider.signed_until(call)
-        learn_route = provider.learn_route()
-        self._learns = learn_route == (outbound.method, outbound.path)
-        self._first = (provider, outbound.base_url) if learn_route and not self._learns else None
-        self._timeout = None if signed_until is None else max(0.0, _seconds_to(signed_until) - SIGNATURE_MARGIN)
+    def __init__(self, governor: Governor, provider: Provider, outbound: Outbound, *, resigned: bool) -> None:
         self._governor = governor
+        self._provider = provider
+        self._outbound = outbound
+        self._call = outbound.call()
+        self._signed_until = None if resigned else provider.signed_until(self._call)
+        self._permit: Permit | None = None
         self._done = False
-        self._spare = [self]
+        self._spare = [True]
         self.netloc = outbound.netloc
         self.observed_above = True
-        self.permit = governor.gate.permit(
-            provider,
+        self.slots = False
+
+    # --- waiting ------------------------------------------------------------------------------------------------
+
+    def wait(self, *, is_async: bool) -> Steps[None]:
+        """Waits until the request may leave."""
+        gate, call = self._governor.gate, self._call
+        contact = gate.first_contact_async if is_async else gate.first_contact
+        yield functools.partial(contact, self._provider, self._outbound.base_url)
+        permit = gate.permit(
+            self._provider,
             call.method,
             call.path,
             params=call.params,
             body=call.body,
             headers=call.headers,
-            priority=governor.priority,
-            timeout=self._timeout,
+            priority=self._governor.priority,
+            timeout=self._patience(gate.max_wait),
         )
-        self.slots = False
-
-    def wait(self, *, is_async: bool) -> Steps[None]:
-        """Waits until the request may leave."""
-        gate, permit = self._governor.gate, self.permit
         try:
-            if self._first is not None:
-                contact = gate.first_contact_async if is_async else gate.first_contact
-                yield functools.partial(contact, *self._first)
             yield permit.acquire_async if is_async else permit.acquire
         except DeadlineExceeded as error:
             raise self._explained(error) from None
-        self.slots = any(charge.limit.period == 0 for charge in permit.plan.charges)
+        self._permit = permit
+        self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
+
+    def _patience(self, longest: float) -> float | None:
+        """Seconds it may wait: never beyond a signature that it already carries."""
+        if self._signed_until is None:
+            return None
+        left = (self._signed_until - time.time_ns()) / SECOND - SIGNATURE_MARGIN
+        return min(max(0.0, left), longest)
 
     def _explained(self, error: DeadlineExceeded) -> Rejected:
         """A deadline that only the signature set is reported as what it is."""
-        if self._timeout is None:
+        if self._signed_until is None:
             return error
         return SignatureWouldExpire(
             f"already signed, and stale before it may leave: {error}. Sign after the gate"
-            " (headgate.adapters.ccxt), widen the signing window, or spend less",
+            " (as headgate.adapters.ccxt does), widen the signing window, or spend less",
             limit=error.limit,
             scope=error.scope,
             retry_at=error.retry_at,
@@ -139,44 +147,41 @@ class Attempt:
     # --- fate ---------------------------------------------------------------------------------------------------
 
     def wants_body(self, status: int) -> bool:
-        """True if the answer's body is needed: it says which refusal this is, or states the provider's limits."""
-        return not self._done and (status >= 400 or self._learns)
+        """True if the answer's body tells something: which refusal this is, what it cost, or the provider's limits."""
+        return not self._done and self._permit is not None and self._provider.wants_body(self._permit.plan, status)
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes | str | None = None) -> None:
-        """The answer came. Later calls of `answered` and `failed` do nothing."""
-        if self._claim():
-            self._tell(lambda: self.permit.settle(status=status, headers=headers, body=body))
+        """The answer came. Only the first word on the fate counts; later ones do nothing."""
+        self._tell(lambda permit: permit.settle(status, headers, body))
 
     def failed(self, error: BaseException, *, unsent: bool = False) -> None:
         """No answer came: the cost comes back if the request surely never left, else it stays charged."""
-        if self._claim():
-            self._tell(self.permit.refund if unsent or surely_unsent(error) else self.permit.unknown)
+        if unsent or surely_unsent(error):
+            self.unsent()
+        else:
+            self._tell(lambda permit: permit.unknown())
 
     def unsent(self) -> None:
-        """Nothing was sent after all (an answer from a cache, another host)."""
-        if self._claim():
-            self._tell(self.permit.refund)
+        """Nothing was sent after all (no connection, an answer from a cache, another host)."""
+        self._tell(lambda permit: permit.refund())
+
+    def streaming(self) -> None:
+        """More of the answer arrived: whoever holds a slot still reads."""
+        if self._permit is not None and not self._done:
+            self._permit.renew()
 
     @property
     def done(self) -> bool:
         """True once its fate is told."""
         return self._done
 
-    def streaming(self) -> None:
-        """More of the answer arrived: whoever holds a slot still reads."""
-        if not self._done:
-            self._tell(self.permit.renew)
-
-    def _claim(self) -> bool:
-        if self._done:
-            return False
-        self._done = True
-        return True
-
-    def _tell(self, verb: Callable[[], object]) -> None:
+    def _tell(self, verb: Callable[[Permit], object]) -> None:
         """Bookkeeping must never break a call that has its answer; the permit's lease ends by itself."""
+        if self._done or self._permit is None:
+            return
+        self._done = True
         try:
-            verb()
+            verb(self._permit)
         except Exception:
             log.warning("headgate: could not record the fate of a call to %s", self.netloc, exc_info=True)
 
@@ -193,7 +198,9 @@ class Governor:
 
     __slots__ = ("_gate", "lenient", "priority")
 
-    def __init__(self, gate: Gate | None = None, *, priority: Any = None, lenient: bool = False) -> None:
+    def __init__(
+        self, gate: Gate | None = None, *, priority: Priority | int | str | None = None, lenient: bool = False
+    ) -> None:
         self._gate = gate
         self.priority = priority
         self.lenient = lenient
@@ -209,7 +216,7 @@ class Governor:
 
     def knows(self, netloc: str, path: str) -> bool:
         """True if there are rules for a host."""
-        return self._leniently(netloc, lambda: self.gate.match(netloc, path)) is not None
+        return self._leniently(netloc, lambda: self.gate.book.for_host(netloc, path)) is not None
 
     def begin(
         self, outbound: Outbound | None, family: Family, *, is_async: bool, resigned: bool = False
@@ -234,7 +241,7 @@ class Governor:
         except Exception:
             if not self.lenient:
                 raise
-            self._shrug(outbound.netloc)
+            log.warning(PASSES, outbound.netloc, exc_info=True)
             return None
         return attempt
 
@@ -260,10 +267,7 @@ class Governor:
 
     def _open(self, outbound: Outbound, resigned: bool) -> Attempt | None:
         provider = self.gate.match(outbound.netloc, outbound.path)
-        if provider is None:
-            self.gate.untouched(outbound.netloc)
-            return None
-        return Attempt(self, provider, outbound, resigned=resigned)
+        return None if provider is None else Attempt(self, provider, outbound, resigned=resigned)
 
     def _leniently(self, netloc: str, ask: Callable[[], T]) -> T | None:
         try:
@@ -271,11 +275,8 @@ class Governor:
         except Exception:
             if not self.lenient:
                 raise
-            self._shrug(netloc)
+            log.warning(PASSES, netloc, exc_info=True)
             return None
-
-    def _shrug(self, netloc: str) -> None:
-        log.warning("headgate: a call to %s passes ungoverned", netloc, exc_info=True)
 
 
 def peek(netloc: str) -> Attempt | None:
@@ -328,7 +329,3 @@ def _advance(steps: Steps[Any], value: Any, error: BaseException | None) -> Any:
         return steps.send(value) if error is None else steps.throw(error)
     except StopIteration as end:
         return _End(end.value)
-
-
-def _seconds_to(unix_ns: int) -> float:
-    return (unix_ns - time.time_ns()) / 1e9

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from headgate.errors import Rejected
+from headgate.rules.call import Call
 
 __all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent"]
 
@@ -21,15 +22,13 @@ _BODY_MAX = 65_536
 """Bytes of a request body that are parsed at most: larger ones never name a cost or an owner."""
 
 _UNSENT = frozenset(
-    """
-    httpx.ConnectError httpx.ConnectTimeout httpx.PoolTimeout httpx.UnsupportedProtocol httpx.ProxyError
+    """httpx.ConnectError httpx.ConnectTimeout httpx.PoolTimeout httpx.UnsupportedProtocol httpx.ProxyError
     httpx2.ConnectError httpx2.ConnectTimeout httpx2.PoolTimeout httpx2.UnsupportedProtocol httpx2.ProxyError
     urllib3.NewConnectionError urllib3.ConnectTimeoutError urllib3.EmptyPoolError urllib3.HostChangedError
     urllib3.ClosedPoolError urllib3.LocationValueError urllib3.ProxyError
     requests.ConnectTimeout requests.InvalidURL requests.InvalidProxyURL
     aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError aiohttp.InvalidURL
-    socket.gaierror ssl.SSLCertVerificationError builtins.ConnectionRefusedError
-    """.split()
+    socket.gaierror ssl.SSLCertVerificationError builtins.ConnectionRefusedError""".split()  # noqa: SIM905 - a table reads better
 )
 """Exceptions after which no byte of the request can have reached the provider: top package and class name."""
 
@@ -53,6 +52,12 @@ class Outbound(NamedTuple):
         """Scheme and host, as in ``https://fapi.binance.com``; a websocket's handshake counts as HTTP."""
         scheme = {"ws": "http", "wss": "https"}.get(self.scheme, self.scheme)
         return f"{scheme}://{self.netloc}"
+
+    def call(self) -> Call:
+        """The same as the rules see it. The handshake of a websocket is a method of its own there."""
+        handshake = (self.headers.get("upgrade") or "").lower() == "websocket"
+        method = "WS-CONNECT" if handshake else self.method
+        return Call(method, self.path, self.parameters(), self.json_body(), self.headers)
 
     def parameters(self) -> dict[str, Any] | None:
         """Query and form parameters together; a name given several times becomes a list."""
@@ -149,13 +154,14 @@ def in_family(error: Rejected, family: Callable[[], type[Exception]]) -> Rejecte
 
 
 def _rebuild(ours: type[Rejected], theirs: type[Exception], message: str, fields: dict[str, Any]) -> Rejected:
-    made = _joined(ours, theirs)(message)
+    joined: Any = _joined  # mypy does not take exception classes for hashable
+    made: Rejected = joined(ours, theirs)(message)
     made.__dict__.update(fields)
     return made
 
 
 @functools.cache
-def _joined(ours: type[Rejected], theirs: type[Exception]) -> type[Rejected]:
+def _joined(ours: Any, theirs: Any) -> Any:
     """A class that is both. Pickles, so that it survives the way out of a process pool."""
 
     def reduce(self: Rejected) -> tuple[Any, ...]:

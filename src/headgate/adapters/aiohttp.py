@@ -103,7 +103,7 @@ def patch(module: ModuleType) -> None:
             attempt.unsent()
         return response
 
-    module.ClientSession._request = _request  # type: ignore[attr-defined]
+    module.ClientSession._request = _request
 
 
 # --- requests ---------------------------------------------------------------------------------------------------
@@ -178,6 +178,7 @@ def _hold(attempt: Attempt, response: ClientResponse) -> None:
     watched = weakref.ref(response)
     loop = asyncio.get_running_loop()
     seen = -1
+    timer: asyncio.TimerHandle
 
     def done() -> None:
         timer.cancel()
@@ -200,7 +201,9 @@ def _hold(attempt: Attempt, response: ClientResponse) -> None:
         setattr(response, name, _then(getattr(ClientResponse, name), watched, done))
 
 
-def _then(method: Callable[[ClientResponse], Any], watched: weakref.ref[ClientResponse], done: Callable[[], None]) -> Any:
+def _then(
+    method: Callable[[ClientResponse], Any], watched: weakref.ref[ClientResponse], done: Callable[[], None]
+) -> Any:
     """A method of one response that also says that its reader has left. Holds no reference to the response."""
 
     def leave() -> Any:

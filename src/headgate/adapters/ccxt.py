@@ -64,7 +64,9 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
     original = {name: getattr(cls, name) for name in ("fetch2", "fetch", "throttle", "on_rest_response")}
     is_async = not cls.synchronous
 
-    def fetch2(self: Any, path: Any, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any, **kw: Any) -> Any:
+    def fetch2(
+        self: Any, path: Any, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any, **kw: Any
+    ) -> Any:
         params = {} if params is None else params
         send = functools.partial(original["fetch2"], self, path, api, method)
         return _run(_fetch2(governor, self, send, (path, api, method, params), rest, kw, is_async), is_async)
@@ -111,7 +113,7 @@ def _fetch2(
         return (yield functools.partial(send, params, *rest, **kw))
     tries = _Tries(exchange, request[0], params)
     while True:
-        outbound = _dry_run(governor, exchange, *request[:3], tries.clean)
+        outbound = _dry_run(governor, exchange, (*request[:3], tries.clean))
         attempt = yield from governor.begin(outbound, _family, is_async=is_async, resigned=True)
         if attempt is None:
             return (yield functools.partial(send, params, *rest, **kw))
@@ -125,9 +127,7 @@ def _fetch2(
             yield functools.partial(exchange.sleep, tries.delay)
 
 
-def _fetch(
-    governor: Governor, send: Any, url: str, method: str, headers: Any, body: Any, is_async: bool
-) -> Steps[Any]:
+def _fetch(governor: Governor, send: Any, url: str, method: str, headers: Any, body: Any, is_async: bool) -> Steps[Any]:
     """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
     attempt = _current.get()
     parts = urlsplit(url)
@@ -180,11 +180,12 @@ class _Tries:
         return True
 
 
-def _dry_run(governor: Governor, exchange: Any, path: Any, api: Any, method: str, params: Any) -> Outbound | None:
+def _dry_run(governor: Governor, exchange: Any, request: tuple[Any, ...]) -> Outbound | None:
     """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
     if not any(governor.knows(netloc, "/") for netloc in _netlocs(exchange)):
         return None
     try:
+        path, api, method, params = request
         made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
         return from_url(made.get("method") or method, made["url"], lowered(made.get("headers")), made.get("body"))
     except Exception:  # noqa: BLE001 - missing keys and the like: the real call raises the same, and sends nothing

@@ -112,8 +112,8 @@ def patch(module: ModuleType) -> None:
     async def handle_async_request(self: Any, request: Any) -> Any:
         return await drive_async(_send(governor, request, functools.partial(async_original, self), is_async=True))
 
-    module.HTTPTransport.handle_request = handle_request  # type: ignore[attr-defined]
-    module.AsyncHTTPTransport.handle_async_request = handle_async_request  # type: ignore[attr-defined]
+    module.HTTPTransport.handle_request = handle_request
+    module.AsyncHTTPTransport.handle_async_request = handle_async_request
 
 
 # --- one request ------------------------------------------------------------------------------------------------

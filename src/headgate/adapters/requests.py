@@ -39,18 +39,16 @@ class Adapter(HTTPAdapter):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._governor = Governor()  # a gate belongs to its process: a pickled adapter asks the shared one
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)  # type: ignore[misc]
 
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **options: Any
-    ) -> None:
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **options: Any) -> None:
         """Makes the pool manager, with governed pools."""
-        super().init_poolmanager(connections, maxsize, block, **options)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(connections, maxsize, block, **options)
         self._govern(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """The pool manager of a proxy, with governed pools."""
-        return self._govern(super().proxy_manager_for(proxy, **options))  # type: ignore[no-untyped-call]
+        return self._govern(super().proxy_manager_for(proxy, **options))
 
     def _govern(self, manager: Any) -> Any:
         manager.pool_classes_by_scheme = pool_classes(self._governor, manager.pool_classes_by_scheme)
@@ -79,7 +77,7 @@ def patch(module: ModuleType) -> None:
         except Rejected as error:
             raise _ours(error, request) from None
 
-    module.HTTPAdapter.send = send  # type: ignore[attr-defined]
+    module.HTTPAdapter.send = send
 
 
 def _ours(error: Rejected, request: Any) -> Rejected:

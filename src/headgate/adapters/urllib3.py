@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -64,7 +65,8 @@ def _hook(cls: Any, governor: Governor) -> None:
         except BaseException as error:
             attempt.failed(error, unsent=attempt.spare)
             raise
-        attempt.answered(response.status, response.headers)
+        if attempt.spare:  # a pool with a `_make_request` of its own
+            attempt.answered(response.status, response.headers)
         return response
 
     @functools.wraps(original_make_request)
@@ -115,19 +117,19 @@ def _observe(attempt: Attempt, response: Any, method: str, *, preloaded: bool) -
     elif attempt.wants_body(status) and int(headers.get("content-length") or 0) <= _BODY_MAX:
         raw = response.read(decode_content=False)
         response.release_conn()
-        attempt.answered(status, headers, _substitute(response, method, raw).read(decode_content=True))
-        return _substitute(response, method, raw)
+        attempt.answered(status, headers, _unread(response, method, raw).read(decode_content=True))
+        return _unread(response, method, raw)
     elif attempt.slots:
-        return _held(attempt, response, method)
+        _hold(attempt, response)
     else:
         attempt.answered(status, headers)
     return response
 
 
-def _substitute(response: Any, method: str, body: Any) -> Any:
-    """The same answer over another body, unread."""
+def _unread(response: Any, method: str, raw: bytes) -> Any:
+    """The same answer, whose raw body is still to be read."""
     made = type(response)(
-        body=io.BytesIO(body) if isinstance(body, bytes) else body,
+        body=io.BytesIO(raw),
         headers=response.headers,
         status=response.status,
         version=response.version,
@@ -138,7 +140,6 @@ def _substitute(response: Any, method: str, body: Any) -> Any:
         original_response=response._original_response,
         msg=response.msg,
         retries=response.retries,
-        enforce_content_length=False,
         request_method=method,
         request_url=response._request_url,
     )
@@ -146,45 +147,29 @@ def _substitute(response: Any, method: str, body: Any) -> Any:
     return made
 
 
-def _held(attempt: Attempt, response: Any, method: str) -> Any:
-    """The same answer, whose reader holds a slot until the last byte."""
-    made = _substitute(response, method, _Held(attempt, response))
+def _hold(attempt: Attempt, response: Any) -> None:
+    """Keeps the slot until the last byte or until the reader leaves: both give the connection back."""
+    kind, watched = type(response), weakref.ref(response)
+    status, headers = response.status, response.headers
 
-    def release_conn() -> None:
-        response.release_conn()
-        attempt.answered(response.status, response.headers)
+    def reading(name: str) -> Callable[..., Any]:
+        def read(*args: Any, **kw: Any) -> Any:
+            attempt.streaming()
+            return getattr(kind, name)(watched(), *args, **kw)
 
-    made.release_conn = release_conn
-    return made
+        return read
 
+    def leaving(name: str) -> Callable[..., Any]:
+        def leave() -> Any:
+            attempt.answered(status, headers)
+            return getattr(kind, name)(watched())
 
-class _Held(io.RawIOBase):
-    """The raw bytes of a response, as a file: says that they are still being read, and when they end."""
+        return leave
 
-    def __init__(self, attempt: Attempt, response: Any) -> None:
-        self._attempt = attempt
-        self._response = response
+    def read_chunked(*args: Any, **kw: Any) -> Iterator[bytes]:
+        for chunk in kind.read_chunked(watched(), *args, **kw):
+            attempt.streaming()
+            yield chunk
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, amount: int | None = -1) -> bytes:
-        wanted = None if amount is None or amount < 0 else amount
-        return self._seen(self._response.read(wanted, decode_content=False), wanted)
-
-    def read1(self, amount: int | None = -1) -> bytes:
-        wanted = None if amount is None or amount < 0 else amount
-        return self._seen(self._response.read1(wanted, decode_content=False), 1)
-
-    def _seen(self, chunk: bytes, wanted: int | None) -> bytes:
-        if wanted is None or (wanted and not chunk):
-            self._attempt.answered(self._response.status, self._response.headers)
-        else:
-            self._attempt.streaming()
-        return chunk
-
-    def close(self) -> None:
-        if not self.closed:
-            self._response.close()
-            self._attempt.answered(self._response.status, self._response.headers)
-        super().close()
+    response.read, response.read1, response.read_chunked = reading("read"), reading("read1"), read_chunked
+    response.close, response.release_conn = leaving("close"), leaving("release_conn")

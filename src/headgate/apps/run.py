@@ -36,8 +36,8 @@ def environment(base: dict[str, str]) -> dict[str, str]:
 def _folder(package: str) -> str:
     """Where a package of ours is installed."""
     spec = find_spec(package)
-    assert spec is not None and spec.origin is not None, package
-    return str(Path(spec.origin).parent.parent)
+    assert spec is not None
+    return str(Path(str(spec.origin)).parent.parent)
 
 
 @click.command(
@@ -45,9 +45,7 @@ def _folder(package: str) -> str:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     short_help="Run a program, unchanged, under the gate.",
 )
-@click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="Configuration file."
-)
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="Configuration file.")
 @click.option(
     "--priority",
     type=click.Choice([item.name.lower() for item in Priority]),

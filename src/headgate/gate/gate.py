@@ -79,7 +79,7 @@ class Gate:
         self.untouched_hosts: dict[str, int] = {}
         """Calls to hosts without rules, by host: they pass untouched."""
         self._name = name
-        self._weight = weight
+        self.weight = weight
         self._learn = learn
         self._priority = priorities.of(priority) if priority is not None else priorities.from_environment()
         self._egress = os.environ.get("HEADGATE_EGRESS", "") or "default"
@@ -109,11 +109,12 @@ class Gate:
         self._join_lock = threading.Lock()
         self.bell: socket.socket | None = None
         self.member = secrets.randbits(62) | 1
-        self._who = tuple((self.member, klass) for klass in range(len(Priority)))
+        self.who = tuple((self.member, klass) for klass in range(len(Priority)))
         self.times = Times(self.store)
         self.room = WaitingRoom(self)
         self.contact = Contact(self)
         self._providers: dict[str, Provider] = {}
+        self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan]] = {}
         self._generation = -1
 
     def _join(self) -> None:
@@ -177,15 +178,29 @@ class Gate:
             self._begin()
         if not self._joined:
             self._join()
-        rules = self.provider(provider)
-        identity = self._identities.get((egress, account)) or self._identity(egress, account)
-        plan = rules.plan(Call(method, path, params, body, headers), identity)
+        if params is None and body is None and headers is None and self._generation == self.store.generation:
+            usual = (provider, method, path, egress, account)
+            known = self._plans.get(usual)
+            if known is None:
+                if len(self._plans) > 4096:
+                    self._plans.clear()
+                known = self._plans[usual] = self._plan(provider, Call(method, path), egress, account)
+            rules, plan = known
+        else:
+            rules, plan = self._plan(provider, Call(method, path, params, body, headers), egress, account)
         if priority is not None:
             klass = priorities.of(priority)
         else:
             chosen = priorities.current()
-            klass = chosen if chosen is not None else self._priority if self._priority is not None else plan.priority
+            if chosen is None:
+                chosen = self._priority
+            klass = plan.priority if chosen is None else chosen
         return Permit(self, rules, plan, klass, self.max_wait if timeout is None else timeout)
+
+    def _plan(self, provider: str | Provider, call: Call, egress: str, account: str) -> tuple[Provider, Plan]:
+        rules = self.provider(provider)
+        identity = self._identities.get((egress, account)) or self._identity(egress, account)
+        return rules, rules.plan(call, identity)
 
     def _identity(self, egress: str, account: str) -> Identity:
         made = Identity(egress or self._egress, account, self._secret)
@@ -198,6 +213,7 @@ class Gate:
         if self._generation != self.store.generation:
             self._generation = self.store.generation
             self._providers.clear()
+            self._plans.clear()
         key = name if isinstance(name, str) else name.name
         found = self._providers.get(key)
         if found is None:
@@ -224,6 +240,11 @@ class Gate:
     def read(self) -> Snapshot:
         """Everything the store knows, for people."""
         return self.store.read(time.monotonic_ns(), time.time_ns())
+
+    def scope(self, name: str) -> str:
+        """A scope as users write it (``binance-usdm/class:order``) as the store knows it (with mapped hosts)."""
+        provider, slash, rest = name.partition("/")
+        return self.provider(provider.partition("@")[0]).namespace + slash + rest
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
         """Shut a scope for every process, at once. `seconds` None: until `unblock`."""
@@ -263,11 +284,11 @@ class Gate:
             plan.provider,
             plan.charges,
             plan.scopes,
-            self._who[klass],
+            self.who[klass],
             self.times.now(plan.provider),
             backlog=backlog,
             ahead=ahead,
-            weight=self._weight,
+            weight=self.weight,
         )
 
     def settled(self, grant: Grant) -> None:
@@ -291,7 +312,7 @@ class Gate:
 
     def withdraw(self, plan: Plan, klass: int) -> None:
         """Nobody of this process waits in that lane any more."""
-        self.store.withdraw([c.key for c in plan.charges], self._who[klass], self.times.now(plan.provider))
+        self.store.withdraw([c.key for c in plan.charges], self.who[klass], self.times.now(plan.provider))
 
     def _after(self, done: Answered) -> None:
         if done.wake:

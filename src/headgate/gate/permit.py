@@ -50,8 +50,10 @@ class Permit:
         if self._grant is not None:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
         got = self._gate.room.ask(self.plan, self._klass, self._deadline)
-        if type(got) is not Grant:
-            got = self._finish(got)
+        if not isinstance(got, Grant):
+            begun = time.monotonic()
+            got = self._gate.room.wait(got)
+            self.waited = time.monotonic() - begun
         self._grant = got
 
     async def acquire_async(self) -> None:
@@ -59,17 +61,11 @@ class Permit:
         if self._grant is not None:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
         got = self._gate.room.ask(self.plan, self._klass, self._deadline)
-        if type(got) is not Grant:
+        if not isinstance(got, Grant):
             begun = time.monotonic()
             got = await self._gate.room.wait_async(got)
             self.waited = time.monotonic() - begun
         self._grant = got
-
-    def _finish(self, waiting: object) -> Grant:
-        begun = time.monotonic()
-        got = self._gate.room.wait(waiting)  # type: ignore[arg-type]
-        self.waited = time.monotonic() - begun
-        return got
 
     def __enter__(self) -> Permit:
         self.acquire()

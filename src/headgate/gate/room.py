@@ -60,6 +60,10 @@ class WaitingRoom:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = weakref.proxy(gate)
+        self._store = gate.store
+        self._now = gate.times.now
+        self._who = gate.who
+        self._weight = gate.weight
         self._lock = threading.RLock()
         self._queue = Queue()
         self._thread: threading.Thread | None = None
@@ -75,24 +79,26 @@ class WaitingRoom:
         Raises:
             Rejected: it could not be served by its deadline, or never.
         """
-        gate = self._gate
         queue = self._queue
+        no: Refusal | None = None
         if not queue.count or not queue.busy(plan.charges):
-            got = gate.reserve(plan, klass)
-            if type(got) is Grant:
+            namespace = plan.provider
+            got = self._store.reserve(
+                namespace, plan.charges, plan.scopes, self._who[klass], self._now(namespace), weight=self._weight
+            )
+            if isinstance(got, Grant):
                 return got
-        else:
-            got = None
+            no = got
         now = time.monotonic_ns()
         ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
         with self._lock:
             if self._closed:
                 raise Rejected("the gate is closed")
-            if got is not None:
-                self._check(ticket, got, now)
+            if no is not None:
+                self._check(ticket, no, now)
             lane = queue.add(ticket)
-            if got is not None and lane.head() is ticket:
-                lane.opens, lane.why = got.opens, got
+            if no is not None and lane.head() is ticket:
+                lane.opens, lane.why = no.opens, no
             elif lane.head() is ticket:
                 self._serve(now)
                 if ticket.error is not None:
@@ -208,7 +214,7 @@ class WaitingRoom:
             more = False
             granted: list[tuple[Ticket, Grant]] = []
             try:
-                with self._gate.store.batch():
+                with self._store.batch():
                     for tries, lane in enumerate(self._queue.due(now)):
                         if tries >= _BATCH:
                             more = True

@@ -41,6 +41,8 @@ class Ledger:
 
     __slots__ = ("era", "floor", "hot", "inflight", "limit", "room", "rows", "settled", "turn", "used")
     base: ClassVar[int] = 0
+    rises: ClassVar[bool] = False
+    """Whether settling at the reserved cost leaves more room than before (slots: yes)."""
     melts: ClassVar[bool] = False
     """Whether what is kept back for others melts towards the end of a window (else it is kept while they wait)."""
 

@@ -29,13 +29,15 @@ class ServerClock:
         lo, hi: bounds of (server time - steady time), ns, as of `at`.
         at: steady instant of the last answer that told the time.
         known: whether the server ever told.
+        looked: steady instant at which the wall clock was last compared.
     """
 
-    __slots__ = ("at", "hi", "known", "lo", "wall")
+    __slots__ = ("at", "hi", "known", "lo", "looked", "wall")
 
     def __init__(self, mono: int, wall: int, doubt: int = FIRST_DOUBT) -> None:
         self.lo, self.hi = wall - mono - doubt, wall - mono + doubt
         self.at, self.wall = mono, wall - mono
+        self.looked = 0
         self.known = False
 
     def instant(self, mono: int, wall: int) -> Instant:
@@ -45,6 +47,7 @@ class ServerClock:
         host asleep (steady time stood still). Nothing here can tell them apart, so both stay possible.
         """
         step = wall - mono - self.wall
+        self.looked = mono
         if step > _STEP or step < -_STEP:
             self.wall += step
             if step > 0:

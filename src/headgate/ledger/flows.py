@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from headgate.ledger.base import FAR, UNKNOWN, Ledger
 from headgate.ledger.limit import SECOND, Instant, Limit
@@ -135,6 +135,7 @@ class Slots(Ledger):
     """So many at once. What is settled is free again at once; when, only the holder knows."""
 
     __slots__ = ()
+    rises: ClassVar[bool] = True
 
     def advance(self, now: Instant) -> None:
         self.enter(now.mono // _SLOT_ERA, now.mono)

@@ -31,7 +31,7 @@ def compile_cost(cost: Cost) -> Amount:
     return amount
 
 
-def references(cost: Cost) -> list[str]:
+def references(cost: Cost | list[Cost]) -> list[str]:
     """All references that a cost reads."""
     if isinstance(cost, int):
         return []

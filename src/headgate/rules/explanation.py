@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+import datetime as dt
 
 import msgspec
 
@@ -11,7 +11,7 @@ from headgate.rules.routing import listed
 from headgate.rules.schema import File, Sourced
 from headgate.rules.times import interval_name
 
-__all__ = ["GRADES", "Explanation", "LimitShare", "Provenance", "describe", "provenance"]
+__all__ = ["GRADES", "Explanation", "LimitShare", "Provenance", "Witness", "describe", "provenance"]
 
 GRADES = {
     "D": "vendor documentation",
@@ -24,17 +24,30 @@ GRADES = {
 }
 
 
+class Witness(msgspec.Struct, frozen=True):
+    """One source of a number, with its own date and grade."""
+
+    tag: str
+    title: str
+    read: dt.date
+    confidence: str
+    url: str = ""
+
+
 class Provenance(msgspec.Struct, frozen=True):
-    """Where a number comes from."""
+    """Where a number comes from.
+
+    `date` and `confidence` are those of the first source, the one the number was taken from: the date of one and the
+    grade of another would together claim what nobody read. The others confirm or differ; `sources` tells each.
+    """
 
     source: str
     """Tags of the file's ``[sources]``, joined by ``+``."""
-    titles: list[str]
-    date: date | None
-    """When the newest of them was read."""
+    date: dt.date | None
     confidence: str
+    sources: list[Witness]
     note: str = ""
-    since: date | None = None
+    since: dt.date | None = None
 
 
 class LimitShare(msgspec.Struct, frozen=True):
@@ -91,14 +104,15 @@ class Explanation(msgspec.Struct, frozen=True):
 def provenance(file: File, rule: Sourced) -> Provenance:
     """Source, date and grade of a rule; what it leaves out comes from the file, then from the source."""
     tags = listed(rule.source) or listed(file.source)
-    sources = [file.sources[tag] for tag in tags]
+    found = [(tag, file.sources[tag]) for tag in tags]
+    sources = [Witness(tag, each.title, each.read, each.confidence, each.url) for tag, each in found]
     # A rule that names its own source is graded by that source, not by the file's blanket grade.
     inherited = None if listed(rule.source) else file.confidence
     return Provenance(
         source="+".join(tags),
-        titles=[source.title for source in sources],
-        date=max((source.read for source in sources), default=None),
+        date=sources[0].read if sources else None,
         confidence=rule.confidence or inherited or (sources[0].confidence if sources else "?"),
+        sources=sources,
         note=rule.note,
         since=rule.since,
     )

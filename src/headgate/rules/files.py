@@ -46,7 +46,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RuleError(f"cannot be read: {error}. Give the path of a TOML rule file in UTF-8", file=str(path)) from None
+        raise RuleError(
+            f"cannot be read: {error}. Give the path of a TOML rule file in UTF-8", file=str(path)
+        ) from None
 
 
 def _toml(text: str, file: str) -> dict[str, Any]:

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
-from headgate.ledger.limit import SECOND, Charge, Limit, Window
+from headgate.ledger.limit import SECOND, Charge, Limit
 from headgate.rules.answer import Listener
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
-from headgate.rules.cost import evaluate
 from headgate.rules.explanation import Explanation, LimitShare, provenance
 from headgate.rules.reading import number, reader
-from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, listed
-from headgate.rules.schema import File, LimitRule
+from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, limit_of, listed
+from headgate.rules.schema import File
 from headgate.rules.scopes import ANYONE, OwnerOf, owner_of, scope_text
 from headgate.rules.times import duration, instant
 
-__all__ = ["Provider", "limit_of"]
+__all__ = ["Provider"]
 
-_MOST_PLANS = 8192
-"""Plans kept; beyond it the cache is emptied. Plans differ by route, cost and owners, so few programs have more."""
+_MOST_PLANS = 4096
+"""Plans kept per route; beyond it they are dropped. They differ by cost and owners, so few programs have more."""
 
 
-class _Slot(NamedTuple):
-    """What `plan` needs to know of a route in one look-up."""
+class _Place:
+    """One route as one provider plans it, with the plans made so far.
 
-    route: CompiledRoute
-    kinds: tuple[str, ...]
-    owners: tuple[OwnerOf, ...]
+    Attributes:
+        amounts: costs of the route in the order of `CompiledRoute.costs`.
+        constant: the same as numbers, if none depends on the call.
+        own: whether any owner must be looked up for every call (a parameter, a key); else `ready` holds them.
+        fixed: whether one plan per identity is all there is.
+        ready: the last identity, its owners, and its plan if `fixed`. One tuple, so that threads see all or nothing.
+    """
+
+    __slots__ = ("amounts", "constant", "fixed", "kinds", "own", "owners", "plans", "ready", "route")
+
+    def __init__(self, route: CompiledRoute, kinds: tuple[str, ...], owners: tuple[OwnerOf, ...]) -> None:
+        self.route = route
+        self.kinds = kinds
+        self.owners = owners
+        self.amounts = tuple(route.costs.values())
+        numbers = tuple(amount for amount in self.amounts if isinstance(amount, int))
+        self.constant = numbers if len(numbers) == len(self.amounts) else None
+        self.own = route.own_path or any(kind not in {"ip", "endpoint"} for kind in kinds)
+        self.fixed = self.constant is not None and not self.own
+        self.plans: dict[tuple[tuple[str, ...], tuple[int, ...]], Plan] = {}
+        self.ready: tuple[Identity | None, tuple[str, ...], Plan | None] = (None, (), None)
 
 
 class Provider:
@@ -53,36 +69,41 @@ class Provider:
         self.namespace = namespace or file.name
         self.file = file
         self._learned = dict(learned or {})
-        self.limits = {name: _changed(limit_of(name, rule), self._learned.get(name)) for name, rule in file.limits.items()}
+        self.limits = {
+            name: _changed(limit_of(name, rule), self._learned.get(name)) for name, rule in file.limits.items()
+        }
         self._router = router or Router(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._listener = Listener(file, self.namespace, self.limits, self._router.labels)
-        self._slots: dict[CompiledRoute, _Slot] = {}
-        # The plans of routes that depend on nothing but the identity: (method, path) -> (identity, plan).
-        self._ready: dict[tuple[str, str], tuple[Identity, Plan]] = {}
-        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._places: dict[CompiledRoute, _Place] = {}
+        # Places that method and path alone decide: all plain routes without conditions.
+        self._plain = {at: self._place(found[0]) for at, found in self._router.plain.items() if not found[0].tests}
 
     def __repr__(self) -> str:
         return f"Provider({self.namespace!r}, {len(self.limits)} limits, {len(self._router.labels) - 1} routes)"
 
     def plan(self, call: Call, identity: Identity = ANYONE) -> Plan:
         """What `call` will spend and on whose ledgers. The same call gives the same (shared) plan."""
-        ready = self._ready.get((call.method, call.path))
-        if ready is not None and ready[0] is identity:
-            return ready[1]
-        route = self._router.find(call)
-        slot = self._slots.get(route) or self._slot(route)
-        endpoint = call.method.upper() + (call.path if route.own_path else route.match.partition(" ")[2])
-        owners = tuple([owner(call, identity, endpoint) for owner in slot.owners])
-        costs = tuple([evaluate(amount, call) or 0 for amount in route.costs.values()])
-        key = (route, owners, costs)
-        plan = self._plans.get(key)
+        place = self._plain.get((call.method, call.path))
+        if place is None:
+            route = self._router.find(call)
+            place = self._places.get(route) or self._place(route)
+        known, owners, plan = place.ready
+        if known is not identity or place.own:
+            owners, plan = self._owners(place, call, identity), None
+        elif plan is not None:
+            return plan
+        costs = place.constant
+        if costs is None:
+            costs = tuple([amount if isinstance(amount, int) else amount(call) or 0 for amount in place.amounts])
+        plan = place.plans.get((owners, costs))
         if plan is None:
-            plan = self._make(slot, dict(zip(slot.kinds, owners, strict=True)), costs)
-            _bound(self._plans)
-            self._plans[key] = plan
-        if self._fixed(slot, call):
-            self._ready[call.method, call.path] = (identity, plan)
+            plan = self._make(place, owners, costs)
+            if len(place.plans) >= _MOST_PLANS:
+                place.plans.clear()
+            place.plans[owners, costs] = plan
+        if known is not identity:
+            place.ready = (identity, owners, plan if place.fixed else None)
         return plan
 
     def feedback(self, plan: Plan, answer: Answer, *, now: int) -> Feedback:
@@ -150,7 +171,7 @@ class Provider:
             blocked_by=list(plan.scopes),
         )
 
-    def _slot(self, route: CompiledRoute) -> _Slot:
+    def _place(self, route: CompiledRoute) -> _Place:
         kinds = ["ip"]
         if route.rule.class_ in {"order", "cancel", "account"} and "account" in self.file.owners:
             kinds.append("account")
@@ -158,24 +179,18 @@ class Provider:
             kinds += [kind for kind in self.limits[name].scope if kind not in kinds]
         if self._listener.blocks_endpoint and "endpoint" not in kinds:
             kinds.append("endpoint")
-        slot = _Slot(route, tuple(kinds), tuple(self._owner_of[kind] for kind in kinds))
-        self._slots[route] = slot
-        return slot
+        place = _Place(route, tuple(kinds), tuple([self._owner_of[kind] for kind in kinds]))
+        self._places[route] = place
+        return place
 
-    def _fixed(self, slot: _Slot, call: Call) -> bool:
-        """Whether the next call to this place surely has the same plan, whatever its parameters and headers."""
-        route = slot.route
-        siblings = self._router.plain.get((call.method, call.path))
-        return (
-            siblings is not None
-            and len(siblings) == 1
-            and not route.tests
-            and all(isinstance(amount, int) for amount in route.costs.values())
-            and all(kind in {"ip", "endpoint"} for kind in slot.kinds)
-        )
+    def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
+        route = place.route
+        endpoint = call.method.upper() + (call.path if route.own_path else route.match.partition(" ")[2])
+        return tuple([owner(call, identity, endpoint) for owner in place.owners])
 
-    def _make(self, slot: _Slot, owners: dict[str, str], costs: tuple[int, ...]) -> Plan:
-        route = slot.route
+    def _make(self, place: _Place, values: tuple[str, ...], costs: tuple[int, ...]) -> Plan:
+        route = place.route
+        owners = dict(zip(place.kinds, values, strict=True))
         charges = []
         for name, cost in zip(route.costs, costs, strict=True):
             # What costs nothing is not charged at all, or a full limit would hold up calls that it does not meter.
@@ -195,21 +210,6 @@ class Provider:
         )
 
 
-def limit_of(name: str, rule: LimitRule) -> Limit:
-    """The ledger's limit of what the file says."""
-    return Limit(
-        name=name,
-        unit=rule.unit,
-        capacity=rule.capacity,
-        period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
-        window=rule.window,
-        scope=tuple(listed(rule.scope)),
-        headroom=rule.headroom,
-        refill=rule.refill,
-        origin=duration(rule.origin) if rule.origin else 0,
-    )
-
-
 def _changed(limit: Limit, learned: tuple[int, int] | None) -> Limit:
     if learned is None:
         return limit
@@ -225,8 +225,3 @@ def _kinds(file: File) -> set[str]:
     for limit in file.limits.values():
         kinds.update(listed(limit.scope))
     return kinds
-
-
-def _bound(cache: dict[tuple[object, ...], Plan]) -> None:
-    if len(cache) >= _MOST_PLANS:
-        cache.clear()

@@ -86,6 +86,8 @@ def text(value: Any) -> str:
 
 def number(value: Any) -> int | None:
     """A whole number, rounded up; None if it is none."""
+    if isinstance(value, str) and value.isdecimal() and value.isascii():
+        return int(value[:18])
     if isinstance(value, (bool, type(None))):
         return None
     try:

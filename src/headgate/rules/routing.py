@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from headgate.ledger.limit import Limit, Window
 from headgate.rules.call import Call, Priority
 from headgate.rules.cost import Amount, compile_cost
 from headgate.rules.reading import count, number, reader, text
-from headgate.rules.schema import Condition, Costs, File, LimitRule, Route, RouteRule
+from headgate.rules.schema import Condition, Costs, File, LimitRule, Route, RouteRule, Scalar
+from headgate.rules.times import duration
 
-__all__ = ["PRIORITIES", "CompiledRoute", "Router", "listed", "spread"]
+__all__ = ["PRIORITIES", "CompiledRoute", "Router", "limit_of", "listed", "spread"]
 
 PRIORITIES: Final = {
     "cancel": Priority.CRITICAL,
@@ -39,7 +41,9 @@ class CompiledRoute:
 
     __slots__ = ("costs", "failed", "key", "label", "match", "ok", "own_path", "rule", "tests")
 
-    def __init__(self, rule: Route, match: str, label: str, key: str, limits: Mapping[str, LimitRule], every: Costs) -> None:
+    def __init__(
+        self, rule: Route, match: str, label: str, key: str, limits: Mapping[str, LimitRule], every: Costs
+    ) -> None:
         self.rule = rule
         self.match = match
         self.label = label
@@ -103,6 +107,21 @@ def listed(texts: str | list[str]) -> list[str]:
     return ([texts] if texts else []) if isinstance(texts, str) else texts
 
 
+def limit_of(name: str, rule: LimitRule) -> Limit:
+    """The ledger's limit of what the file says."""
+    return Limit(
+        name=name,
+        unit=rule.unit,
+        capacity=rule.capacity,
+        period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
+        window=rule.window,
+        scope=tuple(listed(rule.scope)),
+        headroom=rule.headroom,
+        refill=rule.refill,
+        origin=duration(rule.origin) if rule.origin else 0,
+    )
+
+
 def spread(costs: Costs, limits: Mapping[str, LimitRule]) -> dict[str, Amount]:
     """Costs by limit name. One keyed by a unit falls on every limit of it; one keyed by a limit's name wins."""
     result: dict[str, Amount] = {}
@@ -128,9 +147,11 @@ def _fit(template: tuple[str, ...], segments: list[str]) -> int:
     return fixed
 
 
-def _test(name: str, wanted: object) -> Test:
+def _test(name: str, wanted: Scalar | list[Scalar] | Condition) -> Test:
     read = reader(name)
-    condition = wanted if isinstance(wanted, Condition) else Condition(one_of=wanted if isinstance(wanted, list) else [wanted])
+    condition = (
+        wanted if isinstance(wanted, Condition) else Condition(one_of=wanted if isinstance(wanted, list) else [wanted])
+    )
     accepted = {text(each) for each in condition.one_of}
 
     def holds(call: Call) -> bool:

@@ -33,8 +33,11 @@ __all__ = [
     "Ramp",
     "Refusal",
     "Retry",
+    "Route",
     "RouteClass",
     "RouteRule",
+    "Rule",
+    "Scalar",
     "Signing",
     "Socket",
     "Source",
@@ -55,7 +58,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, froze
     """Base of everything in a rule file: unknown keys are errors."""
 
 
-class Source(Rule, kw_only=True):
+class Source(Rule, frozen=True, kw_only=True):
     """Where numbers come from. Its key is the tag that limits and routes name.
 
     Grades: D vendor documentation, M measured, S source code read, C client code, I issue thread, O observed, ? weak.
@@ -67,11 +70,11 @@ class Source(Rule, kw_only=True):
     url: str = ""
 
 
-class Sourced(Rule):
+class Sourced(Rule, frozen=True):
     """Provenance of numbers; empty fields inherit the file's."""
 
     source: Texts = ""
-    """One or several tags of ``[sources]``."""
+    """One or several tags of ``[sources]``; the number is taken from the first, the others confirm or differ."""
     confidence: Grade | None = None
     """Where it differs from the source's own grade."""
     note: str = ""
@@ -79,7 +82,7 @@ class Sourced(Rule):
     """From when the provider applies this value."""
 
 
-class Term(Rule):
+class Term(Rule, frozen=True):
     """A cost that depends on the call. Exactly one of `by`, `count`, `has`, `sum`, `largest`, `estimate`, `age`."""
 
     by: str = ""
@@ -123,7 +126,7 @@ Costs = dict[str, Cost]
 Scalar = str | int | bool
 
 
-class Condition(Rule):
+class Condition(Rule, frozen=True):
     """What a reference must be for a route to match; every field that is set must hold."""
 
     present: bool | None = None
@@ -134,7 +137,7 @@ class Condition(Rule):
     most: int | None = None
 
 
-class Owner(Rule):
+class Owner(Rule, frozen=True):
     """A kind of owner that limits name in `scope`. `ip`, `account`, `key`, `endpoint`, `connection` are built in;
     `account` and `key` need a `header` here. Exactly one of `header`, `value`, `setting`."""
 
@@ -150,7 +153,7 @@ class Owner(Rule):
     """A name from the user's configuration, such as an organisation. *Later*: comes with the LLM providers."""
 
 
-class LimitHeaders(Rule):
+class LimitHeaders(Rule, frozen=True):
     """Response headers that report a limit, lower case; ``{interval}`` stands for the period in force (``1m``)."""
 
     used: str = ""
@@ -163,7 +166,7 @@ class LimitHeaders(Rule):
     """States what this call was charged."""
 
 
-class Hours(Rule, kw_only=True):
+class Hours(Rule, frozen=True, kw_only=True):
     """Another capacity at some time of the day. *Later*: comes with Zhipu."""
 
     from_: str = msgspec.field(name="from")
@@ -172,7 +175,7 @@ class Hours(Rule, kw_only=True):
     capacity: Positive
 
 
-class LimitRule(Sourced, kw_only=True):
+class LimitRule(Sourced, frozen=True, kw_only=True):
     """A limit. Without a known algorithm leave `window` at ``sliding``, which is safe for all of them."""
 
     unit: Name
@@ -197,7 +200,7 @@ class LimitRule(Sourced, kw_only=True):
     """The real capacity is hidden and must be felt out below `capacity`. *Later*: comes with NVIDIA."""
 
 
-class Route(Sourced, kw_only=True):
+class Route(Sourced, frozen=True, kw_only=True):
     """What calls of one kind cost."""
 
     class_: RouteClass = msgspec.field(name="class", default="other")
@@ -211,11 +214,11 @@ class Route(Sourced, kw_only=True):
     """False where the usage headers on this route's answers are wrong."""
 
 
-class Default(Route, kw_only=True):
+class Default(Route, frozen=True, kw_only=True):
     """What a call costs that no route knows. A guess on the safe side."""
 
 
-class RouteRule(Route, kw_only=True):
+class RouteRule(Route, frozen=True, kw_only=True):
     """A known route, or several that cost the same."""
 
     match: Texts
@@ -225,7 +228,7 @@ class RouteRule(Route, kw_only=True):
     """Conditions on references. Of several routes with one `match`, the first that holds is taken."""
 
 
-class Retry(Rule, kw_only=True):
+class Retry(Rule, frozen=True, kw_only=True):
     """Where a refusal says when to come back. Exactly one of `header`, `body`, `text`."""
 
     header: str = ""
@@ -235,7 +238,7 @@ class Retry(Rule, kw_only=True):
     format: TimeFormat
 
 
-class Refusal(Rule, kw_only=True):
+class Refusal(Rule, frozen=True, kw_only=True):
     """How the provider says no. All fields that are set must match; the first refusal that does is taken."""
 
     status: list[int] = []
@@ -262,7 +265,7 @@ class Refusal(Rule, kw_only=True):
     """False where the provider does not count a call that it refuses so."""
 
 
-class Hints(Rule):
+class Hints(Rule, frozen=True):
     """Retry hints common to all refusals, and the bounds within which any is believed."""
 
     retry: list[Retry] = []
@@ -270,7 +273,7 @@ class Hints(Rule):
     longest: str = "7d"
 
 
-class Ban(Rule):
+class Ban(Rule, frozen=True):
     """The ladder of bans that state no end: `first`, then `factor` times the last, up to `longest`."""
 
     first: str = "2m"
@@ -281,7 +284,7 @@ class Ban(Rule):
     source: Texts = ""
 
 
-class Learn(Rule, kw_only=True):
+class Learn(Rule, frozen=True, kw_only=True):
     """A route whose answer states limits, usage or the server's time."""
 
     route: str
@@ -302,7 +305,7 @@ class Learn(Rule, kw_only=True):
     clock_format: TimeFormat = "epoch-ms"
 
 
-class Signing(Rule, kw_only=True):
+class Signing(Rule, frozen=True, kw_only=True):
     """How long a signed request stays valid. `timestamp` and `window` are references, in milliseconds."""
 
     timestamp: str
@@ -313,7 +316,7 @@ class Signing(Rule, kw_only=True):
     longest: str = "60s"
 
 
-class Socket(Rule):
+class Socket(Rule, frozen=True):
     """Habits of the provider's websockets. *Later*: used by the sessions; ignoring it breaks no limit."""
 
     lifetime: str = ""
@@ -323,14 +326,14 @@ class Socket(Rule):
     note: str = ""
 
 
-class Ramp(Rule, kw_only=True):
+class Ramp(Rule, frozen=True, kw_only=True):
     """Demand may grow only so fast. *Later*: comes with the LLM providers."""
 
     factor: Annotated[float, Meta(gt=1)]
     every: str
 
 
-class Credit(Rule, kw_only=True):
+class Credit(Rule, frozen=True, kw_only=True):
     """An outside event gives units back. *Later*; ignoring it is safe, for it only ever frees."""
 
     event: str
@@ -347,7 +350,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     paths: list[str] = []
 
 
-class File(Rule, kw_only=True):
+class File(Rule, frozen=True, kw_only=True):
     """One provider."""
 
     format: Literal[1]

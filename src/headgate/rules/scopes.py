@@ -77,5 +77,7 @@ def _value(owner: Owner) -> OwnerOf:
 
 def _clean(name: str) -> str:
     """Fit for a key: no comma (it joins owners), no blanks or control characters, not endless."""
+    if name.isalnum() and len(name) <= 80:
+        return name
     name = re.sub(r"[,\s\x00-\x1f\x7f]", "_", name)
     return name if len(name) <= 80 else f"{name[:60]}~{digest(b'', name)}"

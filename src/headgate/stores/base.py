@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -32,7 +32,6 @@ _GRACE: Final = SECOND // 5
 _NOTHING: Final[Mapping[str, int]] = {}
 
 
-@dataclass(slots=True, eq=False)
 class Grant:
     """Units in flight on several ledgers, held until settled, refunded or until `lease` ends.
 
@@ -45,13 +44,25 @@ class Grant:
         lease: steady ns at which it counts as spent by itself.
     """
 
-    id: int
-    namespace: str
-    charges: tuple[Charge, ...]
-    marks: tuple[int, ...]
-    sent: Instant
-    who: Who
-    lease: int
+    __slots__ = ("charges", "id", "lease", "marks", "namespace", "sent", "who")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the attribute's own name
+        namespace: str,
+        charges: tuple[Charge, ...],
+        marks: Sequence[int],
+        sent: Instant,
+        who: Who,
+        lease: int,
+    ) -> None:
+        self.id = id
+        self.namespace = namespace
+        self.charges = charges
+        self.marks = marks
+        self.sent = sent
+        self.who = who
+        self.lease = lease
 
 
 class Answered(NamedTuple):
@@ -222,7 +233,7 @@ class Store(ABC):
                     ledger.take(charge.cost, who, now)
                     self._keep(charge.key, ledger)
                 grant = Grant(
-                    self.new_id(), namespace, charges, tuple([x.settled for x in ledgers]), now, who, now.mono + lease
+                    self.new_id(), namespace, charges, [x.settled for x in ledgers], now, who, now.mono + lease
                 )
                 self._add(grant)
                 return grant

@@ -102,6 +102,8 @@ class Blocks:
     def against(self, scopes: tuple[str, ...], charges: tuple[Charge, ...], mono: int) -> Refusal | None:
         """The block that holds a call longest, if any does."""
         worst: BlockState | None = None
+        if any(state.ends() <= mono for state in self._states.values()):
+            self.sweep(mono)
         names = {*scopes, *(charge.key for charge in charges)}
         for state in self._states.values():
             if state.scope in names and state.ends() > mono and (worst is None or state.ends() > worst.ends()):

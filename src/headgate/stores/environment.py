@@ -172,9 +172,7 @@ class Environment:
             inode = -1
         if self._env is not None and inode == self._inode:
             return
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        self._shut()
         try:
             self._open()
         except _BROKEN as error:
@@ -219,9 +217,7 @@ class Environment:
 
     def _rebuild(self, why: str) -> None:
         """Lay broken ledgers aside and begin anew. Bans live in another file."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        self._shut()
         folder = self.folder / "ledgers"
         try:
             if folder.exists():
@@ -235,16 +231,18 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             raise StoreUnavailable(f"{self.folder}: cannot be rebuilt: {error}") from error
         self.rebuilt = why or "reboot"
-        env = self._env
-        with env.begin(write=True) as txn:
+        with self._env.begin(write=True) as txn:
             txn.put(b"!rebuilt", b"%d" % time.monotonic_ns())
+
+    def _shut(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
 
     def close(self) -> None:
         """Close files; the next transaction opens them again."""
         with self.lock:
-            if self._env is not None:
-                self._env.close()
-                self._env = None
+            self._shut()
             if self._flock >= 0:
                 os.close(self._flock)
                 self._flock = -1

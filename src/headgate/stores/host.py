@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -117,13 +118,12 @@ class HostStore(Store):
                 self._environment.abort(txn)
                 self._forget()
                 return
-            fresh: dict[str, tuple[bytes, Ledger, int]] = {}
             mono = time.monotonic_ns()
             try:
                 for key, ledger in self._dirty.items():
                     raw = pack(ledger)
                     txn.put(_name(_LEDGER, key), raw)
-                    fresh[key] = (raw, ledger, mono)
+                    self._seen[key] = raw, ledger, mono
             except BaseException as problem:
                 self._environment.abort(txn)
                 self._forget()
@@ -133,10 +133,9 @@ class HostStore(Store):
             except BaseException:
                 self._forget()
                 raise
+            self._dirty.clear()
             if len(self._seen) > _CACHED:
                 self._seen.clear()
-            self._seen.update(fresh)
-            self._dirty.clear()
         finally:
             self._depth = 0
             self._environment.lock.release()
@@ -380,6 +379,7 @@ class HostStore(Store):
             self._bells.close()
 
 
+@lru_cache(_CACHED)
 def _name(kind: bytes, key: str) -> bytes:
     """A record's name. LMDB allows 511 bytes: what is longer ends in a digest."""
     name = kind + key.encode()
@@ -388,5 +388,6 @@ def _name(kind: bytes, key: str) -> bytes:
     return name
 
 
+@lru_cache(256)
 def _short(namespace: str) -> bytes:
     return hashlib.blake2b(namespace.encode(), digest_size=8).digest()

@@ -92,7 +92,7 @@ class Emulator:
         switches = {"usage-headers": usage_headers, "retry-after": retry_after, "date": date}
         flags += [f"--no-{name}" for name, wanted in switches.items() if not wanted]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
-        self._child = subprocess.Popen(
+        self._child = subprocess.Popen(  # noqa: S603 - our own module, and flags made above
             [sys.executable, "-m", "headgate.apps.emulate", provider, "--tied", *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -120,6 +120,14 @@ class Emulator:
             self._child.kill()
             reader.join()
         return lines[0].decode(errors="replace").strip() if lines else ""
+
+    def redirect(self, exchange: Any) -> Any:
+        """Point a ccxt exchange (sync, async or pro) at the emulator for its REST calls; returns the exchange."""
+        api = exchange.urls["api"]
+        for name, url in api.items():
+            if isinstance(url, str) and url.startswith("https://"):
+                api[name] = self.url + "/" + url.removeprefix("https://").partition("/")[2]
+        return exchange
 
     # -- asking and telling; none of this is counted
 

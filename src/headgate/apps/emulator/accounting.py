@@ -34,6 +34,7 @@ class StrictLimit:
         origin: fixed only: nanoseconds by which the edges lie after whole multiples of the period.
         refill: bucket only: units that leak per period.
         counts_refused: whether a refused request is counted all the same.
+        declared: the name under which the provider's own list of limits shows it; ``""`` if it does not.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StrictLimit:
     origin: int = 0
     refill: int = 0
     counts_refused: bool = False
+    declared: str = ""
 
 
 @dataclass(slots=True)
@@ -161,10 +163,10 @@ class SlotsCounter:
     def __init__(self) -> None:
         self._held = 0
 
-    def used(self, now: int) -> int:  # noqa: ARG002 - the protocol's shape
+    def used(self, now: int) -> int:
         return self._held
 
-    def add(self, now: int, cost: int) -> None:  # noqa: ARG002 - the protocol's shape
+    def add(self, now: int, cost: int) -> None:
         self._held = max(0, self._held + cost)
 
     def free_at(self, now: int) -> int:

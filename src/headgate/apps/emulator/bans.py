@@ -1,4 +1,7 @@
-"""Who is banned: addresses that go on after refusals, for longer each time. Instants are nanoseconds of the emulator's clock."""
+"""Who is banned: addresses that go on after refusals, for longer each time.
+
+Instants are nanoseconds of the emulator's clock.
+"""
 
 from __future__ import annotations
 

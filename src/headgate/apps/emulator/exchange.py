@@ -65,6 +65,10 @@ class Exchange:
             self.get(prefix + path, handler)
         self.route("GET", prefix + "historicalTrades", self.trades, keyed=True)
         self.signed("GET", prefix + "rateLimit/order", self.order_limits)
+        # ccxt asks for these when it loads markets with a key, whichever exchange it is for
+        self.signed("GET", "/sapi/v1/capital/config/getall", self.coins)
+        self.route("GET", "/sapi/v1/margin/allPairs", lambda _incoming: b"[]", keyed=True)
+        self.signed("GET", "/sapi/v1/margin/isolated/allPairs", lambda _incoming: b"[]")
 
     # -- the table of routes
 
@@ -93,9 +97,9 @@ class Exchange:
             self._info = (numbers, before, after)
         return b"%b%d%b" % (self._info[1], incoming.now, self._info[2])
 
-    def order_limits(self, incoming: Incoming) -> bytes:  # noqa: ARG002 - every handler takes the request
+    def order_limits(self, incoming: Incoming) -> bytes:
         """The order limits of the account."""
-        return encode(rate_limits((limit for limit in self.limits if limit.unit == "orders"), raw=False))
+        return encode(rate_limits(limit for limit in self.limits if limit.declared == "ORDERS"))
 
     def klines(self, incoming: Incoming) -> bytes:
         """Candles up to now, or from `startTime`, or up to `endTime`."""
@@ -222,6 +226,41 @@ class Exchange:
             "askPrice": show(symbol.ask(at)),
             "askQty": "1.5",
         }
+
+    # -- wallet
+
+    def coins(self, incoming: Incoming) -> bytes:
+        """The assets of all symbols, each with one network."""
+        account = self.desk.account(incoming.account)
+        names = sorted({symbol.base for symbol in self.symbols.values()} | {"USDT"})
+        return encode([_coin(name, str(account.balances.get(name, 0))) for name in names])
+
+
+def _coin(name: str, free: str) -> dict[str, Any]:
+    network = {
+        "network": name,
+        "coin": name,
+        "name": name,
+        "isDefault": True,
+        "depositEnable": True,
+        "withdrawEnable": True,
+        "withdrawFee": "0.001",
+        "withdrawMin": "0.01",
+        "withdrawMax": "100000",
+        "withdrawIntegerMultiple": "0.00000001",
+    }
+    return {
+        "coin": name,
+        "name": name,
+        "depositAllEnable": True,
+        "withdrawAllEnable": True,
+        "free": free,
+        "locked": "0",
+        "freeze": "0",
+        "trading": True,
+        "isLegalMoney": False,
+        "networkList": [network],
+    }
 
 
 _LISTS = ("all", "list", "hist", "query", "record", "trade", "orders", "interest", "ratio", "pairs")

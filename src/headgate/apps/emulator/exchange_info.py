@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .wording import DECLARED, interval
+from .wording import interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,20 +20,12 @@ _SPOT_TYPES = ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT",
 _USDM_TYPES = ["LIMIT", "MARKET", "STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"]
 
 
-def rate_limits(limits: Iterable[StrictLimit], *, raw: bool) -> list[dict[str, Any]]:
-    """The ``rateLimits`` rows of the limits in force.
-
-    Args:
-        limits: those that the exchange declares.
-        raw: whether RAW_REQUESTS is among them (spot says it, futures do not).
-    """
+def rate_limits(limits: Iterable[StrictLimit]) -> list[dict[str, Any]]:
+    """The ``rateLimits`` rows of the limits in force."""
     rows = []
     for limit in limits:
-        kind = DECLARED.get(limit.unit, "")
-        if not kind or (kind == "RAW_REQUESTS" and not raw):
-            continue
         unit, number = interval(limit.period)
-        rows.append({"rateLimitType": kind, "interval": unit, "intervalNum": number, "limit": limit.capacity})
+        rows.append({"rateLimitType": limit.declared, "interval": unit, "intervalNum": number, "limit": limit.capacity})
     return rows
 
 
@@ -42,7 +34,7 @@ def exchange_info(symbols: Iterable[Symbol], limits: Iterable[StrictLimit], *, n
     body: dict[str, Any] = {
         "timezone": "UTC",
         "serverTime": now,
-        "rateLimits": rate_limits(limits, raw=not futures),
+        "rateLimits": rate_limits(limits),
         "exchangeFilters": [],
     }
     symbols = list(symbols)

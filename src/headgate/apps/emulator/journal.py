@@ -18,7 +18,7 @@ class Journal:
     """
 
     def __init__(self, name: str | None) -> None:
-        self._file: BinaryIO | None = Path(name).open("wb") if name else None
+        self._file: BinaryIO | None = Path(name).open("wb") if name else None  # noqa: SIM115 - closed in `close`
         self._encode = msgspec.json.Encoder().encode
 
     @property

@@ -57,6 +57,11 @@ class Symbol:
     min_notional: int = 5
 
     @property
+    def tick_size(self) -> float:
+        """Smallest step of the price as a number."""
+        return 10.0**-self.price_decimals
+
+    @property
     def tick(self) -> str:
         """Smallest step of the price."""
         return _step(self.price_decimals)
@@ -76,11 +81,11 @@ class Symbol:
 
     def ask(self, at: int) -> float:
         """Best offer: half a hundredth of a percent, and at least a tick, above the price."""
-        return self.price(at) * 1.00005 + 0.5 * 10**-self.price_decimals
+        return self.price(at) * 1.00005 + 0.5 * self.tick_size
 
     def bid(self, at: int) -> float:
         """Best bid."""
-        return self.price(at) * 0.99995 - 0.5 * 10**-self.price_decimals
+        return self.price(at) * 0.99995 - 0.5 * self.tick_size
 
 
 def _step(decimals: int) -> str:
@@ -153,7 +158,7 @@ def klines(symbol: Symbol, interval: str, first: int, count: int) -> bytes:
 
 def depth(symbol: Symbol, at: int, levels: int, *, futures: bool) -> bytes:
     """An order book with `levels` prices on each side at `at` milliseconds."""
-    tick = 10**-symbol.price_decimals
+    tick = symbol.tick_size
     bid, ask = symbol.bid(at), symbol.ask(at)
     body: dict[str, object] = {"lastUpdateId": at * 10}
     if futures:

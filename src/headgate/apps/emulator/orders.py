@@ -40,6 +40,8 @@ class Order:
     time: int
     position_side: str = "BOTH"
     reduce_only: bool = False
+    conditional: bool = False
+    """Whether it was placed by the route for conditional ("algo") orders, which are listed apart."""
     status: str = "NEW"
     filled: Decimal = Decimal(0)
     average: Decimal = Decimal(0)
@@ -104,13 +106,14 @@ class OrderDesk:
             raise Fault(-1121, "Invalid symbol.")
         return found
 
-    def place(self, incoming: Incoming, *, test: bool = False) -> Order:
+    def place(self, incoming: Incoming, *, test: bool = False, conditional: bool = False) -> Order:
         """Place one order; `Fault` if the exchange would not take it."""
         account = self.account(incoming.account)
         client_id = incoming.params.get("newClientOrderId", "")
         if client_id and not test:
             account.sent[client_id] += 1
         order = self._read(incoming, client_id)
+        order.conditional = conditional
         symbol = self.symbols[order.symbol]
         if order.client_id in account.open_ids:
             raise (
@@ -138,8 +141,9 @@ class OrderDesk:
         if not number and not client_id:
             raise Fault(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
         known = list(account.open.values()) if among_open else account.orders()
+        symbol = incoming.params.get("symbol")
         for order in reversed(known):
-            if order.symbol == incoming.need("symbol") and (number == order.number or client_id == order.client_id):
+            if symbol in (None, order.symbol) and (number == order.number or client_id == order.client_id):
                 return order
         raise Fault(-2011, "Unknown order sent.") if among_open else Fault(-2013, "Order does not exist.")
 
@@ -149,10 +153,11 @@ class OrderDesk:
         self._close(self.account(incoming.account), order, incoming.now)
         return order
 
-    def cancel_all(self, incoming: Incoming) -> list[Order]:
+    def cancel_all(self, incoming: Incoming, *, conditional: bool = False) -> list[Order]:
         """Cancel every open order of the symbol that the request names."""
         symbol, account = self.symbol(incoming), self.account(incoming.account)
-        found = [order for order in account.open.values() if order.symbol == symbol.name]
+        mine = (order for order in account.open.values() if order.conditional == conditional)
+        found = [order for order in mine if order.symbol == symbol.name]
         for order in found:
             self._close(account, order, incoming.now)
         return found
@@ -167,13 +172,14 @@ class OrderDesk:
         order.updated = incoming.now
         return order
 
-    def listed(self, incoming: Incoming, *, only_open: bool) -> list[Order]:
+    def listed(self, incoming: Incoming, *, only_open: bool, conditional: bool = False) -> list[Order]:
         """The account's orders, of one symbol if the request names one."""
         account, wanted = self.account(incoming.account), incoming.params.get("symbol")
         if wanted:
             self.symbol(incoming)
-        known = list(account.open.values()) if only_open else account.orders()
-        found = [order for order in known if not wanted or order.symbol == wanted]
+        known = account.open.values() if only_open else account.orders()
+        mine = (order for order in known if order.conditional == conditional)
+        found = [order for order in mine if not wanted or order.symbol == wanted]
         return found if only_open else found[-incoming.number("limit", 500, high=1_000) :]
 
     def _read(self, incoming: Incoming, client_id: str) -> Order:

@@ -10,7 +10,7 @@ import struct
 import time
 from collections import Counter
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -41,7 +41,7 @@ __all__ = ["EMULATED", "Emulation"]
 SECOND = 1_000_000_000
 EMULATED = ("binance-spot", "binance-usdm")
 SILENCE = 120.0
-"""Seconds after which the connection of a lost request is cut, if the client has not done so."""
+"""Seconds after which the connection of a lost request is cut; clients give up long before."""
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
@@ -153,9 +153,7 @@ class Emulation:
         if not cut:
             self.busy -= 1  # a client that waits in vain occupies nobody here
             try:
-                until = time.monotonic() + SILENCE
-                while transport is not None and not transport.is_closing() and time.monotonic() < until:
-                    await asyncio.sleep(0.5)
+                await asyncio.sleep(SILENCE)
             finally:
                 self.busy += 1
         if transport is not None:
@@ -189,7 +187,7 @@ class Emulation:
             status, content, until = fault.status, fault.body, fault.until
         self.statuses[status] += 1
         self.routes[asked.price.route] += 1
-        headers = self._headers(charged, ip, now)
+        headers = self._headers(asked.path, charged, ip, now)
         if until and self.options.retry_after:
             headers["Retry-After"] = str(max(1, -(-(until - now) // SECOND)))
         if self.journal.open:
@@ -268,7 +266,7 @@ class Emulation:
 
     # -- headers
 
-    def _headers(self, charged: list[Bill], ip: str, now: int) -> dict[str, str]:
+    def _headers(self, path: str, charged: list[Bill], ip: str, now: int) -> dict[str, str]:
         seconds = now // SECOND
         if self._date[0] != seconds:
             self._date = (seconds, formatdate(seconds, usegmt=True))
@@ -276,10 +274,11 @@ class Emulation:
         if not self.options.usage_headers:
             return headers
         main = self.tariff.main
-        used = str(self.meter.used(now, main, f"ip:{ip}"))
-        if not self.wording.futures:
-            headers["X-MBX-USED-WEIGHT"] = used
-        headers[self.wording.usage_header(main) or ""] = used
+        if not path.startswith("/sapi/"):  # the wallet's routes report their own pools only
+            used = str(self.meter.used(now, main, f"ip:{ip}"))
+            if not self.wording.futures:
+                headers["X-MBX-USED-WEIGHT"] = used
+            headers[self.wording.usage_header(main) or ""] = used
         for bill in charged:
             if bill.limit is not main and (name := self.wording.usage_header(bill.limit)):
                 headers[name] = str(self.meter.used(now, bill.limit, bill.owner))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .exchange import Exchange, encode
 from .incoming import Fault, Incoming
-from .market import SPOT_SYMBOLS, Symbol
+from .market import SPOT_SYMBOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +43,6 @@ class Spot(Exchange):
         self.signed("GET", "/api/v3/account", self.account)
         self.signed("GET", "/api/v3/account/commission", self.commission)
         self.signed("GET", "/api/v3/myTrades", self.my_trades)
-        self.signed("GET", "/sapi/v1/capital/config/getall", self.coins)
 
     def _free(self, method: str, path: str, handler: Any) -> None:
         self.route(method, path, handler, signed=True, keyed=True, free=True)
@@ -177,39 +176,6 @@ class Spot(Exchange):
         """Fees of a symbol."""
         none = {"maker": "0", "taker": "0", "buyer": "0", "seller": "0"}
         return encode({"symbol": self.desk.symbol(incoming).name, "standardCommission": none, "taxCommission": none})
-
-    def coins(self, incoming: Incoming) -> bytes:
-        """The assets of all symbols, each with one network."""
-        account = self.desk.account(incoming.account)
-        names = sorted({symbol.base for symbol in self.symbols.values()} | {"USDT"})
-        return encode([_coin(name, str(account.balances.get(name, 0))) for name in names])
-
-
-def _coin(name: str, free: str) -> dict[str, Any]:
-    network = {
-        "network": name,
-        "coin": name,
-        "name": name,
-        "isDefault": True,
-        "depositEnable": True,
-        "withdrawEnable": True,
-        "withdrawFee": "0.001",
-        "withdrawMin": "0.01",
-        "withdrawMax": "100000",
-        "withdrawIntegerMultiple": "0.00000001",
-    }
-    return {
-        "coin": name,
-        "name": name,
-        "depositAllEnable": True,
-        "withdrawAllEnable": True,
-        "free": free,
-        "locked": "0",
-        "freeze": "0",
-        "trading": True,
-        "isLegalMoney": False,
-        "networkList": [network],
-    }
 
 
 def _order(order: Order) -> dict[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Price", "Tariff", "bills"]
 
 SECOND = 1_000_000_000
+DECLARED = ("REQUEST_WEIGHT", "ORDERS", "RAW_REQUESTS")
+"""Kinds of limit that the REST ``exchangeInfo`` lists."""
 
 
 class Price(NamedTuple):
@@ -37,6 +39,7 @@ class Tariff:
 
     def __init__(self, provider: Provider, options: Options) -> None:
         self._provider = provider
+        names = {unit: name for learn in provider.file.learn for name, unit in learn.units.items() if name in DECLARED}
         self.limits = {
             limit.name: StrictLimit(
                 name=limit.name,
@@ -49,6 +52,8 @@ class Tariff:
                 refill=limit.refill,
                 # An address pays for what it was refused; an account only for orders that were let through.
                 counts_refused="ip" in limit.scope and limit.window.value in ("fixed", "first"),
+                # Limits per endpoint share a unit with those of a whole address, but are not in the list.
+                declared=names.get(limit.unit, "") if len(limit.scope) == 1 else "",
             )
             for limit in provider.limits.values()
         }
@@ -79,12 +84,8 @@ class Tariff:
 
     @property
     def declared(self) -> list[StrictLimit]:
-        """The limits that ``exchangeInfo`` names: those of a whole address or a whole account."""
-        return [
-            limit
-            for limit in self.limits.values()
-            if limit.unit in ("weight", "orders", "requests") and limit.scope in (("ip",), ("account",))
-        ]
+        """The limits that ``exchangeInfo`` names."""
+        return [limit for limit in self.limits.values() if limit.declared]
 
     def price(self, method: str, path: str, params: Mapping[str, str]) -> Price:
         """The price of a request."""

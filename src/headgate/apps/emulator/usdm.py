@@ -10,16 +10,26 @@ import msgspec
 from .exchange import Exchange, encode
 from .incoming import Fault, Incoming
 from .market import USDM_SYMBOLS, Symbol
+from .usdm_bodies import (
+    FUNDING_PERIOD,
+    account_body,
+    algo_row,
+    asset_row,
+    balance_row,
+    fill_row,
+    income_row,
+    order_row,
+    position_row,
+    premium_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .accounting import StrictLimit
-    from .orders import Order
 
 __all__ = ["Usdm"]
 
-FUNDING_PERIOD = 8 * 3_600_000
 SUCCESS = b'{"code":200,"msg":"success"}'
 
 
@@ -31,14 +41,14 @@ class Usdm(Exchange):
         for kind in ("continuousKlines", "indexPriceKlines", "markPriceKlines", "premiumIndexKlines"):
             self.get(f"/fapi/v1/{kind}", self.klines)
         self.get("/fapi/v2/ticker/price", self.price)
-        self.get("/fapi/v1/premiumIndex", lambda incoming: self.per_symbol(incoming, "premium", _premium_row))
+        self.get("/fapi/v1/premiumIndex", lambda incoming: self.per_symbol(incoming, "premium", premium_row))
         self.get("/fapi/v1/fundingRate", self.funding_rate)
         self.get("/fapi/v1/fundingInfo", self.funding_info)
         self.get("/fapi/v1/openInterest", self.open_interest)
         self.signed("POST", "/fapi/v1/order", self.place)
         self.signed("POST", "/fapi/v1/order/test", self.try_order)
-        self.signed("PUT", "/fapi/v1/order", lambda incoming: encode(_order(self.desk.amend(incoming))))
-        self.signed("DELETE", "/fapi/v1/order", lambda incoming: encode(_order(self.desk.cancel(incoming))))
+        self.signed("PUT", "/fapi/v1/order", lambda incoming: encode(order_row(self.desk.amend(incoming))))
+        self.signed("DELETE", "/fapi/v1/order", lambda incoming: encode(order_row(self.desk.cancel(incoming))))
         self.signed("GET", "/fapi/v1/order", lambda incoming: self._found(incoming, among_open=False))
         self.signed("GET", "/fapi/v1/openOrder", lambda incoming: self._found(incoming, among_open=True))
         self.signed("POST", "/fapi/v1/batchOrders", self.place_batch)
@@ -46,6 +56,12 @@ class Usdm(Exchange):
         self.signed("DELETE", "/fapi/v1/allOpenOrders", self.cancel_all)
         self.signed("GET", "/fapi/v1/openOrders", lambda incoming: self._listed(incoming, only_open=True))
         self.signed("GET", "/fapi/v1/allOrders", lambda incoming: self._listed(incoming, only_open=False))
+        self.signed("POST", "/fapi/v1/algoOrder", self.place_algo)
+        self.signed("DELETE", "/fapi/v1/algoOrder", self.cancel_algo)
+        self.signed("DELETE", "/fapi/v1/algoOpenOrders", self.cancel_all_algo)
+        self.signed("GET", "/fapi/v1/algoOrder", self.find_algo)
+        self.signed("GET", "/fapi/v1/openAlgoOrders", lambda incoming: self._listed_algo(incoming, only_open=True))
+        self.signed("GET", "/fapi/v1/allAlgoOrders", lambda incoming: self._listed_algo(incoming, only_open=False))
         self.signed("GET", "/fapi/v1/userTrades", self.user_trades)
         self.signed("GET", "/fapi/v1/income", self.income)
         self.signed("POST", "/fapi/v1/leverage", self.set_leverage)
@@ -84,7 +100,7 @@ class Usdm(Exchange):
         ]
         return encode(rows[-count:])
 
-    def funding_info(self, incoming: Incoming) -> bytes:  # noqa: ARG002 - every handler takes the request
+    def funding_info(self, incoming: Incoming) -> bytes:
         """The funding interval of each symbol."""
         return encode(
             [
@@ -107,18 +123,18 @@ class Usdm(Exchange):
 
     def place(self, incoming: Incoming) -> bytes:
         """Place one order."""
-        return encode(_order(self.desk.place(incoming)))
+        return encode(order_row(self.desk.place(incoming)))
 
     def try_order(self, incoming: Incoming) -> bytes:
         """Check an order without placing it."""
-        return encode(_order(self.desk.place(incoming, test=True)))
+        return encode(order_row(self.desk.place(incoming, test=True)))
 
     def place_batch(self, incoming: Incoming) -> bytes:
         """Place up to five orders; each has its own answer or error."""
         answers: list[dict[str, Any]] = []
         for order in _batch(incoming.need("batchOrders")):
             try:
-                answers.append(_order(self.desk.place(incoming._replace(params=order))))
+                answers.append(order_row(self.desk.place(incoming._replace(params=order))))
             except Fault as fault:
                 answers.append({"code": fault.code, "msg": fault.text})
         return encode(answers)
@@ -131,7 +147,7 @@ class Usdm(Exchange):
             for value in _list(text, name):
                 one = {"symbol": incoming.need("symbol"), key: str(value)}
                 try:
-                    answers.append(_order(self.desk.cancel(incoming._replace(params=one))))
+                    answers.append(order_row(self.desk.cancel(incoming._replace(params=one))))
                 except Fault as fault:
                     answers.append({"code": fault.code, "msg": fault.text})
         return encode(answers)
@@ -142,65 +158,49 @@ class Usdm(Exchange):
         return b'{"code":200,"msg":"The operation of cancel all open order is done."}'
 
     def _found(self, incoming: Incoming, *, among_open: bool) -> bytes:
-        return encode(_order(self.desk.find(incoming, among_open=among_open)))
+        return encode(order_row(self.desk.find(incoming, among_open=among_open)))
 
     def _listed(self, incoming: Incoming, *, only_open: bool) -> bytes:
-        return encode([_order(order) for order in self.desk.listed(incoming, only_open=only_open)])
+        return encode([order_row(order) for order in self.desk.listed(incoming, only_open=only_open)])
+
+    def place_algo(self, incoming: Incoming) -> bytes:
+        """Place a conditional order. It rests until it is cancelled: nothing triggers it here."""
+        return encode(algo_row(self.desk.place(_as_order(incoming), conditional=True)))
+
+    def cancel_algo(self, incoming: Incoming) -> bytes:
+        """Cancel a conditional order."""
+        order = self.desk.cancel(_as_order(incoming))
+        return encode({"algoId": order.number, "clientAlgoId": order.client_id, "code": "200", "msg": "success"})
+
+    def cancel_all_algo(self, incoming: Incoming) -> bytes:
+        """Cancel every conditional order of a symbol."""
+        self.desk.cancel_all(incoming, conditional=True)
+        return SUCCESS
+
+    def find_algo(self, incoming: Incoming) -> bytes:
+        """One conditional order."""
+        return encode(algo_row(self.desk.find(_as_order(incoming), among_open=False)))
+
+    def _listed_algo(self, incoming: Incoming, *, only_open: bool) -> bytes:
+        found = self.desk.listed(incoming, only_open=only_open, conditional=True)
+        return encode([algo_row(order) for order in found])
 
     def user_trades(self, incoming: Incoming) -> bytes:
         """Fills of one symbol."""
         symbol, account = self.desk.symbol(incoming), self.desk.account(incoming.account)
-        return encode([_fill(order) for order in account.fills if order.symbol == symbol.name])
+        return encode([fill_row(order) for order in account.fills if order.symbol == symbol.name])
 
     # -- account
 
     def account(self, incoming: Incoming) -> bytes:
         """Balances and positions together."""
-        assets = [_asset(name, str(amount), incoming.now) for name, amount in self._wallet(incoming)]
-        total = assets[0]["walletBalance"]
+        assets = [asset_row(name, str(amount), incoming.now) for name, amount in self._wallet(incoming)]
         positions = [self._position(incoming, symbol) for symbol in self.symbols.values()]
-        return encode(
-            {
-                "feeTier": 0,
-                "canTrade": True,
-                "canDeposit": True,
-                "canWithdraw": True,
-                "multiAssetsMargin": False,
-                "updateTime": 0,
-                "totalInitialMargin": "0",
-                "totalMaintMargin": "0",
-                "totalWalletBalance": total,
-                "totalUnrealizedProfit": "0",
-                "totalMarginBalance": total,
-                "totalPositionInitialMargin": "0",
-                "totalOpenOrderInitialMargin": "0",
-                "totalCrossWalletBalance": total,
-                "totalCrossUnPnl": "0",
-                "availableBalance": total,
-                "maxWithdrawAmount": total,
-                "assets": assets,
-                "positions": positions,
-            }
-        )
+        return encode(account_body(assets, positions))
 
     def balance(self, incoming: Incoming) -> bytes:
         """Balances."""
-        return encode(
-            [
-                {
-                    "accountAlias": "emulated",
-                    "asset": name,
-                    "balance": str(amount),
-                    "crossWalletBalance": str(amount),
-                    "crossUnPnl": "0",
-                    "availableBalance": str(amount),
-                    "maxWithdrawAmount": str(amount),
-                    "marginAvailable": True,
-                    "updateTime": incoming.now,
-                }
-                for name, amount in self._wallet(incoming)
-            ]
-        )
+        return encode([balance_row(name, str(amount), incoming.now) for name, amount in self._wallet(incoming)])
 
     def position_risk(self, incoming: Incoming) -> bytes:
         """Positions, also those of size zero."""
@@ -213,52 +213,14 @@ class Usdm(Exchange):
     def _position(self, incoming: Incoming, symbol: Symbol) -> dict[str, Any]:
         account = self.desk.account(incoming.account)
         amount = account.positions.get(symbol.name, Decimal(0))
-        mark = symbol.show(symbol.price(incoming.now))
-        margin = "0"
-        return {
-            "symbol": symbol.name,
-            "positionSide": "BOTH",
-            "positionAmt": str(amount),
-            "entryPrice": mark if amount else "0.0",
-            "breakEvenPrice": mark if amount else "0.0",
-            "markPrice": mark,
-            "unRealizedProfit": "0",
-            "unrealizedProfit": "0",
-            "liquidationPrice": "0",
-            "leverage": str(account.leverage.get(symbol.name, 20)),
-            "isolated": False,
-            "isolatedMargin": margin,
-            "isolatedWallet": margin,
-            "initialMargin": margin,
-            "maintMargin": margin,
-            "positionInitialMargin": margin,
-            "openOrderInitialMargin": margin,
-            "notional": str(amount * Decimal(mark)),
-            "marginAsset": symbol.quote,
-            "marginType": "cross",
-            "adl": 0,
-            "updateTime": incoming.now if amount else 0,
-        }
+        return position_row(symbol, amount, account.leverage.get(symbol.name, 20), incoming.now)
 
     def income(self, incoming: Incoming) -> bytes:
         """Funding fees of the last days."""
         last = incoming.now // FUNDING_PERIOD
         count = incoming.number("limit", 100, high=1_000)
-        return encode(
-            [
-                {
-                    "symbol": "BTCUSDT",
-                    "incomeType": "FUNDING_FEE",
-                    "income": "-0.10000000",
-                    "asset": "USDT",
-                    "info": "FUNDING_FEE",
-                    "time": number * FUNDING_PERIOD,
-                    "tranId": number,
-                    "tradeId": "",
-                }
-                for number in range(last - min(count, 21) + 1, last + 1)
-            ]
-        )
+        numbers = range(last - min(count, 21) + 1, last + 1)
+        return encode([income_row(number, number * FUNDING_PERIOD) for number in numbers])
 
     def set_leverage(self, incoming: Incoming) -> bytes:
         """Set the leverage of a symbol."""
@@ -290,6 +252,17 @@ class Usdm(Exchange):
         return encode({"symbol": symbol.name, "countdownTime": str(incoming.number("countdownTime", 0, low=0))})
 
 
+_ALGO_NAMES = {"algoId": "orderId", "triggerPrice": "stopPrice"}
+
+
+def _as_order(incoming: Incoming) -> Incoming:
+    """A request about a conditional order in the words of ordinary ones."""
+    params = {_ALGO_NAMES.get(name, name): value for name, value in incoming.params.items()}
+    if client_id := params.get("clientAlgoId"):
+        params |= {"newClientOrderId": client_id, "origClientOrderId": client_id}
+    return incoming._replace(params=params)
+
+
 def _list(text: str, name: str) -> list[Any]:
     try:
         return msgspec.json.decode(text, type=list[Any])
@@ -302,86 +275,3 @@ def _batch(text: str) -> list[dict[str, str]]:
     if not 1 <= len(orders) <= 5 or not all(isinstance(order, dict) for order in orders):
         raise Fault(-4082, "Invalid number of batch place orders.")
     return [{name: str(value) for name, value in order.items()} for order in orders]
-
-
-def _premium_row(symbol: Symbol, at: int) -> dict[str, Any]:
-    price = symbol.show(symbol.price(at))
-    return {
-        "symbol": symbol.name,
-        "markPrice": price,
-        "indexPrice": price,
-        "estimatedSettlePrice": price,
-        "lastFundingRate": "0.00010000",
-        "interestRate": "0.00010000",
-        "nextFundingTime": (at // FUNDING_PERIOD + 1) * FUNDING_PERIOD,
-        "time": at,
-    }
-
-
-def _asset(name: str, amount: str, now: int) -> dict[str, Any]:
-    nothing = "0.00000000"
-    return {
-        "asset": name,
-        "walletBalance": amount,
-        "unrealizedProfit": nothing,
-        "marginBalance": amount,
-        "maintMargin": nothing,
-        "initialMargin": nothing,
-        "positionInitialMargin": nothing,
-        "openOrderInitialMargin": nothing,
-        "crossWalletBalance": amount,
-        "crossUnPnl": nothing,
-        "availableBalance": amount,
-        "maxWithdrawAmount": amount,
-        "marginAvailable": True,
-        "updateTime": now,
-    }
-
-
-def _order(order: Order) -> dict[str, Any]:
-    return {
-        "orderId": order.number,
-        "symbol": order.symbol,
-        "status": order.status,
-        "clientOrderId": order.client_id,
-        "price": str(order.price),
-        "avgPrice": str(order.average),
-        "origQty": str(order.quantity),
-        "executedQty": str(order.filled),
-        "cumQty": str(order.filled),
-        "cumQuote": str(order.filled * order.average),
-        "timeInForce": order.time_in_force,
-        "type": order.kind,
-        "origType": order.kind,
-        "reduceOnly": order.reduce_only,
-        "closePosition": False,
-        "side": order.side,
-        "positionSide": order.position_side,
-        "stopPrice": str(order.stop_price),
-        "workingType": "CONTRACT_PRICE",
-        "priceProtect": False,
-        "priceMatch": "NONE",
-        "selfTradePreventionMode": "NONE",
-        "goodTillDate": 0,
-        "time": order.time,
-        "updateTime": order.updated,
-    }
-
-
-def _fill(order: Order) -> dict[str, Any]:
-    return {
-        "symbol": order.symbol,
-        "id": order.number,
-        "orderId": order.number,
-        "side": order.side,
-        "price": str(order.average),
-        "qty": str(order.filled),
-        "realizedPnl": "0",
-        "quoteQty": str(order.filled * order.average),
-        "commission": "0",
-        "commissionAsset": "USDT",
-        "time": order.updated,
-        "positionSide": order.position_side,
-        "buyer": order.side == "BUY",
-        "maker": False,
-    }

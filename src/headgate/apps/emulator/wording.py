@@ -11,13 +11,10 @@ if TYPE_CHECKING:
 
     from .accounting import Refusal, StrictLimit
 
-__all__ = ["DECLARED", "Trouble", "Wording", "check_key", "check_signed", "interval"]
+__all__ = ["Trouble", "Wording", "check_key", "check_signed", "interval"]
 
 SECOND = 1_000_000_000
 _UNITS = (("DAY", 86_400), ("HOUR", 3_600), ("MINUTE", 60), ("SECOND", 1))
-
-DECLARED = {"weight": "REQUEST_WEIGHT", "orders": "ORDERS", "requests": "RAW_REQUESTS"}
-"""``rateLimitType`` of each unit."""
 
 
 def interval(period: int) -> tuple[str, int]:
@@ -60,11 +57,11 @@ class Wording:
         suffix = f"{number}{unit[0]}"
         if limit.unit == "orders":
             return f"X-MBX-ORDER-COUNT-{suffix}"
-        if limit.unit != "weight":
-            return None
-        if limit.scope == ("ip",):
+        if limit.unit == "weight":
             return f"X-MBX-USED-WEIGHT-{suffix}"
-        return f"X-SAPI-USED-{'IP' if 'ip' in limit.scope else 'UID'}-WEIGHT-{suffix}"
+        if limit.unit in ("sapi-ip", "sapi-uid"):
+            return f"X-SAPI-USED-{limit.unit[5:].upper()}-WEIGHT-{suffix}"
+        return None
 
     def throttled(self, refusal: Refusal, ip: str) -> Fault:
         """The 429 that names the limit that has no room."""
@@ -80,7 +77,7 @@ class Wording:
                 "Please use the websocket for live updates to avoid polling the API."
             )
         else:
-            what = "request weight" if limit.unit == "weight" else "raw requests"
+            what = "raw requests" if limit.declared == "RAW_REQUESTS" else "request weight"
             text = (
                 f"Too much {what} used; current limit is {limit.capacity} {what} per {number} {unit}. "
                 "Please use WebSocket Streams for live updates to avoid polling the API."

@@ -1,0 +1,221 @@
+"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import overhead
+from benchmarks.contenders import CONTENDERS, permits
+from benchmarks.measure import interleaved
+from benchmarks.ours import FORMS
+from benchmarks.peers import PEERS
+from benchmarks.processes import rush
+from benchmarks.servers import Spec
+from benchmarks.truth import SERVERS, WORKERS, truths
+from benchmarks.waiters import CAPACITY, PATIENCE, crowd
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
+Lines = Iterator[str]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
+    """A Markdown table; all columns but the first to the right."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|---|{'---:|' * (len(head) - 1)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def speed(quick: bool) -> Lines:
+    """(a) Permits that nobody else wants, in one process."""
+    yield "## (a) One process, nobody else"
+    yield ""
+    yield "Microseconds per permit on limits that are never reached; the ratio is to three aiolimiter acquires."
+    yield "Peers only take; Headgate takes, and settles when the answer is there. `headgate` is the whole"
+    yield "`async with gate.permit(...)`, `headgate store` the two verbs inside it. The calls of limits, throttled-py and"
+    yield "pyrate-limiter are their synchronous ones, which are faster than their asynchronous ones."
+    yield ""
+    count, rounds = (2000, 3) if quick else (10_000, 9)
+    with tempfile.TemporaryDirectory() as folder:
+        names = (*FORMS, *PEERS)
+        one, three = (
+            interleaved({name: permits(name, limits, Path(folder)) for name in names}, count, rounds)
+            for limits in (1, 3)
+        )
+    rows = [
+        [name, f"{one[name]:.1f}", f"{three[name]:.1f}", f"{three[name] / three['aiolimiter']:.1f}×"] for name in names
+    ]
+    yield from table(["", "one limit", "three limits", "ratio"], rows)
+
+
+def sharing(quick: bool) -> Lines:
+    """(b) The same through a store that other processes could share."""
+    yield "## (b) The same, shared with other processes"
+    yield ""
+    yield "Microseconds per permit, one process, through the store that all processes of the machine share. Among the peers"
+    yield "only pyrate-limiter has one that needs no server: its SQLite bucket with its file lock."
+    yield ""
+    count, rounds = (500, 3) if quick else (3000, 7)
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{form} host" for form in FORMS]
+        found = [
+            interleaved(
+                {
+                    **{name: permits(name, limits, Path(folder)) for name in names},
+                    "pyrate-limiter SQLite": sqlite(limits),
+                },
+                count,
+                rounds,
+            )
+            for limits in (1, 3)
+        ]
+    rows = [[name, *(f"{times[name]:.0f}" for times in found)] for name in found[0]]
+    yield from table(["", "one limit", "three limits"], rows)
+
+
+def sqlite(limits: int):  # noqa: ANN201
+    """pyrate-limiter's shared bucket for `interleaved`."""
+    from benchmarks.peers import shared_permits
+
+    async def run(count: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            take = shared_permits(Path(folder), limits)
+            for _ in range(count):
+                take()
+
+    return run
+
+
+def contention(quick: bool) -> Lines:
+    """(c) Four processes that want the same limit at once."""
+    yield "## (c) Four processes contend"
+    yield ""
+    yield "Four processes take permits on one limit as fast as they can. Spread: the slowest process beside the fastest."
+    yield ""
+    seconds = 1.0 if quick else 5.0
+    names = (*FORMS, "pyrate-limiter")
+    found = {name: sorted(rush(name, 4, seconds) for _ in range(1 if quick else 3)) for name in names}
+    middle = {name: runs[len(runs) // 2] for name, runs in found.items()}
+    rows = [
+        [
+            f"{name} {'SQLite' if name == 'pyrate-limiter' else 'host'}",
+            f"{it.total:,.0f}",
+            f"{it.total / middle['pyrate-limiter'].total:.1f}×",
+            f"{it.slowest:,.0f} to {it.fastest:,.0f}",
+            f"{it.worst * 1000:.0f} ms",
+        ]
+        for name, it in middle.items()
+    ]
+    yield from table(["", "permits/s, all four", "ratio", "permits/s, each", "longest single permit"], rows)
+
+
+def crowds(quick: bool) -> Lines:
+    """(d) Very many waiters."""
+    yield "## (d) Ten thousand and fifty thousand waiters"
+    yield ""
+    sizes = (2000, 10_000) if quick else (10_000, 50_000)
+    ideal = [max(0.0, size / CAPACITY - 1) for size in sizes]
+    yield f"So many tasks wait at once for a bucket of {CAPACITY:,}, refilled {CAPACITY:,} a second: at best"
+    yield f"{ideal[0]:.0f} s and {ideal[1]:.0f} s. Elapsed time, and the time one core was busy. After {PATIENCE:.0f} s a"
+    yield "contender is stopped."
+    yield ""
+    rows = []
+    for name in CONTENDERS:
+        row = [name]
+        for size in sizes:
+            it = crowd(name, size)
+            if it is None or it.through < size:
+                row += [f"{it.through:,} through" if it else "hung", f"{it.cpu:.1f} s" if it else ""]
+            else:
+                row += [f"{it.seconds:.1f} s", f"{it.cpu:.1f} s"]
+        rows.append(row)
+    yield from table(["", f"{sizes[0]:,}", "busy", f"{sizes[1]:,}", "busy"], rows)
+
+
+def truthfulness(quick: bool) -> Lines:
+    """(e) Against strict servers."""
+    spec = Spec("fixed")
+    periods = 4 if quick else 20
+    low, high = (int(2000 * way) for way in spec.delay)
+    yield "## (e) Truthfulness"
+    yield ""
+    yield f"A strict server allows {spec.capacity} requests in {spec.period:g} s and counts each when it arrives, {low} to {high} ms"
+    yield f"of round trip away. {WORKERS} workers want 1.2 times that. Each limiter is set to the published limit and to the"
+    yield "algorithm of its own that is nearest to the server's. Share of the limit used, and share of the requests refused, over"
+    yield f"{periods} s. The server does not count what it refuses, and bans nobody; real ones do."
+    yield ""
+    names = ("headgate", *PEERS, "no limiter")
+    for processes in (1, 3):
+        found = truths(names, processes, periods)
+        rows = [
+            [name, *(f"{it.share:.1%}, {f'**{it.refusals:.1%}**' if it.refused else '0'}" for it in reports.values())]
+            for name, reports in found.items()
+        ]
+        if processes == 1:
+            yield "One program:"
+        else:
+            yield "Three programs on one address. Headgate and pyrate-limiter (SQLite, file lock) share the limit; the others"
+            yield "cannot without a server, so each program believes that the limit is its own, as unrelated programs do:"
+        yield ""
+        yield from table(["used, refused", *SERVERS], rows)
+
+
+def costs(quick: bool) -> Lines:
+    """(f) What a program pays."""
+    yield "## (f) What a program pays"
+    yield ""
+    with tempfile.TemporaryDirectory() as folder:
+        calls = overhead.governed(100, 3 if quick else 9, Path(folder))
+    times = overhead.imports(3 if quick else 15)
+    rows = [[f"`{what}`, above `import asyncio`", f"{ms:.0f} ms"] for what, ms in times.items()]
+    rows += [
+        [f"a governed httpx call, above a bare one, `{store}`", f"{added:.0f} µs"]
+        for store, (_, added) in calls.items()
+    ]
+    rows.append(["the bare httpx call beside it (answered from memory)", f"{calls['memory://'][0]:.0f} µs"])
+    yield from table(["", "median"], rows)
+
+
+CASES = {"a": speed, "b": sharing, "c": contention, "d": crowds, "e": truthfulness, "f": costs}
+
+
+def preamble() -> Lines:
+    """What was measured, and on what."""
+    peers = ", ".join(f"{name} {version(name)}" for name in PEERS)
+    yield "# Benchmarks"
+    yield ""
+    yield "Written by `make bench` (about ten minutes); do not edit. Contenders take turns in one run, figures are medians."
+    yield ""
+    yield f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores. Headgate"
+    yield f"{version('headgate')}; {peers}."
+    yield ""
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a rough run in about two minutes; writes no page")
+    parser.add_argument("--only", default=",".join(CASES), help="cases to run, such as a,c; writes no page")
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    if unknown := set(chosen) - set(CASES):
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    lines = []
+    for part in (preamble(), *(CASES[case](options.quick) for case in chosen)):
+        for line in part:
+            print(line, flush=True)
+            lines.append(line)
+    if not options.quick and chosen == list(CASES):
+        PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+        print(f"wrote {PAGE}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""``headgate explain METHOD URL``: what one call would cost, on which limits, and where the numbers come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import click
+import msgspec
+
+from headgate.gate.settings import parse_hosts
+from headgate.rules.book import Rulebook
+from headgate.rules.call import Call
+from headgate.rules.explanation import GRADES, Explanation, Provenance
+from headgate.rules.times import interval_name
+
+__all__ = ["command"]
+
+
+@click.command("explain")
+@click.argument("method")
+@click.argument("url")
+@click.option("--body", default="", metavar="JSON", help="The JSON body, where a cost depends on it.")
+@click.option("--rules", "extra", multiple=True, type=click.Path(path_type=Path), help="A rule file of your own.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: bool) -> None:
+    """What a call would cost: provider, route, every limit with its cost, scope, source, date and confidence."""
+    place = urlsplit(url if "://" in url else f"//{url}")
+    if not place.hostname:
+        raise click.UsageError(f"{url!r} names no host. Write for example https://fapi.binance.com/fapi/v1/time")
+    host = place.netloc.rpartition("@")[2].lower()
+    path = place.path or "/"
+    provider = Rulebook.load(hosts=parse_hosts(None), extra=extra).for_host(host, path)
+    if provider is None:
+        _untouched(host, as_json=as_json)
+        return
+    try:
+        parsed = msgspec.json.decode(body) if body else None
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"--body is not JSON: {error}") from None
+    found = provider.explain(Call(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        _show(method.upper(), url, found)
+
+
+def _untouched(host: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(
+            msgspec.json.format(msgspec.json.encode({"provider": None, "host": host, "untouched": True}), indent=2)
+        )
+    else:
+        click.echo(f"No rules speak of {host}: the call passes untouched (and is counted).")
+        click.echo("To treat it as a provider, set HEADGATE_HOSTS, for example 127.0.0.1:9300=binance-usdm.")
+
+
+def _show(method: str, url: str, found: Explanation) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Narrow terminals and pipes: rather long lines than columns squeezed to nothing.
+    console = Console(highlight=False, soft_wrap=True, width=max(Console().width, 140))
+    console.print(f"[bold]{escape(method)} {escape(url)}[/bold]")
+    known = escape(found.route) if found.known else "[yellow]none matches: the default cost is taken[/yellow]"
+    facts = {
+        "provider": found.provider if found.namespace == found.provider else f"{found.provider} ({found.namespace})",
+        "route": known,
+        "class": f"{found.route_class}, priority {found.priority}",
+        "cost from": escape(_origin(found.cost)),
+    }
+    if not found.feedback:
+        facts["feedback"] = "ignored: the usage headers of this answer are not reliable"
+    for name, text in facts.items():
+        console.print(f"  {name:<10} {text}")
+    if not found.limits:
+        console.print("  It spends nothing; only a ban or a pause can hold it.")
+        return
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("LIMIT", "COST", "OF", "WINDOW", "SCOPE", "SOURCE", "READ", "CONFIDENCE"):
+        table.add_column(heading, justify="right" if heading in {"COST", "OF"} else "left", overflow="fold")
+    for share in found.limits:
+        origin = share.provenance
+        span = f"{interval_name(round(share.period * 1e9))} {share.window}" if share.period else share.window
+        table.add_row(
+            share.name,
+            str(share.cost),
+            f"{share.capacity} {share.unit}",
+            span,
+            " + ".join(share.scope),
+            origin.source,
+            str(origin.date or ""),
+            _grade(origin.confidence),
+        )
+    console.print(table)
+    witnesses = {
+        each.tag: each for origin in (found.cost, *(s.provenance for s in found.limits)) for each in origin.sources
+    }
+    for tag, each in sorted(witnesses.items()):
+        console.print(f"  {tag}: {escape(each.title)}, read {each.read}, {_grade(each.confidence)}")
+    for share in found.limits:
+        if share.provenance.note:
+            console.print(f"  {share.name}: {escape(share.provenance.note)}")
+
+
+def _origin(origin: Provenance) -> str:
+    since = f", since {origin.since}" if origin.since else ""
+    note = f". {origin.note}" if origin.note else ""
+    return f"{origin.source}, read {origin.date}, {_grade(origin.confidence)}{since}{note}"
+
+
+def _grade(grade: str) -> str:
+    return f"{grade} ({GRADES[grade]})"

@@ -1,0 +1,136 @@
+"""The store's state as plain data and as a table: what ``status``, ``top`` and ``demo`` show."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from headgate.gate.settings import home_folder
+from headgate.ledger.limit import SECOND
+from headgate.rules.call import Priority
+from headgate.stores.base import LedgerView, Snapshot
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["as_data", "as_table", "read_state"]
+
+
+def read_state() -> Snapshot:
+    """Read the host store of ``$HEADGATE_HOME``, without entering it as a member.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    from headgate.stores.host import HostStore
+
+    return HostStore(home_folder(), patience=2.0).read(time.monotonic_ns(), time.time_ns())
+
+
+def as_data(found: Snapshot) -> dict[str, Any]:
+    """The snapshot as JSON types; times in Unix seconds, periods in seconds."""
+    mono, wall = time.monotonic_ns(), time.time()
+    return {
+        "home": str(home_folder()),
+        "degraded": found.degraded,
+        "processes": sorted(found.members.values()),
+        "permits_held": found.permits,
+        "limits": [_ledger(view, found.members) for view in sorted(found.ledgers, key=lambda v: v.key)],
+        "blocks": [
+            {
+                "scope": block.scope,
+                "kind": block.kind,
+                "reason": block.reason,
+                "until": None if block.length is None else round(wall + (block.ends() - mono) / SECOND, 3),
+            }
+            for block in found.blocks
+            if block.ends() > mono
+        ],
+        "learned": {
+            provider: {name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items()}
+            for provider, limits in found.learned.items()
+        },
+    }
+
+
+def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
+    provider, name, scope = (*view.key.split("/", 2), "", "")[:3]
+    spent = view.used + view.inflight
+    return {
+        "provider": provider.partition("@")[0],
+        "host": provider.partition("@")[2],
+        "limit": name,
+        "scope": scope,
+        "window": str(view.limit.window),
+        "seconds": view.limit.period / SECOND,
+        "capacity": view.limit.capacity,
+        "headroom": view.limit.headroom,
+        "used": view.used,
+        "inflight": view.inflight,
+        "utilisation": round(spent / view.limit.usable, 4),
+        "foreign": view.foreign,
+        "foreign_expected": view.expected,
+        "spenders": [
+            {
+                "process": members.get(member, f"gone-{member % 10000:04d}"),
+                "priority": Priority(klass).name.lower() if klass < len(Priority) else str(klass),
+                "taken": row[0],
+                "taken_before": row[1],
+                "waiting": row[3],
+            }
+            for (member, klass), row in sorted(view.rows.items(), key=lambda item: -item[1][0])
+        ],
+    }
+
+
+def as_table(data: dict[str, Any]) -> RenderableType:
+    """The state for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (
+        ("limit", "left"),
+        ("window", "right"),
+        ("used", "right"),
+        ("", "left"),
+        ("spent by", "left"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=column != "spent by")  # type: ignore[arg-type]
+    provider = None
+    for row in data["limits"]:
+        owner = row["provider"] + (f" at {row['host']}" if row["host"] else "")
+        if owner != provider:
+            provider = owner
+            table.add_row(Text(owner, style="bold cyan"))
+        share = row["utilisation"]
+        colour = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
+        who = ", ".join(
+            f"{s['process']} {s['priority']} {s['taken']}" + (f" ({s['waiting']} waiting)" if s["waiting"] else "")
+            for s in row["spenders"]
+            if s["taken"] or s["waiting"]
+        )
+        if row["foreign"] or row["foreign_expected"]:
+            who += f"{', ' if who else ''}[others] {row['foreign']} (expected {row['foreign_expected']})"
+        seconds = f"{row['seconds']:g} s" if row["seconds"] else "at once"
+        table.add_row(
+            f"  {row['limit']} {row['scope']}",
+            f"{row['window']} {seconds}",
+            f"{row['used'] + row['inflight']:,} of {row['capacity']:,}",
+            Text("█" * min(20, round(20 * share)), style=colour),
+            who,
+        )
+    parts: list[RenderableType] = []
+    if data["degraded"]:
+        parts.append(Text(f"SAFE SHARE: {data['degraded']}", style="bold red"))
+    for block in data["blocks"]:
+        end = "until resumed" if block["until"] is None else f"for {block['until'] - time.time():.0f} s more"
+        parts.append(Text(f"{block['kind'].upper()} {block['scope']} {end}  {block['reason']}", style="bold red"))
+    if data["limits"]:
+        parts.append(table)
+    else:
+        parts.append(Text(f"Nothing has been spent under {data['home']} yet. Try: headgate run -- python your_bot.py"))
+    names = ", ".join(data["processes"]) or "none"
+    parts.append(Text(f"processes: {names}   permits held: {data['permits_held']}", style="dim"))
+    return Group(*parts)

@@ -1,0 +1,203 @@
+"""What an answer tells: usage headers, actual costs, the server's clock, limits in force. Refusals are in `refusal`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import msgspec
+
+from headgate.ledger.limit import SECOND, Limit
+from headgate.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
+from headgate.rules.cost import Amount, evaluate
+from headgate.rules.learning import learn_rows
+from headgate.rules.reading import dig_json
+from headgate.rules.refusal import Refusals
+from headgate.rules.routing import CompiledRoute
+from headgate.rules.schema import File, Learn, LimitHeaders
+from headgate.rules.times import http_date, instant, interval_name
+
+__all__ = ["Listener"]
+
+_MOST_RECIPES = 8192
+_BELIEVABLE = 10**15
+"""Counters beyond this are noise, not counts."""
+
+
+class _Report(NamedTuple):
+    """Headers about one charged limit, other than its used-counter; names are final."""
+
+    key: str
+    limit: Limit
+    headers: LimitHeaders
+
+
+class _Recipe(NamedTuple):
+    """What to look at in answers to one plan."""
+
+    used: tuple[tuple[str, str], ...]
+    """(header, charge key)."""
+    reports: tuple[_Report, ...]
+    ok: tuple[tuple[str, int, Amount], ...]
+    """(charge key, reserved, actual)."""
+    failed: tuple[tuple[str, int, Amount], ...]
+    learns: tuple[Learn, ...]
+    needs_body: bool
+
+
+class Listener:
+    """Reads answers for one `Provider`."""
+
+    def __init__(
+        self, file: File, namespace: str, limits: Mapping[str, Limit], routes: Mapping[str, CompiledRoute]
+    ) -> None:
+        self._file = file
+        self._limits = limits
+        self._routes = routes
+        self._refusals = Refusals(file, namespace, limits)
+        self._headers = {name: _named(file.limits[name].headers, limit) for name, limit in limits.items()}
+        self._recipes: dict[Plan, _Recipe] = {}
+        self._date: tuple[str, tuple[int, int] | None] = ("", None)
+        self.blocks_endpoint = self._refusals.blocks_endpoint
+
+    def wants_body(self, plan: Plan, status: int) -> bool:
+        """Whether the body of an answer with this status could tell something."""
+        if status >= 400 or status in self._refusals.odd_statuses:
+            return True
+        return (self._recipes.get(plan) or self._recipe(plan)).needs_body
+
+    def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
+        """Everything `answer` tells; `now` in Unix ns."""
+        recipe = self._recipes.get(plan) or self._recipe(plan)
+        headers = answer.headers
+        result = Feedback()
+        charged = True
+        if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
+            charged = self._refusals.read(plan, answer, now, result)
+        if plan.feedback:
+            for name, key in recipe.used:
+                value = headers.get(name)
+                if value is not None and value.isdecimal() and len(value) < 16:
+                    result.used[key] = int(value)
+            for report in recipe.reports:
+                _report(report, headers, now, result)
+        date = headers.get("date")
+        if date is not None:
+            result.server_time = self._server_time(date)
+        if not charged:
+            result.actual = {charge.key: 0 for charge in plan.charges}
+        elif recipe.ok and result.outcome is Outcome.OK:
+            _settle(recipe.ok, answer, result)
+        elif recipe.failed and 400 <= answer.status < 500:
+            _settle(recipe.failed, answer, result)
+        if recipe.learns and answer.body and result.outcome is Outcome.OK:
+            self._learn(recipe.learns, plan, answer.body, result)
+        return result
+
+    def _server_time(self, date: str) -> tuple[int, int] | None:
+        """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
+        known, bounds = self._date
+        if date != known:
+            seconds = http_date(date)
+            bounds = None if seconds is None else (seconds * SECOND, (seconds + 1) * SECOND)
+            self._date = (date, bounds)
+        return bounds
+
+    def _learn(self, learns: tuple[Learn, ...], plan: Plan, body: bytes | str, result: Feedback) -> None:
+        keys = {charge.limit.name: charge.key for charge in plan.charges}
+        for learn in learns:
+            if learn.clock:
+                moment = instant(dig_json(body, learn.clock), learn.clock_format, 0)
+                if moment is not None:
+                    bounds = (moment, moment + (SECOND if learn.clock_format == "epoch-s" else SECOND // 1000))
+                    dated = result.server_time
+                    # A body made earlier (cached) contradicts the Date header, which is made with the answer.
+                    if dated is None or (bounds[1] >= dated[0] and bounds[0] <= dated[1]):
+                        result.server_time = bounds
+            if learn.rows is not None:
+                learned, used = learn_rows(dig_json(body, learn.rows), learn, self._limits)
+                result.learned.update(learned)
+                result.used.update({keys[name]: count for name, count in used.items() if name in keys})
+
+    def _recipe(self, plan: Plan) -> _Recipe:
+        route = self._routes.get(plan.route)
+        used, reports = [], []
+        for charge in plan.charges:
+            names = self._headers.get(charge.limit.name)
+            if names is None:
+                continue
+            if names.used:
+                used.append((names.used, charge.key))
+            if names.remaining or names.limit or names.cost:
+                reports.append(_Report(charge.key, self._limits[charge.limit.name], names))
+        ok = _changes(plan, route.ok if route else {})
+        failed = _changes(plan, route.failed if route else {})
+        learns = tuple(learn for learn in self._file.learn if _speaks_of(learn, plan.route))
+        needs_body = bool(learns) or any(not isinstance(amount, int) for _, _, amount in ok)
+        recipe = _Recipe(tuple(used), tuple(reports), ok, failed, learns, needs_body)
+        if len(self._recipes) >= _MOST_RECIPES:
+            self._recipes.clear()
+        self._recipes[plan] = recipe
+        return recipe
+
+
+def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:
+    """The headers with the interval in force written into their names."""
+    interval = interval_name(limit.period) if limit.period else ""
+    names = {
+        field: name.replace("{interval}", interval).lower()
+        for field in ("used", "remaining", "limit", "reset", "cost")
+        if (name := getattr(headers, field))
+    }
+    return msgspec.structs.replace(headers, **names)
+
+
+def _report(report: _Report, headers: Mapping[str, str], now: int, result: Feedback) -> None:
+    names, limit = report.headers, report.limit
+    capacity = _count(headers.get(names.limit)) if names.limit else None
+    if capacity and capacity != limit.capacity:
+        result.learned[limit.name] = (capacity, limit.period)
+    remaining = _count(headers.get(names.remaining)) if names.remaining else None
+    if remaining is not None:
+        result.used[report.key] = max((capacity or limit.capacity) - remaining, 0)
+        reset = instant(headers.get(names.reset), names.reset_format, now) if names.reset else None
+        if remaining == 0:
+            result.full += (report.key,)
+            # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
+            if reset is not None and now < reset <= now + max(2 * limit.period, 60 * SECOND):
+                result.blocks += (Block(report.key, reset, "throttle", "no units remain until the stated reset"),)
+    cost = _count(headers.get(names.cost)) if names.cost else None
+    if cost is not None:
+        result.actual[report.key] = cost
+
+
+def _count(value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number < _BELIEVABLE else None
+
+
+def _settle(changes: tuple[tuple[str, int, Amount], ...], answer: Answer, result: Feedback) -> None:
+    call = None
+    for key, reserved, amount in changes:
+        if not isinstance(amount, int) and call is None:
+            call = Call("", "", body=dig_json(answer.body, ""))
+        actual = amount if isinstance(amount, int) else evaluate(amount, call or Call("", ""))
+        if actual is not None and actual != reserved:
+            result.actual[key] = actual
+
+
+def _changes(plan: Plan, amounts: Mapping[str, Amount]) -> tuple[tuple[str, int, Amount], ...]:
+    return tuple(
+        (charge.key, charge.cost, amounts[charge.limit.name]) for charge in plan.charges if charge.limit.name in amounts
+    )
+
+
+def _speaks_of(learn: Learn, label: str) -> bool:
+    route = label.partition(" #")[0]
+    return bool(route) and (learn.route == route or fnmatchcase(route, learn.route))

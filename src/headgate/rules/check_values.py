@@ -1,0 +1,52 @@
+"""Checks of single values in a rule file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from headgate.rules.times import duration
+
+__all__ = ["Wrong", "a_duration", "a_regex", "lower_case", "reference", "words"]
+
+
+class Wrong(Exception):  # noqa: N818 - inside the package only; it becomes a RuleError
+    """What is wrong at a key, and the remedy."""
+
+    def __init__(self, key: str, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.key, self.what, self.remedy = key, what, remedy
+
+
+def reference(key: str, name: str) -> None:
+    root, dot, rest = name.partition(".")
+    if root in {"header", "answer"} and (not rest or (root == "header" and rest != rest.lower())):
+        raise Wrong(key, f"{name!r} names nothing", f"Write {root}.NAME, in lower case for headers")
+    if dot and root not in {"header", "answer", "body"}:
+        raise Wrong(key, f"{name!r} has an unknown root", "Use a parameter's name, body.…, header.… or answer.…")
+
+
+def a_duration(key: str, text: str) -> None:
+    try:
+        if text and duration(text) <= 0:
+            raise ValueError
+    except ValueError:
+        raise Wrong(key, f"{text!r} is not a duration", "Write for example 500ms, 10s, 1m, 1h30m, 7d") from None
+
+
+def a_regex(key: str, text: str) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise Wrong(
+            key, f"not a regular expression: {error}", "Correct it; in TOML put it in 'single quotes'"
+        ) from None
+
+
+def lower_case(key: str, name: str) -> None:
+    if name != name.lower():
+        raise Wrong(key, f"{name!r} has capital letters", "Write header names in lower case")
+
+
+def words(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))

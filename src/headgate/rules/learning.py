@@ -1,0 +1,94 @@
+"""Limits as the provider states them at run time, matched to the limits of the rule file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from headgate.ledger.limit import Limit, Window
+from headgate.rules.reading import dig
+from headgate.rules.schema import Learn
+from headgate.rules.times import DAY, duration, interval_period
+
+__all__ = ["learn_rows", "match_rows"]
+
+_MOST = 10**12
+"""A capacity beyond this is a mistake, not a limit."""
+
+
+class _Row(NamedTuple):
+    """One stated limit; `period` in ns, 0 if the row names none; `used` -1 if it does not count."""
+
+    capacity: int
+    period: int
+    used: int
+
+
+def learn_rows(
+    rows: Any, learn: Learn, limits: Mapping[str, Limit]
+) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """What `rows` state: (limit name -> (capacity, period ns), limit name -> used units). Absurd rows are ignored."""
+    by_unit: dict[str, list[_Row]] = {}
+    for raw in rows if isinstance(rows, list) else [rows]:
+        row = _row(raw, learn)
+        unit = learn.units.get(str(dig(raw, tuple(learn.type.split("."))))) if learn.type else ""
+        if row is not None and unit is not None:
+            by_unit.setdefault(unit, []).append(row)
+    learned: dict[str, tuple[int, int]] = {}
+    used: dict[str, int] = {}
+    for unit, found in by_unit.items():
+        candidates = [
+            limit
+            for limit in limits.values()
+            if (limit.unit == unit if unit else limit.name == learn.limit_name) and limit.window is not Window.SLOTS
+        ]
+        for limit, row in match_rows(candidates, found):
+            if row.capacity:
+                learned[limit.name] = (row.capacity, row.period or limit.period)
+            if row.used >= 0:
+                used[limit.name] = row.used
+    return learned, used
+
+
+def match_rows(limits: list[Limit], rows: list[_Row]) -> list[tuple[Limit, _Row]]:
+    """Pair limits and rows of one unit: the same interval first, what is left by length of interval."""
+    pairs: list[tuple[Limit, _Row]] = []
+    limits = sorted(limits, key=lambda limit: limit.period)
+    rows = sorted(rows, key=lambda row: row.period)
+    for limit in list(limits):
+        same = next((row for row in rows if row.period in (limit.period, 0)), None)
+        if same is not None:
+            pairs.append((limit, same))
+            limits.remove(limit)
+            rows.remove(same)
+    return pairs + list(zip(limits, rows, strict=False))
+
+
+def _row(raw: Any, learn: Learn) -> _Row | None:
+    capacity = _whole(raw, learn.limit) if learn.limit else 0
+    used = _whole(raw, learn.used) if learn.used else -1
+    period = _period(raw, learn) if learn.interval else 0
+    if period is None or capacity is None or used is None:
+        return None
+    if (learn.limit and not 1 <= capacity <= _MOST) or used > _MOST:
+        return None
+    return _Row(capacity, period, used)
+
+
+def _period(raw: Any, learn: Learn) -> int | None:
+    word = dig(raw, tuple(learn.interval.split(".")))
+    number = _whole(raw, learn.number) if learn.number else 1
+    if not isinstance(word, str) or number is None:
+        return None
+    try:
+        period = duration(word) * number if word[:1].isdecimal() else interval_period(word, number)
+    except ValueError:
+        return None
+    return period if 0 < period <= 366 * DAY else None
+
+
+def _whole(raw: Any, path: str) -> int | None:
+    value = dig(raw, tuple(path.split(".")))
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,182 @@
+"""How providers say no: signatures over status, body and text; what they name; when to come back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import msgspec
+
+from headgate.ledger.limit import SECOND, Limit, Window
+from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
+from headgate.rules.reading import dig
+from headgate.rules.reading import text as as_text
+from headgate.rules.schema import File, Refusal, Retry
+from headgate.rules.times import duration, instant, interval_period
+
+__all__ = ["Refusals", "redact"]
+
+_MOST_TEXT: Final = 65_536
+"""Bytes of a body that are read for signatures; refusals are short."""
+_RETRY_AFTER: Final = Retry(header="retry-after", format="retry-after")
+
+
+class Refusals:
+    """The refusals of one provider, in the order of its file."""
+
+    def __init__(self, file: File, namespace: str, limits: Mapping[str, Limit]) -> None:
+        self._refusals = file.refusals
+        self._hints = file.hints.retry or [_RETRY_AFTER]
+        self._shortest = duration(file.hints.shortest)
+        self._longest = duration(file.hints.longest)
+        self._first_ban = duration(file.ban.first)
+        self._prefix = f"{namespace}/"
+        self._limits = limits
+        self.odd_statuses = frozenset(
+            status for refusal in file.refusals for status in refusal.status if 0 < status < 400
+        )
+        """Statuses below 400 under which this provider refuses as well."""
+        self.blocks_endpoint = any(refusal.block == "endpoint" for refusal in file.refusals)
+
+    def read(self, plan: Plan, answer: Answer, now: int, result: Feedback) -> bool:
+        """Classify `answer` into `result`. False if the provider does not charge a call it refuses so."""
+        body, text = _opened(answer.body)
+        refusal = next((each for each in self._refusals if _matches(each, plan, answer.status, body, text)), None)
+        if refusal is None:
+            if answer.status >= 400:
+                self._unknown(plan, answer, body, text, now, result)
+            return True
+        result.outcome = Outcome(refusal.outcome)
+        if result.outcome is not Outcome.OK:
+            result.reason = _reason(answer.status, text)
+        retry = self._hints if refusal.retry is None else refusal.retry
+        until = self._until(retry, answer.headers, body, text, now)
+        if refusal.limits:
+            self._hold_limits(self._named(refusal, text), plan, until, now, result)
+        if refusal.block:
+            self._hold_owner(refusal, plan, until, now, result)
+        return refusal.charged
+
+    def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
+        """An error that no signature knows: what HTTP says."""
+        result.reason = _reason(answer.status, text)
+        if answer.status == 429:
+            result.outcome = Outcome.THROTTLED
+            until = self._until(self._hints, answer.headers, body, text, now)
+            self._hold_limits(_shortest(charge.limit for charge in plan.charges), plan, until, now, result)
+        elif answer.status in {503, 529}:
+            result.outcome = Outcome.OVERLOADED
+        else:
+            result.outcome = Outcome.FAILED if answer.status >= 500 else Outcome.BAD_REQUEST
+
+    def _named(self, refusal: Refusal, text: str) -> list[Limit]:
+        """The limits that a refusal says are used up: of each unit, the window it names or else the shortest."""
+        period = 0
+        if refusal.interval and (found := re.search(refusal.interval, text)):
+            period = interval_period(found[2], int(found[1] or 1))
+        result: list[Limit] = []
+        for word in refusal.limits:
+            if word in self._limits:
+                result.append(self._limits[word])
+                continue
+            limits = [limit for limit in self._limits.values() if limit.unit == word]
+            result += [limit for limit in limits if limit.period == period] or _shortest(limits)
+        return result
+
+    def _hold_limits(self, limits: Iterable[Limit], plan: Plan, until: int | None, now: int, result: Feedback) -> None:
+        charged = {charge.limit.name: charge.key for charge in plan.charges}
+        for limit in limits:
+            key = charged.get(limit.name) or self._key(limit, plan)
+            if limit.name in charged:
+                result.full += (key,)
+            elif until is None and limit.period:
+                # Not ours to fill, for this call did not spend on it; but it is full, so hold it for its window.
+                end = _window_end(limit, now)
+                result.blocks += (Block(key, end, "throttle", result.reason),) if key else ()
+            if until is not None and key:
+                result.blocks += (Block(key, until, "throttle", result.reason),)
+
+    def _hold_owner(self, refusal: Refusal, plan: Plan, until: int | None, now: int, result: Feedback) -> None:
+        banned = result.outcome is Outcome.BANNED
+        if until is None:
+            length = duration(refusal.hold) if refusal.hold else self._first_ban if banned else self._shortest
+            until = now + length
+        if refusal.block == "provider":
+            scope: str | None = plan.provider
+        else:
+            start = f"{self._prefix}{refusal.block}:"
+            scope = next((each for each in plan.scopes if each.startswith(start)), None)
+        if scope is not None:
+            result.blocks += (Block(scope, until, "ban" if banned else "throttle", result.reason),)
+
+    def _key(self, limit: Limit, plan: Plan) -> str:
+        """The ledger of `limit` for the owners of `plan`, though it was not charged; "" if they do not tell."""
+        owners = dict(each[len(self._prefix) :].partition(":")[::2] for each in plan.scopes if ":" in each)
+        if not all(kind in owners for kind in limit.scope):
+            return ""
+        return f"{self._prefix}{limit.name}/" + ",".join(f"{kind}:{owners[kind]}" for kind in limit.scope)
+
+    def _until(self, retry: list[Retry], headers: Mapping[str, str], body: Any, text: str, now: int) -> int | None:
+        """The latest instant that any hint names, within bounds: too late costs time, too early costs a ban."""
+        instants = [moment for hint in retry if (moment := _hint(hint, headers, body, text, now)) is not None]
+        if not instants:
+            return None
+        return min(max(*instants, now + self._shortest), now + self._longest)
+
+
+def redact(text: str) -> str:
+    """`text` on one line, shortened, with everything that could be a key struck out."""
+    text = re.sub(r"[A-Za-z0-9_\-+/=]{20,}", "[...]", " ".join(text.split()))
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _opened(body: bytes | str | None) -> tuple[Any, str]:
+    text = body[:_MOST_TEXT].decode("utf-8", "replace") if isinstance(body, bytes) else (body or "")[:_MOST_TEXT]
+    try:
+        return msgspec.json.decode(text), text
+    except msgspec.MsgspecError:
+        return None, text
+
+
+def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) -> bool:
+    if refusal.close or (refusal.status and status not in refusal.status):
+        return False
+    if refusal.routes and not any(fnmatchcase(plan.route, shape) for shape in refusal.routes):
+        return False
+    for path, accepted in refusal.body.items():
+        value = dig(body, tuple(path.split(".")))
+        if value is None or as_text(value) not in {as_text(each) for each in accepted}:
+            return False
+    return not refusal.text or re.search(refusal.text, text) is not None
+
+
+def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str, now: int) -> int | None:
+    if hint.header:
+        value: Any = headers.get(hint.header)
+    elif hint.body:
+        value = dig(body, tuple(hint.body.split(".")))
+    else:
+        found = re.search(hint.text, text)
+        value = found[1] if found else None
+    return None if value is None else instant(value, hint.format, now)
+
+
+def _shortest(limits: Iterable[Limit]) -> list[Limit]:
+    """Of each unit, the limit with the shortest window: a longer one wrongly held would stop us for a day."""
+    best: dict[str, Limit] = {}
+    for limit in limits:
+        if limit.window is not Window.SLOTS and (limit.unit not in best or limit.period < best[limit.unit].period):
+            best[limit.unit] = limit
+    return list(best.values())
+
+
+def _window_end(limit: Limit, now: int) -> int:
+    if limit.window is Window.FIXED:
+        return now + limit.period - (now - limit.origin) % limit.period
+    return now + min(limit.period, 60 * SECOND)
+
+
+def _reason(status: int, text: str) -> str:
+    return f"HTTP {status}: {redact(text)}" if text else f"HTTP {status}"

@@ -1,0 +1,109 @@
+"""ccxt against the emulator: markets, market data and orders, as a bot uses them, sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ccxt
+import ccxt.async_support
+import pytest
+
+from headgate.testing import Emulator
+
+CASES = [("binance-usdm", "binanceusdm", "BTC/USDT:USDT"), ("binance-spot", "binance", "BTC/USDT")]
+KEY = "k" + "1"
+
+
+def settings(name: str) -> dict[str, Any]:
+    """What a user's bot would set."""
+    found: dict[str, Any] = {"apiKey": KEY, "secret": "s" + "1"}
+    if name == "binance":
+        found["options"] = {"fetchMarkets": {"types": ["spot"]}}
+    return found
+
+
+@pytest.mark.parametrize(("provider", "name", "symbol"), CASES)
+def test_a_sync_bot_loads_reads_and_trades(provider: str, name: str, symbol: str) -> None:
+    """Markets with filters, candles, book, an order from placing to cancelling, a market order, a balance."""
+    with Emulator(provider) as emulator:
+        exchange = emulator.redirect(getattr(ccxt, name)(settings(name)))
+        market = exchange.load_markets()[symbol]
+        assert market["active"]
+        assert market["precision"]["price"] > 0
+        assert market["limits"]["cost"]["min"] == 5
+        assert len(exchange.fetch_ohlcv(symbol, "1m", limit=750)) == 750
+        book = exchange.fetch_order_book(symbol, 20)
+        ticker = exchange.fetch_ticker(symbol)
+        assert book["bids"][0][0] < ticker["last"] < book["asks"][0][0]
+        order = exchange.create_order(symbol, "limit", "buy", 0.01, 50_000, {"clientOrderId": "mine"})
+        assert order["status"] == "open"
+        assert [found["id"] for found in exchange.fetch_open_orders(symbol)] == [order["id"]]
+        with pytest.raises(ccxt.ExchangeError, match="uplicate"):
+            exchange.create_order(symbol, "limit", "buy", 0.01, 50_000, {"clientOrderId": "mine"})
+        assert exchange.cancel_order(order["id"], symbol)["status"] == "canceled"
+        with pytest.raises(ccxt.OrderNotFound):
+            exchange.cancel_order(order["id"], symbol)
+        assert exchange.create_order(symbol, "market", "sell", 0.01)["status"] == "closed"
+        assert len(exchange.fetch_my_trades(symbol)) == 1
+        assert exchange.fetch_balance()["USDT"]["total"] > 0
+        figures = emulator.stats()
+        placed = figures["orders"][Emulator.account(KEY)]["by_client_id"]
+        assert placed["mine"] == {"arrived": 2, "placed": 1, "status": "CANCELED"}
+        assert set(figures["statuses"]) == {"200", "400"}
+
+
+def test_futures_positions_funding_and_conditional_orders() -> None:
+    """What only futures have."""
+    symbol = "BTC/USDT:USDT"
+    with Emulator("binance-usdm") as emulator:
+        exchange = emulator.redirect(ccxt.binanceusdm(settings("binanceusdm")))
+        exchange.load_markets()
+        exchange.set_leverage(5, symbol)
+        exchange.create_order(symbol, "market", "buy", 0.02)
+        [position] = exchange.fetch_positions([symbol])
+        assert (position["side"], position["contracts"]) == ("long", 0.02)
+        assert exchange.fetch_funding_rate(symbol)["fundingRate"] == 0.0001
+        assert len(exchange.fetch_funding_rate_history(symbol, limit=10)) == 10
+        stop = exchange.create_order(symbol, "stop_market", "sell", 0.02, None, {"stopPrice": 40_000})
+        waiting = exchange.fetch_open_orders(symbol, params={"trigger": True})
+        assert [found["id"] for found in waiting] == [stop["id"]]
+        exchange.cancel_order(stop["id"], symbol, {"trigger": True})
+        batch = [
+            {"symbol": symbol, "type": "limit", "side": "buy", "amount": 0.01, "price": price}
+            for price in (50_000, 50_001)
+        ]
+        assert len(exchange.create_orders(batch)) == 2
+        exchange.cancel_all_orders(symbol)
+        assert exchange.fetch_open_orders(symbol) == []
+
+
+@pytest.mark.parametrize(("provider", "name", "symbol"), CASES)
+def test_an_async_bot_does_the_same(provider: str, name: str, symbol: str) -> None:
+    """The async half of ccxt, and a whole batch of calls at once."""
+
+    async def bot(emulator: Emulator) -> None:
+        exchange = emulator.redirect(getattr(ccxt.async_support, name)(settings(name)))
+        try:
+            await exchange.load_markets()
+            order = await exchange.create_order(symbol, "limit", "sell", 0.01, 90_000)
+            await exchange.cancel_order(order["id"], symbol)
+            candles = await asyncio.gather(*(exchange.fetch_ohlcv(symbol, "5m", limit=50) for _ in range(10)))
+            assert {len(rows) for rows in candles} == {50}
+        finally:
+            await exchange.close()
+
+    with Emulator(provider) as emulator:
+        asyncio.run(bot(emulator))
+        assert set(emulator.stats()["statuses"]) == {"200"}
+
+
+def test_ccxt_sees_refusals_and_bans_as_its_own_errors() -> None:
+    """429 and 418 both become DDoSProtection; the ban's end can be read from the text."""
+    with Emulator("binance-usdm", capacity=10, ban_after=2) as emulator:
+        exchange = emulator.redirect(ccxt.binanceusdm({"enableRateLimit": False}))
+        with pytest.raises(ccxt.DDoSProtection, match="429.*-1003"):
+            for _ in range(21):  # twice the capacity, should a minute end in between
+                exchange.fetch_time()
+        with pytest.raises(ccxt.DDoSProtection, match=r"418.*banned until \d{13}"):
+            exchange.fetch_time()
