@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
 Lines = Iterator[str]
 
 
+def said(text: str) -> Lines:
+    """A paragraph."""
+    yield from textwrap.wrap(text, 120)
+    yield ""
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
     """A Markdown table; all columns but the first to the right."""
     yield f"| {' | '.join(head)} |"
@@ -37,11 +44,12 @@ def speed(quick: bool) -> Lines:
     """(a) Permits that nobody else wants, in one process."""
     yield "## (a) One process, nobody else"
     yield ""
-    yield "Microseconds per permit on limits that are never reached; the ratio is to three aiolimiter acquires."
-    yield "Peers only take; Headgate takes, and settles when the answer is there. `headgate` is the whole"
-    yield "`async with gate.permit(...)`, `headgate store` the two verbs inside it. The calls of limits, throttled-py and"
-    yield "pyrate-limiter are their synchronous ones, which are faster than their asynchronous ones."
-    yield ""
+    yield from said(
+        "Microseconds per permit on limits that are never reached; the ratio is to three aiolimiter acquires. "
+        "Peers only take; Headgate takes, and settles when the answer is there. `headgate` is the whole "
+        "`async with gate.permit(...)`, `headgate store` the two verbs inside it. The calls of limits, "
+        "throttled-py and pyrate-limiter are their synchronous ones."
+    )
     count, rounds = (2000, 3) if quick else (10_000, 9)
     with tempfile.TemporaryDirectory() as folder:
         names = (*FORMS, *PEERS)
@@ -59,46 +67,29 @@ def sharing(quick: bool) -> Lines:
     """(b) The same through a store that other processes could share."""
     yield "## (b) The same, shared with other processes"
     yield ""
-    yield "Microseconds per permit, one process, through the store that all processes of the machine share. Among the peers"
-    yield "only pyrate-limiter has one that needs no server: its SQLite bucket with its file lock."
-    yield ""
+    yield from said(
+        "Microseconds per permit, one process, through the store that all processes of the machine share. "
+        "Among the peers only pyrate-limiter has one that needs no server: its SQLite bucket with its file "
+        "lock."
+    )
     count, rounds = (500, 3) if quick else (3000, 7)
     with tempfile.TemporaryDirectory() as folder:
-        names = [f"{form} host" for form in FORMS]
+        names = [*(f"{form} host" for form in FORMS), "pyrate-limiter SQLite"]
         found = [
-            interleaved(
-                {
-                    **{name: permits(name, limits, Path(folder)) for name in names},
-                    "pyrate-limiter SQLite": sqlite(limits),
-                },
-                count,
-                rounds,
-            )
+            interleaved({name: permits(name, limits, Path(folder)) for name in names}, count, rounds)
             for limits in (1, 3)
         ]
     rows = [[name, *(f"{times[name]:.0f}" for times in found)] for name in found[0]]
     yield from table(["", "one limit", "three limits"], rows)
 
 
-def sqlite(limits: int):  # noqa: ANN201
-    """pyrate-limiter's shared bucket for `interleaved`."""
-    from benchmarks.peers import shared_permits
-
-    async def run(count: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            take = shared_permits(Path(folder), limits)
-            for _ in range(count):
-                take()
-
-    return run
-
-
 def contention(quick: bool) -> Lines:
     """(c) Four processes that want the same limit at once."""
     yield "## (c) Four processes contend"
     yield ""
-    yield "Four processes take permits on one limit as fast as they can. Spread: the slowest process beside the fastest."
-    yield ""
+    yield from said(
+        "Four processes take permits on one limit as fast as they can. Spread: the slowest process beside the fastest."
+    )
     seconds = 1.0 if quick else 5.0
     names = (*FORMS, "pyrate-limiter")
     found = {name: sorted(rush(name, 4, seconds) for _ in range(1 if quick else 3)) for name in names}
@@ -122,10 +113,11 @@ def crowds(quick: bool) -> Lines:
     yield ""
     sizes = (2000, 10_000) if quick else (10_000, 50_000)
     ideal = [max(0.0, size / CAPACITY - 1) for size in sizes]
-    yield f"So many tasks wait at once for a bucket of {CAPACITY:,}, refilled {CAPACITY:,} a second: at best"
-    yield f"{ideal[0]:.0f} s and {ideal[1]:.0f} s. Elapsed time, and the time one core was busy. After {PATIENCE:.0f} s a"
-    yield "contender is stopped."
-    yield ""
+    yield from said(
+        f"So many tasks wait at once for a bucket of {CAPACITY:,}, refilled {CAPACITY:,} a second: at best "
+        f"{ideal[0]:.0f} s and {ideal[1]:.0f} s. Elapsed time, and the time one core was busy. After "
+        f"{PATIENCE:.0f} s a contender is stopped."
+    )
     rows = []
     for name in CONTENDERS:
         row = [name]
@@ -146,11 +138,13 @@ def truthfulness(quick: bool) -> Lines:
     low, high = (int(2000 * way) for way in spec.delay)
     yield "## (e) Truthfulness"
     yield ""
-    yield f"A strict server allows {spec.capacity} requests in {spec.period:g} s and counts each when it arrives, {low} to {high} ms"
-    yield f"of round trip away. {WORKERS} workers want 1.2 times that. Each limiter is set to the published limit and to the"
-    yield "algorithm of its own that is nearest to the server's. Share of the limit used, and share of the requests refused, over"
-    yield f"{periods} s. The server does not count what it refuses, and bans nobody; real ones do."
-    yield ""
+    yield from said(
+        f"A strict server allows {spec.capacity} requests in {spec.period:g} s and counts each when it "
+        f"arrives. The round trip takes {low} to {high} ms, and {WORKERS} workers want 1.2 times the limit. "
+        "Each limiter is set to the published limit and to the algorithm of its own that is nearest to the "
+        f"server's. Share of the limit used, and share of the requests refused, over {periods} s. The server "
+        "does not count what it refuses, and bans nobody; real ones do."
+    )
     names = ("headgate", *PEERS, "no limiter")
     for processes in (1, 3):
         found = truths(names, processes, periods)
@@ -159,10 +153,13 @@ def truthfulness(quick: bool) -> Lines:
             for name, reports in found.items()
         ]
         if processes == 1:
-            yield "One program:"
+            yield from said("One program:")
         else:
-            yield "Three programs on one address. Headgate and pyrate-limiter (SQLite, file lock) share the limit; the others"
-            yield "cannot without a server, so each program believes that the limit is its own, as unrelated programs do:"
+            yield from said(
+                "Three programs on one address. Headgate and pyrate-limiter (SQLite, file lock) share the limit; the "
+                "others cannot without a server, so each program believes that the limit is its own, as unrelated "
+                "programs do:"
+            )
         yield ""
         yield from table(["used, refused", *SERVERS], rows)
 
@@ -191,11 +188,14 @@ def preamble() -> Lines:
     peers = ", ".join(f"{name} {version(name)}" for name in PEERS)
     yield "# Benchmarks"
     yield ""
-    yield "Written by `make bench` (about ten minutes); do not edit. Contenders take turns in one run, figures are medians."
-    yield ""
-    yield f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores. Headgate"
-    yield f"{version('headgate')}; {peers}."
-    yield ""
+    yield from said(
+        "Written by `make bench` (about ten minutes); do not edit. Contenders take turns in one run, figures "
+        "are medians."
+    )
+    yield from said(
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} "
+        f"cores. Headgate {version('headgate')}; {peers}."
+    )
 
 
 def main() -> None:

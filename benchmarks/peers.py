@@ -7,6 +7,7 @@ is measured, the algorithm of the server where truth is.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ def permits(name: str, limits: int) -> Callable[[int], Awaitable[None]]:
         "limits": _limits_permits,
         "throttled-py": _throttled_permits,
         "ccxt": _ccxt_permits,
+        "pyrate-limiter SQLite": _sqlite_permits,
     }[name](limits)
 
 
@@ -122,16 +124,29 @@ def _ccxt_permits(limits: int) -> Callable[[int], Awaitable[None]]:
     return run
 
 
-def shared_permits(folder: Path, limits: int = 1) -> Callable[[], Any]:
-    """A blocking call that takes one permit, on limits shared by all processes which name the same folder.
-
-    Only pyrate-limiter has such without a server: its SQLite bucket, with the file lock it asks for between processes.
-    """
+def _sqlite(folder: Path, limits: int) -> Any:
     from pyrate_limiter import Limiter, Rate, SQLiteBucket
 
     # Short periods, so that its count of the rows in a window stays quick.
     rates = [Rate(AMPLE * rank, 1000 * rank) for rank in range(1, limits + 1)]
-    limiter = Limiter(SQLiteBucket.init_from_file(rates, db_path=str(folder / "pyrate.sqlite"), use_file_lock=True))
+    return Limiter(SQLiteBucket.init_from_file(rates, db_path=str(folder / "pyrate.sqlite"), use_file_lock=True))
+
+
+def _sqlite_permits(limits: int) -> Callable[[int], Awaitable[None]]:
+    async def run(count: int) -> None:
+        with tempfile.TemporaryDirectory() as folder, _sqlite(Path(folder), limits) as limiter:
+            for _ in range(count):
+                limiter.try_acquire("k")
+
+    return run
+
+
+def shared_permits(folder: Path) -> Callable[[], Any]:
+    """A blocking call that takes one permit on a limit shared by all processes which name the same folder.
+
+    Only pyrate-limiter has that without a server: its SQLite bucket, with the file lock it asks for between processes.
+    """
+    limiter = _sqlite(folder, 1)
     return lambda: limiter.try_acquire("k")
 
 

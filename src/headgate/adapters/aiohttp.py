@@ -72,7 +72,7 @@ def patch(module: ModuleType) -> None:
     Each request gets our middleware as its innermost one, and waits for its first hop before aiohttp's timeout starts.
 
     Args:
-        module: ``aiohttp.client``.
+        module: ``aiohttp``.
     """
     original = module.ClientSession._request
     if "middlewares" not in inspect.signature(original).parameters:

@@ -19,14 +19,16 @@ class Wrong(Exception):  # noqa: N818 - inside the package only; it becomes a Ru
 
 
 def reference(key: str, name: str) -> None:
+    """A reference names something that exists in its root."""
     root, dot, rest = name.partition(".")
-    if root in {"header", "answer"} and (not rest or (root == "header" and rest != rest.lower())):
+    if (root == "header" and (not rest or rest != rest.lower())) or (dot and not rest):
         raise Wrong(key, f"{name!r} names nothing", f"Write {root}.NAME, in lower case for headers")
     if dot and root not in {"header", "answer", "body"}:
         raise Wrong(key, f"{name!r} has an unknown root", "Use a parameter's name, body.…, header.… or answer.…")
 
 
 def a_duration(key: str, text: str) -> None:
+    """Empty, or a positive duration."""
     try:
         if text and duration(text) <= 0:
             raise ValueError
@@ -35,6 +37,7 @@ def a_duration(key: str, text: str) -> None:
 
 
 def a_regex(key: str, text: str) -> None:
+    """A regular expression that compiles."""
     try:
         re.compile(text)
     except re.error as error:
@@ -44,9 +47,11 @@ def a_regex(key: str, text: str) -> None:
 
 
 def lower_case(key: str, name: str) -> None:
+    """A header name, which is looked up in lower case."""
     if name != name.lower():
         raise Wrong(key, f"{name!r} has capital letters", "Write header names in lower case")
 
 
-def words(words: Iterable[str]) -> str:
-    return ", ".join(sorted(words))
+def words(names: Iterable[str]) -> str:
+    """A sorted list for an error message."""
+    return ", ".join(sorted(names))

@@ -7,7 +7,9 @@ import os
 import random
 import socket
 import struct
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,11 +20,11 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from headgate.errors import StoreUnavailable
+from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
 from headgate.ledger.limit import SECOND, Instant
-from headgate.stores.base import Grant, Snapshot, Store
+from headgate.stores.base import Answered, Grant, Snapshot, Store
 from headgate.stores.blocks import BlockState
 from headgate.stores.environment import Environment, boot_id
 from headgate.stores.memory import view
@@ -35,6 +37,12 @@ _PATIENCE: Final = 0.25
 _REAP: Final = SECOND // 50
 """How often a process looks for permits whose lease has ended, ns."""
 _CACHED: Final = 4096
+_BUSY: Final = SECOND // 1000
+"""A process whose last transaction is younger than this, in ns, is about to begin another."""
+_SOON: Final = 0.01
+"""Seconds after which a pending settle is written in any case."""
+_NOTHING: Final[Mapping[str, int]] = {}
+_SETTLED: Final = Answered()
 _LEDGER, _PERMIT, _NOTE, _MEMBER = b"L", b"P", b"N", b"M"
 _GENERATION, _BLOCKS, _LEARNED, _REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 _DUE: Final = struct.Struct(">QQ")
@@ -69,6 +77,11 @@ class HostStore(Store):
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._depth = 0
         self._hurry = False
+        self._pending: list[tuple[Grant, Instant]] = []
+        self._settling: list[tuple[Grant, Instant]] = []
+        self._flusher: threading.Thread | None = None
+        self._poke = threading.Event()
+        self._last = 0
         self._txn: Any = None
         self._dirty: dict[str, Ledger] = {}
         self._seen: dict[str, tuple[bytes, Ledger, int]] = {}
@@ -93,6 +106,8 @@ class HostStore(Store):
         try:
             self._txn = environment.begin(0.0 if self._hurry else None)
             self._refresh()
+            if self._pending:
+                self._settle_pending()
         except BaseException:
             self._end(commit=False)
             raise
@@ -134,10 +149,12 @@ class HostStore(Store):
                 self._forget()
                 raise
             self._dirty.clear()
+            self._settling.clear()
             if len(self._seen) > _CACHED:
                 self._seen.clear()
         finally:
             self._depth = 0
+            self._last = time.monotonic_ns()
             self._environment.lock.release()
 
     def _forget(self) -> None:
@@ -146,6 +163,8 @@ class HostStore(Store):
             self._seen.pop(key, None)
         self._dirty.clear()
         self._raw_generation = b"?"
+        self._pending[:0] = self._settling
+        self._settling.clear()
 
     def _refresh(self) -> None:
         """Blocks and learned limits, if another process changed them."""
@@ -163,6 +182,59 @@ class HostStore(Store):
         self.learned = _decode_learned(learned) if learned else {}
         self._raw_generation = raw
         self._changed()
+
+    # -- settling a moment later -----------------------------------------------------------------------------------
+    # A process that takes permits without a pause need not write each plain settle on its own: it goes along with the
+    # next transaction. Until then its units count as in flight, so no law is touched.
+
+    def settle(
+        self,
+        grant: Grant,
+        now: Instant,
+        *,
+        actual: Mapping[str, int] = _NOTHING,
+        used: Mapping[str, int] = _NOTHING,
+        full: Iterable[str] = (),
+    ) -> Answered:
+        if now.mono - self._last < _BUSY and not (actual or used or full) and self._quiet(grant):
+            self._pending.append((grant, now))
+            if not self._poke.is_set():
+                self._see_to_it()
+            return _SETTLED
+        return super().settle(grant, now, actual=actual, used=used, full=full)
+
+    def _quiet(self, grant: Grant) -> bool:
+        """Whether nobody waits for what this settles."""
+        for charge in grant.charges:
+            seen = self._seen.get(charge.key)
+            if seen is None or seen[1].rises or seen[1].floor > seen[1].limit.usable:
+                return False
+        return True
+
+    def _settle_pending(self) -> None:
+        self._settling = self._pending[:]
+        del self._pending[: len(self._settling)]
+        for grant, now in self._settling:
+            super().settle(grant, now)
+
+    def _see_to_it(self) -> None:
+        """Have the helper thread settle what no transaction takes along."""
+        self._poke.set()
+        if self._flusher is None:
+            self._flusher = threading.Thread(
+                target=_flush, args=(weakref.ref(self), self._poke), name="headgate-settle", daemon=True
+            )
+            self._flusher.start()
+
+    def busy(self) -> bool:
+        """Whether transactions follow each other so closely that nothing stays pending."""
+        return time.monotonic_ns() - self._last < _BUSY
+
+    def flush(self) -> None:
+        """Settle what is pending, now."""
+        if self._pending and self._pid == os.getpid():
+            with self:
+                pass
 
     # -- what the verbs stand on -----------------------------------------------------------------------------------
 
@@ -376,7 +448,33 @@ class HostStore(Store):
 
     def close(self) -> None:
         if self._pid == os.getpid():
+            try:
+                self.flush()
+            except StoreError:
+                pass  # it ends with the lease
             self._bells.close()
+
+
+def _flush(store: weakref.ref[HostStore], poke: threading.Event) -> None:
+    """The helper thread of a busy process: a moment after the first pending settle, see that it is written."""
+    while True:
+        if not poke.wait(timeout=60.0):
+            if store() is None:
+                return
+            continue
+        time.sleep(_SOON)
+        here = store()
+        if here is None:
+            return
+        if here.busy():
+            del here
+            continue
+        poke.clear()
+        try:
+            here.flush()
+        except StoreError:
+            pass  # the next transaction that works takes it along
+        del here
 
 
 @lru_cache(_CACHED)

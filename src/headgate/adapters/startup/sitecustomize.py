@@ -18,7 +18,7 @@ HOOKS = {
     "httpx2": "headgate.adapters.httpx",
     "urllib3.connectionpool": "headgate.adapters.urllib3",
     "requests.adapters": "headgate.adapters.requests",
-    "aiohttp.client": "headgate.adapters.aiohttp",
+    "aiohttp": "headgate.adapters.aiohttp",
     "ccxt.base.exchange": "headgate.adapters.ccxt",
     "ccxt.async_support.base.exchange": "headgate.adapters.ccxt",
 }

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Bill", "Meter", "Refusal", "Span", "StrictLimit", "Tally"]
+__all__ = [
+    "Bill",
+    "BucketCounter",
+    "Counter",
+    "FixedCounter",
+    "Meter",
+    "Refusal",
+    "SlidingCounter",
+    "SlotsCounter",
+    "Span",
+    "StrictLimit",
+    "Tally",
+]
 
 KEPT_SPANS = 5_000
 """Windows of one tally that are remembered for the statistics."""

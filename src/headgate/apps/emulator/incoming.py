@@ -10,7 +10,7 @@ import msgspec
 __all__ = ["Fault", "Handler", "Incoming", "Route"]
 
 
-class Fault(Exception):  # noqa: N818 - it is an answer of the exchange, not an error of ours
+class Fault(Exception):
     """An error answer in Binance's form: HTTP status, code, text; `until` (ns) is what ``Retry-After`` counts to."""
 
     def __init__(self, code: int, text: str, *, status: int = 400, until: int = 0) -> None:

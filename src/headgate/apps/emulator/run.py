@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-__all__ = ["serve"]
+__all__ = ["serve", "summary"]
 
 
 async def serve(options: Options, say: Callable[[str], None], *, tied: bool = False) -> None:

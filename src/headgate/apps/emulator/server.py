@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from .options import Options
     from .tariff import Price
 
-__all__ = ["EMULATED", "Emulation"]
+__all__ = ["Answer", "Asked", "Emulation"]
 
 SECOND = 1_000_000_000
-EMULATED = ("binance-spot", "binance-usdm")
 SILENCE = 120.0
 """Seconds after which the connection of a lost request is cut; clients give up long before."""
 _LINGER_NONE = struct.pack("ii", 1, 0)

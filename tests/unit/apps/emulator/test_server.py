@@ -110,7 +110,7 @@ def test_going_on_after_refusals_is_a_ban_that_grows() -> None:
         assert figures["totals"]["bans"] == 2
         assert figures["totals"]["throttled"] == 4
         assert figures["totals"]["banned"] == 5
-        assert figures["ips"]["127.0.0.1"]["arrivals"] == 13
+        assert figures["ips"]["127.0.0.1"]["arrivals"] == 14
 
     run(scene, capacity=2, ban_after=3)
 
