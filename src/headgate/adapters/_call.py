@@ -71,8 +71,11 @@ class Attempt:
     def wait(self, *, is_async: bool) -> Steps[None]:
         """Waits until the request may leave."""
         gate, call = self._governor.gate, self._call
-        contact = gate.first_contact_async if is_async else gate.first_contact
-        yield functools.partial(contact, self._provider, self._outbound.base_url)
+        in_thread = is_async and not _on_asyncio()
+        native = is_async and not in_thread
+        contact = gate.first_contact_async if native else gate.first_contact
+        ask = functools.partial(contact, self._provider, self._outbound.base_url)
+        yield functools.partial(_elsewhere, ask) if in_thread else ask
         permit = gate.permit(
             self._provider,
             call.method,
@@ -84,7 +87,8 @@ class Attempt:
             timeout=self._patience(gate.max_wait),
         )
         try:
-            yield permit.acquire_async if is_async else permit.acquire
+            acquire = permit.acquire_async if native else permit.acquire
+            yield functools.partial(_elsewhere, acquire) if in_thread else acquire
         except DeadlineExceeded as error:
             raise self._explained(error) from None
         self._permit = permit
@@ -279,6 +283,24 @@ class Governor:
             return None
 
 
+def _on_asyncio() -> bool:
+    """False in an event loop of another kind (httpx also runs on trio)."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _elsewhere(wait: Callable[[], Any]) -> None:
+    """Waits in a worker thread, for event loops that the gate cannot await on."""
+    from anyio import to_thread
+
+    await to_thread.run_sync(wait)
+
+
 def peek(netloc: str) -> Attempt | None:
     """The attempt that a layer above has already opened for this host, if it is still to be spent."""
     attempt = _above.get()
@@ -293,39 +315,29 @@ def take(netloc: str) -> Attempt | None:
 
 def drive(steps: Steps[T]) -> T:
     """Runs a flow in this thread."""
-    step = _advance(steps, None, None)
-    while not isinstance(step, _End):
-        try:
-            value = step()
-        except BaseException as error:  # noqa: BLE001 - handed to the flow, which raises it again
-            step = _advance(steps, None, error)
-        else:
-            step = _advance(steps, value, None)
-    return step.value  # type: ignore[no-any-return]
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = step()
+            except BaseException as error:  # noqa: BLE001 - handed to the flow, which raises it again
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 async def drive_async(steps: Steps[T]) -> T:
     """Runs a flow on asyncio."""
-    step = _advance(steps, None, None)
-    while not isinstance(step, _End):
-        try:
-            value = await step()
-        except BaseException as error:  # noqa: BLE001 - also a cancellation: handed to the flow, which raises it again
-            step = _advance(steps, None, error)
-        else:
-            step = _advance(steps, value, None)
-    return step.value  # type: ignore[no-any-return]
-
-
-class _End:
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _advance(steps: Steps[Any], value: Any, error: BaseException | None) -> Any:
     try:
-        return steps.send(value) if error is None else steps.throw(error)
+        step = next(steps)
+        while True:
+            try:
+                value = await step()
+            except BaseException as error:  # noqa: BLE001 - also a cancellation: the flow raises it again
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
     except StopIteration as end:
-        return _End(end.value)
+        return end.value  # type: ignore[no-any-return]

@@ -76,7 +76,8 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
         return _run(_fetch(governor, send, url, method, headers, body, is_async), is_async)
 
     def throttle(self: Any, cost: Any = None) -> Any:
-        if _current.get() is None:
+        attempt = _current.get()
+        if attempt is None or attempt.done:
             return original["throttle"](self, cost)
         return _nothing() if is_async else None
 
@@ -182,7 +183,7 @@ class _Tries:
 
 def _dry_run(governor: Governor, exchange: Any, request: tuple[Any, ...]) -> Outbound | None:
     """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
-    if not any(governor.knows(netloc, "/") for netloc in _netlocs(exchange)):
+    if not any(governor.knows(*place) for place in _places(exchange)):
         return None
     try:
         path, api, method, params = request
@@ -192,9 +193,9 @@ def _dry_run(governor: Governor, exchange: Any, request: tuple[Any, ...]) -> Out
         return None
 
 
-def _netlocs(exchange: Any) -> set[str]:
-    """Hosts of the exchange's REST API as it is set now (a sandbox or an overridden URL included)."""
-    found: set[str] = set()
+def _places(exchange: Any) -> set[tuple[str, str]]:
+    """Host and path of each REST API of the exchange as it is set now (a sandbox or an overridden URL included)."""
+    found: set[tuple[str, str]] = set()
     queue: list[Any] = [(getattr(exchange, "urls", None) or {}).get("api")]
     while queue:
         item = queue.pop()
@@ -203,7 +204,7 @@ def _netlocs(exchange: Any) -> set[str]:
         elif isinstance(item, str):
             parts = urlsplit(item.replace("{hostname}", getattr(exchange, "hostname", None) or ""))
             if parts.hostname:
-                found.add(netloc_of(parts.scheme, parts.hostname, parts.port))
+                found.add((netloc_of(parts.scheme, parts.hostname, parts.port), parts.path.rstrip("/") + "/"))
     return found
 
 

@@ -239,6 +239,15 @@ class Environment:
             self._env.close()
             self._env = None
 
+    def abandon(self) -> None:
+        """In a forked child: this environment is the parent's. LMDB must not be used across a fork, and would take its
+        folder for open; closing lets go of the child's copies only. The file lock is the parent's too: close, not unlock.
+        """
+        self._shut()
+        if self._flock >= 0:
+            os.close(self._flock)
+            self._flock = -1
+
     def close(self) -> None:
         """Close files; the next transaction opens them again."""
         with self.lock:

@@ -39,6 +39,8 @@ _REAP: Final = SECOND // 50
 _CACHED: Final = 4096
 _BUSY: Final = SECOND // 1000
 """A process whose last transaction is younger than this, in ns, is about to begin another."""
+_RUSH: Final = 100
+"""So many transactions that close on each other make a busy process."""
 _SOON: Final = 0.01
 """Seconds after which a pending settle is written in any case."""
 _NOTHING: Final[Mapping[str, int]] = {}
@@ -81,7 +83,7 @@ class HostStore(Store):
         self._settling: list[tuple[Grant, Instant]] = []
         self._flusher: threading.Thread | None = None
         self._poke = threading.Event()
-        self._last = 0
+        self._last = self._rush = 0
         self._txn: Any = None
         self._dirty: dict[str, Ledger] = {}
         self._seen: dict[str, tuple[bytes, Ledger, int]] = {}
@@ -154,7 +156,9 @@ class HostStore(Store):
                 self._seen.clear()
         finally:
             self._depth = 0
-            self._last = time.monotonic_ns()
+            mono = time.monotonic_ns()
+            self._rush = self._rush + 1 if mono - self._last < _BUSY else 0
+            self._last = mono
             self._environment.lock.release()
 
     def _forget(self) -> None:
@@ -196,7 +200,7 @@ class HostStore(Store):
         used: Mapping[str, int] = _NOTHING,
         full: Iterable[str] = (),
     ) -> Answered:
-        if now.mono - self._last < _BUSY and not (actual or used or full) and self._quiet(grant):
+        if self._rush > _RUSH and now.mono - self._last < _BUSY and not (actual or used or full) and self._quiet(grant):
             self._pending.append((grant, now))
             if not self._poke.is_set():
                 self._see_to_it()
@@ -441,9 +445,8 @@ class HostStore(Store):
             return found
 
     def after_fork(self) -> None:
-        """In a child: nothing of the parent's environment may be used again, not even closed."""
         self._bells.abandon()
-        self._inherited = [*getattr(self, "_inherited", []), self._environment, self._txn]
+        self._environment.abandon()
         self._start()
 
     def close(self) -> None:

@@ -11,6 +11,6 @@
 For pytest, `headgate.testing.plugin` offers the fixture ``headgate_emulator``.
 """
 
-from headgate.testing.emulator import Emulator
+from headgate.apps.emulator.child import Emulator
 
 __all__ = ["Emulator"]

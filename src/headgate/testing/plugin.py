@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from headgate.testing.emulator import Emulator
+from headgate.apps.emulator.child import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -240,3 +240,19 @@ def test_hooks_are_where_we_think(lib: ModuleType) -> None:
         client = kind()
         assert type(client._transport) in (lib.HTTPTransport, lib.AsyncHTTPTransport)
     assert issubclass(lib.ByteStream, lib.SyncByteStream) and issubclass(lib.ByteStream, lib.AsyncByteStream)
+
+
+@BOTH
+def test_trio(lib: ModuleType, gate: Any, origin: Any, spent: Any) -> None:
+    """On trio, where the gate cannot await, it waits in a thread."""
+    trio = pytest.importorskip("trio")
+
+    async def main() -> None:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate)) as client:
+            with gate.permit("testland", "GET", "/stream"), gate.permit("testland", "GET", "/stream") as second:
+                threading.Timer(0.2, second.refund).start()
+                origin.more.release(3)
+                assert (await client.get(f"{origin.url}/stream?do=stream")).text == "part0\npart1\npart2\n"
+
+    trio.run(main)
+    assert spent("streams") == (0, 0)

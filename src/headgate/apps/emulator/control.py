@@ -106,6 +106,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
             }
             for address in addresses
         },
+        "clients": {agent: dict(counts) for agent, counts in emulation.clients.items()},
         "orders": statistics(emulation.exchange.desk),
     }
 

@@ -85,6 +85,7 @@ class Emulation:
         self.totals: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.routes: Counter[str] = Counter()
+        self.clients: dict[str, Counter[str]] = {}
         self.busy = 0
         self.most_busy = 0
         self._asked: dict[str, Asked] = {}
@@ -186,6 +187,7 @@ class Emulation:
             status, content, until = fault.status, fault.body, fault.until
         self.statuses[status] += 1
         self.routes[asked.price.route] += 1
+        self._note_client(request.headers.get("User-Agent", ""), status, charged)
         headers = self._headers(asked.path, charged, ip, now)
         if until and self.options.retry_after:
             headers["Retry-After"] = str(max(1, -(-(until - now) // SECOND)))
@@ -196,6 +198,17 @@ class Emulation:
             self.journal.write(now, ip=ip, account=account, route=route, cost=cost, used=used, status=status)
         return Answer(status, content, headers, held)
 
+    def _note_client(self, agent: str, status: int, charged: list[Bill]) -> None:
+        """Which program it was, as far as it says so: several share one address."""
+        if agent not in self.clients and len(self.clients) >= 256:
+            agent = "others"
+        client = self.clients.setdefault(agent, Counter(arrivals=0, accepted=0, throttled=0, banned=0))
+        client["arrivals"] += 1
+        if status in (418, 429):
+            client["banned" if status == 418 else "throttled"] += 1
+        else:
+            client["accepted"] += sum(bill.cost for bill in charged if bill.limit is self.tariff.main)
+
     def _admit(self, charged: list[Bill], address: Address, now: int) -> Fault | None:
         """Let the request in, or raise the `Fault` that refuses it; returned is one that hides a request carried out."""
         if now < address.banned_until:
@@ -204,10 +217,10 @@ class Emulation:
         hidden: Fault | None = None
         if self.options.errors and self.dice.random() < self.options.errors:
             self.totals["errors"] += 1
-            trouble = self.wording.trouble(self.dice)
-            if not trouble.carried_out:
-                raise trouble.fault
-            hidden = trouble.fault
+            trouble, carried_out = self.wording.trouble(self.dice)
+            if not carried_out:
+                raise trouble
+            hidden = trouble
         refusal = self.meter.arrive(now, charged)
         if refusal is None:
             return hidden

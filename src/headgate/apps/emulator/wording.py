@@ -27,9 +27,10 @@ def interval(period: int) -> tuple[str, int]:
 
 
 class Trouble(NamedTuple):
-    """One kind of 503: its body, and whether the request was carried out behind it."""
+    """One kind of 503: its code and text, and whether the request was carried out behind it."""
 
-    fault: Fault
+    code: int
+    text: str
     carried_out: bool
 
 
@@ -46,9 +47,9 @@ class Wording:
         timeout = "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
         overload = "Server is currently overloaded with other requests. Please try again in a few minutes."
         self._troubles = (
-            Trouble(Fault(-1008, overload, status=503), carried_out=False),
-            Trouble(Fault(-1001, "Service Unavailable.", status=503), carried_out=False),
-            Trouble(Fault(-1000 if futures else -1007, unknown if futures else timeout, status=503), carried_out=True),
+            Trouble(-1008, overload, carried_out=False),
+            Trouble(-1001, "Service Unavailable.", carried_out=False),
+            Trouble(-1000 if futures else -1007, unknown if futures else timeout, carried_out=True),
         )
 
     def usage_header(self, limit: StrictLimit) -> str | None:
@@ -99,9 +100,10 @@ class Wording:
             )
         return Fault(-1003, text, status=418, until=until)
 
-    def trouble(self, dice: random.Random) -> Trouble:
-        """One of the ways in which the exchange answers 503."""
-        return dice.choice(self._troubles)
+    def trouble(self, dice: random.Random) -> tuple[Fault, bool]:
+        """One of the ways in which the exchange answers 503, and whether the request was carried out behind it."""
+        chosen = dice.choice(self._troubles)
+        return Fault(chosen.code, chosen.text, status=503), chosen.carried_out
 
     def unknown_path(self, method: str, path: str) -> Fault:
         """The 404 of a path that does not exist."""

@@ -30,7 +30,8 @@ async def main() -> None:
     base, seconds = sys.argv[1], float(sys.argv[2])
     tasks = int(sys.argv[3]) if len(sys.argv) > 3 else 4
     until = time.time() + seconds
-    exchange = ccxt.binanceusdm({"enableRateLimit": True, "options": {"fetchCurrencies": False}})
+    settings = {"enableRateLimit": True, "options": {"fetchCurrencies": False}, "userAgent": "ccxt_bot"}
+    exchange = ccxt.binanceusdm(settings)
     exchange.urls["api"] = {
         name: url.replace("https://fapi.binance.com", base) if isinstance(url, str) else url
         for name, url in exchange.urls["api"].items()

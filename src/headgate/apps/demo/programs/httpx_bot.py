@@ -33,7 +33,7 @@ async def main() -> None:
     base, seconds = sys.argv[1], float(sys.argv[2])
     tasks = int(sys.argv[3]) if len(sys.argv) > 3 else 4
     until = time.time() + seconds
-    async with httpx.AsyncClient(base_url=base, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=base, timeout=10, headers={"User-Agent": "httpx_bot"}) as client:
         work = asyncio.gather(*(poll(client, until, number) for number in range(tasks)))
         try:
             await asyncio.wait_for(work, seconds + 0.5)

@@ -14,6 +14,7 @@ SYMBOLS = ["BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT"]
 
 def scan(base: str, until: float, number: int) -> None:
     session = requests.Session()
+    session.headers["User-Agent"] = "requests_bot"
     while time.time() < until:
         symbol = SYMBOLS[number % len(SYMBOLS)]
         try:

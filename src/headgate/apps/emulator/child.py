@@ -1,4 +1,4 @@
-"""The emulator as a child process, for tests."""
+"""The emulator as a child process: for the demo, and for users' tests (`headgate.testing`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["Emulator"]
@@ -66,7 +67,7 @@ class Emulator:
         ban_after: int = 10,
         ban: float | None = None,
         seed: int | None = None,
-        log: str | None = None,
+        log: str | Path | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         start_timeout: float = 20,
