@@ -12,7 +12,7 @@ What a block is, its first line says:
   alone.
 
 Python blocks that name Binance reach the emulators instead, when the environment variable `EXAMPLES_HOSTS` maps the one
-to the other; a port 9300 anywhere becomes a free one.
+to the other; ports 9300 to 9309 anywhere become free ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from types import CodeType
 from typing import Any
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.S | re.M)
-PORT = "9300"
+PORT = re.compile(r"\b930\d\b")
 PATIENCE = 60.0
 """Seconds a command, or the first words of a background command, may take."""
 
@@ -49,9 +49,7 @@ class Page:
         self.path = path
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.background: list[subprocess.Popen[str]] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = str(probe.getsockname()[1])
+        self.ports: dict[str, str] = {}
 
     def run(self) -> int:
         """Run every block; return how many ran."""
@@ -76,11 +74,19 @@ class Page:
                 process.wait(10)
         return count
 
+    def port(self, named: re.Match[str]) -> str:
+        """The free port that stands for one of the page."""
+        if named[0] not in self.ports:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.ports[named[0]] = str(probe.getsockname()[1])
+        return self.ports[named[0]]
+
     def python(self, source: str, line: int, loop: asyncio.Runner, *, run: bool) -> None:
         """Run, save or merely check one block."""
         for real, local in json.loads(os.environ.get("EXAMPLES_HOSTS", "{}")).items():
             source = source.replace(real, local)
-        source = source.replace(PORT, self.port)
+        source = PORT.sub(self.port, source)
         if name := re.match(r"# (\w+\.py)\n", source):
             ast.parse(source, name[1])
             Path(name[1]).write_text(source, encoding="utf-8")
@@ -95,7 +101,7 @@ class Page:
 
     def console(self, source: str) -> None:
         """Run the commands of one block and compare what they print."""
-        for part in re.split(r"^\$ ", source.replace(PORT, self.port), flags=re.M)[1:]:
+        for part in re.split(r"^\$ ", PORT.sub(self.port, source), flags=re.M)[1:]:
             command, _, expected = part.partition("\n")
             while command.endswith("\\"):
                 more, _, expected = expected.partition("\n")

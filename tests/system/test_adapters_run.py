@@ -325,14 +325,24 @@ def test_interpreter_without_headgate(tmp_path: Path) -> None:
     assert re.fullmatch(r"headgate: not installed for \S+; this program runs ungoverned\n", done.stderr)
 
 
-def test_trouble_of_ours_is_not_the_programs(program: Any, origin: Origin) -> None:
+def test_wrong_settings_stop_before_the_program_starts(program: Any, origin: Origin) -> None:
+    """What every child would stumble over is said once, by `headgate run` itself."""
+    for name, value in (("HEADGATE_HOSTS", "nonsense"), ("HEADGATE_HOSTS", "x=no-such"), ("HEADGATE_STORE", "tape://")):
+        done = program("print(7)", check=False, env={**os.environ, name: value})
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("headgate: ") and done.stderr.count("\n") == 1
+
+
+def test_trouble_of_ours_is_not_the_programs(origin: Origin) -> None:
     """A gate that cannot be made is reported, and the program goes on."""
-    done = program(
-        "import requests; print(requests.get(URL + '/time').status_code)",
-        check=False,
-        env={**os.environ, "HEADGATE_HOSTS": "nonsense"},
+    done = subprocess.run(
+        [sys.executable, "-c", f"import requests; print(requests.get({origin.url!r} + '/time').status_code)"],
+        env={**environment(dict(os.environ)), "HEADGATE_HOSTS": "nonsense"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert (done.returncode, done.stdout) == (0, "200\n")
+    assert done.stdout == "200\n"
     assert "passes ungoverned" in done.stderr
 
 

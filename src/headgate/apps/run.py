@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 import headgate
+from headgate.gate.settings import open_store_name, parse_hosts
+from headgate.rules.book import Rulebook
 from headgate.rules.call import Priority
 
 __all__ = ["command", "environment"]
@@ -59,6 +61,9 @@ def command(config: str | None, priority: str | None, home: str | None, argv: tu
     Nothing in the program changes. httpx, httpx2, requests, urllib3, aiohttp and ccxt are covered. The command takes
     this process's place: signals, terminal and exit code are its own.
     """
+    # What every child would stumble over is said here, once, before the program starts.
+    open_store_name(None)
+    Rulebook.load(hosts=parse_hosts(None))
     env = environment(dict(os.environ))
     chosen = {"HEADGATE_CONFIG": config, "HEADGATE_PRIORITY": priority, "HEADGATE_HOME": home}
     env.update({name: value for name, value in chosen.items() if value})

@@ -6,28 +6,33 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from headgate.gate.settings import home_folder
+from headgate.gate.times import Times
+from headgate.gate.waits import Wait, read_waits
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Priority
 from headgate.stores.base import LedgerView, Snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
 __all__ = ["as_data", "as_table", "read_state"]
 
 
-def read_state() -> Snapshot:
-    """Read the host store of ``$HEADGATE_HOME``, without entering it as a member.
+def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]]:
+    """Read the host store of `home` (None: ``$HEADGATE_HOME``), without entering it as a member.
 
     Raises:
         StoreError: it cannot be read.
     """
     from headgate.stores.host import HostStore
 
-    return HostStore(home_folder(), patience=2.0).read(time.monotonic_ns(), time.time_ns())
+    store = HostStore(home_folder(home), patience=2.0)
+    return store.read(Times(store).now), read_waits(store)
 
 
-def as_data(found: Snapshot) -> dict[str, Any]:
+def as_data(found: Snapshot, waits: dict[Priority, Wait]) -> dict[str, Any]:
     """The snapshot as JSON types; times in Unix seconds, periods in seconds."""
     mono, wall = time.monotonic_ns(), time.time()
     return {
@@ -46,6 +51,14 @@ def as_data(found: Snapshot) -> dict[str, Any]:
             for block in found.blocks
             if block.ends() > mono
         ],
+        "waits": {
+            klass.name.lower(): {
+                "calls": wait.calls,
+                "mean_seconds": round(wait.total / max(1, wait.calls) / SECOND, 3),
+                "longest_seconds": round(wait.longest / SECOND, 3),
+            }
+            for klass, wait in waits.items()
+        },
         "learned": {
             provider: {name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items()}
             for provider, limits in found.learned.items()
@@ -90,14 +103,11 @@ def as_table(data: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, justify in (
-        ("limit", "left"),
-        ("window", "right"),
-        ("used", "right"),
-        ("", "left"),
-        ("spent by", "left"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=column != "spent by")  # type: ignore[arg-type]
+    table.add_column("limit", no_wrap=True)
+    table.add_column("window", justify="right", no_wrap=True)
+    table.add_column("used", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    spenders: list[str] = []
     provider = None
     for row in data["limits"]:
         owner = row["provider"] + (f" at {row['host']}" if row["host"] else "")
@@ -119,8 +129,9 @@ def as_table(data: dict[str, Any]) -> RenderableType:
             f"{row['window']} {seconds}",
             f"{row['used'] + row['inflight']:,} of {row['capacity']:,}",
             Text("█" * min(20, round(20 * share)), style=colour),
-            who,
         )
+        if who:
+            spenders.append(f"  {row['limit']}: {who}")
     parts: list[RenderableType] = []
     if data["degraded"]:
         parts.append(Text(f"SAFE SHARE: {data['degraded']}", style="bold red"))
@@ -129,8 +140,15 @@ def as_table(data: dict[str, Any]) -> RenderableType:
         parts.append(Text(f"{block['kind'].upper()} {block['scope']} {end}  {block['reason']}", style="bold red"))
     if data["limits"]:
         parts.append(table)
+        if spenders:
+            parts.append(Text("\nspent by", style="bold"))
+            parts.extend(Text(line) for line in spenders)
+            parts.append(Text())
     else:
         parts.append(Text(f"Nothing has been spent under {data['home']} yet. Try: headgate run -- python your_bot.py"))
+    for klass, wait in data["waits"].items():
+        text = f"waited, {klass}: {wait['calls']:,} calls, {wait['mean_seconds']:.1f} s on average, "
+        parts.append(Text(f"{text}{wait['longest_seconds']:.1f} s at longest", style="dim"))
     names = ", ".join(data["processes"]) or "none"
     parts.append(Text(f"processes: {names}   permits held: {data['permits_held']}", style="dim"))
     return Group(*parts)

@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def command(as_json: bool) -> None:
     """Every budget, who spends it, bans, and the state of the store."""
-    data = as_data(read_state())
+    data = as_data(*read_state())
     if as_json:
         click.echo(json.dumps(data, indent=2))
         return

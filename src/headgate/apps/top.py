@@ -20,9 +20,9 @@ def command(interval: float, seconds: float) -> None:
 
     end = time.monotonic() + seconds if seconds else float("inf")
     try:
-        with Live(as_table(as_data(read_state())), refresh_per_second=8, screen=False) as live:
+        with Live(as_table(as_data(*read_state())), refresh_per_second=8, screen=False) as live:
             while time.monotonic() < end:
                 time.sleep(min(interval, max(0.0, end - time.monotonic())))
-                live.update(as_table(as_data(read_state())))
+                live.update(as_table(as_data(*read_state())))
     except KeyboardInterrupt:
         pass

@@ -239,7 +239,7 @@ class Gate:
 
     def read(self) -> Snapshot:
         """Everything the store knows, for people."""
-        return self.store.read(time.monotonic_ns(), time.time_ns())
+        return self.store.read(self.times.now)
 
     def scope(self, name: str) -> str:
         """A scope as users write it (``binance-usdm/class:order``) as the store knows it (with mapped hosts)."""

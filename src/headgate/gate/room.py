@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from headgate.errors import Blocked, CannotFit, DeadlineExceeded, Rejected, StoreError
+from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Plan
@@ -66,6 +67,7 @@ class WaitingRoom:
         self._weight = gate.weight
         self._lock = threading.RLock()
         self._queue = Queue()
+        self.waits = Waits(gate.store)
         self._thread: threading.Thread | None = None
         self._alarm: socket.socket | None = None
         self._closed = False
@@ -174,6 +176,7 @@ class WaitingRoom:
     def _result(self, ticket: Ticket) -> Grant:
         if ticket.grant is None:
             raise ticket.error or Rejected("the gate was closed")
+        self.waits.add(ticket.klass, time.monotonic_ns() - ticket.arrived)
         return ticket.grant
 
     def _abandon(self, ticket: Ticket) -> None:
@@ -326,6 +329,7 @@ class WaitingRoom:
             self._deliver([w for w in waiters if isinstance(w, Ticket)])
             alarm, self._alarm = self._alarm, None
             thread, self._thread = self._thread, None
+        self.waits.share()
         if alarm is not None:
             alarm.close()
         if thread is not None and thread is not threading.current_thread():

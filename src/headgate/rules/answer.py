@@ -78,7 +78,7 @@ class Listener:
         if plan.feedback:
             for name, key in recipe.used:
                 value = headers.get(name)
-                if value is not None and value.isdecimal() and len(value) < 16:
+                if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
                     result.used[key] = int(value)
             for report in recipe.reports:
                 _report(report, headers, now, result)

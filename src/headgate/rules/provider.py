@@ -9,7 +9,7 @@ from headgate.ledger.limit import SECOND, Charge, Limit
 from headgate.rules.answer import Listener
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
 from headgate.rules.explanation import Explanation, LimitShare, provenance
-from headgate.rules.reading import number, reader
+from headgate.rules.reading import number, reader, text
 from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, limit_of, listed
 from headgate.rules.schema import File
 from headgate.rules.scopes import ANYONE, OwnerOf, owner_of, scope_text
@@ -133,7 +133,7 @@ class Provider:
         if signing is None or reader(signing.signature)(call) is None:
             return None
         made = reader(signing.timestamp)(call)
-        signed = None if made is None else instant(made, signing.timestamp_format, 0)
+        signed = None if made is None else instant(text(made), signing.timestamp_format, 0)
         if signed is None:
             return None
         if signing.timestamp_format == "epoch-ms" and signed > 10**20:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -166,8 +166,12 @@ class Store(ABC):
         """A number for a permit or a member: random, positive, 63 bits."""
 
     @abstractmethod
-    def read(self, mono: int, wall: int) -> Snapshot:
-        """All there is to know, without changing anything."""
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
+        """All there is to know, brought up to the present without changing anything.
+
+        Args:
+            now: the present moment on the clock of a namespace.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -385,7 +385,7 @@ class HostStore(Store):
     def alive(self) -> int:
         mono = time.monotonic_ns()
         if mono - self._alive[0] > SECOND:
-            self._alive = mono, self._bells.alive()
+            self._alive = mono, max(1, len(self._bells.living()))
         return self._alive[1]
 
     # -- for the safe share ----------------------------------------------------------------------------------------
@@ -431,17 +431,23 @@ class HostStore(Store):
         """Why the ledgers were begun anew when this process opened them, or ``""``."""
         return self._environment.rebuilt
 
-    def read(self, mono: int, wall: int) -> Snapshot:
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
         with self:
             found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
+            living = self._bells.living()
+            dead = []
             with self._txn.cursor() as cursor:
                 for name, value in cursor:
                     if name[:1] == _LEDGER:
-                        found.ledgers.append(view(name[1:].decode(), unpack(value)))
-                    elif name[:1] == _MEMBER:
+                        found.ledgers.append(view(name[1:].decode(), unpack(value), now))
+                    elif name[:1] == _MEMBER and int(name[1:], 16) in living:
                         found.members[int(name[1:], 16)] = value.decode()
+                    elif name[:1] == _MEMBER:
+                        dead.append(bytes(name))
                     elif name[:1] == _PERMIT:
                         found.permits += 1
+            for name in dead:
+                self._txn.delete(name)
             return found
 
     def after_fork(self) -> None:

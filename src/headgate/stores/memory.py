@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
 from headgate.ledger.base import Ledger
+from headgate.ledger.codec import pack, unpack
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
@@ -164,10 +165,10 @@ class MemoryStore(Store):
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def read(self, mono: int, wall: int) -> Snapshot:
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
         with self._lock:
             return Snapshot(
-                ledgers=[view(key, ledger) for key, ledger in self._ledgers.items()],
+                ledgers=[view(key, unpack(pack(ledger), ledger.limit), now) for key, ledger in self._ledgers.items()],
                 blocks=self.blocks.states(),
                 learned={k: dict(v) for k, v in self.learned.items()},
                 members=dict(self.members),
@@ -178,8 +179,11 @@ class MemoryStore(Store):
         pass
 
 
-def view(key: str, ledger: Ledger) -> LedgerView:
-    """A ledger as people see it."""
+def view(key: str, ledger: Ledger, now: Callable[[str], Instant]) -> LedgerView:
+    """A copy of a ledger as people see it at present."""
+    instant = now(key.partition("/")[0])
+    if instant[ledger.base] >= ledger.turn:
+        ledger.advance(instant)
     return LedgerView(
         key=key,
         limit=ledger.limit,

@@ -288,14 +288,14 @@ class SafeStore(Store):
     def alive(self) -> int:
         return self.inner.alive()
 
-    def read(self, mono: int, wall: int) -> Snapshot:
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
         share = self._share_or_inner()
         if share is None:
             try:
-                return self.inner.read(mono, wall)
+                return self.inner.read(now)
             except StoreError as error:
                 share = self._lost(error)
-        found = share.read(mono, wall)
+        found = share.read(now)
         found.degraded = self.degraded
         return found
 

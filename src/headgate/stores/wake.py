@@ -55,13 +55,13 @@ class Doorbells:
         for member in members:
             self._send(f"{member:016x}", b"w")
 
-    def alive(self) -> int:
-        """How many members' processes exist, own ones included; dead ones' sockets are removed."""
+    def living(self) -> set[int]:
+        """The members whose processes exist, own ones included; dead ones' sockets are removed."""
         try:
             names = [entry.name for entry in os.scandir(self._folder)]
         except OSError:
-            return max(1, len(self._own))
-        return max(1, sum(self._send(name, b"") for name in names))
+            return set(self._own)
+        return {int(name, 16) for name in names if self._send(name, b"")}
 
     def _send(self, name: str, what: bytes) -> bool:
         try:

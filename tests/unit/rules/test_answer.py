@@ -15,8 +15,13 @@ NOW = 1_795_220_621 * SECOND
 DATE = "Sat, 21 Nov 2026 00:23:41 GMT"
 FRAGMENT = """
 [limits]
-weight-1m = { unit = "weight", capacity = 1000, period = "1m", window = "fixed", headers.used = "X-Used-{interval}" }
-calls = { unit = "calls", capacity = 10, period = "1s", headers = { remaining = "x-left", limit = "x-limit", reset = "x-reset", reset_format = "epoch-ms", cost = "x-cost" } }
+weight-1m = { unit = "weight", capacity = 1000, period = "1m", window = "fixed", headers.used = "x-used-{interval}" }
+
+[limits.calls]
+unit = "calls"
+capacity = 10
+period = "1s"
+headers = { remaining = "x-left", limit = "x-limit", reset = "x-reset", reset_format = "epoch-ms", cost = "x-cost" }
 
 [[routes]]
 match = "GET /w"
@@ -52,7 +57,7 @@ W, C = "test/weight-1m/ip:default", "test/calls/ip:default"
 @pytest.fixture
 def provider(provider_of: Callable[[str], Provider]) -> Provider:
     """The provider of this page."""
-    return provider_of(FRAGMENT.replace("X-Used", "x-used"))
+    return provider_of(FRAGMENT)
 
 
 def tell(provider: Provider, call: tuple[str, str], status: int = 200, body: Any = None, **headers: str) -> Feedback:
@@ -74,10 +79,10 @@ def test_used_after_learning(provider: Provider) -> None:
     assert new.feedback(old_plan, Answer(200, {"x-used-5s": "9"}), now=NOW).used == {W: 9}
 
 
-@pytest.mark.parametrize("value", ["", "-1", "x", "1.5", "9" * 30, "١"])
+@pytest.mark.parametrize("value", ["", "-1", "x", "1.5", "9" * 30, "\u0661"])
 def test_nonsense_counter(provider: Provider, value: str) -> None:
     """A counter that is no plain number is not believed."""
-    assert tell(provider, ("GET", "/w"), x_used_1m=value).used in ({}, {W: 1})
+    assert tell(provider, ("GET", "/w"), x_used_1m=value).used == {}
 
 
 def test_ignored(provider: Provider) -> None:

@@ -139,7 +139,7 @@ def test_ban_without_an_end(tell: Callable[..., Feedback]) -> None:
 
 @pytest.mark.parametrize(
     ("hint", "seconds"),
-    [("-5", 2), ("0", 2), ("1", 2), ("99999999", 604800), ("1e300", 604800), ("nan", 180), ("soon", 180), ("", 180)],
+    [("-5", 2), ("0", 2), ("1", 2), ("99999999", 604800), ("1e30", 604800), ("nan", 180), ("soon", 180), ("", 180)],
 )
 def test_absurd_hints(tell: Callable[..., Feedback], hint: str, seconds: float) -> None:
     """Hints in the past or beyond a week are moved to the bounds; unreadable ones do not count."""

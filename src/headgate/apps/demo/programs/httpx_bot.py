@@ -9,7 +9,7 @@ import time
 
 import httpx
 
-PATHS = [
+PATHS: list[tuple[str, dict[str, str | int]]] = [
     ("/fapi/v1/depth", {"symbol": "BTCUSDT", "limit": 1000}),
     ("/fapi/v1/ticker/24hr", {}),
     ("/fapi/v1/aggTrades", {"symbol": "ETHUSDT"}),

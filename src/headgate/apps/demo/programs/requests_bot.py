@@ -16,11 +16,9 @@ def scan(base: str, until: float, number: int) -> None:
     session = requests.Session()
     session.headers["User-Agent"] = "requests_bot"
     while time.time() < until:
-        symbol = SYMBOLS[number % len(SYMBOLS)]
+        wanted = {"symbol": SYMBOLS[number % len(SYMBOLS)], "interval": "1m", "limit": "500"}
         try:
-            answer = session.get(
-                f"{base}/fapi/v1/klines", params={"symbol": symbol, "interval": "1m", "limit": 500}, timeout=10
-            )
+            answer = session.get(base + "/fapi/v1/klines", params=wanted, timeout=10)
         except requests.RequestException as error:
             print("requests_bot:", type(error).__name__, file=sys.stderr)
             time.sleep(0.2)

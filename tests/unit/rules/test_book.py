@@ -1,0 +1,137 @@
+"""The rule book: hosts, namespaces, files of the user."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from headgate.errors import RuleError, UnknownProvider
+from headgate.rules.book import Rulebook
+from headgate.rules.call import Call
+from headgate.rules.provider import Provider
+
+OWN = """
+format = 1
+name = "{name}"
+title = "Mine"
+hosts = {hosts}
+paths = {paths}
+source = "S"
+[sources]
+S = {{ title = "t", read = 2026-11-20, confidence = "D" }}
+[limits.calls-1s]
+unit = "calls"
+capacity = 7
+period = "1s"
+[default]
+cost = {{ calls = 1 }}
+"""
+
+
+def own(folder: Path, name: str, hosts: list[str], paths: list[str] | None = None) -> Path:
+    """A rule file of the user."""
+    path = folder / f"{name}-{len(list(folder.iterdir()))}.toml"
+    path.write_text(OWN.format(name=name, hosts=hosts, paths=paths or []), encoding="utf-8")
+    return path
+
+
+def test_bundled() -> None:
+    """The bundled providers are there and good."""
+    book = Rulebook.load()
+    assert {"binance-spot", "binance-usdm"} <= set(book.names())
+    assert all(isinstance(book.provider(name), Provider) for name in book.names())
+
+
+def test_unknown() -> None:
+    """An unknown name, also in a mapping of hosts, is an error that lists the known ones."""
+    with pytest.raises(UnknownProvider, match="binance-usdm"):
+        Rulebook.load().provider("kraken-of-the-deep")
+    with pytest.raises(UnknownProvider, match="HEADGATE_HOSTS"):
+        Rulebook.load(hosts={"localhost": "nobody"})
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("fapi.binance.com", "binance-usdm"),
+        ("FAPI.binance.com:443", "binance-usdm"),
+        ("api.binance.com", "binance-spot"),
+        ("stream.binance.com:9443", "binance-spot"),
+        ("binance.com", None),
+        ("evil-fapi.binance.com.example", None),
+        ("[::1]:80", None),
+        ("", None),
+    ],
+)
+def test_hosts(host: str, name: str | None) -> None:
+    """Hosts are matched whole, in any case, with any port; everything else has no rules."""
+    found = Rulebook.load().for_host(host, "/x")
+    assert (found.name if found else None) == name
+
+
+def test_mapped_hosts() -> None:
+    """Hosts that the user maps make a namespace of their own; the same host with another port is not meant."""
+    book = Rulebook.load(hosts={"127.0.0.1:9300": "binance-usdm", "LOCALHOST:1": "binance-usdm", "box": "binance-spot"})
+    mapped = book.for_host("127.0.0.1:9300", "/fapi/v1/time")
+    assert mapped is not None
+    assert mapped.namespace == "binance-usdm@127.0.0.1:9300+localhost:1"
+    assert mapped is book.provider("binance-usdm") is book.for_host("localhost:1")
+    assert book.for_host("127.0.0.1:9301") is None
+    assert book.for_host("127.0.0.1") is None
+    assert [charge.key for charge in mapped.plan(Call("GET", "/fapi/v1/time")).charges] == [
+        "binance-usdm@127.0.0.1:9300+localhost:1/weight-1m/ip:default"
+    ]
+    anywhere = book.for_host("box:8080")
+    assert anywhere is not None
+    assert anywhere.namespace == "binance-spot@box"
+
+
+def test_own_file(tmp_path: Path) -> None:
+    """A file of the user adds a provider, or replaces a bundled one."""
+    book = Rulebook.load(
+        extra=[own(tmp_path, "mine", ["*.mine.example"]), own(tmp_path, "binance-usdm", ["f.example"])]
+    )
+    assert book.for_host("eu.api.mine.example") is book.provider("mine")
+    assert book.for_host("mine.example") is None
+    assert book.for_host("fapi.binance.com") is None
+    assert book.provider("binance-usdm").limits["calls-1s"].capacity == 7
+
+
+def test_paths(tmp_path: Path) -> None:
+    """Where one host serves several providers the longest path prefix decides."""
+    files = [own(tmp_path, "all", ["h.example"]), own(tmp_path, "deep", ["h.example"], ["/v1/deep/"])]
+    book = Rulebook.load(extra=files)
+    assert book.for_host("h.example", "/v1/deep/x") is book.provider("deep")
+    assert book.for_host("h.example", "/v1/x") is book.provider("all")
+
+
+def test_conflicts(tmp_path: Path) -> None:
+    """Two files may claim neither one name nor one place."""
+    with pytest.raises(RuleError, match="is also defined by"):
+        Rulebook.load(extra=[own(tmp_path, "a", []), own(tmp_path, "a", [])])
+    with pytest.raises(RuleError, match="belongs to") as caught:
+        Rulebook.load(extra=[own(tmp_path, "a", ["h.example"]), own(tmp_path, "b", ["h.example"])])
+    assert caught.value.key == "$.hosts"
+
+
+def test_own_files_are_checked_at_once(tmp_path: Path) -> None:
+    """A mistake in a file of the user shows when it is loaded, not at the first call."""
+    path = own(tmp_path, "a", [])
+    path.write_text(path.read_text("utf-8").replace("calls = 1", "call = 1"), encoding="utf-8")
+    with pytest.raises(RuleError) as caught:
+        Rulebook.load(extra=[path])
+    assert (caught.value.file, caught.value.key) == (str(path), "$.default.cost.call")
+
+
+def test_one_provider_for_all_threads() -> None:
+    """Threads that ask at once get the same provider, or their plans would not be shared."""
+    book = Rulebook.load()
+    found: list[Provider] = []
+    threads = [threading.Thread(target=lambda: found.append(book.provider("binance-usdm"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1

@@ -1,0 +1,96 @@
+"""Reading rule files: errors name the file, the key and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headgate.errors import RuleError
+from headgate.rules.files import parse, parse_head, read, read_head
+
+GOOD = """
+format = 1
+name = "test"
+title = "Test"
+source = "S"
+[sources]
+S = { title = "t", read = 2026-11-20, confidence = "D" }
+[limits.calls-1m]
+unit = "calls"
+capacity = 10
+period = "1m"
+[limits.other]
+unit = "calls"
+capacity = 10
+period = "1m"
+[default]
+[[routes]]
+match = "GET /a"
+cost = { calls = 1 }
+[[routes]]
+match = "GET /b"
+[routes.cost]
+calls = { by = "n", bands = [[1, 2]], missing = 1 }
+"""
+
+
+def test_good() -> None:
+    """A good file is read as it stands."""
+    assert parse(GOOD).limits["calls-1m"].capacity == 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "words"),
+    [
+        ('name = "test"', "", "$", "`name`"),
+        ('name = "test"', 'name = "A b"', "$.name", "regex"),
+        ("format = 1", "format = 2", "$.format", "2"),
+        ("capacity = 10\nperiod", 'capacity = "x"\nperiod', "$.limits.calls-1m.capacity", "`int`"),
+        ("capacity = 10\nperiod", "capacity = 0\nperiod", "$.limits.calls-1m.capacity", ">= 1"),
+        ("[limits.other]\nunit", "[limits.other]\nunits = 1\nunit", "$.limits.other", "Did you mean `unit`?"),
+        ("[limits.other]\nunit", '[limits.other]\nwindow = "leaky"\nunit', "$.limits.other.window", "leaky"),
+        ("bands = [[1, 2]]", "bands = [[1, -2]]", "$.routes[1].cost.calls", "bands"),
+        ("bands = [[1, 2]]", "band = [[1, 2]]", "$.routes[1].cost.calls", "Did you mean `bands`?"),
+        ('confidence = "D"', 'confidence = "Z"', "$.sources.S.confidence", "Z"),
+        ("read = 2026-11-20, ", "", "$.sources.S", "Add `read`"),
+        ("[default]", '[default]\nclass = "buy"', "$.default.class", "buy"),
+    ],
+)
+def test_wrong(old: str, new: str, key: str, words: str) -> None:
+    """Each mistake is found at its key, also inside tables with free keys, and the message helps."""
+    assert old in GOOD
+    with pytest.raises(RuleError) as caught:
+        parse(GOOD.replace(old, new, 1), "my.toml")
+    assert caught.value.file == "my.toml"
+    assert caught.value.key == key or caught.value.key.startswith(f"{key}.")
+    assert words in str(caught.value) or words in caught.value.key
+    assert str(caught.value).startswith(f"my.toml at {caught.value.key}: ")
+
+
+def test_first_of_two_culprits() -> None:
+    """With the same mistake twice one real key is named."""
+    with pytest.raises(RuleError) as caught:
+        parse(GOOD.replace("capacity = 10", "capacity = 0"))
+    assert caught.value.key in {"$.limits.calls-1m.capacity", "$.limits.other.capacity"}
+
+
+def test_not_toml() -> None:
+    """A syntax error names the line."""
+    with pytest.raises(RuleError, match=r"my\.toml: not valid TOML: .*line 3"):
+        parse("a = 1\n\nb = ", "my.toml")
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    """A missing file and one that is no text are rule errors as well."""
+    with pytest.raises(RuleError, match="cannot be read"):
+        read(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RuleError, match="cannot be read"):
+        read_head(tmp_path / "binary.toml")
+
+
+def test_head() -> None:
+    """The head is read without the rest, whatever the rest is."""
+    head = parse_head('name = "test"\nhosts = ["a.example",\n "b.example"]\n[limits]\nnonsense')
+    assert (head.name, head.hosts, head.paths) == ("test", ["a.example", "b.example"], [])
