@@ -6,6 +6,7 @@ day. If asking fails, the rule file's numbers hold.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import urllib.error
@@ -89,6 +90,13 @@ class Contact:
         except urllib.error.HTTPError as error:
             with error:
                 answer = Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read(_MOST))
+        except urllib.error.URLError as error:
+            # Refused or not found by name: it was never sent. Anything else may still arrive.
+            if isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
+                gate.refunded(grant)
+            else:
+                gate.lingers(grant)
+            return False
         except (OSError, ValueError):
             gate.lingers(grant)
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import socket
@@ -141,6 +142,7 @@ class Gate:
         with cls._default_lock:
             if cls._default is None:
                 cls._default = cls()
+                atexit.register(cls._default.close)
             return cls._default
 
     def permit(
@@ -214,10 +216,10 @@ class Gate:
             self._generation = self.store.generation
             self._providers.clear()
             self._plans.clear()
-        key = name if isinstance(name, str) else name.name
+        key = name if isinstance(name, str) else name.namespace
         found = self._providers.get(key)
         if found is None:
-            found = self.book.provider(key)
+            found = self.book.provider(name) if isinstance(name, str) else name
             learned = self.store.learned.get(found.namespace)
             if learned:
                 found = found.with_learned(learned)
@@ -231,7 +233,7 @@ class Gate:
             if len(self.untouched_hosts) < 1000:
                 self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1
             return None
-        return self.provider(found.name)
+        return self.provider(found)
 
     def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
         """Call `handler` with every `Event`; returns what takes it off again."""

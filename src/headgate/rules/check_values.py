@@ -10,7 +10,7 @@ from headgate.rules.times import duration
 __all__ = ["Wrong", "a_duration", "a_regex", "lower_case", "reference", "words"]
 
 
-class Wrong(Exception):  # noqa: N818 - inside the package only; it becomes a RuleError
+class Wrong(Exception):
     """What is wrong at a key, and the remedy."""
 
     def __init__(self, key: str, what: str, remedy: str) -> None:

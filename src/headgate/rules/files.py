@@ -132,7 +132,7 @@ def _remedy(message: str) -> str:
     unknown = re.search(r"unknown field `(.+?)`", message)
     if unknown:
         fields = {name for struct in _structs() for name in struct.__struct_encode_fields__}
-        near = difflib.get_close_matches(unknown[1], sorted(fields), n=1)
+        near = difflib.get_close_matches(unknown[1], sorted(fields - {unknown[1]}), n=1)
         return f"Did you mean `{near[0]}`? {_DOCS}" if near else f"Remove it, or {_DOCS}"
     missing = re.search(r"missing required field `(.+?)`", message)
     if missing:

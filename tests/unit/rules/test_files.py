@@ -78,7 +78,7 @@ def test_first_of_two_culprits() -> None:
 def test_not_toml() -> None:
     """A syntax error names the line."""
     with pytest.raises(RuleError, match=r"my\.toml: not valid TOML: .*line 3"):
-        parse("a = 1\n\nb = ", "my.toml")
+        parse("a = 1\n\nb = ?\n", "my.toml")
 
 
 def test_unreadable(tmp_path: Path) -> None:

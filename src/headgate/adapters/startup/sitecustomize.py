@@ -1,15 +1,17 @@
 """Start-up hook of ``headgate run``: Python runs this file in every process that has its folder on ``PYTHONPATH``.
 
 It costs next to nothing until the program imports a library that we govern: only then is Headgate itself imported.
-It must work, or step aside with one line on stderr, in any Python 3 and in any program.
+It must work, or step aside with one line on stderr, in any Python 3 and in any program. So it is written for old ones,
+and does without `typing`, whose import would be most of its cost.
 """
-
-from __future__ import annotations
 
 import os
 import sys
 from importlib.machinery import PathFinder
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would cost milliseconds
 
@@ -33,7 +35,7 @@ def complain(text: str) -> None:
     sys.stderr.write("headgate: " + text + "; this program runs ungoverned\n")
 
 
-def govern(module: Any) -> None:
+def govern(module: "Any") -> None:
     """Patches one library that was just imported."""
     try:
         ours = __import__(HOOKS[module.__name__], fromlist=["patch"])
@@ -45,7 +47,7 @@ def govern(module: Any) -> None:
 class Watcher:
     """A finder that finds nothing itself: it has `govern` called after one of the libraries was imported."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         """Called by the import system for every module; answers only for ours."""
         if name not in HOOKS:
             return None
@@ -57,14 +59,14 @@ class Watcher:
                 return self.watched(spec)
         return None
 
-    def watched(self, spec: Any) -> Any:
+    def watched(self, spec: "Any") -> "Any":
         """The same spec, whose loader says when it has run the module."""
         loader = spec.loader
         run = getattr(loader, "exec_module", None)
         if run is None:
             return spec
 
-        def exec_module(module: Any) -> None:
+        def exec_module(module: "Any") -> None:
             del loader.exec_module  # the loader is itself again
             run(module)
             govern(module)
@@ -79,15 +81,15 @@ class Watcher:
 class Elsewhere:
     """Finds Headgate and what it needs where `headgate run` lives. Last in line, so nothing of the program changes."""
 
-    def __init__(self, places: list[str]) -> None:
+    def __init__(self, places: "list[str]") -> None:
         self.places = places
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         """Called by the import system when nothing else knew the module."""
         return PathFinder.find_spec(name, self.places, target) if path is None and name in OURS else None
 
 
-def other_sitecustomize() -> Any:
+def other_sitecustomize() -> "Any":
     """The `sitecustomize` that this one hides, if there is one."""
     others = [place for place in sys.path if os.path.abspath(place or ".") != HERE]  # noqa: PTH100
     return PathFinder.find_spec("sitecustomize", others)
