@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.peers import AMPLE, SPANS, Settle, Take
 from headgate import Gate
-from headgate.stores.base import Grant
+from headgate.stores.records import Grant
 
 __all__ = ["FORMS", "permits", "shared_permits", "taker"]
 

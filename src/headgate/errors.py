@@ -48,9 +48,7 @@ class Rejected(HeadgateError):
             or nobody can know.
     """
 
-    def __init__(
-        self, message: str, *, limit: str = "", scope: str = "", retry_at: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, limit: str = "", scope: str = "", retry_at: float | None = None) -> None:
         super().__init__(message)
         self.limit = limit
         self.scope = scope

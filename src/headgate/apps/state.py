@@ -10,7 +10,7 @@ from headgate.gate.times import Times
 from headgate.gate.waits import Wait, read_waits
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Priority
-from headgate.stores.base import LedgerView, Snapshot
+from headgate.stores.records import LedgerView, Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path

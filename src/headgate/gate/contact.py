@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Answer, Call
-from headgate.stores.base import Grant
+from headgate.stores.records import Grant
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -93,12 +93,12 @@ class Contact:
         except urllib.error.URLError as error:
             # Refused or not found by name: it was never sent. Anything else may still arrive.
             if isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
-                gate.refunded(grant)
+                gate.settling.refunded(grant)
             else:
-                gate.lingers(grant)
+                gate.settling.lingers(grant)
             return False
         except (OSError, ValueError):
-            gate.lingers(grant)
+            gate.settling.lingers(grant)
             return False
-        told = gate.answered(provider, plan, grant, answer, None)
+        told = gate.settling.answered(provider, plan, grant, answer, None)
         return bool(told.learned)

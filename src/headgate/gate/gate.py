@@ -20,22 +20,21 @@ from headgate.gate.events import Event, Events
 from headgate.gate.permit import Permit
 from headgate.gate.room import WaitingRoom
 from headgate.gate.settings import home_folder, open_store_name, parse_hosts, program_name, secret_of
+from headgate.gate.settling import Settling
 from headgate.gate.times import Times
 from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Instant
+from headgate.ledger.limit import SECOND
 from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Block, Call, Feedback, Identity, Outcome, Plan, Priority
+from headgate.rules.call import Call, Identity, Plan, Priority
 from headgate.rules.provider import Provider
-from headgate.stores.base import LEASE, Answered, Grant, Snapshot, Store
+from headgate.stores.base import Store
 from headgate.stores.memory import MemoryStore
+from headgate.stores.records import NOTHING, Grant, Snapshot
 
-__all__ = ["LINGER", "MAX_WAIT", "Gate"]
+__all__ = ["MAX_WAIT", "Gate"]
 
-LINGER: Final = 10 * SECOND
-"""How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
 MAX_WAIT: Final = 900.0
 """Seconds a call waits that names no timeout of its own."""
-_NOTHING: Final[Mapping[str, int]] = {}
 
 
 class Gate:
@@ -113,6 +112,7 @@ class Gate:
         self.who = tuple((self.member, klass) for klass in range(len(Priority)))
         self.times = Times(self.store)
         self.room = WaitingRoom(self)
+        self.settling = Settling(self)
         self.contact = Contact(self)
         self._providers: dict[str, Provider] = {}
         self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan]] = {}
@@ -278,8 +278,8 @@ class Gate:
         self,
         plan: Plan,
         klass: int,
-        backlog: Mapping[str, int] = _NOTHING,
-        ahead: Mapping[str, int] = _NOTHING,
+        backlog: Mapping[str, int] = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
     ) -> Grant | Refusal:
         """One try at the store, for a call that will wait if refused."""
         return self.store.reserve(
@@ -293,88 +293,9 @@ class Gate:
             weight=self.weight,
         )
 
-    def settled(self, grant: Grant) -> None:
-        """Settle at the reserved cost; nothing is known of an answer."""
-        self._after(self.store.settle(grant, self.times.now(grant.namespace)))
-
-    def refunded(self, grant: Grant) -> None:
-        """It was never sent."""
-        self._after(self.store.refund(grant, self.times.now(grant.namespace)))
-
-    def lingers(self, grant: Grant) -> None:
-        """No answer came: it may arrive for a while yet (at most one period), then it counts as spent."""
-        periods = [charge.limit.period for charge in grant.charges if charge.limit.period]
-        self.store.hold(grant, time.monotonic_ns() + min([LINGER, *periods]))
-
-    def renew(self, grant: Grant) -> None:
-        """Extend a lease, but write only when a third of it is gone."""
-        mono = time.monotonic_ns()
-        if grant.lease - mono < LEASE * 2 // 3:
-            self.store.hold(grant, mono + LEASE)
-
     def withdraw(self, plan: Plan, klass: int) -> None:
         """Nobody of this process waits in that lane any more."""
         self.store.withdraw([c.key for c in plan.charges], self.who[klass], self.times.now(plan.provider))
-
-    def _after(self, done: Answered) -> None:
-        if done.wake:
-            self.store.wake(done.wake)
-        if done.freed:
-            self.room.freed(done.freed)
-
-    def answered(
-        self, rules: Provider, plan: Plan, grant: Grant, answer: Answer | None, costs: Mapping[str, int] | None
-    ) -> Feedback:
-        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits."""
-        namespace = plan.provider
-        told = Feedback()
-        now = self.times.now(namespace)
-        if answer is not None:
-            told = rules.feedback(plan, answer, now=now.lo)
-            if told.server_time is not None:
-                contradicted, now = self.times.learn(namespace, grant.sent.mono, told.server_time)
-                if contradicted:
-                    self.store.doubt(namespace, now)
-                    self.events.say("clock", "its clock is not what this machine's clock says", namespace)
-        if costs:
-            for charge in plan.charges:
-                cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
-                if cost is not None:
-                    told.actual[charge.key] = cost
-        done = self.store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
-        if told.learned and self.store.learn(namespace, told.learned):
-            self._say_learned(namespace, told.learned)
-        for block in told.blocks:
-            self._shut(namespace, block, now)
-        if told.outcome is not Outcome.OK:
-            self._say_outcome(plan, told)
-        for key, units in done.foreign.items():
-            self.events.say_seldom(
-                "foreign", key, 60.0,
-                f"another program spends on {key}: {units} units that no program under Headgate sent; room is made for it",
-                namespace, limit=key, units=units,
-            )  # fmt: skip
-        self._after(done)
-        return told
-
-    def _shut(self, namespace: str, block: Block, now: Instant) -> None:
-        length = max(0, block.until - now.lo)
-        self.store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
-        if block.kind == "ban":
-            self.events.say(
-                "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,
-                scope=block.scope, seconds=length / SECOND,
-            )  # fmt: skip
-
-    def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
-        limits = ", ".join(
-            f"{name} {capacity} per {period / SECOND:g} s" for name, (capacity, period) in learned.items()
-        )
-        self.events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
-
-    def _say_outcome(self, plan: Plan, told: Feedback) -> None:
-        if told.outcome is Outcome.THROTTLED:
-            self.events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)
 
     def tell_wait(self, plan: Plan, no: Refusal, now: int) -> None:
         """A call waits for long: say why (law 7), about one limit once a minute."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from headgate.rules.call import Answer, Feedback, Plan
-from headgate.stores.base import Grant
+from headgate.stores.records import Grant
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -123,27 +123,27 @@ class Permit:
         if grant is None:
             return Feedback()
         if not status and costs is None:
-            self._gate.settled(grant)
+            self._gate.settling.settled(grant)
             return Feedback()
         if type(headers) is dict:
             headers = {name.lower(): value for name, value in headers.items()}
         answer = Answer(status, headers or {}, body) if status else None
-        return self._gate.answered(self._provider, self.plan, grant, answer, costs)
+        return self._gate.settling.answered(self._provider, self.plan, grant, answer, costs)
 
     def refund(self) -> None:
         """It was surely never sent: everything comes back."""
         grant, self._grant = self._grant, None
         if grant is not None:
-            self._gate.refunded(grant)
+            self._gate.settling.refunded(grant)
 
     def unknown(self) -> None:
         """It was sent, but no answer came: it may still arrive, so it stays charged for a while and then counts as spent."""
         grant, self._grant = self._grant, None
         if grant is not None:
-            self._gate.lingers(grant)
+            self._gate.settling.lingers(grant)
 
     def renew(self) -> None:
         """It still goes on (a stream): hold it for longer. Cheap to call often."""
         grant = self._grant
         if grant is not None:
-            self._gate.renew(grant)
+            self._gate.settling.renew(grant)

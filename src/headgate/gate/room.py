@@ -20,7 +20,7 @@ from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Plan
-from headgate.stores.base import Grant
+from headgate.stores.records import Grant
 from headgate.waiting.queue import Lane, Queue, Waiter
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class WaitingRoom:
             waiting, lane = ticket.waiting, ticket.lane
             self._queue.remove(ticket)
         if ticket.grant is not None:
-            self._gate.refunded(ticket.grant)
+            self._gate.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None:
             self._gate.withdraw(ticket.plan, lane.klass)
 

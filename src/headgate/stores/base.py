@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import convert, create
@@ -19,94 +19,15 @@ from headgate.ledger.decide import Refusal, refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import Blocks, BlockState
+from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot
 
-__all__ = ["LEASE", "Answered", "Grant", "LedgerView", "Snapshot", "Store"]
+__all__ = ["Store"]
 
-LEASE: Final = 60 * SECOND
-"""How long a permit is held when its holder is not heard of again, ns."""
 _LOOK: Final = SECOND
 """Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
 whoever frees units wakes the waiters."""
 _GRACE: Final = SECOND // 5
 """A waiting note outlives the promised instant by this much, ns."""
-_NOTHING: Final[Mapping[str, int]] = {}
-
-
-class Grant:
-    """Units in flight on several ledgers, held until settled, refunded or until `lease` ends.
-
-    Attributes:
-        id: 63-bit random number, unique in the store.
-        charges: what is held.
-        marks: running totals of the ledgers when it was taken, for feedback.
-        sent: the instant of the reservation.
-        who: (member, class).
-        lease: steady ns at which it counts as spent by itself.
-    """
-
-    __slots__ = ("charges", "id", "lease", "marks", "namespace", "sent", "who")
-
-    def __init__(
-        self,
-        id: int,  # noqa: A002 - the attribute's own name
-        namespace: str,
-        charges: tuple[Charge, ...],
-        marks: Sequence[int],
-        sent: Instant,
-        who: Who,
-        lease: int,
-    ) -> None:
-        self.id = id
-        self.namespace = namespace
-        self.charges = charges
-        self.marks = marks
-        self.sent = sent
-        self.who = who
-        self.lease = lease
-
-
-class Answered(NamedTuple):
-    """What settling changed.
-
-    Attributes:
-        freed: keys of ledgers that have more room now; whoever waits for them should look.
-        wake: members of other processes that wait for one of them.
-        foreign: units of other programs found, by ledger key.
-        late: the lease had ended before; nothing was changed but the feedback.
-    """
-
-    freed: tuple[str, ...] = ()
-    wake: frozenset[int] = frozenset()
-    foreign: Mapping[str, int] = _NOTHING
-    late: bool = False
-
-
-@dataclass(slots=True)
-class LedgerView:
-    """One ledger, for people. Units; instants in steady ns."""
-
-    key: str
-    limit: Limit
-    used: int
-    inflight: int
-    room: int
-    foreign: int
-    expected: int
-    rows: dict[Who, list[int]]
-    turn: int
-    era: int
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """Everything a store knows, for people."""
-
-    ledgers: list[LedgerView] = field(default_factory=list)
-    blocks: list[BlockState] = field(default_factory=list)
-    learned: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
-    members: dict[int, str] = field(default_factory=dict)
-    permits: int = 0
-    degraded: str = ""
 
 
 class Store(ABC):
@@ -205,8 +126,8 @@ class Store(ABC):
         who: Who,
         now: Instant,
         *,
-        backlog: Mapping[str, int] | None = _NOTHING,
-        ahead: Mapping[str, int] = _NOTHING,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
         weight: int = 1,
         lease: int = LEASE,
     ) -> Grant | Refusal:
@@ -304,8 +225,8 @@ class Store(ABC):
         grant: Grant,
         now: Instant,
         *,
-        actual: Mapping[str, int] = _NOTHING,
-        used: Mapping[str, int] = _NOTHING,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
     ) -> Answered:
         """The answer came: what was in flight is spent.
@@ -335,7 +256,7 @@ class Store(ABC):
                 if charge.key in full:
                     ledger.fill(now)
                 self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-            return Answered(tuple(freed), frozenset(wake), foreign or _NOTHING, not held)
+            return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
 
     def refund(self, grant: Grant, now: Instant) -> Answered:
         """It was surely never sent: give everything back."""
@@ -385,6 +306,23 @@ class Store(ABC):
                     ledger.advance(now)
                 ledger.settle(units, units, at)
                 self._keep(key, ledger)
+
+    # -- for the safe share ------------------------------------------------------------------------------------------
+
+    def adopt(self, grant: Grant) -> None:
+        """Put a permit in flight that was given elsewhere; inside a transaction."""
+        for charge in grant.charges:
+            ledger = self._current(charge, grant.sent)
+            ledger.take(charge.cost, grant.who, grant.sent)
+            self._keep(charge.key, ledger)
+        self._add(grant)
+
+    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
+        """Write down what was spent by `at` on a permit that was given elsewhere; inside a transaction."""
+        for charge in grant.charges:
+            ledger = self._current(charge, grant.sent)
+            ledger.settle(0, actual.get(charge.key, charge.cost), at)
+            self._keep(charge.key, ledger)
 
     # -- observe ---------------------------------------------------------------------------------------------------
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from headgate.errors import StoreUnavailable
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge
 
-__all__ = ["BlockState", "Blocks"]
+__all__ = ["BlockState", "Blocks", "read_blocks", "write_blocks"]
 
 _LONGEST: Final = 7 * 86_400 * SECOND
 """No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not shut
@@ -111,3 +114,29 @@ class Blocks:
         if worst is None:
             return None
         return Refusal(worst.scope, worst.ends(), unknown=worst.length is None, kind=worst.kind, reason=worst.reason)
+
+
+def write_blocks(path: Path, states: list[BlockState]) -> None:
+    """Replace a file of blocks, synced: it outlives the ledgers and a power cut.
+
+    Raises:
+        StoreUnavailable: it cannot be written.
+    """
+    draft = path.with_suffix(f".{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(states)))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error
+
+
+def read_blocks(path: Path) -> list[BlockState]:
+    """The blocks of a file; none if it is missing or unreadable."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[BlockState])
+    except (OSError, msgspec.DecodeError):
+        return []

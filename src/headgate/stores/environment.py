@@ -257,5 +257,5 @@ class Environment:
                 self._flock = -1
 
 
-class _Rebooted(Exception):  # noqa: N818 - a signal between two functions, not an error
+class _Rebooted(Exception):
     """The ledgers are of another boot."""

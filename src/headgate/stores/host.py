@@ -7,9 +7,7 @@ import os
 import random
 import socket
 import struct
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,10 +22,11 @@ from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
 from headgate.ledger.limit import SECOND, Instant
-from headgate.stores.base import Answered, Grant, Snapshot, Store
-from headgate.stores.blocks import BlockState
+from headgate.stores.base import Store
+from headgate.stores.blocks import BlockState, read_blocks, write_blocks
 from headgate.stores.environment import Environment, boot_id
-from headgate.stores.memory import view
+from headgate.stores.later import Later
+from headgate.stores.records import NOTHING, Answered, Grant, Snapshot, view
 from headgate.stores.wake import Doorbells
 
 __all__ = ["HostStore"]
@@ -37,16 +36,10 @@ _PATIENCE: Final = 0.25
 _REAP: Final = SECOND // 50
 """How often a process looks for permits whose lease has ended, ns."""
 _CACHED: Final = 4096
-_BUSY: Final = SECOND // 1000
-"""A process whose last transaction is younger than this, in ns, is about to begin another."""
-_RUSH: Final = 100
-"""So many transactions that close on each other make a busy process."""
-_SOON: Final = 0.01
-"""Seconds after which a pending settle is written in any case."""
-_NOTHING: Final[Mapping[str, int]] = {}
 _SETTLED: Final = Answered()
 _LEDGER, _PERMIT, _NOTE, _MEMBER = b"L", b"P", b"N", b"M"
 _GENERATION, _BLOCKS, _LEARNED, _REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
+_FILE: Final = "blocks.json"
 _DUE: Final = struct.Struct(">QQ")
 _HARSH: Final = 300 * SECOND
 """Windows up to this long are taken as used up when their ledger was lost; longer ones as used by half, ns."""
@@ -79,11 +72,7 @@ class HostStore(Store):
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._depth = 0
         self._hurry = False
-        self._pending: list[tuple[Grant, Instant]] = []
-        self._settling: list[tuple[Grant, Instant]] = []
-        self._flusher: threading.Thread | None = None
-        self._poke = threading.Event()
-        self._last = self._rush = 0
+        self._later = Later(self.flush)
         self._txn: Any = None
         self._dirty: dict[str, Ledger] = {}
         self._seen: dict[str, tuple[bytes, Ledger, int]] = {}
@@ -108,8 +97,9 @@ class HostStore(Store):
         try:
             self._txn = environment.begin(0.0 if self._hurry else None)
             self._refresh()
-            if self._pending:
-                self._settle_pending()
+            if self._later.pending:
+                for grant, now in self._later.ride():
+                    super().settle(grant, now)
         except BaseException:
             self._end(commit=False)
             raise
@@ -151,14 +141,12 @@ class HostStore(Store):
                 self._forget()
                 raise
             self._dirty.clear()
-            self._settling.clear()
+            self._later.arrived()
             if len(self._seen) > _CACHED:
                 self._seen.clear()
         finally:
             self._depth = 0
-            mono = time.monotonic_ns()
-            self._rush = self._rush + 1 if mono - self._last < _BUSY else 0
-            self._last = mono
+            self._later.over()
             self._environment.lock.release()
 
     def _forget(self) -> None:
@@ -167,8 +155,7 @@ class HostStore(Store):
             self._seen.pop(key, None)
         self._dirty.clear()
         self._raw_generation = b"?"
-        self._pending[:0] = self._settling
-        self._settling.clear()
+        self._later.thrown()
 
     def _refresh(self) -> None:
         """Blocks and learned limits, if another process changed them."""
@@ -180,30 +167,26 @@ class HostStore(Store):
         mono, wall = time.monotonic_ns(), time.time_ns()
         kept = _decode_blocks(states) if states else []
         if first:
-            kept += [state for state in self._read_bans() if not any(state.scope == x.scope for x in kept)]
+            kept += [state for state in read_blocks(self.home / _FILE) if not any(state.scope == x.scope for x in kept)]
         self.blocks.load(kept, mono, wall)
         learned = self._txn.get(_LEARNED)
         self.learned = _decode_learned(learned) if learned else {}
         self._raw_generation = raw
         self._changed()
 
-    # -- settling a moment later -----------------------------------------------------------------------------------
-    # A process that takes permits without a pause need not write each plain settle on its own: it goes along with the
-    # next transaction. Until then its units count as in flight, so no law is touched.
+    # -- settling --------------------------------------------------------------------------------------------------
 
     def settle(
         self,
         grant: Grant,
         now: Instant,
         *,
-        actual: Mapping[str, int] = _NOTHING,
-        used: Mapping[str, int] = _NOTHING,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
     ) -> Answered:
-        if self._rush > _RUSH and now.mono - self._last < _BUSY and not (actual or used or full) and self._quiet(grant):
-            self._pending.append((grant, now))
-            if not self._poke.is_set():
-                self._see_to_it()
+        if not (actual or used or full) and self._later.busy(now.mono) and self._quiet(grant):
+            self._later.add(grant, now)
             return _SETTLED
         return super().settle(grant, now, actual=actual, used=used, full=full)
 
@@ -215,28 +198,9 @@ class HostStore(Store):
                 return False
         return True
 
-    def _settle_pending(self) -> None:
-        self._settling = self._pending[:]
-        del self._pending[: len(self._settling)]
-        for grant, now in self._settling:
-            super().settle(grant, now)
-
-    def _see_to_it(self) -> None:
-        """Have the helper thread settle what no transaction takes along."""
-        self._poke.set()
-        if self._flusher is None:
-            self._flusher = threading.Thread(
-                target=_flush, args=(weakref.ref(self), self._poke), name="headgate-settle", daemon=True
-            )
-            self._flusher.start()
-
-    def busy(self) -> bool:
-        """Whether transactions follow each other so closely that nothing stays pending."""
-        return time.monotonic_ns() - self._last < _BUSY
-
     def flush(self) -> None:
-        """Settle what is pending, now."""
-        if self._pending and self._pid == os.getpid():
+        """Write what is pending, now."""
+        if self._later.pending and self._pid == os.getpid():
             with self:
                 pass
 
@@ -313,7 +277,7 @@ class HostStore(Store):
         if what == "blocks":
             states = self.blocks.states()
             self._txn.put(_BLOCKS, msgspec.json.encode(states))
-            self._write_bans(states)
+            write_blocks(self.home / _FILE, states)
         else:
             self._txn.put(_LEARNED, msgspec.json.encode(self.learned))
         self._raw_generation = b"%d" % (int(self._txn.get(_GENERATION) or b"0") + 1)
@@ -329,28 +293,6 @@ class HostStore(Store):
 
     def new_id(self) -> int:
         return self._numbers.getrandbits(63)
-
-    # -- bans on disk ----------------------------------------------------------------------------------------------
-
-    def _write_bans(self, states: list[BlockState]) -> None:
-        """Replace the file of blocks, synced: it outlives the ledgers and a power cut."""
-        path = self.home / "blocks.json"
-        draft = path.with_suffix(f".{self._pid}")
-        try:
-            with draft.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(states)))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise StoreUnavailable(f"{path}: {error.strerror}") from error
-
-    def _read_bans(self) -> list[BlockState]:
-        try:
-            return _decode_blocks((self.home / "blocks.json").read_bytes())
-        except (OSError, msgspec.DecodeError):
-            return []
 
     # -- members ---------------------------------------------------------------------------------------------------
 
@@ -405,21 +347,6 @@ class HostStore(Store):
             finally:
                 self._hurry = False
 
-    def adopt(self, grant: Grant) -> None:
-        """Put a permit in flight that was given elsewhere; inside a transaction."""
-        for charge in grant.charges:
-            ledger = self._current(charge, grant.sent)
-            ledger.take(charge.cost, grant.who, grant.sent)
-            self._keep(charge.key, ledger)
-        self._add(grant)
-
-    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
-        """Write down what was spent by `at` on a permit that was given elsewhere; inside a transaction."""
-        for charge in grant.charges:
-            ledger = self._current(charge, grant.sent)
-            ledger.settle(0, actual.get(charge.key, charge.cost), at)
-            self._keep(charge.key, ledger)
-
     # -- for others ------------------------------------------------------------------------------------------------
 
     def last_seen(self, key: str) -> tuple[Ledger, int] | None:
@@ -462,28 +389,6 @@ class HostStore(Store):
             except StoreError:
                 pass  # it ends with the lease
             self._bells.close()
-
-
-def _flush(store: weakref.ref[HostStore], poke: threading.Event) -> None:
-    """The helper thread of a busy process: a moment after the first pending settle, see that it is written."""
-    while True:
-        if not poke.wait(timeout=60.0):
-            if store() is None:
-                return
-            continue
-        time.sleep(_SOON)
-        here = store()
-        if here is None:
-            return
-        if here.busy():
-            del here
-            continue
-        poke.clear()
-        try:
-            here.flush()
-        except StoreError:
-            pass  # the next transaction that works takes it along
-        del here
 
 
 @lru_cache(_CACHED)

@@ -13,13 +13,13 @@ from headgate.ledger.codec import pack, unpack
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
-from headgate.stores.base import LEASE, Answered, Grant, LedgerView, Snapshot, Store
+from headgate.stores.base import Store
+from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot, view
 
 __all__ = ["MemoryStore"]
 
 _Pairs = tuple[tuple[Charge, ...], list[tuple[Ledger, int]]]
 _CACHED: Final = 4096
-_NOTHING: Final[Mapping[str, int]] = {}
 _SETTLED: Final = Answered()
 _LATE: Final = Answered(late=True)
 
@@ -53,8 +53,8 @@ class MemoryStore(Store):
         who: Who,
         now: Instant,
         *,
-        backlog: Mapping[str, int] | None = _NOTHING,
-        ahead: Mapping[str, int] = _NOTHING,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
         weight: int = 1,
         lease: int = LEASE,
     ) -> Grant | Refusal:
@@ -90,8 +90,8 @@ class MemoryStore(Store):
         grant: Grant,
         now: Instant,
         *,
-        actual: Mapping[str, int] = _NOTHING,
-        used: Mapping[str, int] = _NOTHING,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
     ) -> Answered:
         with self._lock:
@@ -177,22 +177,3 @@ class MemoryStore(Store):
 
     def close(self) -> None:
         pass
-
-
-def view(key: str, ledger: Ledger, now: Callable[[str], Instant]) -> LedgerView:
-    """A copy of a ledger as people see it at present."""
-    instant = now(key.partition("/")[0])
-    if instant[ledger.base] >= ledger.turn:
-        ledger.advance(instant)
-    return LedgerView(
-        key=key,
-        limit=ledger.limit,
-        used=ledger.used,
-        inflight=ledger.inflight,
-        room=ledger.room,
-        foreign=getattr(ledger, "foreign", 0),
-        expected=getattr(ledger, "expected", 0),
-        rows={who: list(row) for who, row in ledger.rows.items()},
-        turn=ledger.turn,
-        era=ledger.era,
-    )

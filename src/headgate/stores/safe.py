@@ -21,10 +21,11 @@ from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
-from headgate.stores.base import LEASE, Answered, Grant, Snapshot, Store
+from headgate.stores.base import Store
 from headgate.stores.blocks import Blocks, BlockState
 from headgate.stores.host import HostStore
 from headgate.stores.memory import MemoryStore
+from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot
 
 __all__ = ["SafeStore"]
 
@@ -34,7 +35,6 @@ _STALE: Final = SECOND
 """What we knew of a ledger longer ago than this says nothing of its room now, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
-_NOTHING: Final[Mapping[str, int]] = {}
 
 
 class _Share(MemoryStore):
@@ -161,8 +161,8 @@ class SafeStore(Store):
         who: Who,
         now: Instant,
         *,
-        backlog: Mapping[str, int] | None = _NOTHING,
-        ahead: Mapping[str, int] = _NOTHING,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
         weight: int = 1,
         lease: int = LEASE,
     ) -> Grant | Refusal:
@@ -190,8 +190,8 @@ class SafeStore(Store):
         grant: Grant,
         now: Instant,
         *,
-        actual: Mapping[str, int] = _NOTHING,
-        used: Mapping[str, int] = _NOTHING,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
     ) -> Answered:
         share = self._share_or_inner()

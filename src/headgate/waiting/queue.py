@@ -120,7 +120,11 @@ class Queue:
         self.count -= 1
         for charge in waiter.charges:
             at = (charge.key, waiter.klass)
-            self._demand[at] -= charge.cost
+            left = self._demand.get(at, 0) - charge.cost
+            if left > 0:
+                self._demand[at] = left
+            else:
+                self._demand.pop(at, None)
         if lane.head() is None:
             del self._lanes[lane.keys, lane.klass]
             for key in lane.keys:
@@ -128,7 +132,6 @@ class Queue:
                 lanes.remove(lane)
                 if not lanes:
                     del self._by_key[key]
-                self._demand.pop((key, lane.klass), None)
 
     def served(self, waiter: Waiter, now: int) -> None:
         """Take out a call that got its permit; its lane begins to age anew and is tried again."""
@@ -229,6 +232,6 @@ class Queue:
         for charge in waiter.charges:
             limit = charge.limit
             if limit.period:
-                windows = (self._demand[charge.key, waiter.klass] - 1) // limit.usable
+                windows = (self._demand.get((charge.key, waiter.klass), 1) - 1) // limit.usable
                 latest = max(latest, opens + (windows - 1) * limit.period)
         return latest

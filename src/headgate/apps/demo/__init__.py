@@ -22,7 +22,9 @@ AROUND = 12
 
 
 @click.command("demo")
-@click.option("--seconds", type=click.IntRange(30), help="About how long it takes, both halves together.  [default: 72]")
+@click.option(
+    "--seconds", type=click.IntRange(30), help="About how long it takes, both halves together.  [default: 72]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
 @click.option("--real", is_flag=True, help="Real minutes instead of 10-second windows; takes five minutes.")
 @click.option("--svg", type=click.Path(dir_okay=False), hidden=True, help="Save the closing view as a picture.")
@@ -36,7 +38,8 @@ def command(seconds: int | None, as_json: bool, real: bool, svg: str | None) -> 
     missing = [name for name in ("aiohttp", "ccxt", "httpx", "requests") if find_spec(name) is None]
     if missing:
         raise click.ClickException(f"the demo needs {', '.join(missing)}: pip install 'headgate[demo]'")
-    from headgate.apps.demo.figures import Plan, as_json as figures
+    from headgate.apps.demo.figures import Plan
+    from headgate.apps.demo.figures import as_json as figures
 
     window = MINUTE if real else WINDOW
     windows = 2 if real else 3
@@ -86,7 +89,9 @@ def _run(plan: Plan, *, quiet: bool) -> tuple[Half, Half]:
             told = at
             click.echo(plain_line(plan, half))
 
-    click.echo(f"Three programs, one address, one budget: {plan.seconds} s without Headgate, then {plan.seconds} s with it.")
+    click.echo(
+        f"Three programs, one address, one budget: {plan.seconds} s without Headgate, then {plan.seconds} s with it."
+    )
     return perform(plan, tell)
 
 

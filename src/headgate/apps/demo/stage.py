@@ -137,7 +137,9 @@ def _next_edge(window: int) -> float:
     return now - now % window + window
 
 
-def _play(plan: Plan, emulator: Emulator, home: Path | None, half: Half, begin: float, show: Callable[[], None]) -> None:
+def _play(
+    plan: Plan, emulator: Emulator, home: Path | None, half: Half, begin: float, show: Callable[[], None]
+) -> None:
     """One half, until its last window is over."""
     end = begin + plan.seconds
     hosts = None if home is None else emulator.hosts

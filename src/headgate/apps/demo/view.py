@@ -13,8 +13,8 @@ from headgate.apps.demo.figures import Half, Plan
 
 __all__ = ["closing", "live", "plain_line"]
 
-WIDTH = 92
-STRIP = 80
+WIDTH = 80
+STRIP = 72
 """Characters of the strip of time."""
 BARS = " ▁▂▃▄▅▆▇█"
 GOOD, WARN, BAD = "green3", "dark_orange", "red3"
@@ -38,7 +38,7 @@ def closing(plan: Plan, bare: Half, governed: Half) -> RenderableType:
         _intro(plan),
         _panel(plan, bare, full=False),
         _panel(plan, governed, full=False),
-        Padding(_comparison(plan, bare, governed), (1, 2)),
+        Padding(_comparison(plan, bare, governed), (1, 2, 0, 2)),
         Padding(_words(bare, governed), (0, 2, 1, 2)),
     )
 
@@ -63,14 +63,15 @@ def _column(*parts: RenderableType) -> RenderableType:
 
 def _intro(plan: Plan) -> RenderableType:
     if plan.real:
-        budget = "2,400 weight a minute, the real rule of Binance futures"
+        budget = "2,400 weight a minute, Binance's rule for futures"
     else:
-        budget = f"2,400 weight per {plan.window} s (the real rules of Binance futures, but {plan.window}-second windows for minutes)"
+        budget = f"2,400 weight per {plan.window} s: Binance's rules for futures, with {plan.window}-second windows for minutes"
     text = Text()
     text.append("Three programs, one IP address, one budget\n", style="bold")
     text.append(
-        f"A ccxt bot, a requests scanner and an httpx dashboard each want all they can get. Together they may spend {budget}. "
-        "An emulator on this machine counts as strictly as the exchange: too much is refused (429), going on is banned (418).",
+        f"A ccxt bot, a requests scanner and an httpx dashboard each want all they can get. Together they may spend "
+        f"{budget}. An emulator on this machine counts as strictly as the exchange does: what is too much is refused "
+        "(429), and whoever goes on is banned (418).",
         style="dim",
     )
     return Padding(text, (1, 2))
@@ -163,9 +164,9 @@ def _status(plan: Plan, half: Half) -> RenderableType:
 def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
     halves = (bare, governed)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", min_width=34)
+    table.add_column("", min_width=30)
     for half in halves:
-        table.add_column(NAMES[half.governed], justify="right", min_width=20)
+        table.add_column(NAMES[half.governed], justify="right", min_width=16)
 
     def row(name: str, *cells: str | Text) -> None:
         table.add_row(name, *cells)
@@ -182,7 +183,7 @@ def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
     row("Weight of ccxt · requests · httpx", *shares)
     for klass, wait in governed.waits.items():
         spans = f"{wait['mean_seconds']:.1f} s · {wait['longest_seconds']:.1f} s"
-        row(f"Wait, {klass} priority: mean · longest", "none", spans)
+        row(f"Waits, {klass} class: mean · longest", "–", spans)
     return table
 
 

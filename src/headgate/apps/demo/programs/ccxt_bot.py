@@ -1,6 +1,6 @@
 """A trading bot with ccxt: candles and order books of a watch list, as fast as it can. Knows nothing of Headgate.
 
-    python ccxt_bot.py BASE_URL SECONDS [TASKS]
+python ccxt_bot.py BASE_URL SECONDS [TASKS]
 """
 
 import asyncio

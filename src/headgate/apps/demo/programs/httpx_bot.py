@@ -1,6 +1,6 @@
 """A dashboard with asyncio and httpx: depth and tickers, as fast as it can. Knows nothing of Headgate.
 
-    python httpx_bot.py BASE_URL SECONDS [TASKS]
+python httpx_bot.py BASE_URL SECONDS [TASKS]
 """
 
 import asyncio

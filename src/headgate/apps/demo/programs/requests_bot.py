@@ -1,6 +1,6 @@
 """A scanner with threads and requests: klines of many symbols, as fast as it can. Knows nothing of Headgate.
 
-    python requests_bot.py BASE_URL SECONDS [THREADS]
+python requests_bot.py BASE_URL SECONDS [THREADS]
 """
 
 import sys

@@ -1,0 +1,110 @@
+"""After the call: what became of a permit, and everything that an answer tells."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from headgate.ledger.limit import SECOND, Instant
+from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
+from headgate.rules.provider import Provider
+from headgate.stores.records import LEASE, Answered, Grant
+
+if TYPE_CHECKING:
+    from headgate.gate.gate import Gate
+
+__all__ = ["LINGER", "Settling"]
+
+LINGER: Final = 10 * SECOND
+"""How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
+
+
+class Settling:
+    """How the permits of one gate end."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = weakref.proxy(gate)
+        self._store = gate.store
+        self._times = gate.times
+        self._events = gate.events
+
+    def settled(self, grant: Grant) -> None:
+        """Settle at the reserved cost; nothing is known of an answer."""
+        self._after(self._store.settle(grant, self._times.now(grant.namespace)))
+
+    def refunded(self, grant: Grant) -> None:
+        """It was never sent."""
+        self._after(self._store.refund(grant, self._times.now(grant.namespace)))
+
+    def lingers(self, grant: Grant) -> None:
+        """No answer came: it may arrive for a while yet (at most one period), then it counts as spent."""
+        periods = [charge.limit.period for charge in grant.charges if charge.limit.period]
+        self._store.hold(grant, time.monotonic_ns() + min([LINGER, *periods]))
+
+    def renew(self, grant: Grant) -> None:
+        """Extend a lease, but write only when a third of it is gone."""
+        mono = time.monotonic_ns()
+        if grant.lease - mono < LEASE * 2 // 3:
+            self._store.hold(grant, mono + LEASE)
+
+    def _after(self, done: Answered) -> None:
+        if done.wake:
+            self._store.wake(done.wake)
+        if done.freed:
+            self._gate.room.freed(done.freed)
+
+    def answered(
+        self, rules: Provider, plan: Plan, grant: Grant, answer: Answer | None, costs: Mapping[str, int] | None
+    ) -> Feedback:
+        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits."""
+        namespace = plan.provider
+        told = Feedback()
+        now = self._times.now(namespace)
+        if answer is not None:
+            told = rules.feedback(plan, answer, now=now.lo)
+            if told.server_time is not None:
+                contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
+                if contradicted:
+                    self._store.doubt(namespace, now)
+                    self._events.say("clock", "its clock is not what this machine's clock says", namespace)
+        if costs:
+            for charge in plan.charges:
+                cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
+                if cost is not None:
+                    told.actual[charge.key] = cost
+        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
+        if told.learned and self._store.learn(namespace, told.learned):
+            self._say_learned(namespace, told.learned)
+        for block in told.blocks:
+            self._shut(namespace, block, now)
+        if told.outcome is not Outcome.OK:
+            self._say_outcome(plan, told)
+        for key, units in done.foreign.items():
+            self._events.say_seldom(
+                "foreign", key, 60.0,
+                f"another program spends on {key}: {units} units that no program under Headgate sent; room is made for it",
+                namespace, limit=key, units=units,
+            )  # fmt: skip
+        self._after(done)
+        return told
+
+    def _shut(self, namespace: str, block: Block, now: Instant) -> None:
+        length = max(0, block.until - now.lo)
+        self._store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
+        if block.kind == "ban":
+            self._events.say(
+                "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,
+                scope=block.scope, seconds=length / SECOND,
+            )  # fmt: skip
+
+    def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
+        limits = ", ".join(
+            f"{name} {capacity} per {period / SECOND:g} s" for name, (capacity, period) in learned.items()
+        )
+        self._events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
+
+    def _say_outcome(self, plan: Plan, told: Feedback) -> None:
+        if told.outcome is Outcome.THROTTLED:
+            self._events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)
