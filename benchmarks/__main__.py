@@ -40,7 +40,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
     yield ""
 
 
-def speed(quick: bool) -> Lines:
+def speed(quick: bool, folder: Path) -> Lines:
     """(a) Permits that nobody else wants, in one process."""
     yield "## (a) One process, nobody else"
     yield ""
@@ -51,19 +51,17 @@ def speed(quick: bool) -> Lines:
         "throttled-py and pyrate-limiter are their synchronous ones."
     )
     count, rounds = (2000, 3) if quick else (10_000, 9)
-    with tempfile.TemporaryDirectory() as folder:
-        names = (*FORMS, *PEERS)
-        one, three = (
-            interleaved({name: permits(name, limits, Path(folder)) for name in names}, count, rounds)
-            for limits in (1, 3)
-        )
+    names = (*FORMS, *PEERS)
+    one, three = (
+        interleaved({name: permits(name, limits, folder) for name in names}, count, rounds) for limits in (1, 3)
+    )
     rows = [
         [name, f"{one[name]:.1f}", f"{three[name]:.1f}", f"{three[name] / three['aiolimiter']:.1f}×"] for name in names
     ]
     yield from table(["", "one limit", "three limits", "ratio"], rows)
 
 
-def sharing(quick: bool) -> Lines:
+def sharing(quick: bool, folder: Path) -> Lines:
     """(b) The same through a store that other processes could share."""
     yield "## (b) The same, shared with other processes"
     yield ""
@@ -73,17 +71,13 @@ def sharing(quick: bool) -> Lines:
         "lock."
     )
     count, rounds = (500, 3) if quick else (3000, 7)
-    with tempfile.TemporaryDirectory() as folder:
-        names = [*(f"{form} host" for form in FORMS), "pyrate-limiter SQLite"]
-        found = [
-            interleaved({name: permits(name, limits, Path(folder)) for name in names}, count, rounds)
-            for limits in (1, 3)
-        ]
+    names = [*(f"{form} host" for form in FORMS), "pyrate-limiter SQLite"]
+    found = [interleaved({name: permits(name, limits, folder) for name in names}, count, rounds) for limits in (1, 3)]
     rows = [[name, *(f"{times[name]:.0f}" for times in found)] for name in found[0]]
     yield from table(["", "one limit", "three limits"], rows)
 
 
-def contention(quick: bool) -> Lines:
+def contention(quick: bool, folder: Path) -> Lines:
     """(c) Four processes that want the same limit at once."""
     yield "## (c) Four processes contend"
     yield ""
@@ -107,7 +101,7 @@ def contention(quick: bool) -> Lines:
     yield from table(["", "permits/s, all four", "ratio", "permits/s, each", "longest single permit"], rows)
 
 
-def crowds(quick: bool) -> Lines:
+def crowds(quick: bool, folder: Path) -> Lines:
     """(d) Very many waiters."""
     yield "## (d) Ten thousand and fifty thousand waiters"
     yield ""
@@ -131,7 +125,7 @@ def crowds(quick: bool) -> Lines:
     yield from table(["", f"{sizes[0]:,}", "busy", f"{sizes[1]:,}", "busy"], rows)
 
 
-def truthfulness(quick: bool) -> Lines:
+def truthfulness(quick: bool, folder: Path) -> Lines:
     """(e) Against strict servers."""
     spec = Spec("fixed")
     periods = 4 if quick else 20
@@ -164,12 +158,11 @@ def truthfulness(quick: bool) -> Lines:
         yield from table(["used, refused", *SERVERS], rows)
 
 
-def costs(quick: bool) -> Lines:
+def costs(quick: bool, folder: Path) -> Lines:
     """(f) What a program pays."""
     yield "## (f) What a program pays"
     yield ""
-    with tempfile.TemporaryDirectory() as folder:
-        calls = overhead.governed(100, 3 if quick else 9, Path(folder))
+    calls = overhead.governed(100, 3 if quick else 9, folder)
     times = overhead.imports(3 if quick else 15)
     rows = [[f"`{what}`, above `import asyncio`", f"{ms:.0f} ms"] for what, ms in times.items()]
     rows += [
@@ -207,11 +200,13 @@ def main() -> None:
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(CASES):
         parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-    lines = []
-    for part in (preamble(), *(CASES[case](options.quick) for case in chosen)):
-        for line in part:
-            print(line, flush=True)
-            lines.append(line)
+    lines: list[str] = []
+    # One folder for the whole run: some peers' threads still look at their files after they were closed.
+    with tempfile.TemporaryDirectory() as name:
+        for part in (preamble(), *(CASES[case](options.quick, Path(name)) for case in chosen)):
+            for line in part:
+                print(line, flush=True)
+                lines.append(line)
     if not options.quick and chosen == list(CASES):
         PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
         print(f"wrote {PAGE}", file=sys.stderr)

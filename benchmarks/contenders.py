@@ -18,7 +18,7 @@ def permits(name: str, limits: int, folder: Path) -> Callable[[int], Awaitable[N
     if name.startswith("headgate"):
         form = name.removesuffix(" host")
         return ours.permits(form, limits, folder, "memory://" if form == name else "host://")
-    return peers.permits(name, limits)
+    return peers.permits(name, limits, folder)
 
 
 def shared_permits(name: str, folder: Path) -> Callable[[], Any]:

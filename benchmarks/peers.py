@@ -7,9 +7,9 @@ is measured, the algorithm of the server where truth is.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ async def unlimited() -> Settle:
     return keep
 
 
-def permits(name: str, limits: int) -> Callable[[int], Awaitable[None]]:
+def permits(name: str, limits: int, folder: Path) -> Callable[[int], Awaitable[None]]:
     """A coroutine function that takes so many permits, each on `limits` ample limits, in one process, uncontended."""
     return {
         "aiolimiter": _aiolimiter_permits,
@@ -44,7 +44,7 @@ def permits(name: str, limits: int) -> Callable[[int], Awaitable[None]]:
         "limits": _limits_permits,
         "throttled-py": _throttled_permits,
         "ccxt": _ccxt_permits,
-        "pyrate-limiter SQLite": _sqlite_permits,
+        "pyrate-limiter SQLite": partial(_sqlite_permits, folder),
     }[name](limits)
 
 
@@ -124,17 +124,17 @@ def _ccxt_permits(limits: int) -> Callable[[int], Awaitable[None]]:
     return run
 
 
-def _sqlite(folder: Path, limits: int) -> Any:
+def _sqlite(file: Path, limits: int) -> Any:
     from pyrate_limiter import Limiter, Rate, SQLiteBucket
 
     # Short periods, so that its count of the rows in a window stays quick.
     rates = [Rate(AMPLE * rank, 1000 * rank) for rank in range(1, limits + 1)]
-    return Limiter(SQLiteBucket.init_from_file(rates, db_path=str(folder / "pyrate.sqlite"), use_file_lock=True))
+    return Limiter(SQLiteBucket.init_from_file(rates, db_path=str(file), use_file_lock=True))
 
 
-def _sqlite_permits(limits: int) -> Callable[[int], Awaitable[None]]:
+def _sqlite_permits(folder: Path, limits: int) -> Callable[[int], Awaitable[None]]:
     async def run(count: int) -> None:
-        with tempfile.TemporaryDirectory() as folder, _sqlite(Path(folder), limits) as limiter:
+        with _sqlite(folder / f"pyrate-{time.perf_counter_ns()}.sqlite", limits) as limiter:
             for _ in range(count):
                 limiter.try_acquire("k")
 
@@ -146,7 +146,7 @@ def shared_permits(folder: Path) -> Callable[[], Any]:
 
     Only pyrate-limiter has that without a server: its SQLite bucket, with the file lock it asks for between processes.
     """
-    limiter = _sqlite(folder, 1)
+    limiter = _sqlite(folder / "pyrate.sqlite", 1)
     return lambda: limiter.try_acquire("k")
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from headgate.errors import StoreError
 from headgate.gate import priorities
@@ -19,7 +19,7 @@ from headgate.gate.contact import Contact
 from headgate.gate.events import Event, Events
 from headgate.gate.permit import Permit
 from headgate.gate.room import WaitingRoom
-from headgate.gate.settings import home_folder, open_store_name, parse_hosts, program_name, secret_of
+from headgate.gate.settings import home_folder, load_settings, open_store_name, parse_hosts, program_name, secret_of
 from headgate.gate.settling import Settling
 from headgate.gate.times import Times
 from headgate.ledger.decide import Refusal
@@ -31,10 +31,7 @@ from headgate.stores.base import Store
 from headgate.stores.memory import MemoryStore
 from headgate.stores.records import NOTHING, Grant, Snapshot
 
-__all__ = ["MAX_WAIT", "Gate"]
-
-MAX_WAIT: Final = 900.0
-"""Seconds a call waits that names no timeout of its own."""
+__all__ = ["Gate"]
 
 
 class Gate:
@@ -43,14 +40,16 @@ class Gate:
     Args:
         store: ``"host://"`` (all processes of this machine), ``"memory://"`` (this gate only) or a `Store`;
             None: ``$HEADGATE_STORE``, else ``host://``.
+        config: a configuration file (`Settings`); None: ``$HEADGATE_CONFIG``, else none. Every other argument, and the
+            environment, go before it.
         home: the state folder; None: ``$HEADGATE_HOME``, else the platform's.
         hosts: hosts to treat as a provider, ``{"127.0.0.1:9300": "binance-usdm"}`` or the text form; None:
             ``$HEADGATE_HOSTS``.
         rules: further rule files (TOML).
         name: what to call this process in lists.
         priority: class of calls that name none; None: ``$HEADGATE_PRIORITY``, else the route's own.
-        weight: this process's share in fairness among equals.
-        max_wait: seconds a call waits that names no timeout.
+        weight: this process's share in fairness among equals; None: ``$HEADGATE_WEIGHT``, else 1.
+        max_wait: seconds a call waits that names no timeout; None: 900.
 
     A gate may be used from any number of threads and event loops, and after a fork. Close it, or use it as a context
     manager; one that is dropped lets its permits end with their leases.
@@ -63,27 +62,32 @@ class Gate:
         self,
         store: str | Store | None = None,
         *,
+        config: str | os.PathLike[str] | None = None,
         home: str | os.PathLike[str] | None = None,
         hosts: str | Mapping[str, str] | None = None,
         rules: Iterable[str | os.PathLike[str]] = (),
         name: str | None = None,
         priority: Priority | int | str | None = None,
-        weight: int = 1,
-        max_wait: float = MAX_WAIT,
-        learn: bool = True,
+        weight: int | None = None,
+        max_wait: float | None = None,
+        learn: bool | None = None,
     ) -> None:
+        said = load_settings(config)
         self.events = Events()
-        self.home = home_folder(home)
-        self.book = Rulebook.load(hosts=parse_hosts(hosts), extra=[Path(path) for path in rules])
-        self.max_wait = max_wait
+        self.home = home_folder(home or os.environ.get("HEADGATE_HOME") or said.home)
+        self.book = Rulebook.load(
+            hosts={**said.hosts, **parse_hosts(hosts)}, extra=[*said.rules, *map(Path, rules)], headroom=said.headroom
+        )
+        self.max_wait = said.max_wait if max_wait is None else max_wait
         self.untouched_hosts: dict[str, int] = {}
         """Calls to hosts without rules, by host: they pass untouched."""
         self._name = name
-        self.weight = weight
-        self._learn = learn
-        self._priority = priorities.of(priority) if priority is not None else priorities.from_environment()
-        self._egress = os.environ.get("HEADGATE_EGRESS", "") or "default"
-        self.store, secret = self._open_store(store)
+        self.weight = max(1, weight or int(os.environ.get("HEADGATE_WEIGHT") or said.weight))
+        self._learn = said.learn if learn is None else learn
+        priority = priority if priority is not None else os.environ.get("HEADGATE_PRIORITY") or said.priority
+        self._priority = None if priority == "" else priorities.of(priority)
+        self._egress = os.environ.get("HEADGATE_EGRESS") or said.egress or "default"
+        self.store, secret = self._open_store(store or os.environ.get("HEADGATE_STORE") or said.store)
         self._secret = secret
         self._identities: dict[tuple[str, str], Identity] = {}
         self._begin()

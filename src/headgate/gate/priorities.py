@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,9 +41,3 @@ def priority(value: Priority | int | str) -> Iterator[Priority]:
 def current() -> Priority | None:
     """The priority of the surrounding code, if it has one."""
     return _CURRENT.get()
-
-
-def from_environment() -> Priority | None:
-    """``HEADGATE_PRIORITY``: the priority of a whole program."""
-    value = os.environ.get("HEADGATE_PRIORITY", "").strip()
-    return of(value) if value else None

@@ -5,12 +5,64 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from headgate.errors import RuleError, StoreError, StoreUnavailable
 
-__all__ = ["home_folder", "open_store_name", "parse_hosts", "program_name", "secret_of"]
+__all__ = ["Settings", "home_folder", "load_settings", "open_store_name", "parse_hosts", "program_name", "secret_of"]
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A configuration file. What it leaves out is as without it; the environment and arguments go before it.
+
+    Attributes:
+        home, store, egress, priority: as the environment variables of those names.
+        weight: this process's share in fairness among equals.
+        max_wait: seconds a call waits that names no timeout.
+        learn: whether adapters ask a provider for its limits before the first call.
+        rules: further rule files; relative paths are meant from the configuration file.
+        hosts: hosts to treat as a provider.
+        headroom: by provider and limit, what to leave unused: units, or per cent as in ``"10%"``.
+    """
+
+    home: str = ""
+    store: str = ""
+    egress: str = ""
+    priority: str = ""
+    weight: int = 1
+    max_wait: float = 900.0
+    learn: bool = True
+    rules: list[str] = []
+    hosts: dict[str, str] = {}
+    headroom: dict[str, dict[str, int | str]] = {}
+
+
+def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
+    """The configuration file `path`, or ``$HEADGATE_CONFIG``, or none.
+
+    Raises:
+        RuleError: it cannot be read, or is wrong: names file and key.
+    """
+    chosen = path or os.environ.get("HEADGATE_CONFIG")
+    if not chosen:
+        return Settings()
+    file = Path(chosen).expanduser()
+    try:
+        made = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), Settings)
+    except OSError as error:
+        raise RuleError(
+            f"cannot be read: {error.strerror}. Check --config or HEADGATE_CONFIG", file=str(file)
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise RuleError(f"is not TOML: {error}", file=str(file)) from None
+    except msgspec.ValidationError as error:
+        text, _, key = str(error).partition(" - at ")
+        raise RuleError(f"{text}. See docs/reference/configuration.md", file=str(file), key=key.strip("`")) from None
+    return msgspec.structs.replace(made, rules=[str(file.parent / rule) for rule in made.rules])
 
 
 def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
@@ -39,7 +91,10 @@ def parse_hosts(hosts: str | Mapping[str, str] | None) -> dict[str, str]:
     for entry in filter(None, (part.strip() for part in hosts.split(","))):
         host, equals, provider = entry.partition("=")
         if not (host.strip() and equals and provider.strip()):
-            raise RuleError(f"{entry!r} is not HOST[:PORT]=PROVIDER", file="HEADGATE_HOSTS")
+            raise RuleError(
+                f"{entry!r} is not HOST[:PORT]=PROVIDER. Write for example 127.0.0.1:9300=binance-usdm",
+                file="HEADGATE_HOSTS",
+            )
         found[host.strip().lower()] = provider.strip()
     return found
 
@@ -75,12 +130,12 @@ def secret_of(home: Path) -> bytes:
 
 
 def open_store_name(store: str | None) -> str:
-    """The store's address: `store`, ``$HEADGATE_STORE``, or ``host://``.
+    """The store's address; ``host://`` if none is named.
 
     Raises:
         StoreError: no such kind of store.
     """
-    name = store or os.environ.get("HEADGATE_STORE") or "host://"
+    name = store or "host://"
     if name.split("://")[0] not in ("host", "memory"):
-        raise StoreError(f"HEADGATE_STORE={name!r}: use host:// or memory://")
+        raise StoreError(f"no store is called {name!r}: use host:// or memory://")
     return name

@@ -32,7 +32,14 @@ class _Entry:
 class Rulebook:
     """The rule files in force. Make one with `load`; it is safe to share between threads."""
 
-    def __init__(self, entries: Mapping[str, _Entry], hosts: Mapping[str, str], files: Mapping[str, File]) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, _Entry],
+        hosts: Mapping[str, str],
+        files: Mapping[str, File],
+        headroom: Mapping[str, Mapping[str, int | str]],
+    ) -> None:
+        self._headroom = headroom
         self._entries = dict(entries)
         self._files = dict(files)
         self._lock = threading.Lock()
@@ -50,12 +57,19 @@ class Rulebook:
             self._register(entry)
 
     @classmethod
-    def load(cls, hosts: Mapping[str, str] | None = None, *, extra: Iterable[str | Path] = ()) -> Rulebook:
+    def load(
+        cls,
+        hosts: Mapping[str, str] | None = None,
+        *,
+        extra: Iterable[str | Path] = (),
+        headroom: Mapping[str, Mapping[str, int | str]] | None = None,
+    ) -> Rulebook:
         """The bundled rule files, and `extra` ones, which replace a bundled file of the same name.
 
         Args:
             hosts: further hosts (``host:port`` or ``host``) to treat as a provider.
             extra: paths of the user's own rule files; they are checked at once.
+            headroom: by provider and limit, what to leave unused: units, or per cent as in ``"10%"``.
         """
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
@@ -69,7 +83,7 @@ class Rulebook:
                 )
             files[entry.name] = _checked(path)
             entries[entry.name] = entry
-        return cls(entries, hosts or {}, files)
+        return cls(entries, hosts or {}, files, headroom or {})
 
     def names(self) -> list[str]:
         """All providers with rules, sorted."""
@@ -113,7 +127,7 @@ class Rulebook:
             with self._lock:
                 provider = self._providers.get((name, namespace))
                 if provider is None:
-                    provider = Provider(self._file(name), namespace)
+                    provider = Provider(self._file(name), namespace, headroom=self._headroom.get(name))
                     self._providers[name, namespace] = provider
         return provider
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from headgate.errors import RuleError
 from headgate.ledger.limit import SECOND, Charge, Limit
 from headgate.rules.answer import Listener
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
@@ -63,15 +64,18 @@ class Provider:
         namespace: str = "",
         *,
         learned: Mapping[str, tuple[int, int]] | None = None,
+        headroom: Mapping[str, int | str] | None = None,
         router: Router | None = None,
     ) -> None:
         self.name = file.name
         self.namespace = namespace or file.name
         self.file = file
         self._learned = dict(learned or {})
-        self.limits = {
-            name: _changed(limit_of(name, rule), self._learned.get(name)) for name, rule in file.limits.items()
-        }
+        self._headroom = dict(headroom or {})
+        limits = {name: limit_of(name, rule) for name, rule in file.limits.items()}
+        for name, wish in self._headroom.items():
+            limits[name] = _with_headroom(file.name, limits, name, wish)
+        self.limits = {name: _changed(limit, self._learned.get(name)) for name, limit in limits.items()}
         self._router = router or Router(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._listener = Listener(file, self.namespace, self.limits, self._router.labels)
@@ -117,7 +121,8 @@ class Provider:
     def with_learned(self, learned: Mapping[str, tuple[int, int]]) -> Provider:
         """The same provider with other numbers: limit name -> (capacity, period ns). Keys stay the same."""
         known = {name: numbers for name, numbers in learned.items() if name in self.limits}
-        return Provider(self.file, self.namespace, learned={**self._learned, **known}, router=self._router)
+        learned = {**self._learned, **known}
+        return Provider(self.file, self.namespace, learned=learned, headroom=self._headroom, router=self._router)
 
     def learn_route(self) -> tuple[str, str] | None:
         """Method and path at which limits can be read, or None."""
@@ -208,6 +213,22 @@ class Provider:
             priority=Priority(PRIORITIES[route.rule.class_]),
             feedback=route.rule.feedback,
         )
+
+
+def _with_headroom(provider: str, limits: Mapping[str, Limit], name: str, wish: int | str) -> Limit:
+    """A limit that leaves `wish` unused: units, or per cent as in ``"10%"``."""
+    key = f"$.headroom.{provider}.{name}"
+    limit = limits.get(name)
+    if limit is None:
+        raise RuleError(f"{provider} has no such limit. It has: {', '.join(limits)}", key=key)
+    try:
+        units = wish if isinstance(wish, int) else int(limit.capacity * float(wish.removesuffix("%")) / 100)
+        return replace(limit, headroom=units)
+    except ValueError:
+        raise RuleError(
+            f"{wish!r} leaves nothing or means nothing. Write units below {limit.capacity}, or per cent as in '10%'",
+            key=key,
+        ) from None
 
 
 def _changed(limit: Limit, learned: tuple[int, int] | None) -> Limit:

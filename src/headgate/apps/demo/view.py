@@ -38,8 +38,8 @@ def closing(plan: Plan, bare: Half, governed: Half) -> RenderableType:
         _intro(plan),
         _panel(plan, bare, full=False),
         _panel(plan, governed, full=False),
-        Padding(_comparison(plan, bare, governed), (1, 2, 0, 2)),
-        Padding(_words(bare, governed), (0, 2, 1, 2)),
+        Padding(_comparison(plan, bare, governed), (0, 2)),
+        Padding(_words(bare, governed), (0, 2)),
     )
 
 
@@ -63,15 +63,14 @@ def _column(*parts: RenderableType) -> RenderableType:
 
 def _intro(plan: Plan) -> RenderableType:
     if plan.real:
-        budget = "2,400 weight a minute, Binance's rule for futures"
+        budget = "2,400 weight a minute, by Binance's rules for futures"
     else:
-        budget = f"2,400 weight per {plan.window} s: Binance's rules for futures, with {plan.window}-second windows for minutes"
+        budget = f"2,400 weight per {plan.window} s: Binance's rules, but {plan.window}-second windows for minutes"
     text = Text()
     text.append("Three programs, one IP address, one budget\n", style="bold")
     text.append(
         f"A ccxt bot, a requests scanner and an httpx dashboard each want all they can get. Together they may spend "
-        f"{budget}. An emulator on this machine counts as strictly as the exchange does: what is too much is refused "
-        "(429), and whoever goes on is banned (418).",
+        f"{budget}. An emulator on this machine enforces them: too much is refused (429), going on is banned (418).",
         style="dim",
     )
     return Padding(text, (1, 2))
@@ -123,12 +122,10 @@ def _strip(plan: Plan, half: Half) -> RenderableType:
 
 
 def _programs(half: Half) -> RenderableType:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("program")
-    for heading in ("answered", "refused (429)", "banned (418)", "part of the weight"):
-        table.add_column(heading, justify="right")
-    if half.governed:
-        table.add_column("waiting", justify="right")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("program", no_wrap=True)
+    for heading in ("answered", "refused (429)", "banned (418)", "share", *(["waiting"] if half.governed else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
     for each in half.programs:
         share = f"{half.share(each):.0%}" if each.weight else "–"
         row = [each.name, f"{each.answered:,}", _bad(each.throttled), _bad(each.banned), share]
@@ -153,11 +150,11 @@ def _status(plan: Plan, half: Half) -> RenderableType:
             f"BANNED: the exchange answers none of the three for {half.banned_for:.0f} s more", style=f"bold {BAD}"
         )
     left = plan.window - half.seconds % plan.window
+    if half.governed and half.level >= half.capacity * 0.97:
+        return Text(f"All {half.capacity:,} are used: further calls wait {left:.0f} s for the next window", style=GOOD)
     text = Text(f"{half.level:,} of {half.capacity:,} weight used, next window in {left:.0f} s")
-    if half.throttled:
-        text.append(f"   {half.throttled} refused", style=f"bold {WARN}")
-    elif half.governed and half.level >= half.capacity * 0.97:
-        text.append("   all used: the next calls wait for the next window", style=GOOD)
+    if half.throttled and half.level >= half.capacity * 0.9:
+        text.append(f"   refused: {half.throttled}", style=f"bold {WARN}")
     return text
 
 
@@ -178,7 +175,7 @@ def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
     row("Calls refused (429)", *(_bad(half.throttled) for half in halves))
     row("Calls refused by a ban (418)", *(_bad(half.banned) for half in halves))
     row("Bans", *(_bad(half.bans) for half in halves))
-    row("Locked out", *(f"{half.banned_seconds:.0f} s of {plan.seconds} s" for half in halves))
+    row("Locked out", *(_bad(round(half.banned_seconds)).append(f" s of {plan.seconds} s") for half in halves))
     shares = [" · ".join(f"{half.share(program):.0%}" for program in half.programs) for half in halves]
     row("Weight of ccxt · requests · httpx", *shares)
     for klass, wait in governed.waits.items():
@@ -188,23 +185,24 @@ def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
 
 
 def _words(bare: Half, governed: Half) -> RenderableType:
-    text = Text()
-    text.append("Without  ", style="bold")
     if bare.bans:
-        text.append(
+        without = (
             "Each program takes the whole budget for its own. Together they overspend it in seconds, are refused, go on, "
-            "and the exchange bans the address: all three are cut off.\n"
+            "and the exchange bans the address: all three are cut off."
         )
     else:
-        text.append("The three have not been banned this time; run it for longer (--seconds).\n")
-    text.append("With     ", style="bold")
+        without = "The three have not been banned this time. Run it for longer: --seconds 72."
     if governed.throttled or governed.banned:
-        text.append("Something was refused. That should not be: please report it.\n", style=BAD)
+        with_it = Text("Something was refused. That should not be: please report it.", style=BAD)
     else:
-        text.append(
+        with_it = Text(
             "The same programs share one exact budget through a ledger on this machine. A call that has no room waits for "
-            "its turn. Nothing was refused.\n"
+            "its turn. Nothing was refused."
         )
-    text.append("\nYours    ", style="bold")
-    text.append("headgate run -- python your_bot.py", style="cyan")
-    return text
+    table = Table.grid(padding=(0, 2, 1, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("Without", without)
+    table.add_row("With", with_it)
+    table.add_row("Yours", Text("headgate run -- python your_bot.py", style="cyan"))
+    return table

@@ -16,7 +16,7 @@ def scan(base: str, until: float, number: int) -> None:
     session = requests.Session()
     session.headers["User-Agent"] = "requests_bot"
     while time.time() < until:
-        wanted = {"symbol": SYMBOLS[number % len(SYMBOLS)], "interval": "1m", "limit": "500"}
+        wanted = {"symbol": SYMBOLS[number % len(SYMBOLS)], "interval": "1m", "limit": "1500"}
         try:
             answer = session.get(base + "/fapi/v1/klines", params=wanted, timeout=10)
         except requests.RequestException as error:
