@@ -10,7 +10,7 @@ help:
 	@echo "make demo    three programs and one budget, without and with Headgate (under two minutes)"
 	@echo "make test    everything CI checks: lint, types, import layers, all tests"
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
-	@echo "make laws    the law tests at full length: ten thousand random worlds"
+	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
 	@echo "make soak    the system tests on real minutes"
 	@echo "make bench   the benchmarks; rewrites docs/reference/benchmarks.md"
 	@echo "make clean   removes .venv and all caches"
@@ -35,7 +35,7 @@ format: .venv/test.stamp
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
 
 laws: .venv/test.stamp
-	HEADGATE_SCENARIOS=$${HEADGATE_SCENARIOS:-10000} $(BIN)/python -m pytest tests/laws --timeout 7200 $(ARGS)
+	$(BIN)/python -m tests.laws.long_run $(or $(WORLDS),10000)
 
 soak: .venv/test.stamp
 	$(BIN)/python -m pytest tests/system -m soak --timeout 3600 $(ARGS)

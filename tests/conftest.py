@@ -1,4 +1,4 @@
-"""What all tests share: a Headgate home of their own, and how many random worlds the laws are tried in."""
+"""What all tests share: a Headgate home of their own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,3 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("HEADGATE_HOME", str(home))
     return home
-
-
-@pytest.fixture(scope="session")
-def scenarios() -> int:
-    """How many random worlds a law is tried in: a sample here, ten thousand under `make laws`."""
-    return int(os.environ.get("HEADGATE_SCENARIOS", "200"))

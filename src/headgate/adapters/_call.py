@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -98,7 +97,9 @@ class Attempt:
         """Seconds it may wait: never beyond a signature that it already carries."""
         if self._signed_until is None:
             return None
-        left = (self._signed_until - time.time_ns()) / SECOND - SIGNATURE_MARGIN
+        # The provider judges by its own clock: by the latest that it can be there.
+        now = self._governor.gate.times.now(self._provider.namespace).hi
+        left = (self._signed_until - now) / SECOND - SIGNATURE_MARGIN
         return min(max(0.0, left), longest)
 
     def _explained(self, error: DeadlineExceeded) -> Rejected:

@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 import headgate
-from headgate.gate.settings import open_store_name, parse_hosts
-from headgate.rules.book import Rulebook
+from headgate.gate.gate import Gate
 from headgate.rules.call import Priority
 
 __all__ = ["command", "environment"]
@@ -53,20 +52,26 @@ def _folder(package: str) -> str:
     type=click.Choice([item.name.lower() for item in Priority]),
     help="Class of this program's calls, unless a call says otherwise.",
 )
+@click.option("--weight", type=click.IntRange(min=1), help="This program's share among equals (others have 1).")
 @click.option("--home", type=click.Path(file_okay=False, resolve_path=True), help="State folder ($HEADGATE_HOME).")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
-def command(config: str | None, priority: str | None, home: str | None, argv: tuple[str, ...]) -> None:
+def command(
+    config: str | None, priority: str | None, weight: int | None, home: str | None, argv: tuple[str, ...]
+) -> None:
     """Run COMMAND with every HTTP call of it, and of its Python children, governed.
 
     Nothing in the program changes. httpx, httpx2, requests, urllib3, aiohttp and ccxt are covered. The command takes
     this process's place: signals, terminal and exit code are its own.
     """
-    # What every child would stumble over is said here, once, before the program starts.
-    open_store_name(None)
-    Rulebook.load(hosts=parse_hosts(None))
+    chosen = {
+        "HEADGATE_CONFIG": config,
+        "HEADGATE_PRIORITY": priority,
+        "HEADGATE_WEIGHT": weight and str(weight),
+        "HEADGATE_HOME": home,
+    }
+    os.environ.update({name: value for name, value in chosen.items() if value})
+    Gate().close()  # what every child would stumble over is said here, once, before the program starts
     env = environment(dict(os.environ))
-    chosen = {"HEADGATE_CONFIG": config, "HEADGATE_PRIORITY": priority, "HEADGATE_HOME": home}
-    env.update({name: value for name, value in chosen.items() if value})
     sys.stdout.flush()
     sys.stderr.flush()
     try:

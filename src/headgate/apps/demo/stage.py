@@ -19,6 +19,8 @@ from headgate.apps.state import as_data, read_state
 
 __all__ = ["Programs", "perform"]
 
+CAPACITY = 2400
+"""Weight per window: the published number."""
 FOLDER = Path(__file__).parent / "programs"
 LATENCY = (60.0, 110.0)
 """Milliseconds each way, as to an exchange on another continent."""
@@ -116,9 +118,9 @@ def perform(plan: Plan, show: Callable[[Half, Half, float], None]) -> tuple[Half
     bare, governed = Half(governed=False), Half(governed=True)
     with ExitStack() as stack:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="headgate-demo-")))
-        numbers = {} if plan.real else {"window": plan.window, "capacity": 2400}
+        window, capacity = (None, None) if plan.real else (plan.window, CAPACITY)
         first, second = (
-            stack.enter_context(Emulator("binance-usdm", latency=LATENCY, ban=2.0 * plan.window, **numbers))
+            stack.enter_context(Emulator("binance-usdm", window=window, capacity=capacity, latency=LATENCY))
             for _ in range(2)
         )
         begin = _next_edge(plan.window)

@@ -17,6 +17,7 @@ WIDTH = 80
 STRIP = 72
 """Characters of the strip of time."""
 BARS = " ▁▂▃▄▅▆▇█"
+SHUT = "\N{BOX DRAWINGS LIGHT DIAGONAL UPPER RIGHT TO LOWER LEFT}"
 GOOD, WARN, BAD = "green3", "dark_orange", "red3"
 NAMES = {False: "Without Headgate", True: "With Headgate"}
 COMMANDS = {False: "python bot.py", True: "headgate run -- python bot.py"}
@@ -39,7 +40,7 @@ def closing(plan: Plan, bare: Half, governed: Half) -> RenderableType:
         _panel(plan, bare, full=False),
         _panel(plan, governed, full=False),
         Padding(_comparison(plan, bare, governed), (0, 2)),
-        Padding(_words(bare, governed), (0, 2)),
+        Padding(_words(bare, governed), (0, 2, 1, 2)),
     )
 
 
@@ -113,7 +114,7 @@ def _strip(plan: Plan, half: Half) -> RenderableType:
     text = Text()
     for level, seen in cells:
         if seen == "418":
-            text.append("╱", style=BAD)
+            text.append(SHUT, style=BAD)
         else:
             text.append(BARS[max(1, round(level * 8)) if level else 0], style=WARN if seen else GOOD)
     text.append("·" * (STRIP - len(cells)), style="bright_black")
@@ -127,9 +128,9 @@ def _programs(half: Half) -> RenderableType:
     for heading in ("answered", "refused (429)", "banned (418)", "share", *(["waiting"] if half.governed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in half.programs:
-        share = f"{half.share(each):.0%}" if each.weight else "–"
-        row = [each.name, f"{each.answered:,}", _bad(each.throttled), _bad(each.banned), share]
-        table.add_row(*row, *([f"{each.waiting:,}"] if half.governed else []))
+        share = f"{half.share(each):.0%}" if each.weight else ""
+        waiting = [f"{each.waiting:,}"] if half.governed else []
+        table.add_row(each.name, f"{each.answered:,}", _bad(each.throttled), _bad(each.banned), share, *waiting)
     return table
 
 
@@ -180,7 +181,7 @@ def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
     row("Weight of ccxt · requests · httpx", *shares)
     for klass, wait in governed.waits.items():
         spans = f"{wait['mean_seconds']:.1f} s · {wait['longest_seconds']:.1f} s"
-        row(f"Waits, {klass} class: mean · longest", "–", spans)
+        row(f"Waits, {klass} class: mean · longest", "", spans)
     return table
 
 

@@ -1,0 +1,131 @@
+"""Three unchanged programs (ccxt, requests threads, httpx) share one budget: nothing refused, next to nothing left over.
+
+Each full 5 s window must be used to 95 %; a window counts if all three interpreters were awake from its first moment
+(2 s after their start) to its end.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from .conftest import CAPACITY, WINDOW, WORKERS, World
+
+WORLDS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "its clock is 400 ms ahead": {"skew": 0.4},
+    "its clock is 400 ms behind": {"skew": -0.4},
+    "no usage headers": {"usage_headers": False},
+    "neither usage headers nor Date": {"usage_headers": False, "date": False},
+    "20 to 80 ms each way": {"latency": (20, 80)},
+}
+ENOUGH = 0.95
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[tuple[list[float], tuple[int, int]]]]]:
+    """All worlds, two at a time: each has its own exchange and state folder."""
+
+    def live(name: str) -> tuple[list[float], tuple[int, int]]:
+        with ExitStack() as stack:
+            world = World(tmp_path_factory.mktemp("world"), stack, **WORLDS[name])
+            return world.run(17), world.refused()
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(live, name) for name in WORLDS}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_whole_budget_and_no_refusal(
+    name: str, results: dict[str, Future[tuple[list[float], tuple[int, int]]]]
+) -> None:
+    """0 x 429, 0 x 418, and at least 95 % of every full window, whatever the exchange does not tell."""
+    shares, refused = results[name].result(timeout=110)
+    assert refused == (0, 0)
+    assert len(shares) >= 2
+    assert min(shares) >= ENOUGH, shares
+
+
+class Stranger(threading.Thread):
+    """A program that does not use Headgate: so much weight a second, evenly, in calls of 10."""
+
+    def __init__(self, world: World, rate: float) -> None:
+        super().__init__(daemon=True)
+        self._place = world.emulator.url.removeprefix("http://")
+        self._every = 10 / rate
+        self.stop = threading.Event()
+        self.statuses: list[int] = []
+
+    def run(self) -> None:
+        """Call until stopped."""
+        connection = http.client.HTTPConnection(self._place, timeout=10)
+        due = time.monotonic()
+        while not self.stop.wait(max(0.0, due - time.monotonic())):
+            due += self._every
+            connection.request("GET", "/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=1500")
+            answer = connection.getresponse()
+            answer.read()
+            self.statuses.append(answer.status)
+        connection.close()
+
+
+def test_room_is_made_for_a_program_that_does_not_use_headgate(world: Callable[..., World]) -> None:
+    """A fourth, ungoverned program spends 20 %: Headgate says so, and after the first window nobody is refused."""
+    here = world()
+    stranger = Stranger(here, 0.2 * CAPACITY / WINDOW)
+    programs = here.start(27)
+    here.next_edge()
+    stranger.start()
+    begin = here.now()
+    programs.wait(60)
+    stranger.stop.set()
+    stranger.join()
+    late = [at for at in here.arrivals(429, 418) if at > begin + WINDOW]
+    shares = here.shares(begin + WINDOW, begin + 20)
+    assert not late, (begin, late, here.emulator.windows())
+    assert "another program spends" in here.said.read_text()
+    assert min(shares) >= 0.9, shares
+
+
+def test_killed_programs_leave_no_debt_and_no_gift(world: Callable[..., World]) -> None:
+    """kill -9 of one in mid-window, then of all at once, and a new start: never a refusal, and the budget is used."""
+    here = world()
+    dice = random.Random(4)
+    first = here.start(60)
+    here.next_edge()
+    time.sleep(0.2 + dice.random())
+    first.kill(next(iter(first.running)))
+    here.next_edge()
+    time.sleep(0.1 + dice.random())
+    first.close()
+    shares = here.run(17)
+    assert here.refused() == (0, 0)
+    assert len(shares) >= 2
+    assert min(shares) >= 0.9, shares
+
+
+def test_a_ban_stops_everyone_and_is_known_after_a_restart(world: Callable[..., World]) -> None:
+    """Only calls on their way arrive in a ban; programs started during it wait for its end."""
+    here = world(capacity=1_000_000, latency=(5, 10))
+    with here.start(60) as first:
+        time.sleep(3.5)
+        here.emulator.ban(seconds=8)
+        time.sleep(1.5)
+    refused = here.arrivals(418)
+    assert 1 <= len(refused) <= 3 * WORKERS
+    assert refused[-1] - refused[0] < 0.2
+    here.start(20)
+    time.sleep(8.5)
+    assert here.arrivals(418) == refused
+    end = here.emulator.stats()["ips"]["127.0.0.1"]["banned_until"]
+    after = [at for at in here.arrivals(200) if at >= end]
+    assert after
+    assert not [at for at in here.arrivals(200) if refused[-1] < at < end]
