@@ -154,7 +154,6 @@ def truthfulness(quick: bool, folder: Path) -> Lines:
                 "others cannot without a server, so each program believes that the limit is its own, as unrelated "
                 "programs do:"
             )
-        yield ""
         yield from table(["used, refused", *SERVERS], rows)
 
 

@@ -7,6 +7,7 @@ and a world is a function of its `Terms`: a failure is repeated by its seed. All
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import random
@@ -323,7 +324,7 @@ class World:
         while self.events:
             self.time, _, what, arguments = heapq.heappop(self.events)
             what(*arguments)
-        self.time += terms.lease + SECOND
+        self.time += max(terms.lease, LINGER) + SECOND
         self._close()
         account.refusals = len(account.refused_at)
         account.tries = self.tries
@@ -456,7 +457,10 @@ class World:
 
     def restart(self, slot: int) -> None:
         """The program is started again."""
-        self.members[slot] = Member(self, slot)
+        old, new = self.members[slot], Member(self, slot)
+        if old.clock is not None:
+            new.clock = copy.copy(old.clock)  # a new program begins with what the store knows of the clock
+        self.members[slot] = new
         for crew in self.terms.crews:
             if crew.member == slot:
                 for _ in range(crew.workers):

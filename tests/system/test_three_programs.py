@@ -32,14 +32,14 @@ ENOUGH = 0.95
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[tuple[list[float], tuple[int, int]]]]]:
-    """All worlds, two at a time: each has its own exchange and state folder."""
+    """All worlds, three at a time: each has its own exchange and state folder."""
 
     def live(name: str) -> tuple[list[float], tuple[int, int]]:
         with ExitStack() as stack:
             world = World(tmp_path_factory.mktemp("world"), stack, **WORLDS[name])
             return world.run(17), world.refused()
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         yield {name: pool.submit(live, name) for name in WORLDS}
 
 
@@ -81,7 +81,7 @@ def test_room_is_made_for_a_program_that_does_not_use_headgate(world: Callable[.
     """A fourth, ungoverned program spends 20 %: Headgate says so, and after the first window nobody is refused."""
     here = world()
     stranger = Stranger(here, 0.2 * CAPACITY / WINDOW)
-    programs = here.start(27)
+    programs = here.start(23)
     here.next_edge()
     stranger.start()
     begin = here.now()
@@ -89,7 +89,7 @@ def test_room_is_made_for_a_program_that_does_not_use_headgate(world: Callable[.
     stranger.stop.set()
     stranger.join()
     late = [at for at in here.arrivals(429, 418) if at > begin + WINDOW]
-    shares = here.shares(begin + WINDOW, begin + 20)
+    shares = here.shares(begin + WINDOW, begin + 3 * WINDOW)
     assert not late, (begin, late, here.emulator.windows())
     assert "another program spends" in here.said.read_text()
     assert min(shares) >= 0.9, shares

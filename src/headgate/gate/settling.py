@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from headgate.ledger.limit import SECOND, Instant
+from headgate.ledger.limit import SECOND, Instant, Window
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
 from headgate.rules.provider import Provider
 from headgate.stores.records import LEASE, Answered, Grant
@@ -79,8 +79,8 @@ class Settling:
             self._say_learned(namespace, told.learned)
         for block in told.blocks:
             self._shut(namespace, block, now)
-        if told.outcome is not Outcome.OK:
-            self._say_outcome(plan, told)
+        if told.outcome is Outcome.THROTTLED:
+            self._throttled(plan, told)
         for key, units in done.foreign.items():
             self._events.say_seldom(
                 "foreign", key, 60.0,
@@ -105,6 +105,9 @@ class Settling:
         )
         self._events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
 
-    def _say_outcome(self, plan: Plan, told: Feedback) -> None:
-        if told.outcome is Outcome.THROTTLED:
-            self._events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)
+    def _throttled(self, plan: Plan, told: Feedback) -> None:
+        """By our count there was room. If the provider never tells its time, its windows may lie anywhere."""
+        edges = [charge.limit.period for charge in plan.charges if charge.limit.window is Window.FIXED]
+        if edges:
+            self._times.clock(plan.provider).widen(min(edges) // 2)
+        self._events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)

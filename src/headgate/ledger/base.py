@@ -31,7 +31,8 @@ class Ledger:
         room: units free: usable - used - inflight (- what is set aside). May be negative after a limit shrank.
         used: units settled that still count.
         inflight: units taken and not settled.
-        settled: running total of settled units (a mark for feedback); never falls.
+        tally: running total that never falls, a mark for feedback: units settled (fixed windows), or units that have left
+            again (all other kinds).
         turn: instant, on clock number `base` of `Instant`, from which `advance` must run before `room` is read.
         era: number of the (pseudo-)window in which the members' rows count.
         hot: last era in which somebody was refused.
@@ -39,7 +40,7 @@ class Ledger:
         rows: per (member, class), what it took and wants; see `shares.Row`.
     """
 
-    __slots__ = ("era", "floor", "hot", "inflight", "limit", "room", "rows", "settled", "turn", "used")
+    __slots__ = ("era", "floor", "hot", "inflight", "limit", "room", "rows", "tally", "turn", "used")
     base: ClassVar[int] = 0
     rises: ClassVar[bool] = False
     """Whether settling at the reserved cost leaves more room than before (slots: yes)."""
@@ -48,7 +49,7 @@ class Ledger:
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self.used = self.inflight = self.settled = self.turn = 0
+        self.used = self.inflight = self.tally = self.turn = 0
         self.era = -1
         self.hot = -9
         self.rows: dict[Who, Row] = {}
@@ -66,8 +67,8 @@ class Ledger:
         raise NotImplementedError
 
     def left(self, now: Instant) -> tuple[int, int]:
-        """Share of the window still to come, as a fraction (numerator, denominator)."""
-        return 1, 1
+        """Share of the window still to come, as a fraction (numerator, denominator); only asked where `melts`."""
+        raise NotImplementedError
 
     def dump_own(self) -> list[int]:
         """The kind's own numbers, for `codec`."""
@@ -99,7 +100,7 @@ class Ledger:
         blocked = upper_blocked(self.rows, who, now.mono) if who[1] else 0
         lack = fair_lack(self, who, now) if self.era - self.hot <= 1 else 0
         if self.melts:
-            keep = max(upper, blocked) + lack
+            keep = min(max(upper, blocked) + lack, self.limit.usable - cost)
             to_come, span = self.left(now)
             if spare >= 0 and keep * to_come // span <= spare:
                 return 0
@@ -107,10 +108,21 @@ class Ledger:
             if spare < 0 or end < 0:
                 return end
             # keep * left melts below spare + 1 when this much of the window is still to come
-            return min(end, now.mono + to_come - (spare + 1) * span // keep + 1)
-        to_come, span = self.left(now)
-        keep = min(max(upper * to_come // span, blocked) + max(lack, ahead), self.limit.usable - cost)
-        if spare >= keep:
+            return min(end, now.mono + to_come - ((spare + 1) * span - 1) // keep)
+        return self.opens_flow(cost, upper, max(lack, ahead), blocked, now)
+
+    def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
+        """`opens` where units come back all the time.
+
+        Args:
+            cost: units.
+            upper: to be left to upper classes in any case.
+            others: to be left to other members of the class and to older calls.
+            blocked: what upper classes wait for.
+            now: the instant.
+        """
+        keep = min(max(upper, blocked) + others, self.limit.usable - cost)
+        if self.room - cost >= keep:
             return 0
         return self.frees(cost + keep - self.room, now)
 
@@ -149,8 +161,11 @@ class Ledger:
         """Turn `reserved` units in flight into `actual` units spent, at the latest at `at`; `advance` has run."""
         self.inflight -= reserved
         self.used += actual
-        self.settled += actual
         self.room += reserved - actual
+
+    def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
+        """Nobody will say what became of `reserved` units in flight; if they ever arrived, it was by `at`."""
+        self.settle(reserved, reserved, at)
 
     def refund(self, reserved: int) -> None:
         """Give back `reserved` units in flight that were surely never sent."""
@@ -163,15 +178,16 @@ class Ledger:
         Args:
             used: the counter, units, as the answer states it.
             sent: instant at which the request was reserved.
-            mark: `settled` at that instant.
+            mark: `tally` at that instant.
             reserved, actual: cost of this request as it was held and as it was settled, units.
             now: instant of the answer.
 
         Returns:
             Units of foreign traffic found: counted by the provider and not by us.
         """
-        # Until a moment ago this request was held at `reserved`: so much of the counter it can explain.
-        foreign = used - (self.used + self.inflight + max(0, reserved - actual))
+        # Until a moment ago this request was held at `reserved`: so much of the counter it can explain. So can what has
+        # left since the counter was read.
+        foreign = used - (self.used + self.inflight + max(0, reserved - actual) + self.tally - mark)
         if foreign <= 0:
             return 0
         self.spend(foreign, now)
@@ -187,12 +203,14 @@ class Ledger:
         if missing > 0:
             self.spend(missing, now)
 
-    def doubt(self) -> None:
-        """The clock by which windows were told was wrong: let nothing spent be forgotten early."""
+    def doubt(self, now: Instant) -> None:
+        """The clock by which windows were told was wrong; `now` is by the right one. Let nothing spent be forgotten early."""
 
     def adopt(self, limit: Limit, now: Instant) -> None:
         """Follow a limit that changed live (same kind); what is spent stays spent."""
         self.room += limit.usable - self.limit.usable
+        if limit.period != self.limit.period:
+            self.hot = -9  # eras are counted anew
         self.limit = limit
         self.cool()
         self.turn = 0

@@ -52,6 +52,8 @@ class ServerClock:
             self.wall += step
             if step > 0:
                 self.hi += step
+            elif not self.known:  # all that is believed came from the wall clock as it was before
+                self.lo += step
         drift = (mono - self.at) // _DRIFT if self.known and mono > self.at else 0
         return Instant(mono, mono + self.lo - drift, mono + self.hi + drift)
 
@@ -80,6 +82,12 @@ class ServerClock:
                 self.lo, self.hi = self.lo - narrow // 2, self.hi + narrow // 2
         self.at, self.known = max(self.at, answered), True
         return contradicted
+
+    def widen(self, doubt: int) -> None:
+        """The clock was never told, and proved wrong: believe it only within `doubt` ns."""
+        if not self.known:
+            middle = (self.lo + self.hi) // 2
+            self.lo, self.hi = min(self.lo, middle - doubt), max(self.hi, middle + doubt)
 
     @property
     def doubt(self) -> int:

@@ -37,8 +37,8 @@ def convert(ledger: Ledger, limit: Limit, now: Instant) -> Ledger:
         return ledger
     other = create(limit)
     other.advance(now)
-    other.take(ledger.inflight + ledger.used, (0, 0), now)
-    other.settle(ledger.used, ledger.used, now)
+    other.take(ledger.inflight, (0, 0), now)
+    other.spend(ledger.used, now)
     other.rows.clear()
     return other
 
@@ -49,7 +49,7 @@ def pack(ledger: Ledger) -> bytes:
     own = ledger.dump_own()
     numbers = [
         _NUMBER[limit.window], limit.capacity, limit.headroom, limit.period, limit.refill, limit.origin,
-        ledger.used, ledger.inflight, ledger.settled, ledger.era, ledger.hot, len(own), *own,
+        ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot, len(own), *own,
     ]  # fmt: skip
     for (member, klass), row in ledger.rows.items():
         numbers += (member, klass)
@@ -71,7 +71,7 @@ def unpack(raw: bytes, limit: Limit | None = None) -> Ledger:
     if len(raw) % 8 or len(raw) < _HEAD * 8:
         raise ValueError(f"a ledger has at least {_HEAD} whole numbers, not {len(raw)} bytes")
     numbers = list(struct.unpack(f"<{len(raw) // 8}q", raw))
-    number, capacity, headroom, period, refill, origin, used, inflight, settled, era, hot, owned = numbers[:_HEAD]
+    number, capacity, headroom, period, refill, origin, used, inflight, tally, era, hot, owned = numbers[:_HEAD]
     rest = numbers[_HEAD + owned :]
     if owned < 0 or len(rest) % _ROW or not 0 <= number < len(_NUMBER):
         raise ValueError("numbers of a ledger do not add up")
@@ -81,7 +81,7 @@ def unpack(raw: bytes, limit: Limit | None = None) -> Ledger:
         name, unit, scope = (limit.name, limit.unit, limit.scope) if limit else ("", "", ())
         limit = Limit(name, unit, capacity, period, _WINDOWS[number], scope, headroom, refill, origin)
     ledger = create(limit)
-    ledger.used, ledger.inflight, ledger.settled, ledger.era, ledger.hot = used, inflight, settled, era, hot
+    ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot = used, inflight, tally, era, hot
     for i in range(0, len(rest), _ROW):
         ledger.rows[rest[i], rest[i + 1]] = rest[i + 2 : i + _ROW]
     ledger.room = limit.usable - used - inflight

@@ -34,6 +34,7 @@ class Sliding(Ledger):
         gone = 0
         while gone < len(marks) and marks[gone] + period <= now.mono:
             self.used -= marks[gone + 1]
+            self.tally += marks[gone + 1]
             gone += 3
         if gone:
             del marks[:gone]
@@ -67,10 +68,23 @@ class Sliding(Ledger):
                 return max(now.mono + 1, self.marks[i] + self.limit.period)
         return UNKNOWN
 
-    def left(self, now: Instant) -> tuple[int, int]:
-        if not self.marks:
-            return 1, 1
-        return min(max(self.marks[0] + self.limit.period - now.mono, 0), self.limit.period), self.limit.period
+    def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
+        # What is kept for upper classes melts until the oldest piece leaves: nothing lies idle, and a piece is their next.
+        period, begin = self.limit.period, now.mono
+        spare = self.room - cost
+        for i in range(0, len(self.marks) + 1, 3):
+            last = i == len(self.marks)
+            end = FAR if last else self.marks[i] + period
+            opens = FAR
+            if spare >= self.limit.usable - cost or (spare >= 0 and last and max(upper, blocked) + others <= spare):
+                opens = begin
+            elif not last and spare >= blocked + others:
+                opens = max(begin, end - ((spare - others + 1) * period - 1) // upper) if upper else begin
+            if opens < end:
+                return 0 if opens == now.mono else opens
+            if not last:
+                spare, begin = spare + self.marks[i + 1], end
+        return UNKNOWN
 
     def dump_own(self) -> list[int]:
         return self.marks
@@ -96,11 +110,15 @@ class Bucket(Ledger):
 
     def advance(self, now: Instant) -> None:
         if now.mono > self.at:
-            drained = (now.mono - self.at) * _NANO * self._refill() // self.limit.period
+            rate, period = _NANO * self._refill(), self.limit.period
+            drained = (now.mono - self.at) * rate // period
+            # Only the time that is accounted for is over: who looks every microsecond must not keep a slow bucket full.
+            self.at = now.mono if drained >= self.level else self.at - (-drained * period // rate)
             self.level = max(0, self.level - drained)
-            self.at = now.mono
         self.enter(now.mono // self.limit.period, now.mono)
+        before = self.used
         self._place()
+        self.tally += before - self.used
 
     def _refill(self) -> int:
         return self.limit.refill or self.limit.capacity
@@ -108,11 +126,10 @@ class Bucket(Ledger):
     def _place(self) -> None:
         self.used = -(-self.level // _NANO)
         self.room = self.limit.usable - self.used - self.inflight
-        self.turn = self.at + 1
+        self.turn = 0  # it leaks all the time
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.inflight -= reserved
-        self.settled += actual
         self.level += actual * _NANO
         self._place()
 
@@ -121,7 +138,7 @@ class Bucket(Ledger):
         if units > self.used:
             return UNKNOWN
         rate = _NANO * self._refill()
-        return now.mono + max(1, -(-over * self.limit.period // rate))
+        return max(now.mono + 1, self.at - (-over * self.limit.period // rate))
 
     def dump_own(self) -> list[int]:
         return [self.level, self.at]
@@ -143,12 +160,13 @@ class Slots(Ledger):
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.refund(reserved)
+        self.tally += reserved
 
     def frees(self, units: int, now: Instant) -> int:
         return UNKNOWN
 
-    def left(self, now: Instant) -> tuple[int, int]:
-        return 0, 1  # nothing is kept for classes that do not ask
+    def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
+        return super().opens_flow(cost, 0, others, blocked, now)  # nothing is kept for classes that do not ask
 
     def fill(self, now: Instant) -> None:
         """Somebody else holds the slots; nothing here can say for how long."""

@@ -152,18 +152,19 @@ class Store(ABC):
                     return blocked
             self._reap(namespace, now)
             ledgers = [self._current(charge, now) for charge in charges]
-            no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK)
+            short: list[tuple[Charge, Ledger]] = []
+            no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK, short)
             if no is None:
                 for charge, ledger in zip(charges, ledgers, strict=True):
                     ledger.take(charge.cost, who, now)
                     self._keep(charge.key, ledger)
                 grant = Grant(
-                    self.new_id(), namespace, charges, [x.settled for x in ledgers], now, who, now.mono + lease
+                    self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease
                 )
                 self._add(grant)
                 return grant
             if backlog is not None and not no.never:
-                for charge, ledger in zip(charges, ledgers, strict=True):
+                for charge, ledger in short:  # where there is room, nothing need be kept for one that cannot use it yet
                     wanted = max(backlog.get(charge.key, 0), charge.cost)
                     ledger.refused(who, charge.cost, wanted, no.opens + _GRACE, weight)
                     self._keep(charge.key, ledger)
@@ -304,7 +305,7 @@ class Store(ABC):
                     continue
                 if now[ledger.base] >= ledger.turn:
                     ledger.advance(now)
-                ledger.settle(units, units, at)
+                ledger.lapse(units, at, now)
                 self._keep(key, ledger)
 
     # -- for the safe share ------------------------------------------------------------------------------------------
@@ -344,7 +345,7 @@ class Store(ABC):
             for key in self._keys(namespace + "/"):
                 ledger = self._open(key)
                 if ledger is not None:
-                    ledger.doubt()
+                    ledger.doubt(now)
                     self._keep(key, ledger)
 
     # -- block -----------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class MemoryStore(Store):
                     marks = []
                     for ledger, cost in pairs:
                         ledger.take(cost, who, now)
-                        marks.append(ledger.settled)
+                        marks.append(ledger.tally)
                     grant = Grant(next(self._ids), namespace, charges, marks, now, who, mono + lease)
                     self._grants[grant.id] = grant
                     if grant.lease < self._next_due:

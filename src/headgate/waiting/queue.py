@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge
 
 __all__ = ["AGEING", "Lane", "Queue", "Waiter"]
@@ -49,7 +50,7 @@ class Lane:
 
     Attributes:
         opens: steady ns at which its head should be tried again; 0: now.
-        why: the refusal that holds it, as its caller left it.
+        why: the refusal that holds its head.
     """
 
     __slots__ = ("keys", "klass", "opens", "since", "waiters", "why")
@@ -60,7 +61,7 @@ class Lane:
         self.waiters: deque[Waiter] = deque()
         self.opens = 0
         self.since = now
-        self.why: object = None
+        self.why: Refusal | None = None
 
     def head(self) -> Waiter | None:
         """The first that still waits."""
@@ -108,6 +109,9 @@ class Queue:
         for charge in waiter.charges:
             at = (charge.key, waiter.klass)
             self._demand[at] = self._demand.get(at, 0) + charge.cost
+        if len(self._deadlines) > 2 * self.count + 64:  # a far deadline on top must not keep all who were served behind it
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+            heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (waiter.deadline, waiter.ticket, waiter))
         return lane
 
@@ -138,7 +142,7 @@ class Queue:
         lane = waiter.lane
         self.remove(waiter)
         if lane is not None:
-            lane.since, lane.opens = now, 0
+            lane.since, lane.opens, lane.why = now, 0, None
 
     def restore(self, waiter: Waiter) -> None:
         """Put back at the head a call whose permit came to nothing."""
@@ -190,6 +194,9 @@ class Queue:
                 mine = lane.rank(now)
                 for other in others:
                     head = other.head() if other is not lane else None
+                    why = other.why
+                    if why is not None and why.key != key:
+                        continue  # it waits for something else: to keep this for it would leave it idle
                     if head is not None and other.rank(now) < mine:
                         found[key] = found.get(key, 0) + next(c.cost for c in head.charges if c.key == key)
         return found

@@ -311,3 +311,25 @@ def test_handlers_that_raise_do_not_disturb_calls(gate: Gate) -> None:
         permit.settle(200, {"x-used": "5"})
     off()
     assert spent(gate) == (5, 0)
+
+
+def test_a_refusal_by_a_clock_that_was_never_told_widens_the_doubt(gate: Gate) -> None:
+    """By our count there was room: the windows of a provider that tells no time may lie anywhere."""
+    with gate.permit("binance-usdm", "GET", "/fapi/v1/klines") as permit:
+        permit.settle(429, {"retry-after": "1"}, b'{"code":-1003,"msg":"Too many requests."}')
+    assert gate.times.clock("binance-usdm").doubt == 30_000_000_000
+    with gate.permit("binance-spot", "GET", "/api/v3/time") as permit:
+        permit.settle(200, {"date": "Fri, 20 Nov 2026 10:00:00 GMT"})
+    known = gate.times.clock("binance-spot")
+    known.widen(30_000_000_000)
+    assert known.doubt < 600_000_000
+
+
+def test_an_answer_in_another_century_is_told_and_believed(gate: Gate) -> None:
+    """The provider's clock wins over this machine's; what was counted by the wrong one stays counted."""
+    events: list[Event] = []
+    gate.on(events.append)
+    with gate.permit("binance-usdm", "GET", "/fapi/v1/time") as permit:
+        permit.settle(200, {"date": "Fri, 20 Nov 2099 10:00:00 GMT"})
+    assert [event.kind for event in events] == ["clock"]
+    assert gate.read().ledgers[0].used == 1
