@@ -11,7 +11,7 @@ help:
 	@echo "make test    everything CI checks: lint, types, import layers, all tests"
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
-	@echo "make soak    the system tests on real minutes"
+	@echo "make soak    three programs on real minutes (ARGS=MINUTES, else three)"
 	@echo "make bench   the benchmarks; rewrites docs/reference/benchmarks.md"
 	@echo "make clean   removes .venv and all caches"
 
@@ -38,7 +38,7 @@ laws: .venv/test.stamp
 	$(BIN)/python -m tests.laws.long_run $(or $(WORLDS),10000)
 
 soak: .venv/test.stamp
-	$(BIN)/python -m pytest tests/system -m soak --timeout 3600 $(ARGS)
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 bench: .venv/bench.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)

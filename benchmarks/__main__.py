@@ -28,7 +28,7 @@ Lines = Iterator[str]
 
 def said(text: str) -> Lines:
     """A paragraph."""
-    yield from textwrap.wrap(text, 120)
+    yield from textwrap.wrap(text, 120, break_on_hyphens=False)
     yield ""
 
 
@@ -128,7 +128,7 @@ def crowds(quick: bool, folder: Path) -> Lines:
 def truthfulness(quick: bool, folder: Path) -> Lines:
     """(e) Against strict servers."""
     spec = Spec("fixed")
-    periods = 4 if quick else 20
+    periods = 4 if quick else 12
     low, high = (int(2000 * way) for way in spec.delay)
     yield "## (e) Truthfulness"
     yield ""
@@ -163,7 +163,7 @@ def costs(quick: bool, folder: Path) -> Lines:
     yield ""
     calls = overhead.governed(100, 3 if quick else 9, folder)
     times = overhead.imports(3 if quick else 15)
-    rows = [[f"`{what}`, above `import asyncio`", f"{ms:.0f} ms"] for what, ms in times.items()]
+    rows = [[f"`{what}`, above `import asyncio`", f"{ms:.1f} ms"] for what, ms in times.items()]
     rows += [
         [f"a governed httpx call, above a bare one, `{store}`", f"{added:.0f} µs"]
         for store, (_, added) in calls.items()
@@ -181,7 +181,7 @@ def preamble() -> Lines:
     yield "# Benchmarks"
     yield ""
     yield from said(
-        "Written by `make bench` (about ten minutes); do not edit. Contenders take turns in one run, figures "
+        "Written by `make bench` (about a quarter of an hour); do not edit. Contenders take turns in one run, figures "
         "are medians."
     )
     yield from said(

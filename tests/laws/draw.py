@@ -21,16 +21,16 @@ def draw(seed: int, kinds: tuple[Window, ...] = KINDS) -> Terms:
     high = low + r.choice((MILLI, 20 * MILLI, 250 * MILLI, 1000 * MILLI, 3 * SECOND))
     delay = low, min(high, 3 * SECOND)
     members = r.choice((1, 1, 2, 3, 5))
-    # About as many calls as fit, so that some are in flight over most edges, or many more.
-    busy = r.choice((1, 2, 4, 12, 30))
+    demand = r.choice((0.7, 1.0, 1.2, 2, 6))
+    there_and_back = sum(delay)
     crews = tuple(
         Crew(
             member=member,
-            workers=busy,
             routes=tuple(r.sample(range(len(routes)), r.randint(1, len(routes)))),
             klass=r.choice((0, 1, 2, 2, 2, 3, 4)),
-            pause=r.choice((0, 0, SECOND // 10, SECOND)),
+            **_pace(limits, routes, demand / members, there_and_back),
             since=r.choice((0, 0, r.randrange(3 * SECOND))),
+            rhythm=r.choice((0, 0, 0, r.randrange(longest // 4, longest + 4) + SECOND // 10)),
             patience=r.choice((1 << 60, 1 << 60, 5 * SECOND)),
         )
         for member in range(members)
@@ -68,11 +68,19 @@ def draw(seed: int, kinds: tuple[Window, ...] = KINDS) -> Terms:
     )
 
 
+def _pace(limits: tuple[Limit, ...], routes: tuple[Route, ...], demand: float, rtt: int) -> dict[str, int]:
+    """Workers and pauses that ask for about `demand` times the tightest budget, so that calls are under way over edges."""
+    costs = [sum(route.costs.get(i, 0) for route in routes) / len(routes) for i in range(len(limits))]
+    wanted = demand * min(x.capacity / (cost * (x.period or rtt)) for x, cost in zip(limits, costs, strict=True) if cost)
+    workers = min(60, max(2, round(wanted * rtt * 2)))
+    return {"workers": workers, "pause": max(0, int(workers / wanted) - rtt)}
+
+
 def _limit(r: random.Random, name: str, kind: Window) -> Limit:
     if kind is Window.SLOTS:
         return Limit(name, "slots", r.choice((1, 3, 10)), 0, kind)
     period = r.choice((SECOND, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 60 * SECOND))
-    capacity = r.choice((3, 10, 40, 100, 400))
+    capacity = r.choice((4, 20, 100, 100, 400))
     return Limit(
         name, "weight", capacity, period, kind,
         headroom=r.choice((0, 0, 1)),
@@ -86,6 +94,6 @@ def _route(r: random.Random, limits: tuple[Limit, ...]) -> Route:
     costs = {}
     for i in chosen:
         usable = limits[i].usable
-        most = max(1, usable // r.choice((1, 3, 10, 40)))
+        most = max(1, usable // r.choice((1, 4, 10, 20, 40, 100)))
         costs[i] = r.randint(1, min(most, usable))
     return Route(costs, r.choice((0, 0, 0, 0.5)))

@@ -50,6 +50,8 @@ class Crew:
     pause: int = 0
     """Mean of the pause between two calls, ns; 0: none."""
     since: int = 0
+    rhythm: int = 0
+    """All of them rest for so long, and work for so long, ns; 0: no rest."""
     patience: int = 1 << 60
     """How long a call waits for its permit, ns."""
 
@@ -354,6 +356,9 @@ class World:
         """A worker wants to make a call."""
         member = self.members[crew.member]
         if self.time >= self.end or member.dead:
+            return
+        if crew.rhythm and (self.time - self.start) // crew.rhythm % 2:
+            self.later(crew.rhythm - (self.time - self.start) % crew.rhythm, self.want, crew)
             return
         number = self.random.choice(crew.routes)
         call = Call(self.charges[number], crew, self.terms.routes[number], self.time)

@@ -40,7 +40,7 @@ def refusal(
     now: Instant,
     ahead: Mapping[str, int],
     later: int,
-    short: list[tuple[Charge, Ledger]],
+    short: list[tuple[Charge, Ledger, int]],
 ) -> Refusal | None:
     """Whether the charges may be taken from their ledgers, each advanced to `now`.
 
@@ -50,7 +50,7 @@ def refusal(
         now: the instant.
         ahead: units per ledger key that older calls of the same process wait for.
         later: steady instant (ns) of another look where none can be computed.
-        short: takes up the charges that have no room now, with their ledgers.
+        short: takes up the charges that have no room now: with the ledger, and the instant at which to look again.
 
     Returns:
         None if all may be taken now.
@@ -64,8 +64,8 @@ def refusal(
             continue
         if opens == NEVER:
             return Refusal(charge.key, 0, never=True)
-        short.append((charge, ledger))
         found = Refusal(charge.key, later, unknown=True) if opens == UNKNOWN else Refusal(charge.key, opens)
+        short.append((charge, ledger, found.opens))
         if worst is None or found.opens > worst.opens:
             worst = found._replace(unknown=found.unknown or (worst is not None and worst.unknown))
         elif found.unknown:

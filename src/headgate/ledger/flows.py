@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import ClassVar, Final
 
 from headgate.ledger.base import FAR, UNKNOWN, Ledger
@@ -69,21 +70,24 @@ class Sliding(Ledger):
         return UNKNOWN
 
     def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
-        # What is kept for upper classes melts until the oldest piece leaves: nothing lies idle, and a piece is their next.
-        period, begin = self.limit.period, now.mono
+        # Upper classes may want `upper` evenly over a period: kept is what comes back too late for that, at any time to come.
+        # What is taken now comes back after a whole period. So nothing lies idle for them where units come back steadily.
+        period, usable, pieces = self.limit.period, self.limit.usable, len(self.marks) // 3
         spare = self.room - cost
-        for i in range(0, len(self.marks) + 1, 3):
-            last = i == len(self.marks)
-            end = FAR if last else self.marks[i] + period
-            opens = FAR
-            if spare >= self.limit.usable - cost or (spare >= 0 and last and max(upper, blocked) + others <= spare):
-                opens = begin
-            elif not last and spare >= blocked + others:
-                opens = max(begin, end - ((spare - others + 1) * period - 1) // upper) if upper else begin
-            if opens < end:
-                return 0 if opens == now.mono else opens
-            if not last:
-                spare, begin = spare + self.marks[i + 1], end
+        free = spare - others
+        ends = [mark + period for mark in self.marks[::3]]
+        freed = [0, *accumulate(self.marks[1::3])]
+        melted = [0] * (pieces + 1)  # from when on enough comes back by each piece's end, and by all that follow
+        for i in range(pieces - 1, -1, -1) if upper else ():
+            melted[i] = max(melted[i + 1], ends[i] - ((free + freed[i] + 1) * period - 1) // upper)
+        for i in range(pieces + 1):
+            opens = ends[i - 1] if i else now.mono
+            if spare + freed[i] < usable - cost:  # else nothing is taken at all: that must be enough
+                if free + freed[i] < blocked or free + self.used < upper:
+                    continue
+                opens = max(opens, melted[i])
+            if i == pieces or opens < ends[i]:
+                return opens if opens > now.mono else 0
         return UNKNOWN
 
     def dump_own(self) -> list[int]:

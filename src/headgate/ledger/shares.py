@@ -6,7 +6,7 @@ wait for; for the other members of its own class what they lack of their max-min
 
 In a window that ends (`Ledger.melts`) both are multiplied by the share of the window still to come: nothing is wasted,
 because what was kept melts away by the end. Where units come back all the time (sliding, bucket, slots) a caller leaves
-the next call of every waiting member that has been served less: turns are taken, nothing lies idle.
+to every waiting member that has been served less what it waits for, up to the difference: nothing lies idle.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fair_lack(ledger: Ledger, who: Who, now: Instant) -> int:
         mine = peers.get(member)
         served = mine[0] // mine[6] if mine else 0
         return sum(
-            row[4]
+            min(row[3], max(row[4], served * row[6] - row[0]))
             for m, row in peers.items()
             if m != member and row[3] and row[5] > now.mono and row[0] // row[6] < served
         )

@@ -224,8 +224,11 @@ class First(Ledger):
         return max(now.mono + 1, end) if end else UNKNOWN
 
     def left(self, now: Instant) -> tuple[int, int]:
-        end = self._ends() or now.mono + self.limit.period
-        return min(max(end - now.mono, 0), self.limit.period), self.limit.period
+        # What is kept melts so early that the last of it is answered before the window can end: what is in flight over
+        # the end blurs the next one's beginning.
+        period = self.limit.period
+        end = 2 * self.begun - self.anchor if self.anchor else now.mono
+        return max(end + period - now.mono, 0), period
 
     def dump_own(self) -> list[int]:
         return [self.begun, self.anchor, self.carry, self.last, self.owed]

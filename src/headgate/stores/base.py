@@ -152,21 +152,23 @@ class Store(ABC):
                     return blocked
             self._reap(namespace, now)
             ledgers = [self._current(charge, now) for charge in charges]
-            short: list[tuple[Charge, Ledger]] = []
+            short: list[tuple[Charge, Ledger, int]] = []
             no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK, short)
             if no is None:
                 for charge, ledger in zip(charges, ledgers, strict=True):
                     ledger.take(charge.cost, who, now)
                     self._keep(charge.key, ledger)
-                grant = Grant(
-                    self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease
-                )
+                grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
                 self._add(grant)
                 return grant
             if backlog is not None and not no.never:
-                for charge, ledger in short:  # where there is room, nothing need be kept for one that cannot use it yet
+                for (
+                    charge,
+                    ledger,
+                    opens,
+                ) in short:  # where there is room, nothing is kept for one that cannot use it yet
                     wanted = max(backlog.get(charge.key, 0), charge.cost)
-                    ledger.refused(who, charge.cost, wanted, no.opens + _GRACE, weight)
+                    ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
                     self._keep(charge.key, ledger)
             return no
 

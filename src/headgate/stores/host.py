@@ -8,7 +8,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +22,10 @@ from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
 from headgate.ledger.limit import SECOND, Instant
-from headgate.stores.base import Store
 from headgate.stores.blocks import BlockState, read_blocks, write_blocks
+from headgate.stores.busy import BusyStore, Part
 from headgate.stores.environment import Environment, boot_id
-from headgate.stores.later import Later
-from headgate.stores.records import NOTHING, Answered, Grant, Snapshot, view
+from headgate.stores.records import Grant, Snapshot, view
 from headgate.stores.wake import Doorbells
 
 __all__ = ["HostStore"]
@@ -36,7 +35,6 @@ _PATIENCE: Final = 0.25
 _REAP: Final = SECOND // 50
 """How often a process looks for permits whose lease has ended, ns."""
 _CACHED: Final = 4096
-_SETTLED: Final = Answered()
 _LEDGER, _PERMIT, _NOTE, _MEMBER = b"L", b"P", b"N", b"M"
 _GENERATION, _BLOCKS, _LEARNED, _REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 _FILE: Final = "blocks.json"
@@ -50,7 +48,7 @@ _decode_blocks = msgspec.json.Decoder(list[BlockState]).decode
 _decode_learned = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).decode
 
 
-class HostStore(Store):
+class HostStore(BusyStore):
     """All processes of a machine share these ledgers.
 
     Args:
@@ -72,7 +70,7 @@ class HostStore(Store):
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._depth = 0
         self._hurry = False
-        self._later = Later(self.flush)
+        self._rest()
         self._txn: Any = None
         self._dirty: dict[str, Ledger] = {}
         self._seen: dict[str, tuple[bytes, Ledger, int]] = {}
@@ -97,9 +95,7 @@ class HostStore(Store):
         try:
             self._txn = environment.begin(0.0 if self._hurry else None)
             self._refresh()
-            if self._later.pending:
-                for grant, now in self._later.ride():
-                    super().settle(grant, now)
+            self._catch_up()
         except BaseException:
             self._end(commit=False)
             raise
@@ -174,36 +170,6 @@ class HostStore(Store):
         self._raw_generation = raw
         self._changed()
 
-    # -- settling --------------------------------------------------------------------------------------------------
-
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
-    ) -> Answered:
-        if not (actual or used or full) and self._later.busy(now.mono) and self._quiet(grant):
-            self._later.add(grant, now)
-            return _SETTLED
-        return super().settle(grant, now, actual=actual, used=used, full=full)
-
-    def _quiet(self, grant: Grant) -> bool:
-        """Whether nobody waits for what this settles."""
-        for charge in grant.charges:
-            seen = self._seen.get(charge.key)
-            if seen is None or seen[1].rises or seen[1].floor > seen[1].limit.usable:
-                return False
-        return True
-
-    def flush(self) -> None:
-        """Write what is pending, now."""
-        if self._later.pending and self._pid == os.getpid():
-            with self:
-                pass
-
     # -- what the verbs stand on -----------------------------------------------------------------------------------
 
     def _open(self, key: str) -> Ledger | None:
@@ -237,12 +203,31 @@ class HostStore(Store):
             else:
                 ledger.spend(ledger.limit.usable // 2, now)
 
+    def _latest(self, key: str) -> Ledger | None:
+        seen = self._seen.get(key)
+        return seen[1] if seen is not None else None
+
     def _add(self, grant: Grant) -> None:
+        if isinstance(grant, Part):
+            grant.bundle = None  # from now on it has a record of its own
         held = _encode_held([(charge.key, charge.cost) for charge in grant.charges])
-        self._txn.put(_PERMIT + _short(grant.namespace) + _DUE.pack(grant.lease, grant.id), held)
+        self._txn.put(_permit(grant), held)
 
     def _drop(self, grant: Grant) -> bool:
-        return bool(self._txn.delete(_PERMIT + _short(grant.namespace) + _DUE.pack(grant.lease, grant.id)))
+        if not isinstance(grant, Part) or grant.bundle is None:
+            return bool(self._txn.delete(_permit(grant)))
+        name = _permit(grant.bundle.grant)
+        raw = self._txn.get(name)
+        if raw is None:
+            return False
+        left = [
+            (key, units - charge.cost) for (key, units), charge in zip(_decode_held(raw), grant.charges, strict=True)
+        ]
+        if any(units > 0 for _, units in left):
+            self._txn.put(name, _encode_held(left))
+        else:
+            self._txn.delete(name)
+        return True
 
     def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
         if mono - self._reaped.get(namespace, 0) < _REAP:
@@ -385,7 +370,7 @@ class HostStore(Store):
     def close(self) -> None:
         if self._pid == os.getpid():
             try:
-                self.flush()
+                self._close_bundles()
             except StoreError:
                 pass  # it ends with the lease
             self._bells.close()
@@ -398,6 +383,11 @@ def _name(kind: bytes, key: str) -> bytes:
     if len(name) > 500:
         return name[:440] + hashlib.blake2b(name, digest_size=24).hexdigest().encode()
     return name
+
+
+def _permit(grant: Grant) -> bytes:
+    """A permit's record: those of a provider stand together, ordered by the end of their leases."""
+    return _PERMIT + _short(grant.namespace) + _DUE.pack(grant.lease, grant.id)
 
 
 @lru_cache(256)

@@ -1,7 +1,4 @@
-"""Settling a moment later: a busy process lets plain settles ride with its next transaction.
-
-Until then their units count as in flight, so no law is touched. A helper thread writes what no transaction takes along.
-"""
+"""Work that a busy process lets ride with its next transaction, and the helper thread that sees to what is left."""
 
 from __future__ import annotations
 
@@ -9,33 +6,43 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from headgate.errors import StoreError
 from headgate.ledger.limit import SECOND, Instant
 from headgate.stores.records import Grant
 
-__all__ = ["Later"]
+__all__ = ["Later", "Rider"]
 
 _CLOSE: Final = SECOND // 1000
 """Transactions that follow within this many ns are close on each other."""
 _RUSH: Final = 100
 """So many of them make a busy process."""
 _SOON: Final = 0.01
-"""Seconds after which a pending settle is written in any case."""
+"""Seconds after which what is pending is written in any case."""
+
+
+class Rider(NamedTuple):
+    """A permit that ends with the next transaction."""
+
+    grant: Grant
+    at: Instant
+    sent: bool = True
+    """False: it was never sent, and comes back."""
 
 
 class Later:
-    """The pending settles of one process.
+    """What is pending in one process.
 
     Args:
-        write: runs a transaction, which takes along what is pending; a bound method, held weakly.
+        write: runs a transaction that takes along what is pending, and tells whether nothing is left; a bound method,
+            held weakly.
     """
 
-    def __init__(self, write: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[], bool]) -> None:
         self._write = weakref.WeakMethod(write)
-        self.pending: list[tuple[Grant, Instant]] = []
-        self._riding: list[tuple[Grant, Instant]] = []
+        self.pending: list[Rider] = []
+        self._riding: list[Rider] = []
         self._poke = threading.Event()
         self._thread: threading.Thread | None = None
         self._last = self._run = 0
@@ -44,19 +51,18 @@ class Later:
         """Whether another transaction is surely about to follow."""
         return self._run > _RUSH and mono - self._last < _CLOSE
 
-    def add(self, grant: Grant, now: Instant) -> None:
-        """Settle `grant` as of `now` with the next transaction."""
-        self.pending.append((grant, now))
+    def poke(self) -> None:
+        """There is something to write soon, should no transaction come along."""
         if not self._poke.is_set():
             self._poke.set()
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=_write_soon, args=(weakref.ref(self), self._poke), name="headgate-settle", daemon=True
+                    target=_write_soon, args=(weakref.ref(self), self._poke), name="headgate-later", daemon=True
                 )
                 self._thread.start()
 
-    def ride(self) -> list[tuple[Grant, Instant]]:
-        """What the transaction that has just begun should settle."""
+    def ride(self) -> list[Rider]:
+        """What the transaction that has just begun should end."""
         self._riding = self.pending[:]
         del self.pending[: len(self._riding)]
         return self._riding
@@ -73,21 +79,21 @@ class Later:
     def over(self) -> None:
         """A transaction is over, whatever became of it."""
         mono = time.monotonic_ns()
-        self._run = self._run + 1 if mono - self._last < _CLOSE else 0
+        # A pause halves the run: a busy process that lost its processor for a moment is still busy, an idle one is not.
+        self._run = min(self._run + 1, 4 * _RUSH) if mono - self._last < _CLOSE else self._run // 2
         self._last = mono
 
-    def write(self) -> bool:
-        """Write what is pending unless transactions still follow each other; True if nothing is left to do."""
+    def write(self) -> None:
+        """Write what is pending, unless transactions still follow each other."""
         if time.monotonic_ns() - self._last < _CLOSE:
-            return False
+            return
         self._poke.clear()
         transaction = self._write()
-        if transaction is not None and self.pending:
-            try:
-                transaction()
-            except StoreError:
-                pass  # the next transaction that works takes them along
-        return True
+        try:
+            if transaction is not None and not transaction():
+                self._poke.set()
+        except StoreError:
+            pass  # the next transaction that works takes it along
 
 
 def _write_soon(later: weakref.ref[Later], poke: threading.Event) -> None:

@@ -1,0 +1,162 @@
+"""The law tests can fail: a ledger that is wrong in one place is caught by the same worlds."""
+
+from __future__ import annotations
+
+
+import pytest
+
+from headgate.ledger import codec
+from headgate.ledger.flows import Bucket, Sliding, Slots
+from headgate.ledger.limit import Instant, Window
+from headgate.ledger.shares import Who
+from headgate.ledger.windows import First, Fixed
+from headgate.stores.memory import MemoryStore
+
+from tests.laws.draw import draw
+from tests.laws.world import Member, World
+
+WORLDS = 1000
+
+
+class ChargedAtSend(Fixed):
+    """What most limiters do: the window is the one in which the request left."""
+
+    __slots__ = ()
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        super().settle(cost, cost, Instant(now.mono, now.lo, now.lo))
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        pass
+
+    def refund(self, reserved: int) -> None:
+        self.used -= reserved
+        self.room += reserved
+
+
+class WithoutCarry(Fixed):
+    """Forgets that what settles near an edge may lie behind it."""
+
+    __slots__ = ()
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        super().settle(reserved, actual, Instant(at.mono, at.lo, at.lo))
+
+
+class TrustsCounters(Fixed):
+    """Takes a used-counter for all that counts, as if nothing had been under way."""
+
+    __slots__ = ()
+
+    def observe(self, used: int, sent: Instant, mark: int, reserved: int, actual: int, now: Instant) -> int:
+        self.used = min(self.used, used)
+        self._place()
+        return 0
+
+
+class AnyAnswerBegins(First):
+    """Believes that every answer proves that the window has begun."""
+
+    __slots__ = ()
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        self.owed = 0
+        super().settle(reserved, actual, at)
+
+
+class BeginsAtSend(First):
+    """Believes that the window begins when the first request leaves."""
+
+    __slots__ = ()
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        self.anchor = self.anchor or now.mono
+
+
+class LeavesAfterSend(Sliding):
+    """Lets a charge leave one period after it was sent."""
+
+    __slots__ = ()
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        super().settle(cost, cost, now)
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        pass
+
+    def refund(self, reserved: int) -> None:
+        pass
+
+
+class DrainsInFlight(Bucket):
+    """Lets a charge drain from when it was sent."""
+
+    __slots__ = ()
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        super().settle(cost, cost, now)
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        pass
+
+    def refund(self, reserved: int) -> None:
+        pass
+
+
+class FreeAtOnce(Slots):
+    """Counts one unit for a call that takes several."""
+
+    __slots__ = ()
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(min(cost, 1), who, now)
+
+    def refund(self, reserved: int) -> None:
+        super().refund(min(reserved, 1))
+
+
+def caught(*kinds: Window) -> bool:
+    """Whether the provider refuses something in some world."""
+    return any(World(draw(seed, kinds)).run().refusals for seed in range(WORLDS))
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [ChargedAtSend, WithoutCarry, TrustsCounters, AnyAnswerBegins, BeginsAtSend, LeavesAfterSend, DrainsInFlight, FreeAtOnce],
+    ids=lambda mutant: mutant.__name__,
+)
+def test_a_wrong_ledger_is_caught(mutant: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger with one mistake is refused in some worlds."""
+    window = next(window for window, kind in codec._KINDS.items() if issubclass(mutant, kind))
+    monkeypatch.setitem(codec._KINDS, window, mutant)
+    assert caught(window)
+
+
+def test_a_clock_without_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members who believe their clock are refused in some worlds."""
+    believed = Member.now
+
+    def sure(self: Member) -> Instant:
+        now = believed(self)
+        return Instant(now.mono, (now.lo + now.hi) // 2, (now.lo + now.hi) // 2)
+
+    monkeypatch.setattr(Member, "now", sure)
+    assert caught(Window.FIXED)
+
+
+def test_forgotten_permits_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that gives back what a dead or silent holder had is refused in some worlds."""
+
+    def give_back(self: MemoryStore, namespace: str, now: Instant) -> None:
+        for _, held in self._due(namespace, now.mono):
+            for key, units in held:
+                ledger = self._open(key)
+                assert ledger is not None
+                ledger.refund(units)
+
+    monkeypatch.setattr(MemoryStore, "_reap", give_back)
+    assert caught(Window.FIXED, Window.SLIDING)
