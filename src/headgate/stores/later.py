@@ -18,7 +18,7 @@ _CLOSE: Final = SECOND // 1000
 """Transactions that follow within this many ns are close on each other."""
 _RUSH: Final = 100
 """So many of them make a busy process."""
-_SOON: Final = 0.01
+_SOON: Final = 0.03
 """Seconds after which what is pending is written in any case."""
 
 
