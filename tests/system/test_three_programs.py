@@ -109,7 +109,7 @@ def test_killed_programs_leave_no_debt_and_no_gift(world: Callable[..., World]) 
 def test_a_ban_stops_everyone_and_is_known_after_a_restart(world: Callable[..., World]) -> None:
     """Only calls on their way arrive in a ban; programs started during it wait for its end."""
     here = world(capacity=1_000_000, latency=(5, 10))
-    with here.start(60) as first:
+    with here.start(60):
         time.sleep(3.5)
         here.emulator.ban(seconds=8)
         time.sleep(1.5)

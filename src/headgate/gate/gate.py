@@ -146,7 +146,7 @@ class Gate:
         with cls._default_lock:
             if cls._default is None:
                 cls._default = cls()
-                atexit.register(cls._default.close)
+                atexit.register(cls._default._depart)
             return cls._default
 
     def permit(
@@ -315,6 +315,11 @@ class Gate:
         """Refuse who waits, stop the helper thread, leave the store. Permits that are held can still be settled."""
         if self._pid == os.getpid():
             self.room.close()
+            self._depart()
+
+    def _depart(self) -> None:
+        """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
+        if self._pid == os.getpid():
             if self._joined:
                 self.store.leave(self.member)
                 self._joined = False

@@ -227,8 +227,8 @@ class First(Ledger):
         # What is kept melts so early that the last of it is answered before the window can end: what is in flight over
         # the end blurs the next one's beginning.
         period = self.limit.period
-        end = 2 * self.begun - self.anchor if self.anchor else now.mono
-        return max(end + period - now.mono, 0), period
+        end = 2 * self.begun + period - self.anchor if self.anchor else self._ends() or now.mono + period
+        return max(end - now.mono, 0), period
 
     def dump_own(self) -> list[int]:
         return [self.begun, self.anchor, self.carry, self.last, self.owed]

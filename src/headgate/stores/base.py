@@ -209,7 +209,10 @@ class Store(ABC):
             capacity, period = numbers
             headroom = limit.headroom * capacity // limit.capacity
             refill = limit.refill * capacity // limit.capacity
-            stated = replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+            try:
+                stated = replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+            except ValueError:
+                pass  # a provider that states nonsense is not believed
         self._limits[charge.key] = limit, stated
         return stated
 

@@ -130,7 +130,10 @@ def write_blocks(path: Path, states: list[BlockState]) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        try:
+            draft.unlink()
+        except OSError:
+            pass
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 

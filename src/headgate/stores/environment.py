@@ -30,6 +30,8 @@ _MAP: Final = 1 << 30
 """Largest size of the store, bytes; the file is sparse and grows as needed."""
 _CHECK: Final = 100_000_000
 """How often to look whether the files were replaced under us, ns."""
+_CROWDED: Final = 4
+"""So many times the patience is waited while others' transactions go on."""
 _BROKEN: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -56,6 +58,7 @@ class Environment:
 
     Attributes:
         rebuilt: why the ledgers were begun anew when this process opened them, or ``""``.
+        looked: whether the transaction that was begun last looked at the files themselves.
     """
 
     def __init__(self, folder: Path, patience: float) -> None:
@@ -63,6 +66,9 @@ class Environment:
         self.patience = patience
         self.lock = threading.RLock()
         self.rebuilt = ""
+        self.looked = False
+        self._broken = ""
+        self._begun = 0
         self._inode = 0
         self._checked = 0
         self._flock = -1
@@ -87,45 +93,89 @@ class Environment:
             StoreUnavailable: the lock is held too long, the disk is full, the folder is read-only or gone.
             StoreVersionError: written by a newer Headgate.
         """
+        if self._begun:
+            raise StoreUnavailable(f"{self.folder}: this thread is in the middle of a transaction of another gate")
         self._take_lock(self.patience if patience is None else patience)
         try:
             now = time.monotonic_ns()
-            if self._env is None or now - self._checked > _CHECK:
+            self.looked = self._env is None or now - self._checked > _CHECK
+            if self.looked:
+                self._lock_the_right_file(self.patience if patience is None else patience)
                 self._verify()
                 self._checked = now
-            return self._env.begin(write=True)
-        except _BROKEN as error:
-            self._rebuild(str(error))
-            return self._retry()
+            if self._broken:
+                why, self._broken = self._broken, ""
+                self._rebuild(why)
+            try:
+                txn = self._env.begin(write=True)
+            except _BROKEN as error:
+                self._rebuild(str(error))
+                txn = self._env.begin(write=True)
         except lmdb.Error as error:
             self.unlock()
             raise StoreUnavailable(f"{self.folder}: {error}") from error
         except BaseException:
             self.unlock()
             raise
-
-    def _retry(self) -> Any:
-        try:
-            return self._env.begin(write=True)
-        except BaseException as error:
-            self.unlock()
-            raise StoreUnavailable(f"{self.folder}: {error}") from error
+        self._begun = now
+        return txn
 
     def commit(self, txn: Any) -> None:
-        """Commit and let go of the lock. Raises StoreUnavailable if it could not be written (nothing was)."""
+        """Commit and let go of the lock.
+
+        Raises:
+            StoreUnavailable: it could not be written (nothing was); or it was, but so late that others no longer waited.
+        """
+        begun = self._begun
         try:
             txn.commit()
         except lmdb.Error as error:
+            self._broken = str(error) if isinstance(error, _BROKEN) else ""
             raise StoreUnavailable(f"{self.folder}: {error}") from error
         finally:
+            self._begun = 0
             self.unlock()
+        held = (time.monotonic_ns() - begun) / 1e9
+        if held > self.patience:
+            raise StoreUnavailable(
+                f"{self.folder}: this process was stopped for {held:.1f} s inside a transaction; others did not wait for it"
+            )
 
-    def abort(self, txn: Any) -> None:
-        """Throw the transaction away and let go of the lock."""
+    def abort(self, txn: Any, error: BaseException | None = None) -> None:
+        """Throw the transaction away and let go of the lock; `error`: why, so that a broken store is begun anew."""
+        if isinstance(error, _BROKEN):
+            self._broken = str(error)
         try:
             txn.abort()
         finally:
+            self._begun = 0
             self.unlock()
+
+    # -- looking without the lock ----------------------------------------------------------------------------------
+
+    def state(self) -> tuple[int, int]:
+        """Which files these are, and the number of the last transaction that anybody wrote into them."""
+        env = self._env
+        try:
+            return (self._inode, env.info()["last_txnid"]) if env is not None else (0, 0)
+        except lmdb.Error:
+            return 0, 0
+
+    def peek(self, name: bytes) -> bytes | None:
+        """A record as it was written last, whoever holds the lock.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+        env = self._env
+        try:
+            if env is None:
+                raise lmdb.Error("never opened by this process")
+            with env.begin() as txn:
+                found: bytes | None = txn.get(name)
+                return found
+        except lmdb.Error as error:
+            raise StoreUnavailable(f"{self.folder}: {error}") from error
 
     # -- the file lock ---------------------------------------------------------------------------------------------
 
@@ -143,7 +193,8 @@ class Environment:
         except OSError as error:
             raise StoreUnavailable(f"{self.folder}: {error.strerror}") from error
         # The kernel has no lock wait with a deadline. A transaction takes some 20 us, so short naps cost little.
-        deadline = time.monotonic() + patience
+        deadline, last = time.monotonic() + patience, time.monotonic() + _CROWDED * patience
+        seen = self.state()
         nap = 0.00002
         while True:
             time.sleep(nap)
@@ -152,10 +203,33 @@ class Environment:
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
+                    if self.state() != seen and deadline < last:  # nobody is stopped: it is only crowded
+                        seen, deadline = self.state(), deadline + patience
+                        continue
                     raise StoreUnavailable(
                         f"{self.folder}: another process has held the lock for {patience:g} s (is it stopped?)"
                     ) from None
             nap = min(nap * 1.5, 0.001)
+
+    def _lock_the_right_file(self, patience: float) -> None:
+        """If the folder was deleted or replaced, its old lock keeps nobody out."""
+        if fcntl is None:  # pragma: no cover - Windows
+            return
+        for _ in range(3):
+            try:
+                there = (self.folder / "lock").stat()
+            except OSError:
+                there = None
+            ours = os.fstat(self._flock)
+            if there is not None and (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev):
+                return
+            self._let_go()
+            self._take_lock(patience)
+
+    def _let_go(self) -> None:
+        if self._flock >= 0:
+            os.close(self._flock)
+            self._flock = -1
 
     def unlock(self) -> None:
         """Let go of the file lock."""
@@ -172,9 +246,10 @@ class Environment:
             inode = -1
         if self._env is not None and inode == self._inode:
             return
+        known = self._env is not None
         self._shut()
         try:
-            self._open()
+            self._open("somebody removed it" if known else "")
         except _BROKEN as error:
             self._rebuild(str(error))
         except lmdb.Error as error:
@@ -182,11 +257,12 @@ class Environment:
         except OSError as error:
             raise StoreUnavailable(f"{self.folder}: {error.strerror or error}") from error
 
-    def _open(self) -> None:
+    def _open(self, lost: str = "") -> None:
+        """Open or create the files; `lost`: why a store that is new is not the first one here."""
         folder = self.folder / "ledgers"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = folder / "data.mdb"
-        if data.exists() and data.stat().st_size % 4096:
+        if data.exists() and (data.stat().st_size % 4096 or not data.stat().st_size):
             raise lmdb.CorruptedError("the file was cut off")
         # Without sync a transaction is some microseconds, and a killed process loses nothing; a power cut may, and then
         # the boot id has changed and the ledgers begin anew. Bans are synced to a file of their own.
@@ -204,6 +280,9 @@ class Environment:
                     )
                 if boot is not None and boot != boot_id().encode():
                     raise _Rebooted
+                if version is None and lost:
+                    txn.put(b"!rebuilt", b"%d" % time.monotonic_ns())
+                    self.rebuilt = lost
                 txn.put(b"!version", b"%d" % _VERSION)
                 txn.put(b"!boot", boot_id().encode())
         except BaseException as error:
@@ -227,12 +306,9 @@ class Environment:
                 if aside.exists():
                     aside.rmdir()
                 folder.rename(aside)
-            self._open()
+            self._open(why or "reboot")
         except (lmdb.Error, OSError) as error:
             raise StoreUnavailable(f"{self.folder}: cannot be rebuilt: {error}") from error
-        self.rebuilt = why or "reboot"
-        with self._env.begin(write=True) as txn:
-            txn.put(b"!rebuilt", b"%d" % time.monotonic_ns())
 
     def _shut(self) -> None:
         if self._env is not None:
@@ -244,17 +320,25 @@ class Environment:
         folder for open; closing lets go of the child's copies only. The file lock is the parent's too: close, not unlock.
         """
         self._shut()
-        if self._flock >= 0:
-            os.close(self._flock)
-            self._flock = -1
+        self._let_go()
 
     def close(self) -> None:
         """Close files; the next transaction opens them again."""
         with self.lock:
             self._shut()
-            if self._flock >= 0:
-                os.close(self._flock)
-                self._flock = -1
+            self._let_go()
+
+
+def _forked() -> None:
+    """In every forked child, also one that never calls us: a copy of the lock's file would keep it shut for good if the
+    parent died while holding it."""
+    _GUARD._at_fork_reinit()  # type: ignore[attr-defined]
+    for environment in list(_OPEN.values()):
+        environment._let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class _Rebooted(Exception):

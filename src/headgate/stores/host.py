@@ -1,16 +1,13 @@
-"""Ledgers shared by all processes of a machine, with no server: LMDB under ``$HEADGATE_HOME``."""
+"""Ledgers shared by all processes of a machine: LMDB under ``$HEADGATE_HOME`` (long because one class is one transaction)."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -22,10 +19,13 @@ from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
 from headgate.ledger.limit import SECOND, Instant
-from headgate.stores.blocks import BlockState, read_blocks, write_blocks
+from headgate.stores import names
+from headgate.stores.absence import Absences
+from headgate.stores.blocks import read_blocks, write_blocks
 from headgate.stores.busy import BusyStore, Part
 from headgate.stores.environment import Environment, boot_id
-from headgate.stores.records import Grant, Snapshot, view
+from headgate.stores.names import due, permit_name, permits_of, record_name
+from headgate.stores.records import LEASE, Grant, Snapshot, forget, view
 from headgate.stores.wake import Doorbells
 
 __all__ = ["HostStore"]
@@ -35,17 +35,7 @@ _PATIENCE: Final = 0.25
 _REAP: Final = SECOND // 50
 """How often a process looks for permits whose lease has ended, ns."""
 _CACHED: Final = 4096
-_LEDGER, _PERMIT, _NOTE, _MEMBER = b"L", b"P", b"N", b"M"
-_GENERATION, _BLOCKS, _LEARNED, _REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 _FILE: Final = "blocks.json"
-_DUE: Final = struct.Struct(">QQ")
-_HARSH: Final = 300 * SECOND
-"""Windows up to this long are taken as used up when their ledger was lost; longer ones as used by half, ns."""
-
-_encode_held = msgspec.msgpack.Encoder().encode
-_decode_held = msgspec.msgpack.Decoder(tuple[tuple[str, int], ...]).decode
-_decode_blocks = msgspec.json.Decoder(list[BlockState]).decode
-_decode_learned = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).decode
 
 
 class HostStore(BusyStore):
@@ -67,16 +57,16 @@ class HostStore(BusyStore):
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
         self._bells = Doorbells(self.home / "wake")
+        self.absences = Absences(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._depth = 0
         self._hurry = False
         self._rest()
         self._txn: Any = None
         self._dirty: dict[str, Ledger] = {}
-        self._seen: dict[str, tuple[bytes, Ledger, int]] = {}
+        self._seen: dict[str, tuple[bytes, Ledger]] = {}
         self._reaped: dict[str, int] = {}
         self._raw_generation: bytes | None = b"?"
-        self._publish = False
         self._alive = (0, 1)
 
     # -- transactions ----------------------------------------------------------------------------------------------
@@ -96,6 +86,11 @@ class HostStore(BusyStore):
             self._txn = environment.begin(0.0 if self._hurry else None)
             self._refresh()
             self._catch_up()
+            if environment.looked:
+                self._leave_to_absent()
+        except lmdb.Error as error:
+            self._end(commit=False, error=error)
+            raise StoreUnavailable(f"{self.home}: {error}") from error
         except BaseException:
             self._end(commit=False)
             raise
@@ -107,28 +102,27 @@ class HostStore(BusyStore):
             self._depth -= 1
             self._environment.lock.release()
             return
-        self._end(commit=error is None)
+        self._end(commit=error is None, error=error)
         if isinstance(error, lmdb.Error):
             raise StoreUnavailable(f"{self.home}: {error}") from error
 
-    def _end(self, *, commit: bool) -> None:
+    def _end(self, *, commit: bool, error: BaseException | None = None) -> None:
         """Write what changed, or forget it; let go of the locks in any case."""
         txn, self._txn = self._txn, None
         try:
             if txn is None:
                 return
             if not commit:
-                self._environment.abort(txn)
+                self._environment.abort(txn, error)
                 self._forget()
                 return
-            mono = time.monotonic_ns()
             try:
                 for key, ledger in self._dirty.items():
                     raw = pack(ledger)
-                    txn.put(_name(_LEDGER, key), raw)
-                    self._seen[key] = raw, ledger, mono
+                    txn.put(record_name(names.LEDGER, key), raw)
+                    self._seen[key] = raw, ledger
             except BaseException as problem:
-                self._environment.abort(txn)
+                self._environment.abort(txn, problem)
                 self._forget()
                 raise StoreUnavailable(f"{self.home}: {problem}") from problem
             try:
@@ -155,20 +149,38 @@ class HostStore(BusyStore):
 
     def _refresh(self) -> None:
         """Blocks and learned limits, if another process changed them."""
-        raw = self._txn.get(_GENERATION)
+        raw = self._txn.get(names.GENERATION)
         if raw == self._raw_generation:
             return
-        first = self._raw_generation == b"?"
-        states = self._txn.get(_BLOCKS)
-        mono, wall = time.monotonic_ns(), time.time_ns()
-        kept = _decode_blocks(states) if states else []
-        if first:
-            kept += [state for state in read_blocks(self.home / _FILE) if not any(state.scope == x.scope for x in kept)]
-        self.blocks.load(kept, mono, wall)
-        learned = self._txn.get(_LEARNED)
-        self.learned = _decode_learned(learned) if learned else {}
-        self._raw_generation = raw
+        if raw is None:  # a store that is new, perhaps in place of one that was lost: what is known of bans stays
+            self.recall()
+            if self.blocks:
+                self._share("blocks")
+            if self.learned:
+                self._share("learned")
+            self._raw_generation = self._txn.get(names.GENERATION)
+        else:
+            states, learned = self._txn.get(names.BLOCKS), self._txn.get(names.LEARNED)
+            self.blocks.load(names.decode_blocks(states) if states else [], time.monotonic_ns(), time.time_ns())
+            self.learned = names.decode_learned(learned) if learned else {}
+            self._raw_generation = raw
         self._changed()
+
+    def recall(self) -> None:
+        """Add the blocks of the synced file to those that are known; needs no transaction."""
+        known = self.blocks.states()
+        kept = [state for state in read_blocks(self.home / _FILE) if state not in known]
+        if kept:
+            self.blocks.load([*kept, *known], time.monotonic_ns(), time.time_ns())
+            self._changed()
+
+    def publish(self) -> None:
+        """Write the blocks that are known into the synced file, without a transaction: for whoever is absent too."""
+        self.recall()
+        try:
+            write_blocks(self.home / _FILE, self.blocks.states())
+        except StoreUnavailable:
+            pass  # where nothing can be written, nobody else can be told
 
     # -- what the verbs stand on -----------------------------------------------------------------------------------
 
@@ -176,7 +188,7 @@ class HostStore(BusyStore):
         ledger = self._dirty.get(key)
         if ledger is not None:
             return ledger
-        raw = self._txn.get(_name(_LEDGER, key))
+        raw = self._txn.get(record_name(names.LEDGER, key))
         if raw is None:
             return None
         seen = self._seen.get(key)
@@ -185,7 +197,8 @@ class HostStore(BusyStore):
             return seen[1]
         try:
             ledger = unpack(raw, seen[1].limit if seen is not None else None)
-        except ValueError:
+        except ValueError:  # lost, as after a rebuild
+            self._txn.put(names.REBUILT, b"%d" % time.monotonic_ns())
             return None
         self._dirty[key] = ledger
         return ledger
@@ -194,14 +207,11 @@ class HostStore(BusyStore):
         self._dirty[key] = ledger
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        since = self._txn.get(_REBUILT)
+        since = self._txn.get(names.REBUILT)
         if since is None or not ledger.limit.period:
             return
         if now.mono - int(since) < ledger.limit.period:
-            if ledger.limit.period <= _HARSH:
-                ledger.fill(now)
-            else:
-                ledger.spend(ledger.limit.usable // 2, now)
+            forget(ledger, now)
 
     def _latest(self, key: str) -> Ledger | None:
         seen = self._seen.get(key)
@@ -210,7 +220,7 @@ class HostStore(BusyStore):
     def _add(self, grant: Grant) -> None:
         if isinstance(grant, Part):
             grant.bundle = None  # from now on it has a record of its own
-        held = _encode_held([(charge.key, charge.cost) for charge in grant.charges])
+        held = names.encode([(charge.key, charge.cost) for charge in grant.charges])
         self._txn.put(_permit(grant), held)
 
     def _drop(self, grant: Grant) -> bool:
@@ -221,10 +231,10 @@ class HostStore(BusyStore):
         if raw is None:
             return False
         left = [
-            (key, units - charge.cost) for (key, units), charge in zip(_decode_held(raw), grant.charges, strict=True)
+            (key, units - charge.cost) for (key, units), charge in zip(names.decode_held(raw), grant.charges, strict=True)
         ]
         if any(units > 0 for _, units in left):
-            self._txn.put(name, _encode_held(left))
+            self._txn.put(name, names.encode(left))
         else:
             self._txn.delete(name)
         return True
@@ -233,7 +243,7 @@ class HostStore(BusyStore):
         if mono - self._reaped.get(namespace, 0) < _REAP:
             return ()
         self._reaped[namespace] = mono
-        prefix = _PERMIT + _short(namespace)
+        prefix = permits_of(namespace)
         ended = []
         with self._txn.cursor() as cursor:
             found = cursor.set_range(prefix)
@@ -241,15 +251,15 @@ class HostStore(BusyStore):
                 name = cursor.key()
                 if not name.startswith(prefix):
                     break
-                lease, _ = _DUE.unpack(name[len(prefix) :])
+                lease = due(name)
                 if lease > mono:
                     break
-                ended.append((lease, _decode_held(cursor.value())))
+                ended.append((lease, names.decode_held(cursor.value())))
                 found = cursor.delete()  # moves on to the next
         return ended
 
     def _keys(self, prefix: str) -> list[str]:
-        start = _LEDGER + prefix.encode()
+        start = names.LEDGER + prefix.encode()
         keys = []
         with self._txn.cursor() as cursor:
             found = cursor.set_range(start)
@@ -261,16 +271,16 @@ class HostStore(BusyStore):
     def _share(self, what: str) -> None:
         if what == "blocks":
             states = self.blocks.states()
-            self._txn.put(_BLOCKS, msgspec.json.encode(states))
+            self._txn.put(names.BLOCKS, msgspec.json.encode(states))
             write_blocks(self.home / _FILE, states)
         else:
-            self._txn.put(_LEARNED, msgspec.json.encode(self.learned))
-        self._raw_generation = b"%d" % (int(self._txn.get(_GENERATION) or b"0") + 1)
-        self._txn.put(_GENERATION, self._raw_generation)
+            self._txn.put(names.LEARNED, msgspec.json.encode(self.learned))
+        self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
+        self._txn.put(names.GENERATION, self._raw_generation)
 
     def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
         with self:
-            name = _name(_NOTE, topic)
+            name = record_name(names.NOTE, topic)
             before: bytes | None = self._txn.get(name)
             if value is not None:
                 self._txn.put(name, value)
@@ -291,7 +301,7 @@ class HostStore(BusyStore):
             pass
         try:
             with self:
-                self._txn.put(_MEMBER + b"%016x" % member, name.encode())
+                self._txn.put(names.MEMBER + b"%016x" % member, name.encode())
         except StoreUnavailable:
             pass  # a name for people; not worth a failure
         return bell
@@ -302,7 +312,7 @@ class HostStore(BusyStore):
         self._bells.take_down(member)
         try:
             with self:
-                self._txn.delete(_MEMBER + b"%016x" % member)
+                self._txn.delete(names.MEMBER + b"%016x" % member)
         except StoreUnavailable:
             pass
 
@@ -324,20 +334,62 @@ class HostStore(BusyStore):
         Raises:
             StoreUnavailable: somebody holds it.
         """
-        with self._environment.lock:
+        lock = self._environment.lock
+        if not lock.acquire(blocking=False):
+            raise StoreUnavailable(f"{self.home}: another thread is at it")
+        try:
             self._hurry = True
-            try:
-                with self:
-                    yield
-            finally:
-                self._hurry = False
+            with self:
+                yield
+        finally:
+            self._hurry = False
+            lock.release()
+
+    def rejoin(self, mark: str, processes: int) -> None:
+        """Back after an absence, inside a transaction: hold what is others', give back what was held for us."""
+        self._leave_to_absent(mark, processes)
+        held = self._txn.pop(record_name(names.ABSENT, mark))
+        for namespace, lease, number, charges in names.decode_absent(held) if held else ():
+            if self._txn.delete(permit_name(namespace, lease, number)):
+                for key, units in charges:
+                    ledger = self._open(key)
+                    if ledger is not None:
+                        ledger.refund(units)
+
+    def _leave_to_absent(self, own: str = "", processes: int = 0) -> None:
+        """For every process that goes on without the store, hold its share of every ledger, once."""
+        for mark in self.absences.names():
+            name = record_name(names.ABSENT, mark)
+            if mark == own or self._txn.get(name) is not None:
+                continue
+            mono = time.monotonic_ns()
+            held: dict[str, list[tuple[str, int]]] = {}
+            for key in self._keys(""):
+                ledger = self._open(key)
+                if ledger is not None:
+                    units = ledger.limit.usable // max(2, processes or self.alive())
+                    ledger.take(units, (0, 0), Instant(mono, 0, 0))
+                    ledger.rows.pop((0, 0), None)
+                    held.setdefault(key.partition("/")[0], []).append((key, units))
+            permits = [(namespace, mono + LEASE, self.new_id(), charges) for namespace, charges in held.items()]
+            for namespace, lease, number, charges in permits:
+                self._txn.put(permit_name(namespace, lease, number), names.encode(charges))
+            self._txn.put(name, names.encode(permits))
 
     # -- for others ------------------------------------------------------------------------------------------------
 
-    def last_seen(self, key: str) -> tuple[Ledger, int] | None:
-        """A ledger as it was when this process last wrote it, and that steady instant; for the safe share."""
-        seen = self._seen.get(key)
-        return (unpack(seen[0], seen[1].limit), seen[2]) if seen else None
+    def peek(self, key: str) -> Ledger | None:
+        """A ledger as it was written last, whoever holds the lock; for the safe share.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+        raw = self._environment.peek(record_name(names.LEDGER, key))
+        return unpack(raw) if raw is not None else None
+
+    def state(self) -> tuple[int, int]:
+        """Changes with every transaction, also of other processes; to be looked at without the lock."""
+        return self._environment.state()
 
     def rebuilt(self) -> str:
         """Why the ledgers were begun anew when this process opened them, or ``""``."""
@@ -350,13 +402,13 @@ class HostStore(BusyStore):
             dead = []
             with self._txn.cursor() as cursor:
                 for name, value in cursor:
-                    if name[:1] == _LEDGER:
+                    if name[:1] == names.LEDGER:
                         found.ledgers.append(view(name[1:].decode(), unpack(value), now))
-                    elif name[:1] == _MEMBER and int(name[1:], 16) in living:
+                    elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
                         found.members[int(name[1:], 16)] = value.decode()
-                    elif name[:1] == _MEMBER:
+                    elif name[:1] == names.MEMBER:
                         dead.append(bytes(name))
-                    elif name[:1] == _PERMIT:
+                    elif name[:1] == names.PERMIT:
                         found.permits += 1
             for name in dead:
                 self._txn.delete(name)
@@ -376,20 +428,5 @@ class HostStore(BusyStore):
             self._bells.close()
 
 
-@lru_cache(_CACHED)
-def _name(kind: bytes, key: str) -> bytes:
-    """A record's name. LMDB allows 511 bytes: what is longer ends in a digest."""
-    name = kind + key.encode()
-    if len(name) > 500:
-        return name[:440] + hashlib.blake2b(name, digest_size=24).hexdigest().encode()
-    return name
-
-
 def _permit(grant: Grant) -> bytes:
-    """A permit's record: those of a provider stand together, ordered by the end of their leases."""
-    return _PERMIT + _short(grant.namespace) + _DUE.pack(grant.lease, grant.id)
-
-
-@lru_cache(256)
-def _short(namespace: str) -> bytes:
-    return hashlib.blake2b(namespace.encode(), digest_size=8).digest()
+    return permit_name(grant.namespace, grant.lease, grant.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -36,7 +36,7 @@ class MemoryStore(Store):
         self._notes: dict[str, bytes] = {}
         self._next_due = 1 << 62
         self._pairs: dict[int, _Pairs] = {}
-        self._ids = itertools.count(1)
+        self._ids: Iterator[int] = itertools.count(1)
 
     def new_id(self) -> int:
         return next(self._ids)

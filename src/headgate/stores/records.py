@@ -11,10 +11,12 @@ from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import BlockState
 
-__all__ = ["LEASE", "NOTHING", "Answered", "Grant", "LedgerView", "Snapshot", "view"]
+__all__ = ["LEASE", "NOTHING", "Answered", "Grant", "LedgerView", "Snapshot", "forget", "view"]
 
 LEASE: Final = 60 * SECOND
 """How long a permit is held when its holder is not heard of again, ns."""
+_HARSH: Final = 300 * SECOND
+"""Windows up to this long are taken as used up when their ledger was lost; longer ones as used by half, ns."""
 NOTHING: Final[Mapping[str, int]] = {}
 """No costs, no counters, no backlog."""
 
@@ -113,3 +115,11 @@ def view(key: str, ledger: Ledger, now: Callable[[str], Instant]) -> LedgerView:
         turn=ledger.turn,
         era=ledger.era,
     )
+
+
+def forget(ledger: Ledger, now: Instant) -> None:
+    """A ledger begins anew although units were spent on it, nobody knows how many."""
+    if ledger.limit.period <= _HARSH:
+        ledger.fill(now)
+    else:
+        ledger.spend(ledger.limit.usable // 2, now)

@@ -1,8 +1,9 @@
 """The safe share: what a process goes on with when the shared store does not answer.
 
-Never an open tap. While the store is away each process keeps to the last known room divided by the processes last seen,
-then to its part of each limit, in ledgers of its own; and says so. When the store is back, what was spent and what is
-in flight is written into it, and answers that came meanwhile are settled.
+Never an open tap. While the store is away each process keeps to the room that was left divided by the processes last
+seen, then to its part of each limit, in ledgers of its own; and says so. It leaves a mark, so that whoever uses the store
+before it leaves it that part. When it is back, what was spent and what is in flight is written into the store, and
+answers that came meanwhile are settled.
 """
 
 from __future__ import annotations
@@ -25,14 +26,12 @@ from headgate.stores.base import Store
 from headgate.stores.blocks import Blocks, BlockState
 from headgate.stores.host import HostStore
 from headgate.stores.memory import MemoryStore
-from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot, forget
 
 __all__ = ["SafeStore"]
 
 _RETRY: Final = SECOND // 20
 """How often to see whether the store is back, ns."""
-_STALE: Final = SECOND
-"""What we knew of a ledger longer ago than this says nothing of its room now, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
 
@@ -43,7 +42,11 @@ class _Share(MemoryStore):
     def __init__(self, whole: HostStore) -> None:
         super().__init__()
         self.processes = whole.alive()
-        self._last_seen = whole.last_seen
+        self.mark = whole.absences.begin()
+        self._whole = whole
+        self._state = whole.state()
+        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
+        whole.recall()
         self.blocks = whole.blocks
         self.learned = whole.learned
 
@@ -56,18 +59,30 @@ class _Share(MemoryStore):
             refill=max(1, (whole.refill or whole.capacity) // self.processes),
         )
 
+    def too_small(self, charges: tuple[Charge, ...]) -> str:
+        """The key of a limit that is smaller than the number of processes: then the safe share is nothing."""
+        return next((c.key for c in charges if c.cost and super(_Share, self)._limit(c).usable < self.processes), "")
+
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        known = self._last_seen(key)
-        if known is None:
+        try:
+            whole = self._whole.peek(key)
+        except StoreError:
+            forget(ledger, now)
             return
-        whole, seen = known
-        era = whole.era
+        if whole is None:
+            return  # nobody has used it yet
         if now[whole.base] >= whole.turn:
             whole.advance(now)
-        room = max(0, whole.room)
-        if whole.era == era and now.mono - seen > _STALE:
-            room = 0  # others have gone on spending since
-        ledger.spend(max(0, ledger.room - room // self.processes), now)
+        # If the store lives on without us, others go on spending what it shows.
+        room = max(0, whole.room) if self._whole.state() == self._state else 0
+        others = ledger.room - room // self.processes
+        if others > 0 and ledger.rises:
+            # Slots are not spent, they are held; by whom, for how long, nobody can say now.
+            ledger.take(others, (0, 0), now)
+            held = Charge(key, ledger.limit, others)
+            self._add(Grant(self.new_id(), key.partition("/")[0], (held,), (0,), now, (0, 0), now.mono + LEASE))
+        elif others > 0:
+            ledger.spend(others, now)
 
 
 class SafeStore(Store):
@@ -129,8 +144,10 @@ class SafeStore(Store):
                 return None
             self._tried = mono
             share.processes = max(1, self.inner.alive())
+            self.inner.recall()
             try:
                 with self.inner.attempt():
+                    self.inner.rejoin(share.mark, share.processes)
                     for grant in self._local.values():
                         self.inner.adopt(grant)
                     for replay in self._replay:
@@ -140,6 +157,7 @@ class SafeStore(Store):
             self._share_now, self.degraded = None, ""
             self._local.clear()
             self._replay.clear()
+            self.inner.absences.end(share.mark)
         self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
         return None
 
@@ -175,6 +193,9 @@ class SafeStore(Store):
             except StoreError as error:
                 share = self._lost(error)
         with self._lock:
+            small = share.too_small(charges)
+            if small:
+                return Refusal(small, now.mono + SECOND, unknown=True)
             got = share.reserve(
                 namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
             )
@@ -202,7 +223,7 @@ class SafeStore(Store):
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
-                return self._later(lambda: self.inner.settle(grant, now, actual=actual, full=full))
+                return self._later(lambda: self.inner.settle(grant, now, actual=actual, used=used, full=full))
             self._later(lambda: self.inner.spent(grant, actual, now))
             return share.settle(grant, now, actual=actual, full=full)
 
@@ -245,7 +266,9 @@ class SafeStore(Store):
         state = self._try(lambda: self.inner.block(scope, length, kind, reason, mono, wall))
         if isinstance(state, BlockState):
             return state
-        return self.blocks.add(scope, length, kind, reason, mono, wall)
+        state = self.blocks.add(scope, length, kind, reason, mono, wall)
+        self.inner.publish()
+        return state
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         return bool(self._try(lambda: self.inner.unblock(scope, kind)))

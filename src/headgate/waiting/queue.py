@@ -1,8 +1,8 @@
 """Who of the waiting calls goes next. Pure: no clock, no I/O; instants are steady ns and come as arguments.
 
-Calls that need the same ledgers in the same class stand in one *lane*, first come first served, so that a big cost is
-never overtaken in its lane. Only heads of lanes are ever tried; a lane that shares no ledger with another never waits
-for it. Fifty thousand waiters in a lane cost no more than one.
+Calls of one class that need about as much of the same ledgers stand in one *lane*, first come first served. Only heads of
+lanes are ever tried, oldest first; a lane that shares no ledger with another never waits for it, and what is too little
+for a big call still serves small ones. Fifty thousand waiters in a lane cost no more than one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ __all__ = ["AGEING", "Lane", "Queue", "Waiter"]
 
 AGEING: Final = 30 * SECOND
 """A lane that was not served for so long goes one class up for its next call (never to the highest), ns."""
+
+
+Shape = tuple[int, tuple[tuple[str, int], ...]]
+"""What tells lanes apart: the class, and for each ledger the cost's size in bits."""
 
 
 class Waiter:
@@ -46,16 +50,17 @@ class Waiter:
 
 
 class Lane:
-    """Calls of one class that need the same ledgers.
+    """Calls of one class that need the same ledgers, at costs of the same power of two.
 
     Attributes:
         opens: steady ns at which its head should be tried again; 0: now.
         why: the refusal that holds its head.
     """
 
-    __slots__ = ("keys", "klass", "opens", "since", "waiters", "why")
+    __slots__ = ("keys", "klass", "name", "opens", "since", "waiters", "why")
 
-    def __init__(self, keys: tuple[str, ...], klass: int, now: int) -> None:
+    def __init__(self, name: Shape, keys: tuple[str, ...], klass: int, now: int) -> None:
+        self.name = name
         self.keys = keys
         self.klass = klass
         self.waiters: deque[Waiter] = deque()
@@ -81,7 +86,7 @@ class Queue:
     """All waiting calls of one process."""
 
     def __init__(self) -> None:
-        self._lanes: dict[tuple[tuple[str, ...], int], Lane] = {}
+        self._lanes: dict[Shape, Lane] = {}
         self._by_key: dict[str, list[Lane]] = {}
         self._demand: dict[tuple[str, int], int] = {}
         self._deadlines: list[tuple[int, int, Waiter]] = []
@@ -95,10 +100,11 @@ class Queue:
 
     def add(self, waiter: Waiter) -> Lane:
         """Put a call at the end of its lane."""
-        keys = tuple([charge.key for charge in waiter.charges])
-        lane = self._lanes.get((keys, waiter.klass))
+        name = waiter.klass, tuple([(charge.key, charge.cost.bit_length()) for charge in waiter.charges])
+        lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[keys, waiter.klass] = Lane(keys, waiter.klass, waiter.arrived)
+            keys = tuple([charge.key for charge in waiter.charges])
+            lane = self._lanes[name] = Lane(name, keys, waiter.klass, waiter.arrived)
             for key in keys:
                 self._by_key.setdefault(key, []).append(lane)
         self._tickets += 1
@@ -130,7 +136,7 @@ class Queue:
             else:
                 self._demand.pop(at, None)
         if lane.head() is None:
-            del self._lanes[lane.keys, lane.klass]
+            del self._lanes[lane.name]
             for key in lane.keys:
                 lanes = self._by_key[key]
                 lanes.remove(lane)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Half", "Plan", "Program", "measure"]
+__all__ = ["PROGRAMS", "Half", "Plan", "Program", "as_json", "measure"]
 
 PROGRAMS = ("ccxt_bot", "requests_bot", "httpx_bot")
 
@@ -60,6 +60,7 @@ class Half:
         banned_seconds: how long it was shut out, so far.
         banned_for: seconds until the present ban ends; 0: none.
         waits: by class: calls that waited, mean and longest wait in seconds.
+        before: weight that each program had got when the present (at the end: the last) window began.
         trace: for the picture: (second, share of the window used, what was seen: "" or "429" or "418").
     """
 
@@ -75,6 +76,7 @@ class Half:
     banned_seconds: float = 0.0
     banned_for: float = 0.0
     waits: dict[str, dict[str, float]] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
     trace: list[tuple[float, float, str]] = field(default_factory=list)
 
     @property
@@ -88,8 +90,9 @@ class Half:
         return sum(self.windows) / len(self.windows) if self.windows else 0.0
 
     def share(self, program: Program) -> float:
-        """Part of all the weight let through that this program got, 0 to 1."""
-        return program.weight / max(1, sum(each.weight for each in self.programs))
+        """Part of the weight let through in this (at the end: the last) window that the program got, 0 to 1."""
+        total = sum(each.weight - self.before.get(each.name, 0) for each in self.programs)
+        return (program.weight - self.before.get(program.name, 0)) / max(1, total)
 
     def as_data(self) -> dict[str, Any]:
         """The figures as JSON types."""
@@ -107,7 +110,7 @@ class Half:
                 each.name: {
                     "answered": each.answered,
                     "weight": each.weight,
-                    "share": round(self.share(each), 4),
+                    "share_of_last_window": round(self.share(each), 4),
                     "throttled": each.throttled,
                     "banned": each.banned,
                 }
@@ -127,9 +130,11 @@ def measure(half: Half, plan: Plan, begin: float, stats: dict[str, Any], state: 
         stats: of the emulator, fresh for this half.
         state: of the store, as `headgate status` has it; None without Headgate.
     """
-    now = stats["now"]
-    before = half.throttled
-    half.seconds = min(plan.seconds, max(0.0, now - begin))
+    now, throttled = stats["now"], half.throttled
+    seconds = min(plan.seconds, max(0.0, now - begin))
+    if seconds < plan.seconds and seconds // plan.window > half.seconds // plan.window:
+        half.before = {each.name: each.weight for each in half.programs}
+    half.seconds = seconds
     main = stats["limits"][stats["main"]]
     half.capacity = main["capacity"]
     used = {row["start"]: row["accepted"] for row in stats["windows"] if row["limit"] == stats["main"]}
@@ -144,7 +149,7 @@ def measure(half: Half, plan: Plan, begin: float, stats: dict[str, Any], state: 
     half.banned_seconds = sum(max(0.0, min(until, end) - since) for since, until in bans)
     half.banned_for = max([until - now for _, until in bans if until > now], default=0.0)
     half.waits = state["waits"] if state else {}
-    seen = "418" if half.banned_for else "429" if half.throttled > before else ""
+    seen = "418" if half.banned_for else "429" if half.throttled > throttled else ""
     if now < begin + plan.seconds:
         half.trace.append((half.seconds, half.level / half.capacity, seen))
 

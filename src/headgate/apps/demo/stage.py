@@ -26,6 +26,8 @@ LATENCY = (60.0, 110.0)
 """Milliseconds each way, as to an exchange on another continent."""
 AHEAD = 1.5
 """Seconds that must be left before a window's edge for a half to begin with it."""
+STOP = 0.05
+"""Seconds before a half's end at which the programs are stopped, so that none spends from the next window."""
 LOOK = 0.2
 """Seconds between two looks."""
 
@@ -146,10 +148,11 @@ def _play(
     end = begin + plan.seconds
     hosts = None if home is None else emulator.hosts
     with Programs(emulator.url, plan.seconds + 10, plan.workers, hosts=hosts, home=home):
-        while time.time() < end:
-            time.sleep(max(0.0, min(LOOK, end - time.time())))
+        while (left := end - STOP - time.time()) > 0:
+            time.sleep(min(LOOK, left))
             _look(plan, emulator, home, half, begin)
             show()
+    time.sleep(max(0.0, end - time.time()))
     _look(plan, emulator, home, half, begin)
 
 

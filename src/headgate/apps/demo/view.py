@@ -172,13 +172,13 @@ def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
     row("Share of the budget used", *(Text(f"{half.budget_used:.1%}", style="bold") for half in halves))
     each = [" · ".join(f"{share:.0%}" for share in half.windows) for half in halves]
     row(f"  in each {plan.window} s window", *(Text(text, style="dim") for text in each))
+    shares = [" · ".join(f"{half.share(program):.0%}" for program in half.programs) for half in halves]
+    row("  in the last one, by program", *(Text(text, style="dim") for text in shares))
     row("Calls answered", *(f"{half.answered:,}" for half in halves))
     row("Calls refused (429)", *(_bad(half.throttled) for half in halves))
     row("Calls refused by a ban (418)", *(_bad(half.banned) for half in halves))
     row("Bans", *(_bad(half.bans) for half in halves))
     row("Locked out", *(_bad(round(half.banned_seconds)).append(f" s of {plan.seconds} s") for half in halves))
-    shares = [" · ".join(f"{half.share(program):.0%}" for program in half.programs) for half in halves]
-    row("Weight of ccxt · requests · httpx", *shares)
     for klass, wait in governed.waits.items():
         spans = f"{wait['mean_seconds']:.1f} s · {wait['longest_seconds']:.1f} s"
         row(f"Waits, {klass} class: mean · longest", "", spans)

@@ -56,6 +56,16 @@ def test_at_the_end() -> None:
     assert not half.trace
 
 
+def test_shares_are_those_of_the_last_window() -> None:
+    """What a program got in the windows before does not count: there the others may have been asleep."""
+    half = Half(governed=True)
+    for now, weights in ((9.9, (60, 0, 30)), (10.1, (62, 4, 34)), (19.9, (90, 30, 60)), (20.1, (90, 30, 60))):
+        names = ("ccxt_bot", "requests_bot", "httpx_bot")
+        clients = {name: {"arrivals": 1, "accepted": weight} for name, weight in zip(names, weights, strict=True)}
+        measure(half, PLAN, BEGIN, stats(BEGIN + now, clients=clients), None)
+    assert [half.share(each) for each in half.programs] == pytest.approx([1 / 3] * 3)
+
+
 def test_what_waits_comes_from_the_store() -> None:
     """Weight that stands at the gate, by program, and the waits by class."""
     spenders = [{"process": "httpx_bot.py[17]", "waiting": 40}, {"process": "ccxt_bot.py[18]", "waiting": 0}]

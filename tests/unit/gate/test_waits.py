@@ -1,0 +1,39 @@
+"""How long calls waited, added up over processes."""
+
+from __future__ import annotations
+
+from headgate.errors import StoreUnavailable
+from headgate.gate.waits import Wait, Waits, read_waits
+from headgate.ledger.limit import SECOND
+from headgate.rules.call import Priority
+from headgate.stores.memory import MemoryStore
+
+
+def test_processes_add_to_one_sum() -> None:
+    """Calls and totals add up, the longest stays; classes in which nobody waited are left out."""
+    store = MemoryStore()
+    for waited in ((1, 4), (2,)):
+        waits = Waits(store)
+        for seconds in waited:
+            waits.add(Priority.LOW, seconds * SECOND)
+        waits.share()
+    assert read_waits(store) == {Priority.LOW: Wait(calls=3, total=7 * SECOND, longest=4 * SECOND)}
+
+
+def test_a_store_that_fails_gets_it_later() -> None:
+    """Nothing is raised into the call that waited, and nothing is forgotten."""
+
+    class Broken(MemoryStore):
+        broken = True
+
+        def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+            if self.broken:
+                raise StoreUnavailable("full")
+            return super().remember(topic, value)
+
+    store = Broken()
+    waits = Waits(store)
+    waits.add(Priority.HIGH, 5)
+    store.broken = False
+    waits.share()
+    assert read_waits(store) == {Priority.HIGH: Wait(1, 5, 5)}
