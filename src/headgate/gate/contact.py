@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from headgate.gate.gate import Gate
     from headgate.rules.provider import Provider
 
-__all__ = ["Contact"]
+__all__ = ["CONTACT", "Contact"]
+
+CONTACT: Final = "contact"
+"""The kind of block that holds other calls while a provider is asked; it ends as soon as the answer is there."""
 
 _FRESH: Final = 86_400 * SECOND
 _FAILED: Final = 300 * SECOND
@@ -57,7 +60,7 @@ class Contact:
             try:
                 good = self._ask(provider, base_url)
             finally:
-                self._gate.unblock(provider.namespace, "contact")
+                self._gate.unblock(provider.namespace, CONTACT)
             until = time.monotonic_ns() + (_FRESH if good else _FAILED)
             self._gate.store.remember(f"contact:{provider.namespace}", b"%d" % until)
             self._known[provider.namespace] = until
@@ -72,7 +75,7 @@ class Contact:
                 return False
             patience = int((_PATIENCE + 1) * SECOND)
             store.remember(f"contact:{namespace}", b"%d" % (mono + patience))
-            self._gate.block(namespace, _PATIENCE + 1, "contact", "its limits are being read")
+            self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
         return True
 
     def _ask(self, provider: Provider, base_url: str) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from headgate.errors import Blocked, CannotFit, DeadlineExceeded, Rejected, StoreError
+from headgate.gate.contact import CONTACT
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
@@ -128,8 +129,8 @@ class WaitingRoom:
                 limit=limit.name,
                 scope=no.key,
             )
-        if no.opens <= ticket.deadline or (no.unknown and no.kind == "limit"):
-            return
+        if no.opens <= ticket.deadline or (no.unknown and no.kind == "limit") or no.kind == CONTACT:
+            return  # in time, or whoever settles, or asks the provider for its limits, will wake us
         at = wall + (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
         wait = "until it is resumed" if at is None else f"for {(no.opens - now) / SECOND:.1f} s"
         kept = (ticket.deadline - now) / SECOND

@@ -74,9 +74,9 @@ class Settling:
                 cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
                 if cost is not None:
                     told.actual[charge.key] = cost
-        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
+        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
         for block in told.blocks:
             self._shut(namespace, block, now)
         if told.outcome is Outcome.THROTTLED:

@@ -208,7 +208,7 @@ class Store(ABC):
         if numbers is not None:
             capacity, period = numbers
             headroom = limit.headroom * capacity // limit.capacity
-            refill = limit.refill * capacity // limit.capacity
+            refill = max(1, limit.refill * capacity // limit.capacity) if limit.refill else 0
             try:
                 stated = replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
             except ValueError:
