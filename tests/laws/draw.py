@@ -71,7 +71,9 @@ def draw(seed: int, kinds: tuple[Window, ...] = KINDS) -> Terms:
 def _pace(limits: tuple[Limit, ...], routes: tuple[Route, ...], demand: float, rtt: int) -> dict[str, int]:
     """Workers and pauses that ask for about `demand` times the tightest budget, so that calls are under way over edges."""
     costs = [sum(route.costs.get(i, 0) for route in routes) / len(routes) for i in range(len(limits))]
-    wanted = demand * min(x.capacity / (cost * (x.period or rtt)) for x, cost in zip(limits, costs, strict=True) if cost)
+    wanted = demand * min(
+        x.capacity / (cost * (x.period or rtt)) for x, cost in zip(limits, costs, strict=True) if cost
+    )
     workers = min(60, max(2, round(wanted * rtt * 2)))
     return {"workers": workers, "pause": max(0, int(workers / wanted) - rtt)}
 

@@ -62,7 +62,8 @@ def test_the_named_instant_is_exact(window: Window, scenarios: int) -> None:
         named += 1
         assert no.opens > mono
         for at in {mono, no.opens - 1, *(r.randrange(mono, no.opens) for _ in range(20))}:
-            assert decide(ledger, cost, who, Instant(at, at, at)) is not None, f"seed {seed}: allowed {no.opens - at} ns early"
+            early = f"seed {seed}: allowed {no.opens - at} ns early"
+            assert decide(ledger, cost, who, Instant(at, at, at)) is not None, early
         assert decide(ledger, cost, who, Instant(no.opens, no.opens, no.opens)) is None, f"seed {seed}"
     assert named > scenarios // 5
 

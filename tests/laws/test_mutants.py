@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-
 import pytest
+from tests.laws.draw import draw
+from tests.laws.world import Member, World
 
 from headgate.ledger import codec
 from headgate.ledger.flows import Bucket, Sliding, Slots
@@ -11,9 +12,6 @@ from headgate.ledger.limit import Instant, Window
 from headgate.ledger.shares import Who
 from headgate.ledger.windows import First, Fixed
 from headgate.stores.memory import MemoryStore
-
-from tests.laws.draw import draw
-from tests.laws.world import Member, World
 
 WORLDS = 1000
 
@@ -126,7 +124,16 @@ def caught(*kinds: Window) -> bool:
 
 @pytest.mark.parametrize(
     "mutant",
-    [ChargedAtSend, WithoutCarry, TrustsCounters, AnyAnswerBegins, BeginsAtSend, LeavesAfterSend, DrainsInFlight, FreeAtOnce],
+    [
+        ChargedAtSend,
+        WithoutCarry,
+        TrustsCounters,
+        AnyAnswerBegins,
+        BeginsAtSend,
+        LeavesAfterSend,
+        DrainsInFlight,
+        FreeAtOnce,
+    ],
     ids=lambda mutant: mutant.__name__,
 )
 def test_a_wrong_ledger_is_caught(mutant: type, monkeypatch: pytest.MonkeyPatch) -> None:

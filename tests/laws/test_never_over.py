@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from headgate.stores.host import HostStore
-
 from tests.laws.draw import draw
 from tests.laws.world import World
+
+from headgate.stores.host import HostStore
 
 BATCHES = 20
 

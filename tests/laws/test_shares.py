@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.laws.world import MILLI, Account, Crew, Route, Terms, World
 
 from headgate.ledger.limit import SECOND, Limit, Window
-
-from tests.laws.world import MILLI, Account, Crew, Route, Terms, World
 
 CAPACITY = 2400
 ROUTES = (Route({0: 10}), Route({0: 20}), Route({0: 40}), Route({0: 1}))
@@ -34,7 +33,9 @@ def critical(period: int) -> Crew:
 
 
 @pytest.mark.parametrize("chatty", [True, False], ids=["counters", "mute"])
-@pytest.mark.parametrize("crews", [(Crew(0, 64, (0, 1)),), TRIO, (*TRIO, critical(60))], ids=["alone", "trio", "critical"])
+@pytest.mark.parametrize(
+    "crews", [(Crew(0, 64, (0, 1)),), TRIO, (*TRIO, critical(60))], ids=["alone", "trio", "critical"]
+)
 def test_minutes_are_used(crews: tuple[Crew, ...], chatty: bool) -> None:
     """At least 99.5 % of 60 s windows are used, also with something kept for upper classes and for others."""
     account = run(60, crews, chatty=chatty)
@@ -42,7 +43,9 @@ def test_minutes_are_used(crews: tuple[Crew, ...], chatty: bool) -> None:
     assert account.shares[0] >= 0.995
 
 
-@pytest.mark.parametrize("crews", [(Crew(0, 64, (0, 1)),), TRIO, (*TRIO, critical(1))], ids=["alone", "trio", "critical"])
+@pytest.mark.parametrize(
+    "crews", [(Crew(0, 64, (0, 1)),), TRIO, (*TRIO, critical(1))], ids=["alone", "trio", "critical"]
+)
 def test_seconds_are_used(crews: tuple[Crew, ...]) -> None:
     """At least 96 % of 1 s windows are used with 20-80 ms each way."""
     account = run(1, crews)

@@ -290,7 +290,9 @@ class World:
         self.lives = len({crew.member for crew in terms.crews})
         self.members = [Member(self, slot) for slot in range(self.lives)]
         self.charges = [
-            tuple(Charge(f"{NAMESPACE}/{terms.limits[i].name}/ip", terms.limits[i], cost) for i, cost in r.costs.items())
+            tuple(
+                Charge(f"{NAMESPACE}/{terms.limits[i].name}/ip", terms.limits[i], cost) for i, cost in r.costs.items()
+            )
             for r in terms.routes
         ]
 
@@ -334,7 +336,9 @@ class World:
 
     def _close(self) -> None:
         """Nothing may be left in flight, and nothing may count for ever."""
-        member = next(m for m in self.members if not m.dead) if any(not m.dead for m in self.members) else Member(self, 0)
+        member = (
+            next(m for m in self.members if not m.dead) if any(not m.dead for m in self.members) else Member(self, 0)
+        )
         everything = tuple(Charge(f"{NAMESPACE}/{limit.name}/ip", limit, 0) for limit in self.terms.limits)
         self.store.reserve(NAMESPACE, everything, (), (member.id, 2), member.now(), backlog=None)
         seen = self.store.read(lambda _: member.now())

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.support.host_worker import Worker
+from tests.support.hand import Worker
 
 CAPACITY = 300
 

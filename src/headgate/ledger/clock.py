@@ -30,14 +30,16 @@ class ServerClock:
         at: steady instant of the last answer that told the time.
         known: whether the server ever told.
         looked: steady instant at which the wall clock was last compared.
+        slack: by how much the clocks of those who stamp and of those who count may differ, ns.
     """
 
-    __slots__ = ("at", "hi", "known", "lo", "looked", "wall")
+    __slots__ = ("at", "hi", "known", "lo", "looked", "slack", "wall")
 
     def __init__(self, mono: int, wall: int, doubt: int = FIRST_DOUBT) -> None:
         self.lo, self.hi = wall - mono - doubt, wall - mono + doubt
         self.at, self.wall = mono, wall - mono
         self.looked = 0
+        self.slack = _SLACK
         self.known = False
 
     def instant(self, mono: int, wall: int) -> Instant:
@@ -67,17 +69,21 @@ class ServerClock:
         Returns:
             True if the stamp contradicts what was believed: what was counted by the old bounds is in doubt.
         """
-        lo, hi = earliest - answered - _SLACK, latest - sent + _SLACK
+        lo, hi = earliest - answered - self.slack, latest - sent + self.slack
         drift = (answered - self.at) // _DRIFT if self.known and answered > self.at else 0
         old_lo, old_hi = self.lo - drift, self.hi + drift
         contradicted = lo > old_hi + _STEP or hi < old_lo - _STEP
         if contradicted:
             self.lo, self.hi = lo, hi
-        elif lo > old_hi or hi < old_lo:  # several machines answer, with clocks a little apart: believe both
-            self.lo, self.hi = min(lo, old_hi), max(hi, old_lo)
+        elif (
+            lo > old_hi or hi < old_lo
+        ):  # several machines answer, with clocks a little apart: believe them all, always
+            more = max(lo - old_hi, old_lo - hi) + self.slack
+            self.slack += more
+            self.lo, self.hi = min(lo, old_lo) - more, max(hi, old_hi) + more
         else:
             self.lo, self.hi = max(lo, old_lo), min(hi, old_hi)
-            narrow = 2 * _SLACK - (self.hi - self.lo)
+            narrow = 2 * self.slack - (self.hi - self.lo)
             if narrow > 0:
                 self.lo, self.hi = self.lo - narrow // 2, self.hi + narrow // 2
         self.at, self.known = max(self.at, answered), True

@@ -81,7 +81,8 @@ class Fixed(Ledger):
         return now.mono + max(1, self.turn - now.lo)
 
     def left(self, now: Instant) -> tuple[int, int]:
-        return max(self.turn - now.lo, 0), self.limit.period  # more than all, if others see this window sooner than we do
+        # More than all of it, if others see this window sooner than we do.
+        return max(self.turn - now.lo, 0), self.limit.period
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.inflight -= reserved

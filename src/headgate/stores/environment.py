@@ -1,8 +1,9 @@
 """The LMDB environment of a folder and the lock in front of it: opened once per process, again after a fork.
 
-LMDB waits for its writer lock without bound, so a process that is stopped inside a transaction would stop everyone.
-A file lock with a deadline stands in front of it (and keeps macOS safe, where LMDB's own lock stays shut when its holder
-is killed). The kernel frees the file lock when its holder dies; LMDB's copy-on-write pages are then whole.
+LMDB waits for its writer lock without bound, so a process that is stopped inside a transaction would stop everyone; on
+macOS that lock stays shut when its holder is killed; on a full disk its file is deadly to touch; and it takes processes
+of one number in two containers for the same. So a file lock with a deadline stands in its place. The kernel frees it when
+its holder dies; LMDB's copy-on-write pages are then whole.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _MAP: Final = 1 << 30
 """Largest size of the store, bytes; the file is sparse and grows as needed."""
 _CHECK: Final = 100_000_000
 """How often to look whether the files were replaced under us, ns."""
+_OWN_LOCK: Final = fcntl is None
+"""Whether LMDB must lock by itself."""
 _CROWDED: Final = 4
 """So many times the patience is waited while others' transactions go on."""
 _BROKEN: Final = (
@@ -112,6 +115,7 @@ class Environment:
                 self._rebuild(str(error))
                 txn = self._env.begin(write=True)
         except lmdb.Error as error:
+            self._shut()  # what cannot be used is opened anew, and then laid aside if it is broken
             self.unlock()
             raise StoreUnavailable(f"{self.folder}: {error}") from error
         except BaseException:
@@ -162,20 +166,31 @@ class Environment:
             return 0, 0
 
     def peek(self, name: bytes) -> bytes | None:
-        """A record as it was written last, whoever holds the lock.
+        """A record as it was written last, whoever holds the lock. Its pages stay whole until two more transactions were
+        written, so this is for when they do not follow each other.
 
         Raises:
             StoreUnavailable: it cannot be read.
         """
-        env = self._env
         try:
-            if env is None:
-                raise lmdb.Error("never opened by this process")
-            with env.begin() as txn:
-                found: bytes | None = txn.get(name)
-                return found
+            if self._env is not None:
+                return _record(self._env, name)
+            return self._glance(name)
         except lmdb.Error as error:
             raise StoreUnavailable(f"{self.folder}: {error}") from error
+
+    def _glance(self, name: bytes) -> bytes | None:
+        """`peek` of a process that has not opened the files yet, because the lock was held ever since it began."""
+        if not self.lock.acquire(timeout=self.patience):
+            raise lmdb.Error("another thread is opening it")
+        try:
+            with lmdb.open(str(self.folder / "ledgers"), readonly=True, create=False, lock=_OWN_LOCK) as env:
+                version, boot = _record(env, b"!version"), _record(env, b"!boot")
+                if version is None or int(version) > _VERSION or boot != boot_id().encode():
+                    raise lmdb.Error("its ledgers are not of this boot and version")
+                return _record(env, name)
+        finally:
+            self.lock.release()
 
     # -- the file lock ---------------------------------------------------------------------------------------------
 
@@ -241,10 +256,11 @@ class Environment:
     def _verify(self) -> None:
         """Open the files, or open them again if somebody replaced them."""
         try:
-            inode = (self.folder / "ledgers" / "data.mdb").stat().st_ino
+            there = (self.folder / "ledgers" / "data.mdb").stat()
+            inode, size = there.st_ino, there.st_size
         except OSError:
-            inode = -1
-        if self._env is not None and inode == self._inode:
+            inode = size = -1
+        if self._env is not None and inode == self._inode and not _cut(self._env, size):
             return
         known = self._env is not None
         self._shut()
@@ -260,16 +276,19 @@ class Environment:
     def _open(self, lost: str = "") -> None:
         """Open or create the files; `lost`: why a store that is new is not the first one here."""
         folder = self.folder / "ledgers"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = folder / "data.mdb"
+        if folder.exists() and not data.exists():
+            lost = lost or "its file is gone"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if data.exists() and (data.stat().st_size % 4096 or not data.stat().st_size):
             raise lmdb.CorruptedError("the file was cut off")
         # Without sync a transaction is some microseconds, and a killed process loses nothing; a power cut may, and then
         # the boot id has changed and the ledgers begin anew. Bans are synced to a file of their own.
-        env = lmdb.open(str(folder), map_size=_MAP, sync=False, metasync=False, mode=0o600, max_readers=1024)
+        # LMDB's own locks would do no good behind ours, and harm: they tell processes by number, and in two containers
+        # there are two processes number 1.
+        env = lmdb.open(str(folder), map_size=_MAP, sync=False, metasync=False, mode=0o600, lock=_OWN_LOCK)
         try:
-            last = env.info()["last_pgno"] + 1
-            if data.stat().st_size < last * env.stat()["psize"] and last > 2:
+            if _cut(env, data.stat().st_size):
                 raise lmdb.CorruptedError("the file was cut off")
             with env.begin(write=True) as txn:
                 version, boot = txn.get(b"!version"), txn.get(b"!boot")
@@ -339,6 +358,19 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def _record(env: Any, name: bytes) -> bytes | None:
+    with env.begin() as txn:
+        found: bytes | None = txn.get(name)
+        return found
+
+
+def _cut(env: Any, size: int) -> bool:
+    """Whether the file is shorter than its last page; to read on would be deadly."""
+    if size < 8192:  # where LMDB keeps what it would tell us of itself
+        return True
+    return size < (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
 
 
 class _Rebooted(Exception):

@@ -67,6 +67,7 @@ class HostStore(BusyStore):
         self._seen: dict[str, tuple[bytes, Ledger]] = {}
         self._reaped: dict[str, int] = {}
         self._raw_generation: bytes | None = b"?"
+        self._stated = self.learned  # as it was written
         self._alive = (0, 1)
 
     # -- transactions ----------------------------------------------------------------------------------------------
@@ -117,10 +118,7 @@ class HostStore(BusyStore):
                 self._forget()
                 return
             try:
-                for key, ledger in self._dirty.items():
-                    raw = pack(ledger)
-                    txn.put(record_name(names.LEDGER, key), raw)
-                    self._seen[key] = raw, ledger
+                self._write(txn)
             except BaseException as problem:
                 self._environment.abort(txn, problem)
                 self._forget()
@@ -131,6 +129,7 @@ class HostStore(BusyStore):
                 self._forget()
                 raise
             self._dirty.clear()
+            self._stated = self.learned
             self._later.arrived()
             if len(self._seen) > _CACHED:
                 self._seen.clear()
@@ -138,6 +137,12 @@ class HostStore(BusyStore):
             self._depth = 0
             self._later.over()
             self._environment.lock.release()
+
+    def _write(self, txn: Any) -> None:
+        for key, ledger in self._dirty.items():
+            raw = pack(ledger)
+            txn.put(record_name(names.LEDGER, key), raw)
+            self._seen[key] = raw, ledger
 
     def _forget(self) -> None:
         """A transaction came to nothing: what was changed in memory never happened."""
@@ -153,6 +158,7 @@ class HostStore(BusyStore):
         if raw == self._raw_generation:
             return
         if raw is None:  # a store that is new, perhaps in place of one that was lost: what is known of bans stays
+            self.learned = self._stated
             self.recall()
             if self.blocks:
                 self._share("blocks")
@@ -164,6 +170,7 @@ class HostStore(BusyStore):
             self.blocks.load(names.decode_blocks(states) if states else [], time.monotonic_ns(), time.time_ns())
             self.learned = names.decode_learned(learned) if learned else {}
             self._raw_generation = raw
+        self._stated = self.learned
         self._changed()
 
     def recall(self) -> None:
@@ -231,7 +238,8 @@ class HostStore(BusyStore):
         if raw is None:
             return False
         left = [
-            (key, units - charge.cost) for (key, units), charge in zip(names.decode_held(raw), grant.charges, strict=True)
+            (key, units - charge.cost)
+            for (key, units), charge in zip(names.decode_held(raw), grant.charges, strict=True)
         ]
         if any(units > 0 for _, units in left):
             self._txn.put(name, names.encode(left))
@@ -259,6 +267,7 @@ class HostStore(BusyStore):
         return ended
 
     def _keys(self, prefix: str) -> list[str]:
+        self._write(self._txn)  # some may have begun in this transaction
         start = names.LEDGER + prefix.encode()
         keys = []
         with self._txn.cursor() as cursor:
@@ -302,7 +311,7 @@ class HostStore(BusyStore):
         try:
             with self:
                 self._txn.put(names.MEMBER + b"%016x" % member, name.encode())
-        except StoreUnavailable:
+        except StoreError:
             pass  # a name for people; not worth a failure
         return bell
 
@@ -313,7 +322,7 @@ class HostStore(BusyStore):
         try:
             with self:
                 self._txn.delete(names.MEMBER + b"%016x" % member)
-        except StoreUnavailable:
+        except StoreError:
             pass
 
     def wake(self, members: Iterable[int]) -> None:
@@ -397,6 +406,7 @@ class HostStore(BusyStore):
 
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         with self:
+            self._write(self._txn)  # what rode with this transaction
             found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
             living = self._bells.living()
             dead = []

@@ -115,7 +115,8 @@ class Queue:
         for charge in waiter.charges:
             at = (charge.key, waiter.klass)
             self._demand[at] = self._demand.get(at, 0) + charge.cost
-        if len(self._deadlines) > 2 * self.count + 64:  # a far deadline on top must not keep all who were served behind it
+        if len(self._deadlines) > 2 * self.count + 64:
+            # A far deadline on top must not keep all who were served behind it.
             self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (waiter.deadline, waiter.ticket, waiter))

@@ -196,7 +196,11 @@ def test_a_task_cancelled_after_the_grant_gives_it_back(gate: Gate) -> None:
 def test_a_deadline_ends_the_wait(gate: Gate) -> None:
     """When nobody can know the instant, the wait still ends at its deadline."""
     third = gate.permit("shop", "GET", "/slot", timeout=0.05)
-    with gate.permit("shop", "GET", "/slot"), gate.permit("shop", "GET", "/slot"), pytest.raises(DeadlineExceeded) as no:
+    with (
+        gate.permit("shop", "GET", "/slot"),
+        gate.permit("shop", "GET", "/slot"),
+        pytest.raises(DeadlineExceeded) as no,
+    ):
         third.acquire()
     assert "no permit within 0.1 s" in str(no.value) or "no permit within 0.0 s" in str(no.value)
     assert gate.room.count == 0

@@ -57,6 +57,7 @@ class Hand:
         self.plan = charges(capacity)
         self.who = (os.getpid() << 16 | int.from_bytes(os.urandom(2)), 0)
         self.grants: list[Grant] = []
+        self.notes = 0
         self.store.join(self.who[0], "worker")
 
     def one(self) -> Grant | Refusal:
@@ -132,6 +133,11 @@ class Hand:
     def block(self, scope: str, seconds: float, kind: str = "ban") -> None:
         """Learn a ban."""
         self.store.block(scope, int(seconds * SECOND), kind, "test", time.monotonic_ns(), time.time_ns())
+
+    def note(self, size: int) -> None:
+        """Write a note of its own of so many bytes."""
+        self.notes += 1
+        self.store.remember(f"note {self.notes}", bytes(size))
 
     def state(self) -> dict[str, Any]:
         """What the store knows."""
@@ -233,13 +239,23 @@ class Worker:
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self._close()
 
     def end(self) -> None:
         """End it in order."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(20)
+        self._close()
+
+    def _close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass  # what was not sent to a dead process
 
 
 if __name__ == "__main__":
