@@ -72,6 +72,7 @@ class WaitingRoom:
         self._thread: threading.Thread | None = None
         self._alarm: socket.socket | None = None
         self._closed = False
+        self._long: list[tuple[Plan, Refusal]] = []
         self._wakes_at = 0
 
     # -- coming in -------------------------------------------------------------------------------------------------
@@ -91,7 +92,9 @@ class WaitingRoom:
             )
             if isinstance(got, Grant):
                 return got
-            no = got
+            # Where somebody must settle first, that may have happened by the time we stand in the lane, and nobody would
+            # tell us: then the lane is tried again.
+            no = None if got.unknown and got.kind == "limit" else got
         now = time.monotonic_ns()
         ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
         with self._lock:
@@ -235,6 +238,9 @@ class WaitingRoom:
                 done.append(ticket)
         self._deliver(done)
         self._set_alarm()
+        long, self._long = self._long, []
+        for plan, no in long:  # handlers of a program's own: not inside a transaction
+            self._gate.tell_wait(plan, no, now)
 
     def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
         head = lane.head()
@@ -255,7 +261,7 @@ class WaitingRoom:
             done.append(head)
             return
         if got.opens - now > _LONG:
-            self._gate.tell_wait(head.plan, got, now)
+            self._long.append((head.plan, got))
 
     def _too_late(self, ticket: Ticket) -> Rejected:
         why = ticket.lane.why if ticket.lane is not None else None

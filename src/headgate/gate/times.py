@@ -47,7 +47,8 @@ class Times:
         clock = ServerClock(time.monotonic_ns(), time.time_ns())
         note = self._store.remember(f"clock:{namespace}")
         if note is not None and len(note) == _NOTE.size:
-            clock.lo, clock.hi, clock.at, _ = _NOTE.unpack(note)
+            # Its `wall` is of then: a host that slept since shows as a step at the first look.
+            clock.lo, clock.hi, clock.at, clock.wall = _NOTE.unpack(note)
             clock.known = True
         with self._lock:
             return self._clocks.setdefault(namespace, clock)
@@ -71,7 +72,7 @@ class Times:
             share = contradicted or mono - at > _SHARE or clock.hi - clock.lo < width // 2
             if share:
                 self._shared[namespace] = clock.hi - clock.lo, mono
-                note = _NOTE.pack(clock.lo, clock.hi, clock.at, 0)
+                note = _NOTE.pack(clock.lo, clock.hi, clock.at, clock.wall)
         if share:
             self._store.remember(f"clock:{namespace}", note)
         return contradicted, clock.instant(mono, time.time_ns())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -137,7 +137,8 @@ def test_a_block_closes_the_bundle(store: HostStore) -> None:
     store.refund(part, now())
 
 
-def _spend(home: Path, capacity: int, pipe: Any) -> None:
+def spend(home: Path, capacity: int) -> int:
+    """Take and settle until nothing is left; returns how many permits there were."""
     store, plan, granted = HostStore(home, patience=20.0), charges(capacity), 0
     refused = 0
     while refused < 20:
@@ -151,18 +152,17 @@ def _spend(home: Path, capacity: int, pipe: Any) -> None:
             store._close_bundles()
             time.sleep(0.01)  # the others give back what they did not hand out
     store.close()
-    pipe.send(granted)
+    return granted
 
 
 def test_four_busy_processes_give_out_a_limit_exactly_once(store: HostStore) -> None:
     """Four processes in a rush spend a limit together: all of it, and not a unit more."""
-    spawn = multiprocessing.get_context("spawn")
-    pipes = [spawn.Pipe() for _ in range(4)]
-    running = [spawn.Process(target=_spend, args=(store.home, 20_000, theirs)) for _, theirs in pipes]
-    for process in running:
-        process.start()
-    granted = [ours.recv() for ours, _ in pipes]
-    for process in running:
-        process.join(30)
+    command = [sys.executable, __file__, str(store.home), "20000"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    granted = [int(process.communicate(timeout=60)[0]) for process in running]
     assert sum(granted) == 20_000
     assert state(store) == (20_000, 0, 0)
+
+
+if __name__ == "__main__":
+    print(spend(Path(sys.argv[1]), int(sys.argv[2])))
