@@ -16,7 +16,7 @@ from headgate.stores.records import Grant
 
 Open = Callable[[], Store]
 NS, WHO = "shop", (7, 0)
-BASE = (time.monotonic_ns() // SECOND + 10**6) * SECOND
+BASE = (time.monotonic_ns() // (3600 * SECOND) + 1000) * 3600 * SECOND  # the edge of a window of any length here
 LIMITS = [
     Limit("fixed", "weight", 100, 60 * SECOND),
     Limit("first", "weight", 100, 60 * SECOND, Window.FIRST),
