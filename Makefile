@@ -16,7 +16,7 @@ help:
 	@echo "make clean   removes .venv and all caches"
 
 .venv/%.stamp: pyproject.toml tools/setup
-	@tools/setup $*
+	@tools/setup $* >&2
 
 demo: .venv/demo.stamp
 	@$(BIN)/headgate demo $(ARGS)
