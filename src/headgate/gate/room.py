@@ -247,7 +247,7 @@ class WaitingRoom:
         assert isinstance(head, Ticket)
         queue = self._queue
         got = self._gate.reserve(head.plan, lane.rank(now)[0], queue.backlog(lane), queue.ahead(lane, now))
-        if type(got) is Grant:
+        if isinstance(got, Grant):
             queue.served(head, now)
             granted.append((head, got))
             return

@@ -338,3 +338,30 @@ def test_an_answer_in_another_century_is_told_and_believed(gate: Gate) -> None:
         permit.settle(200, {"date": "Fri, 20 Nov 2099 10:00:00 GMT"})
     assert [event.kind for event in events] == ["clock"]
     assert gate.read().ledgers[0].used == 1
+
+
+def test_a_waiting_call_of_a_busy_process_is_served_from_a_bundle(
+    new_gate: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store hands out of a bundle is a permit for a waiting call too."""
+    gate = new_gate("host://")
+    with gate.permit("binance-usdm", "GET", "/fapi/v1/time"):
+        pass
+    gate.block("binance-usdm", None, reason="by hand")
+    got = threading.Event()
+
+    def waiting() -> None:
+        with gate.permit("binance-usdm", "GET", "/fapi/v1/time", timeout=60) as permit:
+            assert permit.held
+            got.set()
+
+    monkeypatch.setattr("headgate.gate.room.WaitingRoom._check", lambda *_: None)  # wait for the pause to end
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    while not gate.room.count:
+        assert thread.is_alive()
+    monkeypatch.setattr("headgate.stores.later.Later.busy", lambda *_: True)
+    gate.unblock("binance-usdm")
+    assert got.wait(10)
+    thread.join(10)
+    assert gate.room.count == 0
