@@ -29,7 +29,7 @@ from headgate.rules.call import Call, Identity, Plan, Priority
 from headgate.rules.provider import Provider
 from headgate.stores.base import Store
 from headgate.stores.memory import MemoryStore
-from headgate.stores.records import NOTHING, Grant, Snapshot
+from headgate.stores.records import Snapshot
 
 __all__ = ["Gate"]
 
@@ -276,30 +276,7 @@ class Gate:
 
             await asyncio.to_thread(self.contact.make, provider, base_url)
 
-    # -- the governed call, step by step ---------------------------------------------------------------------------
-
-    def reserve(
-        self,
-        plan: Plan,
-        klass: int,
-        backlog: Mapping[str, int] = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-    ) -> Grant | Refusal:
-        """One try at the store, for a call that will wait if refused."""
-        return self.store.reserve(
-            plan.provider,
-            plan.charges,
-            plan.scopes,
-            self.who[klass],
-            self.times.now(plan.provider),
-            backlog=backlog,
-            ahead=ahead,
-            weight=self.weight,
-        )
-
-    def withdraw(self, plan: Plan, klass: int) -> None:
-        """Nobody of this process waits in that lane any more."""
-        self.store.withdraw([c.key for c in plan.charges], self.who[klass], self.times.now(plan.provider))
+    # -- told on behalf of the waiting room ------------------------------------------------------------------------
 
     def tell_wait(self, plan: Plan, no: Refusal, now: int) -> None:
         """A call waits for long: say why (law 7), about one limit once a minute."""
@@ -315,7 +292,7 @@ class Gate:
         """Refuse who waits, stop the helper thread, leave the store. Permits that are held can still be settled."""
         if self._pid == os.getpid():
             self.room.close()
-            self._depart()
+        self._depart()
 
     def _depart(self) -> None:
         """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""

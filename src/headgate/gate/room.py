@@ -191,7 +191,8 @@ class WaitingRoom:
         if ticket.grant is not None:
             self._gate.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None:
-            self._gate.withdraw(ticket.plan, lane.klass)
+            # Nobody of this process waits in that lane any more.
+            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider))
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -246,7 +247,17 @@ class WaitingRoom:
         head = lane.head()
         assert isinstance(head, Ticket)
         queue = self._queue
-        got = self._gate.reserve(head.plan, lane.rank(now)[0], queue.backlog(lane), queue.ahead(lane, now))
+        plan = head.plan
+        got = self._store.reserve(
+            plan.provider,
+            plan.charges,
+            plan.scopes,
+            self._who[lane.rank(now)[0]],
+            self._now(plan.provider),
+            backlog=queue.backlog(lane),
+            ahead=queue.ahead(lane, now),
+            weight=self._weight,
+        )
         if isinstance(got, Grant):
             queue.served(head, now)
             granted.append((head, got))
