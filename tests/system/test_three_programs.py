@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,13 +37,16 @@ def results(
 ) -> Iterator[dict[str, Future[tuple[list[float], tuple[int, int]]]]]:
     """All worlds, two at a time, beside the other tests: each has its own exchange and state folder."""
 
-    def live(name: str) -> tuple[list[float], tuple[int, int]]:
+    def live(name: str, folder: Path) -> tuple[list[float], tuple[int, int]]:
         with ExitStack() as stack:
-            world = World(tmp_path_factory.mktemp("world"), stack, **WORLDS[name])
+            world = World(folder, stack, **WORLDS[name])
             return world.run(17), world.refused()
 
+    folders = {
+        name: tmp_path_factory.mktemp("world") for name in WORLDS
+    }  # not in the threads: pytest's maker is for one
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(live, name) for name in WORLDS}
+        yield {name: pool.submit(live, name, folders[name]) for name in WORLDS}
 
 
 class Stranger(threading.Thread):
