@@ -50,11 +50,18 @@ class Listener:
     """Reads answers for one `Provider`."""
 
     def __init__(
-        self, file: File, namespace: str, limits: Mapping[str, Limit], routes: Mapping[str, CompiledRoute]
+        self,
+        file: File,
+        namespace: str,
+        limits: Mapping[str, Limit],
+        routes: Mapping[str, CompiledRoute],
+        learned: Mapping[str, tuple[int, int]],
     ) -> None:
         self._file = file
         self._limits = limits
         self._routes = routes
+        self._learned = learned
+        self._start = len(namespace) + 1
         self._refusals = Refusals(file, namespace, limits)
         self._headers = {name: _named(file.limits[name].headers, limit) for name, limit in limits.items()}
         self._recipes: dict[Plan, _Recipe] = {}
@@ -81,7 +88,7 @@ class Listener:
                 if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
                     result.used[key] = int(value)
             for report in recipe.reports:
-                _report(report, headers, now, result)
+                self._report(report, headers, now, result)
         date = headers.get("date")
         if date is not None:
             result.server_time = self._server_time(date)
@@ -117,8 +124,40 @@ class Listener:
                         result.server_time = bounds
             if learn.rows is not None:
                 learned, used = learn_rows(dig_json(body, learn.rows), learn, self._limits)
-                result.learned.update(learned)
+                for name, numbers in learned.items():
+                    # A private answer speaks of one account, a public one of all.
+                    key = self._refusals.key(self._limits[name], plan) if _is_private(plan) else ""
+                    result.learned[self._ledger(self._limits[name], key) if key else name] = numbers
                 result.used.update({keys[name]: count for name, count in used.items() if name in keys})
+
+    def _report(self, report: _Report, headers: Mapping[str, str], now: int, result: Feedback) -> None:
+        """Limit, rest, reset and cost as headers state them.
+
+        What remains is counted in the provider's window, which may be another than ours by the time the answer is here:
+        it goes the way of every used-counter, which the ledger weighs, and never fills a limit by itself.
+        """
+        names, limit = report.headers, report.limit
+        capacity = _count(headers.get(names.limit)) if names.limit else None
+        if capacity and capacity != limit.capacity:
+            ledger = self._ledger(limit, report.key)
+            if self._learned.get(ledger) != (capacity, limit.period):
+                result.learned[ledger] = (capacity, limit.period)
+        remaining = _count(headers.get(names.remaining)) if names.remaining else None
+        if remaining is not None:
+            result.used[report.key] = max((capacity or limit.capacity) - remaining, 0)
+            reset = (
+                instant(headers.get(names.reset), names.reset_format, now) if names.reset and not remaining else None
+            )
+            # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
+            if reset is not None and now < reset <= now + max(2 * limit.period, 60 * SECOND):
+                result.blocks += (Block(report.key, reset, "throttle", "no units remain until the stated reset"),)
+        cost = _count(headers.get(names.cost)) if names.cost else None
+        if cost is not None:
+            result.actual[report.key] = cost
+
+    def _ledger(self, limit: Limit, key: str) -> str:
+        """How a stated capacity is kept: of an address for all addresses, of anybody else for them alone."""
+        return limit.name if limit.scope == ("ip",) else key[self._start :]
 
     def _recipe(self, plan: Plan) -> _Recipe:
         route = self._routes.get(plan.route)
@@ -130,7 +169,7 @@ class Listener:
             if names.used:
                 used.append((names.used, charge.key))
             if names.remaining or names.limit or names.cost:
-                reports.append(_Report(charge.key, self._limits[charge.limit.name], names))
+                reports.append(_Report(charge.key, charge.limit, names))
         ok = _changes(plan, route.ok if route else {})
         failed = _changes(plan, route.failed if route else {})
         learns = tuple(learn for learn in self._file.learn if _speaks_of(learn, plan.route))
@@ -151,25 +190,6 @@ def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:
         if (name := getattr(headers, field))
     }
     return msgspec.structs.replace(headers, **names)
-
-
-def _report(report: _Report, headers: Mapping[str, str], now: int, result: Feedback) -> None:
-    names, limit = report.headers, report.limit
-    capacity = _count(headers.get(names.limit)) if names.limit else None
-    if capacity and capacity != limit.capacity:
-        result.learned[limit.name] = (capacity, limit.period)
-    remaining = _count(headers.get(names.remaining)) if names.remaining else None
-    if remaining is not None:
-        result.used[report.key] = max((capacity or limit.capacity) - remaining, 0)
-        reset = instant(headers.get(names.reset), names.reset_format, now) if names.reset else None
-        if remaining == 0:
-            result.full += (report.key,)
-            # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
-            if reset is not None and now < reset <= now + max(2 * limit.period, 60 * SECOND):
-                result.blocks += (Block(report.key, reset, "throttle", "no units remain until the stated reset"),)
-    cost = _count(headers.get(names.cost)) if names.cost else None
-    if cost is not None:
-        result.actual[report.key] = cost
 
 
 def _count(value: str | None) -> int | None:
@@ -193,9 +213,17 @@ def _settle(changes: tuple[tuple[str, int, Amount], ...], answer: Answer, result
 
 
 def _changes(plan: Plan, amounts: Mapping[str, Amount]) -> tuple[tuple[str, int, Amount], ...]:
+    names = [charge.limit.name for charge in plan.charges]
+    # A cost that is spread over several owners stays as it was reserved: the answer does not say whose share changed.
     return tuple(
-        (charge.key, charge.cost, amounts[charge.limit.name]) for charge in plan.charges if charge.limit.name in amounts
+        (charge.key, charge.cost, amounts[charge.limit.name])
+        for charge in plan.charges
+        if charge.limit.name in amounts and names.count(charge.limit.name) == 1
     )
+
+
+def _is_private(plan: Plan) -> bool:
+    return any(scope.endswith(("/class:account", "/class:order", "/class:cancel")) for scope in plan.scopes)
 
 
 def _speaks_of(learn: Learn, label: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from headgate.errors import RuleError, UnknownProvider
 from headgate.rules.check_costs import refuse_unready
 from headgate.rules.checks import check
@@ -25,6 +27,7 @@ class _Entry:
 
     name: str
     path: Path
+    """Empty for one that was added without a file."""
     hosts: tuple[str, ...]
     paths: tuple[str, ...]
 
@@ -38,23 +41,25 @@ class Rulebook:
         hosts: Mapping[str, str],
         files: Mapping[str, File],
         headroom: Mapping[str, Mapping[str, int | str]],
+        tiers: Mapping[str, Mapping[str, str]],
+        overrides: Mapping[str, Mapping[str, tuple[int, int]]],
     ) -> None:
-        self._headroom = headroom
+        self._headroom, self._tiers, self._overrides = headroom, tiers, overrides
         self._entries = dict(entries)
         self._files = dict(files)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a provider asked for by name may have to be added first
         self._providers: dict[tuple[str, str], Provider] = {}
         self._mapped: dict[str, str] = {}
         self._places: dict[str, str] = {}
+        self._exact: dict[str, list[tuple[str, str]]] = {}
+        self._below: dict[str, list[tuple[str, str]]] = {}
+        for entry in self._entries.values():
+            self._register(entry)
         for host, name in hosts.items():
             self._entry(name, key="HEADGATE_HOSTS")
             self._mapped[host.lower()] = name
         for host, name in sorted(self._mapped.items()):
             self._places[name] = f"{self._places[name]}+{host}" if name in self._places else f"{name}@{host}"
-        self._exact: dict[str, list[tuple[str, str]]] = {}
-        self._below: dict[str, list[tuple[str, str]]] = {}
-        for entry in self._entries.values():
-            self._register(entry)
 
     @classmethod
     def load(
@@ -63,6 +68,8 @@ class Rulebook:
         *,
         extra: Iterable[str | Path] = (),
         headroom: Mapping[str, Mapping[str, int | str]] | None = None,
+        tiers: Mapping[str, Mapping[str, str]] | None = None,
+        overrides: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
     ) -> Rulebook:
         """The bundled rule files, and `extra` ones, which replace a bundled file of the same name.
 
@@ -70,6 +77,8 @@ class Rulebook:
             hosts: further hosts (``host:port`` or ``host``) to treat as a provider.
             extra: paths of the user's own rule files; they are checked at once.
             headroom: by provider and limit, what to leave unused: units, or per cent as in ``"10%"``.
+            tiers: by provider and limit (``*`` for all), the customer's tier.
+            overrides: by provider and limit, a number of the user's own: (capacity in units, period in ns; 0 keeps it).
         """
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
@@ -83,7 +92,29 @@ class Rulebook:
                 )
             files[entry.name] = _checked(path)
             entries[entry.name] = entry
-        return cls(entries, hosts or {}, files, headroom or {})
+        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {})
+
+    def add(self, file: File, at: Iterable[str] = ()) -> None:
+        """Take in rules that were made at run time, for a provider that has no file; again is nothing.
+
+        Args:
+            file: its name and hosts must not be taken.
+            at: hosts (``host:port`` or ``host``) that stand for the real ones: the provider gets the name
+                ``NAME@HOST`` and with it ledgers of its own.
+        """
+        places = sorted(host.lower() for host in at)
+        name = f"{file.name}@{'+'.join(places)}" if places else file.name
+        with self._lock:
+            if name in self._entries:
+                return
+            check(file, name)
+            refuse_unready(file, name)
+            entry = _Entry(name, Path(), () if places else tuple(file.hosts), tuple(file.paths))
+            self._register(entry)
+            self._files[name] = file
+            # Others read these without the lock: new ones take their place.
+            self._entries = {**self._entries, name: entry}
+            self._mapped = {**self._mapped, **dict.fromkeys(places, name)}
 
     def names(self) -> list[str]:
         """All providers with rules, sorted."""
@@ -127,20 +158,41 @@ class Rulebook:
             with self._lock:
                 provider = self._providers.get((name, namespace))
                 if provider is None:
-                    provider = Provider(self._file(name), namespace, headroom=self._headroom.get(name))
+                    wished = name.partition("@")[0]
+                    provider = Provider(
+                        self._file(name),
+                        namespace,
+                        headroom=self._headroom.get(wished),
+                        tiers=self._tiers.get(wished),
+                        overrides=self._overrides.get(wished),
+                    )
                     self._providers[name, namespace] = provider
         return provider
 
     def _file(self, name: str) -> File:
+        entry = self._entry(name)
         if name not in self._files:
-            self._files[name] = _checked(self._entry(name).path)
+            self._files[name] = _checked(entry.path)
         return self._files[name]
 
     def _entry(self, name: str, key: str = "") -> _Entry:
-        entry = self._entries.get(name)
+        entry = self._entries.get(name) or self._derived(name)
         if entry is None:
             raise UnknownProvider(f"no rules for {name!r}. Known are: {', '.join(self.names())}", key=key)
         return entry
+
+    def _derived(self, name: str) -> _Entry | None:
+        """An exchange that only ccxt's tables know, asked for by name (``ccxt-bitso``)."""
+        from headgate.rules import ccxt_tables  # which needs ccxt only from here on
+
+        if not name.startswith(ccxt_tables.PREFIX) or "@" in name:
+            return None
+        try:
+            file = ccxt_tables.derive(name.removeprefix(ccxt_tables.PREFIX))
+        except ImportError:
+            raise UnknownProvider(f"{name!r} is derived from the tables of ccxt: pip install ccxt") from None
+        self.add(replace(file, hosts=[host for host in file.hosts if self.for_host(host) is None]))
+        return self._entries.get(name)
 
     def _register(self, entry: _Entry) -> None:
         for host in entry.hosts:

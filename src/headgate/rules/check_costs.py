@@ -72,7 +72,7 @@ def _total(cost: Cost) -> bool:
         return bool(cost) and _total(cost[-1])
     if cost.sum or cost.largest:
         return any(map(_total, cost.sum + cost.largest))
-    return cost.missing is not None or bool(cost.estimate)
+    return cost.missing is not None or bool(cost.estimate or cost.age)
 
 
 def _terms(cost: Cost | list[Cost]) -> Iterator[Term]:
@@ -98,11 +98,12 @@ def unready(file: File) -> list[tuple[str, str]]:
     for name, limit in file.limits.items():
         later = ("zone", "calendar", "hours", "adaptive")
         found += [(f"$.limits.{name}.{field}", field) for field in later if getattr(limit, field)]
-    found += [(f"$.owners.{kind}.setting", "setting") for kind, owner in file.owners.items() if owner.setting]
+    settings = [kind for kind, owner in file.owners.items() if owner.setting and kind != "account"]
+    found += [(f"$.owners.{kind}.setting", "setting") for kind in settings]
     for key, costs in _all_costs(file):
         for word, cost in costs.items():
             for term in _terms(cost):
-                found += [(f"{key}.{word}", field) for field in ("estimate", "age") if getattr(term, field)]
+                found += [(f"{key}.{word}", field) for field in ("estimate",) if getattr(term, field)]
     if file.ramp is not None:
         found.append(("$.ramp", "ramp"))
     return found

@@ -43,11 +43,12 @@ def _head(file: File) -> None:
             raise Wrong(key, f"the owner {kind!r} is built in", "Choose another name")
         if sum(map(bool, (owner.header, owner.value, owner.setting))) != 1:
             raise Wrong(key, "an owner needs exactly one of header, value, setting", "Keep one of them")
-        if kind in {"account", "key"} and not owner.header:
+        if kind in {"account", "key"} and not owner.header and owner.setting != "account":
             raise Wrong(key, f"{kind!r} is told by a secret", "Name the request headers that hold it in `header`")
         for name in listed(owner.header):
             lower_case(f"{key}.header", name)
-        reference(f"{key}.value", owner.value)
+        for name in listed(owner.value):
+            reference(f"{key}.value", name)
         a_regex(f"{key}.pattern", owner.pattern)
 
 
@@ -64,14 +65,9 @@ def _limits(file: File) -> None:
             )
         _window(file, rule, key)
         _scope(file, rule, key)
-        if any(capacity < rule.capacity for capacity in rule.tiers.values()):
-            raise Wrong(
-                f"{key}.tiers",
-                "a tier is below `capacity`",
-                "Let `capacity` be the lowest tier: it holds until tiers are chosen",
-            )
         try:
-            limit_of(name, rule)
+            for tier in ("", *rule.tiers):
+                limit_of(name, rule, tier)
         except ValueError as error:
             raise Wrong(key, str(error), "Correct the numbers") from None
 
@@ -81,6 +77,10 @@ def _window(file: File, rule: LimitRule, key: str) -> None:
         a_duration(f"{key}.{field}", getattr(rule, field))
     if rule.refill and rule.window is not Window.BUCKET:
         raise Wrong(f"{key}.refill", "only a bucket refills", 'Write window = "bucket", or leave refill out')
+    if rule.lifetime and not rule.refill:
+        raise Wrong(
+            f"{key}.lifetime", "nothing says what remains when it is empty", 'Add window = "bucket" and `refill`'
+        )
     if rule.origin and rule.window is not Window.FIXED:
         raise Wrong(f"{key}.origin", "only a fixed window has an origin", 'Write window = "fixed", or leave origin out')
     if rule.unit in file.limits and file.limits[rule.unit] is not rule:
@@ -146,6 +146,8 @@ def _routes(file: File) -> None:
             reference(f"{key}.where.{name}", name)
             if wanted in ([], Condition()):
                 raise Wrong(f"{key}.where.{name}", "the condition is empty", "Say what the value must be")
+            if isinstance(wanted, Condition):
+                a_regex(f"{key}.where.{name}.matches", wanted.matches)
 
 
 def _route(file: File, key: str, rule: Route) -> None:

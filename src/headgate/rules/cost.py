@@ -42,6 +42,9 @@ def references(cost: Cost | list[Cost]) -> list[str]:
 
 
 def _head(term: Term) -> Amount:
+    if term.age:
+        # When an order was placed is known to whoever placed it, which may be another program: the dearest is charged.
+        return max([each for _, each in term.bands] + [term.above or 0, term.missing or 0])
     if term.sum:
         return _together([compile_cost(each) for each in term.sum], sum)
     if term.largest:

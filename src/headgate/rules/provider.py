@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import product
 
-from headgate.errors import RuleError
-from headgate.ledger.limit import SECOND, Charge, Limit
+from headgate.ledger.limit import SECOND, Charge
 from headgate.rules.answer import Listener
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
 from headgate.rules.explanation import Explanation, LimitShare, provenance
+from headgate.rules.numbers import chosen, stated
 from headgate.rules.reading import number, reader, text
-from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, limit_of, listed
+from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from headgate.rules.schema import File
 from headgate.rules.scopes import ANYONE, OwnerOf, owner_of, scope_text
 from headgate.rules.times import duration, instant
@@ -55,7 +56,7 @@ class Provider:
         name: of the rule file.
         namespace: begins every `Charge.key`; differs from `name` where the user mapped hosts of their own to it.
         file: the rule file.
-        limits: by name; the file's values, or those learned.
+        limits: by name; the file's numbers, or those chosen or learned (see `headgate.rules.numbers`).
     """
 
     def __init__(
@@ -65,20 +66,41 @@ class Provider:
         *,
         learned: Mapping[str, tuple[int, int]] | None = None,
         headroom: Mapping[str, int | str] | None = None,
+        tiers: Mapping[str, str] | None = None,
+        overrides: Mapping[str, tuple[int, int]] | None = None,
         router: Router | None = None,
     ) -> None:
+        """Put the rules of `file` to work.
+
+        Args:
+            file: checked.
+            namespace: begins every key; "" for the file's name.
+            learned: by limit, or by limit and scope (``orders-1s/account:3fa1c0de9b12``), what the provider stated:
+                (capacity in units, period in ns).
+            headroom: by limit, what to leave unused: units, or per cent as in ``"10%"``.
+            tiers: limit, or ``*`` for all -> the customer's tier.
+            overrides: by limit, the user's own number: (capacity in units, period in ns; 0 keeps it).
+            router: of the same file, if there is one already.
+
+        Raises:
+            RuleError: a limit or a tier that does not exist, or a number that leaves nothing.
+        """
         self.name = file.name
         self.namespace = namespace or file.name
         self.file = file
         self._learned = dict(learned or {})
         self._headroom = dict(headroom or {})
-        limits = {name: limit_of(name, rule) for name, rule in file.limits.items()}
-        for name, wish in self._headroom.items():
-            limits[name] = _with_headroom(file.name, limits, name, wish)
-        self.limits = {name: _changed(limit, self._learned.get(name)) for name, limit in limits.items()}
+        self._tiers = dict(tiers or {})
+        self._overrides = dict(overrides or {})
+        self.limits = chosen(file, self._tiers, self._overrides, self._learned, self._headroom)
+        self._ledgers = {
+            ledger: stated(self.limits[name], numbers, lasting=file.limits[name].lifetime)
+            for ledger, numbers in self._learned.items()
+            if (name := ledger.partition("/")[0]) != ledger and name in self.limits
+        }
         self._router = router or Router(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
-        self._listener = Listener(file, self.namespace, self.limits, self._router.labels)
+        self._listener = Listener(file, self.namespace, self.limits, self._router.labels, self._learned)
         self._places: dict[CompiledRoute, _Place] = {}
         # Places that method and path alone decide: all plain routes without conditions.
         self._plain = {at: self._place(found[0]) for at, found in self._router.plain.items() if not found[0].tests}
@@ -119,16 +141,24 @@ class Provider:
         return self._listener.wants_body(plan, status)
 
     def with_learned(self, learned: Mapping[str, tuple[int, int]]) -> Provider:
-        """The same provider with other numbers: limit name -> (capacity, period ns). Keys stay the same."""
-        known = {name: numbers for name, numbers in learned.items() if name in self.limits}
-        learned = {**self._learned, **known}
-        return Provider(self.file, self.namespace, learned=learned, headroom=self._headroom, router=self._router)
+        """The same provider with other numbers: limit, or limit and scope -> (capacity, period ns). Keys stay the same."""
+        known = {ledger: numbers for ledger, numbers in learned.items() if ledger.partition("/")[0] in self.limits}
+        return Provider(
+            self.file,
+            self.namespace,
+            learned={**self._learned, **known},
+            headroom=self._headroom,
+            tiers=self._tiers,
+            overrides=self._overrides,
+            router=self._router,
+        )
 
     def learn_route(self) -> tuple[str, str] | None:
-        """Method and path at which limits can be read, or None."""
+        """Method and path at which limits can be read without a key, or None."""
         for learn in self.file.learn:
             method, _, path = learn.route.partition(" ")
-            if learn.rows is not None and learn.limit and not set(path) & set("*{?["):
+            states = learn.rows is not None and learn.limit and not set(path) & set("*{?[")
+            if method == "GET" and states and self._router.find(Call(method, path)).rule.class_ in {"market", "other"}:
                 return method, path
         return None
 
@@ -160,7 +190,7 @@ class Provider:
         shares = []
         for charge in plan.charges:
             rule = self.file.limits[charge.limit.name]
-            learned = charge.limit.name in self._learned
+            learned = charge.limit.name in self._learned or charge.key[len(self.namespace) + 1 :] in self._learned
             shares.append(LimitShare.of(charge, provenance(self.file, rule), learned=learned))
         return Explanation(
             provider=self.name,
@@ -190,7 +220,9 @@ class Provider:
 
     def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
         route = place.route
-        endpoint = call.method.upper() + (call.path if route.own_path else route.match.partition(" ")[2])
+        endpoint = call.method.upper() + (
+            call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
+        )
         return tuple([owner(call, identity, endpoint) for owner in place.owners])
 
     def _make(self, place: _Place, values: tuple[str, ...], costs: tuple[int, ...]) -> Plan:
@@ -200,11 +232,12 @@ class Provider:
         for name, cost in zip(route.costs, costs, strict=True):
             # What costs nothing is not charged at all, or a full limit would hold up calls that it does not meter.
             if cost > 0:
-                limit = self.limits[name]
-                scope = scope_text(tuple((kind, owners[kind]) for kind in limit.scope))
-                charges.append(Charge(f"{self.namespace}/{name}/{scope}", limit, cost))
+                for scope, part in _parts(cost, [(kind, owners[kind]) for kind in self.limits[name].scope]):
+                    limit = self._ledgers.get(f"{name}/{scope}") or self.limits[name]
+                    charges.append(Charge(f"{self.namespace}/{name}/{scope}", limit, part))
         scopes = [self.namespace, f"{self.namespace}/class:{route.rule.class_}"]
-        scopes += [f"{self.namespace}/{kind}:{value}" for kind, value in owners.items()]
+        for kind, value in owners.items():
+            scopes += [f"{self.namespace}/{kind}:{each}" for each in dict.fromkeys(value.split(","))]
         return Plan(
             provider=self.namespace,
             route=route.label,
@@ -215,30 +248,21 @@ class Provider:
         )
 
 
-def _with_headroom(provider: str, limits: Mapping[str, Limit], name: str, wish: int | str) -> Limit:
-    """A limit that leaves `wish` unused: units, or per cent as in ``"10%"``."""
-    key = f"$.headroom.{provider}.{name}"
-    limit = limits.get(name)
-    if limit is None:
-        raise RuleError(f"{provider} has no such limit. It has: {', '.join(limits)}", key=key)
-    try:
-        units = wish if isinstance(wish, int) else int(limit.capacity * float(wish.removesuffix("%")) / 100)
-        return replace(limit, headroom=units)
-    except ValueError:
-        raise RuleError(
-            f"{wish!r} leaves nothing or means nothing. Write units below {limit.capacity}, or per cent as in '10%'",
-            key=key,
-        ) from None
-
-
-def _changed(limit: Limit, learned: tuple[int, int] | None) -> Limit:
-    if learned is None:
-        return limit
-    capacity, period = learned
-    # Headroom is the file's wish for the file's capacity: keep the share, not the number.
-    headroom = limit.headroom * capacity // limit.capacity
-    refill = limit.refill * capacity // limit.capacity
-    return replace(limit, capacity=capacity, period=period or limit.period, headroom=headroom, refill=refill)
+def _parts(cost: int, owners: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
+    """A cost spread over its ledgers, as (scope, units), rounded up: one ledger but where a kind has several owners."""
+    if not any("," in value for _, value in owners):
+        yield scope_text(tuple(owners)), cost
+        return
+    total = 1
+    for _, value in owners:
+        total *= value.count(",") + 1
+    for combination in product(
+        *[[(kind, *item) for item in Counter(value.split(",")).items()] for kind, value in owners]
+    ):
+        share = 1
+        for _, _, count in combination:
+            share *= count
+        yield scope_text(tuple((kind, name) for kind, name, _ in combination)), -(-cost * share // total)
 
 
 def _kinds(file: File) -> set[str]:

@@ -1,7 +1,8 @@
 """References: how a rule names a value of a call or of an answer, and how that value is read.
 
 ``symbol`` is a parameter; ``body.type`` a field of the JSON body (``body`` the whole of it); ``header.x-key`` a request
-header; ``answer.usage.total`` a field of the JSON answer. One grammar for costs, conditions, owners and signatures.
+header; ``answer.usage.total`` a field of the JSON answer; ``body.*.id`` that field of every item of a list. One grammar
+for costs, conditions, owners and signatures.
 """
 
 from __future__ import annotations
@@ -36,12 +37,18 @@ def reader(reference: str) -> Reader:
 
 
 def dig(value: Any, steps: tuple[str, ...]) -> Any:
-    """Follow `steps` through mappings and, where a step is a number, lists. None when something is missing."""
-    for step in steps:
+    """Follow `steps` through mappings and, where a step is a number, lists. None when something is missing.
+
+    A ``*`` stands for every item of a list: the result is the list of what the rest of the steps finds in them.
+    """
+    for at, step in enumerate(steps):
         if isinstance(value, Mapping):
             value = value.get(step)
         elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
+        elif isinstance(value, list) and step == "*":
+            found = [each for item in value if (each := dig(item, steps[at + 1 :])) is not None]
+            return found or None
         else:
             return None
     return value
@@ -57,7 +64,11 @@ def dig_json(body: bytes | str | None, path: str) -> Any:
     try:
         raw: Any = body
         for step in path.split(".") if path else ():
-            raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get(step)
+            if step.isdecimal():
+                items = msgspec.json.decode(raw, type=list[msgspec.Raw])
+                raw = items[int(step)] if int(step) < len(items) else None
+            else:
+                raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get(step)
             if raw is None:
                 return None
         return msgspec.json.decode(raw)

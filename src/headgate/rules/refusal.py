@@ -13,6 +13,7 @@ from headgate.ledger.limit import SECOND, Limit, Window
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
 from headgate.rules.reading import dig
 from headgate.rules.reading import text as as_text
+from headgate.rules.routing import spread
 from headgate.rules.schema import File, Refusal, Retry
 from headgate.rules.times import duration, instant, interval_period
 
@@ -31,17 +32,20 @@ class Refusals:
         self._hints = file.hints.retry or [_RETRY_AFTER]
         self._shortest = duration(file.hints.shortest)
         self._longest = duration(file.hints.longest)
-        self._first_ban = duration(file.ban.first)
         self._prefix = f"{namespace}/"
         self._limits = limits
+        self._common = spread(file.every, file.limits).keys()
         self.odd_statuses = frozenset(
             status for refusal in file.refusals for status in refusal.status if 0 < status < 400
         )
         """Statuses below 400 under which this provider refuses as well."""
         self.blocks_endpoint = any(refusal.block == "endpoint" for refusal in file.refusals)
+        self._marks = {status: _marks(file.refusals, status) for status in self.odd_statuses}
 
     def read(self, plan: Plan, answer: Answer, now: int, result: Feedback) -> bool:
         """Classify `answer` into `result`. False if the provider does not charge a call it refuses so."""
+        if answer.status < 400 and not _suspicious(answer.body, self._marks[answer.status]):
+            return True
         body, text = _opened(answer.body)
         refusal = next((each for each in self._refusals if _matches(each, plan, answer.status, body, text)), None)
         if refusal is None:
@@ -53,8 +57,9 @@ class Refusals:
             result.reason = _reason(answer.status, text)
         retry = self._hints if refusal.retry is None else refusal.retry
         until = self._until(retry, answer.headers, body, text, now)
-        if refusal.limits:
-            self._hold_limits(self._named(refusal, text), plan, until, now, result)
+        if refusal.limits or (result.outcome is Outcome.THROTTLED and not refusal.block):
+            end = now + duration(refusal.hold) if until is None and refusal.hold else until
+            self._hold_limits(self._named(refusal, text, plan), plan, end, now, result)
         if refusal.block:
             self._hold_owner(refusal, plan, until, now, result)
         return refusal.charged
@@ -71,8 +76,14 @@ class Refusals:
         else:
             result.outcome = Outcome.FAILED if answer.status >= 500 else Outcome.BAD_REQUEST
 
-    def _named(self, refusal: Refusal, text: str) -> list[Limit]:
-        """The limits that a refusal says are used up: of each unit, the window it names or else the shortest."""
+    def _named(self, refusal: Refusal, text: str, plan: Plan) -> list[Limit]:
+        """The limits that a refusal says are used up: of each unit, the window it names or else the shortest.
+
+        One that names nothing means, in the same way, what this call was charged beyond what every call is.
+        """
+        if not refusal.limits:
+            charged = [charge.limit for charge in plan.charges]
+            return _shortest([limit for limit in charged if limit.name not in self._common] or charged)
         period = 0
         if refusal.interval and (found := re.search(refusal.interval, text)):
             period = interval_period(found[2], int(found[1] or 1))
@@ -86,23 +97,25 @@ class Refusals:
         return result
 
     def _hold_limits(self, limits: Iterable[Limit], plan: Plan, until: int | None, now: int, result: Feedback) -> None:
-        charged = {charge.limit.name: charge.key for charge in plan.charges}
         for limit in limits:
-            key = charged.get(limit.name) or self._key(limit, plan)
-            if limit.name in charged:
-                result.full += (key,)
-            elif until is None and limit.period:
+            keys = tuple(charge.key for charge in plan.charges if charge.limit.name == limit.name)
+            result.full += keys
+            if until is not None:
+                end = until
+            elif keys or not limit.period:
+                continue
+            else:
                 # Not ours to fill, for this call did not spend on it; but it is full, so hold it for its window.
                 end = _window_end(limit, now)
-                result.blocks += (Block(key, end, "throttle", result.reason),) if key else ()
-            if until is not None and key:
-                result.blocks += (Block(key, until, "throttle", result.reason),)
+            for key in keys or filter(None, (self.key(limit, plan),)):
+                result.blocks += (Block(key, end, "throttle", result.reason),)
 
     def _hold_owner(self, refusal: Refusal, plan: Plan, until: int | None, now: int, result: Feedback) -> None:
         banned = result.outcome is Outcome.BANNED
         if until is None:
-            length = duration(refusal.hold) if refusal.hold else self._first_ban if banned else self._shortest
-            until = now + length
+            # A ban of no stated length: how long it is depends on how many there were (`Provider.ban_length`).
+            length = duration(refusal.hold) if refusal.hold else 0 if banned else self._shortest
+            until = now + length if length else 0
         if refusal.block == "provider":
             scope: str | None = plan.provider
         else:
@@ -111,7 +124,7 @@ class Refusals:
         if scope is not None:
             result.blocks += (Block(scope, until, "ban" if banned else "throttle", result.reason),)
 
-    def _key(self, limit: Limit, plan: Plan) -> str:
+    def key(self, limit: Limit, plan: Plan) -> str:
         """The ledger of `limit` for the owners of `plan`, though it was not charged; "" if they do not tell."""
         owners = dict(each[len(self._prefix) :].partition(":")[::2] for each in plan.scopes if ":" in each)
         if not all(kind in owners for kind in limit.scope):
@@ -140,6 +153,25 @@ def _opened(body: bytes | str | None) -> tuple[Any, str]:
         return None, text
 
 
+def _marks(refusals: list[Refusal], status: int) -> tuple[bytes, ...] | None:
+    """Of the refusals under a status below 400, the texts one of which such an answer must hold; None if any may do."""
+    marks: list[bytes] = []
+    for refusal in refusals:
+        if status in refusal.status:
+            if not refusal.body:
+                return None
+            marks += [as_text(each).encode() for each in next(iter(refusal.body.values()))]
+    return tuple(dict.fromkeys(marks))
+
+
+def _suspicious(body: bytes | str | None, marks: tuple[bytes, ...] | None) -> bool:
+    """Whether a good answer is worth a closer look: refusals are short, and hold one of their codes."""
+    if not body or len(body) > _MOST_TEXT:
+        return False
+    raw = body.encode() if isinstance(body, str) else body
+    return marks is None or any(mark in raw for mark in marks)
+
+
 def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) -> bool:
     if refusal.close or (refusal.status and status not in refusal.status):
         return False
@@ -147,7 +179,8 @@ def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) ->
         return False
     for path, accepted in refusal.body.items():
         value = dig(body, tuple(path.split(".")))
-        if value is None or as_text(value) not in {as_text(each) for each in accepted}:
+        found = {as_text(each) for each in value} if isinstance(value, list) else {as_text(value)}
+        if value is None or found.isdisjoint(as_text(each) for each in accepted):
             return False
     return not refusal.text or re.search(refusal.text, text) is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -9,7 +10,7 @@ from headgate.ledger.limit import Limit, Window
 from headgate.rules.call import Call, Priority
 from headgate.rules.cost import Amount, compile_cost
 from headgate.rules.reading import count, number, reader, text
-from headgate.rules.schema import Condition, Costs, File, LimitRule, Route, RouteRule, Scalar
+from headgate.rules.schema import Condition, Costs, File, LimitRule, Route, RouteRule, Scalar, Tier
 from headgate.rules.times import duration
 
 __all__ = ["PRIORITIES", "CompiledRoute", "Router", "limit_of", "listed", "spread"]
@@ -107,17 +108,19 @@ def listed(texts: str | list[str]) -> list[str]:
     return ([texts] if texts else []) if isinstance(texts, str) else texts
 
 
-def limit_of(name: str, rule: LimitRule) -> Limit:
-    """The ledger's limit of what the file says."""
+def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
+    """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
+    chosen = rule.tiers[tier] if tier else rule.capacity
+    capacity, refill = (chosen.capacity, chosen.refill) if isinstance(chosen, Tier) else (chosen, 0)
     return Limit(
         name=name,
         unit=rule.unit,
-        capacity=rule.capacity,
+        capacity=capacity,
         period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
         window=rule.window,
         scope=tuple(listed(rule.scope)),
         headroom=rule.headroom,
-        refill=rule.refill,
+        refill=refill or rule.refill * capacity // rule.capacity,
         origin=duration(rule.origin) if rule.origin else 0,
     )
 
@@ -153,11 +156,16 @@ def _test(name: str, wanted: Scalar | list[Scalar] | Condition) -> Test:
         wanted if isinstance(wanted, Condition) else Condition(one_of=wanted if isinstance(wanted, list) else [wanted])
     )
     accepted = {text(each) for each in condition.one_of}
+    shape = re.compile(condition.matches) if condition.matches else None
 
     def holds(call: Call) -> bool:
         value = read(call)
         if condition.present is not None and (value is not None) != condition.present:
             return False
+        if shape is not None:
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            if not values or not all(shape.search(text(each)) for each in values):
+                return False
         if condition.count:
             value = None if value is None else count(value)
         if accepted and (value is None or text(value) not in accepted):

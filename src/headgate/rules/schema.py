@@ -1,4 +1,4 @@
-"""What a rule file may say: the TOML as typed structs. Values only; `checks` looks at their meaning.
+"""What a rule file may say: the TOML as typed structs, long because the format is. `checks` looks at what it means.
 
 Fields marked *later* are part of the format and validated, but this version cannot evaluate them: a file that needs one
 is refused when it is used (`headgate.rules.checks.unready`), because ignoring it could break a limit.
@@ -43,6 +43,7 @@ __all__ = [
     "Source",
     "Sourced",
     "Term",
+    "Tier",
     "schema_json",
 ]
 
@@ -96,7 +97,7 @@ class Term(Rule, frozen=True):
     estimate: Literal["", "input", "output", "input+output"] = ""
     """Tokens estimated from the request. *Later*: comes with the LLM providers."""
     age: str = ""
-    """Seconds since the order that a reference names was placed, in `bands`. *Later*: comes with Kraken."""
+    """Seconds since the order that a reference names was placed, in `bands`. An age that is not known costs the dearest."""
 
     bands: list[tuple[int, Whole]] = []
     """``[edge, cost]``, edges rising and inclusive."""
@@ -135,6 +136,8 @@ class Condition(Rule, frozen=True):
     """Compare the number of items instead of the value."""
     least: int | None = None
     most: int | None = None
+    matches: str = ""
+    """A regular expression that must be found in the value; of several values (``body.*.instId``), in every one."""
 
 
 class Owner(Rule, frozen=True):
@@ -143,14 +146,17 @@ class Owner(Rule, frozen=True):
 
     header: Texts = ""
     """Request headers (lower case) that hold a secret; only its keyed digest is used."""
-    value: str = ""
-    """A reference, such as ``instId`` or ``body.model``."""
+    value: Texts = ""
+    """A reference, such as ``instId`` or ``body.model``, or several of which the first that is present counts. One that
+    names several values (``body.*.instId``) spreads the cost over their owners."""
     pattern: str = ""
-    """Regular expression; its first group (or all of it) is taken from the value."""
+    """Regular expression; its first group (or all of it) is taken from the value, or from the header: what a header
+    holds beside the key may change with every call. A header in which it is not found tells no owner."""
     names: dict[str, str] = {}
     """Shell patterns over the value -> the name of the pool they share; first match."""
     setting: str = ""
-    """A name from the user's configuration, such as an organisation. *Later*: comes with the LLM providers."""
+    """A name from the user's configuration: ``account`` where requests do not show whose they are. Others, such as an
+    organisation, *later*: they come with the LLM providers."""
 
 
 class LimitHeaders(Rule, frozen=True):
@@ -175,6 +181,14 @@ class Hours(Rule, frozen=True, kw_only=True):
     capacity: Positive
 
 
+class Tier(Rule, frozen=True, kw_only=True):
+    """A limit as it is for customers of one tier or role."""
+
+    capacity: Positive
+    refill: Whole = 0
+    """0: in proportion to the capacity."""
+
+
 class LimitRule(Sourced, frozen=True, kw_only=True):
     """A limit. Without a known algorithm leave `window` at ``sliding``, which is safe for all of them."""
 
@@ -185,12 +199,15 @@ class LimitRule(Sourced, frozen=True, kw_only=True):
     window: Window = Window.SLIDING
     scope: Texts = "ip"
     refill: Whole = 0
+    lifetime: bool = False
+    """A budget for life that grows by outside events; `refill` is the trickle that remains when it is empty, and does
+    not grow with a capacity that is learned."""
     origin: str = ""
     """A duration: how far the edges of a fixed window lie after whole periods since the epoch (UTC)."""
     headroom: Whole = 0
     headers: LimitHeaders = LimitHeaders()
-    tiers: dict[str, Positive] = {}
-    """Capacity by the customer's tier. *Later*; until then `capacity`, which must be the lowest, holds."""
+    tiers: dict[str, Positive | Tier] = {}
+    """By the customer's tier or role, which the user's configuration names; `capacity` holds for all others."""
     zone: str = ""
     """Civil days begin at midnight here (``America/Los_Angeles``). *Later*: comes with Gemini."""
     calendar: Literal["", "week", "month"] = ""
@@ -252,13 +269,14 @@ class Refusal(Rule, frozen=True, kw_only=True):
     """Shell patterns over ``METHOD /template``; empty for all."""
     outcome: Literal["throttled", "banned", "overloaded", "quota gone", "money gone", "bad request", "failed", "ok"]
     limits: list[str] = []
-    """Limits, or units of them, that it names as used up."""
+    """Limits, or units of them, that it names as used up. A ``throttled`` that names neither `limits` nor `block` means
+    what the call was charged beyond `every`: of each unit, the (first) limit with the shortest window."""
     interval: str = ""
     """Regular expression with groups (number, word) that tells which window of a unit; else the shortest."""
     block: str = ""
     """The kind of owner to hold: ``ip``, ``account``, ``endpoint``..., ``class``, or ``provider`` for all of it."""
     hold: str = ""
-    """A duration for `block` when no hint names an end; for a ban, the ladder's first step."""
+    """A duration for `block` and `limits` when no hint names an end; for a ban, a fixed length instead of the ladder."""
     retry: list[Retry] | None = None
     """Instead of the file's hints; ``[]`` where hints are known to be wrong."""
     charged: bool = True

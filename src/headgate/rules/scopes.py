@@ -19,7 +19,7 @@ ANYONE = Identity()
 BUILT_IN = frozenset({"ip", "account", "key", "endpoint", "connection"})
 
 OwnerOf = Callable[[Call, Identity, str], str]
-"""(call, identity, endpoint) -> who it is among owners of one kind."""
+"""(call, identity, endpoint) -> who it is among owners of one kind; several names, joined by commas, if it is several."""
 
 
 def digest(secret: bytes, value: str) -> str:
@@ -40,9 +40,10 @@ def owner_of(kind: str, owners: Mapping[str, Owner]) -> OwnerOf:
     if not owner.header and kind not in {"account", "key"}:
         return _value(owner)
     names = (owner.header,) if isinstance(owner.header, str) else tuple(owner.header)
+    pattern = re.compile(owner.pattern) if owner.pattern else None
     if kind == "account":
-        return lambda call, identity, endpoint: _clean(identity.account) or _secret(names, call, identity)
-    return lambda call, identity, endpoint: _secret(names, call, identity)
+        return lambda call, identity, endpoint: _clean(identity.account) or _secret(names, pattern, call, identity)
+    return lambda call, identity, endpoint: _secret(names, pattern, call, identity)
 
 
 def scope_text(owners: tuple[tuple[str, str], ...]) -> str:
@@ -50,22 +51,32 @@ def scope_text(owners: tuple[tuple[str, str], ...]) -> str:
     return ",".join(f"{kind}:{value}" for kind, value in owners)
 
 
-def _secret(names: tuple[str, ...], call: Call, identity: Identity) -> str:
+def _secret(names: tuple[str, ...], pattern: re.Pattern[str] | None, call: Call, identity: Identity) -> str:
     for name in names:
         value = header(call.headers, name) if name else None
-        if value is not None:
+        if value is None:
+            continue
+        found = pattern.search(text(value)) if pattern else None
+        if found is not None:
+            return digest(identity.secret, found[1] if found.re.groups else found[0])
+        if pattern is None:
             return digest(identity.secret, text(value))
     return ANONYMOUS
 
 
 def _value(owner: Owner) -> OwnerOf:
-    read = reader(owner.value)
+    reads = [reader(each) for each in ([owner.value] if isinstance(owner.value, str) else owner.value)]
     pattern = re.compile(owner.pattern) if owner.pattern else None
 
     def value_of(call: Call, identity: Identity, endpoint: str) -> str:
-        value = read(call)
+        value = next((found for read in reads if (found := read(call)) is not None), None)
         if value is None:
             return "none"
+        if isinstance(value, (list, tuple)) and len(value) > 1:
+            return ",".join(sorted(map(name_of, value)))
+        return name_of(value)
+
+    def name_of(value: object) -> str:
         name = text(value)
         if pattern is not None and (found := pattern.search(name)):
             name = found[1] if pattern.groups else found[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from headgate.apps.rules import command
-from headgate.rules.book import DATA
+from headgate.rules.book import DATA, Rulebook
 from headgate.rules.schema import schema_json
 
 
@@ -24,6 +24,8 @@ def test_list() -> None:
     assert "127.0.0.1:9300, fapi.binance.com" in done.output
     rows = {row["name"]: row for row in json.loads(run("list", "--json").output)}
     assert "api.binance.com" in rows["binance-spot"]["hosts"]
+    assert rows["binance-usdm"]["limits"] == 9 and rows["binance-usdm"]["confidence"].startswith("D")
+    assert rows["binance-usdm"]["read"] == "2025-11-30"  # of the oldest number
 
 
 def test_show() -> None:
@@ -32,6 +34,53 @@ def test_show() -> None:
     assert "2400 weight per 1m, fixed, per ip" in done.output
     assert "confidence D" in done.output
     assert run("show", "binance-usdm", "--file").output == (DATA / "binance-usdm.toml").read_text("utf-8")
+
+
+def test_show_from_ccxt(tmp_path: Path) -> None:
+    """Derived rules are marked, point to what is known better, and are a file that can be kept."""
+    done = run("show", "bitso", "--from-ccxt")
+    assert "ccxt-bitso: Bitso (derived from ccxt" in done.output
+    assert "4000000 pace per 4s, bucket, per ip" in done.output
+    assert "grade C, client code" in done.output
+    assert run("show", "ccxt-bitso").output == done.output
+    assert "api.kraken.com has better rules: headgate rules show kraken" in run("show", "kraken", "--from-ccxt").output
+    assert "All hosts of binanceusdm belong to binance" in run("show", "binanceusdm", "--from-ccxt").output
+    kept = tmp_path / "ccxt-binance.toml"
+    kept.write_text(run("show", "binance", "--from-ccxt", "--toml").output, encoding="utf-8")
+    assert run("check", str(kept)).exit_code == 0
+    book = Rulebook.load(extra=[kept])  # no host of a bundled file is in it
+    assert book.for_host("papi.binance.com") is book.provider("ccxt-binance")
+
+
+def test_unknown_names() -> None:
+    """One line that says what is there instead."""
+    assert "Did you mean 'kraken'" in str(run("show", "krakn", "--from-ccxt").exception)
+    assert "binance-usdm" in str(run("show", "leviathan").exception)
+
+
+def test_diff(tmp_path: Path) -> None:
+    """Exit 1 and a table if anything differs, 0 if not; against ccxt by time; one thing to compare with."""
+    same = DATA / "binance-usdm.toml"
+    done = run("diff", "binance-usdm", str(same))
+    assert done.exit_code == 0 and "agree" in done.output
+    other = tmp_path / "other.toml"
+    other.write_text(same.read_text("utf-8").replace("capacity = 2400", "capacity = 2399"), encoding="utf-8")
+    done = run("diff", "binance-usdm", str(other))
+    assert done.exit_code == 1
+    assert done.output.splitlines()[1].split("  ") == [
+        "weight-1m",
+        "2400 weight per 1m, fixed, per ip",
+        "2399 weight per 1m, fixed, per ip",
+    ]
+    done = run("diff", "binance-usdm", "--from-ccxt")
+    assert done.exit_code == 1 and "ccxt-binance" in done.output and " ms" in done.output
+    assert run("diff", "binance-usdm").exit_code == run("diff", "binance-usdm", str(same), "--from-ccxt").exit_code == 2
+
+
+def test_check_bundled() -> None:
+    """Without a file the bundled ones are checked."""
+    done = run("check")
+    assert done.exit_code == 0 and done.output.count(": good (") == len(list(DATA.glob("*.toml")))
 
 
 def test_check(tmp_path: Path) -> None:

@@ -350,7 +350,8 @@ def test_bans_and_throttles(book: Rulebook, name: str, call: str) -> None:
         told = refused(provider, call, status, words, **more)
         assert told.outcome is Outcome.BANNED
         assert [(b.scope, b.until, b.kind) for b in told.blocks] == [(ip, NOW + 120 * SECOND, "ban")]
-    assert [b.until for b in refused(provider, call, 418, "").blocks] == [NOW + 120 * SECOND]
+    assert [b.until for b in refused(provider, call, 418, "").blocks] == [0]
+    assert [provider.ban_length(earlier) // SECOND for earlier in (0, 1, 2, 99)] == [120, 240, 480, 3 * 86_400]
 
 
 def test_order_refusal(usdm: Provider) -> None:

@@ -135,3 +135,17 @@ def test_one_provider_for_all_threads() -> None:
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1
+
+
+def test_wishes_follow_the_name() -> None:
+    """Headroom, tiers and own numbers are by provider, also where the user's hosts stand for it."""
+    book = Rulebook.load(
+        {"127.0.0.1:9300": "bitget"},
+        headroom={"bitget": {"ip-1m": "10%"}},
+        tiers={"bitget": {"*": "leader"}},
+        overrides={"bitget": {"user-20-1s": (15, 0)}},
+    )
+    for found in book.provider("bitget"), book.for_host("api.bitget.com", "/api/v2/public/time"):
+        assert found is not None
+        assert [found.limits[name].usable for name in ("ip-1m", "order-1s", "user-20-1s")] == [5400, 1, 15]
+    assert book.provider("okx").limits["ip-20-2s"].usable == 20

@@ -33,7 +33,7 @@ TWO = '[[routes]]\nmatch = "GET /a/{x}"\n%s\n[[routes]]\nmatch = "GET /a/{y}"\n%
         (f'[limits.a]\n{LIMIT}scope = ["ip", "ip"]', "$.limits.a.scope", "once"),
         (f"[limits.a]\n{LIMIT}scope = []", "$.limits.a.scope", "once"),
         (f'[limits.a]\n{LIMIT}headers.used = "X-Used"', "$.limits.a.headers.used", "lower case"),
-        (f"[limits.a]\n{LIMIT}tiers = {{ pro = 5 }}", "$.limits.a.tiers", "lowest"),
+        (f"[limits.a]\n{LIMIT}headroom = 7\ntiers = {{ lead = 5 }}", "$.limits.a", "leaves nothing"),
         (f"[limits.calls]\n{LIMIT}[limits.b]\n{LIMIT}", "$.limits.b.unit", "also the name of a limit"),
         ("[owners.ip]\nvalue = 'x'", "$.owners.ip", "built in"),
         ("[owners.account]\nvalue = 'x'", "$.owners.account", "secret"),
@@ -130,3 +130,10 @@ def test_later(file_of: Callable[[str], File], fragment: str, key: str) -> None:
     with pytest.raises(RuleError, match="not evaluated yet") as caught:
         refuse_unready(file, "test.toml")
     assert caught.value.key == key
+
+
+def test_wrong_shape_of_a_value(file_of: Callable[[str], File]) -> None:
+    """A pattern that is none is found, and named."""
+    with pytest.raises(RuleError) as caught:
+        file_of('[[routes]]\nmatch = "GET /x"\nwhere = { id = { matches = "(" } }')
+    assert caught.value.key == "$.routes[0].where.id.matches"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from headgate.ledger.limit import SECOND
-from headgate.rules.call import Call, Identity, Plan, Priority
+from headgate.rules.call import Answer, Call, Identity, Plan, Priority
 from headgate.rules.provider import Provider
 from headgate.rules.scopes import digest
 
@@ -168,6 +168,77 @@ def test_signed_until(provider: Provider, params: dict[str, object] | None, unti
     """A signature goes stale at its timestamp plus its window, which is bounded; no signature, no instant."""
     expected = None if until is None else until * 1_000_000
     assert provider.signed_until(Call("POST", "/order", params)) == expected
+
+
+BATCH = """
+[owners]
+account.header = "x-key"
+pair.value = ["pair", "body.*.pair"]
+
+[limits]
+pair-1s = { unit = "orders", capacity = 20, period = "1s", scope = ["account", "pair"] }
+all-1s = { unit = "orders", capacity = 100, period = "1s", scope = "account" }
+
+[[routes]]
+match = "POST /batch"
+class = "order"
+cost = { orders = { count = "body", each = 1, missing = 20 } }
+ok = { orders = 0 }
+
+[[routes]]
+match = "GET /limits"
+class = "account"
+
+[[routes]]
+match = "GET /info"
+class = "market"
+
+[[learn]]
+route = "GET /limits"
+rows = ""
+limit_name = "all-1s"
+limit = "mine"
+
+[[learn]]
+route = "GET /info"
+rows = ""
+limit_name = "pair-1s"
+limit = "all"
+"""
+
+
+def test_cost_of_several_owners(provider_of: Callable[[str], Provider]) -> None:
+    """A batch is charged to each owner by its share, rounded up, and to what they have in common in full."""
+    provider = provider_of(BATCH)
+    plan = provider.plan(Call("POST", "/batch", None, [{"pair": "A"}, {"pair": "B"}, {"pair": "A"}]))
+    pair = "test/pair-1s/account:anonymous,pair:"
+    assert spent(plan) == {f"{pair}A": 2, f"{pair}B": 1, "test/all-1s/account:anonymous": 3}
+    assert {"test/pair:A", "test/pair:B"} <= set(plan.scopes)
+    assert provider.plan(Call("POST", "/batch", None, [{"pair": "B"}, {"pair": "A"}, {"pair": "A"}])) is plan
+    told = provider.feedback(plan, Answer(200, {}), now=0)
+    assert told.actual == {"test/all-1s/account:anonymous": 0}, "whose share changed is not said"
+    unnamed = provider.plan(Call("POST", "/batch", None, [{}, {"pair": "A"}]))
+    assert spent(unnamed) == {f"{pair}A": 2, "test/all-1s/account:anonymous": 2}
+
+
+def test_limits_of_one_ledger(provider_of: Callable[[str], Provider]) -> None:
+    """What is learned for one owner holds for that owner alone, before what is learned for all."""
+    provider = provider_of(BATCH).with_learned(
+        {"pair-1s": (50, SECOND), "pair-1s/account:anonymous,pair:A": (30, SECOND), "gone/account:x": (1, 1)}
+    )
+    plan = provider.plan(Call("POST", "/batch", None, [{"pair": "A"}, {"pair": "B"}]))
+    assert [charge.limit.capacity for charge in plan.charges] == [30, 50, 100]
+    assert [share.learned for share in provider.explain(Call("POST", "/batch", {"pair": "A"})).limits] == [True, False]
+
+
+def test_who_is_spoken_of(provider_of: Callable[[str], Provider]) -> None:
+    """A body that an account asks for speaks of that account, a public one of all; only the public one can be asked for."""
+    provider = provider_of(BATCH)
+    told = provider.feedback(provider.plan(Call("GET", "/limits")), Answer(200, {}, b'{"mine":70}'), now=0)
+    assert told.learned == {"all-1s/account:anonymous": (70, SECOND)}
+    told = provider.feedback(provider.plan(Call("GET", "/info")), Answer(200, {}, b'{"all":70}'), now=0)
+    assert told.learned == {"pair-1s": (70, SECOND)}
+    assert provider.learn_route() == ("GET", "/info")
 
 
 def test_ban_length(provider: Provider) -> None:

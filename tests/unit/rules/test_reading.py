@@ -89,3 +89,19 @@ def test_dig_json() -> None:
     assert dig_json(b"[1]", "a") is None
     assert dig_json(b"<html>", "a") is None
     assert dig_json(None, "a") is None
+
+
+def test_every_item() -> None:
+    """A star reads a field of every item; items without it are left out, and nothing found is None."""
+    read = reader("body.args.*.id")
+    assert read(Call("WS", "/", None, {"args": [{"id": 1}, {}, {"id": 2}]})) == [1, 2]
+    assert read(Call("WS", "/", None, {"args": [{}]})) is None
+    assert read(Call("WS", "/", None, {"args": {"id": 1}})) is None
+    assert read(Call("WS", "/", None, {"args": []})) is None
+
+
+def test_dig_json_in_lists() -> None:
+    """A number picks an item of a list; beyond its end there is nothing."""
+    assert dig_json(b'{"data":[{"ts":"5"},{"ts":"6"}]}', "data.1.ts") == "6"
+    assert dig_json(b'{"data":[]}', "data.0.ts") is None
+    assert dig_json(b'{"data":{"0":1}}', "data.0") is None

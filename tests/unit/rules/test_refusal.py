@@ -132,18 +132,24 @@ def test_ban_in_the_text(tell: Callable[..., Feedback]) -> None:
 
 
 def test_ban_without_an_end(tell: Callable[..., Feedback]) -> None:
-    """Where no end is stated, the signature's own time or the ladder's first step holds: never 0."""
-    assert blocks(tell(("GET", "/w"), 418)) == [(IP, 180, "ban")]
+    """Where no end is stated, the signature's own time holds, or none is said: the ladder is for whoever counts bans."""
+    assert [(block.scope, block.until) for block in tell(("GET", "/w"), 418).blocks] == [(IP, 0)]
     assert blocks(tell(("GET", "/w"), 403, b"access too frequent")) == [(IP, 600, "ban")]
 
 
 @pytest.mark.parametrize(
     ("hint", "seconds"),
-    [("-5", 2), ("0", 2), ("1", 2), ("99999999", 604800), ("1e30", 604800), ("nan", 180), ("soon", 180), ("", 180)],
+    [("-5", 2), ("0", 2), ("1", 2), ("99999999", 604800), ("1e30", 604800)],
 )
 def test_absurd_hints(tell: Callable[..., Feedback], hint: str, seconds: float) -> None:
-    """Hints in the past or beyond a week are moved to the bounds; unreadable ones do not count."""
+    """Hints in the past or beyond a week are moved to the bounds."""
     assert blocks(tell(("GET", "/w"), 418, retry_after=hint)) == [(IP, seconds, "ban")]
+
+
+@pytest.mark.parametrize("hint", ["nan", "soon", ""])
+def test_unreadable_hints(tell: Callable[..., Feedback], hint: str) -> None:
+    """What cannot be read is no hint."""
+    assert [block.until for block in tell(("GET", "/w"), 418, retry_after=hint).blocks] == [0]
 
 
 def test_hint_in_the_body(tell: Callable[..., Feedback]) -> None:
@@ -167,6 +173,83 @@ def test_named_limit_that_was_not_charged(tell: Callable[..., Feedback]) -> None
     assert told.full == ()
     assert blocks(told) == [(W, 19, "throttle")]
     assert blocks(tell(("GET", "/w"), 429, b'{"code":-1015}')) == []
+
+
+OWN = """
+[owners]
+account.header = "x-key"
+
+[limits]
+ip-1m = { unit = "calls", capacity = 100, period = "1m" }
+place-2s = { unit = "orders", capacity = 60, period = "2s", scope = "account" }
+account-2s = { unit = "orders", capacity = 100, period = "2s", scope = "account" }
+slots = { unit = "slots", capacity = 2, window = "slots" }
+
+[every]
+ip-1m = 1
+
+[[routes]]
+match = "POST /order"
+class = "order"
+cost = { place-2s = 1, account-2s = 1, slots = 1 }
+
+[[routes]]
+match = "GET /open"
+
+[[refusals]]
+status = [200, 429]
+body = { code = [50011], "data.*.sCode" = [50011] }
+outcome = "throttled"
+
+[[refusals]]
+status = [429]
+text = "address"
+outcome = "throttled"
+limits = ["ip-1m"]
+hold = "5m"
+
+[[refusals]]
+status = [200]
+text = "maintenance"
+outcome = "overloaded"
+"""
+
+
+def test_nothing_named(provider_of: Callable[[str], Provider]) -> None:
+    """A refusal that names nobody means the call's own pool: not what every call spends, and of equals the first."""
+    provider = provider_of(OWN)
+    body = b'{"code":50011,"data":[{"sCode":"0"},{"sCode":"50011"}]}'
+    for call, full in (
+        (("POST", "/order"), "test/place-2s/account:anonymous"),
+        (("GET", "/open"), "test/ip-1m/ip:default"),
+    ):
+        for status in 200, 429:
+            told = provider.feedback(provider.plan(Call(*call)), Answer(status, {}, body), now=NOW)
+            assert (told.outcome, told.full, told.blocks) == (Outcome.THROTTLED, (full,), ())
+
+
+def test_hold_of_a_limit(provider_of: Callable[[str], Provider]) -> None:
+    """A pool that stays shut longer than its window is held for that long."""
+    provider = provider_of(OWN)
+    told = provider.feedback(provider.plan(Call("POST", "/order")), Answer(429, {}, b"this address"), now=NOW)
+    assert told.full == ("test/ip-1m/ip:default",)
+    assert blocks(told) == [("test/ip-1m/ip:default", 300, "throttle")]
+
+
+def test_good_answers_are_looked_at_closely_only_for_a_reason(provider_of: Callable[[str], Provider]) -> None:
+    """Under HTTP 200 every field must still match, text counts too, and what is too long is no refusal."""
+    provider = provider_of(OWN)
+    plan = provider.plan(Call("POST", "/order"))
+    for body, outcome in [
+        (b'{"code":0,"data":[{"sCode":"50011"}]}', "ok"),
+        (b'{"id":50011}', "ok"),
+        (b"down for maintenance", "overloaded"),
+        (b"maintenance" + b" " * 70_000, "ok"),
+        (b"", "ok"),
+        (None, "ok"),
+        ('{"code":"50011","data":[{"sCode":50011}]}', "throttled"),
+    ]:
+        assert provider.feedback(plan, Answer(200, {}, body), now=NOW).outcome == outcome
 
 
 def test_refusal_with_status_200(tell: Callable[..., Feedback]) -> None:

@@ -100,3 +100,26 @@ def test_every(file_of: Callable[[str], File]) -> None:
     assert router.find(Call("GET", "/order/1")).costs == {"b-1m": 1, "a-1s": 1, "a-1m": 1}
     assert router.find(Call("GET", "/unknown")).costs == {"b-1m": 1}
     assert router.find(Call("WS-SEND", "/ws")).costs == {"a-1s": 1, "a-1m": 1}
+
+
+def test_shapes_of_values(file_of: Callable[[str], File]) -> None:
+    """A value may have to look like something; of several, every one."""
+    fragment = """
+[[routes]]
+match = "POST /order"
+where = { "body.*.id" = { matches = '^[^-]+-[^-]+$' } }
+
+[[routes]]
+match = "POST /order"
+where = { "body.id" = { matches = "SWAP" } }
+"""
+    router = Router(file_of(fragment))
+    for body, label in [
+        ([{"id": "A-B"}, {"id": "C-D"}], "POST /order"),
+        ([{"id": "A-B"}, {"id": "C-D-E"}], ""),
+        ([], ""),
+        ({"id": "A-B-SWAP"}, "POST /order #2"),
+        ({"id": "A-B"}, ""),
+        (None, ""),
+    ]:
+        assert router.find(Call("POST", "/order", None, body)).label == label

@@ -63,3 +63,21 @@ def test_names_are_fit_for_keys() -> None:
 def test_scope_text() -> None:
     """Several owners are joined by commas."""
     assert scope_text((("ip", "default"), ("endpoint", "GET/x"))) == "ip:default,endpoint:GET/x"
+
+
+def test_first_reference_that_is_there() -> None:
+    """An owner may stand in several places; the first that is filled counts."""
+    owner = Owner(value=["instId", "body.instId", "body.*.instId"])
+    assert ask("i", Call("GET", "/", {"instId": "A"}, {"instId": "B"}), i=owner) == "A"
+    assert ask("i", Call("POST", "/", None, {"instId": "B"}), i=owner) == "B"
+    assert ask("i", Call("POST", "/", None, [{"instId": "C"}]), i=owner) == "C"
+    assert ask("i", Call("POST", "/", None, []), i=owner) == "none"
+
+
+def test_several_owners_of_one_kind() -> None:
+    """A batch may belong to several; each name is made fit for a key by itself."""
+    owner = Owner(value="body.*.instId", pattern=r"^\w+-\w+")
+    batch = [{"instId": "ETH-USD-1"}, {"instId": "BTC-USD-2"}, {"instId": "ETH-USD-3"}, {"side": "buy"}]
+    assert ask("i", Call("POST", "/", None, batch), i=owner) == "BTC-USD,ETH-USD,ETH-USD"
+    forged = [{"instId": "A,ip:x"}, {"instId": "B"}]
+    assert ask("i", Call("POST", "/", None, forged), i=Owner(value="body.*.instId")) == "A_ip:x,B"

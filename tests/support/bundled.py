@@ -1,0 +1,46 @@
+"""Bundled rule files in table tests: a call written as one line becomes its charges, an answer its feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from headgate.ledger.limit import SECOND
+from headgate.rules.call import Answer, Call, Feedback, Identity, Plan
+from headgate.rules.provider import Provider
+from headgate.rules.routing import listed
+
+__all__ = ["NOW", "charges", "matches", "plan", "told"]
+
+NOW = 1_795_220_621 * SECOND
+"""The instant of all answers, Unix ns."""
+WHO = Identity(secret=b"test")
+
+
+def plan(provider: Provider, line: str, *, body: Any = None, headers: Mapping[str, str] | None = None) -> Plan:
+    """The plan of ``METHOD /path?name=value&…``."""
+    method, _, target = line.partition(" ")
+    path, _, query = target.partition("?")
+    params = dict(pair.split("=", 1) for pair in query.split("&")) if query else {}
+    return provider.plan(Call(method, path, params, body, headers), WHO)
+
+
+def charges(provider: Provider, line: str, *, body: Any = None) -> dict[str, int]:
+    """Limit -> units of a call that a route must know."""
+    found = plan(provider, line, body=body)
+    assert found.route, f"{line} has no route"
+    return {charge.limit.name: charge.cost for charge in found.charges}
+
+
+def told(provider: Provider, found: Plan, status: int, body: Any = b"", **headers: str) -> Feedback:
+    """Feedback to an answer; underscores of header names stand for hyphens, a body that is no text is sent as JSON."""
+    content = body if isinstance(body, bytes | str) else msgspec.json.encode(body)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return provider.feedback(found, Answer(status, names, content), now=NOW)
+
+
+def matches(provider: Provider) -> list[str]:
+    """Every ``METHOD /template`` of the file, once."""
+    return list(dict.fromkeys(match for rule in provider.file.routes for match in listed(rule.match)))
