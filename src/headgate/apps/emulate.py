@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headgate.apps.emulator.options import Options, parse_latency, parse_limit
+from headgate.errors import RuleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["command"]
-
-PROVIDERS = ("binance-spot", "binance-usdm")
 
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -33,13 +32,23 @@ SHARE = click.FloatRange(0, 1)
 
 
 @click.command(name="emulate")
-@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.argument("provider")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=9300, show_default=True, type=click.IntRange(0, 65_535), help="Port; 0 takes a free one."
 )
-@click.option("--window", type=click.IntRange(1, 86_400), help="Seconds of the weight window instead of a minute.")
-@click.option("--capacity", type=click.IntRange(1), help="Weight per window instead of the published number.")
+@click.option(
+    "--window",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    help="Seconds of the main limit's window, all others as published.",
+)
+@click.option(
+    "--scale",
+    default=1.0,
+    type=click.FloatRange(0, 1000, min_open=True),
+    help="Factor on the periods of all limits, such as 0.1.",
+)
+@click.option("--capacity", type=click.IntRange(1), help="Units of the main limit instead of the published number.")
 @click.option(
     "--limit",
     "limits",
@@ -60,19 +69,24 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--errors", default=0.0, type=SHARE, help="Share of requests answered with 503.")
 @click.option("--skew", default=0.0, type=float, help="Seconds by which the emulator's clock is ahead.")
 @click.option("--usage-headers/--no-usage-headers", default=True, help="Whether answers tell what is used.")
-@click.option("--retry-after/--no-retry-after", default=True, help="Whether refusals carry Retry-After.")
+@click.option("--retry-after/--no-retry-after", default=True, help="Whether refusals say when to come back.")
 @click.option("--date/--no-date", default=True, help="Whether answers carry Date.")
 @click.option(
     "--ban-after", default=10, show_default=True, type=click.IntRange(0), help="Refusals before a ban; 0: never."
 )
-@click.option("--ban", type=click.FloatRange(0), help="Seconds of a first ban. [default: two weight windows]")
+@click.option(
+    "--ban",
+    type=click.FloatRange(0),
+    help="Seconds of a first ban. [default: as the rules say, shortened like the main window]",
+)
 @click.option("--seed", type=int, help="Makes the random faults repeatable.")
 @click.option("--log", type=click.Path(dir_okay=False), help="File that gets a JSON line for every arrival.")
 @click.option("--tied", is_flag=True, hidden=True, help="Stop when standard input is closed.")
 def command(tied: bool, **values: Any) -> None:
     """Enforce PROVIDER's limits on a loopback server, with its own headers, bodies, refusals and bans.
 
-    A tool to test bots against. Signatures are not verified; orders are kept in memory. Stop it with Ctrl-C.
+    PROVIDER is a name from `headgate rules list`, or the path of a rule file (.toml). A tool to test bots against.
+    Signatures are not verified; orders are kept in memory. Stop it with Ctrl-C.
     """
     try:
         from headgate.apps.emulator.run import serve
@@ -82,7 +96,7 @@ def command(tied: bool, **values: Any) -> None:
         raise click.ClickException("the emulator needs aiohttp: pip install 'headgate[emulator]'") from None
     try:
         asyncio.run(serve(Options(**values), lambda line: click.echo(line), tied=tied))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuleError) as error:
         raise click.ClickException(str(error)) from None
 
 

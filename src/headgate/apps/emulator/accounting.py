@@ -67,6 +67,7 @@ class Span:
 
     start: int
     capacity: int
+    """Units that one period can give: for a bucket what comes back in it, so that a first burst shows more than all."""
     accepted: int = 0
     """Units of requests that were let through, less what was given back."""
     refused: int = 0
@@ -212,7 +213,7 @@ class Tally:
         period = self.limit.period or 60_000_000_000
         start = now - (now - self.limit.origin) % period
         if not self.spans or self.spans[-1].start != start:
-            self.spans.append(Span(start, self.limit.capacity))
+            self.spans.append(Span(start, self.limit.refill or self.limit.capacity))
         return self.spans[-1]
 
 

@@ -6,6 +6,10 @@ Instants are nanoseconds of the emulator's clock.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .incoming import Failure
 
 __all__ = ["Address", "Bans"]
 
@@ -20,13 +24,15 @@ class Address:
     ip: str
     arrivals: int = 0
     throttled: int = 0
-    """Answers with 429."""
+    """Refusals for a limit that was full."""
     shut_out: int = 0
-    """Answers with 418."""
+    """Refusals because of a ban."""
     strikes: int = 0
     """Refusals since it was last calm or banned."""
     last_strike: int = 0
     banned_until: int = 0
+    cause: Failure | None = None
+    """The answer with which the ban began, if it was a refusal."""
     bans: list[tuple[int, int]] = field(default_factory=list)
     """Every ban so far: from, until."""
 
@@ -69,8 +75,9 @@ class Bans:
         return True
 
     @staticmethod
-    def ban(address: Address, now: int, span: int) -> None:
+    def ban(address: Address, now: int, span: int, cause: Failure | None = None) -> None:
         """Ban `address` for `span` nanoseconds from `now`."""
         address.strikes = 0
+        address.cause = cause
         address.banned_until = now + span
         address.bans.append((now, now + span))

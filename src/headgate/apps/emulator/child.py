@@ -24,9 +24,10 @@ class Emulator:
     """A running `headgate emulate` on a free port of the loopback. Use it in a ``with`` block, or call `close`.
 
     Args:
-        provider: ``binance-usdm`` or ``binance-spot``.
-        window: seconds of the weight window instead of a minute.
-        capacity: weight per window instead of the published number.
+        provider: a name from ``headgate rules list``, or the path of a rule file.
+        window: seconds of the main limit's window instead of the published ones (weight, for Binance).
+        scale: factor on the periods of all limits.
+        capacity: units of the main limit instead of the published number.
         limits: other limits: name -> (capacity, seconds).
         latency: milliseconds, or (from, to), on each of both ways.
         loss: share of requests that get no answer; half of them are counted.
@@ -34,10 +35,10 @@ class Emulator:
         errors: share of requests answered with 503.
         skew: seconds by which its clock is ahead of this machine's.
         usage_headers: whether answers tell what is used.
-        retry_after: whether refusals carry ``Retry-After``.
+        retry_after: whether refusals say when to come back.
         date: whether answers carry ``Date``.
         ban_after: refusals before a ban; 0 never bans.
-        ban: seconds of a first ban; ``None`` means two weight windows.
+        ban: seconds of a first ban; ``None``: as the rules say, shortened like the main window.
         seed: makes the random faults repeatable.
         log: file that gets a JSON line for every arrival.
         host: address to listen on.
@@ -53,9 +54,10 @@ class Emulator:
         self,
         provider: str = "binance-usdm",
         *,
-        window: int | None = None,
+        window: float | None = None,
+        scale: float = 1,
         capacity: int | None = None,
-        limits: Mapping[str, tuple[int, int]] | None = None,
+        limits: Mapping[str, tuple[int, float]] | None = None,
         latency: float | tuple[float, float] = 0,
         loss: float = 0,
         hangup: float = 0,
@@ -77,6 +79,7 @@ class Emulator:
             "host": host,
             "port": port,
             "window": window,
+            "scale": scale,
             "capacity": capacity,
             "latency": f"{low:g}-{high:g}",
             "loss": loss,
@@ -137,7 +140,7 @@ class Emulator:
         return self._ask("GET", "stats")
 
     def windows(self, limit: str | None = None, *, complete: bool = True) -> list[dict[str, Any]]:
-        """The windows of one limit (the main weight limit if none is named), oldest first; only complete ones if asked."""
+        """The windows of one limit (the main limit if none is named), oldest first; only complete ones if asked."""
         found = self.stats()
         name = limit or found["main"]
         rows = [row for row in found["windows"] if row["limit"] == name and (row["complete"] or not complete)]
@@ -151,22 +154,33 @@ class Emulator:
         """Change options while it runs (``latency=(20, 80)``, ``skew=0.4``, ``capacity=100``...); returns all of them."""
         return self._ask("POST", "options", changes)
 
+    def rules(self) -> str:
+        """The rule file with the numbers in force (TOML), for a client of a provider that does not state its limits.
+
+        Write it to a file and name that in ``Gate(rules=[...])`` or in the configuration's ``rules``.
+        """
+        return self._fetch("GET", "rules").decode()
+
     @staticmethod
     def account(key: str) -> str:
         """The label under which the figures show the account of an API key."""
         return hashlib.sha256(key.encode()).hexdigest()[:12]
 
     def _ask(self, method: str, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._fetch(method, what, body))
+        return found
+
+    def _fetch(self, method: str, what: str, body: Mapping[str, Any] | None = None) -> bytes:
         # http.client on purpose: no adapter governs it and no proxy setting diverts it
         connection = http.client.HTTPConnection(self._place, timeout=30)
         try:
             connection.request(method, f"/__emulator__/{what}", None if body is None else json.dumps(body))
             answer = connection.getresponse()
-            found: dict[str, Any] = json.loads(answer.read())
+            found = answer.read()
         finally:
             connection.close()
         if answer.status != 200:
-            raise ValueError(found.get("error", f"status {answer.status}"))
+            raise ValueError(json.loads(found).get("error", f"status {answer.status}"))
         return found
 
     # -- its end

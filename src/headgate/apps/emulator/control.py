@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
+from headgate.rules.writing import to_toml
+
 from .options import Live
-from .orders import statistics
 
 if TYPE_CHECKING:
     from .accounting import Span, Tally
@@ -28,10 +29,11 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
 
     async def ban(request: web.Request) -> web.Response:
         try:
-            seconds = float(request.query.get("seconds", "120"))
-        except ValueError:
+            asked = {**request.query, **msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])}
+            seconds = float(asked.get("seconds", 120))
+        except (TypeError, ValueError):
             return _json({"error": "seconds must be a number"}, status=400)
-        address = emulation.bans.address(request.query.get("ip", "127.0.0.1"))
+        address = emulation.bans.address(str(asked.get("ip", "127.0.0.1")))
         if seconds > 0:
             emulation.bans.ban(address, emulation.clock(), int(seconds * SECOND))
         else:
@@ -50,7 +52,11 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
         emulation.apply()
         return _json(_options(emulation))
 
+    async def show_rules(_request: web.Request) -> web.Response:
+        return web.Response(text=to_toml(emulation.tariff.rules()), content_type="application/toml")
+
     app.router.add_get("/__emulator__/stats", show_stats)
+    app.router.add_get("/__emulator__/rules", show_rules)
     app.router.add_post("/__emulator__/ban", ban)
     app.router.add_get("/__emulator__/options", show_options)
     app.router.add_post("/__emulator__/options", set_options)
@@ -69,7 +75,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
     now = emulation.clock()
     addresses = emulation.bans.all()
     return {
-        "provider": emulation.options.provider,
+        "provider": emulation.tariff.provider.name,
         "now": now / SECOND,
         "started": emulation.started / SECOND,
         "limits": {
@@ -92,6 +98,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
             "errors": emulation.totals["errors"],
             "lost": emulation.totals["lost"],
             "hung_up": emulation.totals["hung_up"],
+            "sockets_closed": emulation.totals["sockets_closed"],
             "max_concurrency": emulation.most_busy,
         },
         "statuses": {str(status): count for status, count in sorted(emulation.statuses.items())},
@@ -107,7 +114,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
             for address in addresses
         },
         "clients": {agent: dict(counts) for agent, counts in emulation.clients.items()},
-        "orders": statistics(emulation.exchange.desk),
+        "orders": emulation.venue.orders(),
     }
 
 

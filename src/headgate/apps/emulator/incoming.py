@@ -1,29 +1,106 @@
-"""One request as the emulated exchange sees it, and the error with which it may answer."""
+"""One request as the emulated provider sees it, and the error with which it may answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-__all__ = ["Fault", "Handler", "Incoming", "Route"]
+if TYPE_CHECKING:
+    import random
+
+    from headgate.rules.call import Plan
+
+    from .accounting import Bill, Meter, Refusal
+
+__all__ = ["Arrival", "Failure", "Fault", "Handler", "Incoming", "Route", "Venue"]
 
 
-class Fault(Exception):
+class Failure(Exception):
+    """An error answer.
+
+    Args:
+        status: HTTP status.
+        body: the answer's body.
+        headers: further response headers.
+        until: nanoseconds of the emulator's clock that ``Retry-After`` counts to; 0 for none.
+        penalty: kind of owner that is shut out from now on, and for how many nanoseconds.
+        bans: whether the provider calls this a ban.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        until: int = 0,
+        penalty: tuple[str, int] | None = None,
+        bans: bool = False,
+    ) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.headers = dict(headers or {})
+        self.until = until
+        self.penalty = penalty
+        self.bans = bans
+        self.turned_away = ""
+        """``throttled`` or ``banned`` once the server has refused a request with it."""
+
+
+class Fault(Failure):
     """An error answer in Binance's form: HTTP status, code, text; `until` (ns) is what ``Retry-After`` counts to."""
 
     def __init__(self, code: int, text: str, *, status: int = 400, until: int = 0) -> None:
-        super().__init__(text)
-        self.until = until
-        self.status = status
+        body = msgspec.json.encode({"code": code, "msg": text})
+        super().__init__(status, body, until=until, bans=status == 418)
         self.code = code
         self.text = text
 
-    @property
-    def body(self) -> bytes:
-        """The answer's JSON."""
-        return msgspec.json.encode({"code": self.code, "msg": self.text})
+
+class Arrival(NamedTuple):
+    """One request with its price and its owners, at the instant it arrives."""
+
+    method: str
+    path: str
+    params: dict[str, str]
+    """Query and form parameters together."""
+    plan: Plan
+    bills: tuple[Bill, ...]
+    ip: str
+    key: str
+    """The secret that names the account; ``""`` if there is none."""
+    account: str
+    """Label of the account: a digest of its key."""
+    now: int
+    """Nanoseconds of the emulator's clock."""
+
+
+class Venue(Protocol):
+    """How one provider talks: bodies, refusals, bans and headers. What is counted is none of its business."""
+
+    def carry_out(self, arrival: Arrival, meter: Meter) -> tuple[bytes, list[Bill]]:
+        """The body of a request that was let through, and what is given back of its price; or raises `Failure`."""
+
+    def throttled(self, arrival: Arrival, refusal: Refusal) -> Failure:
+        """The refusal of a request that found a limit full."""
+
+    def banned(self, arrival: Arrival, until: int, cause: Failure | None) -> Failure:
+        """The answer to an owner who is shut out until `until` (ns), since the answer `cause` if one began it."""
+
+    def ban_span(self) -> int:
+        """Nanoseconds of the first ban of an address; 0 if this provider bans nobody."""
+
+    def trouble(self, dice: random.Random) -> tuple[Failure, bool]:
+        """One of the ways in which it answers 503, and whether the request was carried out behind it."""
+
+    def reports(self, arrival: Arrival, meter: Meter) -> dict[str, str]:
+        """The headers that tell what is used."""
+
+    def orders(self) -> dict[str, Any]:
+        """What is known of orders, by account."""
 
 
 class Incoming(NamedTuple):

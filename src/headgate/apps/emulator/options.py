@@ -21,13 +21,13 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         hangup: share of requests whose connection is reset; half of them before they are counted, half after.
         errors: share of requests answered with 503.
         skew: seconds by which the emulator's clock is ahead of this machine's (negative: behind).
-        usage_headers: whether answers carry ``X-MBX-USED-WEIGHT-…`` and ``X-MBX-ORDER-COUNT-…``.
-        retry_after: whether refusals carry ``Retry-After``.
+        usage_headers: whether answers carry the headers that report use, such as ``X-MBX-USED-WEIGHT-…``.
+        retry_after: whether refusals say when to come back.
         date: whether answers carry ``Date``.
-        capacity: units of the main weight limit; ``None`` keeps the published number.
+        capacity: units of the main limit; ``None`` keeps the published number.
         ban_after: refusals of one address, without a calm time between them, at which it is banned; 0 never bans.
-        ban: seconds of an address's first ban; each further one is twice as long. ``None``: two weight windows,
-            which is the real two minutes with the real minute.
+        ban: seconds of an address's first ban; each further one is twice as long. ``None``: what the rule file says, as
+            much shorter as the main window is (Binance: two windows, which is the real two minutes with the real minute).
     """
 
     latency: tuple[Milliseconds, Milliseconds] = (0.0, 0.0)
@@ -48,17 +48,18 @@ class LimitChange(msgspec.Struct, frozen=True):
 
     name: str
     capacity: int
-    seconds: int | None = None
+    seconds: float | None = None
 
 
 class Options(Live, kw_only=True):
     """Everything that can be set when the emulator starts; see `Live` for the rest.
 
     Attributes:
-        provider: whose rules are enforced.
+        provider: whose rules are enforced: a bundled one, or the path of a rule file.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        window: seconds of the main weight window; ``None`` keeps the published minute.
+        window: seconds of the main limit's window; ``None`` keeps the published one.
+        scale: factor on the periods of all limits, before `window` and `limits`.
         limits: other limits to change.
         seed: starts the random faults; ``None`` is a new start every time.
         log: file that gets one JSON line per arrival.
@@ -67,7 +68,8 @@ class Options(Live, kw_only=True):
     provider: str
     host: str = "127.0.0.1"
     port: int = 9300
-    window: Annotated[int, msgspec.Meta(ge=1, le=86_400)] | None = None
+    window: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
+    scale: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
     limits: tuple[LimitChange, ...] = ()
     seed: int | None = None
     log: str | None = None
@@ -100,10 +102,11 @@ def parse_limit(text: str) -> LimitChange:
     name, equals, numbers = text.partition("=")
     capacity, slash, seconds = numbers.partition("/")
     try:
-        change = LimitChange(name.strip(), int(capacity), int(seconds) if slash else None)
+        change = LimitChange(name.strip(), int(capacity), float(seconds) if slash else None)
     except ValueError:
         change = LimitChange("", 0)
-    if not equals or not change.name or change.capacity < 1 or (change.seconds is not None and change.seconds < 1):
+    wrong = change.capacity < 1 or (change.seconds is not None and not 0 < change.seconds < 1e9)
+    if wrong or not equals or not change.name:
         raise ValueError(
             f"a limit must be NAME=CAPACITY or NAME=CAPACITY/SECONDS, such as orders-10s=50/5, not {text!r}"
         )

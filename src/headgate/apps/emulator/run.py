@@ -7,11 +7,13 @@ import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from headgate.rules.book import Rulebook
+from headgate.rules.files import read_head
 
 from .control import share_used, stats
 from .server import Emulation
@@ -19,9 +21,11 @@ from .server import Emulation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from headgate.rules.provider import Provider
+
     from .options import Options
 
-__all__ = ["serve", "summary"]
+__all__ = ["load_provider", "serve", "summary"]
 
 
 async def serve(options: Options, say: Callable[[str], None], *, tied: bool = False) -> None:
@@ -32,7 +36,8 @@ async def serve(options: Options, say: Callable[[str], None], *, tied: bool = Fa
         say: prints one line.
         tied: also stop when standard input is closed, so that no emulator outlives the program that started it.
     """
-    emulation = Emulation(options, Rulebook.load().provider(options.provider))
+    provider = load_provider(options.provider)
+    emulation = Emulation(options, provider)
     runner = web.AppRunner(emulation.application(), access_log=None, handle_signals=False, shutdown_timeout=0.2)
     await runner.setup()
     stop = asyncio.Event()
@@ -46,7 +51,7 @@ async def serve(options: Options, say: Callable[[str], None], *, tied: bool = Fa
         await site.start()
         host, port = runner.addresses[0][:2]
         place = f"{host}:{port}"
-        say(f"Emulating {options.provider} on http://{place} (HEADGATE_HOSTS={place}={options.provider})")
+        say(f"Emulating {provider.name} on http://{place} (HEADGATE_HOSTS={place}={provider.name})")
         flushing = asyncio.create_task(_flush(emulation))
         await stop.wait()
         flushing.cancel()
@@ -58,6 +63,18 @@ async def serve(options: Options, say: Callable[[str], None], *, tied: bool = Fa
         await runner.cleanup()
         emulation.journal.close()
     say(summary(emulation))
+
+
+def load_provider(name: str) -> Provider:
+    """The rules of a bundled provider, or of the file at the path `name`.
+
+    Raises:
+        RuleError: there are none, or the file is wrong.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        return Rulebook.load(extra=[path]).provider(read_head(path).name)
+    return Rulebook.load().provider(name)
 
 
 async def _flush(emulation: Emulation) -> None:

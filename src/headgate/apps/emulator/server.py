@@ -1,4 +1,4 @@
-"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the exchange's answer."""
+"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the provider's answer."""
 
 from __future__ import annotations
 
@@ -10,47 +10,40 @@ import struct
 import time
 from collections import Counter
 from email.utils import formatdate
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qsl
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
+
+from headgate.rules.routing import listed
 
 from .accounting import Meter
 from .bans import Bans
+from .binance import NAMES, Binance
 from .control import add_control
-from .exchange import plain_body
-from .incoming import Fault, Incoming
+from .incoming import Arrival, Failure, Venue
 from .journal import Journal
-from .spot import Spot
-from .tariff import Tariff, bills
-from .usdm import Usdm
-from .wording import Wording, check_key, check_signed
+from .plain import Plain
+from .reading import read_call
+from .tariff import Tariff
 
 if TYPE_CHECKING:
+    from headgate.rules.call import Call
     from headgate.rules.provider import Provider
 
     from .accounting import Bill
     from .bans import Address
-    from .exchange import Exchange
-    from .incoming import Route
     from .options import Options
-    from .tariff import Price
 
-__all__ = ["Answer", "Asked", "Emulation"]
+__all__ = ["Answer", "Emulation"]
 
 SECOND = 1_000_000_000
 SILENCE = 120.0
 """Seconds after which the connection of a lost request is cut; clients give up long before."""
 _LINGER_NONE = struct.pack("ii", 1, 0)
-
-
-class Asked(NamedTuple):
-    """A request line taken apart. Public ones are kept, since bots ask the same again and again."""
-
-    path: str
-    params: dict[str, str]
-    price: Price
-    route: Route | None
+_SWITCHING = 101
+_TOO_MANY = 1008
+"""The close code of a websocket that sent too much."""
 
 
 class Answer(NamedTuple):
@@ -75,11 +68,12 @@ class Emulation:
         self.options = options
         self.tariff = Tariff(provider, options)
         self.meter = Meter()
-        futures = options.provider == "binance-usdm"
-        self.wording = Wording(futures=futures)
-        self.exchange: Exchange = (Usdm if futures else Spot)(self.tariff.declared)
-        window = self.tariff.main.period
-        self.bans = Bans(after=0, first=0, calm=2 * window)
+        self.venue: Venue = (
+            Binance(provider.name, self.tariff) if provider.name in NAMES else Plain(self.tariff, options)
+        )
+        self.bans = Bans(after=0, first=0, calm=2 * (self.tariff.main.period or SECOND))
+        self.shut: dict[str, tuple[int, Failure]] = {}
+        """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
         self.dice = random.Random(options.seed)
         self.journal = Journal(options.log)
         self.totals: Counter[str] = Counter()
@@ -88,8 +82,10 @@ class Emulation:
         self.clients: dict[str, Counter[str]] = {}
         self.busy = 0
         self.most_busy = 0
-        self._asked: dict[str, Asked] = {}
-        self._labels: dict[str, str] = {"": "anonymous"}
+        owners = provider.file.owners
+        self._keys = [name for kind in ("account", "key") if kind in owners for name in listed(owners[kind].header)]
+        self._labels: dict[str, str] = {"": ""}
+        self._sockets = count(1)
         self._date = (0, "")
         self.apply()
         self.started = self.clock()
@@ -97,9 +93,9 @@ class Emulation:
     def apply(self) -> None:
         """Take over options that live elsewhere; called when they change."""
         self.tariff.set_capacity(self.options.capacity)
-        self.bans.after = self.options.ban_after
-        ban = self.options.ban
-        self.bans.first = 2 * self.tariff.main.period if ban is None else int(ban * SECOND)
+        span = self.venue.ban_span()
+        self.bans.after = self.options.ban_after if span else 0
+        self.bans.first = span if self.options.ban is None else int(self.options.ban * SECOND)
 
     def clock(self) -> int:
         """The emulator's clock in nanoseconds."""
@@ -134,6 +130,8 @@ class Emulation:
             if (lost or hung_up) and dice.random() < 0.5:
                 return await self._vanish(request, cut=hung_up)
             answer = self.arrive(request, body)
+            if answer.status == _SWITCHING:
+                return await self._converse(request, answer)
             try:
                 if high:
                     await asyncio.sleep(dice.uniform(low, high) / 1000)
@@ -163,135 +161,154 @@ class Emulation:
             transport.abort()
         return web.Response(status=500)
 
+    async def _converse(self, request: web.Request, opened: Answer) -> web.StreamResponse:
+        """An open websocket: every message is counted and sent back; one too many closes it."""
+        wire = web.WebSocketResponse()
+        name = {"connection": str(next(self._sockets))}
+        try:
+            await wire.prepare(request)
+            async for message in wire:
+                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    break
+                call = read_call("WS-SEND", request.raw_path, b"", request.headers)
+                arrival = self._priced(call._replace(params={**(call.params or {}), **name}), request)
+                if arrival.plan.route and self.meter.arrive(arrival.now, arrival.bills) is not None:
+                    self.totals["sockets_closed"] += 1
+                    await wire.close(code=_TOO_MANY, message=b"Too many requests")
+                elif message.type is WSMsgType.TEXT:
+                    await wire.send_str("pong" if message.data == "ping" else message.data)
+                else:
+                    await wire.send_bytes(message.data)
+        finally:
+            if opened.held:
+                self.meter.credit(self.clock(), opened.held)
+        return wire
+
+    def _priced(self, call: Call, request: web.Request) -> Arrival:
+        """The call as it arrives now, with its price and its owners."""
+        ip = request.remote or ""
+        headers = request.headers
+        key = next((value for name in self._keys if (value := headers.get(name))), "")
+        account = self._label(key)
+        plan, charged = self.tariff.plan(call, ip, account)
+        if call.method.startswith("WS") and not plan.route:
+            charged = ()  # the price of unknown calls is meant for REST
+        flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
+        label = account or "anonymous"
+        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, self.clock())
+
     def arrive(self, request: web.Request, body: bytes) -> Answer:
         """The instant of arrival: count the request, decide, and make the answer."""
-        now = self.clock()
-        ip = request.remote or ""
-        key = request.headers.get("X-MBX-APIKEY", "")
-        account = self._label(key)
-        address = self.bans.address(ip)
+        handshake = request.headers.get("Upgrade", "").lower() == "websocket"
+        method = "WS-CONNECT" if handshake else request.method
+        arrival = self._priced(read_call(method, request.raw_path, body, request.headers), request)
+        charged, now = arrival.bills, arrival.now
+        address = self.bans.address(arrival.ip)
         address.arrivals += 1
         self.totals["arrivals"] += 1
-        asked = self._ask(request.method, request.raw_path, body)
-        charged = bills(asked.price, ip, account, asked.params)
         held: list[Bill] = []
+        more: dict[str, str] = {}
+        until, turned_away = 0, ""
         try:
-            trouble = self._admit(charged, address, now)
+            trouble = self._admit(arrival, address)
             held = [bill for bill in charged if bill.limit.window == "slots"]
-            incoming = Incoming(asked.params, now // 1_000_000, account)
-            content = self._carry_out(request.method, asked, charged, key, incoming, now)
+            if handshake:
+                status, content = _SWITCHING, b""
+            else:
+                content, back = self.venue.carry_out(arrival, self.meter)
+                self.meter.credit(now, back)
+                status = 200
             if trouble is not None:
                 raise trouble
-            status, until = 200, 0
-        except Fault as fault:
-            status, content, until = fault.status, fault.body, fault.until
+        except Failure as failure:
+            status, content, more, until = failure.status, failure.body, failure.headers, failure.until
+            turned_away = failure.turned_away
         self.statuses[status] += 1
-        self.routes[asked.price.route] += 1
-        self._note_client(request.headers.get("User-Agent", ""), status, charged)
-        headers = self._headers(asked.path, charged, ip, now)
+        self.routes[arrival.plan.route] += 1
+        self._note_client(request.headers.get("User-Agent", ""), arrival, turned_away)
+        headers = self._headers(arrival) | more
         if until and self.options.retry_after:
             headers["Retry-After"] = str(max(1, -(-(until - now) // SECOND)))
         if self.journal.open:
             used = {bill.limit.name: self.meter.used(now, bill.limit, bill.owner) for bill in charged}
-            cost = {bill.limit.name: bill.cost for bill in charged}
-            route = asked.price.route or f"{request.method} {asked.path}"
-            self.journal.write(now, ip=ip, account=account, route=route, cost=cost, used=used, status=status)
+            cost = Counter[str]()
+            for bill in charged:
+                cost[bill.limit.name] += bill.cost
+            route = arrival.plan.route or f"{arrival.method} {arrival.path}"
+            self.journal.write(
+                now, ip=arrival.ip, account=arrival.account, route=route, cost=cost, used=used, status=status
+            )
         return Answer(status, content, headers, held)
 
-    def _note_client(self, agent: str, status: int, charged: list[Bill]) -> None:
+    def _admit(self, arrival: Arrival, address: Address) -> Failure | None:
+        """Let the request in, or raise the `Failure` that refuses it; returned is one that hides a request carried out."""
+        now = arrival.now
+        self._stop_the_shut_out(arrival, address)
+        hidden: Failure | None = None
+        if self.options.errors and self.dice.random() < self.options.errors:
+            self.totals["errors"] += 1
+            trouble, carried_out = self.venue.trouble(self.dice)
+            if not carried_out:
+                raise trouble
+            hidden = trouble
+        refusal = self.meter.arrive(now, arrival.bills)
+        if refusal is None:
+            return hidden
+        failure = self.venue.throttled(arrival, refusal)
+        if failure.penalty is not None:
+            kind, span = failure.penalty
+            if kind == "ip":
+                self.bans.ban(address, now, span, failure)
+            else:
+                self.shut[self.tariff.owner(arrival.plan, kind)] = (now + span, failure)
+        elif self.bans.strike(address, now):
+            failure = self.venue.banned(arrival, address.banned_until, None)
+        raise _turned_away(failure, address)
+
+    def _stop_the_shut_out(self, arrival: Arrival, address: Address) -> None:
+        if arrival.now < address.banned_until:
+            raise _turned_away(self.venue.banned(arrival, address.banned_until, address.cause), address)
+        for kind in {name.partition(":")[0] for name in self.shut}:
+            until, cause = self.shut.get(self.tariff.owner(arrival.plan, kind), (0, None))
+            if arrival.now < until:
+                raise _turned_away(self.venue.banned(arrival, until, cause), address)
+
+    def _note_client(self, agent: str, arrival: Arrival, turned_away: str) -> None:
         """Which program it was, as far as it says so: several share one address."""
         if agent not in self.clients and len(self.clients) >= 256:
             agent = "others"
         client = self.clients.setdefault(agent, Counter(arrivals=0, accepted=0, throttled=0, banned=0))
         client["arrivals"] += 1
-        if status in (418, 429):
-            client["banned" if status == 418 else "throttled"] += 1
+        if turned_away:
+            client[turned_away] += 1
         else:
-            client["accepted"] += sum(bill.cost for bill in charged if bill.limit is self.tariff.main)
-
-    def _admit(self, charged: list[Bill], address: Address, now: int) -> Fault | None:
-        """Let the request in, or raise the `Fault` that refuses it; returned is one that hides a request carried out."""
-        if now < address.banned_until:
-            address.shut_out += 1
-            raise self.wording.banned(address.ip, address.banned_until)
-        hidden: Fault | None = None
-        if self.options.errors and self.dice.random() < self.options.errors:
-            self.totals["errors"] += 1
-            trouble, carried_out = self.wording.trouble(self.dice)
-            if not carried_out:
-                raise trouble
-            hidden = trouble
-        refusal = self.meter.arrive(now, charged)
-        if refusal is None:
-            return hidden
-        if self.bans.strike(address, now):
-            address.shut_out += 1
-            raise self.wording.banned(address.ip, address.banned_until)
-        address.throttled += 1
-        raise self.wording.throttled(refusal, address.ip)
-
-    def _carry_out(
-        self, method: str, asked: Asked, charged: list[Bill], key: str, incoming: Incoming, now: int
-    ) -> bytes:
-        route = asked.route
-        if route is None:
-            if not asked.price.route:
-                raise self.wording.unknown_path(method, asked.path)
-            return plain_body(asked.path)
-        if route.keyed:
-            check_key(key)
-        if route.signed:
-            check_signed(asked.params, incoming.now)
-        filled = self.exchange.desk.filled
-        body = route.handler(incoming)
-        if route.free:
-            self.meter.credit(now, [bill for bill in charged if bill.limit.unit == "weight"])
-            if self.exchange.desk.filled > filled:  # a taker's first fill takes one off every order window
-                self.meter.credit(now, [bill._replace(cost=1) for bill in charged if bill.limit.unit == "orders"])
-        return body
-
-    def _ask(self, method: str, target: str, body: bytes) -> Asked:
-        line = f"{method} {target}"
-        asked = self._asked.get(line)
-        if asked is not None and not body:
-            return asked
-        path, _, query = target.partition("?")
-        params = dict(parse_qsl(query, keep_blank_values=True))
-        if body:
-            params |= dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        price = self.tariff.price(method, path, params)
-        asked = Asked(path, params, price, self.exchange.routes.get((method, path)))
-        if not body and "signature" not in params:
-            if len(self._asked) >= 4_096:
-                self._asked.clear()
-            self._asked[line] = asked
-        return asked
+            client["accepted"] += sum(bill.cost for bill in arrival.bills if bill.limit is self.tariff.main)
 
     def _label(self, key: str) -> str:
         """An account's label: a digest, so that no key shows up in statistics or the log."""
         label = self._labels.get(key)
         if label is None:
             if len(self._labels) >= 4_096:
-                self._labels = {"": "anonymous"}
+                self._labels = {"": ""}
             label = self._labels[key] = hashlib.sha256(key.encode()).hexdigest()[:12]
         return label
 
     # -- headers
 
-    def _headers(self, path: str, charged: list[Bill], ip: str, now: int) -> dict[str, str]:
-        seconds = now // SECOND
+    def _headers(self, arrival: Arrival) -> dict[str, str]:
+        seconds = arrival.now // SECOND
         if self._date[0] != seconds:
             self._date = (seconds, formatdate(seconds, usegmt=True))
         headers = {"Content-Type": "application/json;charset=UTF-8", "Server": "nginx", "Date": self._date[1]}
-        if not self.options.usage_headers:
-            return headers
-        main = self.tariff.main
-        if not path.startswith("/sapi/"):  # the wallet's routes report their own pools only
-            used = str(self.meter.used(now, main, f"ip:{ip}"))
-            if not self.wording.futures:
-                headers["X-MBX-USED-WEIGHT"] = used
-            headers[self.wording.usage_header(main) or ""] = used
-        for bill in charged:
-            if bill.limit is not main and (name := self.wording.usage_header(bill.limit)):
-                headers[name] = str(self.meter.used(now, bill.limit, bill.owner))
-        return headers
+        return headers | self.venue.reports(arrival, self.meter) if self.options.usage_headers else headers
+
+
+def _turned_away(failure: Failure, address: Address) -> Failure:
+    """Count who is turned away, by what the provider calls it."""
+    if failure.bans:
+        address.shut_out += 1
+        failure.turned_away = "banned"
+    else:
+        address.throttled += 1
+        failure.turned_away = "throttled"
+    return failure

@@ -1,54 +1,62 @@
-"""What each request costs: limits and costs come from the provider's rules, owners are told apart by the emulator itself."""
+"""What each request costs and whom: limits, costs and owners come from the provider's rules; the counting does not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING
 
-from headgate.rules.call import Call
+import msgspec
+
+from headgate.rules.call import Identity
+from headgate.rules.routing import spread
+from headgate.rules.times import duration
 
 from .accounting import Bill, StrictLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from headgate.rules.call import Call, Plan
     from headgate.rules.provider import Provider
+    from headgate.rules.schema import File
 
     from .options import Options
 
-__all__ = ["Price", "Tariff", "bills"]
+__all__ = ["Tariff"]
 
 SECOND = 1_000_000_000
 DECLARED = ("REQUEST_WEIGHT", "ORDERS", "RAW_REQUESTS")
-"""Kinds of limit that the REST ``exchangeInfo`` lists."""
-
-
-class Price(NamedTuple):
-    """The cost of one request, before it is known who sent it."""
-
-    route: str
-    """The route's name in the rule file; ``""`` if it has none."""
-    lines: tuple[tuple[StrictLimit, int], ...]
+"""Kinds of limit that Binance's REST ``exchangeInfo`` lists."""
+MOST_KEPT = 50_000
+"""Plans and identities that are kept at most."""
 
 
 class Tariff:
     """The limits of one provider as they are enforced, and the price of every request.
+
+    Attributes:
+        provider: whose rules are enforced.
+        limits: by name.
+        main: the limit that the summary, ``--window`` and ``--capacity`` mean: the weight of an address where there is
+            one, else the limit that most routes spend.
 
     Raises:
         ValueError: an option names a limit that the rules do not have.
     """
 
     def __init__(self, provider: Provider, options: Options) -> None:
-        self._provider = provider
+        self.provider = provider
+        self._prefix = len(provider.namespace) + 1
+        self._identities: dict[tuple[str, str], Identity] = {}
+        self._bills: dict[Plan, tuple[Bill, ...]] = {}
         names = {unit: name for learn in provider.file.learn for name, unit in learn.units.items() if name in DECLARED}
         self.limits = {
             limit.name: StrictLimit(
                 name=limit.name,
                 unit=limit.unit,
                 capacity=limit.capacity,
-                period=limit.period,
+                period=round(limit.period * options.scale),
                 window=str(limit.window.value),
                 scope=limit.scope,
-                origin=limit.origin,
+                origin=round(limit.origin * options.scale),
                 refill=limit.refill,
                 # An address pays for what it was refused; an account only for orders that were let through.
                 counts_refused="ip" in limit.scope and limit.window.value in ("fixed", "first"),
@@ -60,49 +68,94 @@ class Tariff:
         self.main = self._find_main()
         self.published = self.main.capacity
         if options.window is not None:
-            self.main.period = options.window * SECOND
+            self.main.period = round(options.window * SECOND)
         for change in options.limits:
             limit = self.limits.get(change.name)
             if limit is None:
                 raise ValueError(f"{provider.name} has no limit {change.name!r}; it has: {', '.join(self.limits)}")
+            # A bucket that is made larger also refills faster, as when a provider states another capacity.
+            limit.refill = max(1, limit.refill * change.capacity // limit.capacity) if limit.refill else 0
             limit.capacity = change.capacity
             if change.seconds is not None:
-                limit.period = change.seconds * SECOND
+                limit.period = round(change.seconds * SECOND)
             if limit is self.main:
                 self.published = change.capacity
         self.set_capacity(options.capacity)
 
     def _find_main(self) -> StrictLimit:
         shared = [limit for limit in self.limits.values() if limit.unit == "weight" and limit.scope == ("ip",)]
-        if not shared:
-            raise ValueError(f"{self._provider.name} has no weight limit per address; it cannot be emulated")
-        return min(shared, key=lambda limit: limit.period)
+        if shared:
+            return min(shared, key=lambda limit: limit.period)
+        file = self.provider.file
+        routes = Counter(name for rule in (file.default, *file.routes) for name in spread(rule.cost, file.limits))
+        lasting = [limit for limit in self.limits.values() if limit.period] or list(self.limits.values())
+        return max(lasting, key=lambda limit: (routes[limit.name], -limit.period))
 
     def set_capacity(self, capacity: int | None) -> None:
-        """Give the main weight limit another capacity; ``None`` gives it back its own."""
+        """Give the main limit another capacity; ``None`` gives it back its own."""
         self.main.capacity = capacity or self.published
+
+    def stretched(self, span: int) -> int:
+        """A ban or a penalty of `span` nanoseconds, as much shorter or longer as the main window is."""
+        published = self.provider.limits[self.main.name].period
+        return span * self.main.period // published if published else span
 
     @property
     def declared(self) -> list[StrictLimit]:
-        """The limits that ``exchangeInfo`` names."""
+        """The limits that Binance's ``exchangeInfo`` names."""
         return [limit for limit in self.limits.values() if limit.declared]
 
-    def price(self, method: str, path: str, params: Mapping[str, str]) -> Price:
-        """The price of a request."""
-        plan = self._provider.plan(Call(method, path, params))
-        return Price(plan.route, tuple((self.limits[charge.limit.name], charge.cost) for charge in plan.charges))
+    def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Bill, ...]]:
+        """The price of a request, made out to its owners. `account` is a label, or ``""`` if nothing names one."""
+        who = (ip, account)
+        identity = self._identities.get(who)
+        if identity is None:
+            if len(self._identities) >= MOST_KEPT:
+                self._identities.clear()
+            identity = self._identities[who] = Identity(egress=ip, account=account)
+        plan = self.provider.plan(call, identity)
+        made = self._bills.get(plan)
+        if made is None:
+            if len(self._bills) >= MOST_KEPT:
+                self._bills.clear()
+            made = self._bills[plan] = tuple(
+                Bill(self.limits[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
+                for charge in plan.charges
+            )
+        return plan, made
+
+    def owner(self, plan: Plan, kind: str) -> str:
+        """Who `plan`'s owner of this kind is, as ``kind:name``; ``""`` if the plan has none."""
+        start = f"{kind}:"
+        names = (scope[self._prefix :] for scope in plan.scopes)
+        return next((name for name in names if name.startswith(start)), "")
+
+    def rules(self) -> File:
+        """The rule file with the numbers in force, for a client whose provider does not state them."""
+        file = self.provider.file
+        limits = {
+            name: msgspec.structs.replace(
+                rule,
+                capacity=(limit := self.limits[name]).capacity,
+                refill=limit.refill,
+                period=_span(limit.period),
+                origin=_span(limit.origin) if rule.origin else "",
+                headroom=rule.headroom * limit.capacity // rule.capacity,
+                tiers={},
+            )
+            for name, rule in file.limits.items()
+        }
+        refusals = [
+            msgspec.structs.replace(rule, hold=_span(self.stretched(duration(rule.hold)))) if rule.hold else rule
+            for rule in file.refusals
+        ]
+        ban = msgspec.structs.replace(file.ban, first=_span(self.stretched(duration(file.ban.first))))
+        return msgspec.structs.replace(file, limits=limits, refusals=refusals, ban=ban)
 
 
-def bills(price: Price, ip: str, account: str, params: Mapping[str, str]) -> list[Bill]:
-    """The price made out to its owners."""
-    made = []
-    for limit, cost in price.lines:
-        if limit.scope == ("ip",):
-            owner = f"ip:{ip}"
-        elif limit.scope == ("account",):
-            owner = f"account:{account}"
-        else:
-            known = {"ip": ip, "account": account, "key": account, "endpoint": price.route}
-            owner = ",".join(f"{kind}:{known.get(kind) or params.get(kind, '')}" for kind in limit.scope)
-        made.append(Bill(limit, owner, cost))
-    return made
+def _span(nanoseconds: int) -> str:
+    """A duration as rule files write it; exact."""
+    if not nanoseconds:
+        return ""
+    whole, rest = divmod(nanoseconds, SECOND)
+    return f"{nanoseconds / 1_000_000:.6f}".rstrip("0").rstrip(".") + "ms" if rest else f"{whole}s"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from headgate.rules.times import interval_name
+
 from .incoming import Fault
 
 if TYPE_CHECKING:
@@ -18,8 +20,10 @@ _UNITS = (("DAY", 86_400), ("HOUR", 3_600), ("MINUTE", 60), ("SECOND", 1))
 
 
 def interval(period: int) -> tuple[str, int]:
-    """A period in nanoseconds as Binance writes it: ``("MINUTE", 1)``, ``("SECOND", 10)``."""
-    seconds = max(1, period // SECOND)
+    """A period in nanoseconds as Binance writes it: ``("MINUTE", 1)``, ``("SECOND", 10)``; ours: ``("1500ms", 1)``."""
+    seconds, rest = divmod(period, SECOND)
+    if rest:
+        return interval_name(period), 1
     for name, length in _UNITS:
         if seconds % length == 0:
             return name, seconds // length
@@ -55,7 +59,7 @@ class Wording:
     def usage_header(self, limit: StrictLimit) -> str | None:
         """The header that reports the use of `limit`, or ``None``: the name follows the interval in force."""
         unit, number = interval(limit.period)
-        suffix = f"{number}{unit[0]}"
+        suffix = f"{number}{unit[0]}" if unit.isalpha() else unit
         if limit.unit == "orders":
             return f"X-MBX-ORDER-COUNT-{suffix}"
         if limit.unit == "weight":

@@ -1,0 +1,118 @@
+"""Refusals made from rule files: each must be what the file itself takes for a refusal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.support.calls import sample_calls
+
+from headgate.apps.emulator.envelopes import Envelope
+from headgate.apps.emulator.incoming import Arrival
+from headgate.apps.emulator.options import LimitChange, Options
+from headgate.apps.emulator.refusing import Refused, Refuser, write_instant
+from headgate.apps.emulator.tariff import Tariff
+from headgate.rules.book import DATA, Rulebook
+from headgate.rules.call import Answer, Call, Outcome
+from headgate.rules.times import instant
+
+SECOND = 1_000_000_000
+NOW = 1_763_694_000 * SECOND
+NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
+NO = (Outcome.THROTTLED, Outcome.BANNED, Outcome.QUOTA_GONE)
+
+
+def refuser(name: str, **options: Any) -> tuple[Tariff, Refuser]:
+    """The tariff of a provider, and what refuses in its name."""
+    chosen = Options(provider=name, **options)
+    tariff = Tariff(Rulebook.load().provider(name), chosen)
+    return tariff, Refuser(tariff, Envelope.of(name), chosen)
+
+
+def arrival(tariff: Tariff, call: Call) -> Arrival:
+    """The call as it arrives at `NOW`."""
+    plan, bills = tariff.plan(call, "127.0.0.1", "a1")
+    return Arrival(call.method, call.path, {}, plan, bills, "127.0.0.1", "", "a1", NOW)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_limit_of_every_route_is_refused_in_words_the_rules_know(name: str) -> None:
+    """Whatever limit is full, the client's rules see a refusal, and never an error of the caller."""
+    tariff, made = refuser(name)
+    seen = 0
+    for call, _ in sample_calls(tariff.provider):
+        request = arrival(tariff, call)
+        for bill in request.bills:
+            failure = made.throttled(request, bill.limit, NOW + 2 * SECOND)
+            answer = Answer(failure.status, failure.headers, failure.body)
+            told = tariff.provider.feedback(request.plan, answer, now=NOW)
+            assert told.outcome in NO, (bill.limit.name, failure.status, failure.body)
+            seen += 1
+    assert seen > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "limit", "status", "body"),
+    [
+        ("okx", Call("GET", "/api/v5/market/ticker"), "ip-20-2s", 429, {"code": "50011"}),
+        ("bybit", Call("GET", "/v5/position/list"), "user-50-1s", 200, {"retCode": 10006}),
+        ("kraken", Call("POST", "/0/private/Balance"), "calls", 200, {"error": ["EAPI:Rate limit exceeded"]}),
+        ("kucoin", Call("GET", "/api/v1/accounts"), "management-30s", 429, {"code": "429000"}),
+        ("binance-coinm", Call("GET", "/dapi/v1/time"), "weight-1m", 429, {"code": -1003}),
+    ],
+)
+def test_refusals_look_as_the_provider_writes_them(
+    name: str, call: Call, limit: str, status: int, body: dict[str, Any]
+) -> None:
+    """Status, code and envelope of some that are known well."""
+    tariff, made = refuser(name)
+    request = arrival(tariff, call)
+    assert limit in [bill.limit.name for bill in request.bills]
+    failure = made.throttled(request, tariff.limits[limit], NOW + SECOND)
+    assert failure.status == status
+    assert body.items() <= json.loads(failure.body).items()
+
+
+def test_the_penalty_box_of_an_address_is_shortened_with_its_window() -> None:
+    """Bybit shuts an address out for ten minutes; with a window of a tenth it is one minute, or what `ban` says."""
+    call = Call("GET", "/v5/position/list")
+    for options, seconds in (
+        ({}, 600),
+        ({"scale": 0.1}, 60),
+        ({"ban": 3.0}, 3),
+    ):
+        tariff, made = refuser("bybit", **options)
+        failure = made.throttled(arrival(tariff, call), tariff.limits["ip-5s"], NOW + SECOND)
+        assert isinstance(failure, Refused)
+        assert (failure.status, failure.bans, failure.penalty) == (403, True, ("ip", seconds * SECOND))
+
+
+def test_no_hint_where_none_is_wanted() -> None:
+    """``--no-retry-after`` keeps all of them silent."""
+    call = Call("GET", "/dapi/v1/time")
+    for wanted in (True, False):
+        tariff, made = refuser("binance-coinm", retry_after=wanted)
+        failure = made.throttled(arrival(tariff, call), tariff.limits["weight-1m"], NOW + 2 * SECOND)
+        assert failure.headers == ({"retry-after": "2"} if wanted else {})
+
+
+@pytest.mark.parametrize(
+    "form", ["seconds", "milliseconds", "duration", "epoch-s", "epoch-ms", "rfc3339", "http-date", "retry-after"]
+)
+def test_an_instant_is_never_named_too_early(form: Any) -> None:
+    """What is written reads back as the instant, or up to a second later."""
+    wanted = NOW + 1_234_567_890
+    read = instant(write_instant(form, wanted, NOW), form, NOW)
+    assert read is not None
+    assert 0 <= read - wanted <= SECOND
+
+
+def test_shorter_rules_say_so_in_every_place() -> None:
+    """Periods, penalties and bans of the served rules are those in force; the file stays valid and keeps its costs."""
+    tariff, _ = refuser("bybit", scale=0.1, limits=(LimitChange("user-50-1s", 7, 0.25),))
+    file = tariff.rules()
+    assert (file.limits["ip-5s"].period, file.limits["ip-5s"].capacity) == ("500ms", 600)
+    assert (file.limits["user-50-1s"].period, file.limits["user-50-1s"].capacity) == ("250ms", 7)
+    assert file.routes == tariff.provider.file.routes
+    assert "60s" in [refusal.hold for refusal in file.refusals]
