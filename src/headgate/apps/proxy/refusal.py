@@ -1,0 +1,113 @@
+"""What a client is told instead of an answer, as JSON: which limit, whose, until when, who spent it, what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from headgate.errors import Blocked, CannotFit, Rejected, SignatureWouldExpire
+from headgate.rules.call import Priority
+
+if TYPE_CHECKING:
+    from headgate import Gate
+    from headgate.stores.records import Snapshot
+
+__all__ = ["Refusals", "failure"]
+
+_LOOK_AGAIN = 60
+"""Seconds after which to ask again where nobody can know (a pause that somebody will take back)."""
+_FRESH = 1.0
+"""Seconds for which one look at the store serves all refusals: a client that loops must not make us busy."""
+_SPENDERS = 5
+
+
+def failure(
+    status: int, kind: str, message: str, *, headers: dict[str, str] | None = None, **more: Any
+) -> web.Response:
+    """An answer of the proxy's own. Its header ``X-Headgate-Error`` tells it from the provider's."""
+    body = json.dumps({"error": {"by": "headgate", "kind": kind, "message": message, **more}}, ensure_ascii=False)
+    return web.Response(
+        status=status,
+        body=body.encode() + b"\n",
+        headers={"Content-Type": "application/json", "X-Headgate-Error": kind, **(headers or {})},
+    )
+
+
+class Refusals:
+    """Words for refusals of one gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._looked = -_FRESH
+        self._found: Snapshot | None = None
+
+    def answer(self, error: Rejected) -> web.Response:
+        """429 with ``Retry-After``, in whole seconds and never too early."""
+        headers = {}
+        wait = _wait(error)
+        if wait is None:
+            headers["X-Should-Retry"] = "false"
+        else:
+            headers["Retry-After"] = str(wait)
+        until = error.retry_at
+        return failure(
+            429,
+            type(error).__name__,
+            f"nothing was sent: {error}",
+            headers=headers,
+            limit=error.limit,
+            scope=error.scope,
+            until=None if until is None else datetime.fromtimestamp(until, UTC).isoformat(timespec="milliseconds"),
+            retry_after=wait,
+            spent_by=self._spenders(error.scope),
+            remedy=_remedy(error),
+        )
+
+    def _spenders(self, key: str) -> list[dict[str, Any]]:
+        """Who spent most of a limit in its present window; empty for what is no limit."""
+        now = time.monotonic()
+        if now - self._looked >= _FRESH:
+            self._found, self._looked = self._gate.read(), now
+        assert self._found is not None
+        view = next((view for view in self._found.ledgers if view.key == key), None)
+        if view is None:
+            return []
+        rows = sorted(view.rows.items(), key=lambda item: -item[1][0])[:_SPENDERS]
+        spenders: list[dict[str, Any]] = [
+            {
+                "process": self._found.members.get(member, "gone"),
+                "priority": Priority(klass).name.lower(),
+                "taken": row[0],
+            }
+            for (member, klass), row in rows
+            if row[0]
+        ]
+        if view.foreign:
+            spenders.append({"process": "programs without Headgate", "taken": view.foreign})
+        return spenders
+
+
+def _wait(error: Rejected) -> int | None:
+    """Whole seconds until it is worth asking again; None: never."""
+    if isinstance(error, CannotFit):
+        return None
+    if error.retry_at is not None:
+        return max(1, math.ceil(error.retry_at - time.time()))
+    return _LOOK_AGAIN if isinstance(error, Blocked) else 1
+
+
+def _remedy(error: Rejected) -> str:
+    if isinstance(error, CannotFit):
+        return "Ask for less in one call: it costs more than the limit ever allows."
+    if isinstance(error, SignatureWouldExpire):
+        return "Sign it anew and send it after Retry-After, or widen the signing window (such as recvWindow)."
+    if isinstance(error, Blocked) and error.limit == "pause":
+        return f"Somebody paused it; `headgate resume {error.scope}` takes that back."
+    if isinstance(error, Blocked):
+        return "Wait until then. Calls that reach the provider before make it worse."
+    return "Send it again after Retry-After, or let it wait here: X-Headgate-Timeout says for how many seconds."

@@ -1,0 +1,166 @@
+"""Websockets through the proxy: every message, ping, pong and close code both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import WSMsgType, hdrs, web
+
+from headgate.apps.proxy.forward import admitted, broken
+from headgate.apps.proxy.refusal import failure
+from headgate.apps.proxy.wire import kept, passed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headgate.adapters._call import Governor
+    from headgate.apps.proxy.forward import Target
+
+__all__ = ["Relays", "wants_websocket"]
+
+_GOODBYE = 5.0
+"""Seconds that the other side of a closed connection has to say goodbye."""
+_GONE = -1
+"""In place of a close code: the connection broke without one."""
+
+End = tuple[int, bytes]
+"""Close code and reason."""
+
+
+def wants_websocket(request: web.BaseRequest) -> bool:
+    """Whether a request is a websocket's handshake."""
+    return request.method == "GET" and request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+
+
+class Relays:
+    """The websockets of one proxy.
+
+    Args:
+        session: what to connect with.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Close all of them with 1001 (going away)."""
+        self._stop.set()
+
+    async def exchange(self, target: Target, governors: Sequence[Governor]) -> web.StreamResponse:
+        """Connect when the gate allows it, and relay until one side closes.
+
+        Raises:
+            Rejected: the gate refused.
+        """
+        request, headers = target.request, target.headers
+        asked = [name.strip() for name in headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",") if name.strip()]
+        attempt = await admitted(governors, target.outbound(None, upgrade=True))
+        for name in [name for name in headers if name.lower().startswith("sec-websocket-")]:
+            headers.popall(name, None)
+        connect = self._session.ws_connect(
+            target.url, headers=headers, protocols=asked, autoclose=False, autoping=False, max_msg_size=0,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE),
+        )  # fmt: skip
+        with kept(attempt):
+            try:
+                with nullcontext() if attempt is None else attempt.below():
+                    far = await connect
+            except aiohttp.WSServerHandshakeError as error:
+                if attempt is not None:
+                    attempt.answered(error.status, error.headers or {})
+                told = passed((error.headers or {}).items())
+                for name in (hdrs.CONTENT_LENGTH, hdrs.CONTENT_ENCODING, hdrs.CONTENT_TYPE):
+                    told.popall(name, None)
+                return failure(error.status, "Handshake", "the provider refused the websocket", headers=dict(told))
+            except BaseException as error:
+                if attempt is not None:
+                    attempt.failed(error)
+                if isinstance(error, (aiohttp.ClientError, OSError)):
+                    return broken(error)
+                raise
+            if attempt is not None and not attempt.slots:
+                attempt.answered(101, {})
+            try:
+                return await self._relay(request, far)
+            finally:
+                # A connection that holds a slot has held it until here.
+                if attempt is not None and not attempt.done:
+                    attempt.answered(101, {})
+
+    async def _relay(self, request: web.BaseRequest, far: aiohttp.ClientWebSocketResponse) -> web.StreamResponse:
+        near = web.WebSocketResponse(
+            autoclose=False, autoping=False, max_msg_size=0, compress=False, timeout=_GOODBYE,
+            protocols=(far.protocol,) if far.protocol else (),
+        )  # fmt: skip
+        transport = request.transport
+        try:
+            await near.prepare(request)
+            out = asyncio.create_task(_pump(near, far))
+            back = asyncio.create_task(_pump(far, near))
+            stop = asyncio.create_task(self._stop.wait())
+            tasks = (out, back, stop)
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            if _ended(back):
+                code, reason = back.result()
+                if code == _GONE:
+                    if transport is not None:
+                        transport.abort()  # as broken as the provider's side
+                else:
+                    await near.close(code=code, message=reason)
+                    await far.close(code=near.close_code or code)
+            elif _ended(out):
+                code, reason = out.result()
+                if code == _GONE:
+                    await far.close(code=1001)
+                else:
+                    await far.close(code=code, message=reason)
+                    await near.close(code=_sendable(far.close_code) or code)
+            else:
+                await far.close(code=1001)
+                await near.close(code=1001, message=b"the proxy stops")
+        finally:
+            if not far.closed:
+                await far.close(code=1001)
+        return near
+
+
+def _ended(pump: asyncio.Task[End]) -> bool:
+    return pump.done() and not pump.cancelled() and pump.exception() is None
+
+
+async def _pump(source: Any, sink: Any) -> End:
+    """Passes messages on until the source ends; returns how."""
+    while True:
+        message = await source.receive()
+        kind = message.type
+        try:
+            if kind is WSMsgType.TEXT:
+                await sink.send_str(message.data)
+            elif kind is WSMsgType.BINARY:
+                await sink.send_bytes(message.data)
+            elif kind is WSMsgType.PING:
+                await sink.ping(message.data)
+            elif kind is WSMsgType.PONG:
+                await sink.pong(message.data)
+            elif kind is WSMsgType.CLOSE:
+                return _sendable(message.data) or 1000, (message.extra or "").encode()
+            else:
+                return _GONE, b""
+        except ConnectionError:
+            # The sink broke: its own pump tells how, unless it has already.
+            await asyncio.sleep(_GOODBYE)
+            return _GONE, b""
+
+
+def _sendable(code: int | None) -> int | None:
+    """A close code that may stand in a frame (1005 and 1006 mean that there was none)."""
+    return code if code and code not in (1005, 1006, 1015) else None
