@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from tests.support.server import Server
 
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
@@ -17,6 +19,7 @@ from headgate.stores.base import Store
 from headgate.stores.host import HostStore
 from headgate.stores.memory import MemoryStore
 from headgate.stores.records import LEASE, Grant, LedgerView
+from headgate.stores.redis.store import RedisStore
 
 Open = Callable[[], Store]
 
@@ -29,14 +32,26 @@ SLOTS = Limit("slots", "slots", 2, 0, Window.SLOTS)
 NS = "shop"
 
 
-@pytest.fixture(params=["memory", "host"])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all tests of this suite."""
+    with Server(tmp_path_factory.mktemp("server")) as made:
+        yield made
+
+
+@pytest.fixture(params=["memory", "host", "redis"])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the store; all openings of a test see the same ledgers."""
     opened: list[Store] = []
     memory = MemoryStore()
 
     def one() -> Store:
-        store = memory if request.param == "memory" else HostStore(tmp_path / "home")
+        if request.param == "redis":
+            store: Store = RedisStore(request.getfixturevalue("server").url, given=True)
+            if not opened:
+                redis.Redis(port=request.getfixturevalue("server").port).flushall()
+        else:
+            store = memory if request.param == "memory" else HostStore(tmp_path / "home")
         opened.append(store)
         return store
 

@@ -13,52 +13,32 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from headgate.errors import Blocked, CannotFit, DeadlineExceeded, Rejected, StoreError
-from headgate.gate.contact import CONTACT
+from headgate.errors import Rejected, StoreError
+from headgate.gate.ticket import Ticket, check, too_late
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Plan
 from headgate.stores.records import Grant
-from headgate.waiting.queue import Lane, Queue, Waiter
+from headgate.waiting.queue import Lane, Queue
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
 
-__all__ = ["Ticket", "WaitingRoom"]
+__all__ = ["WaitingRoom"]
 
 _BATCH: Final = 64
 """So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
-_LONG: Final = 10 * SECOND
-"""A wait longer than this is told, ns."""
 _IDLE: Final = 60.0
-
-
-class Ticket(Waiter):
-    """A waiting call of a thread or a task.
-
-    Attributes:
-        plan: what it is for.
-        grant: the permit, once it has it.
-        error: why it never will.
-    """
-
-    __slots__ = ("error", "event", "future", "grant", "loop", "plan")
-
-    def __init__(self, plan: Plan, klass: int, arrived: int, deadline: int) -> None:
-        super().__init__(plan.charges, klass, arrived, deadline)
-        self.plan = plan
-        self.grant: Grant | None = None
-        self.error: Exception | None = None
-        self.event: threading.Event | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.future: asyncio.Future[None] | None = None
 
 
 class WaitingRoom:
     """The waiting calls of one gate."""
+
+    LONG: ClassVar[int] = 10 * SECOND
+    """A wait longer than this is told, ns."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = weakref.proxy(gate)
@@ -101,7 +81,7 @@ class WaitingRoom:
             if self._closed:
                 raise Rejected("the gate is closed")
             if no is not None:
-                self._check(ticket, no, now)
+                check(ticket, no, now)
             lane = queue.add(ticket)
             if no is not None and lane.head() is ticket:
                 lane.opens, lane.why = no.opens, no
@@ -114,39 +94,12 @@ class WaitingRoom:
             try:
                 if isinstance(lane.why, Refusal) and not lane.why.unknown:
                     opens = queue.earliest(ticket, max(lane.opens, now))
-                    self._check(ticket, lane.why._replace(opens=opens), now)
+                    check(ticket, lane.why._replace(opens=opens), now)
             except Rejected:
                 queue.remove(ticket)
                 raise
             self._set_alarm()
         return ticket
-
-    def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
-        """Refuse a call at once that cannot be served by its deadline."""
-        wall = time.time()
-        if no.never:
-            cost, limit = next((c.cost, c.limit) for c in ticket.charges if c.key == no.key)
-            raise CannotFit(
-                f"{ticket.plan.route or ticket.plan.provider} costs {cost} {limit.unit}, "
-                f"more than {no.key} ever allows ({limit.usable})",
-                limit=limit.name,
-                scope=no.key,
-            )
-        if no.opens <= ticket.deadline or (no.unknown and no.kind == "limit") or no.kind == CONTACT:
-            return  # in time, or whoever settles, or asks the provider for its limits, will wake us
-        at = wall + (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
-        wait = "until it is resumed" if at is None else f"for {(no.opens - now) / SECOND:.1f} s"
-        kept = (ticket.deadline - now) / SECOND
-        if no.kind != "limit":
-            text = f"{no.key} is shut {wait} ({no.kind}{': ' + no.reason if no.reason else ''})"
-            raise Blocked(f"{text}; the call would wait {kept:.1f} s at most", limit=no.kind, scope=no.key, retry_at=at)
-        name = no.key.split("/")[1] if "/" in no.key else no.key
-        raise DeadlineExceeded(
-            f"{no.key} has no room {wait}; the call would wait {kept:.1f} s at most",
-            limit=name,
-            scope=no.key,
-            retry_at=at,
-        )
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -210,13 +163,18 @@ class WaitingRoom:
                 self._queue.look()
                 self._serve(time.monotonic_ns())
 
-    def _serve(self, now: int) -> None:
-        """Try the heads that are due; hand out what was granted."""
-        done: list[Ticket] = []
+    def _expire(self, now: int) -> list[Ticket]:
+        """Take out the calls whose deadline has passed."""
+        gone = []
         for waiter in self._queue.expired(now):
             assert isinstance(waiter, Ticket)
-            waiter.error = self._too_late(waiter)
-            done.append(waiter)
+            waiter.error = too_late(waiter)
+            gone.append(waiter)
+        return gone
+
+    def _serve(self, now: int) -> None:
+        """Try the heads that are due; hand out what was granted."""
+        done = self._expire(now)
         more = True
         while more:
             more = False
@@ -239,8 +197,12 @@ class WaitingRoom:
                 done.append(ticket)
         self._deliver(done)
         self._set_alarm()
+        self._tell(now)
+
+    def _tell(self, now: int) -> None:
+        """Say who waits for long; to handlers of a program's own, so not inside a transaction."""
         long, self._long = self._long, []
-        for plan, no in long:  # handlers of a program's own: not inside a transaction
+        for plan, no in long:
             self._gate.tell_wait(plan, no, now)
 
     def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
@@ -264,21 +226,15 @@ class WaitingRoom:
             return
         lane.opens, lane.why = max(got.opens, now + 1), got
         try:
-            self._check(head, got, now)
+            check(head, got, now)
         except Rejected as error:
             queue.remove(head)
             lane.opens = 0
             head.error = error
             done.append(head)
             return
-        if got.opens - now > _LONG:
+        if got.opens - now > self.LONG:
             self._long.append((head.plan, got))
-
-    def _too_late(self, ticket: Ticket) -> Rejected:
-        why = ticket.lane.why if ticket.lane is not None else None
-        key = why.key if isinstance(why, Refusal) else ""
-        waited = (ticket.deadline - ticket.arrived) / SECOND
-        return DeadlineExceeded(f"no permit within {waited:.1f} s ({key or 'queue'} had no room)", scope=key)
 
     @staticmethod
     def _deliver(done: list[Ticket]) -> None:

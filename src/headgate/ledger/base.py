@@ -19,7 +19,8 @@ __all__ = ["NEVER", "UNKNOWN", "Ledger"]
 NEVER: Final = -2
 """The cost is above the limit."""
 UNKNOWN: Final = -1
-"""It opens when somebody settles; no instant can be computed."""
+"""It opens when somebody settles; no instant can be computed. Any number below `NEVER` says the same, and that it cannot be
+before the steady instant of the opposite sign."""
 FAR: Final = 1 << 62
 
 
@@ -63,7 +64,7 @@ class Ledger:
         raise NotImplementedError
 
     def frees(self, units: int, now: Instant) -> int:
-        """Steady instant (ns) at which `units` more than now will be free, or `UNKNOWN`."""
+        """Steady instant (ns) at which `units` more than now will be free, or unknown (see `UNKNOWN`)."""
         raise NotImplementedError
 
     def left(self, now: Instant) -> tuple[int, int]:
@@ -89,7 +90,7 @@ class Ledger:
             ahead: units that an older call of the same process waits for on this ledger.
 
         Returns:
-            0 if now; else a steady instant in ns, `UNKNOWN` or `NEVER`.
+            0 if now; else a steady instant in ns, unknown (see `UNKNOWN`) or `NEVER`.
         """
         if cost > self.limit.usable:
             return NEVER

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from headgate.ledger.base import NEVER, UNKNOWN, Ledger
+from headgate.ledger.base import NEVER, Ledger
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
 
@@ -64,7 +64,8 @@ def refusal(
             continue
         if opens == NEVER:
             return Refusal(charge.key, 0, never=True)
-        found = Refusal(charge.key, later, unknown=True) if opens == UNKNOWN else Refusal(charge.key, opens)
+        look = min(later, -opens) if opens < NEVER else later
+        found = Refusal(charge.key, look, unknown=True) if opens < 0 else Refusal(charge.key, opens)
         short.append((charge, ledger, found.opens))
         if worst is None or found.opens > worst.opens:
             worst = found._replace(unknown=found.unknown or (worst is not None and worst.unknown))

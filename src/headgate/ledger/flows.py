@@ -62,13 +62,6 @@ class Sliding(Ledger):
             if len(marks) == 3:
                 self._place()
 
-    def frees(self, units: int, now: Instant) -> int:
-        for i in range(0, len(self.marks), 3):
-            units -= self.marks[i + 1]
-            if units <= 0:
-                return max(now.mono + 1, self.marks[i] + self.limit.period)
-        return UNKNOWN
-
     def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
         # Upper classes may want `upper` evenly over a period: kept is what comes back too late for that, at any time to come.
         # What is taken now comes back after a whole period. So nothing lies idle for them where units come back steadily.
@@ -88,7 +81,7 @@ class Sliding(Ledger):
                 opens = max(opens, melted[i])
             if i == pieces or opens < ends[i]:
                 return opens if opens > now.mono else 0
-        return UNKNOWN
+        return -(now.mono + period)  # what is in flight cannot be gone before it has settled, which may be now
 
     def dump_own(self) -> list[int]:
         return self.marks
@@ -138,11 +131,14 @@ class Bucket(Ledger):
         self._place()
 
     def frees(self, units: int, now: Instant) -> int:
-        over = self.level - (self.used - units) * _NANO
-        if units > self.used:
+        level, used, sign = self.level, self.used, 1
+        if units > used:  # what is in flight cannot drain before it has settled, which may be now
+            level, used, sign = level + self.inflight * _NANO, used + self.inflight, -1
+        if units > used:
             return UNKNOWN
+        over = level - (used - units) * _NANO
         rate = _NANO * self._refill()
-        return max(now.mono + 1, self.at - (-over * self.limit.period // rate))
+        return sign * max(now.mono + 1, self.at - (-over * self.limit.period // rate))
 
     def dump_own(self) -> list[int]:
         return [self.level, self.at]

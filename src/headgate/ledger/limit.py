@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -41,6 +41,8 @@ class Limit:
         headroom: units left unused on purpose.
         refill: bucket only: units that come back per period; 0 means `capacity`.
         origin: fixed only: nanoseconds by which the edges lie after whole multiples of the period.
+        own: the number is the user's own: what the provider states does not simply take its place. Not part of what the
+            limit is, so two that differ only in this are equal.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Limit:
     headroom: int = 0
     refill: int = 0
     origin: int = 0
+    own: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 1:

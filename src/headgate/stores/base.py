@@ -1,39 +1,32 @@
-"""What a store does: five verbs over ledgers, each one atomic step. The arithmetic is written here once for all stores.
-
-A store only has to give its ledgers back inside a transaction (`_open`), keep permits with their leases, and keep the
-blocks and learned limits. `reserve`, `settle`, `observe`, `block` and `read` are then the same everywhere.
-"""
+"""What a store does: a few verbs over ledgers, each one atomic step, whatever the ledgers lie in."""
 
 from __future__ import annotations
 
 import socket
+import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Final
+from typing import ClassVar, Final
 
 from headgate.ledger.base import Ledger
-from headgate.ledger.codec import convert, create
-from headgate.ledger.decide import Refusal, refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit
+from headgate.ledger.decide import Refusal
+from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import Blocks, BlockState
-from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
 
-__all__ = ["Store"]
+__all__ = ["SharedStore", "Store"]
 
-_LOOK: Final = SECOND
-"""Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
-whoever frees units wakes the waiters."""
-_GRACE: Final = SECOND // 5
-"""A waiting note outlives the promised instant by this much, ns."""
+_THREE: Final = struct.Struct("<QQQ")
 
 
 class Store(ABC):
     """Where ledgers live. All methods are thread-safe and never wait for units, only (shortly) for the store itself."""
 
-    # -- what a store provides -------------------------------------------------------------------------------------
+    remote: ClassVar[bool] = False
+    """Whether a verb costs a round trip over a network. Then `reserve` and `reserve_all` are for threads that may block;
+    `draw` and all that ends a permit return at once, and what they bring about is told through `heard`."""
 
     blocks: Blocks
     learned: dict[str, dict[str, tuple[int, int]]]
@@ -44,80 +37,12 @@ class Store(ABC):
         self.blocks = Blocks(boot)
         self.learned = {}
         self.generation = 0
-        self._limits: dict[str, tuple[Limit, Limit]] = {}
+        self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None
+        """Called with what a verb brought about that had returned before (`remote` only)."""
+
+    # -- permits ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def batch(self) -> AbstractContextManager[object]:
-        """Several verbs as one transaction; verbs called inside join it."""
-
-    @abstractmethod
-    def _open(self, key: str) -> Ledger | None:
-        """The ledger of that key, or None if there is none yet; inside a transaction."""
-
-    @abstractmethod
-    def _keep(self, key: str, ledger: Ledger) -> None:
-        """Write a ledger that was created or changed."""
-
-    @abstractmethod
-    def _add(self, grant: Grant) -> None:
-        """Write a permit."""
-
-    @abstractmethod
-    def _drop(self, grant: Grant) -> bool:
-        """Take a permit out; False if its lease had ended and it was counted as spent."""
-
-    @abstractmethod
-    def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
-        """Take out the namespace's permits whose lease ended by `mono`: (lease end, ((key, units), ...)) each."""
-
-    @abstractmethod
-    def _keys(self, prefix: str) -> list[str]:
-        """Keys of ledgers that begin so."""
-
-    @abstractmethod
-    def _share(self, what: str) -> None:
-        """Make a changed `blocks` or `learned` known to every process; bans also survive a power cut."""
-
-    @abstractmethod
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        """A small note shared by all processes: written if `value` is given; returns what stood there before."""
-
-    @abstractmethod
-    def new_id(self) -> int:
-        """A number for a permit or a member: random, positive, 63 bits."""
-
-    @abstractmethod
-    def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        """All there is to know, brought up to the present without changing anything.
-
-        Args:
-            now: the present moment on the clock of a namespace.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of files and locks. Permits that are open end with their lease."""
-
-    def join(self, member: int, name: str) -> socket.socket | None:
-        """Enter a member (a gate of a process). Returns the socket at which other processes wake it, if there are any
-        other processes."""
-        return None
-
-    def leave(self, member: int) -> None:
-        """Take a member out."""
-
-    def wake(self, members: Iterable[int]) -> None:
-        """Tell members of other processes that units they wait for were freed."""
-
-    def after_fork(self) -> None:
-        """In a child process: locks and files of the parent are not ours."""
-
-    def alive(self) -> int:
-        """How many members share the budgets now, at least 1."""
-        return 1
-
-    # -- reserve ---------------------------------------------------------------------------------------------------
-
     def reserve(
         self,
         namespace: str,
@@ -145,87 +70,24 @@ class Store(ABC):
             weight: the member's share in fairness.
             lease: ns for which the permit is held without a word from its holder.
         """
-        with self.batch():
-            if self.blocks:
-                blocked = self.blocks.against(scopes, charges, now.mono)
-                if blocked:
-                    return blocked
-            self._reap(namespace, now)
-            ledgers = [self._current(charge, now) for charge in charges]
-            short: list[tuple[Charge, Ledger, int]] = []
-            no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK, short)
-            if no is None:
-                for charge, ledger in zip(charges, ledgers, strict=True):
-                    ledger.take(charge.cost, who, now)
-                    self._keep(charge.key, ledger)
-                grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
-                self._add(grant)
-                return grant
-            if backlog is not None and not no.never:
-                for (
-                    charge,
-                    ledger,
-                    opens,
-                ) in short:  # where there is room, nothing is kept for one that cannot use it yet
-                    wanted = max(backlog.get(charge.key, 0), charge.cost)
-                    ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
-                    self._keep(charge.key, ledger)
-            return no
 
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
-        """Take back the waiting notes of a caller that no longer waits."""
-        with self.batch():
-            for key in keys:
-                ledger = self._open(key)
-                if ledger is not None and who in ledger.rows:
-                    ledger.refused(who, 0, 0, now.mono, 1)
-                    self._keep(key, ledger)
+    def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
+        """Several calls' permits together, in as few round trips as it takes.
 
-    def _current(self, charge: Charge, now: Instant) -> Ledger:
-        """The charge's ledger, advanced to `now`, under the limit in force."""
-        ledger = self._open(charge.key)
-        limit = self._limit(charge)
-        if ledger is None:
-            ledger = create(limit)
-            ledger.advance(now)
-            self._fresh(charge.key, ledger, now)
-        else:
-            if ledger.limit is not limit and ledger.limit != limit:
-                ledger = convert(ledger, limit, now)
-            if now[ledger.base] >= ledger.turn:
-                ledger.advance(now)
-        return ledger
+        Args:
+            asks: what is wanted; `Ask.most` calls of one plan each.
+            now: the present moment on the clock of a namespace.
 
-    def _limit(self, charge: Charge) -> Limit:
-        """The limit in force: the file's, unless the provider has stated another."""
-        if not self.learned:
-            return charge.limit
-        limit, stated = self._limits.get(charge.key, (None, None))
-        if limit is charge.limit and stated is not None:
-            return stated
-        limit = stated = charge.limit
-        numbers = self.learned.get(charge.key.partition("/")[0], {}).get(limit.name)
-        if numbers is not None:
-            capacity, period = numbers
-            headroom = limit.headroom * capacity // limit.capacity
-            refill = max(1, limit.refill * capacity // limit.capacity) if limit.refill else 0
-            try:
-                stated = replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
-            except ValueError:
-                pass  # a provider that states nonsense is not believed
-        self._limits[charge.key] = limit, stated
-        return stated
+        Returns:
+            For each, the permits (at least one, at most so many), or the refusal of the first.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not remote")
 
-    def _changed(self) -> None:
-        """`blocks` or `learned` are new."""
-        self.generation += 1
-        self._limits.clear()
+    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
+        """A permit out of what this process holds already, without asking anybody; None: there is none."""
+        return None
 
-    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        """A ledger begins; a store that lost its memory charges it here."""
-
-    # -- settle ----------------------------------------------------------------------------------------------------
-
+    @abstractmethod
     def settle(
         self,
         grant: Grant,
@@ -244,133 +106,172 @@ class Store(ABC):
             used: the provider's used-counters by key.
             full: keys of limits that the provider says are used up.
         """
-        with self.batch():
-            held = self._drop(grant)
-            freed: list[str] = []
-            wake: set[int] = set()
-            foreign: dict[str, int] = {}
-            for charge, mark in zip(grant.charges, grant.marks, strict=True):
-                ledger = self._current(charge, now)
-                before = ledger.room
-                cost = actual.get(charge.key, charge.cost) if actual else charge.cost
-                if held:
-                    ledger.settle(charge.cost, cost, now)
-                if used and charge.key in used:
-                    others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
-                    if others:
-                        foreign[charge.key] = others
-                if charge.key in full:
-                    ledger.fill(now)
-                self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-            return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
 
+    @abstractmethod
     def refund(self, grant: Grant, now: Instant) -> Answered:
         """It was surely never sent: give everything back."""
-        with self.batch():
-            if not self._drop(grant):
-                return Answered(late=True)
-            freed: list[str] = []
-            wake: set[int] = set()
-            for charge in grant.charges:
-                ledger = self._current(charge, now)
-                before = ledger.room
-                ledger.refund(charge.cost)
-                row = ledger.rows.get(grant.who)
-                if row is not None:
-                    row[0] = max(0, row[0] - charge.cost)
-                self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-            return Answered(tuple(freed), frozenset(wake))
 
-    def _noted(
-        self, key: str, ledger: Ledger, before: int, member: int, freed: list[str], wake: set[int], now: Instant
-    ) -> None:
-        if ledger.room > before:
-            freed.append(key)
-            wake.update(m for (m, _), row in ledger.rows.items() if row[3] and m != member and row[5] > now.mono)
-        self._keep(key, ledger)
-
+    @abstractmethod
     def hold(self, grant: Grant, until: int) -> bool:
         """Move the end of a permit's lease to `until` (steady ns): later for a stream that goes on, sooner for a request
         whose answer will not come. False if the lease had already ended."""
-        with self.batch():
-            if not self._drop(grant):
-                return False
-            grant.lease = until
-            self._add(grant)
-            return True
 
-    def _reap(self, namespace: str, now: Instant) -> None:
-        """Count as spent what was in flight when its lease ended: its holder is gone, the request may have arrived."""
-        for lease, held in self._due(namespace, now.mono):
-            past = now.mono - lease
-            at = Instant(lease, now.lo - past, now.hi - past)
-            for key, units in held:
-                ledger = self._open(key)
-                if ledger is None:
-                    continue
-                if now[ledger.base] >= ledger.turn:
-                    ledger.advance(now)
-                ledger.lapse(units, at, now)
-                self._keep(key, ledger)
+    @abstractmethod
+    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+        """Take back the waiting notes of a caller that no longer waits."""
 
-    # -- for the safe share ------------------------------------------------------------------------------------------
-
-    def adopt(self, grant: Grant) -> None:
-        """Put a permit in flight that was given elsewhere; inside a transaction."""
-        for charge in grant.charges:
-            ledger = self._current(charge, grant.sent)
-            ledger.take(charge.cost, grant.who, grant.sent)
-            self._keep(charge.key, ledger)
-        self._add(grant)
-
-    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
-        """Write down what was spent by `at` on a permit that was given elsewhere; inside a transaction."""
-        for charge in grant.charges:
-            ledger = self._current(charge, grant.sent)
-            ledger.settle(0, actual.get(charge.key, charge.cost), at)
-            self._keep(charge.key, ledger)
+    @abstractmethod
+    def batch(self) -> AbstractContextManager[object]:
+        """Several verbs as one transaction, where the store has such; verbs called inside join it."""
 
     # -- observe ---------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         """Limits as the provider states them: name -> (capacity in units, period in ns). True if that is news."""
-        with self.batch():
-            known = self.learned.get(namespace, {})
-            merged = {**known, **limits}
-            if merged == known:
-                return False
-            self.learned = {**self.learned, namespace: merged}
-            self._changed()
-            self._share("learned")
-            return True
 
+    @abstractmethod
     def doubt(self, namespace: str, now: Instant) -> None:
         """The provider's clock was believed wrong: what is spent in its windows counts in the next ones too."""
-        with self.batch():
-            for key in self._keys(namespace + "/"):
-                ledger = self._open(key)
-                if ledger is not None:
-                    ledger.doubt(now)
-                    self._keep(key, ledger)
 
     # -- block -----------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
         """Shut a scope for `length` ns (None: until `unblock`), for every process, from its next decision on.
 
         A shorter block never cuts an older one of the same kind short.
         """
-        with self.batch():
-            state = self.blocks.add(scope, length, kind, reason, mono, wall)
-            self._changed()
-            self._share("blocks")
-            return state
 
+    @abstractmethod
     def unblock(self, scope: str, kind: str = "") -> bool:
         """Take blocks of a scope away (of one kind, or all). True if there were any."""
+
+    # -- notes and members -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+        """A small note shared by all processes: written if `value` is given; returns what stood there before."""
+
+    def note(self, topic: str, value: bytes) -> None:
+        """`remember` for whoever does not ask what stood there before; returns at once."""
+        self.remember(topic, value)
+
+    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
+        """Bring a note of three numbers up to date: the first two are added up, of the third the greatest stays."""
         with self.batch():
-            gone = self.blocks.remove(scope, kind)
-            if gone:
-                self._changed()
-                self._share("blocks")
-            return gone
+            before = self.remember(topic)
+            old = _THREE.unpack(before) if before is not None else (0, 0, 0)
+            new = numbers[0] + old[0], numbers[1] + old[1], max(numbers[2], old[2])
+            self.remember(topic, _THREE.pack(*new))
+
+    @abstractmethod
+    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
+        """Be the only one with a task, of all processes, until the steady instant `until` (ns).
+
+        Args:
+            topic: the task.
+            mono: the present, steady ns.
+            until: when it may be claimed again.
+            held: it is ours already, and only `until` changes.
+
+        Returns:
+            0 if it is ours, else the steady instant until which it is somebody's.
+        """
+
+    def skew(self) -> tuple[int, int]:
+        """Bounds of (the store's steady clock - this machine's), ns; notes shared by machines count on the store's."""
+        return 0, 0
+
+    @abstractmethod
+    def new_id(self) -> int:
+        """A number for a permit or a member: random, positive, 63 bits."""
+
+    @abstractmethod
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
+        """All there is to know, brought up to the present without changing anything.
+
+        Args:
+            now: the present moment on the clock of a namespace.
+        """
+
+    def join(self, member: int, name: str) -> socket.socket | None:
+        """Enter a member (a gate of a process). Returns the socket at which other processes wake it, if there are any
+        other processes."""
+        return None
+
+    def leave(self, member: int) -> None:
+        """Take a member out."""
+
+    def wake(self, members: Iterable[int]) -> None:
+        """Tell members of other processes that units they wait for were freed."""
+
+    def alive(self) -> int:
+        """How many members share the budgets now, at least 1."""
+        return 1
+
+    def after_fork(self) -> None:
+        """In a child process: locks, files and connections of the parent are not ours."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files, locks and connections. Permits that are open end with their lease."""
+
+
+class SharedStore(Store):
+    """A store that several processes share and that may be out of reach: what the safe share asks of it."""
+
+    def __init__(self, boot: str = "") -> None:
+        super().__init__(boot)
+        self.back: Callable[[], object] = lambda: None
+        """Called when a store that was out of reach answers again, should nobody ask it meanwhile."""
+
+    @abstractmethod
+    def peek(self, key: str, now: Instant) -> Ledger | None:
+        """A ledger as it was last known, brought up to `now`, without waiting for anybody.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+
+    @abstractmethod
+    def state(self) -> tuple[int, int]:
+        """Changes with every transaction of any process, as far as can be seen without the store's help."""
+
+    @abstractmethod
+    def depart(self) -> str:
+        """This process goes on without the store: leave a mark for others, if that can be done; returns its name."""
+
+    def held_from(self) -> int:
+        """Steady ns from which on others leave this process its share, after it went away; 0: from the first moment."""
+        return 0
+
+    @abstractmethod
+    def come_back(
+        self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
+    ) -> None:
+        """Be a member again, in one step.
+
+        Args:
+            mark: from `depart`.
+            processes: by which this process divided the limits.
+            held: permits that it gave meanwhile and that are in flight.
+            replay: calls of this store's verbs that waited for it.
+
+        Raises:
+            StoreError: it is not there yet; nothing was changed.
+        """
+
+    @abstractmethod
+    def adopt(self, grant: Grant) -> None:
+        """Put a permit in flight that was given elsewhere; inside `come_back`."""
+
+    @abstractmethod
+    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
+        """Write down what was spent by `at` on a permit that was given elsewhere; inside `come_back`."""
+
+    def recall(self) -> None:
+        """Add the blocks that are known elsewhere than in the ledgers."""
+
+    def publish(self) -> None:
+        """Tell the blocks that are known to whoever is without the store too."""

@@ -17,9 +17,9 @@ from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge, Instant
 from headgate.ledger.shares import Who
-from headgate.stores.base import Store
 from headgate.stores.later import Later, Rider
 from headgate.stores.records import LEASE, NOTHING, Answered, Grant
+from headgate.stores.verbs import LedgerStore
 
 __all__ = ["BusyStore", "Part"]
 
@@ -70,7 +70,7 @@ class Part(Grant):
         self.bundle: _Bundle | None = bundle
 
 
-class BusyStore(Store):
+class BusyStore(LedgerStore):
     """A store shared by processes, each transaction of which costs something."""
 
     def _rest(self) -> None:

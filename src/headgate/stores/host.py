@@ -21,6 +21,7 @@ from headgate.ledger.codec import pack, unpack
 from headgate.ledger.limit import SECOND, Instant
 from headgate.stores import names
 from headgate.stores.absence import Absences
+from headgate.stores.base import SharedStore
 from headgate.stores.blocks import read_blocks, write_blocks
 from headgate.stores.busy import BusyStore, Part
 from headgate.stores.environment import Environment, boot_id
@@ -38,7 +39,7 @@ _CACHED: Final = 4096
 _FILE: Final = "blocks.json"
 
 
-class HostStore(BusyStore):
+class HostStore(BusyStore, SharedStore):
     """All processes of a machine share these ledgers.
 
     Args:
@@ -57,7 +58,7 @@ class HostStore(BusyStore):
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
         self._bells = Doorbells(self.home / "wake")
-        self.absences = Absences(self.home / "absent")
+        self._absences = Absences(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._depth = 0
         self._hurry = False
@@ -174,7 +175,7 @@ class HostStore(BusyStore):
         self._changed()
 
     def recall(self) -> None:
-        """Add the blocks of the synced file to those that are known; needs no transaction."""
+        """Also those of the synced file; needs no transaction."""
         known = self.blocks.states()
         kept = [state for state in read_blocks(self.home / _FILE) if state not in known]
         if kept:
@@ -336,8 +337,22 @@ class HostStore(BusyStore):
 
     # -- for the safe share ----------------------------------------------------------------------------------------
 
+    def depart(self) -> str:
+        return self._absences.begin()
+
+    def come_back(
+        self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
+    ) -> None:
+        with self._attempt():
+            self._rejoin(mark, processes)
+            for grant in held:
+                self.adopt(grant)
+            for verb in replay:
+                verb()
+        self._absences.end(mark)
+
     @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def _attempt(self) -> Iterator[None]:
         """A transaction that does not wait for the lock.
 
         Raises:
@@ -354,7 +369,7 @@ class HostStore(BusyStore):
             self._hurry = False
             lock.release()
 
-    def rejoin(self, mark: str, processes: int) -> None:
+    def _rejoin(self, mark: str, processes: int) -> None:
         """Back after an absence, inside a transaction: hold what is others', give back what was held for us."""
         self._leave_to_absent(mark, processes)
         held = self._txn.pop(record_name(names.ABSENT, mark))
@@ -367,7 +382,7 @@ class HostStore(BusyStore):
 
     def _leave_to_absent(self, own: str = "", processes: int = 0) -> None:
         """For every process that goes on without the store, hold its share of every ledger, once."""
-        for mark in self.absences.names():
+        for mark in self._absences.names():
             name = record_name(names.ABSENT, mark)
             if mark == own or self._txn.get(name) is not None:
                 continue
@@ -387,17 +402,16 @@ class HostStore(BusyStore):
 
     # -- for others ------------------------------------------------------------------------------------------------
 
-    def peek(self, key: str) -> Ledger | None:
-        """A ledger as it was written last, whoever holds the lock; for the safe share.
-
-        Raises:
-            StoreUnavailable: it cannot be read.
-        """
+    def peek(self, key: str, now: Instant) -> Ledger | None:
         raw = self._environment.peek(record_name(names.LEDGER, key))
-        return unpack(raw) if raw is not None else None
+        if raw is None:
+            return None
+        ledger = unpack(raw)
+        if now[ledger.base] >= ledger.turn:
+            ledger.advance(now)
+        return ledger
 
     def state(self) -> tuple[int, int]:
-        """Changes with every transaction, also of other processes; to be looked at without the lock."""
         return self._environment.state()
 
     def rebuilt(self) -> str:
@@ -413,7 +427,8 @@ class HostStore(BusyStore):
             with self._txn.cursor() as cursor:
                 for name, value in cursor:
                     if name[:1] == names.LEDGER:
-                        found.ledgers.append(view(name[1:].decode(), unpack(value), now))
+                        key = name[1:].decode()
+                        found.ledgers.append(view(key, unpack(value), now(key.partition("/")[0])))
                     elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
                         found.members[int(name[1:], 16)] = value.decode()
                     elif name[:1] == names.MEMBER:

@@ -13,8 +13,8 @@ from headgate.ledger.codec import pack, unpack
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
-from headgate.stores.base import Store
 from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot, view
+from headgate.stores.verbs import LedgerStore
 
 __all__ = ["MemoryStore"]
 
@@ -24,7 +24,7 @@ _SETTLED: Final = Answered()
 _LATE: Final = Answered(late=True)
 
 
-class MemoryStore(Store):
+class MemoryStore(LedgerStore):
     """A store in memory. Several gates of one process may share it; other processes do not see it."""
 
     def __init__(self) -> None:
@@ -168,7 +168,10 @@ class MemoryStore(Store):
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         with self._lock:
             return Snapshot(
-                ledgers=[view(key, unpack(pack(ledger), ledger.limit), now) for key, ledger in self._ledgers.items()],
+                ledgers=[
+                    view(key, unpack(pack(ledger), ledger.limit), now(key.partition("/")[0]))
+                    for key, ledger in self._ledgers.items()
+                ],
                 blocks=self.blocks.states(),
                 learned={k: dict(v) for k, v in self.learned.items()},
                 members=dict(self.members),

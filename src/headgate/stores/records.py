@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -11,7 +11,7 @@ from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import BlockState
 
-__all__ = ["LEASE", "NOTHING", "Answered", "Grant", "LedgerView", "Snapshot", "forget", "view"]
+__all__ = ["LEASE", "NOTHING", "Answered", "Ask", "Grant", "LedgerView", "Snapshot", "forget", "view"]
 
 LEASE: Final = 60 * SECOND
 """How long a permit is held when its holder is not heard of again, ns."""
@@ -52,6 +52,26 @@ class Grant:
         self.sent = sent
         self.who = who
         self.lease = lease
+
+
+class Ask(NamedTuple):
+    """What `Store.reserve` is asked, as one value.
+
+    Attributes:
+        namespace, charges, scopes, who, backlog, ahead, weight: as there.
+        lane: asks of one lane stop at its first refusal.
+        most: so many calls of this plan want a permit.
+    """
+
+    namespace: str
+    charges: tuple[Charge, ...]
+    scopes: tuple[str, ...]
+    who: Who
+    backlog: Mapping[str, int] | None = NOTHING
+    ahead: Mapping[str, int] = NOTHING
+    weight: int = 1
+    lane: int = 0
+    most: int = 1
 
 
 class Answered(NamedTuple):
@@ -98,9 +118,8 @@ class Snapshot:
     degraded: str = ""
 
 
-def view(key: str, ledger: Ledger, now: Callable[[str], Instant]) -> LedgerView:
-    """A copy of a ledger as people see it at present."""
-    instant = now(key.partition("/")[0])
+def view(key: str, ledger: Ledger, instant: Instant) -> LedgerView:
+    """A copy of a ledger as people see it at `instant`."""
     if instant[ledger.base] >= ledger.turn:
         ledger.advance(instant)
     return LedgerView(

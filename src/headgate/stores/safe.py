@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -22,11 +22,10 @@ from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
-from headgate.stores.base import Store
+from headgate.stores.base import SharedStore, Store
 from headgate.stores.blocks import Blocks, BlockState
-from headgate.stores.host import HostStore
 from headgate.stores.memory import MemoryStore
-from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot, forget
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, forget
 
 __all__ = ["SafeStore"]
 
@@ -39,10 +38,11 @@ _REMEMBERED: Final = 100_000
 class _Share(MemoryStore):
     """This process's part of every limit."""
 
-    def __init__(self, whole: HostStore) -> None:
+    def __init__(self, whole: SharedStore) -> None:
         super().__init__()
         self.processes = whole.alive()
-        self.mark = whole.absences.begin()
+        self.mark = whole.depart()
+        self.begins = whole.held_from()
         self._whole = whole
         self._state = whole.state()
         self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
@@ -65,14 +65,12 @@ class _Share(MemoryStore):
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         try:
-            whole = self._whole.peek(key)
+            whole = self._whole.peek(key, now)
         except StoreError:
             forget(ledger, now)
             return
         if whole is None:
             return  # nobody has used it yet
-        if now[whole.base] >= whole.turn:
-            whole.advance(now)
         # If the store lives on without us, others go on spending what it shows.
         room = max(0, whole.room) if self._whole.state() == self._state else 0
         others = ledger.room - room // self.processes
@@ -93,8 +91,9 @@ class SafeStore(Store):
         say: called with (``"store lost"`` or ``"store back"``, one sentence for people).
     """
 
-    def __init__(self, inner: HostStore, say: Callable[[str, str], None]) -> None:
+    def __init__(self, inner: SharedStore, say: Callable[[str, str], None]) -> None:
         self.inner = inner
+        inner.back = self._share_or_inner
         self._say = say
         self._lock = threading.RLock()
         self._share_now: _Share | None = None
@@ -103,6 +102,18 @@ class SafeStore(Store):
         self._replay: list[Callable[[], object]] = []
         self.degraded = ""
         """Why the shared store is not used now, or empty."""
+
+    @property
+    def remote(self) -> bool:  # type: ignore[override]
+        return self.inner.remote
+
+    @property
+    def heard(self) -> Callable[[str, Answered], None]:
+        return self.inner.heard
+
+    @heard.setter
+    def heard(self, handler: Callable[[str, Answered], None]) -> None:
+        self.inner.heard = handler
 
     @property
     def generation(self) -> int:  # type: ignore[override]
@@ -146,18 +157,12 @@ class SafeStore(Store):
             share.processes = max(1, self.inner.alive())
             self.inner.recall()
             try:
-                with self.inner.attempt():
-                    self.inner.rejoin(share.mark, share.processes)
-                    for grant in self._local.values():
-                        self.inner.adopt(grant)
-                    for replay in self._replay:
-                        replay()
+                self.inner.come_back(share.mark, share.processes, self._local.values(), self._replay)
             except StoreError:
                 return share
             self._share_now, self.degraded = None, ""
             self._local.clear()
             self._replay.clear()
-            self.inner.absences.end(share.mark)
         self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
         return None
 
@@ -170,6 +175,29 @@ class SafeStore(Store):
 
     def batch(self) -> AbstractContextManager[object]:
         return _Batch(self)
+
+    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
+        return self.inner.draw(charges, who, now) if self._share_now is None else None
+
+    def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
+        if self._share_or_inner() is None:
+            try:
+                return self.inner.reserve_all(asks, now)
+            except StoreError as error:
+                self._lost(error)
+        found: list[Sequence[Grant] | Refusal] = []
+        for ask in asks:
+            granted: list[Grant] = []
+            got: Grant | Refusal | None = None
+            while len(granted) < ask.most and not isinstance(got, Refusal):
+                got = self.reserve(
+                    *ask[:4], now(ask.namespace), backlog=ask.backlog, ahead=ask.ahead, weight=ask.weight
+                )
+                if isinstance(got, Grant):
+                    granted.append(got)
+            assert got is not None
+            found.append(granted or got if isinstance(got, Refusal) else granted)
+        return found
 
     def reserve(
         self,
@@ -193,6 +221,8 @@ class SafeStore(Store):
             except StoreError as error:
                 share = self._lost(error)
         with self._lock:
+            if now.mono < share.begins:  # others do not know yet that we are away
+                return Refusal(charges[0].key if charges else "", share.begins, unknown=True)
             small = share.too_small(charges)
             if small:
                 return Refusal(small, now.mono + SECOND, unknown=True)
@@ -277,6 +307,19 @@ class SafeStore(Store):
         found = self._try(lambda: self.inner.remember(topic, value))
         return found if isinstance(found, bytes) else None
 
+    def note(self, topic: str, value: bytes) -> None:
+        self._try(lambda: self.inner.note(topic, value))
+
+    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
+        self._try(lambda: self.inner.sum(topic, numbers))
+
+    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
+        found = self._try(lambda: self.inner.claim(topic, mono, until, held=held))
+        return found if isinstance(found, int) else 0
+
+    def skew(self) -> tuple[int, int]:
+        return self.inner.skew()
+
     def _try(self, verb: Callable[[], object]) -> object:
         """Run a verb on the shared store, or remember it for when it is back (then None)."""
         if self._share_or_inner() is None:
@@ -326,11 +369,6 @@ class SafeStore(Store):
         self._share_or_inner()
         self.inner.close()
 
-    def _open(self, key: str) -> Ledger | None:
-        raise NotImplementedError("a safe store has no ledgers of its own")
-
-    _keep = _add = _drop = _due = _keys = _share = _open  # type: ignore[assignment]
-
 
 class _Batch:
     """A transaction of whichever store is in force; one that cannot be written leads to the safe share."""
@@ -342,8 +380,9 @@ class _Batch:
     def __enter__(self) -> None:
         if self._store._share_or_inner() is None:
             try:
-                self._store.inner.__enter__()
-                self._entered = self._store.inner
+                entered = self._store.inner.batch()
+                entered.__enter__()
+                self._entered = entered
             except StoreError as error:
                 self._store._lost(error)
 

@@ -63,6 +63,14 @@ class Doorbells:
             return set(self._own)
         return {int(name, 16) for name in names if self._send(name, b"")}
 
+    def dead(self) -> set[int]:
+        """The members whose processes ended without taking their sockets away; they are removed now."""
+        try:
+            names = [entry.name for entry in os.scandir(self._folder)]
+        except OSError:
+            return set()
+        return {int(name, 16) for name in names if not self._send(name, b"")}
+
     def _send(self, name: str, what: bytes) -> bool:
         try:
             self._send_to(self._path(name), what)

@@ -158,14 +158,14 @@ class Queue:
         lane.waiters.appendleft(waiter)
         lane.opens = 0
 
+    def ready(self, now: int) -> list[Lane]:
+        """Lanes whose head should be tried now, each once, best first."""
+        due = [lane for lane in self._lanes.values() if lane.opens <= now and lane.head() is not None]
+        return sorted(due, key=lambda lane: lane.rank(now)) if len(due) > 1 else due
+
     def due(self, now: int) -> Iterator[Lane]:
         """Lanes whose head should be tried now, best first. After each try set `Lane.opens` or call `served`."""
-        while True:
-            ready = [lane for lane in self._lanes.values() if lane.opens <= now and lane.head() is not None]
-            if not ready:
-                return
-            heap = [(lane.rank(now), id(lane), lane) for lane in ready]
-            heapq.heapify(heap)
+        while heap := [(lane.rank(now), id(lane), lane) for lane in self.ready(now)]:
             while heap:
                 _, _, lane = heap[0]
                 yield lane

@@ -72,7 +72,7 @@ class TestSliding:
         ledger = sliding()
         ledger.advance(at(5))
         ledger.take(10, WHO, at(5))
-        assert ledger.opens(1, WHO, at(5)) == UNKNOWN
+        assert ledger.opens(1, WHO, at(5)) == -(at(5).mono + ledger.limit.period)
 
     def test_something_is_left_for_upper_classes(self) -> None:
         """After a burst a low class leaves 5 %, melting as the time shrinks until the burst comes back."""
@@ -114,6 +114,13 @@ class TestBucket:
         assert ledger.opens(1, WHO, at(6)) == at(6.1).mono
         ledger.advance(at(6.1))
         assert ledger.room == 1
+
+    def test_what_is_in_flight_is_not_gone_before_it_could_drain(self) -> None:
+        """Full of units in flight: unknown, but not before all that has to drain could have drained."""
+        ledger = bucket()
+        ledger.advance(at(5))
+        ledger.take(10, WHO, at(5))
+        assert ledger.opens(1, WHO, at(5)) == -at(5.1).mono
 
     def test_refill_may_differ_from_capacity(self) -> None:
         """So many units a period, however large the bucket is."""

@@ -1,0 +1,603 @@
+-- The arithmetic of limits, number for number as in headgate/ledger: change both together.
+--
+-- Numbers here are doubles: whole up to 2^53. So instants and periods are microseconds, `share` multiplies without
+-- rounding, and a bucket's level is two numbers. Nothing is ever rounded that is not rounded there. An instant more than
+-- 200 years ahead is FAR.
+--
+-- A ledger as it is written (msgpack array; instants in us on the server's clock):
+--   1 seq        grows by one with every write: tells which of two copies is newer
+--   2 base       `entered` when its epoch began: units that were ever settled in it
+--   3 kind       0 fixed, 1 first, 2 sliding, 3 bucket, 4 slots
+--   4 capacity   5 headroom   6 period   7 refill   8 origin      the limit in force
+--   9 used      10 inflight  11 tally   12 era     13 hot
+--  14 own        fixed {carry, late, stamp, foreign, expected, seen}; first {begun, anchor, carry, last, owed};
+--                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
+--  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, ... oldest first}
+--  16 born       when it began, us: tells whether two copies descend from one ledger
+--  17 epoch      of the server, when it was written; the next are as of when that began, or of the copy put since
+--  18 root       seq      19 rooted   units in flight under permits that have a record
+
+local FAR = 9007199254740992
+local NEVER, UNKNOWN = -2, -1
+local FIXED, FIRST, SLIDING, BUCKET, SLOTS = 0, 1, 2, 3, 4
+local KEEP_UPPER = 5
+local RING = 64
+local NANO = 1000000000
+local SLOT_ERA = 60000000
+local ROW = 9
+local MEMBER, CLASS, TAKEN, BEFORE, FLAGS, WAITING, HEAD, UNTIL, WEIGHT = 0, 1, 2, 3, 4, 5, 6, 7, 8
+local floor, max, min = math.floor, math.max, math.min
+
+-- a * b over c, whole numbers, a and b not negative: quotient and remainder without an error, however large the product.
+local function share(a, b, c)
+  local product = a * b
+  if product < FAR then
+    local q = floor(product / c)
+    return q, product - q * c
+  end
+  local q0 = floor(a / c)
+  a = a - q0 * c
+  local base = 1
+  while base * c < FAR / 4 do base = base * 2 end
+  local digits, n, rest = {}, 0, b
+  while rest > 0 do
+    n = n + 1
+    digits[n] = rest % base
+    rest = floor(rest / base)
+  end
+  local q, r = 0, 0
+  for i = n, 1, -1 do
+    local sum = r * base + a * digits[i]
+    local part = floor(sum / c)
+    q = q * base + part
+    r = sum - part * c
+  end
+  return q0 * b + q, r
+end
+
+-- (a * b - 1) over c, rounded down; a at least 1.
+local function share_less(a, b, c)
+  local q, r = share(a, b, c)
+  return r == 0 and q - 1 or q
+end
+
+local function find(rows, member, class)
+  for r = 1, #rows, ROW do
+    if rows[r] == member and rows[r + CLASS] == class then return r end
+  end
+end
+
+-- As `find`; a row that is missing begins.
+local function row_of(rows, member, class)
+  local r = find(rows, member, class)
+  if not r then
+    r = #rows + 1
+    rows[r], rows[r + CLASS], rows[r + TAKEN], rows[r + BEFORE], rows[r + FLAGS] = member, class, 0, 0, 0
+    rows[r + WAITING], rows[r + HEAD], rows[r + UNTIL], rows[r + WEIGHT] = 0, 0, 0, 1
+  end
+  return r
+end
+
+-- Whether somebody was refused lately sets the room that must remain for a grant without a closer look.
+local function cool(L)
+  L.floor = L.era - L.hot <= 1 and FAR or floor(L.usable * KEEP_UPPER / 100)
+end
+
+-- First: when the window is surely over; 0: unknown.
+local function ends(L)
+  local begin = L.anchor
+  if begin == 0 and L.inflight == 0 then begin = L.last end
+  return begin ~= 0 and begin + L.period or 0
+end
+
+-- `turn`, and `room` and `used` where they follow from the rest.
+local function place(L)
+  local kind = L.kind
+  if kind == BUCKET then
+    L.used = L.level + (L.part > 0 and 1 or 0)
+    L.turn = 0
+  elseif kind == SLOTS then
+    L.turn = (L.era + 1) * SLOT_ERA
+  else
+    local turn = (L.era + 1) * L.period
+    if kind == FIXED then
+      turn = turn + L.origin
+    elseif kind == SLIDING then
+      if L.marks[1] then turn = min(turn, L.marks[1] + L.period) end
+    else
+      local over = ends(L)
+      if over ~= 0 then turn = min(turn, over) end
+    end
+    L.turn = turn
+  end
+  L.room = L.usable - L.used - L.inflight
+  if kind == FIXED and L.expected > L.foreign then L.room = L.room - (L.expected - L.foreign) end
+end
+
+local function set_limit(L, limit)
+  L.kind, L.capacity, L.headroom, L.period, L.refill, L.origin =
+    limit[1], limit[2], limit[3], limit[4], limit[5], limit[6]
+  L.usable = L.capacity - L.headroom
+  L.rate = L.refill ~= 0 and L.refill or L.capacity
+end
+
+local function create(limit)
+  local L = {seq = 0, base = 0, born = 0, epoch = 0, root = 0, rooted = 0, used = 0, inflight = 0, tally = 0, era = -1, hot = -9, rows = {}}
+  set_limit(L, limit)
+  L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = 0, 0, 0, 0, 0, 0
+  L.begun, L.anchor, L.last, L.owed = 0, 0, 0, 0
+  L.level, L.part, L.at, L.marks = 0, 0, 0, {}
+  cool(L)
+  place(L)
+  return L
+end
+
+local function load(raw)
+  local s = cmsgpack.unpack(raw)
+  local L = {
+    seq = s[1], base = s[2], kind = s[3], capacity = s[4], headroom = s[5], period = s[6], refill = s[7], origin = s[8],
+    usable = s[4] - s[5], rate = s[7] ~= 0 and s[7] or s[4],
+    used = s[9], inflight = s[10], tally = s[11], era = s[12], hot = s[13], rows = s[15],
+    born = s[16], epoch = s[17], root = s[18], rooted = s[19],
+  }
+  local own, kind = s[14], L.kind
+  if kind == FIXED then
+    L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = own[1], own[2], own[3], own[4], own[5], own[6]
+  elseif kind == FIRST then
+    L.begun, L.anchor, L.carry, L.last, L.owed = own[1], own[2], own[3], own[4], own[5]
+  elseif kind == SLIDING then
+    L.marks = own
+  elseif kind == BUCKET then
+    L.level, L.part, L.at = own[1], own[2], own[3]
+  end
+  cool(L)
+  place(L)
+  return L
+end
+
+local function dump(L)
+  local own, kind = {}, L.kind
+  if kind == FIXED then
+    own = {L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen}
+  elseif kind == FIRST then
+    own = {L.begun, L.anchor, L.carry, L.last, L.owed}
+  elseif kind == SLIDING then
+    own = L.marks
+  elseif kind == BUCKET then
+    own = {L.level, L.part, L.at}
+  end
+  return cmsgpack.pack({
+    L.seq, L.base, kind, L.capacity, L.headroom, L.period, L.refill, L.origin,
+    L.used, L.inflight, L.tally, L.era, L.hot, own, L.rows, L.born, L.epoch, L.root, L.rooted,
+  })
+end
+
+-- What was taken in the last era becomes the past; silent members are forgotten.
+local function enter(L, era, mono)
+  if era == L.era then return end
+  local following = era == L.era + 1
+  local old, rows, n = L.rows, {}, 0
+  for r = 1, #old, ROW do
+    local taken, refused, waiting = old[r + TAKEN], old[r + FLAGS] % 2, old[r + WAITING]
+    if not following then taken, refused = 0, 0 end
+    if old[r + UNTIL] <= mono then waiting = 0 end
+    if taken ~= 0 or refused ~= 0 or waiting ~= 0 then
+      rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = old[r], old[r + CLASS], 0, taken, 2 * refused
+      rows[n + 6], rows[n + 7], rows[n + 8], rows[n + 9] = waiting, old[r + HEAD], old[r + UNTIL], old[r + WEIGHT]
+      n = n + ROW
+    end
+  end
+  L.rows, L.era = rows, era
+  cool(L)
+end
+
+-- Fixed: from what others spent in the window that ends, expect what they will spend in the next.
+local function forecast(L)
+  local period = L.period
+  if L.foreign ~= 0 or L.expected ~= 0 then
+    local witnessed = period
+    if L.seen ~= 0 then witnessed = max(L.seen - (L.turn - period), floor(period / 4)) end
+    local sample = share(L.foreign, period, min(witnessed, period))
+    sample = sample + floor(sample / 10)
+    L.expected = min(max(sample, floor(L.expected * 3 / 4)), floor(L.usable * 9 / 10))
+    if L.expected * 200 < L.usable then L.expected = 0 end
+  end
+  L.foreign, L.seen = 0, 0
+end
+
+-- Fixed: let all that is spent count in any window up to server instant `late`.
+local function hold(L, now, late)
+  L.carry, L.late, L.stamp = L.used, max(L.late, late), now.mono
+end
+
+-- Fixed: written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future.
+local function come_back(L, now)
+  if now.hi < L.turn - L.period then
+    hold(L, now, L.turn - 1)
+    L.era = floor((now.lo - L.origin) / L.period)
+    place(L)
+  end
+end
+
+-- First: if nothing can have arrived since `begun`, no window is open.
+local function close(L)
+  if L.anchor == 0 and L.inflight == 0 and L.last < L.begun then L.begun = 0 end
+end
+
+local function advance(L, now)
+  local kind, mono, period = L.kind, now.mono, L.period
+  if kind == FIXED then
+    local era = floor((now.lo - L.origin) / period)
+    if era > L.era then
+      forecast(L)
+      local last = floor((L.late - L.origin) / period)
+      L.used = (last >= era and mono < L.stamp + period + floor(period / 4096)) and L.carry or 0
+      L.carry = last > era and L.used or 0
+      enter(L, era, mono)
+    end
+  elseif kind == FIRST then
+    enter(L, floor(mono / period), mono)
+    if L.anchor ~= 0 and mono >= L.anchor + period then
+      L.tally = L.tally + L.used - L.carry
+      L.used, L.carry = L.carry, 0
+      L.anchor, L.owed = 0, L.inflight
+      L.begun = L.begun + period
+      close(L)
+    end
+    if L.anchor == 0 and L.inflight == 0 and mono >= L.last + period then
+      L.tally = L.tally + L.used
+      L.used, L.carry, L.begun = 0, 0, 0
+    end
+  elseif kind == SLIDING then
+    local marks, gone, n = L.marks, 0, #L.marks
+    while gone < n and marks[gone + 1] + period <= mono do
+      L.used = L.used - marks[gone + 2]
+      L.tally = L.tally + marks[gone + 2]
+      gone = gone + 3
+    end
+    if gone > 0 then
+      local rest = {}
+      for i = gone + 1, n do rest[i - gone] = marks[i] end
+      L.marks = rest
+    end
+    enter(L, floor(mono / period), mono)
+  elseif kind == BUCKET then
+    local before = L.used
+    if mono > L.at then
+      local past = mono - L.at
+      local units, rest = share(past, L.rate, period)
+      local part, over = share(rest, NANO, period)
+      if units > L.level or (units == L.level and part >= L.part) then
+        L.level, L.part, L.at = 0, 0, mono
+      else
+        L.level, L.part = L.level - units, L.part - part
+        if L.part < 0 then L.level, L.part = L.level - 1, L.part + NANO end
+        -- What has not made a whole billionth leaves its time unspent, for the next look.
+        L.at = mono - floor(over / (NANO * L.rate))
+      end
+    end
+    enter(L, floor(mono / period), mono)
+    place(L)
+    L.tally = L.tally + before - L.used
+    return
+  else
+    enter(L, floor(mono / SLOT_ERA), mono)
+  end
+  place(L)
+end
+
+-- The instant that a kind's `turn` speaks of.
+local function ripe(L, now)
+  return (L.kind == FIXED and now.lo or now.mono) >= L.turn
+end
+
+-- Put units in flight that are nobody's in particular.
+local function occupy(L, units, mono)
+  L.inflight, L.room = L.inflight + units, L.room - units
+  if L.kind == FIRST and L.begun == 0 then L.begun = mono end
+end
+
+local function take(L, cost, member, class, mono)
+  occupy(L, cost, mono)
+  local rows = L.rows
+  local r = row_of(rows, member, class)
+  rows[r + TAKEN] = rows[r + TAKEN] + cost
+  if rows[r + WAITING] ~= 0 then rows[r + WAITING] = max(0, rows[r + WAITING] - cost) end
+end
+
+local function refused(L, member, class, head, waiting, till, weight)
+  local rows = L.rows
+  local r = row_of(rows, member, class)
+  if waiting ~= 0 then
+    L.hot, L.floor = L.era, FAR
+    if rows[r + FLAGS] % 2 == 0 then rows[r + FLAGS] = rows[r + FLAGS] + 1 end
+  end
+  rows[r + WAITING], rows[r + HEAD], rows[r + UNTIL], rows[r + WEIGHT] = waiting, min(head, waiting), till, weight
+end
+
+local function refund(L, reserved)
+  L.inflight, L.room = L.inflight - reserved, L.room + reserved
+  if L.kind == FIRST then
+    close(L)
+    place(L)
+  end
+end
+
+-- First: units spent by `at`; `place` must follow.
+local function spent_first(L, reserved, actual, at)
+  L.inflight, L.used = L.inflight - reserved, L.used + actual
+  if reserved ~= 0 or actual ~= 0 then
+    L.last = max(L.last, at.mono)
+    if L.begun == 0 or reserved == 0 then
+      L.begun = min(L.begun ~= 0 and L.begun or at.mono, at.mono - L.period)
+    end
+    if at.mono >= L.begun + L.period then L.carry = L.carry + actual end
+  end
+end
+
+local function settle(L, reserved, actual, at)
+  local kind = L.kind
+  if kind == SLOTS then
+    L.inflight, L.room, L.tally = L.inflight - reserved, L.room + reserved, L.tally + reserved
+  elseif kind == BUCKET then
+    L.inflight, L.level = L.inflight - reserved, L.level + actual
+    place(L)
+  elseif kind == FIRST then
+    spent_first(L, reserved, actual, at)
+    L.owed = L.owed - reserved
+    if L.owed < 0 and L.anchor == 0 then L.anchor = at.mono end
+    place(L)
+  else
+    L.inflight, L.used, L.room = L.inflight - reserved, L.used + actual, L.room + reserved - actual
+    if kind == FIXED then
+      L.tally = L.tally + actual
+      if at.hi >= L.turn or L.late >= L.turn then
+        L.carry = L.carry + actual
+        L.late, L.stamp = max(L.late, at.hi), max(L.stamp, at.mono)
+      end
+    elseif actual ~= 0 then
+      local marks = L.marks
+      local n = #marks
+      local when = n > 0 and max(at.mono, marks[n - 2]) or at.mono
+      if n > 0 and when - marks[n] < floor(L.period / RING) then
+        marks[n - 2], marks[n - 1] = when, marks[n - 1] + actual
+      else
+        marks[n + 1], marks[n + 2], marks[n + 3] = when, actual, when
+        if n == 0 then place(L) end
+      end
+    end
+  end
+end
+
+local function lapse(L, reserved, at, now)
+  if L.kind == FIRST then
+    spent_first(L, reserved, reserved, at)
+    place(L)
+  elseif L.kind == FIXED and at.hi < L.turn - L.period and L.turn - L.period <= now.lo then
+    refund(L, reserved)
+  else
+    settle(L, reserved, reserved, at)
+  end
+end
+
+-- Units of foreign traffic that the provider's used-counter shows.
+local function observe(L, used, sent, mark, reserved, actual, now)
+  local more = max(0, reserved - actual)
+  if L.kind ~= FIXED then
+    local foreign = used - (L.used + L.inflight + more + L.tally - mark)
+    if foreign <= 0 then return 0 end
+    settle(L, 0, foreign, now)
+    return foreign
+  end
+  local period, origin = L.period, L.origin
+  if floor((sent.lo - origin) / period) ~= L.era or floor((now.hi - origin) / period) ~= L.era then return 0 end
+  local bound = used + L.tally - mark - actual
+  L.seen = max(L.seen, now.lo)
+  local foreign = max(0, used - (L.used + L.inflight + more))
+  if foreign > 0 then
+    L.used, L.foreign, L.tally = L.used + foreign, L.foreign + foreign, L.tally + foreign
+  elseif bound < L.used then
+    L.used, L.foreign = bound, min(L.foreign, bound)
+  end
+  place(L)
+  return foreign
+end
+
+local function fill(L, now)
+  local missing = L.usable - L.used - L.inflight
+  if L.kind ~= SLOTS and missing > 0 then settle(L, 0, missing, now) end
+end
+
+local function doubt(L, now)
+  if L.kind == FIXED then
+    hold(L, now, now.hi)
+    come_back(L, now)
+  end
+end
+
+-- Units that were ever settled: never falls, and knows nothing of windows.
+local function entered(L)
+  return L.kind == FIXED and L.tally or L.used + L.tally
+end
+
+-- Follow a limit that changed live. Of another kind: a new ledger, in which all that is spent was spent just now.
+local function convert(L, limit, now)
+  advance(L, now)
+  if L.kind ~= limit[1] then
+    local other = create(limit)
+    for _, own in ipairs({'seq', 'name', 'dirty', 'born', 'epoch', 'root', 'rooted'}) do other[own] = L[own] end
+    advance(other, now)
+    occupy(other, L.inflight, now.mono)
+    settle(other, 0, L.used, now)
+    other.base = entered(other) - (entered(L) - L.base)
+    return other
+  end
+  local period, origin = L.period, L.origin
+  set_limit(L, limit)
+  if L.kind == FIXED then
+    if period ~= L.period or origin ~= L.origin then
+      hold(L, now, now.hi)
+      L.era = floor((now.lo - L.origin) / L.period)
+      L.expected = share(L.expected, L.period, period)
+      L.hot = -9
+    end
+    cool(L)
+    place(L)
+  else
+    if period ~= L.period then L.hot = -9 end
+    cool(L)
+    place(L)
+    L.turn = 0
+  end
+  return L
+end
+
+-- Units that classes above the caller's wait for now.
+local function upper_waits(rows, class, mono)
+  local sum = 0
+  for r = 1, #rows, ROW do
+    if rows[r + WAITING] ~= 0 and rows[r + CLASS] < class and rows[r + UNTIL] > mono then sum = sum + rows[r + WAITING] end
+  end
+  return sum
+end
+
+-- Units that must be left to the other members of the caller's class.
+local function fair_lack(L, member, class, mono)
+  local rows, lack = L.rows, 0
+  if L.kind > FIRST then
+    local mine = find(rows, member, class)
+    local served = mine and floor(rows[mine + TAKEN] / rows[mine + WEIGHT]) or 0
+    if served == 0 then return 0 end
+    for r = 1, #rows, ROW do
+      local taken, weight = rows[r + TAKEN], rows[r + WEIGHT]
+      if rows[r + CLASS] == class and rows[r] ~= member and rows[r + WAITING] ~= 0 and rows[r + UNTIL] > mono
+        and floor(taken / weight) < served then
+        lack = lack + min(rows[r + WAITING], max(rows[r + HEAD], served * weight - taken))
+      end
+    end
+    return lack
+  end
+  local usable = L.usable
+  local order, n, heavy, here = {}, 0, 0, false
+  for r = 1, #rows, ROW do
+    if rows[r + CLASS] == class then
+      local mine = rows[r] == member
+      local want = usable
+      if not mine and rows[r + FLAGS] == 0 then want = max(rows[r + TAKEN], rows[r + BEFORE]) end
+      n = n + 1
+      order[n] = {want, rows[r + WEIGHT], rows[r + TAKEN], mine, n}
+      heavy = heavy + rows[r + WEIGHT]
+      here = here or mine
+    end
+  end
+  if n == 0 or (n == 1 and here) then return 0 end
+  if not here then
+    n = n + 1
+    order[n] = {usable, 1, 0, true, n}
+    heavy = heavy + 1
+  end
+  -- Max-min: those who want least per weight are served in full, the others share what is left by weight.
+  table.sort(order, function(a, b)
+    local x, y = a[1] / a[2], b[1] / b[2]
+    if x == y then return a[5] < b[5] end
+    return x < y
+  end)
+  local rest = usable
+  for i = 1, n do
+    local one = order[i]
+    local part = min(one[1], floor(rest * one[2] / heavy))
+    rest, heavy = rest - part, heavy - one[2]
+    if not one[4] and part > one[3] then lack = lack + part - one[3] end
+  end
+  return lack
+end
+
+-- Instant at which `units` more than now will be free, or UNKNOWN; below NEVER: unknown, but not before the instant of the
+-- opposite sign.
+local function frees(L, units, now)
+  local kind = L.kind
+  if kind == FIXED then return now.mono + max(1, L.turn - now.lo) end
+  if kind == FIRST then
+    local over = ends(L)
+    return over ~= 0 and max(now.mono + 1, over) or UNKNOWN
+  elseif kind == BUCKET then
+    local level, used, sign = L.level, L.used, 1
+    -- What is in flight cannot drain before it settles, which may be now: look again then.
+    if units > used then level, used, sign = level + L.inflight, used + L.inflight, -1 end
+    if units > used then return UNKNOWN end
+    -- What must drain, as whole units and a rest in billionths; then the time that takes, rounded up.
+    local whole = level - (used - units)
+    local steps, rest = share(whole, L.period, L.rate)
+    local more, odd = share(L.part, L.period, NANO)
+    rest = rest + more + (odd > 0 and 1 or 0)
+    return sign * max(now.mono + 1, min(FAR, L.at + steps - floor(-rest / L.rate)))
+  end
+  return UNKNOWN
+end
+
+-- Sliding: what upper classes may want evenly over a period is kept only as far as it comes back too late for that.
+local function opens_sliding(L, cost, upper, others, blocked, now)
+  local marks, period, usable = L.marks, L.period, L.usable
+  local spare = L.room - cost
+  local free = spare - others
+  local pieces, freed, melted = #marks / 3, {[0] = 0}, {}
+  for i = 1, pieces do freed[i] = freed[i - 1] + marks[3 * i - 1] end
+  melted[pieces] = 0
+  for i = pieces - 1, 0, -1 do
+    melted[i] = melted[i + 1]
+    -- Pieces by which not even what others need is back are passed over below.
+    if upper ~= 0 and free + freed[i] >= 0 then
+      melted[i] = max(melted[i], marks[3 * i + 1] + period - share_less(free + freed[i] + 1, period, upper))
+    end
+  end
+  local kept = free + L.used < upper
+  for i = 0, pieces do
+    local opens = i > 0 and marks[3 * i - 2] + period or now.mono
+    local could = true
+    if spare + freed[i] < usable - cost then
+      could = not kept and free + freed[i] >= blocked
+      opens = max(opens, melted[i])
+    end
+    if could and (i == pieces or opens < marks[3 * i + 1] + period) then return opens > now.mono and opens or 0 end
+  end
+  return -(now.mono + period)
+end
+
+-- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
+local function opens(L, cost, member, class, now, ahead)
+  local kind, usable = L.kind, L.usable
+  if kind == FIXED then come_back(L, now) end
+  if cost > usable then return NEVER end
+  if cost == 0 then return 0 end
+  local spare, upper, blocked, lack = L.room - cost, 0, 0, 0
+  if class ~= 0 then
+    upper = floor(usable * KEEP_UPPER / 100)
+    blocked = upper_waits(L.rows, class, now.mono)
+  end
+  if L.era - L.hot <= 1 then lack = fair_lack(L, member, class, now.mono) end
+  if kind <= FIRST then
+    local keep = min(max(upper, blocked) + lack, usable - cost)
+    local period, to_come = L.period
+    if kind == FIXED then
+      to_come = max(L.turn - now.lo, 0)
+    else
+      local over = ends(L)
+      if L.anchor ~= 0 then
+        over = 2 * L.begun + period - L.anchor
+      elseif over == 0 then
+        over = now.mono + period
+      end
+      to_come = max(over - now.mono, 0)
+    end
+    if spare >= 0 and share(keep, to_come, period) <= spare then return 0 end
+    local over = frees(L, cost, now)
+    if spare < 0 or over < 0 then return over end
+    return min(over, now.mono + to_come - share_less(spare + 1, period, keep))
+  end
+  lack = max(lack, ahead)
+  if kind == SLIDING then return opens_sliding(L, cost, upper, lack, blocked, now) end
+  if kind == SLOTS then upper = 0 end
+  local keep = min(max(upper, blocked) + lack, usable - cost)
+  if spare >= keep then return 0 end
+  return frees(L, cost + keep - L.room, now)
+end

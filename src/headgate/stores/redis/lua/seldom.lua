@@ -1,0 +1,242 @@
+-- Verbs that few calls need: made only for those, because every call makes its functions anew.
+
+local function seldom_verbs()
+  local more = {}
+
+  local function renew()
+    gen = max(gen + 1, mono)
+    call('HSET', META, 'gen', gen)
+    call('PUBLISH', prefix .. 'bell', string.format('gen %.0f', gen))
+  end
+
+  -- A permit of which its client does not know whether it was granted.
+  function more.undo(item)
+    return undo(item[2])
+  end
+
+  function more.hold(item)
+    local found = record(item[2])
+    if not found then return false end
+    write(item[2], found, item[3])
+    return true
+  end
+
+  function more.withdraw(item)
+    for i = 1, #item[2] do
+      local L = open[names[item[2][i]]]
+      if L and find(L.rows, item[3], item[4]) then
+        refused(L, item[3], item[4], 0, 0, mono, 1)
+        keep(L)
+      end
+    end
+    return true
+  end
+
+  function more.doubt(item)
+    local which, count = {}, 0
+    for i = 1, #item[2] do which[i] = names[item[2][i]] end
+    if #which == 0 then which = call('SMEMBERS', LEDGERS) end
+    for w = 1, #which do
+      local L = fetch(which[w])
+      if L then
+        doubt(L, now)
+        keep(L)
+        count = count + 1
+      elseif #item[2] == 0 then
+        call('SREM', LEDGERS, which[w])
+      end
+    end
+    return count
+  end
+
+  local function lost_of(name)
+    return string.format('lost:%.0f:%s', epoch, name)
+  end
+
+  -- Put a copy back. What was in flight in it and has no record here is held under a permit of its own until its holders
+  -- `regain` it or a lease has passed. What was taken and spent here since the epoch began is so in the copy too.
+  function more.put(item)
+    local name = names[item[2]]
+    local old, L = open[name], load(ARGV[2 + item[3]])
+    local kin = old and old.born == L.born
+    if kin and old.root >= L.seq then return false end
+    L.name = name
+    call('SADD', LEDGERS, name)
+    if ripe(L, now) then advance(L, now) end
+    local permit = lost_of(name)
+    local before = record(permit)
+    before = before and before[5] or 0
+    local root, base, rooted = L.seq, entered(L), kin and old.rooted or 0
+    local apart = max(0, L.inflight - rooted)
+    if old then
+      if ripe(old, now) then advance(old, now) end
+      L.inflight = apart + old.inflight - before
+      if L.kind == FIRST and L.begun == 0 and L.inflight > 0 then L.begun = mono end
+      place(L)
+      local since = entered(old) - (kin and old.base or 0)
+      if since > 0 then settle(L, 0, since, now) end
+      L.seq = max(L.seq, old.seq)
+    end
+    L.epoch, L.root, L.base, L.rooted = epoch, root, base, rooted
+    if apart > 0 then
+      write(permit, {1, '', 0, name, apart}, mono + LEASE)
+    elseif before > 0 then
+      write(permit, false)
+    end
+    place(L)
+    keep(L)
+    return true
+  end
+
+  function more.adopt(item)
+    if record(item[2]) then return false end
+    local sent = {mono = item[5][1], lo = item[5][2], hi = item[5][3]}
+    for c = 1, #item[4] do
+      local charge = item[4][c]
+      local L = current(charge[1], charge[2], sent)
+      take(L, charge[3] * item[3], item[6], item[7], sent.mono)
+      keep(L)
+    end
+    add(item[2], item[3], item[4], item[6], item[7], item[8])
+    return true
+  end
+
+  -- A permit whose record was lost: its units are moved from what was put back, where they are, or taken.
+  function more.regain(item)
+    if record(item[2]) then return false end
+    for c = 1, #item[4] do
+      local charge = item[4][c]
+      local units = charge[3] * item[3]
+      local L = current(charge[1], charge[2], now)
+      local permit = lost_of(L.name)
+      local there = record(permit)
+      local moved = there and min(there[5], units) or 0
+      if moved > 0 then
+        there[5] = there[5] - moved
+        write(permit, there[5] > 0 and there)
+        L.rooted = L.rooted + moved
+      end
+      if units > moved then take(L, units - moved, item[5], item[6], mono) end
+      keep(L)
+    end
+    add(item[2], item[3], item[4], item[5], item[6], item[7])
+    return true
+  end
+
+  function more.spent(item)
+    local at = {mono = item[3][1], lo = item[3][2], hi = item[3][3]}
+    for c = 1, #item[2] do
+      local L = current(item[2][c][1], item[2][c][2], now)
+      local units = item[2][c][3]
+      L.inflight, L.room = L.inflight + units, L.room - units
+      lapse(L, units, at, now)
+      keep(L)
+    end
+    return true
+  end
+
+  local function field(state)
+    return pack({state[1], state[2]})
+  end
+
+  function more.block(item)
+    local length = item[5]
+    local state = {item[2], item[3], item[4], length and min(max(length, 0), LONGEST) or false, mono}
+    local old = call('HGET', BLOCKS, field(state))
+    old = old and unpacked(old)
+    renew()
+    if old and block_ends(old) >= block_ends(state) then return old end
+    local all = call('HVALS', BLOCKS)
+    shut = block_ends(state)
+    for i = 1, #all do
+      local other = unpacked(all[i])
+      if block_ends(other) <= mono then call('HDEL', BLOCKS, field(other)) else shut = max(shut, block_ends(other)) end
+    end
+    call('HSET', BLOCKS, field(state), pack(state))
+    call('HSET', META, 'shut', shut)
+    return state
+  end
+
+  function more.unblock(item)
+    local all, gone = call('HVALS', BLOCKS), false
+    for i = 1, #all do
+      local state = unpacked(all[i])
+      if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) then
+        call('HDEL', BLOCKS, field(state))
+        gone = true
+      end
+    end
+    if gone then renew() end
+    return gone
+  end
+
+  function more.learn(item)
+    local known = call('HGET', META, 'learned')
+    known = known and unpacked(known) or {}
+    local news = false
+    for name, numbers_of in pairs(item[2]) do
+      local old = known[name]
+      if not old or old[1] ~= numbers_of[1] or old[2] ~= numbers_of[2] then
+        known[name] = numbers_of
+        news = true
+      end
+    end
+    if news then
+      call('HSET', META, 'learned', pack(known))
+      renew()
+    end
+    return news
+  end
+
+  function more.remember(item)
+    local before = call('HGET', META, 'note:' .. item[2])
+    if item[3] then call('HSET', META, 'note:' .. item[2], ARGV[2 + item[3]]) end
+    if not before then return false end
+    reply[#reply + 1] = before
+    return #reply - 1
+  end
+
+  -- A note of three numbers: sums of the first two, the greatest third.
+  function more.sum(item)
+    local key, add = 'note:' .. item[2], item[3]
+    local before = call('HGET', META, key)
+    local a, b, c = 0, 0, 0
+    if before then a, b, c = struct.unpack('<I8I8I8', before) end
+    call('HSET', META, key, struct.pack('<I8I8I8', a + add[1], b + add[2], max(c, add[3])))
+    return true
+  end
+
+  function more.claim(item)
+    local note = tonumber(call('HGET', META, 'claim:' .. item[2]) or 0)
+    if mono < note and not item[4] then return note end
+    call('HSET', META, 'claim:' .. item[2], item[3])
+    return 0
+  end
+
+  function more.beat(item)
+    call('ZADD', MEMBERS, mono + item[3], item[2])
+    return_share(item[2])
+    if gather > mono then
+      local back = call('HGET', META, 'back')
+      back = back and unpacked(back) or {}
+      back[item[2]] = true
+      local count = 0
+      for _ in pairs(back) do count = count + 1 end
+      call('HSET', META, 'back', pack(back))
+      if count >= tonumber(call('HGET', META, 'expected') or 1) then
+        gather, lost = 0, -1
+        call('HSET', META, 'gather', 0, 'lost', -1)
+        call('PUBLISH', prefix .. 'bell', 'all')
+      end
+    end
+    return call('ZCARD', MEMBERS)
+  end
+
+  function more.leave(item)
+    call('ZREM', MEMBERS, item[2])
+    return_share(item[2])
+    return true
+  end
+
+  return more
+end
