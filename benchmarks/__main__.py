@@ -1,4 +1,4 @@
-"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f]``."""
+"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f,g]``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.measure import interleaved
 from benchmarks.ours import FORMS
 from benchmarks.peers import PEERS
 from benchmarks.processes import rush
+from benchmarks.proxy import passages
 from benchmarks.servers import Spec
 from benchmarks.truth import SERVERS, WORKERS, truths
 from benchmarks.waiters import CAPACITY, PATIENCE, crowd
@@ -172,7 +173,34 @@ def costs(quick: bool, folder: Path) -> Lines:
     yield from table(["", "median"], rows)
 
 
-CASES = {"a": speed, "b": sharing, "c": contention, "d": crowds, "e": truthfulness, "f": costs}
+def passing(quick: bool, folder: Path) -> Lines:
+    """(g) The proxy."""
+    yield "## (g) The proxy"
+    yield ""
+    yield from said(
+        "One call on one connection, then as many as 16 connections get answered, through `headgate proxy` and straight "
+        "to the same upstream, which does nothing but answer. `aiohttp alone` is the shortest proxy that can be made of "
+        "the library that ours is made of; `no rules` is ours for a host that is not governed. `busy` is what the proxy's "
+        "process spends on a call, and a million divided by it is what one core could pass on in a second. The programs "
+        "that ask and answer share the cores with the proxy."
+    )
+    found = passages(0.5 if quick else 3.0, 2 if quick else 7, folder)
+    direct, bare = found["direct"], found["aiohttp alone"]
+    rows = [
+        [
+            way,
+            f"{it.alone:.2f} ms",
+            f"{it.alone - direct.alone:.2f} ms" if it.cpu else "",
+            f"{it.rate:,.0f}",
+            f"{it.cpu:.0f} µs" if it.cpu else "",
+            f"{it.cpu / bare.cpu:.2f}×" if it.cpu else "",
+        ]
+        for way, it in found.items()
+    ]
+    yield from table(["", "alone", "added", "calls/s", "busy", "ratio"], rows)
+
+
+CASES = {"a": speed, "b": sharing, "c": contention, "d": crowds, "e": truthfulness, "f": costs, "g": passing}
 
 
 def preamble() -> Lines:

@@ -77,13 +77,20 @@ class RuleError(HeadgateError):
     Attributes:
         file: the file at fault, or ``""``.
         key: the path of the key at fault, such as ``$.limits[0].capacity``, or ``""``.
+        line: where it stands in the file, from 1; 0 if that is not known.
+        reason: the message without the place.
     """
 
-    def __init__(self, message: str, *, file: str = "", key: str = "") -> None:
-        place = " at ".join(part for part in (file, key) if part)
+    def __init__(self, message: str, *, file: str = "", key: str = "", line: int = 0) -> None:
+        if line:
+            place = ": ".join(part for part in (f"{file}:{line}", key.removeprefix("$").lstrip(".")) if part)
+        else:
+            place = " at ".join(part for part in (file, key) if part)
         super().__init__(f"{place}: {message}" if place else message)
         self.file = file
         self.key = key
+        self.line = line
+        self.reason = message
 
 
 class UnknownProvider(RuleError):

@@ -28,6 +28,7 @@ class Arrival:
     params: dict[str, str]
     headers: dict[str, str]
     body: bytes
+    source: str = ""
     at: float = field(default_factory=time.time)
 
 
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         params = {name: values[0] for name, values in parse_qs(f"{query}&{form}", keep_blank_values=True).items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
         with origin.lock:
-            origin.arrivals.append(Arrival(self.command, path, params, headers, body))
+            origin.arrivals.append(Arrival(self.command, path, params, headers, body, self.client_address[0]))
             seen = len([a for a in origin.arrivals if a.params.get("do") == params.get("do")])
         getattr(self, f"do_{params.get('do', 'ok').replace('-', '_')}")(origin, params, seen)
 
@@ -90,6 +91,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_fail_once(self, origin: Origin, params: dict[str, str], seen: int) -> None:
         """503 the first time."""
         self.answer(503 if seen == 1 else 200, {"seen": seen})
+
+    def do_code_once(self, origin: Origin, params: dict[str, str], seen: int) -> None:
+        """200 whose body says that the rate limit of Bybit was hit, the first time; it may be tried again at once."""
+        code = 10006 if seen == 1 else 0
+        now = str(int(time.time() * 1000))
+        self.answer(200, {"retCode": code, "retMsg": "Too many visits!"}, X_Bapi_Limit_Reset_Timestamp=now)
 
     def do_reset(self, origin: Origin, params: dict[str, str], seen: int) -> None:
         """Takes the request and closes the connection."""

@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from headgate.adapters._wire import Outbound, in_family, surely_unsent
+from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnected
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
 from headgate.ledger.limit import SECOND, Window
 
 if TYPE_CHECKING:
     from headgate import Gate, Permit
+    from headgate.pools.address import Address
     from headgate.rules.call import Priority
     from headgate.rules.provider import Provider
 
-__all__ = ["Attempt", "Family", "Governor", "Steps", "drive", "drive_async", "peek", "take"]
+__all__ = ["Attempt", "Family", "Governor", "Steps", "drive", "drive_async", "leaving", "peek", "take"]
 
 log = logging.getLogger("headgate")
 
@@ -50,9 +51,12 @@ class Attempt:
     Attributes:
         netloc: the host it is for.
         observed_above: true if the layer that opened it also sees its answer; layers below then only let it pass.
+        elsewhere: true once it failed for want of a connection, and another address is there to try.
     """
 
-    def __init__(self, governor: Governor, provider: Provider, outbound: Outbound, *, resigned: bool) -> None:
+    def __init__(
+        self, governor: Governor, provider: Provider, outbound: Outbound, *, resigned: bool, roams: bool
+    ) -> None:
         self._governor = governor
         self._provider = provider
         self._outbound = outbound
@@ -61,9 +65,11 @@ class Attempt:
         self._permit: Permit | None = None
         self._done = False
         self._spare = [True]
+        self._roams = roams
         self.netloc = outbound.netloc
         self.observed_above = True
         self.slots = False
+        self.elsewhere = False
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
@@ -83,7 +89,8 @@ class Attempt:
             body=call.body,
             headers=call.headers,
             priority=self._governor.priority,
-            timeout=self._patience(gate.max_wait),
+            timeout=self._patience(),
+            roams=self._roams,
         )
         try:
             acquire = permit.acquire_async if native else permit.acquire
@@ -93,14 +100,15 @@ class Attempt:
         self._permit = permit
         self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
-    def _patience(self, longest: float) -> float | None:
+    def _patience(self) -> float | None:
         """Seconds it may wait: never beyond a signature that it already carries."""
+        longest = self._governor.timeout
         if self._signed_until is None:
-            return None
+            return longest
         # The provider judges by its own clock: by the latest that it can be there.
         now = self._governor.gate.times.now(self._provider.namespace).hi
         left = (self._signed_until - now) / SECOND - SIGNATURE_MARGIN
-        return min(max(0.0, left), longest)
+        return min(max(0.0, left), self._governor.gate.max_wait if longest is None else longest)
 
     def _explained(self, error: DeadlineExceeded) -> Rejected:
         """A deadline that only the signature set is reported as what it is."""
@@ -118,13 +126,18 @@ class Attempt:
 
     @contextmanager
     def below(self, *, observed_above: bool = True) -> Iterator[None]:
-        """Hands this attempt to the first request for the same host that is made inside the block."""
+        """Hands this attempt to the first request for the same host that is made inside the block, or hands it on."""
         self.observed_above = observed_above
+        handed_on = not self._spare
+        if handed_on:
+            self._spare.append(True)
         token = _above.set(self)
         try:
             yield
         finally:
             _above.reset(token)
+            if handed_on:
+                self._spare.clear()
 
     def taken(self) -> bool:
         """Takes the attempt, once, whatever the number of threads. True for whoever gets it."""
@@ -161,10 +174,15 @@ class Attempt:
 
     def failed(self, error: BaseException, *, unsent: bool = False) -> None:
         """No answer came: the cost comes back if the request surely never left, else it stays charged."""
-        if unsent or surely_unsent(error):
+        if unconnected(error):
+            self._tell(self._unreachable)
+        elif unsent or surely_unsent(error):
             self.unsent()
         else:
             self._tell(lambda permit: permit.unknown())
+
+    def _unreachable(self, permit: Permit) -> None:
+        self.elsewhere = permit.unreachable()
 
     def unsent(self) -> None:
         """Nothing was sent after all (no connection, an answer from a cache, another host)."""
@@ -174,6 +192,18 @@ class Attempt:
         """More of the answer arrived: whoever holds a slot still reads."""
         if self._permit is not None and not self._done:
             self._permit.renew()
+
+    @property
+    def waited(self) -> float:
+        """Seconds it waited for its permit."""
+        return 0.0 if self._permit is None else self._permit.waited
+
+    @property
+    def egress(self) -> Address | None:
+        """The address it must be sent from; ``None`` if the system chooses."""
+        if self._permit is None or not self._roams or self._permit.egress.plain:
+            return None
+        return self._permit.egress
 
     @property
     def done(self) -> bool:
@@ -199,16 +229,23 @@ class Governor:
         priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
         lenient: for an unchanged program: an unexpected error of ours is logged and the request passes ungoverned.
             `Rejected` is never swallowed.
+        timeout: seconds that a call may wait; ``None``: the gate's `max_wait`.
     """
 
-    __slots__ = ("_gate", "lenient", "priority")
+    __slots__ = ("_gate", "lenient", "priority", "timeout")
 
     def __init__(
-        self, gate: Gate | None = None, *, priority: Priority | int | str | None = None, lenient: bool = False
+        self,
+        gate: Gate | None = None,
+        *,
+        priority: Priority | int | str | None = None,
+        lenient: bool = False,
+        timeout: float | None = None,
     ) -> None:
         self._gate = gate
         self.priority = priority
         self.lenient = lenient
+        self.timeout = timeout
 
     @property
     def gate(self) -> Gate:
@@ -224,7 +261,7 @@ class Governor:
         return self._leniently(netloc, lambda: self.gate.book.for_host(netloc, path)) is not None
 
     def begin(
-        self, outbound: Outbound | None, family: Family, *, is_async: bool, resigned: bool = False
+        self, outbound: Outbound | None, family: Family, *, is_async: bool, resigned: bool = False, roams: bool = False
     ) -> Steps[Attempt | None]:
         """Opens a request's attempt and waits for it; ``None`` if its host has no rules.
 
@@ -233,10 +270,11 @@ class Governor:
             family: the client library's own base error; a refusal is raised as both.
             is_async: whether the steps are driven by `drive_async`.
             resigned: the caller signs after the wait, so a signature seen now does not matter.
+            roams: the request will leave from `leaving`; without it the default address is meant.
         """
         if outbound is None:
             return None
-        attempt = self._leniently(outbound.netloc, lambda: self._open(outbound, resigned))
+        attempt = self._leniently(outbound.netloc, lambda: self._open(outbound, resigned, roams))
         if attempt is None:
             return None
         try:
@@ -258,21 +296,32 @@ class Governor:
         *,
         family: Family,
         is_async: bool,
+        roams: bool = False,
+        first: Attempt | None = None,
     ) -> Steps[Any]:
-        """One request from end to end: open, wait, send, observe.
+        """One request from end to end: open, wait, send, observe. Where no connection can be made from one address, the
+        request surely never left, and is made from the next.
 
         Args:
-            send: makes the request.
+            send: makes the request, from `leaving` if it `roams`.
             observe: tells the attempt what came back; returns what the caller shall see.
+            first: the first attempt, if somebody has waited for it already.
         """
-        attempt = yield from self.begin(outbound, family, is_async=is_async)
-        if attempt is None:
-            return (yield send)
-        return (yield from attempt.carry(send, observe))
+        attempt = first
+        while True:
+            attempt = attempt or (yield from self.begin(outbound, family, is_async=is_async, roams=roams))
+            if attempt is None:
+                return (yield send)
+            try:
+                return (yield from attempt.carry(send, observe))
+            except Exception:
+                if not attempt.elsewhere:
+                    raise
+            attempt = None
 
-    def _open(self, outbound: Outbound, resigned: bool) -> Attempt | None:
+    def _open(self, outbound: Outbound, resigned: bool, roams: bool) -> Attempt | None:
         provider = self.gate.match(outbound.netloc, outbound.path)
-        return None if provider is None else Attempt(self, provider, outbound, resigned=resigned)
+        return None if provider is None else Attempt(self, provider, outbound, resigned=resigned, roams=roams)
 
     def _leniently(self, netloc: str, ask: Callable[[], T]) -> T | None:
         try:
@@ -306,6 +355,12 @@ def peek(netloc: str) -> Attempt | None:
     """The attempt that a layer above has already opened for this host, if it is still to be spent."""
     attempt = _above.get()
     return attempt if attempt is not None and attempt.netloc == netloc and attempt.spare else None
+
+
+def leaving(netloc: str) -> Address | None:
+    """The address from which the request to this host must leave that is being sent now; ``None``: the system's choice."""
+    attempt = _above.get()
+    return attempt.egress if attempt is not None and attempt.netloc == netloc else None
 
 
 def take(netloc: str) -> Attempt | None:

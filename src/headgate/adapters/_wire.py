@@ -6,7 +6,7 @@ Nothing here knows a client library; classes of libraries are recognised by name
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,7 +15,7 @@ import msgspec
 from headgate.errors import Rejected
 from headgate.rules.call import Call
 
-__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent"]
+__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent", "unconnected"]
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _BODY_MAX = 65_536
@@ -31,6 +31,17 @@ _UNSENT = frozenset(
     socket.gaierror ssl.SSLCertVerificationError builtins.ConnectionRefusedError""".split()  # noqa: SIM905 - a table reads better
 )
 """Exceptions after which no byte of the request can have reached the provider: top package and class name."""
+_UNCONNECTED = frozenset(
+    """httpx.ConnectError httpx.ConnectTimeout httpx.ProxyError httpx2.ConnectError httpx2.ConnectTimeout httpx2.ProxyError
+    urllib3.NewConnectionError urllib3.ConnectTimeoutError urllib3.ProxyError requests.ConnectTimeout
+    aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError builtins.ConnectionRefusedError""".split()  # noqa: SIM905
+)
+"""Those of them that may be the fault of the address it was to leave from."""
+_BLAMELESS = frozenset(
+    """socket.gaierror ssl.SSLCertVerificationError aiohttp.ClientConnectorDNSError
+    aiohttp.ClientConnectorCertificateError urllib3.NameResolutionError""".split()  # noqa: SIM905
+)
+"""No address would have done better."""
 
 
 class Outbound(NamedTuple):
@@ -126,6 +137,17 @@ def surely_unsent(error: BaseException) -> bool:
     Looks through wrappers (``__cause__``, ``reason`` and a first argument that is an exception). Anything not
     known to be harmless counts as possibly sent.
     """
+    return any(names & _UNSENT for names in _kinds(error))
+
+
+def unconnected(error: BaseException) -> bool:
+    """True if no connection could be made, and another address to leave from might have one."""
+    kinds = list(_kinds(error))
+    return any(names & _UNCONNECTED for names in kinds) and not any(names & _BLAMELESS for names in kinds)
+
+
+def _kinds(error: BaseException) -> Iterator[set[str]]:
+    """The classes of an exception, and of those inside it, as package and name."""
     seen: set[int] = set()
     queue: list[BaseException] = [error]
     while queue:
@@ -133,12 +155,9 @@ def surely_unsent(error: BaseException) -> bool:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        names = {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(current).__mro__}
-        if names & _UNSENT:
-            return True
+        yield {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(current).__mro__}
         inner = (current.__cause__, getattr(current, "reason", None), *current.args[:1])
         queue.extend(item for item in inner if isinstance(item, BaseException))
-    return False
 
 
 def in_family(error: Rejected, family: Callable[[], type[Exception]]) -> Rejected:
@@ -155,7 +174,12 @@ def in_family(error: Rejected, family: Callable[[], type[Exception]]) -> Rejecte
 
 def _rebuild(ours: type[Rejected], theirs: type[Exception], message: str, fields: dict[str, Any]) -> Rejected:
     joined: Any = _joined  # mypy does not take exception classes for hashable
-    made: Rejected = joined(ours, theirs)(message)
+    kind = joined(ours, theirs)
+    try:
+        made: Rejected = kind(message)
+    except TypeError:  # a family whose errors are made of more than a text
+        made = kind.__new__(kind, message)
+    made.args = (message,)
     made.__dict__.update(fields)
     return made
 
@@ -165,8 +189,15 @@ def _joined(ours: Any, theirs: Any) -> Any:
     """A class that is both. Pickles, so that it survives the way out of a process pool."""
 
     def reduce(self: Rejected) -> tuple[Any, ...]:
-        fields = {name: getattr(self, name) for name in ("limit", "scope", "retry_at")}
+        plain = (str, int, float, type(None))
+        fields = {name: value for name, value in vars(self).items() if isinstance(value, plain)}
         return _rebuild, (ours, theirs, str(self), fields)
 
-    body = {"__module__": ours.__module__, "__doc__": ours.__doc__, "__reduce__": reduce, "ours": ours}
+    body = {
+        "__module__": ours.__module__,
+        "__doc__": ours.__doc__,
+        "__reduce__": reduce,
+        "__str__": BaseException.__str__,  # our text, whatever theirs would print
+        "ours": ours,
+    }
     return type(ours.__name__, (ours, theirs), body)

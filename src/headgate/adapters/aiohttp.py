@@ -2,7 +2,8 @@
 
 The middleware sees every request, also redirects and aiohttp's own resend on a dropped connection. aiohttp counts
 what a middleware waits in ``ClientTimeout.total``: leave `total` unset and use ``sock_connect`` and ``sock_read``.
-Under ``headgate run`` the first wait happens before the clock of the timeout starts (`patch`).
+Under ``headgate run`` the first wait happens before the clock of the timeout starts (`patch`). To leave from several
+addresses a session needs our `Connector` as well.
 """
 
 from __future__ import annotations
@@ -12,24 +13,28 @@ import functools
 import inspect
 import logging
 import weakref
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-from aiohttp import ClientError, ClientResponse, StreamReader, payload
+from aiohttp import ClientError, ClientResponse, StreamReader, TCPConnector, payload
 from aiohttp.base_protocol import BaseProtocol
+from multidict import CIMultiDict
 from yarl import URL
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive_async, peek, take
+from headgate.adapters._call import Attempt, Governor, Steps, drive_async, leaving, peek, take
 from headgate.adapters._wire import Outbound, netloc_of
 
 if TYPE_CHECKING:
     from headgate import Gate
 
-__all__ = ["Middleware", "middleware", "patch"]
+__all__ = ["Connector", "Middleware", "govern", "middleware", "patch", "roams"]
 
 log = logging.getLogger("headgate")
+
+S = TypeVar("S")
 
 _RENEW_EVERY = 1.0
 """Seconds between two looks at whether more of a streamed answer has come."""
@@ -53,17 +58,31 @@ class Middleware:
         outbound = _outbound(request)
         attempt = take(outbound.netloc)
         send = functools.partial(handler, request)
-        if attempt is None:
-            flow = self.governor.exchange(outbound, send, _observe, family=_family, is_async=True)
-        elif attempt.observed_above:
+        if attempt is not None and attempt.observed_above:
             return await send()
-        else:
-            flow = attempt.carry(send, _observe)
+        free = _free(request.session) and request.proxy is None
+        flow = self.governor.exchange(
+            outbound, send, _observe, family=_family, is_async=True, roams=free, first=attempt
+        )
         return await drive_async(flow)
 
 
 middleware = Middleware()
 """The middleware that asks the process's shared gate."""
+
+
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
+    """Governs a session that exists already, in place, and returns it.
+
+    Args:
+        session: a ``ClientSession``.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this session; ``None`` leaves it to the context and the route.
+    """
+    target: Any = session
+    if not any(isinstance(item, Middleware) for item in target._middlewares):
+        target._middlewares = (*target._middlewares, Middleware(gate, priority=priority))
+    return session
 
 
 def patch(module: ModuleType) -> None:
@@ -90,7 +109,8 @@ def patch(module: ModuleType) -> None:
         outbound = _planned(self, method, str_or_url, kw)
         if outbound is None or peek(outbound.netloc) is not None:
             return await original(self, method, str_or_url, middlewares=chain, **kw)
-        attempt = await drive_async(governor.begin(outbound, _family, is_async=True))
+        free = roams(self) and not kw.get("proxy")
+        attempt = await drive_async(governor.begin(outbound, _family, is_async=True, roams=free))
         if attempt is None:
             return await original(self, method, str_or_url, middlewares=chain, **kw)
         try:
@@ -104,6 +124,77 @@ def patch(module: ModuleType) -> None:
         return response
 
     module.ClientSession._request = _request
+    for name, hook in _hooks(TCPConnector).items():
+        setattr(module.TCPConnector, name, hook)
+
+
+# --- several addresses ------------------------------------------------------------------------------------------
+
+
+def _hooks(cls: type[TCPConnector]) -> dict[str, Callable[..., Any]]:
+    """What takes the place of three methods of a connector class, so that its connections leave from any address."""
+    made, connects, closes = cls.__init__, cls.connect, cls.close
+
+    @functools.wraps(made)
+    def begin(self: Any, **options: Any) -> None:
+        made(self, **options)
+        # One that its user has bound, or whose connections somebody else makes, leaves from where it does.
+        ours = type(self) is TCPConnector or isinstance(self, Connector)
+        if ours and not options.get("local_addr") and not options.get("socket_factory"):
+            self.headgate_others = options, {}
+
+    @functools.wraps(connects)
+    async def connect(self: Any, req: Any, traces: Any, timeout: Any) -> Any:
+        address = leaving(netloc_of(req.url.scheme, req.url.raw_host or "", req.url.port))
+        if address is None or not hasattr(self, "headgate_others"):
+            return await connects(self, req, traces, timeout)
+        _through(req, address.proxy)
+        options, others = self.headgate_others
+        other = others.get(address.bind) if address.bind else self
+        if other is None:
+            other = others[address.bind] = TCPConnector(**options, local_addr=(address.bind, 0))
+        return await connects(other, req, traces, timeout)
+
+    @functools.wraps(closes)
+    async def close(self: Any, **options: Any) -> None:
+        for other in getattr(self, "headgate_others", ((), {}))[1].values():
+            await closes(other, **options)
+        await closes(self, **options)
+
+    return {"__init__": begin, "connect": connect, "close": close}
+
+
+class Connector(TCPConnector):
+    """A connector whose connections leave from the address that the gate has chosen: give one to your session beside the
+    middleware. Arguments as for ``aiohttp.TCPConnector``."""
+
+    locals().update(_hooks(TCPConnector))
+
+
+def _through(request: Any, proxy: str) -> None:
+    """Makes a request go through a proxy, or through none."""
+    request.headers.popall("Proxy-Authorization", None)
+    if not proxy:
+        request.update_proxy(None, None, None)
+        return
+    url = URL(proxy)
+    login = CIMultiDict[str]()
+    if url.user:
+        said = b64encode(f"{url.user}:{url.password or ''}".encode()).decode("ascii")
+        login["Proxy-Authorization"] = f"Basic {said}"
+    if not request.is_ssl():  # else only the proxy may see it, when it is asked for a tunnel
+        request.headers.update(login)
+    request.update_proxy(url.with_user(None), None, login)
+
+
+def roams(session: Any, url: str = "") -> bool:
+    """Whether requests of a session (to any URL) leave from the address that the gate chooses: its connector is one of
+    ours, and neither the session nor the environment may name a proxy. One that a request names is the caller's to see."""
+    return _free(session) and not (session._default_proxy or session._trust_env)
+
+
+def _free(session: Any) -> bool:
+    return hasattr(session.connector, "headgate_others")
 
 
 # --- requests ---------------------------------------------------------------------------------------------------

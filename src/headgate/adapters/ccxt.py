@@ -3,32 +3,44 @@
 The gate comes before the signature: a dry run of the exchange's own ``sign`` (no network) says which request it will
 be; the call waits, and only then is it signed for good. The exchange's own throttle is skipped for hosts that have
 rules. ``maxRetriesOnFailure`` keeps working: each retry waits and is charged.
+
+An exchange without a rule file is governed by what ccxt's own tables say (`headgate.rules.ccxt_tables`).
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async
 from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
-from headgate.errors import Rejected
+from headgate.errors import Rejected, UnknownProvider
+from headgate.rules.ccxt_tables import acquaint, urls_of
 
 if TYPE_CHECKING:
     from headgate import Gate
+    from headgate.rules.book import Rulebook
 
 __all__ = ["govern", "patch"]
+
+log = logging.getLogger("headgate")
 
 E = TypeVar("E")
 
 _current: ContextVar[Attempt | None] = ContextVar("headgate_ccxt", default=None)
 """The attempt of the `fetch2` we are in: its throttle is skipped, its answer observed, its `fetch` not charged again."""
 
+_PROXIES = """proxies aiohttp_proxy httpProxy http_proxy httpProxyCallback http_proxy_callback httpsProxy https_proxy
+    httpsProxyCallback https_proxy_callback socksProxy socks_proxy socksProxyCallback socks_proxy_callback
+    aiohttp_trust_env requests_trust_env""".split()  # noqa: SIM905
+"""What a user sets whose calls are to leave through a proxy of their own."""
 _RETRIES, _DELAY = "maxRetriesOnFailure", "maxRetriesOnFailureDelay"
 
 
@@ -62,6 +74,7 @@ def patch(module: ModuleType) -> None:
 def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
     """What takes the place of four methods of an exchange class, in its own colour."""
     original = {name: getattr(cls, name) for name in ("fetch2", "fetch", "throttle", "on_rest_response")}
+    met = _Met(governor)
     is_async = not cls.synchronous
 
     def fetch2(
@@ -69,7 +82,7 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
     ) -> Any:
         params = {} if params is None else params
         send = functools.partial(original["fetch2"], self, path, api, method)
-        return _run(_fetch2(governor, self, send, (path, api, method, params), rest, kw, is_async), is_async)
+        return _run(_fetch2(met, self, send, (path, api, method, params), rest, kw, is_async), is_async)
 
     def fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         send = functools.partial(original["fetch"], self, url, method, headers, body)
@@ -105,7 +118,7 @@ async def _nothing() -> None:
 
 
 def _fetch2(
-    governor: Governor, exchange: Any, send: Any, request: tuple[Any, ...], rest: Any, kw: Any, is_async: bool
+    met: _Met, exchange: Any, send: Any, request: tuple[Any, ...], rest: Any, kw: Any, is_async: bool
 ) -> Steps[Any]:
     """One call of the exchange's API: wait, then let it sign and send; again if the user asked for retries."""
     above = _current.get()
@@ -114,18 +127,26 @@ def _fetch2(
         return (yield functools.partial(send, params, *rest, **kw))
     tries = _Tries(exchange, request[0], params)
     while True:
-        outbound = _dry_run(governor, exchange, (*request[:3], tries.clean))
-        attempt = yield from governor.begin(outbound, _family, is_async=is_async, resigned=True)
+        outbound = _dry_run(met, exchange, (*request[:3], tries.clean))
+        attempt = yield from met.governor.begin(
+            outbound, _family, is_async=is_async, resigned=True, roams=_roams(met.governor, exchange)
+        )
         if attempt is None:
             return (yield functools.partial(send, params, *rest, **kw))
         try:
             with _inside(attempt):
                 return (yield from attempt.carry(functools.partial(send, tries.params, *rest, **kw), _observe))
         except Exception as error:
-            if not tries.again(error):
+            if not attempt.elsewhere and not tries.again(error):
                 raise
         if tries.delay:
             yield functools.partial(exchange.sleep, tries.delay)
+
+
+def _roams(governor: Governor, exchange: Any) -> bool:
+    """Whether its requests leave from the address that the gate has chosen: under ``headgate run``, where the HTTP library
+    below is governed as well, unless its user has set a proxy."""
+    return governor.lenient and not any(getattr(exchange, name, None) for name in _PROXIES)
 
 
 def _fetch(governor: Governor, send: Any, url: str, method: str, headers: Any, body: Any, is_async: bool) -> Steps[Any]:
@@ -181,9 +202,38 @@ class _Tries:
         return True
 
 
-def _dry_run(governor: Governor, exchange: Any, request: tuple[Any, ...]) -> Outbound | None:
+class _Met:
+    """Whose hosts a governor knows, or has asked ccxt's tables about: once for each exchange and set of hosts."""
+
+    def __init__(self, governor: Governor) -> None:
+        self.governor = governor
+        self._asked: WeakKeyDictionary[Rulebook, set[tuple[str, frozenset[str]]]] = WeakKeyDictionary()
+
+    def knows(self, exchange: Any) -> bool:
+        """True if there are rules for a host of the exchange, in a file or derived now."""
+        places = _places(exchange)
+        unknown = frozenset(netloc for netloc, _ in places if not self.governor.knows(netloc, ""))
+        if unknown:
+            self._meet(exchange, unknown)
+        return any(self.governor.knows(*place) for place in places)
+
+    def _meet(self, exchange: Any, hosts: frozenset[str]) -> None:
+        try:
+            book = self.governor.gate.book
+            asked = self._asked.setdefault(book, set())
+            if (exchange.id, hosts) not in asked:
+                asked.add((exchange.id, hosts))
+                acquaint(book, exchange, hosts)
+        except UnknownProvider:
+            pass  # a class of the user's own
+        except Exception:
+            # Without rules the calls pass, under ccxt's own throttle: as if Headgate were not there.
+            log.warning("headgate: ccxt's tables of %s cannot be used", exchange.id, exc_info=True)
+
+
+def _dry_run(met: _Met, exchange: Any, request: tuple[Any, ...]) -> Outbound | None:
     """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
-    if not any(governor.knows(*place) for place in _places(exchange)):
+    if not met.knows(exchange):
         return None
     try:
         path, api, method, params = request
@@ -196,15 +246,10 @@ def _dry_run(governor: Governor, exchange: Any, request: tuple[Any, ...]) -> Out
 def _places(exchange: Any) -> set[tuple[str, str]]:
     """Host and path of each REST API of the exchange as it is set now (a sandbox or an overridden URL included)."""
     found: set[tuple[str, str]] = set()
-    queue: list[Any] = [(getattr(exchange, "urls", None) or {}).get("api")]
-    while queue:
-        item = queue.pop()
-        if isinstance(item, dict):
-            queue.extend(item.values())
-        elif isinstance(item, str):
-            parts = urlsplit(item.replace("{hostname}", getattr(exchange, "hostname", None) or ""))
-            if parts.hostname:
-                found.add((netloc_of(parts.scheme, parts.hostname, parts.port), parts.path.rstrip("/") + "/"))
+    for url in urls_of(exchange):
+        parts = urlsplit(url)
+        if parts.hostname:
+            found.add((netloc_of(parts.scheme, parts.hostname, parts.port), parts.path.rstrip("/") + "/"))
     return found
 
 

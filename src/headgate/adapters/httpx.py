@@ -7,19 +7,23 @@ request itself, so one class serves both. The client's own timeouts do not count
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, take
-from headgate.adapters._wire import Outbound
+from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, leaving, take
+from headgate.adapters._wire import Outbound, netloc_of
 
 if TYPE_CHECKING:
     from headgate import Gate
+    from headgate.pools.address import Address
 
-__all__ = ["AsyncTransport", "Transport", "patch"]
+__all__ = ["AsyncTransport", "Transport", "govern", "patch", "roams"]
+
+C = TypeVar("C")
 
 
 class _Base:
@@ -37,7 +41,7 @@ class _Base:
         if self._inner is None:
             with self._making:
                 if self._inner is None:
-                    self._inner = getattr(_library(type(request)), kind)(**self._options)
+                    self._inner = _roaming(getattr(_library(type(request)), kind)(**self._options), self._options)
         return self._inner
 
 
@@ -45,7 +49,8 @@ class Transport(_Base):
     """A governed transport for ``httpx.Client`` and ``httpx2.Client``.
 
     Args:
-        inner: the transport that sends; ``None`` makes an ``HTTPTransport`` of the client's own library.
+        inner: the transport that sends, from the default address; ``None`` makes an ``HTTPTransport`` of the client's
+            own library, which leaves from any address of a pool.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call through this transport; ``None`` leaves it to the context and the route.
         **options: for the inner transport when it is made here: ``verify``, ``http2``, ``proxy``, ``limits``...
@@ -55,7 +60,7 @@ class Transport(_Base):
     def handle_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
         inner = self._transport(request, "HTTPTransport")
-        return drive(_send(self._governor, request, inner.handle_request, is_async=False))
+        return drive(_send(self._governor, request, inner, inner.handle_request, is_async=False))
 
     def __enter__(self) -> Transport:
         if self._inner is not None:
@@ -78,7 +83,7 @@ class AsyncTransport(_Base):
     async def handle_async_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
         inner = self._transport(request, "AsyncHTTPTransport")
-        return await drive_async(_send(self._governor, request, inner.handle_async_request, is_async=True))
+        return await drive_async(_send(self._governor, request, inner, inner.handle_async_request, is_async=True))
 
     async def __aenter__(self) -> AsyncTransport:
         if self._inner is not None:
@@ -95,38 +100,153 @@ class AsyncTransport(_Base):
             await self._inner.aclose()
 
 
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+    """Governs a client that exists already, in place, with its mounts and proxies, and returns it.
+
+    Args:
+        client: a ``Client`` or an ``AsyncClient`` of either library.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this client; ``None`` leaves it to the context and the route.
+    """
+    target: Any = client
+    kind = AsyncTransport if hasattr(target, "aclose") else Transport
+
+    def governed(inner: Any) -> Any:
+        return inner if inner is None or isinstance(inner, _Base) else kind(inner, gate=gate, priority=priority)
+
+    target._transport = governed(target._transport)
+    target._mounts = {pattern: governed(inner) for pattern, inner in target._mounts.items()}
+    return client
+
+
 def patch(module: ModuleType) -> None:
     """Governs every client of an unchanged program: the library's own transports, in place.
 
     In the class and not in an instance, so that clients made earlier, mounts, proxies and ``httpx.get()`` count.
     """
     governor = Governor(lenient=True)
+    for cls in (module.HTTPTransport, module.AsyncHTTPTransport):
+        cls.__init__ = _remembering(cls, cls.__init__)
     sync_original = module.HTTPTransport.handle_request
     async_original = module.AsyncHTTPTransport.handle_async_request
 
     @functools.wraps(sync_original)
     def handle_request(self: Any, request: Any) -> Any:
-        return drive(_send(governor, request, functools.partial(sync_original, self), is_async=False))
+        return drive(_send(governor, request, self, functools.partial(sync_original, self), is_async=False))
 
     @functools.wraps(async_original)
     async def handle_async_request(self: Any, request: Any) -> Any:
-        return await drive_async(_send(governor, request, functools.partial(async_original, self), is_async=True))
+        return await drive_async(_send(governor, request, self, functools.partial(async_original, self), is_async=True))
 
     module.HTTPTransport.handle_request = handle_request
     module.AsyncHTTPTransport.handle_async_request = handle_async_request
 
 
+# --- several addresses ------------------------------------------------------------------------------------------
+
+
+class _Pools:
+    """Takes the place of a transport's connection pool: one pool for each address that its requests leave from."""
+
+    def __init__(self, own: Any, make: Callable[[Address], Any]) -> None:
+        self._own = own
+        self._make = make
+        self._others: dict[Address, Any] = {}
+        self._making = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def _pool(self, request: Any) -> Any:
+        url = request.url
+        address = leaving(netloc_of(url.scheme.decode("ascii"), url.host.decode("ascii"), url.port))
+        if address is None:
+            return self._own
+        with self._making:
+            if address not in self._others:
+                self._others[address] = self._make(address)
+            return self._others[address]
+
+    def handle_request(self, request: Any) -> Any:
+        return self._pool(request).handle_request(request)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return await self._pool(request).handle_async_request(request)
+
+    def close(self) -> None:
+        for pool in (self._own, *self._others.values()):
+            pool.close()
+
+    async def aclose(self) -> None:
+        for pool in (self._own, *self._others.values()):
+            await pool.aclose()
+
+    def __enter__(self) -> _Pools:
+        self._own.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    async def __aenter__(self) -> _Pools:
+        await self._own.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.aclose()
+
+
+def roams(client: Any, url: str) -> bool:
+    """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
+    has set neither a proxy nor a source address."""
+    transport = client._transport_for_url(_library(type(client)).URL(url))
+    return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), _Pools)
+
+
+def _roaming(transport: Any, options: Mapping[str, Any]) -> Any:
+    """The transport, made able to leave from any address, unless its user has chosen one in the options."""
+    if hasattr(transport, "_pool") and not any(options.get(name) for name in ("proxy", "uds", "local_address")):
+        kind = type(transport)
+
+        def make(address: Address) -> Any:
+            chosen = {"local_address": address.bind, "proxy": address.proxy}
+            made = kind(**{**options, **{name: value for name, value in chosen.items() if value}})
+            return made._pool
+
+        transport._pool = _Pools(transport._pool, make)
+    return transport
+
+
+def _remembering(cls: Any, made: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a patched class, whose instances become able to leave from any address."""
+    names = list(inspect.signature(made).parameters)[1:]
+
+    @functools.wraps(made)
+    def remember(self: Any, *args: Any, **options: Any) -> None:
+        made(self, *args, **options)
+        if type(self) is cls:
+            _roaming(self, dict(zip(names, args, strict=False)) | options)
+
+    return remember
+
+
 # --- one request ------------------------------------------------------------------------------------------------
 
 
-def _send(governor: Governor, request: Any, send: Callable[[Any], Any], *, is_async: bool) -> Steps[Any]:
+def _send(
+    governor: Governor, request: Any, transport: Any, send: Callable[[Any], Any], *, is_async: bool
+) -> Steps[Any]:
     outbound = _outbound(request)
     call = functools.partial(send, request)
-    if take(outbound.netloc) is not None:
+    attempt = take(outbound.netloc)
+    if attempt is not None and attempt.observed_above:
         return (yield call)
     observe = functools.partial(_observe, request, is_async)
+    if attempt is not None:
+        return (yield from attempt.carry(call, observe))
     family = functools.partial(_family, request)
-    return (yield from governor.exchange(outbound, call, observe, family=family, is_async=is_async))
+    roams = isinstance(getattr(transport, "_pool", None), _Pools)
+    return (yield from governor.exchange(outbound, call, observe, family=family, is_async=is_async, roams=roams))
 
 
 def _observe(request: Any, is_async: bool, attempt: Attempt, response: Any) -> Steps[Any]:

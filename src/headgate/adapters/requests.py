@@ -7,11 +7,14 @@ the redirects that the session follows. Timeouts do not count the wait.
 from __future__ import annotations
 
 import functools
+import threading
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
 from requests.exceptions import RequestException
+from requests.utils import select_proxy
 
 from headgate.adapters._call import Governor
 from headgate.adapters._wire import in_family
@@ -21,7 +24,9 @@ from headgate.errors import Rejected
 if TYPE_CHECKING:
     from headgate import Gate
 
-__all__ = ["Adapter", "patch"]
+__all__ = ["Adapter", "govern", "patch", "roams"]
+
+S = TypeVar("S")
 
 
 class Adapter(HTTPAdapter):
@@ -62,6 +67,39 @@ class Adapter(HTTPAdapter):
             raise _ours(error, request) from None
 
 
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
+    """Governs a session that exists already, in place, and returns it. Its adapters keep their pools and options.
+
+    Args:
+        session: a ``Session``; adapters that are mounted later are governed as well.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this session; ``None`` leaves it to the context and the route.
+    """
+    target: Any = session
+    governor = Governor(gate, priority=priority)
+    original, one_by_one = target.get_adapter, threading.Lock()
+
+    @functools.wraps(original)
+    def get_adapter(url: str) -> Any:
+        adapter = original(url)
+        with one_by_one:
+            if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, Adapter):
+                _turn(adapter, governor)
+        return adapter
+
+    target.get_adapter = get_adapter
+    return session
+
+
+def _turn(adapter: Any, governor: Governor) -> None:
+    """Makes an adapter of any class one of ours, with connections and settings as they are."""
+    kind = type(adapter)
+    adapter._governor = governor
+    adapter.__class__ = type(kind.__name__, (Adapter, kind), {"__module__": kind.__module__})
+    for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+        adapter._govern(manager).clear()  # its pools were made of the classes it had before
+
+
 def patch(module: ModuleType) -> None:
     """For an unchanged program: refusals from the governed urllib3 below come out as ``RequestException``.
 
@@ -78,6 +116,17 @@ def patch(module: ModuleType) -> None:
             raise _ours(error, request) from None
 
     module.HTTPAdapter.send = send
+
+
+def roams(session: Any, url: str) -> bool:
+    """Whether requests of a session to a URL leave from the address that the gate chooses: its pools are governed, and
+    its user, or the environment, has set neither a proxy nor a source address."""
+    pools = getattr(session.get_adapter(url), "poolmanager", None)
+    if pools is None or pools.connection_pool_kw.get("source_address"):
+        return False
+    made_of = pools.pool_classes_by_scheme.get(urlsplit(url).scheme)
+    proxies = session.merge_environment_settings(url, {}, None, None, None)["proxies"]
+    return hasattr(made_of, "headgate") and not select_proxy(url, proxies)
 
 
 def _ours(error: Rejected, request: Any) -> Rejected:

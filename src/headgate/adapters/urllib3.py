@@ -6,15 +6,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from headgate.adapters._call import Attempt, Governor, drive, peek, take
 from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
+
+if TYPE_CHECKING:
+    from headgate.pools.address import Address
 
 __all__ = ["patch", "pool_classes"]
 
@@ -49,25 +54,21 @@ def _hook(cls: Any, governor: Governor) -> None:
     """Puts the two hooks into a pool class. Pools find their governor in `headgate`."""
     original_urlopen = cls.urlopen
     original_make_request = cls._make_request
+    original_close = cls.close
 
     @functools.wraps(original_urlopen)
     def urlopen(self: Any, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **kw: Any) -> Any:
         outbound = _outbound(self, method, url, body, headers)
         above = peek(outbound.netloc) if outbound else None
-        # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
-        charged = above is not None and (not above.observed_above or above.taken())
-        attempt = None if charged else drive(self.headgate.begin(outbound, _family, is_async=False))
-        if attempt is None:
-            return original_urlopen(self, method, url, body, headers, *args, **kw)
-        try:
-            with attempt.below(observed_above=False):
-                response = original_urlopen(self, method, url, body, headers, *args, **kw)
-        except BaseException as error:
-            attempt.failed(error, unsent=attempt.spare)
-            raise
-        if attempt.spare:  # a pool with a `_make_request` of its own
-            attempt.answered(response.status, response.headers)
-        return response
+        if above is not None and (not above.observed_above or above.taken()):
+            # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
+            pool, target = _leaving(self, above.egress, url)
+            return original_urlopen(pool, method, target, body, headers, *args, **kw)
+
+        def send(pool: Any, target: str) -> Any:
+            return original_urlopen(pool, method, target, body, headers, *args, **kw)
+
+        return _exchange(*_origin(self, url), outbound, send)
 
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
@@ -82,9 +83,35 @@ def _hook(cls: Any, governor: Governor) -> None:
             attempt.failed(error)
             raise
 
+    @functools.wraps(original_close)
+    def close(self: Any) -> None:
+        for pool in vars(self).get("headgate_others", {}).values():
+            original_close(pool)
+        original_close(self)
+
     cls.urlopen = urlopen
     cls._make_request = _make_request
+    cls.close = close
     cls.headgate = governor
+
+
+def _exchange(pool: Any, url: str, outbound: Outbound | None, send: Callable[[Any, str], Any]) -> Any:
+    """One request from end to end; where no connection can be made from one address, it is made from the next."""
+    while True:
+        attempt = drive(pool.headgate.begin(outbound, _family, is_async=False, roams=_free(pool, url)))
+        if attempt is None:
+            return send(pool, url)
+        try:
+            with attempt.below(observed_above=False):
+                response = send(*_leaving(pool, attempt.egress, url))
+        except BaseException as error:
+            attempt.failed(error, unsent=attempt.spare)
+            if not attempt.elsewhere:
+                raise
+        else:
+            if attempt.spare:  # a pool with a `_make_request` of its own
+                attempt.answered(response.status, response.headers)
+            return response
 
 
 def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outbound | None:
@@ -102,6 +129,76 @@ def _family() -> type[Exception]:
     from urllib3.exceptions import HTTPError
 
     return HTTPError
+
+
+# --- several addresses ------------------------------------------------------------------------------------------
+
+
+def _free(pool: Any, url: str) -> bool:
+    """Whether a pool's connections may leave from any address: its user has not chosen one."""
+    return url.startswith("/") and getattr(pool, "proxy", None) is None and not pool.conn_kw.get("source_address")
+
+
+def _leaving(pool: Any, address: Address | None, url: str) -> tuple[Any, str]:
+    """The pool, and the URL for it, by which a request leaves from an address."""
+    if address is None or vars(pool).get("headgate_origin") is not None or not _free(pool, url):
+        return pool, url
+    others = vars(pool).setdefault("headgate_others", {})
+    found = others.get(address)
+    if found is None:
+        found = others.setdefault(address, _like(pool, address))
+    if address.proxy and pool.scheme == "http":
+        url = f"http://{netloc_of(pool.scheme, pool.host, pool.port)}{url}"
+    return found, url
+
+
+def _origin(pool: Any, url: str) -> tuple[Any, str]:
+    """What `_leaving` was given: a further request of a pool of one address may leave from another."""
+    origin = vars(pool).get("headgate_origin")
+    found = origin() if origin is not None else None
+    if found is None:
+        return pool, url
+    return found, url if url.startswith("/") else urlsplit(url)._replace(scheme="", netloc="").geturl()
+
+
+def _like(pool: Any, address: Address) -> Any:
+    """A pool with the same settings, whose connections leave from an address."""
+    made = copy.copy(pool)
+    vars(made).pop("headgate_others", None)
+    made.headgate_origin = weakref.ref(pool)
+    made.conn_kw = dict(pool.conn_kw)
+    made.pool = type(pool.pool)(pool.pool.maxsize)
+    for _ in range(pool.pool.maxsize):
+        made.pool.put(None)
+    weakref.finalize(made, _drain, made.pool)
+    if address.bind:
+        made.conn_kw["source_address"] = (address.bind, 0)
+    if address.proxy:
+        _through(made, address.proxy)
+    return made
+
+
+def _through(pool: Any, proxy: str) -> None:
+    """Makes the connections of a pool go through a proxy, as urllib3's own ``ProxyManager`` makes its pools."""
+    from urllib3 import ProxyManager
+    from urllib3.util import make_headers, parse_url
+
+    url = parse_url(proxy)
+    login = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+    manager = ProxyManager(url._replace(auth=None).url, proxy_headers=login)
+    pool.proxy, pool.proxy_headers, pool.proxy_config = manager.proxy, manager.proxy_headers, manager.proxy_config
+    pool.conn_kw |= {"proxy": pool.proxy, "proxy_config": pool.proxy_config, "socket_options": []}
+    if pool.scheme == "http":
+        pool.host, pool.port = pool.proxy.host, pool.proxy.port
+        pool.is_same_host = lambda url: True
+
+
+def _drain(connections: Any) -> None:
+    """Closes the connections of a pool that nobody has any more."""
+    while not connections.empty():
+        connection = connections.get(block=False)
+        if connection is not None:
+            connection.close()
 
 
 # --- answers ----------------------------------------------------------------------------------------------------

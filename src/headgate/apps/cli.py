@@ -14,12 +14,14 @@ from headgate.errors import HeadgateError
 __all__ = ["main"]
 
 _COMMANDS = {
+    "config": ("headgate.apps.config", "The configuration: check it, show what is in force."),
     "demo": ("headgate.apps.demo", "Three programs on one address, without and with Headgate."),
     "emulate": ("headgate.apps.emulate", "A strict test server that enforces a provider's rules on loopback."),
     "explain": ("headgate.apps.explain", "What one call would cost, on which limits, and where the numbers come from."),
     "pause": ("headgate.apps.pause", "Stop a provider, a kind of call or everything, in all processes at once."),
+    "proxy": ("headgate.apps.proxy", "A base URL for programs in any language: calls go on through the gate."),
     "resume": ("headgate.apps.resume", "Take a pause back."),
-    "rules": ("headgate.apps.rules", "The providers' rules: list, show, check."),
+    "rules": ("headgate.apps.rules", "The providers' rules: list, show, check, diff."),
     "run": ("headgate.apps.run", "Run an unchanged program, and its Python children, through the gate."),
     "status": ("headgate.apps.status", "Every budget, who spends it, bans, and the state of the store."),
     "top": ("headgate.apps.top", "The status, live."),

@@ -11,7 +11,9 @@ import msgspec
 from headgate.gate.settings import parse_hosts
 from headgate.rules.book import Rulebook
 from headgate.rules.call import Call
+from headgate.rules.ccxt_tables import derive, exchanges_at
 from headgate.rules.explanation import GRADES, Explanation, Provenance
+from headgate.rules.provider import Provider
 from headgate.rules.times import interval_name
 
 __all__ = ["command"]
@@ -31,6 +33,9 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
     host = place.netloc.rpartition("@")[2].lower()
     path = place.path or "/"
     provider = Rulebook.load(hosts=parse_hosts(None), extra=extra).for_host(host, path)
+    derived = exchanges_at([host]) if provider is None else []
+    if derived:
+        provider = Provider(derive(derived[0]))
     if provider is None:
         _untouched(host, as_json=as_json)
         return
@@ -43,6 +48,10 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
     else:
         _show(method.upper(), url, found)
+        if derived:
+            click.echo(
+                f"  Only calls through ccxt are governed so. For all: headgate rules show {derived[0]} --from-ccxt"
+            )
 
 
 def _untouched(host: str, *, as_json: bool) -> None:

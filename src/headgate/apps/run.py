@@ -60,8 +60,8 @@ def command(
 ) -> None:
     """Run COMMAND with every HTTP call of it, and of its Python children, governed.
 
-    Nothing in the program changes. httpx, httpx2, requests, urllib3, aiohttp and ccxt are covered. The command takes
-    this process's place: signals, terminal and exit code are its own.
+    Nothing in the program changes. httpx, httpx2, requests, urllib3, aiohttp, ccxt and the SDKs of Binance, Bybit
+    and OKX are covered. The command takes this process's place: signals, terminal and exit code are its own.
     """
     chosen = {
         "HEADGATE_CONFIG": config,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from headgate.gate.settings import home_folder
+from headgate.gate.settings import home_folder, load_settings
 from headgate.gate.times import Times
 from headgate.gate.waits import Wait, read_waits
 from headgate.ledger.limit import SECOND
+from headgate.pools.pool import Egress
+from headgate.pools.report import AddressView, views
 from headgate.rules.call import Priority
 from headgate.stores.records import LedgerView, Snapshot
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["as_data", "as_table", "read_state"]
 
 
-def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]]:
+def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait], list[AddressView]]:
     """Read the host store of `home` (None: ``$HEADGATE_HOME``), without entering it as a member.
 
     Raises:
@@ -29,10 +33,12 @@ def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]
     from headgate.stores.host import HostStore
 
     store = HostStore(home_folder(home), patience=2.0)
-    return store.read(Times(store).now), read_waits(store)
+    found = store.read(Times(store).now)
+    egress = Egress(load_settings().egress, os.environ.get("HEADGATE_EGRESS", ""), store, lambda *_, **__: None)
+    return found, read_waits(store), views(egress, found)
 
 
-def as_data(found: Snapshot, waits: dict[Priority, Wait]) -> dict[str, Any]:
+def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[AddressView] = ()) -> dict[str, Any]:
     """The snapshot as JSON types; times in Unix seconds, periods in seconds."""
     mono, wall = time.monotonic_ns(), time.time()
     return {
@@ -51,6 +57,7 @@ def as_data(found: Snapshot, waits: dict[Priority, Wait]) -> dict[str, Any]:
             for block in found.blocks
             if block.ends() > mono
         ],
+        "addresses": [_address(view, mono, wall) for view in addresses],
         "waits": {
             klass.name.lower(): {
                 "calls": wait.calls,
@@ -64,6 +71,46 @@ def as_data(found: Snapshot, waits: dict[Priority, Wait]) -> dict[str, Any]:
             for provider, limits in found.learned.items()
         },
     }
+
+
+def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
+    fullest = view.fullest
+    spent = 0 if fullest is None else fullest.used + fullest.inflight
+    return {
+        "provider": view.provider.partition("@")[0],
+        "host": view.provider.partition("@")[2],
+        "address": view.name,
+        "leaves": view.leaves,
+        "scope": view.scope,
+        "state": view.state,
+        "warnings": view.warnings,
+        "until": round(wall + (view.until - mono) / SECOND, 3) if view.until else None,
+        "limit": "" if fullest is None else fullest.key.split("/")[1],
+        "used": spent,
+        "capacity": 0 if fullest is None else fullest.limit.capacity,
+        "utilisation": 0.0 if fullest is None else round(spent / fullest.limit.usable, 4),
+    }
+
+
+def _addresses_table(rows: list[dict[str, Any]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("address", "state", "used", "of", "warnings"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("address", "state", "of") else "right")
+    colours = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
+    for row in rows:
+        end = f" for {row['until'] - time.time():.0f} s more" if row["until"] else ""
+        shown = row["scope"] if row["scope"] != row["address"] else row["leaves"]
+        table.add_row(
+            f"  {row['provider']} {row['address']}" + ("" if shown in ("default", row["address"]) else f" ({shown})"),
+            Text(row["state"] + end, style=colours[row["state"]]),
+            f"{row['utilisation']:.0%}",
+            f"{row['limit']} {row['used']:,} of {row['capacity']:,}" if row["limit"] else "nothing yet",
+            str(row["warnings"] or ""),
+        )
+    return table
 
 
 def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
@@ -140,6 +187,9 @@ def as_table(data: dict[str, Any]) -> RenderableType:
         parts.append(Text(f"{block['kind'].upper()} {block['scope']} {end}  {block['reason']}", style="bold red"))
     if data["limits"]:
         parts.append(table)
+        # One address without a name needs no table of its own: its limits are all above.
+        if len(data["addresses"]) > 1 or any(row["state"] != "active" for row in data["addresses"]):
+            parts += [Text(), _addresses_table(data["addresses"])]
         if spenders:
             parts.append(Text("\nspent by", style="bold"))
             parts.extend(Text(line) for line in spenders)

@@ -6,6 +6,7 @@ day. If asking fails, the rule file's numbers hold.
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -15,11 +16,13 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from headgate.ledger.limit import SECOND
+from headgate.pools.echo import opener
 from headgate.rules.call import Answer, Call
 from headgate.stores.records import Grant
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
+    from headgate.pools.address import Address
     from headgate.rules.provider import Provider
 
 __all__ = ["CONTACT", "Contact"]
@@ -62,43 +65,53 @@ class Contact:
             finally:
                 self._gate.unblock(provider.namespace, CONTACT)
             until = time.monotonic_ns() + (_FRESH if good else _FAILED)
-            self._gate.store.remember(f"contact:{provider.namespace}", b"%d" % until)
+            self._gate.store.claim(f"contact:{provider.namespace}", time.monotonic_ns(), until, held=True)
             self._known[provider.namespace] = until
 
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
         store, mono = self._gate.store, time.monotonic_ns()
         with store.batch():
-            note = store.remember(f"contact:{namespace}")
-            if note is not None and mono < int(note):
-                self._known[namespace] = int(note)
+            until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
+            if until:
+                self._known[namespace] = until
                 return False
-            patience = int((_PATIENCE + 1) * SECOND)
-            store.remember(f"contact:{namespace}", b"%d" % (mono + patience))
             self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
         return True
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
+        """Ask from the first address that has a connection. True if limits were learned."""
+        egress = self._gate.egress
+        for address in egress.reachable(provider.name, provider.namespace):
+            learned = self._ask_from(address, provider, base_url)
+            if learned is not None:
+                return learned
+            egress.health.failed(f"{provider.namespace}/egress:{address.name}")
+        return False
+
+    def _ask_from(self, address: Address, provider: Provider, base_url: str) -> bool | None:
+        """Ask from one address; None if no connection could be made."""
         route = provider.learn_route()
         assert route is not None
         gate = self._gate
-        plan = provider.plan(Call(*route))
+        plan = provider.plan(Call(*route), gate.identity(address))
         grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, 0), gate.times.now(plan.provider))
         if not isinstance(grant, Grant):
             return False  # no room even for that: whatever filled it knows the limits
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "headgate"})  # noqa: S310 - the caller's own base URL
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE) as got:  # noqa: S310
+            with opener(address).open(request, timeout=_PATIENCE) as got:
                 answer = Answer(got.status, {k.lower(): v for k, v in got.headers.items()}, got.read(_MOST))
         except urllib.error.HTTPError as error:
             with error:
                 answer = Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read(_MOST))
         except urllib.error.URLError as error:
-            # Refused or not found by name: it was never sent. Anything else may still arrive.
-            if isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
+            # Refused, not found by name, or no such address here: it was never sent. Anything else may still arrive.
+            absent = getattr(error.reason, "errno", None) == errno.EADDRNOTAVAIL
+            if absent or isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
                 gate.settling.refunded(grant)
-            else:
-                gate.settling.lingers(grant)
+                return False if isinstance(error.reason, socket.gaierror) else None
+            gate.settling.lingers(grant)
             return False
         except (OSError, ValueError):
             gate.settling.lingers(grant)

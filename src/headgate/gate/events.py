@@ -15,6 +15,7 @@ _LEVELS: Final = {
     "throttled": logging.WARNING,
     "banned": logging.WARNING,
     "foreign": logging.WARNING,
+    "egress": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,
     "waiting": logging.INFO,
@@ -29,8 +30,8 @@ class Event:
     """Something a person may want to know.
 
     Attributes:
-        kind: ``throttled``, ``banned``, ``foreign``, ``learned``, ``clock``, ``waiting``, ``rejected``, ``store lost``,
-            ``store back``.
+        kind: ``throttled``, ``banned``, ``foreign``, ``egress``, ``learned``, ``clock``, ``waiting``, ``rejected``,
+            ``store lost``, ``store back``.
         message: one sentence, without secrets.
         provider: namespace, or ``""``.
         fields: numbers and names behind the sentence.

@@ -9,27 +9,32 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
 from headgate.errors import StoreError
 from headgate.gate import priorities
+from headgate.gate.configuration import configure
 from headgate.gate.contact import Contact
 from headgate.gate.events import Event, Events
 from headgate.gate.permit import Permit
+from headgate.gate.remote import RemoteRoom
+from headgate.gate.roaming import Crowd
 from headgate.gate.room import WaitingRoom
-from headgate.gate.settings import home_folder, load_settings, open_store_name, parse_hosts, program_name, secret_of
+from headgate.gate.settings import open_store_name, program_name, secret_of
 from headgate.gate.settling import Settling
 from headgate.gate.times import Times
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
-from headgate.rules.book import Rulebook
+from headgate.pools.address import Address
+from headgate.pools.pool import Choice, Egress, Pool
 from headgate.rules.call import Call, Identity, Plan, Priority
 from headgate.rules.provider import Provider
+from headgate.rules.scopes import owner_of
 from headgate.stores.base import Store
 from headgate.stores.memory import MemoryStore
 from headgate.stores.records import Snapshot
+from headgate.stores.redis.address import is_address
 
 __all__ = ["Gate"]
 
@@ -40,8 +45,8 @@ class Gate:
     Args:
         store: ``"host://"`` (all processes of this machine), ``"memory://"`` (this gate only) or a `Store`;
             None: ``$HEADGATE_STORE``, else ``host://``.
-        config: a configuration file (`Settings`); None: ``$HEADGATE_CONFIG``, else none. Every other argument, and the
-            environment, go before it.
+        config: a configuration file (`Settings`); None: ``$HEADGATE_CONFIG``, else ``headgate.toml`` in the state folder
+            (`find_settings`). Every other argument, and the environment, go before it.
         home: the state folder; None: ``$HEADGATE_HOME``, else the platform's.
         hosts: hosts to treat as a provider, ``{"127.0.0.1:9300": "binance-usdm"}`` or the text form; None:
             ``$HEADGATE_HOSTS``.
@@ -72,31 +77,47 @@ class Gate:
         max_wait: float | None = None,
         learn: bool | None = None,
     ) -> None:
-        said = load_settings(config)
-        self.events = Events()
-        self.home = home_folder(home or os.environ.get("HEADGATE_HOME") or said.home)
-        self.book = Rulebook.load(
-            hosts={**said.hosts, **parse_hosts(hosts)}, extra=[*said.rules, *map(Path, rules)], headroom=said.headroom
+        said = configure(
+            config,
+            store=store,
+            home=home,
+            hosts=hosts,
+            rules=rules,
+            name=name,
+            priority=priority,
+            weight=weight,
+            max_wait=max_wait,
+            learn=learn,
         )
-        self.max_wait = said.max_wait if max_wait is None else max_wait
+        self.events = Events()
+        self.home = said.home
+        self.book = said.rulebook()
+        self.max_wait = said.max_wait
         self.untouched_hosts: dict[str, int] = {}
         """Calls to hosts without rules, by host: they pass untouched."""
         self._name = name
-        self.weight = max(1, weight or int(os.environ.get("HEADGATE_WEIGHT") or said.weight))
-        self._learn = said.learn if learn is None else learn
-        priority = priority if priority is not None else os.environ.get("HEADGATE_PRIORITY") or said.priority
-        self._priority = None if priority == "" else priorities.of(priority)
-        self._egress = os.environ.get("HEADGATE_EGRESS") or said.egress or "default"
-        self.store, secret = self._open_store(store or os.environ.get("HEADGATE_STORE") or said.store)
+        self.weight = said.weight
+        self._learn = said.learn
+        self._priority = said.priority
+        self._assigned = said.assigned()
+        self.store, secret = self._open_store(said.store)
         self._secret = secret
         self._identities: dict[tuple[str, str], Identity] = {}
+        self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
         self._begin()
 
     def _open_store(self, store: str | Store | None) -> tuple[Store, bytes]:
         if isinstance(store, Store):
             return store, secrets.token_bytes(32)
-        if open_store_name(store).startswith("memory"):
+        name = open_store_name(store)
+        if name.startswith("memory"):
             return MemoryStore(), secrets.token_bytes(32)
+        if is_address(name):
+            from headgate.stores.redis.store import RedisStore
+            from headgate.stores.safe import SafeStore
+
+            remote = RedisStore(name, home=self.home)
+            return SafeStore(remote, self._say_store), remote.secret(self.home)
         from headgate.stores.host import HostStore
         from headgate.stores.safe import SafeStore
 
@@ -111,15 +132,17 @@ class Gate:
         self._pid = os.getpid()
         self._joined = False
         self._join_lock = threading.Lock()
+        self.crowd = Crowd()
         self.bell: socket.socket | None = None
         self.member = secrets.randbits(62) | 1
         self.who = tuple((self.member, klass) for klass in range(len(Priority)))
         self.times = Times(self.store)
-        self.room = WaitingRoom(self)
+        self.room = (RemoteRoom if self.store.remote else WaitingRoom)(self)
         self.settling = Settling(self)
+        self.store.heard = self.settling.after
         self.contact = Contact(self)
         self._providers: dict[str, Provider] = {}
-        self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan]] = {}
+        self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
         self._generation = -1
 
     def _join(self) -> None:
@@ -162,6 +185,7 @@ class Gate:
         timeout: float | None = None,
         egress: str = "",
         account: str = "",
+        roams: bool = True,
     ) -> Permit:
         """A permit for one attempt of one call; enter it to wait for it.
 
@@ -171,10 +195,12 @@ class Gate:
             params: query and form parameters, as far as its cost or its owner depends on them.
             body: parsed JSON body, likewise.
             headers: of the request; only the one that names the API key is read.
-            priority: who goes first; default: the surrounding `priority` block, the gate's, the route's.
+            priority: who goes first; default: the surrounding `priority` block, the
+                configuration's for such calls, the gate's, the route's.
             timeout: seconds it may wait; None: the gate's `max_wait`. 0: now or never.
-            egress: name of the address the call leaves from, if the machine has several.
+            egress: name of the address the call leaves from; default: the best one of the provider's pool.
             account: name of the account; default: told by the API key.
+            roams: whether the caller will send from whatever `Permit.egress` says; if not, the default address is meant.
 
         Raises:
             UnknownProvider: no rules for `provider`.
@@ -184,35 +210,61 @@ class Gate:
             self._begin()
         if not self._joined:
             self._join()
-        if params is None and body is None and headers is None and self._generation == self.store.generation:
+        choice = pool = None
+        if roams and not egress and self.egress.pools:
+            rules = self.provider(provider)
+            pool = self.egress.pool(rules.name)
+        if pool is not None:
+            choice = self._choose(pool, rules, Call(method, path, params, body, headers), account)
+            address, plan = choice.address, choice.plan(choice.address)
+        elif params is None and body is None and headers is None and self._generation == self.store.generation:
             usual = (provider, method, path, egress, account)
             known = self._plans.get(usual)
             if known is None:
                 if len(self._plans) > 4096:
                     self._plans.clear()
                 known = self._plans[usual] = self._plan(provider, Call(method, path), egress, account)
-            rules, plan = known
+            rules, plan, address = known
         else:
-            rules, plan = self._plan(provider, Call(method, path, params, body, headers), egress, account)
+            rules, plan, address = self._plan(provider, Call(method, path, params, body, headers), egress, account)
         if priority is not None:
             klass = priorities.of(priority)
         else:
             chosen = priorities.current()
+            if chosen is None and self._assigned:
+                chosen = self._assigned.of(plan)
             if chosen is None:
                 chosen = self._priority
             klass = plan.priority if chosen is None else chosen
-        return Permit(self, rules, plan, klass, self.max_wait if timeout is None else timeout)
+        return Permit(self, rules, plan, klass, self.max_wait if timeout is None else timeout, address, choice)
 
-    def _plan(self, provider: str | Provider, call: Call, egress: str, account: str) -> tuple[Provider, Plan]:
+    def _plan(self, provider: str | Provider, call: Call, egress: str, account: str) -> tuple[Provider, Plan, Address]:
         rules = self.provider(provider)
-        identity = self._identities.get((egress, account)) or self._identity(egress, account)
-        return rules, rules.plan(call, identity)
+        address = self.egress.named(egress) if egress else self.egress.default(rules.name)
+        return rules, rules.plan(call, self.identity(address, account)), address
 
-    def _identity(self, egress: str, account: str) -> Identity:
-        made = Identity(egress or self._egress, account, self._secret)
-        if len(self._identities) < 4096:
-            self._identities[egress, account] = made
-        return made
+    def _choose(self, pool: Pool, rules: Provider, call: Call, account: str) -> Choice:
+        """The addresses of a pool for one call."""
+        if not self.egress.discovered(rules.name):
+            self.egress.discover(rules.name)
+        accounts = [account]
+        if pool.pins:
+            for kind in ("account", "key"):
+                shown = owner_of(kind, rules.file.owners)(call, Identity(secret=self._secret), "")
+                accounts.append(shown)
+        return self.egress.choose(
+            pool, rules.namespace, accounts, lambda address: rules.plan(call, self.identity(address, account))
+        )
+
+    def identity(self, address: Address, account: str = "") -> Identity:
+        """Who asks, if a call leaves from that address."""
+        scope = self.egress.scope(address)
+        known = self._identities.get((scope, account))
+        if known is None:
+            known = Identity(scope, account, self._secret)
+            if len(self._identities) < 4096:
+                self._identities[scope, account] = known
+        return known
 
     def provider(self, name: str | Provider) -> Provider:
         """Rules of a provider, with its limits as they were learned."""
@@ -265,16 +317,19 @@ class Gate:
         return gone
 
     def first_contact(self, provider: Provider, base_url: str) -> None:
-        """Before the first call to a provider that states its limits: read them, once for the whole machine."""
+        """Before the first call to a provider that states its limits: read them, once for the whole machine. Where
+        addresses are told by an echo, it is asked first."""
+        if not self.egress.discovered(provider.name):
+            self.egress.discover(provider.name)
         if self._learn:
             self.contact.make(provider, base_url)
 
     async def first_contact_async(self, provider: Provider, base_url: str) -> None:
         """`first_contact` without blocking the event loop."""
-        if self._learn and not self.contact.made(provider):
+        if (self._learn and not self.contact.made(provider)) or not self.egress.discovered(provider.name):
             import asyncio
 
-            await asyncio.to_thread(self.contact.make, provider, base_url)
+            await asyncio.to_thread(self.first_contact, provider, base_url)
 
     # -- told on behalf of the waiting room ------------------------------------------------------------------------
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from headgate.gate.roaming import roam
+from headgate.pools.address import Address
+from headgate.pools.pool import Choice
 from headgate.rules.call import Answer, Feedback, Plan
 from headgate.stores.records import Grant
 
@@ -20,23 +23,35 @@ __all__ = ["Permit"]
 class Permit:
     """A permit for one attempt. Enter it (``with`` or ``async with``) to wait for it; then say what became of it.
 
-    Exactly one of `settle`, `refund` and `unknown` should be called; left without one, the permit is settled at its
-    reserved cost, or `unknown` if an exception left the block. Safe to cancel at any point.
+    Exactly one of `settle`, `refund`, `unreachable` and `unknown` should be called; left without one, the permit is
+    settled at its reserved cost, or `unknown` if an exception left the block. Safe to cancel at any point.
 
     Attributes:
         plan: what it charges.
+        egress: the address to send from, once it is held.
         waited: seconds it waited.
     """
 
-    __slots__ = ("_deadline", "_gate", "_grant", "_klass", "_lease", "_provider", "plan", "waited")
+    __slots__ = ("_choice", "_deadline", "_gate", "_grant", "_klass", "_provider", "egress", "plan", "waited")
 
-    def __init__(self, gate: Gate, provider: Provider, plan: Plan, klass: int, timeout: float) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        provider: Provider,
+        plan: Plan,
+        klass: int,
+        timeout: float,
+        egress: Address,
+        choice: Choice | None = None,
+    ) -> None:
         self._gate = gate
         self._provider = provider
         self._klass = klass
         self._deadline = timeout
         self._grant: Grant | None = None
+        self._choice = choice
         self.plan = plan
+        self.egress = egress
         self.waited = 0.0
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -49,6 +64,9 @@ class Permit:
         """
         if self._grant is not None:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
+        if self._choice is not None:
+            self._roam(self._choice)
+            return
         got = self._gate.room.ask(self.plan, self._klass, self._deadline)
         if not isinstance(got, Grant):
             begun = time.monotonic()
@@ -60,12 +78,51 @@ class Permit:
         """Wait for the permit without blocking the event loop. Raises as `acquire` does."""
         if self._grant is not None:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
+        if self._choice is not None:
+            await self._roam_async(self._choice)
+            return
         got = self._gate.room.ask(self.plan, self._klass, self._deadline)
         if not isinstance(got, Grant):
             begun = time.monotonic()
             got = await self._gate.room.wait_async(got)
             self.waited = time.monotonic() - begun
         self._grant = got
+
+    def _roam(self, choice: Choice) -> None:
+        """`acquire` where there are several addresses."""
+        room, begun = self._gate.room, time.monotonic()
+        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline)
+        try:
+            ticket = next(steps)
+            while True:
+                try:
+                    grant = room.wait(ticket)
+                except BaseException as error:  # noqa: BLE001 - also an interrupt: the flow raises it again
+                    ticket = steps.throw(error)
+                else:
+                    ticket = steps.send(grant)
+        except StopIteration as end:
+            self._settled_on(choice, end.value, begun)
+
+    async def _roam_async(self, choice: Choice) -> None:
+        """The same without blocking the event loop."""
+        room, begun = self._gate.room, time.monotonic()
+        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline)
+        try:
+            ticket = next(steps)
+            while True:
+                try:
+                    grant = await room.wait_async(ticket)
+                except BaseException as error:  # noqa: BLE001 - also a cancellation: the flow raises it again
+                    ticket = steps.throw(error)
+                else:
+                    ticket = steps.send(grant)
+        except StopIteration as end:
+            self._settled_on(choice, end.value, begun)
+
+    def _settled_on(self, choice: Choice, grant: Grant, begun: float) -> None:
+        self._grant, self.egress, self.plan = grant, choice.address, choice.plan(choice.address)
+        self.waited = time.monotonic() - begun
 
     def __enter__(self) -> Permit:
         self.acquire()
@@ -128,13 +185,26 @@ class Permit:
         if type(headers) is dict:
             headers = {name.lower(): value for name, value in headers.items()}
         answer = Answer(status, headers or {}, body) if status else None
-        return self._gate.settling.answered(self._provider, self.plan, grant, answer, costs)
+        told = self._gate.settling.answered(self._provider, self.plan, grant, answer, costs)
+        if self._choice is not None and answer is not None:
+            self._gate.settling.fared(self._choice, told)
+        return told
 
     def refund(self) -> None:
         """It was surely never sent: everything comes back."""
         grant, self._grant = self._grant, None
         if grant is not None:
             self._gate.settling.refunded(grant)
+
+    def unreachable(self) -> bool:
+        """No connection could be made from its address: everything comes back, and the address is left for a while.
+
+        Returns:
+            Whether the call can be made from another address.
+        """
+        held = self._grant is not None
+        self.refund()
+        return held and self._choice is not None and self._gate.egress.unreachable(self._choice)
 
     def unknown(self) -> None:
         """It was sent, but no answer came: it may still arrive, so it stays charged for a while and then counts as spent."""

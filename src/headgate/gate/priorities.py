@@ -1,15 +1,22 @@
-"""The priority of calls in a stretch of code: ``with headgate.priority("high"): ...``."""
+"""The priority of calls: in a stretch of code (``with headgate.priority("high"): ...``), and by what they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from headgate.errors import RuleError
-from headgate.rules.call import Priority
+from headgate.rules.call import Plan, Priority
+from headgate.rules.routing import PRIORITIES, listed
 
-__all__ = ["current", "of", "priority"]
+if TYPE_CHECKING:
+    from headgate.rules.provider import Provider
+
+__all__ = ["Assigned", "current", "of", "priority", "unknown_pattern"]
 
 _CURRENT: ContextVar[Priority | None] = ContextVar("headgate_priority", default=None)
 
@@ -41,3 +48,53 @@ def priority(value: Priority | int | str) -> Iterator[Priority]:
 def current() -> Priority | None:
     """The priority of the surrounding code, if it has one."""
     return _CURRENT.get()
+
+
+class Assigned:
+    """Classes that the configuration gives to calls, by what they are. Of several that fit, the most precise holds.
+
+    Args:
+        said: by pattern: ``PROVIDER METHOD PATH`` (a route as ``headgate explain`` shows it; ``*`` stands for anything),
+            ``PROVIDER/class:CLASS`` or ``PROVIDER``.
+    """
+
+    def __init__(self, said: Mapping[str, Priority]) -> None:
+        self._said = dict(said)
+        # The longest pattern is the most precise one.
+        self._routes = sorted((pattern for pattern in said if " " in pattern), key=len, reverse=True)
+        self._known: dict[tuple[str, str], Priority | None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._said)
+
+    def of(self, plan: Plan) -> Priority | None:
+        """The class of calls with that plan, or None."""
+        key = (plan.provider, plan.route)
+        if key not in self._known:
+            self._known[key] = self._find(plan)
+        return self._known[key]
+
+    def _find(self, plan: Plan) -> Priority | None:
+        provider, _, _ = plan.provider.partition("@")
+        route = f"{provider} {plan.route.partition(' #')[0]}"
+        kind = f"{provider}{plan.scopes[1].removeprefix(plan.provider)}"
+        for pattern in (*[each for each in self._routes if fnmatchcase(route, each)], kind, provider):
+            if pattern in self._said:
+                return self._said[pattern]
+        return None
+
+
+def unknown_pattern(pattern: str, provider: Provider) -> str:
+    """What is wrong with a pattern of `Assigned` that speaks of `provider`, with the remedy; ``""`` if nothing is."""
+    name, blank, wanted = pattern.partition(" ")
+    if not blank:
+        _, slash, kind = name.partition("/")
+        if not slash or (kind.removeprefix("class:") in PRIORITIES and kind.startswith("class:")):
+            return ""
+        return f"no class of calls. There are: {', '.join(f'{provider.name}/class:{each}' for each in PRIORITIES)}."
+    routes = [match for route in provider.file.routes for match in listed(route.match)]
+    if any(fnmatchcase(route, wanted) for route in routes):
+        return ""
+    near = get_close_matches(wanted, routes, n=1)
+    remedy = f"Did you mean {near[0]!r}?" if near else "`headgate explain METHOD URL` shows the route of a call."
+    return f"{provider.name} has no such route. {remedy}"

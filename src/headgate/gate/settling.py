@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from headgate.ledger.limit import SECOND, Instant, Window
+from headgate.pools.pool import Choice
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
 from headgate.rules.provider import Provider
 from headgate.stores.records import LEASE, Answered, Grant
@@ -19,6 +20,9 @@ __all__ = ["LINGER", "Settling"]
 
 LINGER: Final = 10 * SECOND
 """How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
+
+_MOST_STEPS: Final = 24
+"""Steps of the ladder of bans: more than any file needs to come to its longest."""
 
 
 class Settling:
@@ -32,11 +36,11 @@ class Settling:
 
     def settled(self, grant: Grant) -> None:
         """Settle at the reserved cost; nothing is known of an answer."""
-        self._after(self._store.settle(grant, self._times.now(grant.namespace)))
+        self.after(grant.namespace, self._store.settle(grant, self._times.now(grant.namespace)))
 
     def refunded(self, grant: Grant) -> None:
         """It was never sent."""
-        self._after(self._store.refund(grant, self._times.now(grant.namespace)))
+        self.after(grant.namespace, self._store.refund(grant, self._times.now(grant.namespace)))
 
     def lingers(self, grant: Grant) -> None:
         """No answer came: it may arrive for a while yet (at most one period), then it counts as spent."""
@@ -49,11 +53,22 @@ class Settling:
         if grant.lease - mono < LEASE * 2 // 3:
             self._store.hold(grant, mono + LEASE)
 
-    def _after(self, done: Answered) -> None:
+    def after(self, namespace: str, done: Answered) -> None:
+        """Wake who can go now, and tell what was found out about others. A remote store calls it later, from its own
+        thread, perhaps when the gate is gone."""
         if done.wake:
             self._store.wake(done.wake)
         if done.freed:
-            self._gate.room.freed(done.freed)
+            try:
+                self._gate.room.freed(done.freed)
+            except ReferenceError:
+                return
+        for key, units in done.foreign.items():
+            self._events.say_seldom(
+                "foreign", key, 60.0,
+                f"another program spends on {key}: {units} units that no program under Headgate sent; room is made for it",
+                namespace, limit=key, units=units,
+            )  # fmt: skip
 
     def answered(
         self, rules: Provider, plan: Plan, grant: Grant, answer: Answer | None, costs: Mapping[str, int] | None
@@ -78,26 +93,47 @@ class Settling:
             self._say_learned(namespace, told.learned)
         done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
         for block in told.blocks:
-            self._shut(namespace, block, now)
+            self._shut(rules, block, grant, now)
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
-        for key, units in done.foreign.items():
-            self._events.say_seldom(
-                "foreign", key, 60.0,
-                f"another program spends on {key}: {units} units that no program under Headgate sent; room is made for it",
-                namespace, limit=key, units=units,
-            )  # fmt: skip
-        self._after(done)
+        self.after(namespace, done)
         return told
 
-    def _shut(self, namespace: str, block: Block, now: Instant) -> None:
-        length = max(0, block.until - now.lo)
+    def fared(self, choice: Choice, told: Feedback) -> None:
+        """What an answer says about the address its call left from."""
+        if told.outcome is Outcome.THROTTLED:
+            self._gate.egress.refused(choice)
+        elif told.outcome is not Outcome.BANNED:
+            self._gate.egress.worked(choice, told.used)
+
+    def _shut(self, rules: Provider, block: Block, grant: Grant, now: Instant) -> None:
+        namespace = rules.namespace
+        length = max(0, block.until - now.lo) if block.until else self._ban_length(rules, block.scope, grant, now.mono)
+        if not length:
+            return
         self._store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
         if block.kind == "ban":
             self._events.say(
                 "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,
                 scope=block.scope, seconds=length / SECOND,
             )  # fmt: skip
+
+    def _ban_length(self, rules: Provider, scope: str, grant: Grant, mono: int) -> int:
+        """Ns of a ban whose end is not stated: longer for those who were banned before. 0 if it is one we know of.
+
+        Every such ban leaves a note for as long as the longest ban lasts after its end; so many notes, so many steps.
+        """
+        with self._store.batch():
+            for state in self._store.blocks.states():
+                # Calls that were on their way when it began are answered alike: that is one ban, not many.
+                if state.scope == scope and state.kind == "ban" and grant.sent.mono < state.ends():
+                    return 0
+            for earlier in range(_MOST_STEPS):
+                length = rules.ban_length(earlier)
+                forgotten = mono + length + rules.ban_length(_MOST_STEPS)
+                if not self._store.claim(f"ban:{earlier}:{scope}", mono, forgotten):
+                    break
+        return length
 
     def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
         limits = ", ".join(

@@ -47,9 +47,11 @@ class Times:
         clock = ServerClock(time.monotonic_ns(), time.time_ns())
         note = self._store.remember(f"clock:{namespace}")
         if note is not None and len(note) == _NOTE.size:
-            # Its `wall` is of then: a host that slept since shows as a step at the first look.
-            clock.lo, clock.hi, clock.at, clock.wall = _NOTE.unpack(note)
-            clock.known = True
+            low, high = self._store.skew()
+            lo, hi, at, wall = _NOTE.unpack(note)
+            clock.lo, clock.hi, clock.at, clock.known = lo + low, hi + high, at - high, True
+            if not self._store.remote:
+                clock.wall = wall  # that of then: a host that slept since shows as a step at the first look
         with self._lock:
             return self._clocks.setdefault(namespace, clock)
 
@@ -72,7 +74,8 @@ class Times:
             share = contradicted or mono - at > _SHARE or clock.hi - clock.lo < width // 2
             if share:
                 self._shared[namespace] = clock.hi - clock.lo, mono
-                note = _NOTE.pack(clock.lo, clock.hi, clock.at, clock.wall)
+                low, high = self._store.skew()
+                note = _NOTE.pack(clock.lo - high, clock.hi - low, clock.at + low, clock.wall)
         if share:
-            self._store.remember(f"clock:{namespace}", note)
+            self._store.note(f"clock:{namespace}", note)
         return contradicted, clock.instant(mono, time.time_ns())

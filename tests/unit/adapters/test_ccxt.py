@@ -143,14 +143,57 @@ def test_direct_fetch_is_gated(origin: Any, gate: Any, spent: Any) -> None:
 
 
 def test_other_hosts_keep_their_throttle(origin: Any, gate: Any) -> None:
-    """An exchange whose hosts have no rules is not touched: its own throttle still spaces its calls."""
-    exchange = govern(ccxt.kraken({"rateLimit": 200}), gate=gate)
+    """An exchange that neither a file nor ccxt knows is not touched: its own throttle still spaces its calls."""
+    exchange = govern(ccxt.kraken({"rateLimit": 200, "id": "leviathan"}), gate=gate)
     exchange.urls["api"] = {name: origin.url.replace("127.0.0.1", "localhost") for name in exchange.urls["api"]}
     for _ in range(3):
         exchange.publicGetTime()
     times = [arrival.at for arrival in origin.arrivals]
     assert len(times) == 3 and times[2] - times[0] > 0.35
     assert gate.read().ledgers == []
+
+
+@COLOURS
+def test_an_exchange_without_a_file_is_derived(kind: str, origin: Any) -> None:
+    """ccxt's own tables are the rules: address and account are charged, and a mirror's ledgers are its own."""
+    module = {"sync": ccxt, "async": ccxt.async_support, "pro": ccxt.pro}[kind]
+    key = "k" * 8
+    with Gate("memory://", max_wait=0.5) as gate:
+        exchange = govern(module.coincheck({"apiKey": key, "secret": key}), gate=gate)
+        exchange.urls["api"] = dict.fromkeys(exchange.urls["api"], origin.url)
+
+        async def call(method: str) -> Any:
+            made = getattr(exchange, method)()
+            return made if kind == "sync" else await made
+
+        async def main() -> None:
+            exchange.timeout_on_exit = 0
+            try:
+                for _ in range(2):  # 1.5 s each: two fit into the bucket, and then there is nothing left for long
+                    await call("privateGetAccountsBalance")
+                with pytest.raises(ccxt.RateLimitExceeded) as caught:
+                    await call("privateGetAccountsBalance")
+                assert isinstance(caught.value, Rejected)
+            finally:
+                if kind != "sync":
+                    await exchange.close()
+
+        asyncio.run(main())
+        ledgers = {view.key.rpartition(":")[0]: view.used for view in gate.read().ledgers}
+        assert set(ledgers) == {
+            f"ccxt-coincheck@{origin.place}/pace-3s/ip",
+            f"ccxt-coincheck@{origin.place}/account-pace-3s/account",
+        }
+        assert len(origin.arrivals) == 2
+
+
+def test_derived_rules_leave_known_hosts_alone(gate: Gate) -> None:
+    """Where a file knows some hosts of an exchange, the others get derived rules, of the class that they come from."""
+    exchange = govern(ccxt.binanceusdm(), gate=gate)
+    with pytest.raises(ccxt.ExchangeError):
+        exchange.eapiPrivateGetAccount()  # without a key it is not even signed
+    assert gate.book.for_host("eapi.binance.com").namespace == "ccxt-binance"
+    assert gate.book.for_host("api.binance.com").namespace == "binance-spot"
 
 
 @pytest.mark.parametrize("name", ["ccxt.base.exchange", "ccxt.async_support.base.exchange"])

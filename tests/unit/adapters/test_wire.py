@@ -14,7 +14,7 @@ import requests
 import urllib3
 
 from headgate import CannotFit, Rejected
-from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of, surely_unsent
+from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of, surely_unsent, unconnected
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,14 @@ def test_errors_of_two_families(family: type[Exception]) -> None:
         assert (str(copy), copy.limit, copy.scope, copy.retry_at) == ("too big", "weight", "ip:default", 7.0)
     assert in_family(made, lambda: family) is made
     assert type(in_family(Rejected("x"), lambda: family)) is type(in_family(Rejected("y"), lambda: family))
+
+
+def test_no_connection_may_be_the_fault_of_the_address() -> None:
+    """A refused connection may be; a name that nobody knows, a bad certificate and a lost answer are not."""
+    refused = httpx.ConnectError("x")
+    refused.__cause__ = ConnectionRefusedError()
+    unknown = httpx.ConnectError("x")
+    unknown.__cause__ = socket.gaierror()
+    assert unconnected(refused) and unconnected(httpx.ConnectTimeout("x"))
+    assert not unconnected(unknown)
+    assert not unconnected(httpx.ReadTimeout("x")) and not unconnected(httpx.PoolTimeout("x"))

@@ -355,7 +355,7 @@ def test_a_waiting_call_of_a_busy_process_is_served_from_a_bundle(
             assert permit.held
             got.set()
 
-    monkeypatch.setattr("headgate.gate.room.WaitingRoom._check", lambda *_: None)  # wait for the pause to end
+    monkeypatch.setattr("headgate.gate.room.check", lambda *_: None)  # wait for the pause to end
     thread = threading.Thread(target=waiting)
     thread.start()
     while not gate.room.count:

@@ -68,7 +68,7 @@ def test_hosts_in_text_and_their_errors() -> None:
 
 def test_an_unknown_store_is_refused() -> None:
     """A store that does not exist is named, with those that do."""
-    with pytest.raises(StoreError, match="use host:// or memory://"):
+    with pytest.raises(StoreError, match="use host://, memory:// or redis://"):
         Gate("sqlite://x")
 
 

@@ -23,6 +23,12 @@ HOOKS = {
     "aiohttp": "headgate.adapters.aiohttp",
     "ccxt.base.exchange": "headgate.adapters.ccxt",
     "ccxt.async_support.base.exchange": "headgate.adapters.ccxt",
+    "binance.client": "headgate.adapters.python_binance",
+    "binance.async_client": "headgate.adapters.python_binance",
+    "binance.api": "headgate.adapters.binance_connector",
+    "binance_common.utils": "headgate.adapters.binance_sdk",
+    "pybit._http_manager": "headgate.adapters.pybit",
+    "okx.okxclient": "headgate.adapters.okx",
 }
 """Module of a library -> module of ours whose ``patch(module)`` governs it."""
 

@@ -1,0 +1,79 @@
+"""binance-connector 3.x: ``client = govern(Spot(key, secret))``.
+
+The gate is in front of the two methods that sign; what is not signed waits in ``send_request``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from headgate.adapters._call import Governor
+from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._wire import Outbound
+
+if TYPE_CHECKING:
+    from headgate import Gate
+
+__all__ = ["SDK", "govern", "patch"]
+
+C = TypeVar("C")
+
+
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+    """Governs one client in place and returns it.
+
+    Args:
+        client: ``binance.spot.Spot``, or any other ``binance.api.API``.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this client; ``None`` leaves it to the context and the route.
+    """
+    from binance.api import API
+
+    from headgate.adapters.requests import govern as below
+
+    target: Any = client
+    install(SDK, API)
+    below(target.session, gate=gate, priority=priority)
+    target.headgate = Governor(gate, priority=priority)
+    return client
+
+
+def patch(module: ModuleType) -> None:
+    """Governs every client of an unchanged program.
+
+    Args:
+        module: ``binance.api``.
+    """
+    install(SDK, module.API, Governor(lenient=True))
+
+
+def _outbound(given: Mapping[str, Any]) -> Outbound | None:
+    client = given["self"]
+    return planned(
+        given["http_method"], f"{client.base_url}{given['url_path']}", client.session.headers, given["payload"]
+    )
+
+
+def _family() -> type[Exception]:
+    from binance.error import ClientError
+
+    return ClientError  # type: ignore[no-any-return]
+
+
+def _fields(message: str) -> dict[str, Any]:
+    return {"status_code": 429, "error_code": -1003, "error_message": message, "header": {}, "error_data": None}
+
+
+_PARAMETERS = ("http_method", "url_path", "payload")
+
+SDK = Sdk(
+    name="binance-connector",
+    calls=dict.fromkeys(("sign_request", "limited_encoded_sign_request", "send_request"), _PARAMETERS),
+    outbound=_outbound,
+    client=lambda given: (given["self"].session, given["self"].proxies),
+    family=_family,
+    fields=_fields,
+)
+"""What is hooked."""

@@ -1,0 +1,83 @@
+"""pybit: ``session = govern(HTTP(api_key=..., api_secret=...))``.
+
+The gate is in front of ``_submit_request``. It repeats requests by itself, with the delays it is set to; each
+repetition waits and is charged, a signed one before it is signed again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from headgate.adapters._call import Governor
+from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._wire import Outbound
+
+if TYPE_CHECKING:
+    from headgate import Gate
+
+__all__ = ["SDK", "govern", "patch"]
+
+C = TypeVar("C")
+
+
+def govern(session: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+    """Governs one ``pybit.unified_trading.HTTP`` in place and returns it.
+
+    Args:
+        session: as made.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this session; ``None`` leaves it to the context and the route.
+    """
+    from pybit._http_manager import _V5HTTPManager
+
+    from headgate.adapters.requests import govern as below
+
+    target: Any = session
+    install(SDK, _V5HTTPManager)
+    below(target.client, gate=gate, priority=priority)
+    target.headgate = Governor(gate, priority=priority)
+    return session
+
+
+def patch(module: ModuleType) -> None:
+    """Governs every session of an unchanged program.
+
+    Args:
+        module: ``pybit._http_manager``.
+    """
+    install(SDK, module._V5HTTPManager, Governor(lenient=True))
+
+
+def _outbound(given: Mapping[str, Any]) -> Outbound | None:
+    query = {name: value for name, value in (given["query"] or {}).items() if value is not None}
+    headers = {"x-bapi-api-key": given["self"].api_key if given["auth"] else None}
+    if given["method"] == "GET":
+        return planned("GET", given["path"], headers, query)
+    return planned(given["method"], given["path"], headers, body=json.dumps(query))
+
+
+def _family() -> type[Exception]:
+    from pybit.exceptions import InvalidRequestError
+
+    return InvalidRequestError  # type: ignore[no-any-return]
+
+
+def _fields(message: str) -> dict[str, Any]:
+    at = time.strftime("%H:%M:%S", time.gmtime())
+    return {"message": message, "status_code": 10006, "time": at, "request": "", "resp_headers": None}
+
+
+SDK = Sdk(
+    name="pybit",
+    calls={"_submit_request": ("method", "path", "query", "auth")},
+    outbound=_outbound,
+    client=lambda given: (given["self"].client, None),
+    family=_family,
+    fields=_fields,
+    signs={"_prepare_headers": ()},
+)
+"""What is hooked."""

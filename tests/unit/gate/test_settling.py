@@ -1,0 +1,178 @@
+"""What an answer changes for everybody: bans that grow, limits that were stated, numbers of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from headgate import Event, Gate
+from headgate.ledger.limit import SECOND
+from headgate.rules.book import Rulebook
+
+RULES = """
+format = 1
+name = "harsh"
+title = "A provider that bans"
+hosts = ["harsh.test"]
+source = "T"
+
+[sources]
+T = { title = "made for these tests", read = 2026-11-20, confidence = "D" }
+
+[owners]
+account.header = "x-key"
+
+[limits.calls-1m]
+unit = "calls"
+capacity = 100
+period = "1m"
+scope = "ip"
+headers.limit = "x-limit"
+
+[limits.orders-1m]
+unit = "orders"
+capacity = 5
+period = "1m"
+scope = "account"
+headers = { limit = "x-orders", remaining = "x-left" }
+
+[default]
+cost = { calls = 1 }
+
+[[routes]]
+match = "POST /order"
+class = "order"
+cost = { orders = 1 }
+
+[ban]
+first = "2m"
+factor = 3
+longest = "10m"
+
+[[refusals]]
+status = [418]
+outcome = "banned"
+block = "ip"
+"""
+IP = "harsh/ip:default"
+
+
+@pytest.fixture
+def harsh(tmp_path: Path) -> Path:
+    """The rule file."""
+    path = tmp_path / "harsh.toml"
+    path.write_text(RULES)
+    return path
+
+
+@pytest.fixture(params=["memory://", "host://"])
+def gate(request: pytest.FixtureRequest, harsh: Path, tmp_path: Path) -> Iterator[Gate]:
+    """A gate on either store of one machine."""
+    with Gate(request.param, rules=[harsh], home=tmp_path / "home") as made:
+        yield made
+
+
+def banned(gate: Gate) -> list[int]:
+    """Seconds of the bans in force."""
+    return [(state.length or 0) // SECOND for state in gate.store.blocks.states() if state.kind == "ban"]
+
+
+def answered(gate: Gate, status: int, **headers: str) -> None:
+    """One call and its answer."""
+    with gate.permit("harsh", "GET", "/x") as permit:
+        permit.settle(status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def test_bans_grow_for_repeaters(gate: Gate) -> None:
+    """A ban without a stated end lasts longer each time, up to the longest."""
+    found = []
+    for _ in range(4):
+        answered(gate, 418)
+        found += banned(gate)
+        gate.unblock(IP)
+    assert found == [120, 360, 600, 600]
+
+
+def test_calls_under_way_are_one_ban(gate: Gate) -> None:
+    """Ten answers of one ban are one step of the ladder, and one event."""
+    events: list[Event] = []
+    gate.on(events.append)
+    with ExitStack() as stack:
+        permits = [stack.enter_context(gate.permit("harsh", "GET", "/x")) for _ in range(10)]
+        for permit in permits:
+            permit.settle(418, {})
+    assert banned(gate) == [120]
+    assert [event.kind for event in events] == ["banned"]
+
+
+def test_a_stated_end_goes_before_the_ladder(gate: Gate) -> None:
+    """Where the provider says how long, that holds, and no step is taken."""
+    answered(gate, 418, retry_after="30")
+    assert banned(gate) == [30]
+    gate.unblock(IP)
+    answered(gate, 418)
+    assert banned(gate) == [120]
+
+
+def test_the_ladder_outlives_a_gate(harsh: Path, tmp_path: Path) -> None:
+    """Another process, or the next one, goes on where the last one stood."""
+    home = tmp_path / "home"
+    for expected in (120, 360):
+        with Gate("host://", rules=[harsh], home=home) as gate:
+            answered(gate, 418)
+            assert banned(gate) == [expected]
+            gate.unblock(IP)
+
+
+def capacity(gate: Gate, key: str) -> int:
+    """Of a ledger, as the store keeps it."""
+    return next(view.limit.capacity for view in gate.read().ledgers if view.key == key)
+
+
+def ordered(gate: Gate, account: str, **headers: str) -> None:
+    """One order of an account and its answer."""
+    with gate.permit("harsh", "POST", "/order", account=account) as permit:
+        permit.settle(200, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def test_what_is_stated_to_one_account_is_not_anothers(gate: Gate) -> None:
+    """Each account has the capacity that its own answers stated."""
+    ordered(gate, "a", x_orders="50")
+    ordered(gate, "b")
+    ordered(gate, "a")
+    assert [capacity(gate, f"harsh/orders-1m/account:{name}") for name in "ab"] == [50, 5]
+
+
+@pytest.mark.parametrize(("stated", "holds"), [("400", 40), ("30", 30)])
+def test_an_own_number_gives_way_only_to_a_lower_one(harsh: Path, stated: str, holds: int) -> None:
+    """What the user allows is not raised by the provider, in the store neither."""
+    with Gate("memory://", rules=[harsh]) as gate:
+        gate.book = Rulebook.load(extra=[harsh], overrides={"harsh": {"calls-1m": (40, 0)}})
+        for _ in range(3):
+            answered(gate, 200, x_limit=stated)
+        assert capacity(gate, "harsh/calls-1m/ip:default") == holds
+
+
+def test_nothing_left_is_weighed_not_believed(gate: Gate) -> None:
+    """An answer that shows nothing left counts what it shows, and not a unit more."""
+    events: list[Event] = []
+    gate.on(events.append)
+    with ExitStack() as stack:
+        permits = [stack.enter_context(gate.permit("harsh", "POST", "/order", account="a")) for _ in range(5)]
+        for left, permit in enumerate(reversed(permits)):
+            permit.settle(200, {"x-left": str(left)})
+    assert [view.used for view in gate.read().ledgers if "orders" in view.key] == [5]
+    assert events == []
+
+
+def test_stated_limits_are_written_once(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that states what is known already is no news for the store."""
+    told: list[object] = []
+    learn: Callable[..., bool] = gate.store.learn
+    monkeypatch.setattr(gate.store, "learn", lambda *args: told.append(args) or learn(*args))
+    for _ in range(3):
+        ordered(gate, "a", x_orders="50")
+    assert len(told) == 1

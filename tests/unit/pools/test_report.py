@@ -1,0 +1,42 @@
+"""What `status` shows of each address."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from headgate import Gate
+from headgate.ledger.limit import SECOND
+from headgate.pools.report import views
+
+CONFIG = """
+[egress.addresses]
+a = "127.0.0.2"
+b = { bind = "127.0.0.3", scope = "nat" }
+c = { proxy = "http://me:word@10.0.0.2:3128" }
+d = "127.0.0.5"
+[egress.pools."*"]
+primary = ["a", "b"]
+backups = ["c", "d"]
+"""
+
+
+def test_every_address_has_a_row(tmp_path: Path) -> None:
+    """State, warnings, end of a ban or a rest, and the limit nearest to full; other scopes that spent have rows too."""
+    path = tmp_path / "headgate.toml"
+    path.write_text(CONFIG)
+    with Gate("memory://", config=path) as gate:
+        for egress in ("a", "elsewhere"):
+            with gate.permit("binance-usdm", "GET", "/fapi/v1/time", egress=egress):
+                pass
+        gate.block("binance-usdm/ip:a", 100, "ban")
+        gate.egress.health.warned("binance-usdm/egress:b")
+        gate.egress.health.failed("binance-usdm/egress:c")
+        rows = {row.name: row for row in views(gate.egress, gate.read())}
+    assert {name: row.state for name, row in rows.items()} == {
+        "a": "banned", "b": "warning", "c": "resting", "d": "active", "elsewhere": "active",
+    }  # fmt: skip
+    assert 99 * SECOND < rows["a"].until - time.monotonic_ns() + SECOND < 102 * SECOND
+    assert rows["a"].fullest is not None and rows["a"].fullest.used == 1
+    assert (rows["b"].warnings, rows["b"].scope, rows["b"].fullest) == (1, "nat", None)
+    assert rows["c"].leaves == "proxy 10.0.0.2:3128"

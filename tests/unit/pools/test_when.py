@@ -1,0 +1,137 @@
+"""Notes of health and echo on a store that two machines share, whose steady clocks have nothing in common."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from headgate.errors import StoreUnavailable
+from headgate.ledger.limit import SECOND
+from headgate.pools.address import Address
+from headgate.pools.echo import Echo
+from headgate.pools.health import WARNINGS, Health
+from headgate.pools.when import age, stamp
+from headgate.stores.memory import MemoryStore
+
+PLACE = "shop/egress:a"
+DAY = 86_400 * SECOND
+DOUBT = SECOND // 500
+
+
+class Machine(MemoryStore):
+    """One machine's view of a store: its own steady clock is `ahead` of the store's by so much, give or take `DOUBT`."""
+
+    def __init__(self, shared: MemoryStore, ahead: int) -> None:
+        super().__init__()
+        self._notes = shared._notes
+        self.ahead = ahead
+
+    def skew(self) -> tuple[int, int]:
+        return -self.ahead - DOUBT, -self.ahead + DOUBT
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steady clock of the machine that is looked at: change its only entry to go to another one, or to wait."""
+    now = [10 * DAY]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
+    return now
+
+
+def test_warnings_of_two_machines_add_up(clock: list[int]) -> None:
+    """One booted yesterday, the other a month ago: their warnings are one count, forgotten ten minutes after the last."""
+    shared = MemoryStore()
+    store, other = Machine(shared, 0), Machine(shared, 30 * DAY)
+    assert Health(store).warned(PLACE) == (1, 0)
+    clock[0] += 30 * DAY + 60 * SECOND  # a minute later, on the other machine
+    assert Health(other).warnings(PLACE) == 1
+    assert Health(other).warned(PLACE) == (2, 0)
+    clock[0] += 590 * SECOND - 30 * DAY  # back on the first
+    assert Health(store).warnings(PLACE) == 2
+    clock[0] += 20 * SECOND
+    assert Health(store).warnings(PLACE) == 0
+
+
+def test_rests_grow_across_machines(clock: list[int]) -> None:
+    """A second rest is twice as long, whichever machine met the trouble before."""
+    shared = MemoryStore()
+    store, other = Machine(shared, 0), Machine(shared, -5 * DAY)
+    rests = [Health(store).warned(PLACE)[1] for _ in range(WARNINGS)]
+    clock[0] -= 5 * DAY - 100 * SECOND
+    rests += [Health(other).warned(PLACE)[1] for _ in range(WARNINGS)]
+    assert [length // SECOND for length in rests if length] == [60, 120]
+
+
+def test_a_note_of_another_clock_is_forgotten(clock: list[int]) -> None:
+    """The machine was booted again: what its old clock dates into the future does not hold for ever."""
+    store = MemoryStore()
+    Health(store).warned(PLACE)
+    clock[0] = DAY
+    assert Health(store).warnings(PLACE) == 0
+
+
+def test_a_stamp_is_never_younger_than_it_is(clock: list[int]) -> None:
+    """The doubt about the other clock only makes notes older, by twice its width on each side."""
+    shared = MemoryStore()
+    at = stamp(Machine(shared, 3 * DAY))
+    clock[0] += 7 * SECOND - 3 * DAY
+    assert age(Machine(shared, 0), at) == 7 * SECOND + 2 * DOUBT
+
+
+def test_a_store_out_of_reach_is_no_error(clock: list[int]) -> None:
+    """Whoever counts a warning while the store is away is not hindered."""
+
+    class Away(MemoryStore):
+        def skew(self) -> tuple[int, int]:
+            raise StoreUnavailable("no connection")
+
+    assert Health(Away()).warned(PLACE) == (1, 0)
+
+
+class _Where(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        """The caller's address."""
+        self.server.asked += 1  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.client_address[0].encode())
+
+
+@contextmanager
+def asking() -> Iterator[ThreadingHTTPServer]:
+    """A real echo that counts."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Where)
+    server.asked = 0  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_what_an_echo_said_holds_for_an_hour_on_every_machine(clock: list[int]) -> None:
+    """The other machine takes what the first has heard, for what is left of the hour, and asks again after it."""
+    shared, address = MemoryStore(), Address("a", bind="127.0.0.2")
+    with asking() as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        Echo(url, Machine(shared, 0), print).ask(address)
+        clock[0] += 30 * DAY + 3000 * SECOND
+        there = Echo(url, Machine(shared, 30 * DAY), print)
+        there.ask(address)
+        assert (server.asked, there.known(address)) == (1, "127.0.0.2")  # type: ignore[attr-defined]
+        clock[0] += 590 * SECOND
+        assert there.fresh(address)
+        clock[0] += 20 * SECOND
+        there.ask(address)
+        assert server.asked == 2  # type: ignore[attr-defined]
