@@ -27,6 +27,8 @@ __all__ = ["RemoteRoom"]
 
 _BATCH: Final = 256
 """So many calls are asked for in one round trip."""
+_PACE: Final = SECOND // 200
+"""A refused lane asks again after this at the earliest, ns: so several calls go at once."""
 _AGAIN: Final = SECOND // 10
 """A store that fails without a safe share is tried again after this, ns."""
 
@@ -44,6 +46,7 @@ class RemoteRoom(WaitingRoom):
 
     def __init__(self, gate: Gate) -> None:
         super().__init__(gate)
+        self._refused_at = 0
         self._stale = False
         """Units came back while a round trip was under way: its refusals may be out of date."""
 
@@ -72,7 +75,7 @@ class RemoteRoom(WaitingRoom):
     def freed(self, keys: Iterable[str]) -> None:
         if self._queue.count:
             with self._lock:
-                if self._queue.freed(keys):
+                if self._queue.freed(keys, self._refused_at + _PACE):
                     self._stale = True
                     self._set_alarm()
 
@@ -168,9 +171,10 @@ class RemoteRoom(WaitingRoom):
         return done
 
     def _refused(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
-        lane.opens, lane.why = max(no.opens, now + 1), no
+        self._refused_at = now
+        lane.opens, lane.why = max(no.opens, now + _PACE), no
         if self._stale and no.kind == "limit":
-            lane.opens = now
+            lane.opens = now + _PACE
         head = lane.head()
         if head is None:
             return

@@ -30,7 +30,7 @@ class Bells:
     def __init__(self, client: Callable[[], Any], changed: Callable[[str], object]) -> None:
         self._client = client
         self._changed = weakref.WeakMethod(changed)
-        self._rung: dict[bytes, socket.socket] = {}
+        self._rung: dict[bytes, tuple[socket.socket, socket.socket]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.closed = False
@@ -41,7 +41,7 @@ class Bells:
         inner.setblocking(False)
         outer.setblocking(False)
         with self._lock:
-            self._rung[member.encode()] = outer
+            self._rung[member.encode()] = outer, inner
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=_listen, args=(weakref.ref(self), self._client), name="headgate-bell", daemon=True
@@ -52,9 +52,9 @@ class Bells:
     def take_down(self, member: str) -> None:
         """Nobody listens for that member any more."""
         with self._lock:
-            bell = self._rung.pop(member.encode(), None)
-        if bell is not None:
-            bell.close()
+            pair = self._rung.pop(member.encode(), ())
+        for end in pair:
+            end.close()
 
     def hear(self, channel: bytes, message: bytes) -> None:
         """A message came in."""
@@ -70,7 +70,7 @@ class Bells:
                 bell = self._rung.get(member)
                 if bell is not None:
                     try:
-                        bell.send(b"w")
+                        bell[0].send(b"w")
                     except OSError:
                         pass  # its queue is full: it will wake anyhow
 

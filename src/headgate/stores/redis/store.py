@@ -87,7 +87,9 @@ class RedisStore(News):
 
     def _ask(self, ask: Ask, number: str, now: Instant, lease: int, extra: bool, found: list[Any], place: int) -> Wish:
         """One `reserve`; its answer goes to `found[place]`."""
-        most = ask.most + (self._slices.size(ask.charges, ask.who, now.mono, self._trips.line.took) if extra and not ask.ahead else 0)
+        most = ask.most + (
+            self._slices.size(ask.charges, ask.who, now.mono, self._trips.line.took) if extra and not ask.ahead else 0
+        )
 
         def write(load: Load) -> list[Any]:
             parts = [[load.ledger(c.key), load.limit(self._in_force.of(c, self.learned)), c.cost] for c in ask.charges]
@@ -98,7 +100,7 @@ class RedisStore(News):
             member, klass = ask.who
             return [
                 "reserve", parts, ask.scopes, member_name(member), klass, backlog, ahead, ask.weight, lease // MICRO,
-                number, ask.lane + 1 if extra else 0, most, _SHARE,
+                number, ask.lane + 1 if extra else 0, most, _SHARE, ask.most,
             ]  # fmt: skip
 
         def done(result: Any, load: Load) -> None:
@@ -323,7 +325,8 @@ class RedisStore(News):
         return ledger_at(copy[1], over_there(now, self.skew())) if copy is not None else None
 
     def state(self) -> tuple[int, int]:
-        return 0, 0  # without the server nobody can tell; each keeps to its part of what was left
+        # Others may go on with the server, and spend all that was left, before it holds our share for us.
+        return self._numbers.getrandbits(62), 0
 
     def depart(self) -> str:
         self._trips.leave_alone()

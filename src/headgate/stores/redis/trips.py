@@ -355,7 +355,7 @@ def _keep_telling(trips: weakref.ref[Trips], poke: threading.Event) -> None:
     seconds = _MARGIN / SECOND
     while True:
         if poke.wait(seconds):
-            time.sleep(_SOON / 3)
+            time.sleep(_SOON)
         here = trips()
         if here is None or here.closed:
             return

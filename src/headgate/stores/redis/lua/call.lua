@@ -31,18 +31,17 @@ if #missing > 0 then
 end
 
 -- Hold the share of whoever goes on without the server: as much as it may take by itself.
-for _, member in ipairs(call('ZRANGEBYSCORE', MEMBERS, '-inf', mono, 'LIMIT', 0, 20)) do
+silent = call('ZRANGEBYSCORE', MEMBERS, '-inf', mono, 'LIMIT', 0, 20)
+if #silent > 0 then members = max(2, call('ZCARD', MEMBERS)) end
+for _, member in ipairs(silent) do
   local permit = AWAY .. member
   if not record(permit) then
-    local members = max(2, call('ZCARD', MEMBERS))
     local found = {1, member, 0}
     for _, name in ipairs(call('SMEMBERS', LEDGERS)) do
       local L = fetch(name)
       if L then
         if ripe(L, now) then advance(L, now) end
-        local units = floor(L.usable / members)
-        occupy(L, units, mono)
-        found[#found + 1], found[#found + 2] = name, units
+        hold_share(found, L)
         keep(L)
       end
     end
@@ -58,18 +57,25 @@ do
     local past = mono - lease
     local at = {mono = lease, lo = now.lo - past, hi = now.hi - past}
     local found = record(permit)
-    for r = 4, found and #found or 0, 2 do
-      local L = fetch(found[r])
-      if L then
-        if ripe(L, now) then advance(L, now) end
-        local before = L.room
-        lapse(L, found[r + 1], at, now)
-        keep(L)
-        if L.room > before then waiting(L, '', {}) end
+    local member = string.sub(permit, 1, #AWAY) == AWAY and string.sub(permit, #AWAY + 1)
+    if member and mono - tonumber(call('ZSCORE', MEMBERS, member) or 0) < LONG_GONE then
+      write(permit, found, mono + LEASE)  -- nobody knows whether it still goes on by itself
+    elseif member then
+      undo(permit)
+      call('ZREM', MEMBERS, member)
+    else
+      for r = 4, found and #found or 0, 2 do
+        local L = fetch(found[r])
+        if L then
+          if ripe(L, now) then advance(L, now) end
+          local before = L.room
+          lapse(L, found[r + 1], at, now)
+          keep(L)
+          if L.room > before then waiting(L, '', {}) end
+        end
       end
+      write(permit, false)
     end
-    write(permit, false)
-    if string.sub(permit, 1, #AWAY) == AWAY then call('ZREM', MEMBERS, string.sub(permit, #AWAY + 1)) end
   end
 end
 

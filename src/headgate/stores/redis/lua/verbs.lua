@@ -16,7 +16,9 @@
 --   restored true: this call brings all that the client holds
 -- items: each is a list that begins with its verb
 --   reserve charges {{i, limit, cost}..} scopes member class backlog ahead weight lease(us) permit lane most part
---           backlog {i: units}, nil: will not wait; ahead {i: units}; lane 0: none; part: see `most_of`
+--           wanted
+--           backlog {i: units}, nil: will not wait; ahead {i: units}; lane 0: none; part: see `most_of`;
+--           wanted: of the permits, so many that calls wait for; they are decided one by one where a limit is nearly full
 --           -> {ok, permits, {mark..}} | {no, i or scope, opens, unknown, never, kind, reason} | {skip}
 --   settle  permit permits {{i, limit, reserved, actual, used or nil, mark, full}..} {mono, lo, hi} member
 --           -> {held, {freed i..}, {member to wake..}, {i, foreign..}}
@@ -33,7 +35,7 @@
 --   claim   topic until held                   -> 0, or until when another has it
 --   beat    member ttl(us)                     -> members there are
 --           Who is not heard of again within ttl goes on without the server, or is dead: its share of every ledger is held
---           under the permit `away:<member>`, until it is back, or has left, or a lease has passed
+--           under the permit `away:<member>`, until it is back, or has left, or an hour has passed
 --   leave   member                             -> true
 --   undo    permit                             -> bool: was it held? all of it was refunded
 -- reply   a list of strings: msgpack of one of the following, then blobs (bytes as they lie in the server), from 1
@@ -53,6 +55,7 @@ local LEASE = 60 * SECOND
 local HARSH = 300 * SECOND
 local GATHER = SECOND
 local AWAY = 'away:'
+local LONG_GONE = 3600 * SECOND
 local GLANCE = SECOND / 50
 local LONGEST = 7 * 86400 * SECOND
 local IDLE = 2 * 86400 * 1000
@@ -142,8 +145,45 @@ local function fetch(name)
   return L
 end
 
+local held, leases, changed = {}, {}, {}
+
+local function record(permit)
+  local found = held[permit]
+  if found == nil then
+    found = call('HGET', HELD, permit)
+    found = found and unpacked(found)
+    held[permit] = found
+  end
+  return found
+end
+
+local function write(permit, found, lease)
+  held[permit] = found
+  changed[permit] = true
+  leases[permit] = lease or leases[permit]
+end
+
+local silent, members = {}, 2
+
+-- Hold a share of a ledger for a member that goes on without the server.
+local function hold_share(found, L)
+  local units = floor(L.usable / members)
+  occupy(L, units, mono)
+  for r = 4, #found, 2 do
+    if found[r] == L.name then return end
+  end
+  found[#found + 1], found[#found + 2] = L.name, units
+end
+
 -- A ledger begins. If the server lost its memory, units were spent on it, nobody knows how many.
 local function fresh(L)
+  for _, member in ipairs(silent) do
+    local found = record(AWAY .. member)
+    if found then
+      hold_share(found, L)
+      write(AWAY .. member, found)
+    end
+  end
   if lost >= 0 and L.period ~= 0 and mono - lost < L.period then
     if L.period <= HARSH then fill(L, now) else settle(L, 0, floor(L.usable / 2), now) end
   end
@@ -169,24 +209,6 @@ local function current(i, limit, at)
 end
 
 -- -- permits ----------------------------------------------------------------------------------------------------------
-
-local held, leases, changed = {}, {}, {}
-
-local function record(permit)
-  local found = held[permit]
-  if found == nil then
-    found = call('HGET', HELD, permit)
-    found = found and unpacked(found)
-    held[permit] = found
-  end
-  return found
-end
-
-local function write(permit, found, lease)
-  held[permit] = found
-  changed[permit] = true
-  leases[permit] = lease or leases[permit]
-end
 
 -- Take `permits` out of a permit's record; false if its lease had ended.
 local function drop(permit, permits, parts)
@@ -308,8 +330,22 @@ local function reserve(item)
       local L = ledgers[c]
       take(L, charges[c][3] * permits, member, class, mono)
       keep(L)
-      marks[c] = L.tally
     end
+    local wanted = item[14] or 1
+    while permits < wanted do
+      for c = 1, #charges do
+        local i, cost, L = charges[c][1], charges[c][3], ledgers[c]
+        if (look_closer or L.room - cost < L.floor) and opens(L, cost, member, class, now, ahead[i] or 0) ~= 0 then
+          wanted = permits
+          break
+        end
+      end
+      if permits < wanted then
+        for c = 1, #charges do take(ledgers[c], charges[c][3], member, class, mono) end
+        permits = permits + 1
+      end
+    end
+    for c = 1, #charges do marks[c] = ledgers[c].tally end
     add(permit, permits, charges, member, class, mono + lease)
     return {'ok', permits, marks}
   end
