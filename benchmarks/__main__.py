@@ -1,4 +1,4 @@
-"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f,g]``."""
+"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f,g,h]``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from benchmarks.ours import FORMS
 from benchmarks.peers import PEERS
 from benchmarks.processes import rush
 from benchmarks.proxy import passages
+from benchmarks.redis import FULL, LOADED, LOOPS, TASKS, load
 from benchmarks.servers import Spec
 from benchmarks.truth import SERVERS, WORKERS, truths
 from benchmarks.waiters import CAPACITY, PATIENCE, crowd
@@ -200,7 +201,46 @@ def passing(quick: bool, folder: Path) -> Lines:
     yield from table(["", "alone", "added", "calls/s", "busy", "ratio"], rows)
 
 
-CASES = {"a": speed, "b": sharing, "c": contention, "d": crowds, "e": truthfulness, "f": costs, "g": passing}
+def server(quick: bool, folder: Path) -> Lines:
+    """(h) Through a Redis or Valkey server."""
+    yield "## (h) Through a Redis or Valkey server"
+    yield ""
+    yield from said(
+        "Permits on one limit that is never reached, in the last row on one that is, through one server on the same "
+        f"machine, in one process and in four: one caller in a loop, then {TASKS} tasks of an event loop. limits takes its "
+        "fixed window, pyrate-limiter its Redis bucket. Round trips are what the server reads from its connections; busy "
+        "is the time that the server's thread spends per permit. The server and the processes share the cores."
+    )
+    seconds, rounds = (1.0, 1) if quick else (3.0, 3)
+    for names in (LOOPS, (*LOADED, FULL)):
+        one, four = (load(names, processes, seconds, rounds) for processes in (1, 4))
+        best = max(it.rate for name, it in four.items() if not name.startswith("headgate"))
+        rows = [
+            [
+                name,
+                f"{one[name].rate:,.0f}",
+                f"{four[name].rate:,.0f}",
+                f"{four[name].rate / best:.1f}×" if name != FULL else "",
+                f"{one[name].trips:.3f}",
+                f"{four[name].trips:.3f}",
+                f"{four[name].busy:.1f} µs",
+            ]
+            for name in names
+        ]
+        head = ["", "permits/s, one", "four", "ratio", "round trips per permit, one", "four", "server busy, four"]
+        yield from table(head, rows)
+
+
+CASES = {
+    "a": speed,
+    "b": sharing,
+    "c": contention,
+    "d": crowds,
+    "e": truthfulness,
+    "f": costs,
+    "g": passing,
+    "h": server,
+}
 
 
 def preamble() -> Lines:

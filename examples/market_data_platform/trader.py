@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+
 from headgate.adapters.httpx import Transport
 
 BINANCE = os.environ.get("BINANCE_URL", "https://fapi.binance.com")
@@ -33,7 +34,9 @@ def main() -> None:
             try:
                 price = float(client.get("/fapi/v1/ticker/price", params={"symbol": "BTCUSDT"}).json()["price"])
                 order = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC"}
-                placed = signed(client, "POST", "/fapi/v1/order", **order, quantity="0.01", price=round(price * 0.98, 1))
+                placed = signed(
+                    client, "POST", "/fapi/v1/order", **order, quantity="0.01", price=round(price * 0.98, 1)
+                )
                 signed(client, "DELETE", "/fapi/v1/order", symbol="BTCUSDT", orderId=placed["orderId"])
             except httpx.HTTPError as error:
                 print(f"trader: {error}", file=sys.stderr)

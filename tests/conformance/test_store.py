@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -518,3 +519,13 @@ def test_many_processes_one_budget(stores: Open) -> None:
         if isinstance(reserve(processes[i % 4], charge(WEIGHT, 1), who=(i % 4, 0), t=i / 100, backlog=None), Grant):
             got += 1
     assert got == 100
+
+
+def test_sums_are_shared(stores: Open) -> None:
+    """What processes add to a sum stands there once each, with the greatest third number."""
+    mine, yours = stores(), stores()
+    mine.sum("waits", (2, 10, 7))
+    yours.sum("waits", (3, 5, 4))
+    found = mine.remember("waits")
+    assert found is not None
+    assert struct.unpack("<QQQ", found) == (5, 15, 7)

@@ -8,8 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import msgspec
 
-from headgate.gate.settings import parse_hosts
-from headgate.rules.book import Rulebook
+from headgate.gate.configuration import configure
 from headgate.rules.call import Call
 from headgate.rules.ccxt_tables import derive, exchanges_at
 from headgate.rules.explanation import GRADES, Explanation, Provenance
@@ -32,7 +31,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
         raise click.UsageError(f"{url!r} names no host. Write for example https://fapi.binance.com/fapi/v1/time")
     host = place.netloc.rpartition("@")[2].lower()
     path = place.path or "/"
-    provider = Rulebook.load(hosts=parse_hosts(None), extra=extra).for_host(host, path)
+    provider = configure(rules=extra).rulebook().for_host(host, path)
     derived = exchanges_at([host]) if provider is None else []
     if derived:
         provider = Provider(derive(derived[0]))

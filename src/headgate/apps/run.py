@@ -70,6 +70,8 @@ def command(
         "HEADGATE_HOME": home,
     }
     os.environ.update({name: value for name, value in chosen.items() if value})
+    if os.environ.get("HEADGATE_CONFIG"):  # a child that changes its folder must find it too
+        os.environ["HEADGATE_CONFIG"] = str(Path(os.environ["HEADGATE_CONFIG"]).expanduser().resolve())
     Gate().close()  # what every child would stumble over is said here, once, before the program starts
     env = environment(dict(os.environ))
     sys.stdout.flush()

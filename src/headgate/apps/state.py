@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from headgate.gate.settings import home_folder, load_settings
+from headgate.gate.configuration import configure
+from headgate.gate.settings import load_settings, open_store_name
 from headgate.gate.times import Times
 from headgate.gate.waits import Wait, read_waits
 from headgate.ledger.limit import SECOND
 from headgate.pools.pool import Egress
 from headgate.pools.report import AddressView, views
 from headgate.rules.call import Priority
+from headgate.stores.base import Store
 from headgate.stores.records import LedgerView, Snapshot
+from headgate.stores.redis.address import is_address, parse_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,24 +28,41 @@ __all__ = ["as_data", "as_table", "read_state"]
 
 
 def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait], list[AddressView]]:
-    """Read the host store of `home` (None: ``$HEADGATE_HOME``), without entering it as a member.
+    """Read the host store of `home`, or (None) the shared store in force, without entering it as a member.
 
     Raises:
         StoreError: it cannot be read.
     """
-    from headgate.stores.host import HostStore
-
-    store = HostStore(home_folder(home), patience=2.0)
+    store = _store(home)
     found = store.read(Times(store).now)
     egress = Egress(load_settings().egress, os.environ.get("HEADGATE_EGRESS", ""), store, lambda *_, **__: None)
-    return found, read_waits(store), views(egress, found)
+    waits = read_waits(store)
+    if store.remote:
+        store.close()
+    return found, waits, views(egress, found)
+
+
+def _name() -> str:
+    """The address of the store in force, as the user wrote it."""
+    return open_store_name(os.environ.get("HEADGATE_STORE") or load_settings().store)
+
+
+def _store(home: Path | None) -> Store:
+    if home is None and is_address(name := _name()):
+        from headgate.stores.redis.store import RedisStore
+
+        return RedisStore(name)
+    from headgate.stores.host import HostStore
+
+    return HostStore(configure(home=home).home, patience=2.0)
 
 
 def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[AddressView] = ()) -> dict[str, Any]:
     """The snapshot as JSON types; times in Unix seconds, periods in seconds."""
     mono, wall = time.monotonic_ns(), time.time()
     return {
-        "home": str(home_folder()),
+        "home": str(configure().home),
+        "store": str(parse_address(name)) if is_address(name := _name()) else name,
         "degraded": found.degraded,
         "processes": sorted(found.members.values()),
         "permits_held": found.permits,
@@ -195,7 +215,8 @@ def as_table(data: dict[str, Any]) -> RenderableType:
             parts.extend(Text(line) for line in spenders)
             parts.append(Text())
     else:
-        parts.append(Text(f"Nothing has been spent under {data['home']} yet. Try: headgate run -- python your_bot.py"))
+        place = data["store"] if is_address(data["store"]) else data["home"]
+        parts.append(Text(f"Nothing has been spent under {place} yet. Try: headgate run -- python your_bot.py"))
     for klass, wait in data["waits"].items():
         text = f"waited, {klass}: {wait['calls']:,} calls, {wait['mean_seconds']:.1f} s on average, "
         parts.append(Text(f"{text}{wait['longest_seconds']:.1f} s at longest", style="dim"))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from headgate.errors import RuleError, UnknownProvider
 from headgate.gate import priorities
@@ -27,8 +27,6 @@ from headgate.rules.times import duration
 from headgate.stores.base import Store
 
 __all__ = ["Configuration", "configure"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +164,14 @@ def configure(
     file = read_settings(find_settings(config, home))
     program = name or program_name().rpartition("[")[0]
     pick = _Picker(file, program)
-    klass = pick("priority", priority, "HEADGATE_PRIORITY", priorities.of, file.said.priority)
+    klass = pick("priority", priority, "HEADGATE_PRIORITY", priorities.of, file.said.priority or "")
     return Configuration(
         file=file,
         program=program,
         home=home_folder(pick("home", home, "HEADGATE_HOME", Path, file.said.home)),
         store=pick("store", store, "HEADGATE_STORE", str, file.said.store),
         egress=pick("egress", None, "HEADGATE_EGRESS", str, ""),
-        priority=None if klass in (None, "") else priorities.of(klass),
+        priority=None if klass == "" else priorities.of(klass),
         weight=max(1, pick("weight", weight, "HEADGATE_WEIGHT", _weight, file.said.weight)),
         max_wait=pick("max_wait", max_wait, "", float, file.said.max_wait),
         learn=pick("learn", learn, "", bool, file.said.learn),
@@ -191,7 +189,7 @@ class _Picker:
     program: str
     sources: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, key: str, argument: object, variable: str, read: Callable[[str], T], said: object) -> T:
+    def __call__(self, key: str, argument: object, variable: str, read: Callable[[str], object], said: object) -> Any:
         """One setting. `read` makes it of the variable's text; `said`: what the file says, or the default."""
         own = f"$.programs.{self.program}.{key}"
         value: object
@@ -207,7 +205,7 @@ class _Picker:
         else:
             value, source = said, self.file.place(f"$.{key}") if self.file.says(f"$.{key}") else "default"
         self.sources[key] = source
-        return value  # type: ignore[return-value]  # the caller knows what it asks for
+        return value
 
     def hosts(self, argument: str | Mapping[str, str] | None) -> dict[str, str]:
         """The file's hosts, and over them the arguments' or else the environment's."""

@@ -27,7 +27,7 @@ __all__ = ["RemoteRoom"]
 
 _BATCH: Final = 256
 """So many calls are asked for in one round trip."""
-_PACE: Final = SECOND // 200
+_PACE: Final = SECOND // 100
 """A refused lane asks again after this at the earliest, ns: so several calls go at once."""
 _AGAIN: Final = SECOND // 10
 """A store that fails without a safe share is tried again after this, ns."""
@@ -52,7 +52,7 @@ class RemoteRoom(WaitingRoom):
 
     def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
         queue = self._queue
-        if not queue.count or not queue.busy(plan.charges):
+        if self._gate.times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
             got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
             if got is not None:
                 return got
@@ -166,6 +166,9 @@ class RemoteRoom(WaitingRoom):
                     ticket.grant = grants.pop(0)
                     self._queue.served(ticket, now)
                     done.append(ticket)
+            if len(answer) < len(group.tickets):  # the next unit comes in a moment: let several come
+                self._refused_at = now
+                lane.opens = max(lane.opens, now + _PACE)
             for grant in grants:  # whoever asked for it gave up meanwhile
                 self._gate.settling.refunded(grant)
         return done

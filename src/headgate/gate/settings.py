@@ -183,7 +183,7 @@ class SettingsFile:
         part, _, rest = key.removeprefix("$.").partition(".")
         provider, _, limit = rest.partition(".")
         written = {
-            "tiers": [f"tier.{limit}"],
+            "tiers": [f"tier.{limit}", "tier"],
             "limits": [f"limits.{limit}"],
             "headroom": [f"limits.{limit}.headroom", "headroom"],
         }

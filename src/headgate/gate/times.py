@@ -39,6 +39,10 @@ class Times:
             return _instant(Instant, (mono, mono + clock.lo - _CREEP, mono + clock.hi + _CREEP))
         return clock.instant(mono, time.time_ns())
 
+    def knows(self, namespace: str) -> bool:
+        """Whether `now` can be told without asking the store, which may be a network away."""
+        return namespace in self._clocks
+
     def clock(self, namespace: str) -> ServerClock:
         """The provider's clock as it is known."""
         return self._clocks.get(namespace) or self._load(namespace)

@@ -174,12 +174,12 @@ class Queue:
                 else:
                     heapq.heappop(heap)
 
-    def freed(self, keys: Iterable[str]) -> bool:
-        """Units came back on these ledgers: their lanes are due. True if there are any."""
+    def freed(self, keys: Iterable[str], at: int = 0) -> bool:
+        """Units came back on these ledgers: their lanes are due at `at` (steady ns). True if there are any."""
         found = False
         for key in keys:
             for lane in self._by_key.get(key, ()):
-                lane.opens = 0
+                lane.opens = min(lane.opens, at)
                 found = True
         return found
 

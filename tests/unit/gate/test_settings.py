@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from headgate import Gate, Priority, RuleError, StoreError
-from headgate.gate.settings import home_folder, load_settings, parse_hosts, secret_of
+from headgate.gate.settings import find_settings, home_folder, load_settings, parse_hosts, program_name, secret_of
 
 
 def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,23 +36,116 @@ def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, mon
         assert (gate.max_wait, gate.weight) == (1, 5)
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("max_wait = 'long'", "$.max_wait"),
-        ("colour = 1", "unknown field `colour`"),
-        ("max_wait =", "is not TOML"),
-        ("store = 'memory://'\n[headroom.binance-usdm]\nweight-1m = 99999", "$.headroom.binance-usdm.weight-1m"),
-        ("store = 'memory://'\n[headroom.binance-usdm]\nweigth = 1", "has no such limit. It has: weight-1m"),
-    ],
-)
-def test_a_wrong_file_is_told_with_file_and_key(tmp_path: Path, text: str, told: str) -> None:
-    """One clear error names the place."""
+WRONG = {
+    "max_wait = 'long'": '1: max_wait: expected a number of seconds from 0, got "long". Write for example 120.',
+    "weight = 1\ncolour = 1": "2: colour: no such key. There are: home, store,",
+    "wieght = 1": "1: wieght: no such key. Did you mean 'weight'?",
+    "weight = 0": "1: weight: expected a whole number from 1, got 0.",
+    "learn = 1": "1: learn: expected true or false, got 1.",
+    "\n\nmax_wait =": "3: is not TOML",
+    "egress = 5": "1: egress: expected a string or a table, got 5.",
+    "priority = 'hihg'": '1: priority: expected one of critical, high, normal, low, background, got "hihg". '
+    "Did you mean 'high'?",
+    "store = 'sqlite://x'": "1: store: no store is called",
+    "store = 'rediss://me:word@h:nan'": "1: store: the address of the rediss server cannot be read",
+    "[hosts]\n'127.0.0.1:9300' = 'binance'": "2: hosts.127.0.0.1:9300: no rules for 'binance'. Known are: ",
+    "[headroom.binance-usdm]\nweight-1m = 99999": "2: headroom.binance-usdm.weight-1m: 99999 leaves nothing",
+    "[headroom.binance-usdm]\nweigth = 1": "2: headroom.binance-usdm.weigth: binance-usdm has no such "
+    "limit. It has: weight-1m",
+    "[providers.binance]": "1: providers.binance: no provider is called 'binance'. There are: binance-coinm,",
+    "[providers.okx]\nheadroom = '150%'": "2: providers.okx.headroom: '150%' leaves nothing",
+    "[providers.okx]\nheadroom = 5": "2: providers.okx.headroom: expected per cent, got 5. Write for example '10%'.",
+    "[providers.kraken]\ntier = 'gold'": "2: providers.kraken.tier: kraken has no tier 'gold' there. Choose one of",
+    "[providers.binance-usdm.limits]\nweight-1m = { capacity = '24oo' }": "2: providers.binance-usdm.limits.weight-1m."
+    'capacity: expected a whole number from 1, got "24oo". Write a whole number of units.',
+    "[providers.binance-usdm]\nlimits.weigth-1m.capacity = 5": "2: providers.binance-usdm.limits.weigth-1m: binance-usdm has "
+    "no such limit",
+    "[providers.binance-usdm]\nlimits.weight-1m = { capacity = 5, period = 'soon' }": "2: providers.binance-usdm.limits."
+    "weight-1m.period: expected a duration, got \"soon\". Write for example '10s'",
+    "[providers.binance-usdm]\nlimits.weight-1m.period = '1m'": "a period without a number. Add the capacity.",
+    "[providers.binance-usdm.limits.weight-1m]\ncapacity = 5\nheadroom = 5": "3: providers.binance-usdm.limits.weight-1m."
+    "headroom: 5 leaves nothing or means nothing. Write units below 5",
+    "[priorities]\n'binance-usdm' = 'urgent'": "2: priorities.binance-usdm: expected one of critical,",
+    "[priorities]\n'binanze GET /x' = 'low'": "2: priorities.binanze GET /x: no provider is called 'binanze'",
+    "[priorities]\n'binance-usdm POST /fapi/v1/ordr' = 'low'": "has no such route. Did you mean 'POST /fapi/v1/order'?",
+    "[priorities]\n'binance-usdm/class:orders' = 'low'": "There are: binance-usdm/class:cancel, binance-usdm/class:order,",
+    "[programs.'bot.py']\ncolour = 1": "2: programs.bot.py.colour: no such key. There are: weight, priority.",
+    "[alerts]\nat = [0.7, 90]": "2: alerts.at[1]: expected a share above 0, at most 1, got 90.",
+    "[egress.addresses]\nmain = 'x'": "2: egress.addresses.main: 'x' is not an address.",
+    "[egress.pools.nobody]\nprimary = []": "2: egress.pools.nobody.primary: names no address.",
+    "[egress.addresses]\nm = '127.0.0.2'\n[egress.pools.nobody]\nprimary = 'm'": "3: egress.pools.nobody: no provider is "
+    "called 'nobody'",
+    "[egress.pools.okx]\nbackups = []": "1: egress.pools.okx: 'primary' is missing. Add it.",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG.items())
+def test_a_wrong_file_is_told_with_line_key_and_remedy(tmp_path: Path, text: str, told: str) -> None:
+    """A gate does not start on a wrong file: one clear error names the place, and never a password."""
     file = tmp_path / "headgate.toml"
     file.write_text(text)
-    with pytest.raises(RuleError) as caught, Gate(config=file) as gate:
-        gate.provider("binance-usdm")
-    assert told in str(caught.value)
+    with pytest.raises(RuleError) as caught:
+        Gate("memory://", config=file)
+    shown = str(caught.value)
+    assert shown.startswith(f"{file}:")
+    assert told in shown
+    assert "word" not in shown
+
+
+def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
+    """One error says the first mistake; its notes say the others."""
+    file = tmp_path / "headgate.toml"
+    file.write_text("weight = 0\n\nlearn = 'no'\n")
+    with pytest.raises(RuleError) as caught:
+        load_settings(file)
+    assert (caught.value.line, caught.value.key) == (1, "$.weight")
+    assert [note.partition(": ")[0] for note in caught.value.__notes__] == [f"{file}:3"]
+
+
+def test_headroom_is_said_once(tmp_path: Path) -> None:
+    """The older table and the newer one may not speak of the same limit."""
+    file = tmp_path / "headgate.toml"
+    file.write_text("[providers.binance-usdm]\nlimits.weight-1m.headroom = 5\n[headroom.binance-usdm]\nweight-1m = 6\n")
+    with pytest.raises(RuleError, match=r"toml:4: headroom.binance-usdm.weight-1m: line 2 says it too. Remove one."):
+        Gate("memory://", config=file)
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named, else by the environment, else in the state folder that is named, else in the platform's folder; never in the
+    working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "headgate.toml").write_text("nonsense = 1")
+    assert find_settings() is None
+    homes = {}
+    for name in ("home", "other", "xdg/headgate"):
+        homes[name] = tmp_path / name / "headgate.toml"
+        homes[name].parent.mkdir(parents=True)
+        homes[name].write_text("weight = 2")
+    assert find_settings() == homes["home"]
+    assert find_settings(None, tmp_path / "other") == homes["other"]
+    monkeypatch.delenv("HEADGATE_HOME")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    if sys.platform == "linux":
+        assert find_settings() == homes["xdg/headgate"]
+    monkeypatch.setenv("HEADGATE_CONFIG", str(homes["other"]))
+    assert find_settings() == homes["other"]
+    assert find_settings(homes["home"]) == homes["home"]
+    monkeypatch.setenv("HEADGATE_CONFIG", os.devnull)
+    assert load_settings().weight == 1
+
+
+def test_folders_are_meant_from_the_file(tmp_path: Path) -> None:
+    """Relative paths do not depend on where a program was started."""
+    file = tmp_path / "headgate.toml"
+    file.write_text('home = "state"\nrules = ["mine.toml"]')
+    said = load_settings(file)
+    assert (said.home, said.rules) == (str(tmp_path / "state"), [str(tmp_path / "mine.toml")])
+
+
+def test_a_module_is_called_by_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m collector`` is ``collector``, not ``__main__.py``."""
+    monkeypatch.setattr(sys, "argv", ["/srv/collector/__main__.py"])
+    assert program_name() == f"collector[{os.getpid()}]"
 
 
 def test_a_missing_file_is_told() -> None:

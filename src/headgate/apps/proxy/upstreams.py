@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from headgate.errors import RuleError
-from headgate.gate.settings import load_settings, parse_hosts
+from headgate.gate.configuration import configure
+from headgate.gate.settings import parse_hosts
 from headgate.rules.book import Rulebook
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def mapped(wanted: Mapping[str, Upstream | None], config: str | os.PathLike[str]
     hosts = parse_hosts(None)
     own = {name: upstream for name, upstream in wanted.items() if upstream is not None}
     if own:
-        book = Rulebook.load(extra=load_settings(config).rules)
+        book = configure(config).unchecked()
         for name in own.keys() & set(book.names()):
             if own[name].netloc not in book.hosts(name):
                 hosts[own[name].netloc] = name

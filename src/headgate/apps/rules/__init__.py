@@ -11,7 +11,7 @@ import msgspec
 from headgate.apps.rules.difference import differences, table
 from headgate.apps.rules.page import page
 from headgate.errors import RuleError, UnknownProvider
-from headgate.gate.settings import parse_hosts
+from headgate.gate.configuration import configure
 from headgate.rules.book import Rulebook
 from headgate.rules.ccxt_tables import PREFIX, derive, exchanges_at
 from headgate.rules.check_costs import unready
@@ -39,7 +39,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """Every provider with a rule file: its limits, the date and the grade of their sources, its hosts."""
-    book = Rulebook.load(hosts=parse_hosts(None))
+    book = configure().rulebook()
     rows = [_row(book, name) for name in book.names()]
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
@@ -59,7 +59,7 @@ def list_(as_json: bool) -> None:
 @click.option("--toml", "--file", "whole", is_flag=True, help="Print the rule file itself.")
 def show(name: str, from_ccxt: bool, whole: bool) -> None:
     """The limits of a provider and where their numbers come from."""
-    book = Rulebook.load(hosts=parse_hosts(None))
+    book = configure().rulebook()
     if from_ccxt or name.startswith(PREFIX):
         _show_derived(book, name.removeprefix(PREFIX), whole=whole)
     elif whole:

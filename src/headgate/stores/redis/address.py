@@ -2,7 +2,8 @@
 
 ``redis://[user:password@]host[:port][/db]``, ``rediss://`` for TLS, ``redis+sentinel://host[:port],host…/GROUP[/db]``,
 ``redis+cluster://host[:port],host…``; ``valkey`` may stand for ``redis`` in each. Options stand behind a ``?``: those of
-redis-py's connections (``ssl_ca_certs=…``), and ``timeout`` in seconds, after which the server counts as out of reach.
+redis-py's connections (``ssl_ca_certs=…``), and ``timeout`` in seconds, after which the server counts as out of reach, and
+``processes``: how many a process takes for granted that has never reached it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Address(NamedTuple):
         tls: whether the connection is encrypted.
         user, password: of the server's access list.
         timeout: seconds after which it counts as out of reach.
+        processes: how many share the budgets as long as nobody could count them.
         options: for redis-py's connections.
     """
 
@@ -43,6 +45,7 @@ class Address(NamedTuple):
     user: str | None
     password: str | None
     timeout: float
+    processes: int
     options: dict[str, str]
 
     def __str__(self) -> str:
@@ -79,6 +82,7 @@ def parse_address(text: str) -> Address:
         hosts = tuple(_host(place, _PORTS[kind]) for place in places.split(",") if place)
         options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
         timeout = float(options.pop("timeout", _TIMEOUT))
+        processes = int(options.pop("processes", 1))
         group = path.pop(0) if kind == "sentinel" and path else ""
         db = int(path[0]) if path and path[0] else 0
     except ValueError as error:
@@ -90,7 +94,7 @@ def parse_address(text: str) -> Address:
         )
     return Address(
         kind, hosts, group, db, _SCHEMES[base],
-        unquote(user) or None, unquote(password) or None, timeout, options,
+        unquote(user) or None, unquote(password) or None, timeout, max(1, processes), options,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from headgate.stores.redis.address import parse_address
 from headgate.stores.redis.bells import Bells
 from headgate.stores.redis.line import MICRO, Line, Load
 from headgate.stores.redis.lua import member_name
-from headgate.stores.redis.province import Wish
+from headgate.stores.redis.province import NOTES, Wish
 from headgate.stores.redis.slices import Slice, Slices
 from headgate.stores.redis.trips import Trips
 from headgate.stores.wake import Doorbells
@@ -35,8 +35,6 @@ EVER: Final = 1 << 62
 """A steady instant that never comes, ns."""
 _FAR: Final = 1 << 53
 """The script's word for never, us."""
-_NOTES: Final = "notes"
-"""The namespace of notes and tasks."""
 _KEY: Final = "hg:{notes}:secret"
 
 
@@ -170,19 +168,19 @@ class News(SharedStore):
         def done(result: Any, load: Load) -> None:
             before.append(self._trips.blob(result) if result else None)
 
-        self._trips.go(_NOTES, [Wish(write, done)], None)
+        self._trips.go(NOTES, [Wish(write, done)], None)
         return before[0]
 
     def note(self, topic: str, value: bytes) -> None:
-        self._trips.tell(_NOTES, Wish(lambda load: ["remember", topic, load.blob(value)]), None)
+        self._trips.tell(NOTES, Wish(lambda load: ["remember", topic, load.blob(value)]), None)
 
     def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
-        self._trips.tell(_NOTES, Wish(lambda load: ["sum", topic, numbers]), None)
+        self._trips.tell(NOTES, Wish(lambda load: ["sum", topic, numbers]), None)
 
     def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
         found: list[int] = []
         wish = Wish(lambda load: ["claim", topic, self.there(until), held], lambda result, _: found.append(result))
-        self._trips.go(_NOTES, [wish], Instant(mono, mono, mono) if self._given else None)
+        self._trips.go(NOTES, [wish], Instant(mono, mono, mono) if self._given else None)
         return self.here(found[0]) if found[0] else 0
 
     def skew(self) -> tuple[int, int]:
@@ -202,7 +200,7 @@ class News(SharedStore):
     def join(self, member: int, name: str) -> socket.socket | None:
         self._names[member] = name
         self._trips.member = member_name(member)
-        self._trips.province(_NOTES).beat = 0  # a sign of life goes along
+        self._trips.province(NOTES).beat = 0  # a sign of life goes along
         self.note(f"member:{member_name(member)}", name.encode())
         if self._doors is not None:
             try:
@@ -232,13 +230,14 @@ class News(SharedStore):
                 pass  # the safety look remains
 
     def alive(self) -> int:
-        return self._trips.members()
+        return self._trips.members() if self._trips.counted else self.address.processes
 
     def secret(self, home: Path) -> bytes:
         """The key under which API keys are digested, the same for all machines: kept on the server, and in `home` for when
         that is out of reach."""
         kept = home / f"secret-{hashlib.sha256(str(self.address).encode()).hexdigest()[:12]}"
-        fresh = secrets.token_bytes(32)
+        # A server that was emptied gets back what the programs that run already go by.
+        fresh = kept.read_bytes() if kept.exists() else secrets.token_bytes(32)
         try:
             self._trips.line.ask(lambda client: client.set(_KEY, fresh, nx=True))
             found: bytes = self._trips.line.ask(lambda client: client.get(_KEY))
@@ -249,4 +248,4 @@ class News(SharedStore):
             draft.replace(kept)
             return found
         except (StoreError, OSError):
-            return kept.read_bytes() if kept.exists() else fresh
+            return fresh

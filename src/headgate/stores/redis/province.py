@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from headgate.ledger.limit import Instant
 from headgate.stores.redis.line import Load
 from headgate.stores.redis.slices import Slice
 
-__all__ = ["Province", "Wish"]
+__all__ = ["NOTES", "Province", "Wish"]
+
+NOTES: Final = "notes"
+"""The namespace of notes and tasks; it has no ledgers."""
 
 
 class Wish:

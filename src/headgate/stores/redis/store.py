@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 from headgate.errors import StoreError, StoreUnavailable
@@ -122,10 +123,9 @@ class RedisStore(News):
             key = load.names[what - 1] if isinstance(what, int) else what
             return Refusal(key, self.here(opens), bool(unknown), bool(never), kind, reason)
         _, permits, marks = result
-        sent = self._trips.sent(now)
         opened = now.mono if self._given else time.monotonic_ns()  # the answer may have been long under way
         whole = Slice(
-            number, ask.namespace, ask.charges, marks, sent, ask.who, now.mono + lease, permits,
+            number, ask.namespace, ask.charges, marks, self._trips.sent(now), ask.who, now.mono + lease, permits,
             opened + OPEN, self.generation,
         )  # fmt: skip
         self._trips.province(ask.namespace).slices[number] = whole
@@ -134,8 +134,7 @@ class RedisStore(News):
         if whole.undrawn:
             self._slices.keep(whole)
             self._trips.soon()
-        first = int(number, 16)
-        return [Part(first if not i else self.new_id(), whole, now) for i in range(wanted)]
+        return [Part(self.new_id() if i else int(number, 16), whole, now) for i in range(wanted)]
 
     # -- their end -------------------------------------------------------------------------------------------------
 
@@ -212,6 +211,11 @@ class RedisStore(News):
                 parts.append([load.ledger(charge.key), limit, units, units, False, 0, False])
             return ["settle", whole.number, permits, parts, whole.sent, member_name(whole.who[0])]
 
+        return Wish(write, self._told(whole, permits))
+
+    def _told(self, whole: Slice, permits: int) -> Callable[[Any, Load], None]:
+        """What to do when the store knows that so many permits of a slice ended."""
+
         def done(result: Any, load: Load) -> None:
             whole.left -= permits
             if whole.left <= 0:
@@ -219,7 +223,7 @@ class RedisStore(News):
             if result[1]:
                 self.heard(whole.namespace, Answered(tuple([load.names[i - 1] for i in result[1]])))
 
-        return Wish(write, done)
+        return done
 
     def _refund(self, load: Load, grant: Grant | Slice, permits: int) -> list[Any]:
         number = grant.number if isinstance(grant, Slice) else self._record(grant)[0]
@@ -256,18 +260,8 @@ class RedisStore(News):
 
     def close_slices(self, mono: int, everything: bool = False) -> None:
         for whole, rest in self._slices.closed(EVER if everything else mono, self.generation):
-
-            def done(result: Any, load: Load, whole: Slice = whole, rest: int = rest) -> None:
-                whole.left -= rest
-                if whole.left <= 0:
-                    self._trips.province(whole.namespace).slices.pop(whole.number, None)
-                if result[1]:
-                    self.heard(whole.namespace, Answered(tuple([load.names[i - 1] for i in result[1]])))
-
-            def write(load: Load, whole: Slice = whole, rest: int = rest) -> list[Any]:
-                return self._refund(load, whole, rest)
-
-            self._trips.tell(whole.namespace, Wish(write, done), None)
+            back = partial(self._refund, grant=whole, permits=rest)
+            self._trips.tell(whole.namespace, Wish(back, self._told(whole, rest)), None)
 
     def hold(self, grant: Grant, until: int) -> bool:
         held = [True]
@@ -322,7 +316,9 @@ class RedisStore(News):
 
     def peek(self, key: str, now: Instant) -> Ledger | None:
         copy = self._trips.province(key.partition("/")[0]).copies.get(key)
-        return ledger_at(copy[1], over_there(now, self.skew())) if copy is not None else None
+        if copy is None:
+            raise StoreUnavailable(f"{key} was never seen; others may have used it")
+        return ledger_at(copy[1], over_there(now, self.skew()))
 
     def state(self) -> tuple[int, int]:
         # Others may go on with the server, and spend all that was left, before it holds our share for us.

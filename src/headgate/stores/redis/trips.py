@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.limit import SECOND, Instant
 from headgate.stores.redis.line import MICRO, Line, Load, Reply
-from headgate.stores.redis.province import Province, Wish
+from headgate.stores.redis.province import NOTES, Province, Wish
 from headgate.stores.redis.slices import Slice
 
 if TYPE_CHECKING:
@@ -94,6 +94,11 @@ class Trips:
         low, high = self.skew()
         mono = (now.mono + low) // MICRO
         return mono, mono + (now.lo - now.mono - high) // MICRO, mono - ((now.mono - now.hi + low) // MICRO)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the server ever told how many members there are."""
+        return any(province.beat for province in self._provinces.values())
 
     def members(self) -> int:
         """How many members were heard of lately, where most were."""
@@ -280,7 +285,7 @@ class Trips:
 
     def held_from(self) -> int:
         """Steady ns from which on others hold the share of this process, should the server still serve them."""
-        beats = [p.beat + p.silence + _MARGIN for p in self._provinces.values() if p.beat and p.copies]
+        beats = [p.beat + p.silence + _MARGIN for p in self._provinces.values() if p.beat and p.name != NOTES]
         return max(beats, default=0)
 
     def refresh(self, namespace: str) -> None:
