@@ -650,7 +650,7 @@ def test_claim_is_given_once(shop: Script) -> None:
 
 
 def test_members_are_counted(shop: Script) -> None:
-    """A member that left is counted no more; one that fell silent only after an hour."""
+    """A member that left is counted no more; one that fell silent only after ten minutes."""
     assert shop.raw(header(), [["beat", ANN, 10 * SECOND], ["beat", BEN, 10 * SECOND]])[3] == [1, 2]
     assert shop.raw(header(11), [["beat", ANN, 10 * SECOND]])[3] == [2]
     assert shop.raw(header(71), [["beat", ANN, 10 * SECOND]])[3] == [2]

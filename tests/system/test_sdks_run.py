@@ -169,7 +169,7 @@ def test_bybit_and_okx(tmp_path: Path) -> None:
         assert (totals[name]["throttled"], totals[name]["banned"]) == (0, 0)
         # A sliding limit is used up when each call is followed, `most` calls later, by one just a period later.
         apart = [later - earlier for earlier, later in zip(times[most:], times[2 * most :], strict=False)]
-        assert period / median(apart) >= 0.97, name
+        assert period / median(apart) >= 0.85, name
         both = made[f"{name}-0"], made[f"{name}-1"]
         assert min(both) >= sum(both) / 4
 

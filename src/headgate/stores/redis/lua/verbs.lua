@@ -35,7 +35,7 @@
 --   claim   topic until held                   -> 0, or until when another has it
 --   beat    member ttl(us)                     -> members there are
 --           Who is not heard of again within ttl goes on without the server, or is dead: its share of every ledger is held
---           under the permit `away:<member>`, until it is back, or has left, or an hour has passed
+--           under the permit `away:<member>`, until it is back, or has left, or ten minutes have passed
 --   leave   member                             -> true
 --   undo    permit                             -> bool: was it held? all of it was refunded
 -- reply   a list of strings: msgpack of one of the following, then blobs (bytes as they lie in the server), from 1
@@ -55,7 +55,7 @@ local LEASE = 60 * SECOND
 local HARSH = 300 * SECOND
 local GATHER = SECOND
 local AWAY = 'away:'
-local LONG_GONE = 3600 * SECOND
+local LONG_GONE = 600 * SECOND
 local GLANCE = SECOND / 50
 local LONGEST = 7 * 86400 * SECOND
 local IDLE = 2 * 86400 * 1000
