@@ -31,8 +31,8 @@ async def fetch(session: aiohttp.ClientSession, url: str, **params: Any) -> Any:
 
 async def candles_and_books(session: aiohttp.ClientSession, symbol: str) -> None:
     while True:
-        await fetch(session, f"{BINANCE}/fapi/v1/klines", symbol=symbol, interval="1m", limit=500)
-        await fetch(session, f"{BINANCE}/fapi/v1/depth", symbol=symbol, limit=500)
+        await fetch(session, f"{BINANCE}/fapi/v1/klines", symbol=symbol, interval="1m", limit=400)
+        await fetch(session, f"{BINANCE}/fapi/v1/depth", symbol=symbol, limit=100)
 
 
 async def tickers(session: aiohttp.ClientSession, instrument: str) -> None:

@@ -61,6 +61,7 @@ class Stage:
         self.quiet = quiet
         self._log = folder / "arrivals.jsonl"
         self.said = folder / "said.txt"
+        self.waits: dict[str, dict[str, float]] = {}
         self.binance = stack.enter_context(
             Emulator("binance-usdm", window=WINDOW, capacity=CAPACITY, latency=LATENCY, log=self._log)
         )
@@ -90,6 +91,7 @@ class Stage:
         """What `headgate status` says of each address, shown and returned."""
         said = self._run([*HEADGATE, "status", "--json"])
         rows: list[dict[str, Any]] = said["addresses"]
+        self.waits = said["waits"]
         for row in rows:
             end = f" for {row['until'] - time.time():.0f} s more" if row["until"] else ""
             used = f"{row['utilisation']:5.0%}  {row['limit']} {row['used']:,} of {row['capacity']:,}"
@@ -175,6 +177,7 @@ def perform(stage: Stage) -> dict[str, Any]:
         "ban": the_ban(stage.arrivals(), ban),
         "served_during_the_ban": {name: served[name] - before[name] for name in served},
         "served": answered(stats),
+        "waits": stage.waits,
         "asked_during_the_ban": asked,
         "status_during_the_ban": during,
         "status_after_the_ban": after,
@@ -197,9 +200,13 @@ def show(found: dict[str, Any]) -> None:
     print(f"  {ban['served_by_others']} were served from the other addresses meanwhile,")
     print(f"  and the first from there again came {ban['taken_back_after']} s after its end.")
     print("served during the ban: " + ", ".join(f"{name} {n}" for name, n in found["served_during_the_ban"].items()))
+    for name, wait in found["waits"].items():
+        mean, longest = wait["mean_seconds"], wait["longest_seconds"]
+        print(f"waited, {name}: {wait['calls']:.0f} calls, {mean:.1f} s on average, {longest:.1f} s at longest")
 
 
 def main() -> None:
+    """Exit status 1 if anything was refused that should not have been sent."""
     parser = argparse.ArgumentParser(description="The platform against emulated exchanges, in half a minute.")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
     quiet = parser.parse_args().json
@@ -210,6 +217,8 @@ def main() -> None:
         print(json.dumps(found, indent=2))
     else:
         show(found)
+    if found["ban"]["sent_during_the_ban"] or any(row["throttled"] for row in found["addresses"].values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -111,8 +111,13 @@ class Settling:
         length = max(0, block.until - now.lo) if block.until else self._ban_length(rules, block.scope, grant, now.mono)
         if not length:
             return
+        # Calls that were on their way when it began are told the same end: that is news once.
+        alike = [
+            state for state in self._store.blocks.states() if (state.scope, state.kind) == (block.scope, block.kind)
+        ]
+        news = now.mono + length > max((state.ends() for state in alike), default=0) + SECOND
         self._store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
-        if block.kind == "ban":
+        if block.kind == "ban" and news:
             self._events.say(
                 "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,
                 scope=block.scope, seconds=length / SECOND,

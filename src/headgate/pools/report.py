@@ -42,8 +42,9 @@ def views(egress: Egress, found: Snapshot) -> list[AddressView]:
     spent: dict[str, dict[str, list[LedgerView]]] = {}
     for view in found.ledgers:
         namespace, _, owner = (*view.key.split("/", 2), "", "")[:3]
-        if owner.startswith("ip:") and "," not in owner:
-            spent.setdefault(namespace, {}).setdefault(owner[3:], []).append(view)
+        # Of some limits the address is one owner of several: ``ip:main,endpoint:/ticker``.
+        for scope in [part[3:] for part in owner.split(",") if part.startswith("ip:")]:
+            spent.setdefault(namespace, {}).setdefault(scope, []).append(view)
     made = []
     for namespace, scopes in sorted(spent.items()):
         pool = egress.pool(namespace.partition("@")[0])

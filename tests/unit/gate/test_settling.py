@@ -117,6 +117,19 @@ def test_a_stated_end_goes_before_the_ladder(gate: Gate) -> None:
     assert banned(gate) == [120]
 
 
+def test_one_stated_end_is_one_event(gate: Gate) -> None:
+    """Answers that tell the same end are one event; a later end is another."""
+    events: list[Event] = []
+    gate.on(events.append)
+    with ExitStack() as stack:
+        permits = [stack.enter_context(gate.permit("harsh", "GET", "/x")) for _ in range(6)]
+        for permit in permits[:5]:
+            permit.settle(418, {"Retry-After": "30"})
+        permits[5].settle(418, {"Retry-After": "90"})
+    assert [event.fields["seconds"] // 1 for event in events if event.kind == "banned"] == [30, 90]
+    assert banned(gate) == [90]
+
+
 def test_the_ladder_outlives_a_gate(harsh: Path, tmp_path: Path) -> None:
     """Another process, or the next one, goes on where the last one stood."""
     home = tmp_path / "home"

@@ -38,8 +38,8 @@ class Province:
         epoch: the server's; -1 before anything is held there.
         away: whether this process went on without the server since the last reply.
         gen: the generation of blocks and limits that is known; -1 before the first reply.
-        copies: ledger key -> (number of the write, the ledger as it lies on the server). Should the server lose its memory,
-            whoever wrote last has the last word.
+        copies: ledger key -> (number of the write, the ledger as it lies on the server, steady ns at which that was told).
+            Should the server lose its memory, whoever wrote last has the last word.
         slices: records of permits that are in flight or can be drawn, by number: given again to a server without memory.
         pending: what has still to be told, oldest first.
         rides: what callers wait for while a round trip is under way; the next takes it along.
@@ -74,7 +74,7 @@ class Province:
         self.name = name
         self.gen = self.epoch = -1
         self.away = False
-        self.copies: dict[str, tuple[int, bytes]] = {}
+        self.copies: dict[str, tuple[int, bytes, int]] = {}
         self.slices: dict[str, Slice] = {}
         self.pending: list[Wish] = []
         self.rides: list[Any] = []

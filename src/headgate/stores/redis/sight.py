@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from headgate.ledger.base import Ledger
-from headgate.ledger.limit import Instant
-from headgate.stores.records import Snapshot, view
+from headgate.ledger.limit import SECOND, Instant
+from headgate.stores.records import LEASE, Snapshot, view
 from headgate.stores.redis.line import keys_of
 from headgate.stores.redis.lua import from_lua
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from headgate.stores.redis.store import RedisStore
     from headgate.stores.redis.trips import Trips
 
-__all__ = ["ledger_at", "over_there", "read_all"]
+__all__ = ["ledger_at", "over_there", "read_all", "surely_left"]
+
+_SHORT: Final = 30 * SECOND
+_LONG: Final = 300 * SECOND
+"""Windows between these can be emptied in a moment only by a great burst; longer ones not at all, ns."""
+_MOMENT: Final = 2 * SECOND
+"""In this time much may have been spent that was not seen, ns."""
 
 
 def ledger_at(raw: bytes, now: Instant) -> Ledger:
@@ -31,6 +37,35 @@ def ledger_at(raw: bytes, now: Instant) -> Ledger:
 def over_there(now: Instant, skew: tuple[int, int]) -> Instant:
     """An instant of this machine on the server's clock, the earlier if in doubt."""
     return Instant(now.mono + skew[0], now.lo, now.hi)
+
+
+def surely_left(ledger: Ledger, there: Instant, mono: int, seen: int, held: int) -> int:
+    """Units of a ledger that processes without the server may share among them.
+
+    Others may go on with the server for about a second before it holds our share, and may have spent much that this
+    process has not seen. So of a window in which the server was lost nothing is taken if it is short, young or nearly
+    spent, else half of what was left; of one that began later, all.
+
+    Args:
+        ledger: as it was last seen, brought up to `there`.
+        there: now, on the server's clock.
+        mono: now, on this machine's steady clock (ns); so are the other instants.
+        seen: when the ledger was last told.
+        held: from when on the others leave us our share.
+    """
+    limit, room = ledger.limit, max(0, ledger.room)
+    if ledger.melts:
+        to_come, span = ledger.left(there)
+        begun = mono - max(0, span - to_come)
+    else:
+        begun = mono - (limit.period or LEASE)
+    if begun >= held:
+        return limit.usable
+    if limit.period > _LONG:
+        return room // 2
+    short = 0 < limit.period < _SHORT
+    stale = seen < held - _MOMENT - SECOND or begun > seen - _MOMENT
+    return 0 if short or stale or room < limit.usable // 4 else room // 2
 
 
 def read_all(trips: Trips, store: RedisStore, now: Callable[[str], Instant]) -> Snapshot:

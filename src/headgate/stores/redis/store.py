@@ -1,7 +1,7 @@
 """Ledgers shared by many machines: a Redis or Valkey server runs the arithmetic, one script call for many verbs.
 
-Whatever ends a permit waits for the next round trip of this process, which takes everything along that is pending; permits
-for calls that follow each other closely come out of slices. So the busier a process is, the fewer round trips it makes.
+What ends a permit waits for the next round trip of this process, which takes along all that is pending; permits for calls
+that follow each other closely come out of slices. So the busier a process is, the fewer round trips it makes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headgate.stores.redis.line import MICRO, Load
 from headgate.stores.redis.lua import member_name
 from headgate.stores.redis.news import EVER, News
 from headgate.stores.redis.province import Wish
-from headgate.stores.redis.sight import ledger_at, over_there, read_all
+from headgate.stores.redis.sight import ledger_at, over_there, read_all, surely_left
 from headgate.stores.redis.slices import OPEN, Part, Slice
 
 __all__ = ["RedisStore"]
@@ -315,14 +315,14 @@ class RedisStore(News):
     # -- for the safe share ----------------------------------------------------------------------------------------
 
     def peek(self, key: str, now: Instant) -> Ledger | None:
-        copy = self._trips.province(key.partition("/")[0]).copies.get(key)
-        if copy is None:
+        if (copy := self._trips.province(key.partition("/")[0]).copies.get(key)) is None:
             raise StoreUnavailable(f"{key} was never seen; others may have used it")
-        return ledger_at(copy[1], over_there(now, self.skew()))
+        ledger = ledger_at(copy[1], there := over_there(now, self.skew()))
+        ledger.room = surely_left(ledger, there, now.mono, copy[2], self._trips.held_from())
+        return ledger
 
     def state(self) -> tuple[int, int]:
-        # Others may go on with the server, and spend all that was left, before it holds our share for us.
-        return self._numbers.getrandbits(62), 0
+        return 0, 0  # nobody can tell; `peek` says what may surely be shared
 
     def depart(self) -> str:
         self._trips.leave_alone()

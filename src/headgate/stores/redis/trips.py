@@ -220,7 +220,7 @@ class Trips:
         load = Load(province.name)
         done: list[Wish] = []
         if lost:  # a server without memory: first of all give it back what is known
-            for key, (_, raw) in province.copies.items():
+            for key, (_, raw, _) in province.copies.items():
                 load.items.append(["put", load.ledger(key), load.blob(raw)])
             wishes = [*map(self._store.regain, list(province.slices.values())), *wishes]
         for wish in wishes:
@@ -267,9 +267,10 @@ class Trips:
             raise StoreUnavailable(f"{self.line.address}: an answer that cannot be understood: {reply.kind!r}")
         province.gen = reply.gen
         results, written, province.epoch = reply.rest
+        told = time.monotonic_ns()
         for i in range(0, len(written), 3):
             number, seq, blob = written[i : i + 3]
-            province.copies[load.names[number - 1]] = seq, bytes(reply.blobs[blob])
+            province.copies[load.names[number - 1]] = seq, bytes(reply.blobs[blob]), told
         results = results[len(results) - len(done) :]  # those of `put` come first
         self._reply = reply
         for wish, result in zip(done, results, strict=True):
