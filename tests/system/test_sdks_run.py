@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pytest
+
 from headgate.testing import Emulator
 
 HEADGATE = [sys.executable, "-m", "headgate", "run", "--"]
@@ -93,10 +95,10 @@ OTHERS = {
 }
 
 
-def start(source: str, url: str, hosts: str, folder: Path, seconds: float, *, env: Any = None) -> Any:
+def start(source: str, url: str, hosts: str, folder: Path, seconds: float, *, env: Any = None, head: str = HEAD) -> Any:
     """Starts a program under `headgate run`."""
     file = folder / f"program-{len(list(folder.iterdir()))}.py"
-    file.write_text(HEAD + f"RECEIVE = {RECEIVE}\n" + textwrap.dedent(source))
+    file.write_text(head + f"RECEIVE = {RECEIVE}\n" + textwrap.dedent(source))
     more = {"URL": url, "SECONDS": str(seconds), "HEADGATE_HOSTS": hosts, **(env or {})}
     command = [*HEADGATE, sys.executable, *QUIET, str(file)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -264,3 +266,39 @@ def test_one_client_three_providers(tmp_path: Path) -> None:
     for name, rows in counted.items():
         assert int(charged[f"{name}/weight-1m"]) == sum(row["accepted"] for row in rows) > 1
     assert charged["binance-usdm/orders-1m"] == "1"
+
+
+UNTIL, TEN = "while time.monotonic() < end:", "for _ in range(10):"
+SEVERAL = """
+[egress.addresses]
+gone = "192.0.2.1"
+a = "127.0.0.2"
+b = "127.0.0.3"
+[egress.pools."*"]
+primary = ["gone", "a"]
+backups = ["b"]
+"""
+
+
+@pytest.mark.parametrize("name", [*BINANCE, *OTHERS])
+def test_an_unchanged_program_of_an_sdk_uses_all_addresses(name: str, tmp_path: Path) -> None:
+    """More calls than one address has leave from two, none is refused; an address that the machine has not is left."""
+    provider = name if name in OTHERS else "binance-spot"
+    limits = {"bybit": {"ip-5s": (12, 600)}, "okx": {"ip-40-2s": (12, 600)}}.get(provider)
+    options = {"limits": limits} if limits else {"window": 600, "capacity": 300}
+    source = {**BINANCE, **OTHERS}[name]
+    source = source.replace(UNTIL, TEN)
+    (tmp_path / "programs").mkdir()
+    log = tmp_path / "arrivals.jsonl"
+    with Emulator(provider, **options, log=str(log)) as emulator:
+        (tmp_path / "rules.toml").write_text(emulator.rules())
+        config = tmp_path / "headgate.toml"
+        config.write_text(('rules = ["rules.toml"]\n' if limits else "") + SEVERAL)
+        place = (emulator.url, emulator.hosts, tmp_path / "programs", 0)
+        program = start(source, *place, env={"HEADGATE_CONFIG": str(config)}, head=HEAD.replace(UNTIL, TEN))
+        made = finish({name: program})
+        totals = emulator.stats()["totals"]
+    assert made == {name: 20}
+    assert (totals["throttled"], totals["banned"]) == (0, 0)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {row["ip"] for row in rows} == {"127.0.0.2", "127.0.0.3"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 import headgate
+from headgate.gate.configuration import configure
 from headgate.gate.gate import Gate
 from headgate.rules.call import Priority
 
@@ -72,6 +73,7 @@ def command(
     os.environ.update({name: value for name, value in chosen.items() if value})
     if os.environ.get("HEADGATE_CONFIG"):  # a child that changes its folder must find it too
         os.environ["HEADGATE_CONFIG"] = str(Path(os.environ["HEADGATE_CONFIG"]).expanduser().resolve())
+    configure().rulebook(derived=True)
     Gate().close()  # what every child would stumble over is said here, once, before the program starts
     env = environment(dict(os.environ))
     sys.stdout.flush()

@@ -65,15 +65,15 @@ class Configuration:
         """What the file says."""
         return self.file.said
 
-    def rulebook(self) -> Rulebook:
-        """The rules with all that the configuration wants of them.
+    def rulebook(self, *, derived: bool = False) -> Rulebook:
+        """The rules with all that the configuration wants of them. `derived`: as for `mistakes`.
 
         Raises:
             RuleError: it wants what is not there; the first such thing.
         """
         book = self.unchecked()
         if self.file.path is not None:
-            for error in self.mistakes(book):
+            for error in self.mistakes(book, derived=derived):
                 raise error
         return book
 
@@ -124,8 +124,10 @@ class Configuration:
                 wrong.add(str(error))
         yield from self._contradictions()
 
-    def assigned(self) -> Assigned:
-        """The classes that routes have by `Settings.priorities`."""
+    def assigned(self) -> Assigned | None:
+        """The classes that routes have by `Settings.priorities`; None if it says nothing."""
+        if not self.said.priorities:
+            return None
         return Assigned({pattern: priorities.of(klass) for pattern, klass in self.said.priorities.items()})
 
     def _contradictions(self) -> Iterator[RuleError]:

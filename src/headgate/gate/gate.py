@@ -231,7 +231,7 @@ class Gate:
             klass = priorities.of(priority)
         else:
             chosen = priorities.current()
-            if chosen is None and self._assigned:
+            if chosen is None and self._assigned is not None:
                 chosen = self._assigned.of(plan)
             if chosen is None:
                 chosen = self._priority

@@ -64,9 +64,6 @@ class Assigned:
         self._routes = sorted((pattern for pattern in said if " " in pattern), key=len, reverse=True)
         self._known: dict[tuple[str, str], Priority | None] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._said)
-
     def of(self, plan: Plan) -> Priority | None:
         """The class of calls with that plan, or None."""
         key = (plan.provider, plan.route)

@@ -1,104 +1,169 @@
-"""``headgate config``, and what each key of the file does to a gate."""
+"""``headgate config``: what it says of a configuration, right or wrong."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from headgate import Gate, Priority
-from headgate.apps.config import command
+from headgate.apps.config import command, masked
 
-FULL = """
-store = "redis://me:hush@127.0.0.1:1/0"
-max_wait = 30
-[egress.addresses]
-main = "127.0.0.2"
-spare = { bind = "127.0.0.3", scope = "nat" }
-[egress.pools.binance-usdm]
-primary = "main"
-backups = ["spare"]
+ROOT = Path(__file__).parents[3]
+WRITTEN = re.compile(r"^```toml\n(# headgate\.toml\n.*?)^```$", re.S | re.M)
+"""A configuration file in the documentation."""
+PAGES = [page for page in (ROOT / "docs").rglob("*.md") if WRITTEN.search(page.read_text("utf-8"))]
+
+TEXT = """\
+weight = 2
+store = "redis://me:word@10.0.0.9/0?timeout=2"
+
 [providers.binance-usdm]
-headroom = "5%"
-limits.orders-10s = { capacity = 100, period = "10s" }
-[providers.kraken]
-tier = "pro"
-[priorities]
-"binance-usdm GET /fapi/v1/klines" = "background"
-[programs."trader.py"]
-weight = 3
-priority = "high"
+limits.weight-1m = { capacity = 3000, headroom = "10%" }
+
+[egress.addresses]
+here = "127.0.0.2"
+gone = "203.0.113.9"
+far = { proxy = "http://me:word@10.0.0.2:3128" }
+
+[programs."bot.py"]
+weight = 5
+
 [alerts]
 at = [0.7, 0.9]
+
+[hosts]
+"127.0.0.1:9300" = "binance-usdm"
 """
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file that says something of everything."""
+    """A configuration file that only its owner may read."""
     path = tmp_path / "headgate.toml"
-    path.write_text(FULL)
+    path.write_text(TEXT)
+    path.chmod(0o600)
     return path
 
 
-def told(*arguments: str) -> tuple[int, str]:
-    """Exit code and output of ``headgate config``."""
-    result = CliRunner().invoke(command, [*arguments], catch_exceptions=False)
-    return result.exit_code, result.output
+def run(*arguments: object) -> Result:
+    """``headgate config ...``."""
+    return CliRunner().invoke(command, list(map(str, arguments)))
 
 
-def test_a_right_file_is_called_right_and_its_effects_are_told(file: Path) -> None:
-    """What differs from the rules, and what is not used yet."""
-    code, text = told("check", str(file))
-    assert code == 0
-    assert f"{file} is right" in text
-    assert "binance-usdm orders-10s: 95 of 100 orders in 10s (the rules: 300 orders in 10s)" in text
-    assert "alerts: accepted, but not used yet" in text
+def test_check_says_what_changes_and_what_to_look_at(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right file: the limits it changes, and all that may not be meant; passwords are not shown."""
+    monkeypatch.setenv("HEADGATE_WEIGHT", "3")
+    done = run("check", file)
+    assert done.exit_code == 0
+    assert done.output.splitlines() == [
+        f"{file} is right",
+        "  binance-usdm weight-1m: 2,700 of 3,000 weight in 1m (the rules: 2,400 weight in 1m)",
+        f"warning: {file}:1: weight: HEADGATE_WEIGHT is set and goes before it",
+        f"warning: {file}:15: alerts: accepted, but not used yet",
+        f"warning: {file}:5: weight-1m: above the 2,400 weight in 1m of the rules: the provider may refuse or ban",
+        f"warning: {file}:9: gone: 203.0.113.9 is not an address of this machine",
+    ]
+    file.chmod(0o644)
+    assert f"warning: {file}: holds a password, and other users may read it: chmod 600" in run("check", file).output
 
 
-def test_all_mistakes_are_told_with_their_lines(tmp_path: Path) -> None:
-    """Exit code 2, one line each."""
-    wrong = tmp_path / "headgate.toml"
-    wrong.write_text("wieght = 1\nmax_wait = 'x'\n")
-    code, text = told("check", str(wrong))
-    assert code == 2
-    assert f"{wrong}:1: wieght: no such key. Did you mean 'weight'?" in text
-    assert f"{wrong}:2: max_wait: expected a number of seconds" in text
+def test_check_says_all_mistakes(file: Path) -> None:
+    """A wrong file: exit code 2, and each mistake in a line of its own."""
+    file.write_text("weight = 0\n[providers.kraken]\ntier = 5\n")
+    done = run("check", file)
+    assert done.exit_code == 2
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == [f"{file}:1", f"{file}:3"]
+    file.write_text('[providers.kraken]\ntier = "x"\n[providers.nobody]\n')
+    done = run("check", file)
+    assert done.exit_code == 2
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == [f"{file}:2", f"{file}:3"]
 
 
-def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And it is said where a file would be."""
-    monkeypatch.setenv("HEADGATE_HOME", str(tmp_path))
-    code, text = told("check")
-    assert code == 0
-    assert f"headgate.toml in {tmp_path}" in text
+def test_check_without_a_file(own_home: Path) -> None:
+    """Nothing must be configured; it says where a file would be."""
+    done = run("check")
+    assert done.exit_code == 0
+    assert f"It would be headgate.toml in {own_home}" in done.output
 
 
-def test_every_value_has_its_origin_and_passwords_have_none(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File and line, variable, or default."""
-    monkeypatch.setenv("HEADGATE_WEIGHT", "7")
-    code, text = told("show", "--json", str(file))
-    values = json.loads(text)["values"]
-    assert code == 0
-    assert values["max_wait"] == {"value": 30.0, "from": f"{file}:3"}
-    assert values["weight"] == {"value": 7, "from": "HEADGATE_WEIGHT"}
-    assert values["learn"] == {"value": True, "from": "default"}
-    assert "hush" not in text + told("show", str(file))[1]
+def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every value with its source, also as JSON and for one program; secrets are left out."""
+    monkeypatch.setenv("HEADGATE_HOSTS", "b.test=okx")
+    done = run("show", "--json", file)
+    assert done.exit_code == 0
+    assert "word" not in done.output
+    said = json.loads(done.output)
+    assert said["file"] == str(file)
+    assert {key: (each["value"], each["from"].replace(str(file), "file")) for key, each in said["values"].items()} == {
+        "home": (str(own_home), "HEADGATE_HOME"),
+        "store": ("redis://…@10.0.0.9/0?…", "file:2"),
+        "priority": (None, "default"),
+        "weight": (2, "file:1"),
+        "max_wait": (900.0, "default"),
+        "learn": (True, "default"),
+        'hosts."127.0.0.1:9300"': ("binance-usdm", "file:19"),
+        'hosts."b.test"': ("okx", "HEADGATE_HOSTS"),
+        "egress.addresses.here": ("127.0.0.2", "file:8"),
+        "egress.addresses.gone": ("203.0.113.9", "file:9"),
+        "egress.addresses.far.proxy": ("http://…@10.0.0.2:3128", "file:10"),
+        "providers.binance-usdm.limits.weight-1m.capacity": (3000, "file:5"),
+        "providers.binance-usdm.limits.weight-1m.headroom": ("10%", "file:5"),
+        'programs."bot.py".weight': (5, "file:13"),
+        "alerts.at": ([0.7, 0.9], "file:16"),
+    }
+    table = run("show", file, "--program", "bot.py").output
+    assert "word" not in table
+    assert [line.split() for line in table.splitlines() if line.startswith("weight ")] == [
+        ["weight", "5", f"{file}:13"]
+    ]
 
 
-def test_what_a_file_says_a_gate_does(file: Path, tmp_path: Path) -> None:
-    """Numbers, headroom, tiers, classes, a program's own weight, addresses."""
-    file.write_text(FULL.replace("redis://me:hush@127.0.0.1:1/0", "memory://"))
-    with Gate(config=file, home=tmp_path, name="trader.py") as gate:
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:a@b/c@host:1/0", "redis://…@host:1/0"),
+        ("https://echo.example/ip?token=a", "https://echo.example/ip?…"),
+        ("host://", "host://"),
+        ("what?", "what?"),
+    ],
+)
+def test_addresses_lose_their_secrets(text: str, shown: str) -> None:
+    """User, password and query are left out; what is no address stays as it is."""
+    assert masked(text) == shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_in_the_documentation_are_right(page: Path, tmp_path: Path) -> None:
+    """Every example that calls itself headgate.toml passes the check."""
+    shutil.copy(ROOT / "tests" / "support" / "testland.toml", tmp_path / "my-provider.toml")
+    for text in WRITTEN.findall(page.read_text("utf-8")):
+        file = tmp_path / "headgate.toml"
+        file.write_text(text)
+        done = run("check", file)
+        assert done.exit_code == 0, done.output
+
+
+def test_the_example_of_the_page_does_what_it_says(tmp_path: Path) -> None:
+    """Numbers, headroom, tiers, classes, a program's own weight, addresses: as the reference describes them."""
+    shutil.copy(ROOT / "tests" / "support" / "testland.toml", tmp_path / "my-provider.toml")
+    page = ROOT / "docs" / "reference" / "configuration.md"
+    file = tmp_path / "headgate.toml"
+    file.write_text(WRITTEN.findall(page.read_text("utf-8"))[0])
+    with Gate("memory://", config=file, home=tmp_path, hosts={}, name="trader.py") as gate:
         limits = gate.provider("binance-usdm").limits
         assert (limits["orders-10s"].capacity, limits["orders-10s"].usable) == (100, 95)
-        assert limits["weight-1m"].usable == 2280
+        assert (limits["weight-1m"].headroom, limits["orders-1m"].headroom) == (200, 60)
         assert gate.provider("kraken").limits["orders"].capacity == 180
-        assert (gate.weight, gate.max_wait) == (3, 30)
+        assert (gate.weight, gate.max_wait, gate.permit("okx", "GET", "/any")._klass) == (3, 120, Priority.HIGH)
+        assert gate.permit("binance-usdm", "GET", "/fapi/v1/klines")._klass == Priority.BACKGROUND
+        assert gate.permit("binance-usdm", "GET", "/fapi/v2/balance")._klass == Priority.HIGH
+        assert "testland" in gate.book.names()
         with gate.permit("binance-usdm", "GET", "/fapi/v1/time", timeout=0) as permit:
             assert permit.egress.name == "main"
-    with Gate(config=file, home=tmp_path, name="other.py") as gate:
-        assert gate.weight == 1
-        assert gate.permit("binance-usdm", "GET", "/fapi/v1/klines")._klass == Priority.BACKGROUND
+    with Gate("memory://", config=file, home=tmp_path, name="other.py") as gate:
+        assert (gate.weight, gate.permit("okx", "GET", "/any")._klass) == (2, Priority.LOW)

@@ -1,0 +1,174 @@
+"""What is in force, by whom, and that every key of the file has its effect on a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headgate import CannotFit, DeadlineExceeded, Gate, Priority, RuleError
+from headgate.gate.configuration import configure
+from headgate.ledger.limit import SECOND
+
+Config = Callable[[str], Path]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Writes a configuration file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "headgate.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_who_is_heard(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments before the environment, before the program's own part, before the file, before the default."""
+    file = config("weight = 2\nmax_wait = 9\n[programs.bot]\nweight = 3\n")
+    found = [configure(file), configure(file, name="bot")]
+    monkeypatch.setenv("HEADGATE_WEIGHT", "4")
+    found += [configure(file, name="bot"), configure(file, name="bot", weight=5)]
+    assert [each.weight for each in found] == [2, 3, 4, 5]
+    sources = [each.sources["weight"] for each in found]
+    assert sources == [f"{file}:1", f"{file}:4", "HEADGATE_WEIGHT", "argument"]
+    assert (found[0].sources["max_wait"], found[0].sources["learn"]) == (f"{file}:2", "default")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "told"),
+    [
+        ("HEADGATE_WEIGHT", "many", "HEADGATE_WEIGHT: expected a whole number from 1, got 'many'"),
+        ("HEADGATE_PRIORITY", "urgent", "HEADGATE_PRIORITY: no priority is called 'urgent'"),
+        ("HEADGATE_HOSTS", "127.0.0.1:1=nobody", "HEADGATE_HOSTS: no rules for 'nobody'"),
+        ("HEADGATE_CONFIG", "/no/such/file", "/no/such/file: cannot be read"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, told: str) -> None:
+    """What is wrong in the environment is told with the name of the variable."""
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(RuleError) as caught:
+        Gate("memory://")
+    assert told in str(caught.value)
+
+
+def test_the_file_in_the_state_folder_holds(own_home: Path) -> None:
+    """Nothing must be named: a file in the state folder is found."""
+    own_home.mkdir()
+    (own_home / "headgate.toml").write_text("max_wait = 3")
+    with Gate("memory://") as gate:
+        assert gate.max_wait == 3
+
+
+def test_home_and_store(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ledgers lie where the file says."""
+    monkeypatch.delenv("HEADGATE_HOME")
+    with (
+        Gate(config=config('home = "there"\nstore = "host://"')) as gate,
+        gate.permit("okx", "GET", "/api/v5/public/time"),
+    ):
+        assert (tmp_path / "there" / "ledgers").is_dir()
+
+
+def test_limits_of_the_users_own(config: Config, new_gate: Callable[..., Gate]) -> None:
+    """A number, a period and headroom take effect on what may be spent."""
+    file = config(
+        '[providers.shop]\nlimits.weight-1h = { capacity = 5, period = "2h", headroom = 2 }\n'
+        'headroom = "25%"\nlimits.slots.headroom = 1'
+    )
+    gate = new_gate(config=file)
+    limits = gate.provider("shop").limits
+    hour = limits["weight-1h"]
+    assert (hour.capacity, hour.period, hour.headroom) == (5, 7200 * SECOND, 2)
+    assert (limits["slots"].usable, limits["burst"].usable) == (1, 3)
+    for _ in range(3):
+        with gate.permit("shop", "GET", "/any", timeout=0):
+            pass
+    with pytest.raises(DeadlineExceeded), gate.permit("shop", "GET", "/any", timeout=0):
+        pass
+    with pytest.raises(CannotFit), gate.permit("shop", "GET", "/big", timeout=0):
+        pass
+
+
+def test_a_tier(config: Config, new_gate: Callable[..., Gate]) -> None:
+    """The customer's tier takes the place of the usual numbers, for all limits or for some."""
+    every = new_gate(config=config('[providers.kraken]\ntier = "pro"')).provider("kraken")
+    assert (every.limits["calls"].capacity, every.limits["orders"].capacity) == (20, 180)
+    some = new_gate(config=config('[providers.kraken]\ntier = { orders = "pro" }')).provider("kraken")
+    assert (some.limits["calls"].capacity, some.limits["orders"].capacity) == (15, 180)
+
+
+def test_programs(config: Config, new_gate: Callable[..., Gate]) -> None:
+    """A program has the weight and the class that the file gives to its name; others have not."""
+    file = config('[programs."trader.py"]\nweight = 4\npriority = "critical"\n')
+    gate, other = new_gate(config=file, name="trader.py"), new_gate(config=file, name="other.py")
+    assert (gate.weight, gate.permit("shop", "GET", "/any")._klass) == (4, Priority.CRITICAL)
+    assert (other.weight, other.permit("shop", "GET", "/any")._klass) == (1, Priority.LOW)
+
+
+def test_waiting_learning_and_rules(config: Config, rules: Path) -> None:
+    """`max_wait`, `learn` and `rules` take effect; a rule file is found beside the configuration."""
+    file = config(f'max_wait = 0\nlearn = false\nrules = ["{rules.name}"]\npriority = "high"')
+    with Gate("memory://", config=file) as gate:
+        for _ in range(10):
+            with gate.permit("shop", "GET", "/any") as permit:
+                assert permit._klass == Priority.HIGH
+        with pytest.raises(DeadlineExceeded), gate.permit("shop", "GET", "/any"):
+            pass
+        asked = gate.provider("binance-usdm")
+        gate.first_contact(asked, "http://127.0.0.1:9")
+        assert not gate.contact.made(asked)  # nobody tried: a contact that fails is not made again for a while
+
+
+def test_addresses(config: Config, new_gate: Callable[..., Gate]) -> None:
+    """A permit leaves from the pool's address, and from the next when that one's limit is spent."""
+    file = config(
+        '[egress.addresses]\na = "127.0.0.2"\nb = "127.0.0.3"\n[egress.pools.shop]\nprimary = "a"\nbackups = ["b"]\n'
+    )
+    gate = new_gate(config=file)
+    left = []
+    for _ in range(20):
+        with gate.permit("shop", "GET", "/any", timeout=0) as permit:
+            left.append(permit.egress.name)
+    assert left == ["a"] * 10 + ["b"] * 10
+
+
+def test_one_address_by_name(config: Config, new_gate: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``egress = "name"`` names the ledgers; the environment's name goes before it."""
+    file = config('egress = "office"')
+    assert new_gate(config=file).permit("shop", "GET", "/any").plan.charges[0].key == "shop/weight-1h/ip:office"
+    monkeypatch.setenv("HEADGATE_EGRESS", "home")
+    assert new_gate(config=file).permit("shop", "GET", "/any").plan.charges[0].key == "shop/weight-1h/ip:home"
+
+
+def test_hosts_of_file_and_environment_together(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's hosts are added to the file's, and go before them."""
+    monkeypatch.setenv("HEADGATE_HOSTS", "a.test=okx,b.test=okx")
+    found = configure(config('[hosts]\n"A.test" = "bybit"\n"c.test" = "bybit"'))
+    assert found.hosts == {"a.test": "okx", "b.test": "okx", "c.test": "bybit"}
+    assert found.sources["hosts.a.test"] == "HEADGATE_HOSTS"
+    assert found.sources["hosts.c.test"].endswith(":3")
+    book = found.rulebook()
+    served = {host: book.for_host(host) for host in found.hosts}
+    assert {host: rules.name for host, rules in served.items() if rules} == found.hosts
+
+
+def test_every_mistake_is_found(config: Config) -> None:
+    """For who checks a file: all that does not fit, not only the first."""
+    said = configure(config('[providers.kraken]\ntier = "x"\n[providers.nobody]\n[priorities]\n"okx GET /x" = "low"\n'))
+    assert [(error.line, error.key) for error in said.mistakes(said.unchecked())] == [
+        (2, "$.providers.kraken.tier"),
+        (3, "$.providers.nobody"),
+        (5, "$.priorities.okx GET /x"),
+    ]
+
+
+def test_providers_of_ccxt_are_judged_on_wish(config: Config) -> None:
+    """A gate does not load ccxt for a name in the file; who checks the file does."""
+    pytest.importorskip("ccxt")
+    said = configure(config("[providers.ccxt-nobody]\n"))
+    book = said.rulebook()
+    assert [error.line for error in said.mistakes(book, derived=True)] == [1]
