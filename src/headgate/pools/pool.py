@@ -258,29 +258,14 @@ class Egress:
 
     def refused(self, choice: Choice) -> None:
         """The provider refused a call from the choice's address."""
-        address = choice.address
-        warnings, rests = self.health.warned(choice.place(address))
-        if rests:
-            self._tell(
-                "egress",
-                f"{address.name} rests for {rests / SECOND:.0f} s: {warnings} warnings",
-                choice.namespace,
-                address=address.name,
-                seconds=rests / SECOND,
-            )
+        warnings, rests = self.health.warned(choice.place(choice.address))
+        self._tell_rest(choice, rests, f"{warnings} warnings")
 
     def unreachable(self, choice: Choice) -> bool:
         """No connection to the provider could be made from the choice's address. True if another one is left."""
         address = choice.address
         rests = self.health.failed(choice.place(address))
-        if rests:
-            self._tell(
-                "egress",
-                f"{address.name} rests for {rests / SECOND:.0f} s: no connection from {address.leaves}",
-                choice.namespace,
-                address=address.name,
-                seconds=rests / SECOND,
-            )
+        self._tell_rest(choice, rests, f"no connection from {address.leaves}")
         return any(
             other != address
             and not self.health.rests(choice.place(other))
@@ -293,3 +278,10 @@ class Egress:
         self.health.worked(choice.place(choice.address))
         if used:
             self.gauge.told(choice.scope(choice.address), choice.plan(choice.address).charges, used)
+
+    def _tell_rest(self, choice: Choice, rests: int, why: str) -> None:
+        """The choice's address begins to rest for so many ns; 0: it does not."""
+        if rests:
+            name, seconds = choice.address.name, rests / SECOND
+            text = f"{name} rests for {seconds:.0f} s: {why}"
+            self._tell("egress", text, choice.namespace, address=name, seconds=seconds)

@@ -130,6 +130,15 @@ class Store(ABC):
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         """Limits as the provider states them: name -> (capacity in units, period in ns). True if that is news."""
 
+    def _merge(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        """Add stated limits to those that are known here. True if that is news."""
+        known = self.learned.get(namespace, {})
+        merged = {**known, **limits}
+        if merged == known:
+            return False
+        self.learned = {**self.learned, namespace: merged}
+        return True
+
     @abstractmethod
     def doubt(self, namespace: str, now: Instant) -> None:
         """The provider's clock was believed wrong: what is spent in its windows counts in the next ones too."""

@@ -260,11 +260,8 @@ class LedgerStore(Store):
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         with self.batch():
-            known = self.learned.get(namespace, {})
-            merged = {**known, **limits}
-            if merged == known:
+            if not self._merge(namespace, limits):
                 return False
-            self.learned = {**self.learned, namespace: merged}
             self._changed()
             self._share("learned")
             return True

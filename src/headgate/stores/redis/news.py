@@ -92,11 +92,8 @@ class News(SharedStore):
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         def here() -> bool:
             with self._news:
-                known = self.learned.get(namespace, {})
-                merged = {**known, **limits}
-                if merged == known:
+                if not self._merge(namespace, limits):
                     return False
-                self.learned = {**self.learned, namespace: merged}
                 self._changed()
                 return True
 

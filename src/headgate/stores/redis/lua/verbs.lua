@@ -360,6 +360,15 @@ local function reserve(item)
   return {'no', charges[short[worst]][1], opens_at[worst], unknown, false, 'limit', ''}
 end
 
+-- Write a ledger, and note whom it is good for that it has more room.
+local function noted(i, L, before, member, freed, wake)
+  if L.room > before then
+    freed[#freed + 1] = i
+    waiting(L, member, wake)
+  end
+  keep(L)
+end
+
 local function settle_permit(item)
   local permit, permits, parts, sent, member = item[2], item[3], item[4], item[5], item[6]
   local was_held = drop(permit, permits, parts)
@@ -376,11 +385,7 @@ local function settle_permit(item)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
     end
     if part[7] then fill(L, now) end
-    if L.room > before then
-      freed[#freed + 1] = i
-      waiting(L, member, wake)
-    end
-    keep(L)
+    noted(i, L, before, member, freed, wake)
   end
   return {was_held, freed, listed(wake), foreign}
 end
@@ -396,11 +401,7 @@ local function refund_permit(item)
     refund(L, units)
     local r = find(L.rows, member, class)
     if r then L.rows[r + TAKEN] = max(0, L.rows[r + TAKEN] - units) end
-    if L.room > before then
-      freed[#freed + 1] = i
-      waiting(L, member, wake)
-    end
-    keep(L)
+    noted(i, L, before, member, freed, wake)
   end
   return {true, freed, listed(wake)}
 end
