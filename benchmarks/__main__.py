@@ -1,4 +1,4 @@
-"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f,g,h]``."""
+"""Run every benchmark and write the table: ``python -m benchmarks [--quick] [--only a,b,c,d,e,f,g,h,i]``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.measure import interleaved
 from benchmarks.ours import FORMS
 from benchmarks.peers import PEERS
 from benchmarks.processes import rush
+from benchmarks.policies import stacks
 from benchmarks.proxy import passages
 from benchmarks.redis import FULL, LOADED, LOOPS, TASKS, load
 from benchmarks.servers import Spec
@@ -231,6 +232,22 @@ def server(quick: bool, folder: Path) -> Lines:
         yield from table(head, rows)
 
 
+def around(quick: bool, folder: Path) -> Lines:
+    """(i) The policies."""
+    yield "## (i) Retry, breaker, cache and batches around a call"
+    yield ""
+    yield from said(
+        "Microseconds per call that succeeds at once, in one process, answered from memory: one that is made, and one "
+        "whose answer is kept. Headgate does what the stack does, under the limits that its ledger counts; with `host://` "
+        "limits, breaker and kept answers are shared by all processes. The stack's retries, breaker and cache are this "
+        "process's own."
+    )
+    found = stacks(500 if quick else 5000, 3 if quick else 9, folder)
+    best = min(made for name, (made, _) in found.items() if not name.startswith("headgate"))
+    rows = [[name, f"{made:.1f}", f"{made / best:.1f}×", f"{hit:.1f}"] for name, (made, hit) in found.items()]
+    yield from table(["", "made", "ratio", "kept"], rows)
+
+
 CASES = {
     "a": speed,
     "b": sharing,
@@ -240,6 +257,7 @@ CASES = {
     "f": costs,
     "g": passing,
     "h": server,
+    "i": around,
 }
 
 

@@ -7,7 +7,11 @@
     │   ├── CannotFit            the cost is above the limit: it could never be allowed
     │   ├── DeadlineExceeded     the earliest possible instant lies after the caller's deadline
     │   ├── Blocked              a ban, a cooldown or a pause holds the scope for too long
+    │   │   └── BreakerOpen      the provider is in trouble: nothing is sent to it until a probe succeeds
     │   └── SignatureWouldExpire a signed request would go stale while it waits
+    ├── CallFailed               it was sent, and did not work out
+    │   ├── RetriesExhausted     every try failed: tells all of them
+    │   └── OutcomeUnknown       an order may or may not have reached the exchange: tells what to ask for
     ├── RuleError                a rule file or a configuration is wrong: names file and key
     │   └── UnknownProvider      no rules for that name
     └── StoreError               the place where ledgers live does not work
@@ -21,10 +25,14 @@ from __future__ import annotations
 
 __all__ = [
     "Blocked",
+    "BreakerOpen",
+    "CallFailed",
     "CannotFit",
     "DeadlineExceeded",
     "HeadgateError",
+    "OutcomeUnknown",
     "Rejected",
+    "RetriesExhausted",
     "RuleError",
     "SignatureWouldExpire",
     "StoreError",
@@ -67,8 +75,47 @@ class Blocked(Rejected):
     """A ban, a cooldown or a pause holds the scope beyond what the caller would wait."""
 
 
+class BreakerOpen(Blocked):
+    """The provider failed again and again, in whatever process: calls are spared it until a probe succeeds."""
+
+
 class SignatureWouldExpire(Rejected):
     """The request was signed before it reached the gate and its signature would be stale by the time it may go."""
+
+
+class CallFailed(HeadgateError):
+    """A call was sent, once or several times, and did not work out.
+
+    Attributes:
+        route: what was called, such as ``GET /fapi/v1/klines``.
+        tries: what became of each attempt, in words, oldest first.
+        response: the last answer as the client library knows it, or ``None`` if none came.
+    """
+
+    def __init__(self, message: str, *, route: str = "", tries: tuple[str, ...] = (), response: object = None) -> None:
+        super().__init__(message)
+        self.route = route
+        self.tries = tries
+        self.response = response
+
+
+class RetriesExhausted(CallFailed):
+    """Every attempt failed, or trying on would have broken the deadline or the retry budget."""
+
+
+class OutcomeUnknown(CallFailed):
+    """A call that must not be made twice was sent, and nobody can tell whether the provider acted on it.
+
+    Attributes:
+        ask: the call that tells, such as ``GET /fapi/v1/order?origClientOrderId=a1&symbol=BTCUSDT``; ``""`` if the rules
+            know none.
+    """
+
+    def __init__(
+        self, message: str, *, route: str = "", tries: tuple[str, ...] = (), response: object = None, ask: str = ""
+    ) -> None:
+        super().__init__(message, route=route, tries=tries, response=response)
+        self.ask = ask
 
 
 class RuleError(HeadgateError):

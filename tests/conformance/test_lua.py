@@ -588,6 +588,32 @@ def test_block_stops_reserve(shop: Script) -> None:
     assert shop.raw(header(99), [ask("p3")], BOTH)[3][0][0] == "ok"
 
 
+def test_what_a_block_spares(shop: Script) -> None:
+    """Cancels pass a pause and a breaker, but not one of cancels, nor a ban; an emergency passes all but the ban."""
+    scopes = {
+        "order": ["shop", "shop/class:order"],
+        "cancel": ["shop", "shop/class:cancel"],
+        "urgent": ["shop", "shop/class:order", "emergency"],
+        "urgent cancel": ["shop", "shop/class:cancel", "emergency"],
+    }
+    urgent = {"urgent", "urgent cancel"}
+    passes = [
+        ("shop", "pause", {"cancel", *urgent}),
+        ("shop", "breaker", {"cancel", *urgent}),
+        ("shop/class:cancel", "pause", {"order", *urgent}),
+        ("shop", "ban", set()),
+        ("shop", "throttle", set()),
+    ]
+    for scope, kind, wanted in passes:
+        shop.raw(header(), [["block", scope, kind, "", 60 * SECOND]])
+        got = set()
+        for name, owners in scopes.items():
+            found = shop.raw(header(1), [ask("p1", scopes=owners), ["undo", "p1"]], BOTH)[3]
+            got |= {name} if found[0][0] == "ok" else set()
+        assert got == wanted
+        shop.raw(header(1), [["unblock", scope, ""]])
+
+
 def test_no_block_is_longer_than_a_week(shop: Script) -> None:
     """A garbled length must not shut a program out for a year."""
     assert shop.raw(header(), [["block", "ip:a", "ban", "", 366 * DAY]])[3][0][3] == 7 * DAY

@@ -370,6 +370,67 @@ def test_a_pause_lasts_until_it_is_resumed(stores: Open) -> None:
     granted(mine, charge(WEIGHT, 1), t=86_400)
 
 
+CLASSES = {kind: (NS, f"{NS}/class:{kind}", f"{NS}/ip:a") for kind in ("order", "cancel", "market")}
+
+
+def passing(store: Store, t: float = 0) -> set[str]:
+    """The classes of calls that get a permit now."""
+    return {kind for kind, scopes in CLASSES.items() if isinstance(reserve(store, scopes=scopes, t=t), Grant)}
+
+
+@pytest.mark.parametrize(
+    ("scope", "kind", "still"),
+    [
+        (NS, "pause", {"cancel"}),
+        (f"{NS}/ip:a", "pause", {"cancel"}),
+        (NS, "breaker", {"cancel"}),
+        (f"{NS}/class:order", "pause", {"cancel", "market"}),
+        (f"{NS}/class:cancel", "pause", {"order", "market"}),
+        ("*", "pause", {"cancel"}),
+        ("*/class:order", "pause", {"cancel", "market"}),
+        ("*/class:cancel", "pause", {"order", "market"}),
+        ("*/ip:a", "pause", {"cancel"}),
+        ("*/ip:b", "pause", {"order", "cancel", "market"}),
+        ("other/class:order", "pause", {"order", "cancel", "market"}),
+        (NS, "ban", set()),
+        ("*", "ban", set()),
+    ],
+)
+def test_what_passes_a_block(stores: Open, scope: str, kind: str, still: set[str]) -> None:
+    """A pause and a breaker let cancels pass unless they are of cancels; a ban lets nothing pass; a star is everybody."""
+    mine, yours = stores(), stores()
+    mine.block(scope, None if kind == "pause" else 60 * SECOND, kind, "by hand", at(0).mono, 0)
+    assert passing(yours) == still
+    assert passing(stores()) == still  # whoever comes later knows it before its first call
+    assert passing(mine) == still
+    assert yours.unblock(scope, kind)
+    assert not mine.unblock(scope, kind)
+    assert passing(mine) == passing(yours) == set(CLASSES)
+
+
+def test_an_emergency_passes_every_pause_and_no_ban(stores: Open) -> None:
+    """What a person wants done now is not stopped by what a person stopped; what the provider shut stays shut."""
+    mine, yours = stores(), stores()
+    wanted = (*CLASSES["order"], "emergency")
+    for scope in (NS, f"{NS}/class:order", "*", "*/class:order"):
+        mine.block(scope, None, "pause", "by hand", at(0).mono, 0)
+        mine.block(scope, 60 * SECOND, "breaker", "trouble", at(0).mono, 0)
+    assert isinstance(reserve(yours, scopes=wanted), Grant)
+    assert isinstance(reserve(yours, scopes=CLASSES["order"]), Refusal)
+    mine.block(f"{NS}/ip:a", 60 * SECOND, "ban", "too many", at(0).mono, 0)
+    assert refused(yours, scopes=wanted).kind == "ban"
+
+
+def test_a_pause_of_everything_ends_by_itself(stores: Open) -> None:
+    """One with an end holds until then, in every process."""
+    mine, yours = stores(), stores()
+    mine.block("*", 30 * SECOND, "pause", "lunch", at(0).mono, 0)
+    no = refused(yours, scopes=CLASSES["order"], t=1)
+    assert (no.key, no.kind, no.reason, no.unknown) == ("*", "pause", "lunch", False)
+    assert no.opens == at(30).mono
+    assert passing(yours, 30) == set(CLASSES)
+
+
 def test_changes_are_noticed(stores: Open) -> None:
     """The generation grows in every process when blocks or learned limits change."""
     mine, yours = stores(), stores()

@@ -9,10 +9,11 @@ import msgspec
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan
+from headgate.rules.handling import Single
 from headgate.rules.provider import Provider
 from headgate.rules.routing import listed
 
-__all__ = ["NOW", "charges", "matches", "plan", "told"]
+__all__ = ["NOW", "WHO", "ask", "call_of", "charges", "key", "matches", "plan", "safe", "single", "told"]
 
 NOW = 1_795_220_621 * SECOND
 """The instant of all answers, Unix ns."""
@@ -44,3 +45,35 @@ def told(provider: Provider, found: Plan, status: int, body: Any = b"", **header
 def matches(provider: Provider) -> list[str]:
     """Every ``METHOD /template`` of the file, once."""
     return list(dict.fromkeys(match for rule in provider.file.routes for match in listed(rule.match)))
+
+
+def call_of(line: str, *, body: Any = None, headers: dict[str, str] | None = None) -> Call:
+    """A call from ``METHOD /path?name=value``."""
+    method, _, target = line.partition(" ")
+    path, _, query = target.partition("?")
+    params = dict(pair.split("=", 1) for pair in query.split("&")) if query else None
+    return Call(method, path, params, body, headers)
+
+
+def safe(provider: Provider, line: str, **rest: Any) -> bool:
+    """Whether a call may be made twice."""
+    call = call_of(line, **rest)
+    return provider.handling.safe(call, provider.plan(call, WHO))
+
+
+def ask(provider: Provider, line: str, **rest: Any) -> str:
+    """The call that tells what became of one."""
+    call = call_of(line, **rest)
+    return provider.handling.ask(call, provider.plan(call, WHO))
+
+
+def key(provider: Provider, line: str, **rest: Any) -> bytes | None:
+    """Under which the answer to a call is kept."""
+    call = call_of(line, **rest)
+    return provider.handling.key(call, provider.plan(call, WHO))
+
+
+def single(provider: Provider, line: str, **rest: Any) -> Single | None:
+    """How a call could be merged."""
+    call = call_of(line, **rest)
+    return provider.handling.single(call, provider.plan(call, WHO))

@@ -69,8 +69,21 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(raw)
 
     def do_ok(self, origin: Origin, params: dict[str, str], seen: int) -> None:
-        """200; exchangeInfo states limits."""
-        if self.path.partition("?")[0].endswith("/exchangeInfo"):
+        """200; exchangeInfo states limits; rates are told for one symbol or for all."""
+        name = self.path.partition("?")[0]
+        rates = {
+            symbol: {"symbol": symbol, "rate": 100 + index, "nth": len(origin.arrivals)}
+            for index, symbol in enumerate("ABCDEFGH")
+        }
+        if name == "/rate" and params.get("symbol") in rates:
+            self.answer(200, {"data": rates[params["symbol"]]}, X_Place="here")
+        elif name == "/rate":
+            self.answer(400, {"code": -1121, "msg": "Invalid symbol."})
+        elif name == "/rates":
+            self.answer(200, {"data": list(rates.values())})
+        elif name == "/balance":
+            self.answer(200, {"nth": len(origin.arrivals)})
+        elif self.path.partition("?")[0].endswith("/exchangeInfo"):
             self.answer(200, {"serverTime": int(time.time() * 1000), "rateLimits": origin.limits, "symbols": []})
         else:
             self.answer(200, {"ok": True, "serverTime": int(time.time() * 1000)})
@@ -97,6 +110,13 @@ class Handler(BaseHTTPRequestHandler):
         code = 10006 if seen == 1 else 0
         now = str(int(time.time() * 1000))
         self.answer(200, {"retCode": code, "retMsg": "Too many visits!"}, X_Bapi_Limit_Reset_Timestamp=now)
+
+    def do_trouble(self, origin: Origin, params: dict[str, str], seen: int) -> None:
+        """503, as long as the test says so."""
+        if origin.trouble:
+            self.answer(503, {"msg": "overloaded"}, **origin.hints)
+        else:
+            self.do_ok(origin, params, seen)
 
     def do_reset(self, origin: Origin, params: dict[str, str], seen: int) -> None:
         """Takes the request and closes the connection."""
@@ -136,22 +156,32 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
+class Server(ThreadingHTTPServer):
+    """One that lets many clients connect at once."""
+
+    request_queue_size = 256
+    daemon_threads = True
+
+
 class Origin:
     """The server; a context manager.
 
     Attributes:
         arrivals: what came, in order.
         limits: what exchangeInfo states.
+        trouble: whether what is asked to ``do=trouble`` fails now, and with which further headers (`hints`).
         more: released once for each chunk that a stream may send.
     """
 
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
         self.limits: list[dict[str, Any]] = DAY_LIMITS
+        self.trouble = True
+        self.hints: dict[str, str] = {}
         self.more = threading.Semaphore(0)
         self.ended = threading.Event()
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.server.origin = self  # type: ignore[attr-defined]
         self.place = f"127.0.0.1:{self.server.server_port}"
         self.url = f"http://{self.place}"

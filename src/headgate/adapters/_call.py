@@ -1,7 +1,7 @@
 """The half that all adapters share: from an HTTP request to a permit, and from its fate back to the permit.
 
-`Governor.exchange` is the whole of it: open the request (no rules: let it pass), wait, send, tell the fate. It is
-written once, as a generator; `drive` and `drive_async` run it for threads and for asyncio.
+An `Attempt` is one request with its permit; a `Governor` opens attempts and waits for them. The whole of a call, with all
+that is done around it, is in `headgate.adapters._errand`. Flows are written once, as generators (`headgate.gate.steps`).
 
 Where two layers of one program are both governed (ccxt above aiohttp, our transport above a patched one), the upper
 one hands its attempt down with `Attempt.below`; the first real request for the same host takes it (`take`) and is not
@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnected
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
+from headgate.gate.errand import tried_of
+from headgate.gate.steps import Steps, drive, drive_async, waiting
 from headgate.ledger.limit import SECOND, Window
+from headgate.policy.retry import Tried
+from headgate.rules.call import Outcome
+from headgate.rules.refusal import redact
 
 if TYPE_CHECKING:
-    from headgate import Gate, Permit
+    from headgate.gate.gate import Gate
+    from headgate.gate.permit import Permit
     from headgate.pools.address import Address
-    from headgate.rules.call import Priority
+    from headgate.rules.call import Call, Feedback, Priority
     from headgate.rules.provider import Provider
 
 __all__ = ["Attempt", "Family", "Governor", "Steps", "drive", "drive_async", "leaving", "peek", "take"]
@@ -36,9 +44,8 @@ SIGNATURE_MARGIN = 0.25
 
 PASSES = "headgate: a call to %s passes ungoverned"
 
+_QUERY = re.compile(r"\?\S*")
 T = TypeVar("T")
-Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
-"""A flow written once: yields what is to be called; asyncio's driver awaits what the call returns."""
 Family: TypeAlias = Callable[[], type[Exception]]
 """Gives the base error of a client library, imported only when it is needed."""
 
@@ -52,15 +59,27 @@ class Attempt:
         netloc: the host it is for.
         observed_above: true if the layer that opened it also sees its answer; layers below then only let it pass.
         elsewhere: true once it failed for want of a connection, and another address is there to try.
+        told: what its answer told, once it came and was looked at.
+        fate: what became of it without an answer.
+        text: headers and body of a good answer, where only the adapter's lower half sees them.
     """
 
     def __init__(
-        self, governor: Governor, provider: Provider, outbound: Outbound, *, resigned: bool, roams: bool
+        self,
+        governor: Governor,
+        provider: Provider,
+        outbound: Outbound,
+        call: Call,
+        *,
+        resigned: bool,
+        roams: bool,
+        timeout: float | None = None,
     ) -> None:
         self._governor = governor
         self._provider = provider
         self._outbound = outbound
-        self._call = outbound.call()
+        self._call = call
+        self._timeout = timeout
         self._signed_until = None if resigned else provider.signed_until(self._call)
         self._permit: Permit | None = None
         self._done = False
@@ -70,17 +89,22 @@ class Attempt:
         self.observed_above = True
         self.slots = False
         self.elsewhere = False
+        self.told: Feedback | None = None
+        self._told_at = 0.0
+        self.fate: Outcome | None = None
+        self.text: tuple[dict[str, str], str] | None = None
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
     def wait(self, *, is_async: bool) -> Steps[None]:
         """Waits until the request may leave."""
         gate, call = self._governor.gate, self._call
-        in_thread = is_async and not _on_asyncio()
-        native = is_async and not in_thread
-        contact = gate.first_contact_async if native else gate.first_contact
-        ask = functools.partial(contact, self._provider, self._outbound.base_url)
-        yield functools.partial(_elsewhere, ask) if in_thread else ask
+        known = self._provider, self._outbound.base_url
+        yield waiting(
+            functools.partial(gate.first_contact, *known),
+            functools.partial(gate.first_contact_async, *known),
+            is_async=is_async,
+        )
         permit = gate.permit(
             self._provider,
             call.method,
@@ -93,8 +117,7 @@ class Attempt:
             roams=self._roams,
         )
         try:
-            acquire = permit.acquire_async if native else permit.acquire
-            yield functools.partial(_elsewhere, acquire) if in_thread else acquire
+            yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
         except DeadlineExceeded as error:
             raise self._explained(error) from None
         self._permit = permit
@@ -103,6 +126,8 @@ class Attempt:
     def _patience(self) -> float | None:
         """Seconds it may wait: never beyond a signature that it already carries."""
         longest = self._governor.timeout
+        if self._timeout is not None:
+            longest = self._timeout if longest is None else min(longest, self._timeout)
         if self._signed_until is None:
             return longest
         # The provider judges by its own clock: by the latest that it can be there.
@@ -170,15 +195,22 @@ class Attempt:
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes | str | None = None) -> None:
         """The answer came. Only the first word on the fate counts; later ones do nothing."""
-        self._tell(lambda permit: permit.settle(status, headers, body))
+        self._tell(functools.partial(self._settle, status, headers, body))
+
+    def _settle(self, status: int, headers: Mapping[str, str], body: bytes | str | None, permit: Permit) -> None:
+        self.told, self._told_at = permit.settle(status, headers, body), time.monotonic()
 
     def failed(self, error: BaseException, *, unsent: bool = False) -> None:
         """No answer came: the cost comes back if the request surely never left, else it stays charged."""
+        if self._done:
+            return
+        self.fate = Outcome.NETWORK
         if unconnected(error):
             self._tell(self._unreachable)
         elif unsent or surely_unsent(error):
             self.unsent()
         else:
+            self.fate = Outcome.UNKNOWN
             self._tell(lambda permit: permit.unknown())
 
     def _unreachable(self, permit: Permit) -> None:
@@ -192,6 +224,13 @@ class Attempt:
         """More of the answer arrived: whoever holds a slot still reads."""
         if self._permit is not None and not self._done:
             self._permit.renew()
+
+    def tried(self, error: BaseException | None) -> Tried | None:
+        """What became of it, for whoever decides what follows; `error` is what the client raised, if it did."""
+        if self.fate is not None:
+            said = f"{type(error).__name__}: {redact(_QUERY.sub('?[...]', str(error)))}" if error is not None else ""
+            return Tried(self.fate, self.fate is Outcome.UNKNOWN, reason=said)
+        return tried_of(self.told, self._told_at)
 
     @property
     def waited(self) -> float:
@@ -252,7 +291,7 @@ class Governor:
         """The gate that is asked."""
         if self._gate is not None:
             return self._gate
-        from headgate import Gate
+        from headgate.gate.gate import Gate
 
         return Gate.shared()
 
@@ -260,8 +299,22 @@ class Governor:
         """True if there are rules for a host."""
         return self._leniently(netloc, lambda: self.gate.book.for_host(netloc, path)) is not None
 
+    def match(self, outbound: Outbound | None) -> Provider | None:
+        """The rules for a request; None: it passes."""
+        if outbound is None:
+            return None
+        return self._leniently(outbound.netloc, lambda: self.gate.match(outbound.netloc, outbound.path))
+
     def begin(
-        self, outbound: Outbound | None, family: Family, *, is_async: bool, resigned: bool = False, roams: bool = False
+        self,
+        outbound: Outbound | None,
+        family: Family,
+        *,
+        is_async: bool,
+        resigned: bool = False,
+        roams: bool = False,
+        timeout: float | None = None,
+        known: tuple[Provider, Call] | None = None,
     ) -> Steps[Attempt | None]:
         """Opens a request's attempt and waits for it; ``None`` if its host has no rules.
 
@@ -271,10 +324,17 @@ class Governor:
             is_async: whether the steps are driven by `drive_async`.
             resigned: the caller signs after the wait, so a signature seen now does not matter.
             roams: the request will leave from `leaving`; without it the default address is meant.
+            timeout: seconds it may wait, if less than the governor says.
+            known: its rules and what they see of it, if the caller has them.
         """
-        if outbound is None:
+        rules = known[0] if known is not None else self.match(outbound)
+        if outbound is None or rules is None:
             return None
-        attempt = self._leniently(outbound.netloc, lambda: self._open(outbound, resigned, roams))
+        call = known[1] if known is not None else outbound.call()
+        attempt = self._leniently(
+            outbound.netloc,
+            lambda: Attempt(self, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout),
+        )
         if attempt is None:
             return None
         try:
@@ -288,41 +348,6 @@ class Governor:
             return None
         return attempt
 
-    def exchange(
-        self,
-        outbound: Outbound | None,
-        send: Callable[[], Any],
-        observe: Callable[[Attempt, Any], Steps[Any]],
-        *,
-        family: Family,
-        is_async: bool,
-        roams: bool = False,
-        first: Attempt | None = None,
-    ) -> Steps[Any]:
-        """One request from end to end: open, wait, send, observe. Where no connection can be made from one address, the
-        request surely never left, and is made from the next.
-
-        Args:
-            send: makes the request, from `leaving` if it `roams`.
-            observe: tells the attempt what came back; returns what the caller shall see.
-            first: the first attempt, if somebody has waited for it already.
-        """
-        attempt = first
-        while True:
-            attempt = attempt or (yield from self.begin(outbound, family, is_async=is_async, roams=roams))
-            if attempt is None:
-                return (yield send)
-            try:
-                return (yield from attempt.carry(send, observe))
-            except Exception:
-                if not attempt.elsewhere:
-                    raise
-            attempt = None
-
-    def _open(self, outbound: Outbound, resigned: bool, roams: bool) -> Attempt | None:
-        provider = self.gate.match(outbound.netloc, outbound.path)
-        return None if provider is None else Attempt(self, provider, outbound, resigned=resigned, roams=roams)
-
     def _leniently(self, netloc: str, ask: Callable[[], T]) -> T | None:
         try:
             return ask()
@@ -331,24 +356,6 @@ class Governor:
                 raise
             log.warning(PASSES, netloc, exc_info=True)
             return None
-
-
-def _on_asyncio() -> bool:
-    """False in an event loop of another kind (httpx also runs on trio)."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def _elsewhere(wait: Callable[[], Any]) -> None:
-    """Waits in a worker thread, for event loops that the gate cannot await on."""
-    from anyio import to_thread
-
-    await to_thread.run_sync(wait)
 
 
 def peek(netloc: str) -> Attempt | None:
@@ -367,33 +374,3 @@ def take(netloc: str) -> Attempt | None:
     """Takes that attempt. Whoever gets one sends without a new charge, and observes unless `observed_above`."""
     attempt = peek(netloc)
     return attempt if attempt is not None and attempt.taken() else None
-
-
-def drive(steps: Steps[T]) -> T:
-    """Runs a flow in this thread."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                value = step()
-            except BaseException as error:  # noqa: BLE001 - handed to the flow, which raises it again
-                step = steps.throw(error)
-            else:
-                step = steps.send(value)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-async def drive_async(steps: Steps[T]) -> T:
-    """Runs a flow on asyncio."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                value = await step()
-            except BaseException as error:  # noqa: BLE001 - also a cancellation: the flow raises it again
-                step = steps.throw(error)
-            else:
-                step = steps.send(value)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]

@@ -28,8 +28,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, peek
+from headgate.adapters._errand import Governed, run
 from headgate.adapters._wire import Outbound, from_url, lowered, unconnected
-from headgate.errors import Rejected
+from headgate.errors import HeadgateError, Rejected
 
 __all__ = ["Sdk", "install", "planned", "problems"]
 
@@ -148,7 +149,7 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
     """What takes the place of a method that makes a call."""
     signature = inspect.signature(original)
     is_async = inspect.iscoroutinefunction(original)
-    run: Callable[[Steps[Any]], Any] = drive_async if is_async else drive
+    drive_all: Callable[[Steps[Any]], Any] = drive_async if is_async else drive
 
     @functools.wraps(original)
     def call(*args: Any, **kw: Any) -> Any:
@@ -160,7 +161,8 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
             outbound = None if governor is None else sdk.outbound(given.arguments)
         except Exception:  # noqa: BLE001 - wrong arguments and the like: the SDK itself says so, or it sends something
             outbound = None
-        if governor is None or outbound is None or peek(outbound.netloc) is not None:
+        rules = None if governor is None else governor.match(outbound)
+        if governor is None or outbound is None or rules is None or peek(outbound.netloc) is not None:
             # Not ours, or in the HTTP client's hands, or waited for by a layer above.
             return original(*args, **kw)
 
@@ -169,7 +171,12 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
             return original(*map(_own, args), **{name: _own(value) for name, value in kw.items()})
 
         roams = _roams(sdk, given.arguments, outbound)
-        return run(_call(_Signing(sdk, governor, outbound, roams), send, is_async))
+        signing = _Signing(governor, outbound, rules, is_async=is_async, family=sdk.family, roams=roams)
+        signing.sdk, signing.send = sdk, send
+        pipeline = governor.gate.pipeline
+        if pipeline is not None and pipeline.keeps(signing):
+            return original(*args, **kw)  # nothing to sign: the HTTP client below does it all, and keeps what it gets
+        return drive_all(run(signing))
 
     return call
 
@@ -204,29 +211,51 @@ def _signed(sdk: Sdk, original: Any, default: Governor | None) -> Any:
     return sign
 
 
-class _Signing:
+class _Signing(Governed):
     """One call of an SDK: what it asks for, and the attempt that the HTTP client shall take next."""
 
-    def __init__(self, sdk: Sdk, governor: Governor, outbound: Outbound, roams: bool) -> None:
-        self.sdk = sdk
-        self.governor = governor
-        self.outbound = outbound
-        self.attempt: Attempt | None = None
-        self.repeated = False
-        self._roams = roams
-        self._handed = ExitStack()
+    sdk: Sdk
+    send: Callable[[], Any]
+    answers = False
+    held: Attempt | None = None
+    repeated = False
+    _handed: ExitStack
 
-    def begin(self, *, is_async: bool) -> Steps[Attempt | None]:
-        """Waits for an attempt."""
+    def attempt(self, timeout: float | None) -> Steps[Any]:
         try:
-            self.attempt = yield from self.governor.begin(
-                self.outbound, self.sdk.family, is_async=is_async, roams=self._roams
-            )
+            return (yield from super().attempt(timeout))
         except Rejected as error:
-            for name, value in self.sdk.fields(str(error)).items():
-                setattr(error, name, value)
+            self._fill(error)
             raise
-        return self.attempt
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        self.held, self.repeated = attempt, False
+        with self.hand_down():
+            try:
+                result = yield self.send
+            except BaseException as error:
+                self.held.failed(error, unsent=self.held.spare and type(error) in _LOCAL)
+                raise
+            if self.held.spare:
+                self.held.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
+            return result
+
+    def untouched(self) -> Steps[Any]:
+        return (yield self.send)
+
+    def moves(self, attempt: Attempt, error: Exception) -> bool:
+        # What the SDK has repeated by itself may have been sent before.
+        return attempt.elsewhere and not self.repeated and unconnected(error)
+
+    def fail(self, error: HeadgateError, cause: BaseException | None) -> Exception:
+        made = super().fail(error, cause)
+        self._fill(made)
+        return made
+
+    def _fill(self, error: Exception) -> None:
+        """What a program reads off the SDK's own errors."""
+        for name, value in self.sdk.fields(str(error)).items():
+            setattr(error, name, value)
 
     @contextmanager
     def hand_down(self) -> Iterator[None]:
@@ -241,40 +270,22 @@ class _Signing:
                 _signing.reset(token)
 
     def _hand(self) -> None:
-        if self.attempt is not None:
-            self._handed.enter_context(self.attempt.below(observed_above=False))
+        if self.held is not None:
+            self._handed.enter_context(self.held.below(observed_above=False))
 
     def again(self) -> None:
         """The SDK signs: if the attempt is spent this is a repetition, which waits for one of its own."""
-        if self.attempt is None or not self.attempt.spare:
+        if self.held is not None and not self.held.spare:
             self.repeated = True
-            drive(self.begin(is_async=False))
-            self._hand()
-
-
-def _call(signing: _Signing, send: Callable[[], Any], is_async: bool) -> Steps[Any]:
-    """One call from end to end."""
-    while True:
-        if (yield from signing.begin(is_async=is_async)) is None:
-            return (yield send)
-        try:
-            return (yield from _once(signing, send))
-        except Exception as error:
-            # What the SDK has repeated by itself may have been sent before.
-            again = signing.attempt is not None and signing.attempt.elsewhere and not signing.repeated
-            if not (again and unconnected(error)):
+            known = self.rules, self.call
+            try:
+                self.held = (
+                    drive(
+                        self.governor.begin(self.outbound, self.family, is_async=False, roams=self.roams, known=known)
+                    )
+                    or self.held
+                )
+            except Rejected as error:
+                self._fill(error)
                 raise
-
-
-def _once(signing: _Signing, send: Callable[[], Any]) -> Steps[Any]:
-    """One try of a call that has its attempt."""
-    with signing.hand_down():
-        try:
-            result = yield send
-        except BaseException as error:
-            if signing.attempt is not None:
-                signing.attempt.failed(error, unsent=signing.attempt.spare and type(error) in _LOCAL)
-            raise
-        if signing.attempt is not None and signing.attempt.spare:
-            signing.attempt.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
-        return result
+            self._hand()

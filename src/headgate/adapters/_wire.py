@@ -6,42 +6,23 @@ Nothing here knows a client library; classes of libraries are recognised by name
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from headgate.errors import Rejected
+from headgate.errors import HeadgateError
+from headgate.gate.fates import surely_unsent, unconnected
 from headgate.rules.call import Call
 
 __all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent", "unconnected"]
 
+F = TypeVar("F", bound=HeadgateError)
+
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _BODY_MAX = 65_536
 """Bytes of a request body that are parsed at most: larger ones never name a cost or an owner."""
-
-_UNSENT = frozenset(
-    """httpx.ConnectError httpx.ConnectTimeout httpx.PoolTimeout httpx.UnsupportedProtocol httpx.ProxyError
-    httpx2.ConnectError httpx2.ConnectTimeout httpx2.PoolTimeout httpx2.UnsupportedProtocol httpx2.ProxyError
-    urllib3.NewConnectionError urllib3.ConnectTimeoutError urllib3.EmptyPoolError urllib3.HostChangedError
-    urllib3.ClosedPoolError urllib3.LocationValueError urllib3.ProxyError
-    requests.ConnectTimeout requests.InvalidURL requests.InvalidProxyURL
-    aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError aiohttp.InvalidURL
-    socket.gaierror ssl.SSLCertVerificationError builtins.ConnectionRefusedError""".split()  # noqa: SIM905 - a table reads better
-)
-"""Exceptions after which no byte of the request can have reached the provider: top package and class name."""
-_UNCONNECTED = frozenset(
-    """httpx.ConnectError httpx.ConnectTimeout httpx.ProxyError httpx2.ConnectError httpx2.ConnectTimeout httpx2.ProxyError
-    urllib3.NewConnectionError urllib3.ConnectTimeoutError urllib3.ProxyError requests.ConnectTimeout
-    aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError builtins.ConnectionRefusedError""".split()  # noqa: SIM905
-)
-"""Those of them that may be the fault of the address it was to leave from."""
-_BLAMELESS = frozenset(
-    """socket.gaierror ssl.SSLCertVerificationError aiohttp.ClientConnectorDNSError
-    aiohttp.ClientConnectorCertificateError urllib3.NameResolutionError""".split()  # noqa: SIM905
-)
-"""No address would have done better."""
 
 
 class Outbound(NamedTuple):
@@ -131,37 +112,8 @@ def from_url(method: str, url: str, headers: Mapping[str, str], body: Any = None
     return Outbound(method.upper(), parts.scheme, netloc, parts.path or "/", parts.query, headers, payload)
 
 
-def surely_unsent(error: BaseException) -> bool:
-    """True if the exception proves that the request never left: no connection was made.
-
-    Looks through wrappers (``__cause__``, ``reason`` and a first argument that is an exception). Anything not
-    known to be harmless counts as possibly sent.
-    """
-    return any(names & _UNSENT for names in _kinds(error))
-
-
-def unconnected(error: BaseException) -> bool:
-    """True if no connection could be made, and another address to leave from might have one."""
-    kinds = list(_kinds(error))
-    return any(names & _UNCONNECTED for names in kinds) and not any(names & _BLAMELESS for names in kinds)
-
-
-def _kinds(error: BaseException) -> Iterator[set[str]]:
-    """The classes of an exception, and of those inside it, as package and name."""
-    seen: set[int] = set()
-    queue: list[BaseException] = [error]
-    while queue:
-        current = queue.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(current).__mro__}
-        inner = (current.__cause__, getattr(current, "reason", None), *current.args[:1])
-        queue.extend(item for item in inner if isinstance(item, BaseException))
-
-
-def in_family(error: Rejected, family: Callable[[], type[Exception]]) -> Rejected:
-    """The same refusal as an exception that is also of the client library's own family.
+def in_family(error: F, family: Callable[[], type[Exception]]) -> F:
+    """The same error of ours as an exception that is also of the client library's own family.
 
     A program that already catches ``httpx.TransportError`` (or its like) keeps working, and one that knows
     Headgate can catch `Rejected` and read its fields.
@@ -169,14 +121,15 @@ def in_family(error: Rejected, family: Callable[[], type[Exception]]) -> Rejecte
     kind = family()
     if isinstance(error, kind):
         return error
-    return _rebuild(getattr(error, "ours", type(error)), kind, str(error), dict(vars(error)))
+    ours: type[F] = getattr(error, "ours", type(error))
+    return _rebuild(ours, kind, str(error), dict(vars(error)))
 
 
-def _rebuild(ours: type[Rejected], theirs: type[Exception], message: str, fields: dict[str, Any]) -> Rejected:
+def _rebuild(ours: type[F], theirs: type[Exception], message: str, fields: dict[str, Any]) -> F:
     joined: Any = _joined  # mypy does not take exception classes for hashable
     kind = joined(ours, theirs)
     try:
-        made: Rejected = kind(message)
+        made: F = kind(message)
     except TypeError:  # a family whose errors are made of more than a text
         made = kind.__new__(kind, message)
     made.args = (message,)
@@ -188,7 +141,7 @@ def _rebuild(ours: type[Rejected], theirs: type[Exception], message: str, fields
 def _joined(ours: Any, theirs: Any) -> Any:
     """A class that is both. Pickles, so that it survives the way out of a process pool."""
 
-    def reduce(self: Rejected) -> tuple[Any, ...]:
+    def reduce(self: HeadgateError) -> tuple[Any, ...]:
         plain = (str, int, float, type(None))
         fields = {name: value for name, value in vars(self).items() if isinstance(value, plain)}
         return _rebuild, (ours, theirs, str(self), fields)

@@ -1,43 +1,42 @@
 """aiohttp: ``ClientSession(middlewares=(middleware,))``.
 
 The middleware sees every request, also redirects and aiohttp's own resend on a dropped connection. aiohttp counts
-what a middleware waits in ``ClientTimeout.total``: leave `total` unset and use ``sock_connect`` and ``sock_read``.
-Under ``headgate run`` the first wait happens before the clock of the timeout starts (`patch`). To leave from several
-addresses a session needs our `Connector` as well.
+what a middleware waits in ``ClientTimeout.total``: leave `total` unset and use ``sock_connect`` and ``sock_read``, or give
+the session to `govern`: then, as under ``headgate run``, the wait comes before the clock of the timeout starts. To leave
+from several addresses a session needs our `Connector` as well.
 """
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import functools
 import inspect
 import logging
-import weakref
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-from aiohttp import ClientError, ClientResponse, StreamReader, TCPConnector, payload
-from aiohttp.base_protocol import BaseProtocol
+from aiohttp import ClientError, TCPConnector, payload
 from multidict import CIMultiDict
 from yarl import URL
 
+from headgate.adapters._aiohttp_answers import labelled, made, observe, unread
 from headgate.adapters._call import Attempt, Governor, Steps, drive_async, leaving, peek, take
+from headgate.adapters._errand import Governed, kept_headers, run
 from headgate.adapters._wire import Outbound, netloc_of
+from headgate.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
-    from headgate import Gate
+    from headgate.gate.gate import Gate
+    from headgate.rules.call import Call
 
 __all__ = ["Connector", "Middleware", "govern", "middleware", "patch", "roams"]
 
 log = logging.getLogger("headgate")
 
 S = TypeVar("S")
-
-_RENEW_EVERY = 1.0
-"""Seconds between two looks at whether more of a streamed answer has come."""
 
 
 class Middleware:
@@ -60,11 +59,16 @@ class Middleware:
         send = functools.partial(handler, request)
         if attempt is not None and attempt.observed_above:
             return await send()
+        if attempt is not None:
+            return await drive_async(attempt.carry(send, observe))
+        rules = self.governor.match(outbound)
+        if rules is None:
+            return await send()
         free = _free(request.session) and request.proxy is None
-        flow = self.governor.exchange(
-            outbound, send, _observe, family=_family, is_async=True, roams=free, first=attempt
-        )
-        return await drive_async(flow)
+        errand = _Hop(self.governor, outbound, rules, is_async=True, family=_family, roams=free)
+        errand.request, errand.handler = request, handler
+        errand.replayable = not request.body or isinstance(request.body, payload.BytesPayload)
+        return await drive_async(run(errand))
 
 
 middleware = Middleware()
@@ -81,7 +85,10 @@ def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
     """
     target: Any = session
     if not any(isinstance(item, Middleware) for item in target._middlewares):
-        target._middlewares = (*target._middlewares, Middleware(gate, priority=priority))
+        ours = Middleware(gate, priority=priority)
+        target._middlewares = (*target._middlewares, ours)
+        # aiohttp would rather be subclassed; but this one is made already.
+        object.__setattr__(target, "_request", MethodType(_asking(type(target)._request, ours), target))
     return session
 
 
@@ -97,7 +104,14 @@ def patch(module: ModuleType) -> None:
     if "middlewares" not in inspect.signature(original).parameters:
         log.warning("headgate: this aiohttp is older than 3.12; its requests pass ungoverned")
         return
-    ours = Middleware(lenient=True)
+    module.ClientSession._request = _asking(original, Middleware(lenient=True))
+    for name, hook in _hooks(TCPConnector).items():
+        setattr(module.TCPConnector, name, hook)
+
+
+def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
+    """What takes the place of a session's method for all its requests: the wait, and whatever else is done around a call,
+    comes before aiohttp's own timeout starts. Further hops, such as redirects, wait in the middleware."""
 
     @functools.wraps(original)
     async def _request(self: Any, method: str, str_or_url: Any, *, middlewares: Any = None, **kw: Any) -> Any:
@@ -106,16 +120,73 @@ def patch(module: ModuleType) -> None:
         if present is None:
             chain = (*chain, ours)
         governor = (present or ours).governor
+        send = functools.partial(original, middlewares=chain, **kw)
         outbound = _planned(self, method, str_or_url, kw)
         if outbound is None or peek(outbound.netloc) is not None:
-            return await original(self, method, str_or_url, middlewares=chain, **kw)
+            return await send(self, method, str_or_url)
+        rules = governor.match(outbound)
+        if rules is None:
+            return await send(self, method, str_or_url)
         free = roams(self) and not kw.get("proxy")
-        attempt = await drive_async(governor.begin(outbound, _family, is_async=True, roams=free))
-        if attempt is None:
-            return await original(self, method, str_or_url, middlewares=chain, **kw)
+        errand = _Request(governor, outbound, rules, is_async=True, family=_family, roams=free)
+        errand.session, errand.url, errand.send = self, str_or_url, send
+        errand.replayable = kw.get("data") is None or isinstance(kw["data"], (bytes, str, dict, list, tuple))
+        return await drive_async(run(errand))
+
+    return _request
+
+
+# --- one call ---------------------------------------------------------------------------------------------------
+
+
+class _Hop(Governed):
+    """One request as the middleware sees it: each redirect is another."""
+
+    request: Any
+    handler: Callable[[Any], Awaitable[Any]]
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        return (yield from attempt.carry(functools.partial(self.handler, self.request), observe))
+
+    def untouched(self) -> Steps[Any]:
+        return (yield functools.partial(self.handler, self.request))
+
+    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+        body = yield response.read
+        response.content = unread(body)
+        return Reply(response.status, kept_headers(response.headers.items()), body), response
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        return made(self.request, self.request.method, self.request.url, self.request.session, reply, served)
+
+    def label(self, response: Any, served: Served) -> None:
+        labelled(response, served)
+
+    def discard(self, response: Any) -> Steps[None]:
+        response.release()
+        return
+        yield
+
+    def other(self, call: Call) -> _Hop:
+        made = _Hop(self.governor, self.outbound, self.rules, is_async=True, family=self.family, roams=self.roams)
+        url = self.request.url.with_path(call.path).with_query(_query(call))
+        made.request, made.handler = _copied(self.request, url), self.handler
+        made.outbound = _outbound(made.request)
+        made.call = made.outbound.call()
+        return made
+
+
+class _Request(Governed):
+    """One request as a session is asked for it: what waits here is not in aiohttp's own timeout."""
+
+    session: Any
+    url: Any
+    send: Callable[..., Awaitable[Any]]
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
         try:
             with attempt.below(observed_above=False):
-                response = await original(self, method, str_or_url, middlewares=chain, **kw)
+                response = yield functools.partial(self.send, self.session, self.outbound.method, self.url)
         except BaseException as error:
             attempt.failed(error, unsent=attempt.spare)
             raise
@@ -123,9 +194,35 @@ def patch(module: ModuleType) -> None:
             attempt.unsent()
         return response
 
-    module.ClientSession._request = _request
-    for name, hook in _hooks(TCPConnector).items():
-        setattr(module.TCPConnector, name, hook)
+    def untouched(self) -> Steps[Any]:
+        return (yield functools.partial(self.send, self.session, self.outbound.method, self.url))
+
+    read = _Hop.read
+    label = _Hop.label
+    discard = _Hop.discard
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        url = URL(f"{self.outbound.base_url}{self.outbound.path}", encoded=True).with_query(self.outbound.query)
+        return made(None, self.outbound.method, url, self.session, reply, served)
+
+    def other(self, call: Call) -> _Request:
+        url = URL(self.outbound.base_url).with_path(call.path).with_query(_query(call))
+        outbound = _from_yarl(self.outbound.method, url, self.outbound.headers, None)
+        made = _Request(self.governor, outbound, self.rules, is_async=True, family=self.family, roams=self.roams)
+        options = {name: value for name, value in self.send.keywords.items() if name not in {"params", "data", "json"}}  # type: ignore[attr-defined]
+        made.session, made.url = self.session, url
+        made.send = functools.partial(self.send.func, **options)  # type: ignore[attr-defined]
+        return made
+
+
+def _query(call: Call) -> dict[str, str]:
+    return {name: str(value) for name, value in (call.params or {}).items()}
+
+
+def _copied(request: Any, url: URL) -> Any:
+    made = copy.copy(request)
+    made.url = url
+    return made
 
 
 # --- several addresses ------------------------------------------------------------------------------------------
@@ -236,70 +333,3 @@ def _planned(session: Any, method: str, str_or_url: Any, options: dict[str, Any]
 
 def _family() -> type[Exception]:
     return ClientError
-
-
-# --- answers ----------------------------------------------------------------------------------------------------
-
-
-def _observe(attempt: Attempt, response: ClientResponse) -> Steps[ClientResponse]:
-    status, headers = response.status, response.headers
-    if attempt.wants_body(status):
-        body = yield response.read
-        response.content = _unread(body)
-        attempt.answered(status, headers, body)
-    elif attempt.slots and not response.closed and status != 101:
-        _hold(attempt, response)
-    else:
-        attempt.answered(status, headers)
-    return response
-
-
-def _unread(body: bytes) -> StreamReader:
-    """A stream that gives the body once more, for a caller who reads ``response.content``."""
-    loop = asyncio.get_running_loop()
-    stream = StreamReader(BaseProtocol(loop=loop), 2**16, loop=loop)
-    stream.feed_data(body)
-    stream.feed_eof()
-    return stream
-
-
-def _hold(attempt: Attempt, response: ClientResponse) -> None:
-    """Keeps the slot until the last byte, or until the response is closed or forgotten."""
-    status, headers = response.status, response.headers
-    watched = weakref.ref(response)
-    loop = asyncio.get_running_loop()
-    seen = -1
-    timer: asyncio.TimerHandle
-
-    def done() -> None:
-        timer.cancel()
-        attempt.answered(status, headers)
-
-    def look() -> None:
-        nonlocal seen, timer
-        current = watched()
-        if current is None or current.closed:
-            done()
-            return
-        if current.content.total_bytes != seen:
-            seen = current.content.total_bytes
-            attempt.streaming()
-        timer = loop.call_later(_RENEW_EVERY, look)
-
-    timer = loop.call_later(_RENEW_EVERY, look)
-    response.content.on_eof(done)
-    for name in ("close", "release"):
-        setattr(response, name, _then(getattr(ClientResponse, name), watched, done))
-
-
-def _then(
-    method: Callable[[ClientResponse], Any], watched: weakref.ref[ClientResponse], done: Callable[[], None]
-) -> Any:
-    """A method of one response that also says that its reader has left. Holds no reference to the response."""
-
-    def leave() -> Any:
-        current = watched()
-        done()
-        return method(current) if current is not None else None
-
-    return leave

@@ -16,17 +16,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
 from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async
+from headgate.adapters._errand import Governed, kept_headers, run
 from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
 from headgate.errors import Rejected, UnknownProvider
+from headgate.gate.errand import Reply, Served
 from headgate.rules.ccxt_tables import acquaint, urls_of
 
 if TYPE_CHECKING:
-    from headgate import Gate
+    from headgate.gate.gate import Gate
     from headgate.rules.book import Rulebook
+    from headgate.rules.call import Call
 
 __all__ = ["govern", "patch"]
 
@@ -81,7 +84,10 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
         self: Any, path: Any, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any, **kw: Any
     ) -> Any:
         params = {} if params is None else params
-        send = functools.partial(original["fetch2"], self, path, api, method)
+
+        def send(path: Any, params: Any, *rest: Any, **kw: Any) -> Any:
+            return original["fetch2"](self, path, api, method, params, *rest, **kw)
+
         return _run(_fetch2(met, self, send, (path, api, method, params), rest, kw, is_async), is_async)
 
     def fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
@@ -99,7 +105,10 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
     ) -> Any:
         attempt = _current.get()
         if attempt is not None:
-            attempt.answered(code, lowered(headers), body)
+            found = lowered(headers)
+            attempt.answered(code, found, body)
+            if code == 200 and isinstance(body, str):
+                attempt.text = found, body
         return original["on_rest_response"](self, code, reason, url, method, headers, body, *sent)
 
     made = (fetch2, fetch, throttle, on_rest_response)
@@ -124,23 +133,83 @@ def _fetch2(
     above = _current.get()
     params = request[3]
     if above is not None and not above.done:  # governed twice: the object and its class
-        return (yield functools.partial(send, params, *rest, **kw))
+        return (yield functools.partial(send, request[0], params, *rest, **kw))
     tries = _Tries(exchange, request[0], params)
+    roams = _roams(met.governor, exchange)
     while True:
         outbound = _dry_run(met, exchange, (*request[:3], tries.clean))
-        attempt = yield from met.governor.begin(
-            outbound, _family, is_async=is_async, resigned=True, roams=_roams(met.governor, exchange)
-        )
-        if attempt is None:
-            return (yield functools.partial(send, params, *rest, **kw))
+        rules = met.governor.match(outbound)
+        if outbound is None or rules is None:
+            return (yield functools.partial(send, request[0], params, *rest, **kw))
+        errand = _Call(met.governor, outbound, rules, is_async=is_async, family=_family, resigned=True, roams=roams)
+        errand.exchange, errand.request = exchange, (*request[:3], tries.params)
+        errand.send = lambda path, params: functools.partial(send, path, params, *rest, **kw)
         try:
-            with _inside(attempt):
-                return (yield from attempt.carry(functools.partial(send, tries.params, *rest, **kw), _observe))
+            return (yield from run(errand))
         except Exception as error:
-            if not attempt.elsewhere and not tries.again(error):
+            if not tries.again(error):
                 raise
         if tries.delay:
             yield functools.partial(exchange.sleep, tries.delay)
+
+
+class _Call(Governed):
+    """One call of an exchange's API, signed anew for each attempt."""
+
+    exchange: Any
+    request: tuple[Any, ...]
+    send: Callable[[str, Any], Callable[[], Any]]
+    said: tuple[dict[str, str], str] | None = None
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        path, _, _, params = self.request
+        with _inside(attempt):
+            try:
+                return (yield from attempt.carry(self.send(path, params), _observe))
+            finally:
+                self.said = attempt.text
+
+    def untouched(self) -> Steps[Any]:
+        return (yield self.send(self.request[0], self.request[3]))
+
+    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+        if self.said is None:
+            return None, response
+        headers, body = self.said
+        return Reply(200, kept_headers(headers.items()), body.encode()), response
+        yield
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        body = reply.body.decode()
+        self.exchange.last_response_headers = dict(reply.headers) | served.headers()
+        parsed = self.exchange.parse_json(body)
+        return body if parsed is None else parsed
+
+    def label(self, response: Any, served: Served) -> None:
+        if isinstance(self.exchange.last_response_headers, dict):
+            self.exchange.last_response_headers |= served.headers()
+
+    def other(self, call: Call) -> _Call | None:
+        path, api, method, _ = self.request
+        base = self.call.path.removesuffix(path)
+        if base == self.call.path or not call.path.startswith(base):
+            return None
+        outbound = self.outbound._replace(path=call.path, query=urlencode(call.params or {}, doseq=True))
+        made = _Call(
+            self.governor,
+            outbound,
+            self.rules,
+            is_async=self.is_async,
+            family=self.family,
+            resigned=True,
+            roams=self.roams,
+        )
+        made.exchange, made.request = (
+            self.exchange,
+            (call.path.removeprefix(base), api, method, dict(call.params or {})),
+        )
+        made.send = self.send
+        return made
 
 
 def _roams(governor: Governor, exchange: Any) -> bool:

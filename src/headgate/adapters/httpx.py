@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, leaving, take
+from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._httpx_bodies import decoded, drain, drain_async, library, streams
 from headgate.adapters._wire import Outbound, netloc_of
+from headgate.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
-    from headgate import Gate
+    from headgate.gate.gate import Gate
     from headgate.pools.address import Address
+    from headgate.rules.call import Call
 
 __all__ = ["AsyncTransport", "Transport", "govern", "patch", "roams"]
 
@@ -41,7 +44,10 @@ class _Base:
         if self._inner is None:
             with self._making:
                 if self._inner is None:
-                    self._inner = _roaming(getattr(_library(type(request)), kind)(**self._options), self._options)
+                    module = library(type(request))
+                    # How many are under way at once the limits decide, not a pool whose waiting time would end the call.
+                    self._options.setdefault("limits", module.Limits(max_keepalive_connections=100))
+                    self._inner = _roaming(getattr(module, kind)(**self._options), self._options)
         return self._inner
 
 
@@ -199,7 +205,7 @@ class _Pools:
 def roams(client: Any, url: str) -> bool:
     """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
     has set neither a proxy nor a source address."""
-    transport = client._transport_for_url(_library(type(client)).URL(url))
+    transport = client._transport_for_url(library(type(client)).URL(url))
     return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), _Pools)
 
 
@@ -237,26 +243,78 @@ def _send(
     governor: Governor, request: Any, transport: Any, send: Callable[[Any], Any], *, is_async: bool
 ) -> Steps[Any]:
     outbound = _outbound(request)
-    call = functools.partial(send, request)
     attempt = take(outbound.netloc)
     if attempt is not None and attempt.observed_above:
-        return (yield call)
-    observe = functools.partial(_observe, request, is_async)
+        return (yield functools.partial(send, request))
     if attempt is not None:
-        return (yield from attempt.carry(call, observe))
-    family = functools.partial(_family, request)
+        observe = functools.partial(_observe, request, is_async)
+        return (yield from attempt.carry(functools.partial(send, request), observe))
+    rules = governor.match(outbound)
+    if rules is None:
+        return (yield functools.partial(send, request))
     roams = isinstance(getattr(transport, "_pool", None), _Pools)
-    return (yield from governor.exchange(outbound, call, observe, family=family, is_async=is_async, roams=roams))
+    errand = _Call(
+        governor, outbound, rules, is_async=is_async, family=functools.partial(_family, request), roams=roams
+    )
+    errand.request, errand.send = request, send
+    errand.replayable = outbound.body is not None
+    return (yield from run(errand))
+
+
+class _Call(Governed):
+    """One request through a transport."""
+
+    request: Any
+    send: Callable[[Any], Any]
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        observe = functools.partial(_observe, self.request, self.is_async)
+        return (yield from attempt.carry(functools.partial(self.send, self.request), observe))
+
+    def untouched(self) -> Steps[Any]:
+        return (yield functools.partial(self.send, self.request))
+
+    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+        raw = yield functools.partial(drain_async if self.is_async else drain, response)
+        response.stream = library(type(self.request)).ByteStream(raw)
+        body = decoded(self.request, response, raw)
+        if body is None:
+            return None, response
+        return Reply(response.status_code, kept_headers(response.headers.items()), body), response
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        module = library(type(self.request))
+        headers = [*reply.headers, *served.headers().items()]
+        return module.Response(
+            reply.status, headers=headers, stream=module.ByteStream(reply.body), request=self.request
+        )
+
+    def label(self, response: Any, served: Served) -> None:
+        response.headers.update(served.headers())
+
+    def discard(self, response: Any) -> Steps[None]:
+        yield response.aclose if self.is_async else response.close
+
+    def other(self, call: Call) -> _Call:
+        url = self.request.url.copy_with(path=call.path, params=call.params or {})
+        request = library(type(self.request)).Request(
+            self.request.method, url, headers=self.request.headers, extensions=self.request.extensions
+        )
+        made = _Call(
+            self.governor, _outbound(request), self.rules, is_async=self.is_async, family=self.family, roams=self.roams
+        )
+        made.request, made.send = request, self.send
+        return made
 
 
 def _observe(request: Any, is_async: bool, attempt: Attempt, response: Any) -> Steps[Any]:
     status, headers = response.status_code, response.headers
     if attempt.wants_body(status):
-        raw = yield functools.partial(_drain_async if is_async else _drain, response)
-        response.stream = _library(type(request)).ByteStream(raw)  # unread again: any way of reading works
-        attempt.answered(status, headers, _decoded(request, response, raw))
+        raw = yield functools.partial(drain_async if is_async else drain, response)
+        response.stream = library(type(request)).ByteStream(raw)  # unread again: any way of reading works
+        attempt.answered(status, headers, decoded(request, response, raw))
     elif attempt.slots:
-        response.stream = _streams(_library(type(request)))[is_async](response.stream, attempt, status, headers)
+        response.stream = streams(library(type(request)))[is_async](response.stream, attempt, status, headers)
     else:
         attempt.answered(status, headers)
     return response
@@ -280,75 +338,5 @@ def _outbound(request: Any) -> Outbound:
     )
 
 
-def _library(cls: type) -> ModuleType:
-    """httpx or httpx2: whichever the request's class comes from, also through subclasses."""
-    return sys.modules[cls.__mro__[-2].__module__.partition(".")[0]]
-
-
 def _family(request: Any) -> type[Exception]:
-    return _library(type(request)).TransportError  # type: ignore[no-any-return]
-
-
-# --- bodies -----------------------------------------------------------------------------------------------------
-
-
-def _drain(response: Any) -> bytes:
-    try:
-        return b"".join(response.stream)
-    finally:
-        response.stream.close()
-
-
-async def _drain_async(response: Any) -> bytes:
-    try:
-        return b"".join([chunk async for chunk in response.stream])
-    finally:
-        await response.stream.aclose()
-
-
-def _decoded(request: Any, response: Any, raw: bytes) -> bytes | None:
-    """The body without its content encoding; ``None`` if that does not work (the caller will see why)."""
-    if "content-encoding" not in response.headers:
-        return raw
-    copy = _library(type(request)).Response
-    try:
-        return copy(response.status_code, headers=response.headers.raw, content=raw).content  # type: ignore[no-any-return]
-    except Exception:  # noqa: BLE001 - DecodingError of either library
-        return None
-
-
-@functools.cache
-def _streams(module: ModuleType) -> tuple[type, type]:
-    """Streams that hold a slot until their last byte, for one of the two libraries."""
-
-    class Held:
-        def __init__(self, inner: Any, attempt: Attempt, status: int, headers: Any) -> None:
-            self._inner = inner
-            self._attempt = attempt
-            self._answer = (status, headers)
-
-    class SyncHeld(Held, module.SyncByteStream):  # type: ignore[name-defined,misc]
-        def __iter__(self) -> Iterator[bytes]:
-            for chunk in self._inner:
-                self._attempt.streaming()
-                yield chunk
-
-        def close(self) -> None:
-            try:
-                self._inner.close()
-            finally:
-                self._attempt.answered(*self._answer)
-
-    class AsyncHeld(Held, module.AsyncByteStream):  # type: ignore[name-defined,misc]
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for chunk in self._inner:
-                self._attempt.streaming()
-                yield chunk
-
-        async def aclose(self) -> None:
-            try:
-                await self._inner.aclose()
-            finally:
-                self._attempt.answered(*self._answer)
-
-    return SyncHeld, AsyncHeld
+    return library(type(request)).TransportError  # type: ignore[no-any-return]

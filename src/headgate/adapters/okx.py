@@ -15,7 +15,7 @@ from headgate.adapters._sdk import Sdk, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
-    from headgate import Gate
+    from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
 

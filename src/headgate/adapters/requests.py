@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
-from requests.exceptions import RequestException
+from requests.exceptions import ConnectionError, ReadTimeout, RequestException  # noqa: A004 - requests calls it so
 from requests.utils import select_proxy
+from urllib3.exceptions import ReadTimeoutError
 
 from headgate.adapters._call import Governor
 from headgate.adapters._wire import in_family
 from headgate.adapters.urllib3 import pool_classes
-from headgate.errors import Rejected
+from headgate.errors import CallFailed, HeadgateError, Rejected
 
 if TYPE_CHECKING:
-    from headgate import Gate
+    from headgate.gate.gate import Gate
 
 __all__ = ["Adapter", "govern", "patch", "roams"]
 
+F = TypeVar("F", bound=HeadgateError)
 S = TypeVar("S")
 
 
@@ -63,8 +65,8 @@ class Adapter(HTTPAdapter):
         """Sends a prepared request; a refusal of ours is raised as a ``RequestException``."""
         try:
             return super().send(request, *args, **options)
-        except Rejected as error:
-            raise _ours(error, request) from None
+        except (Rejected, CallFailed) as error:
+            raise _ours(error, request) from error.__cause__
 
 
 def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
@@ -112,8 +114,8 @@ def patch(module: ModuleType) -> None:
     def send(self: Any, request: Any, *args: Any, **options: Any) -> Any:
         try:
             return original(self, request, *args, **options)
-        except Rejected as error:
-            raise _ours(error, request) from None
+        except (Rejected, CallFailed) as error:
+            raise _ours(error, request) from error.__cause__
 
     module.HTTPAdapter.send = send
 
@@ -129,7 +131,11 @@ def roams(session: Any, url: str) -> bool:
     return hasattr(made_of, "headgate") and not select_proxy(url, proxies)
 
 
-def _ours(error: Rejected, request: Any) -> Rejected:
-    made = in_family(error, lambda: RequestException)
+def _ours(error: F, request: Any) -> F:
+    """The error as what requests would have made of its cause."""
+    kind: type[Exception] = RequestException
+    if isinstance(error, CallFailed) and error.__cause__ is not None:
+        kind = ReadTimeout if isinstance(error.__cause__, ReadTimeoutError) else ConnectionError
+    made = in_family(error, lambda: kind)
     made.request = request  # type: ignore[attr-defined]
     return made

@@ -11,18 +11,25 @@ import functools
 import io
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
-from headgate.adapters._call import Attempt, Governor, drive, peek, take
-from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
+from headgate.adapters._call import Attempt, Governor, Steps, drive, peek, take
+from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
+from headgate.errors import HeadgateError
+from headgate.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
     from headgate.pools.address import Address
+    from headgate.rules.call import Call
 
 __all__ = ["patch", "pool_classes"]
 
+_MOST_CONNECTIONS = 256
+"""Connections to one host that a pool keeps open at most, unless its user asked for more."""
 _BODY_MAX = 16_777_216
 """Bytes of an answer that are read ahead at most, to be classified or learned from."""
 
@@ -55,6 +62,7 @@ def _hook(cls: Any, governor: Governor) -> None:
     original_urlopen = cls.urlopen
     original_make_request = cls._make_request
     original_close = cls.close
+    original_put_conn = cls._put_conn
 
     @functools.wraps(original_urlopen)
     def urlopen(self: Any, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **kw: Any) -> Any:
@@ -68,7 +76,15 @@ def _hook(cls: Any, governor: Governor) -> None:
         def send(pool: Any, target: str) -> Any:
             return original_urlopen(pool, method, target, body, headers, *args, **kw)
 
-        return _exchange(*_origin(self, url), outbound, send)
+        pool, target = _origin(self, url)
+        rules = pool.headgate.match(outbound)
+        if outbound is None or rules is None:
+            return send(pool, target)
+        errand = _Call(pool.headgate, outbound, rules, is_async=False, family=_family, roams=_free(pool, target))
+        errand.pool, errand.url, errand.send, errand.options = pool, target, send, kw
+        errand.replayable = body is None or isinstance(body, (bytes, str))
+        errand.answers = _rereadable()
+        return drive(run(errand))
 
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
@@ -89,29 +105,98 @@ def _hook(cls: Any, governor: Governor) -> None:
             original_close(pool)
         original_close(self)
 
+    @functools.wraps(original_put_conn)
+    def _put_conn(self: Any, conn: Any) -> None:
+        pool = self.pool
+        if conn is not None and pool is not None and not self.block and pool.full():
+            with pool.mutex:  # as large as the limits let it become, instead of throwing connections away
+                pool.maxsize = max(pool.maxsize, min(_MOST_CONNECTIONS, pool.maxsize + 1))
+        original_put_conn(self, conn)
+
+    cls._put_conn = _put_conn
     cls.urlopen = urlopen
     cls._make_request = _make_request
     cls.close = close
     cls.headgate = governor
 
 
-def _exchange(pool: Any, url: str, outbound: Outbound | None, send: Callable[[Any, str], Any]) -> Any:
-    """One request from end to end; where no connection can be made from one address, it is made from the next."""
-    while True:
-        attempt = drive(pool.headgate.begin(outbound, _family, is_async=False, roams=_free(pool, url)))
-        if attempt is None:
-            return send(pool, url)
+class _Call(Governed):
+    """One request through a pool."""
+
+    pool: Any
+    url: str
+    send: Callable[[Any, str], Any]
+    options: dict[str, Any]
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
         try:
             with attempt.below(observed_above=False):
-                response = send(*_leaving(pool, attempt.egress, url))
+                response = yield lambda: self.send(*_leaving(self.pool, attempt.egress, self.url))
         except BaseException as error:
             attempt.failed(error, unsent=attempt.spare)
-            if not attempt.elsewhere:
-                raise
+            raise
+        if attempt.spare:  # a pool with a `_make_request` of its own
+            attempt.answered(response.status, response.headers)
+        return response
+
+    def untouched(self) -> Steps[Any]:
+        return (yield lambda: self.send(self.pool, self.url))
+
+    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+        if response.status != 200 or int(response.headers.get("content-length") or 0) > _BODY_MAX:
+            return None, response
+        if self.options.get("preload_content", True):
+            body = response.data
         else:
-            if attempt.spare:  # a pool with a `_make_request` of its own
-                attempt.answered(response.status, response.headers)
-            return response
+            raw = response.read(decode_content=False)
+            response.release_conn()
+            body = _unread(response, self.outbound.method, raw).read(decode_content=True)
+            response = _unread(response, self.outbound.method, raw)
+        return Reply(response.status, kept_headers(response.headers.items()), body), response
+        yield
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        from urllib3 import HTTPHeaderDict, HTTPResponse
+
+        return HTTPResponse(
+            body=io.BytesIO(reply.body),
+            headers=HTTPHeaderDict([*reply.headers, *served.headers().items()]),
+            status=reply.status,
+            version=11,
+            version_string="HTTP/1.1",
+            reason="OK",
+            preload_content=self.options.get("preload_content", True),
+            decode_content=False,
+            request_method=self.outbound.method,
+            request_url=self.url,
+        )
+
+    def label(self, response: Any, served: Served) -> None:
+        response.headers.update(served.headers())
+
+    def fail(self, error: HeadgateError, cause: BaseException | None) -> Exception:
+        # Not of the cause's own kind: requests would make an error of its own of it, and lose ours.
+        return in_family(error, self.family)
+
+    def discard(self, response: Any) -> Steps[None]:
+        response.drain_conn()
+        response.release_conn()
+        return
+        yield
+
+    def other(self, call: Call) -> _Call:
+        query = urlencode(call.params or {}, doseq=True)
+        url = f"{call.path}?{query}" if query else call.path
+        outbound = self.outbound._replace(path=call.path, query=query)
+        made = _Call(self.governor, outbound, self.rules, is_async=False, family=self.family, roams=self.roams)
+        made.pool, made.url, made.send, made.options = self.pool, url, self.send, self.options
+        return made
+
+
+@functools.cache
+def _rereadable() -> bool:
+    """Whether answers can be made anew: those of urllib3 2."""
+    return not version("urllib3").startswith("1.")
 
 
 def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outbound | None:

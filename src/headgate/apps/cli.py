@@ -17,13 +17,19 @@ _COMMANDS = {
     "config": ("headgate.apps.config", "The configuration: check it, show what is in force."),
     "demo": ("headgate.apps.demo", "Three programs on one address, without and with Headgate."),
     "emulate": ("headgate.apps.emulate", "A strict test server that enforces a provider's rules on loopback."),
+    "exchange": (
+        "headgate.apps.exchange",
+        "Positions, orders, cancel and close by hand, also while trading is paused.",
+    ),
     "explain": ("headgate.apps.explain", "What one call would cost, on which limits, and where the numbers come from."),
     "pause": ("headgate.apps.pause", "Stop a provider, a kind of call or everything, in all processes at once."),
     "proxy": ("headgate.apps.proxy", "A base URL for programs in any language: calls go on through the gate."),
     "resume": ("headgate.apps.resume", "Take a pause back."),
     "rules": ("headgate.apps.rules", "The providers' rules: list, show, check, diff."),
     "run": ("headgate.apps.run", "Run an unchanged program, and its Python children, through the gate."),
+    "sessions": ("headgate.apps.sessions", "Jobs that programs keep alive: list, recover, stop."),
     "status": ("headgate.apps.status", "Every budget, who spends it, bans, and the state of the store."),
+    "telegram": ("headgate.apps.telegram", "A bot: status, pause, resume, positions and close from a chat."),
     "top": ("headgate.apps.top", "The status, live."),
 }
 

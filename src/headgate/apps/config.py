@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from headgate.errors import RuleError
+from headgate.gate.by_hand import CREDENTIALS, VARIABLE
 from headgate.gate.configuration import Configuration, configure
 from headgate.ledger.limit import Limit
 from headgate.pools.settings import EgressSettings, addresses_of
@@ -24,7 +25,7 @@ from headgate.rules.times import interval_name
 __all__ = ["command", "masked", "values"]
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
-_TABLES = ("egress", "providers", "priorities", "programs", "alerts", "headroom")
+_TABLES = ("egress", "providers", "priorities", "programs", "exchanges", "telegram", "alerts", "headroom")
 """Parts of the file that are shown as they are written; nothing else can say the same."""
 
 
@@ -110,6 +111,12 @@ def _leaves(value: Any, path: str, shown: str, said: Configuration) -> Iterator[
         for key, each in value.items():
             yield from _leaves(each, f"{path}.{key}", f"{shown}.{_quoted(key)}", said)
     else:
+        if (
+            shown.startswith("exchanges.")
+            and shown.rpartition(".")[2] in CREDENTIALS
+            and not VARIABLE.fullmatch(str(value))
+        ):
+            value = "…"  # it should name a variable, and may be the key itself
         yield shown, masked(value) if isinstance(value, str) else value, said.file.place(path)
 
 

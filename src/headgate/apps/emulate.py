@@ -67,6 +67,22 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--loss", default=0.0, type=SHARE, help="Share of requests that get no answer; half of them are counted.")
 @click.option("--hangup", default=0.0, type=SHARE, help="Share of connections reset; half of them after counting.")
 @click.option("--errors", default=0.0, type=SHARE, help="Share of requests answered with 503.")
+@click.option("--hang", default=0.0, type=SHARE, help="Share of requests carried out but never answered.")
+@click.option(
+    "--ws-interval",
+    default=0.25,
+    show_default=True,
+    type=click.FloatRange(0.001, 3_600),
+    help="Seconds between two data messages of a websocket's topic.",
+)
+@click.option(
+    "--ws-lifetime",
+    type=click.FloatRange(0),
+    help="Seconds after which websockets are closed; 0: never. [default: the provider's habit, times the scale]",
+)
+@click.option("--ws-silent", is_flag=True, help="Websockets stay open but bring no data.")
+@click.option("--ws-refuse", default=0.0, type=SHARE, help="Share of websockets accepted and closed at once.")
+@click.option("--ws-lag", default=0.0, type=click.FloatRange(0), help="Milliseconds by which websockets are late.")
 @click.option("--skew", default=0.0, type=float, help="Seconds by which the emulator's clock is ahead.")
 @click.option("--usage-headers/--no-usage-headers", default=True, help="Whether answers tell what is used.")
 @click.option("--retry-after/--no-retry-after", default=True, help="Whether refusals say when to come back.")

@@ -77,6 +77,7 @@ def _show(method: str, url: str, found: Explanation) -> None:
         "route": known,
         "class": f"{found.route_class}, priority {found.priority}",
         "cost from": escape(_origin(found.cost)),
+        "policies": escape(_around(found)),
     }
     if not found.feedback:
         facts["feedback"] = "ignored: the usage headers of this answer are not reliable"
@@ -110,6 +111,22 @@ def _show(method: str, url: str, found: Explanation) -> None:
     for share in found.limits:
         if share.provenance.note:
             console.print(f"  {share.name}: {escape(share.provenance.note)}")
+
+
+def _around(found: Explanation) -> str:
+    """What the policies may do around the call, where they are switched on."""
+    if found.kept:
+        words = [f"kept {interval_name(round(found.kept * 1e9))}"]
+    elif found.kept is None and found.route_class == "market" and found.route.startswith("GET "):
+        words = ["kept as your cache says"]
+    else:
+        words = ["not kept"]
+    if found.merged:
+        words.append(f"made with others as {found.merged}")
+    words.append("may be repeated" if found.twice else "not repeated where its fate is unknown")
+    if found.ask:
+        words.append(f"{found.ask} tells")
+    return "; ".join(words)
 
 
 def _origin(origin: Provenance) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from headgate.gate.configuration import configure
+from headgate.gate.emergency import spoken
 from headgate.gate.settings import load_settings, open_store_name
 from headgate.gate.times import Times
 from headgate.gate.waits import Wait, read_waits
@@ -87,7 +88,7 @@ def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[Ad
             for klass, wait in waits.items()
         },
         "learned": {
-            provider: {name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items()}
+            provider: {name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items() if name[0] != "~"}
             for provider, limits in found.learned.items()
         },
     }
@@ -204,7 +205,9 @@ def as_table(data: dict[str, Any]) -> RenderableType:
         parts.append(Text(f"SAFE SHARE: {data['degraded']}", style="bold red"))
     for block in data["blocks"]:
         end = "until resumed" if block["until"] is None else f"for {block['until'] - time.time():.0f} s more"
-        parts.append(Text(f"{block['kind'].upper()} {block['scope']} {end}  {block['reason']}", style="bold red"))
+        parts.append(
+            Text(f"{block['kind'].upper()} {spoken(block['scope'])} {end}  {block['reason']}", style="bold red")
+        )
     if data["limits"]:
         parts.append(table)
         # One address without a name needs no table of its own: its limits are all above.

@@ -20,6 +20,7 @@ from headgate.gate.settings import (
     program_name,
     read_settings,
 )
+from headgate.policy.policies import Policies
 from headgate.pools.settings import EgressSettings
 from headgate.rules.book import Rulebook
 from headgate.rules.call import Priority
@@ -40,7 +41,7 @@ class Configuration:
         store: its address, a store object, or ``""``.
         egress: name of the one address that this program is told to use, or ``""``.
         priority: class of calls that name none; None: the route's own.
-        weight, max_wait, learn: as in `Settings`.
+        weight, max_wait, learn, policies: as in `Settings`.
         hosts: hosts to treat as a provider.
         rules: further rule files.
         sources: who said it, by the name of the setting (``weight``) and by host (``hosts.HOST``): ``argument``, the name
@@ -56,6 +57,7 @@ class Configuration:
     weight: int
     max_wait: float
     learn: bool
+    policies: Policies
     hosts: Mapping[str, str]
     rules: tuple[Path, ...]
     sources: Mapping[str, str]
@@ -82,7 +84,12 @@ class Configuration:
         said = self.said
         try:
             return Rulebook.load(
-                self.hosts, extra=self.rules, headroom=_headroom(said), tiers=_tiers(said), overrides=_overrides(said)
+                self.hosts,
+                extra=self.rules,
+                headroom=_headroom(said),
+                tiers=_tiers(said),
+                overrides=_overrides(said),
+                smooth=frozenset(name for name, provider in said.providers.items() if provider.pace == "smooth"),
             )
         except UnknownProvider as error:
             for host, name in self.said.hosts.items():
@@ -157,6 +164,7 @@ def configure(
     weight: int | None = None,
     max_wait: float | None = None,
     learn: bool | None = None,
+    policies: Policies | str | None = None,
 ) -> Configuration:
     """What is in force with these arguments (those of `Gate`), in this environment.
 
@@ -177,6 +185,7 @@ def configure(
         weight=max(1, pick("weight", weight, "HEADGATE_WEIGHT", _weight, file.said.weight)),
         max_wait=pick("max_wait", max_wait, "", float, file.said.max_wait),
         learn=pick("learn", learn, "", bool, file.said.learn),
+        policies=_policies(pick("policies", policies, "HEADGATE_POLICIES", Policies.named, file.said.policies), file),
         hosts=pick.hosts(hosts),
         rules=(*map(Path, file.said.rules), *map(Path, rules)),
         sources=pick.sources,
@@ -217,6 +226,15 @@ class _Picker:
         source = "HEADGATE_HOSTS" if argument is None else "argument"
         self.sources |= {f"hosts.{host}": source for host in over}
         return found | over
+
+
+def _policies(said: Policies | str, file: SettingsFile) -> Policies:
+    if isinstance(said, Policies):
+        return said
+    try:
+        return Policies.named(said)
+    except RuleError as error:
+        raise file.error("$.policies", error.reason) if file.says("$.policies") else error from None
 
 
 def _weight(text: str) -> int:

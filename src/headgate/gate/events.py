@@ -8,16 +8,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from headgate.ledger.decide import Refusal
+from headgate.ledger.limit import SECOND
+from headgate.rules.call import Plan
+
 __all__ = ["Event", "Events"]
 
 _LOG: Final = logging.getLogger("headgate")
 _LEVELS: Final = {
     "throttled": logging.WARNING,
+    "paced": logging.WARNING,
+    "overloaded": logging.INFO,
     "banned": logging.WARNING,
     "foreign": logging.WARNING,
     "egress": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,
+    "session abnormal": logging.WARNING,
+    "session recovering": logging.WARNING,
+    "session recovered": logging.WARNING,
+    "session failed": logging.ERROR,
+    "session stopped": logging.INFO,
+    "stream down": logging.WARNING,
+    "stream stale": logging.WARNING,
+    "stream back": logging.INFO,
+    "stream rolled over": logging.INFO,
     "waiting": logging.INFO,
     "learned": logging.INFO,
     "clock": logging.INFO,
@@ -30,8 +45,8 @@ class Event:
     """Something a person may want to know.
 
     Attributes:
-        kind: ``throttled``, ``banned``, ``foreign``, ``egress``, ``learned``, ``clock``, ``waiting``, ``rejected``,
-            ``store lost``, ``store back``.
+        kind: ``throttled``, ``paced``, ``overloaded``, ``banned``, ``foreign``, ``egress``, ``learned``, ``clock``,
+            ``waiting``, ``rejected``, ``store lost``, ``store back``.
         message: one sentence, without secrets.
         provider: namespace, or ``""``.
         fields: numbers and names behind the sentence.
@@ -75,3 +90,11 @@ class Events:
         if now - self._said.get((kind, about), -every) >= every:
             self._said[kind, about] = now
             self.say(kind, message, provider, **fields)
+
+    def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
+        """A call waits for long: why (law 7), about one limit once a minute. `now`: steady ns."""
+        why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
+        self.say_seldom(
+            "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.opens - now) / SECOND:.0f} s for {why}",
+            plan.provider, key=no.key, seconds=(no.opens - now) / SECOND,
+        )  # fmt: skip

@@ -8,33 +8,36 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
-from headgate.errors import StoreError
 from headgate.gate import priorities
 from headgate.gate.configuration import configure
 from headgate.gate.contact import Contact
+from headgate.gate.emergency import passing, understood
 from headgate.gate.events import Event, Events
+from headgate.gate.gathering import Jams
+from headgate.gate.opening import opened
+from headgate.gate.own import Got, OwnErrand
 from headgate.gate.permit import Permit
+from headgate.gate.pipeline import Pipeline
 from headgate.gate.remote import RemoteRoom
 from headgate.gate.roaming import Crowd
 from headgate.gate.room import WaitingRoom
-from headgate.gate.settings import open_store_name, program_name, secret_of
+from headgate.gate.settings import program_name
 from headgate.gate.settling import Settling
+from headgate.gate.steps import Steps, drive, drive_async
 from headgate.gate.times import Times
-from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
+from headgate.policy.policies import Policies
 from headgate.pools.address import Address
 from headgate.pools.pool import Choice, Egress, Pool
 from headgate.rules.call import Call, Identity, Plan, Priority
 from headgate.rules.provider import Provider
 from headgate.rules.scopes import owner_of
 from headgate.stores.base import Store
-from headgate.stores.memory import MemoryStore
 from headgate.stores.records import Snapshot
-from headgate.stores.redis.address import is_address
 
 __all__ = ["Gate"]
 
@@ -55,6 +58,9 @@ class Gate:
         priority: class of calls that name none; None: ``$HEADGATE_PRIORITY``, else the route's own.
         weight: this process's share in fairness among equals; None: ``$HEADGATE_WEIGHT``, else 1.
         max_wait: seconds a call waits that names no timeout; None: 900.
+        learn: whether adapters ask a provider for its limits before the first call; None: they do.
+        policies: what is done around calls (`Policies`, or their names: ``"all"``, ``"retry,cache"``); None:
+            ``$HEADGATE_POLICIES``, else nothing but the gate.
 
     A gate may be used from any number of threads and event loops, and after a fork. Close it, or use it as a context
     manager; one that is dropped lets its permits end with their leases.
@@ -76,6 +82,7 @@ class Gate:
         weight: int | None = None,
         max_wait: float | None = None,
         learn: bool | None = None,
+        policies: Policies | str | None = None,
     ) -> None:
         said = configure(
             config,
@@ -88,11 +95,14 @@ class Gate:
             weight=weight,
             max_wait=max_wait,
             learn=learn,
+            policies=policies,
         )
         self.events = Events()
+        self.jams = Jams(self.events)
         self.home = said.home
         self.book = said.rulebook()
         self.max_wait = said.max_wait
+        self.policies = said.policies
         self.untouched_hosts: dict[str, int] = {}
         """Calls to hosts without rules, by host: they pass untouched."""
         self._name = name
@@ -100,32 +110,10 @@ class Gate:
         self._learn = said.learn
         self._priority = said.priority
         self._assigned = said.assigned()
-        self.store, secret = self._open_store(said.store)
-        self._secret = secret
+        self.store, self._secret = opened(said.store, said.home, self.events.say)
         self._identities: dict[tuple[str, str], Identity] = {}
         self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
         self._begin()
-
-    def _open_store(self, store: str | Store | None) -> tuple[Store, bytes]:
-        if isinstance(store, Store):
-            return store, secrets.token_bytes(32)
-        name = open_store_name(store)
-        if name.startswith("memory"):
-            return MemoryStore(), secrets.token_bytes(32)
-        if is_address(name):
-            from headgate.stores.redis.store import RedisStore
-            from headgate.stores.safe import SafeStore
-
-            remote = RedisStore(name, home=self.home)
-            return SafeStore(remote, self._say_store), remote.secret(self.home)
-        from headgate.stores.host import HostStore
-        from headgate.stores.safe import SafeStore
-
-        try:
-            secret = secret_of(self.home)
-        except StoreError:
-            secret = b""  # the store will say what is wrong; without the folder nothing is shared anyhow
-        return SafeStore(HostStore(self.home), self._say_store), secret
 
     def _begin(self) -> None:
         """What belongs to one process; made anew after a fork."""
@@ -141,6 +129,7 @@ class Gate:
         self.settling = Settling(self)
         self.store.heard = self.settling.after
         self.contact = Contact(self)
+        self.pipeline = Pipeline(self, self.policies) if self.policies else None
         self._providers: dict[str, Provider] = {}
         self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
         self._generation = -1
@@ -157,9 +146,6 @@ class Gate:
                         f"the ledgers under {self.home} were broken ({rebuilt}) and begin anew; bans were kept, and every "
                         "limit starts as used up or by half until its window is over",
                     )
-
-    def _say_store(self, kind: str, message: str) -> None:
-        self.events.say(kind, message)
 
     # -- for users -------------------------------------------------------------------------------------------------
 
@@ -236,7 +222,62 @@ class Gate:
             if chosen is None:
                 chosen = self._priority
             klass = plan.priority if chosen is None else chosen
-        return Permit(self, rules, plan, klass, self.max_wait if timeout is None else timeout, address, choice)
+        return Permit(self, rules, passing(plan), klass, self.max_wait if timeout is None else timeout, address, choice)
+
+    def call(
+        self,
+        provider: str | Provider,
+        method: str,
+        path: str,
+        send: Callable[[Permit], Any],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Got:
+        """A whole call with all that the gate's policies do around it: kept answers, retries, a breaker.
+
+        Args:
+            provider, method, path, params, body, headers: as for `permit`.
+            send: makes one attempt with the permit it is given, and returns ``(status, headers, body)``. It is called for
+                each attempt, so sign inside it.
+            **options: others of `permit`: ``priority``, ``timeout``, ``egress``, ``account``.
+
+        Raises:
+            Rejected: it was not sent.
+            RetriesExhausted, OutcomeUnknown: it was, in vain.
+        """
+        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=False)
+        return drive(self._run(errand))
+
+    async def call_async(
+        self,
+        provider: str | Provider,
+        method: str,
+        path: str,
+        send: Callable[[Permit], Awaitable[Any]],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Got:
+        """`call` for asyncio; `send` is awaited."""
+        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=True)
+        return await drive_async(self._run(errand))
+
+    def _errand(
+        self, provider: str | Provider, call: Call, send: Callable[[Permit], Any], options: Any, *, is_async: bool
+    ) -> OwnErrand:
+        return OwnErrand(self, self.provider(provider), call, send, options, is_async=is_async)
+
+    def _run(self, errand: OwnErrand) -> Steps[Got]:
+        return errand.attempt(None) if self.pipeline is None else self.pipeline.run(errand)
+
+    def plan(self, provider: str | Provider, call: Call) -> Plan:
+        """What a call would spend that leaves from the default address."""
+        return passing(self._plan(provider, call, "", "")[1])
 
     def _plan(self, provider: str | Provider, call: Call, egress: str, account: str) -> tuple[Provider, Plan, Address]:
         rules = self.provider(provider)
@@ -253,7 +294,7 @@ class Gate:
                 shown = owner_of(kind, rules.file.owners)(call, Identity(secret=self._secret), "")
                 accounts.append(shown)
         return self.egress.choose(
-            pool, rules.namespace, accounts, lambda address: rules.plan(call, self.identity(address, account))
+            pool, rules.namespace, accounts, lambda address: passing(rules.plan(call, self.identity(address, account)))
         )
 
     def identity(self, address: Address, account: str = "") -> Identity:
@@ -300,9 +341,9 @@ class Gate:
         return self.store.read(self.times.now)
 
     def scope(self, name: str) -> str:
-        """A scope as users write it (``binance-usdm/class:order``) as the store knows it (with mapped hosts)."""
-        provider, slash, rest = name.partition("/")
-        return self.provider(provider.partition("@")[0]).namespace + slash + rest
+        """A scope as users write it (``everything``, ``binance-usdm/class:order``) as the store knows it (with mapped
+        hosts). Raises as `headgate.gate.emergency.understood` does."""
+        return understood(name, lambda provider: self.provider(provider).namespace)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
         """Shut a scope for every process, at once. `seconds` None: until `unblock`."""
@@ -331,22 +372,14 @@ class Gate:
 
             await asyncio.to_thread(self.first_contact, provider, base_url)
 
-    # -- told on behalf of the waiting room ------------------------------------------------------------------------
-
-    def tell_wait(self, plan: Plan, no: Refusal, now: int) -> None:
-        """A call waits for long: say why (law 7), about one limit once a minute."""
-        why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
-        self.events.say_seldom(
-            "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.opens - now) / SECOND:.0f} s for {why}",
-            plan.provider, key=no.key, seconds=(no.opens - now) / SECOND,
-        )  # fmt: skip
-
     # -- closing ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Refuse who waits, stop the helper thread, leave the store. Permits that are held can still be settled."""
         if self._pid == os.getpid():
             self.room.close()
+            if self.pipeline is not None:
+                self.pipeline.close()
         self._depart()
 
     def _depart(self) -> None:

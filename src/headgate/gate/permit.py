@@ -185,7 +185,7 @@ class Permit:
         if type(headers) is dict:
             headers = {name.lower(): value for name, value in headers.items()}
         answer = Answer(status, headers or {}, body) if status else None
-        told = self._gate.settling.answered(self._provider, self.plan, grant, answer, costs)
+        told = self._gate.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
         if self._choice is not None and answer is not None:
             self._gate.settling.fared(self._choice, told)
         return told

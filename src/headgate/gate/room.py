@@ -203,7 +203,7 @@ class WaitingRoom:
         """Say who waits for long; to handlers of a program's own, so not inside a transaction."""
         long, self._long = self._long, []
         for plan, no in long:
-            self._gate.tell_wait(plan, no, now)
+            self._gate.events.say_wait(plan, no, now)
 
     def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
         head = lane.head()

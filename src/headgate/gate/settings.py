@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from headgate.errors import RuleError, StoreError, StoreUnavailable
+from headgate.gate.by_hand import ExchangeSettings, TelegramSettings
+from headgate.policy.policies import Policies
 from headgate.pools.settings import EgressSettings, checked
 from headgate.rules.located import faults, key_lines, line_of
 from headgate.stores.redis.address import is_address, parse_address
@@ -82,11 +84,13 @@ class ProviderSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         tier: the customer's tier; or by limit, where they differ.
         headroom: what to leave unused of every limit, in per cent.
         limits: by name.
+        pace: ``"smooth"`` spreads the budget of each window evenly over it; ``"burst"`` spends it as calls come.
     """
 
     tier: str | dict[str, str] = {}
     headroom: Percent = ""
     limits: dict[str, LimitSettings] = {}
+    pace: Literal["burst", "smooth"] = "burst"
 
 
 class ProgramSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -122,6 +126,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             ``PROVIDER METHOD PATH``.
         programs: by name.
         alerts: reserved.
+        policies: what is done around calls: ``"all"``, some names (``"retry,cache"``), or a table with settings.
+        exchanges: accounts for ``headgate exchange``, by a name of the user's.
+        telegram: the chats that ``headgate telegram`` obeys.
         headroom: by provider and limit; the older way of ``providers.NAME.limits.LIMIT.headroom``.
     """
 
@@ -138,6 +145,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     priorities: dict[str, Class] = {}
     programs: dict[str, ProgramSettings] = {}
     alerts: AlertSettings = AlertSettings()
+    policies: str | Policies = ""
+    exchanges: dict[str, ExchangeSettings] = {}
+    telegram: TelegramSettings = TelegramSettings()
     headroom: dict[str, dict[str, Headroom]] = {}
 
 

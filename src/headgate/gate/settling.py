@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from headgate.gate.pacing import Pacing
 from headgate.ledger.limit import SECOND, Instant, Window
 from headgate.pools.pool import Choice
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
@@ -33,6 +34,7 @@ class Settling:
         self._store = gate.store
         self._times = gate.times
         self._events = gate.events
+        self._pacing = Pacing(gate)
 
     def settled(self, grant: Grant) -> None:
         """Settle at the reserved cost; nothing is known of an answer."""
@@ -71,9 +73,17 @@ class Settling:
             )  # fmt: skip
 
     def answered(
-        self, rules: Provider, plan: Plan, grant: Grant, answer: Answer | None, costs: Mapping[str, int] | None
+        self,
+        rules: Provider,
+        plan: Plan,
+        grant: Grant,
+        answer: Answer | None,
+        costs: Mapping[str, int] | None,
+        *,
+        waited: bool = False,
     ) -> Feedback:
-        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits."""
+        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits, and, if
+        the call `waited` for its permit, that more of a limit is wanted."""
         namespace = plan.provider
         told = Feedback()
         now = self._times.now(namespace)
@@ -96,6 +106,11 @@ class Settling:
             self._shut(rules, block, grant, now)
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
+            self._pacing.throttled(rules, plan, told)
+        elif told.outcome is Outcome.OVERLOADED:
+            self._events.say("overloaded", f"{plan.route} was not served: {told.reason}", namespace, route=plan.route)
+        elif told.outcome is Outcome.OK:
+            self._pacing.answered(rules, plan, waited=waited)
         self.after(namespace, done)
         return told
 

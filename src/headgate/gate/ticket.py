@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 
-from headgate.errors import Blocked, CannotFit, DeadlineExceeded, Rejected
+from headgate.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
 from headgate.gate.contact import CONTACT
+from headgate.gate.emergency import spoken
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
+from headgate.policy.breaker import OPEN
 from headgate.rules.call import Plan
 from headgate.stores.records import Grant
 from headgate.waiting.queue import Waiter
@@ -30,7 +32,7 @@ class Ticket(Waiter):
     __slots__ = ("error", "event", "future", "grant", "loop", "movable", "plan")
 
     def __init__(self, plan: Plan, klass: int, arrived: int, deadline: int) -> None:
-        super().__init__(plan.charges, klass, arrived, deadline)
+        super().__init__(plan.charges, klass, arrived, deadline, plan.scopes)
         self.plan = plan
         self.grant: Grant | None = None
         self.error: Exception | None = None
@@ -61,13 +63,17 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
             scope=no.key,
         )
     moves = ticket.movable and no.kind not in ("limit", CONTACT)
-    if (no.opens <= ticket.deadline and not moves) or (no.unknown and no.kind == "limit") or no.kind == CONTACT:
+    in_time = no.opens <= ticket.deadline and not moves and no.kind != OPEN
+    if in_time or (no.unknown and no.kind == "limit") or no.kind == CONTACT:
         return  # in time, or whoever settles, or asks the provider for its limits, will wake us
     at = wall + (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
     wait = "until it is resumed" if at is None else f"for {(no.opens - now) / SECOND:.1f} s"
     kept = (ticket.deadline - now) / SECOND
+    if no.kind == OPEN:
+        text = f"the breaker of {spoken(no.key)} is open {wait}: {no.reason}"
+        raise BreakerOpen(text, limit=no.kind, scope=no.key, retry_at=at)
     if no.kind != "limit":
-        text = f"{no.key} is shut {wait} ({no.kind}{': ' + no.reason if no.reason else ''})"
+        text = f"{spoken(no.key)} is shut {wait} ({no.kind}{': ' + no.reason if no.reason else ''})"
         raise Blocked(f"{text}; the call would wait {kept:.1f} s at most", limit=no.kind, scope=no.key, retry_at=at)
     name = no.key.split("/")[1] if "/" in no.key else no.key
     raise DeadlineExceeded(

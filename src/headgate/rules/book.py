@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class Rulebook:
         headroom: Mapping[str, Mapping[str, int | str]],
         tiers: Mapping[str, Mapping[str, str]],
         overrides: Mapping[str, Mapping[str, tuple[int, int]]],
+        smooth: Container[str] = (),
     ) -> None:
+        self._smooth = smooth
         self._headroom, self._tiers, self._overrides = headroom, tiers, overrides
         self._entries = dict(entries)
         self._files = dict(files)
@@ -70,6 +72,7 @@ class Rulebook:
         headroom: Mapping[str, Mapping[str, int | str]] | None = None,
         tiers: Mapping[str, Mapping[str, str]] | None = None,
         overrides: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
+        smooth: Container[str] = (),
     ) -> Rulebook:
         """The bundled rule files, and `extra` ones, which replace a bundled file of the same name.
 
@@ -79,6 +82,7 @@ class Rulebook:
             headroom: by provider and limit, what to leave unused: units, or per cent as in ``"10%"``.
             tiers: by provider and limit (``*`` for all), the customer's tier.
             overrides: by provider and limit, a number of the user's own: (capacity in units, period in ns; 0 keeps it).
+            smooth: providers whose windows are spent evenly.
         """
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
@@ -92,7 +96,7 @@ class Rulebook:
                 )
             files[entry.name] = _checked(path)
             entries[entry.name] = entry
-        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {})
+        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {}, smooth)
 
     def add(self, file: File, at: Iterable[str] = ()) -> None:
         """Take in rules that were made at run time, for a provider that has no file; again is nothing.
@@ -165,6 +169,7 @@ class Rulebook:
                         headroom=self._headroom.get(wished),
                         tiers=self._tiers.get(wished),
                         overrides=self._overrides.get(wished),
+                        smooth=wished in self._smooth,
                     )
                     self._providers[name, namespace] = provider
         return provider

@@ -37,6 +37,10 @@ class Outcome(StrEnum):
     BAD_REQUEST = "bad request"
     FAILED = "failed"
     """Any other answer that is an error (5xx)."""
+    NETWORK = "network"
+    """It surely never left: no connection could be made."""
+    UNKNOWN = "unknown"
+    """It was sent, and no answer came."""
 
 
 class Call(NamedTuple):
@@ -130,6 +134,8 @@ class Feedback:
         server_time: bounds of the server's clock when it answered, Unix ns ``(earliest, latest)``; ``None`` if unsaid.
         learned: limits as the provider states them: limit name -> (capacity in units, period in ns).
         reason: one line for people (code and text of a refusal), without secrets.
+        acted: whether the provider may have done what was asked; False if it surely refused before.
+        retry_in: ns after the answer before which the provider wants no other try; None if it says nothing.
     """
 
     outcome: Outcome = Outcome.OK
@@ -140,3 +146,5 @@ class Feedback:
     server_time: tuple[int, int] | None = None
     learned: dict[str, tuple[int, int]] = field(default_factory=dict)
     reason: str = ""
+    acted: bool = True
+    retry_in: int | None = None

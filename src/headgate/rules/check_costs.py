@@ -96,7 +96,7 @@ def unready(file: File) -> list[tuple[str, str]]:
     """What `file` needs that this version cannot evaluate: (key, what). Only what would be unsafe to ignore."""
     found: list[tuple[str, str]] = []
     for name, limit in file.limits.items():
-        later = ("zone", "calendar", "hours", "adaptive")
+        later = ("zone", "calendar", "hours")
         found += [(f"$.limits.{name}.{field}", field) for field in later if getattr(limit, field)]
     settings = [kind for kind, owner in file.owners.items() if owner.setting and kind != "account"]
     found += [(f"$.owners.{kind}.setting", "setting") for kind in settings]

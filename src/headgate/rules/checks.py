@@ -7,6 +7,7 @@ import re
 from headgate.errors import RuleError
 from headgate.ledger.limit import Window
 from headgate.rules.check_costs import check_costs
+from headgate.rules.check_handling import check_handling
 from headgate.rules.check_values import Wrong, a_duration, a_regex, lower_case, reference, words
 from headgate.rules.routing import limit_of, listed
 from headgate.rules.schema import Condition, File, LimitRule, Refusal, Retry, Route, Sourced
@@ -23,7 +24,7 @@ _METHODS = {
 def check(file: File, path: str = "") -> None:
     """Raise `RuleError` for the first thing in `file` that cannot be meant; `path` names the file in it."""
     try:
-        for part in (_head, _limits, _routes, _refusals, _learning, _times):
+        for part in (_head, _limits, _routes, _refusals, _learning, _times, check_handling):
             part(file)
     except Wrong as wrong:
         raise RuleError(f"{wrong.what}. {wrong.remedy}", file=path, key=wrong.key) from None

@@ -99,6 +99,14 @@ class Explanation(msgspec.Struct, frozen=True):
     """Of the route's cost; each limit has its own."""
     feedback: bool
     blocked_by: list[str]
+    kept: float | None = None
+    """Seconds for which an answer is as good as a new one; None if the rules do not say."""
+    merged: str = ""
+    """``METHOD /path`` of the call as which it can be made together with others; ``""`` if it cannot."""
+    twice: bool = False
+    """Making it twice does no more than making it once."""
+    ask: str = ""
+    """The call that tells what became of it, where that matters and is known."""
 
 
 def provenance(file: File, rule: Sourced) -> Provenance:

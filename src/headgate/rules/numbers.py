@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from headgate.errors import RuleError
-from headgate.ledger.limit import Limit
+from headgate.ledger.limit import Limit, Window
 from headgate.rules.routing import limit_of
 from headgate.rules.schema import File
 
-__all__ = ["chosen", "stated"]
+__all__ = ["chosen", "smoothed", "stated"]
+
+_SLICES = 10
+"""Parts of a window over which smooth pacing spreads its budget: a burst is a tenth of it."""
 
 T = TypeVar("T")
 
@@ -61,6 +64,22 @@ def stated(limit: Limit, learned: tuple[int, int] | None, *, lasting: bool) -> L
     headroom = limit.headroom * capacity // limit.capacity
     refill = limit.refill if lasting else limit.refill * capacity // limit.capacity
     return replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+
+
+def smoothed(limit: Limit) -> Limit | None:
+    """A second limit that spreads the budget of a window evenly: its part in each part of the window. None where there is
+    nothing to spread: slots, buckets, budgets too small to be parted."""
+    slices = min(_SLICES, limit.usable)
+    if limit.window in {Window.SLOTS, Window.BUCKET} or slices < 2 or limit.period < slices:
+        return None
+    return Limit(
+        name=f"{limit.name}~smooth",
+        unit=limit.unit,
+        capacity=-(-limit.usable // slices),
+        period=limit.period // slices,
+        window=Window.SLIDING,
+        scope=limit.scope,
+    )
 
 
 def _tiered(file: File, tiers: Mapping[str, str]) -> dict[str, Limit]:

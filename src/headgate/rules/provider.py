@@ -10,7 +10,8 @@ from headgate.ledger.limit import SECOND, Charge
 from headgate.rules.answer import Listener
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
 from headgate.rules.explanation import Explanation, LimitShare, provenance
-from headgate.rules.numbers import chosen, stated
+from headgate.rules.handling import Handling
+from headgate.rules.numbers import chosen, smoothed, stated
 from headgate.rules.reading import number, reader, text
 from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from headgate.rules.schema import File
@@ -56,6 +57,7 @@ class Provider:
         name: of the rule file.
         namespace: begins every `Charge.key`; differs from `name` where the user mapped hosts of their own to it.
         file: the rule file.
+        handling: what may be done around its calls.
         limits: by name; the file's numbers, or those chosen or learned (see `headgate.rules.numbers`).
     """
 
@@ -69,6 +71,8 @@ class Provider:
         tiers: Mapping[str, str] | None = None,
         overrides: Mapping[str, tuple[int, int]] | None = None,
         router: Router | None = None,
+        handling: Handling | None = None,
+        smooth: bool = False,
     ) -> None:
         """Put the rules of `file` to work.
 
@@ -80,7 +84,8 @@ class Provider:
             headroom: by limit, what to leave unused: units, or per cent as in ``"10%"``.
             tiers: limit, or ``*`` for all -> the customer's tier.
             overrides: by limit, the user's own number: (capacity in units, period in ns; 0 keeps it).
-            router: of the same file, if there is one already.
+            router, handling: of the same file, if there are such already.
+            smooth: spread the budget of each window evenly over it (`smoothed`).
 
         Raises:
             RuleError: a limit or a tier that does not exist, or a number that leaves nothing.
@@ -88,6 +93,7 @@ class Provider:
         self.name = file.name
         self.namespace = namespace or file.name
         self.file = file
+        self._smooth = smooth
         self._learned = dict(learned or {})
         self._headroom = dict(headroom or {})
         self._tiers = dict(tiers or {})
@@ -99,6 +105,7 @@ class Provider:
             if (name := ledger.partition("/")[0]) != ledger and name in self.limits
         }
         self._router = router or Router(file)
+        self.handling = handling or Handling(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._listener = Listener(file, self.namespace, self.limits, self._router.labels, self._learned)
         self._places: dict[CompiledRoute, _Place] = {}
@@ -151,6 +158,8 @@ class Provider:
             tiers=self._tiers,
             overrides=self._overrides,
             router=self._router,
+            handling=self.handling,
+            smooth=self._smooth,
         )
 
     def learn_route(self) -> tuple[str, str] | None:
@@ -189,9 +198,12 @@ class Provider:
         plan = self.plan(call, identity)
         shares = []
         for charge in plan.charges:
+            if "~" in charge.limit.name:
+                continue
             rule = self.file.limits[charge.limit.name]
             learned = charge.limit.name in self._learned or charge.key[len(self.namespace) + 1 :] in self._learned
             shares.append(LimitShare.of(charge, provenance(self.file, rule), learned=learned))
+        single = self.handling.single(call, plan)
         return Explanation(
             provider=self.name,
             namespace=self.namespace,
@@ -204,6 +216,10 @@ class Provider:
             cost=provenance(self.file, route.rule),
             feedback=plan.feedback,
             blocked_by=list(plan.scopes),
+            kept=self.handling.ttl(plan),
+            merged=f"GET {single.path}" if single else "",
+            twice=self.handling.safe(call, plan),
+            ask=self.handling.ask(call, plan),
         )
 
     def _place(self, route: CompiledRoute) -> _Place:
@@ -235,6 +251,9 @@ class Provider:
                 for scope, part in _parts(cost, [(kind, owners[kind]) for kind in self.limits[name].scope]):
                     limit = self._ledgers.get(f"{name}/{scope}") or self.limits[name]
                     charges.append(Charge(f"{self.namespace}/{name}/{scope}", limit, part))
+                    even = smoothed(limit) if self._smooth else None
+                    if even is not None:  # a call larger than a part of the window takes the whole part
+                        charges.append(Charge(f"{self.namespace}/{even.name}/{scope}", even, min(part, even.capacity)))
         scopes = [self.namespace, f"{self.namespace}/class:{route.rule.class_}"]
         for kind, value in owners.items():
             scopes += [f"{self.namespace}/{kind}:{each}" for each in dict.fromkeys(value.split(","))]

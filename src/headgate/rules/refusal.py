@@ -21,6 +21,8 @@ __all__ = ["Refusals", "redact"]
 
 _MOST_TEXT: Final = 65_536
 """Bytes of a body that are read for signatures; refusals are short."""
+_MAY_HAVE_ACTED: Final = frozenset({Outcome.OK, Outcome.OVERLOADED, Outcome.FAILED})
+"""Errors after which a provider may still have done what was asked; the others are refusals."""
 _RETRY_AFTER: Final = Retry(header="retry-after", format="retry-after")
 
 
@@ -55,8 +57,11 @@ class Refusals:
         result.outcome = Outcome(refusal.outcome)
         if result.outcome is not Outcome.OK:
             result.reason = _reason(answer.status, text)
+            # A provider does not count what it turned away at the door.
+            result.acted = refusal.charged and result.outcome in _MAY_HAVE_ACTED
         retry = self._hints if refusal.retry is None else refusal.retry
         until = self._until(retry, answer.headers, body, text, now)
+        result.retry_in = None if until is None else until - now
         if refusal.limits or (result.outcome is Outcome.THROTTLED and not refusal.block):
             end = now + duration(refusal.hold) if until is None and refusal.hold else until
             self._hold_limits(self._named(refusal, text, plan), plan, end, now, result)
@@ -67,14 +72,18 @@ class Refusals:
     def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
         """An error that no signature knows: what HTTP says."""
         result.reason = _reason(answer.status, text)
+        until = self._until(self._hints, answer.headers, body, text, now)
+        result.retry_in = None if until is None else until - now
         if answer.status == 429:
             result.outcome = Outcome.THROTTLED
-            until = self._until(self._hints, answer.headers, body, text, now)
             self._hold_limits(_shortest(charge.limit for charge in plan.charges), plan, until, now, result)
         elif answer.status in {503, 529}:
             result.outcome = Outcome.OVERLOADED
+        elif answer.status >= 500 or answer.status == 408:
+            result.outcome = Outcome.FAILED
         else:
-            result.outcome = Outcome.FAILED if answer.status >= 500 else Outcome.BAD_REQUEST
+            result.outcome = Outcome.BAD_REQUEST
+        result.acted = result.outcome in _MAY_HAVE_ACTED
 
     def _named(self, refusal: Refusal, text: str, plan: Plan) -> list[Limit]:
         """The limits that a refusal says are used up: of each unit, the window it names or else the shortest.
@@ -200,6 +209,8 @@ def _shortest(limits: Iterable[Limit]) -> list[Limit]:
     """Of each unit, the limit with the shortest window: a longer one wrongly held would stop us for a day."""
     best: dict[str, Limit] = {}
     for limit in limits:
+        if "~" in limit.name:  # of our own making (smooth pacing): no provider speaks of it
+            continue
         if limit.window is not Window.SLOTS and (limit.unit not in best or limit.period < best[limit.unit].period):
             best[limit.unit] = limit
     return list(best.values())

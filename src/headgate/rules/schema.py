@@ -29,6 +29,8 @@ __all__ = [
     "Learn",
     "LimitHeaders",
     "LimitRule",
+    "Lookup",
+    "Merge",
     "Owner",
     "Ramp",
     "Refusal",
@@ -214,7 +216,7 @@ class LimitRule(Sourced, frozen=True, kw_only=True):
     """The window is a civil week or month; `period` is its longest length. *Later*: comes with Anthropic."""
     hours: list[Hours] = []
     adaptive: bool = False
-    """The real capacity is hidden and must be felt out below `capacity`. *Later*: comes with NVIDIA."""
+    """The real capacity is hidden and must be felt out below `capacity`: see `headgate.policy.pace`."""
 
 
 class Route(Sourced, frozen=True, kw_only=True):
@@ -281,6 +283,50 @@ class Refusal(Rule, frozen=True, kw_only=True):
     """Instead of the file's hints; ``[]`` where hints are known to be wrong."""
     charged: bool = True
     """False where the provider does not count a call that it refuses so."""
+
+
+class Merge(Rule, frozen=True, kw_only=True):
+    """Single calls that can be made as one: the answer to many holds a row for each."""
+
+    match: str
+    """The single call, ``GET /path``."""
+    by: str
+    """Its parameter that names the one, such as ``symbol``."""
+    to: str = ""
+    """Path of the call for many; empty: the same. Places in it are filled from the single call's path."""
+    list_param: str = ""
+    """The parameter that names the many; empty: the call for many gives all there are."""
+    list_form: Literal["json", "comma"] = "json"
+    most: Annotated[int, Meta(ge=2)] = 100
+    """Names in one call at most, where it names them."""
+    rows: str = ""
+    """Dotted path of the list of rows in the answer; empty if the answer is the list."""
+    field: str = ""
+    """Field of a row that holds the name; empty: as `by`."""
+    single: Literal["row", "list"] = "row"
+    """In place of the list, an answer to the single call holds its row, or a list of that row."""
+    source: Texts = ""
+    note: str = ""
+
+
+class Lookup(Rule, frozen=True, kw_only=True):
+    """How to find out what became of a call that must not be made twice."""
+
+    match: Texts
+    """The call, as in a route."""
+    route: str
+    """The call that tells: ``GET /path``."""
+    params: dict[str, str]
+    """Its parameters -> references into the first call, or ``'a constant'``. Without all those that are `needed` it
+    cannot be asked. One that stands in the path of `route` is put there; other places there are taken from the first
+    call's path."""
+    needed: list[str] = []
+    """Those of `params` without which it cannot be asked; empty: all."""
+    once: str = ""
+    """A reference: where it is present the provider promises to carry out one such call only, whatever became of it, so
+    that it may be made again."""
+    source: Texts = ""
+    note: str = ""
 
 
 class Hints(Rule, frozen=True):
@@ -395,6 +441,19 @@ class File(Rule, frozen=True, kw_only=True):
     socket: dict[str, Socket] = {}
     ramp: Ramp | None = None
     credits: list[Credit] = []
+    keep: dict[str, str] = {}
+    """Shell patterns over ``METHOD /template`` -> how long an answer is as good as a new one (``1h``; ``0s``: never), for
+    those who switch the cache on. The longest pattern that fits holds; reads of market data that no pattern names are
+    kept as the user says, and others not at all. What is named here only reads, whatever its method, so that it may be
+    made again."""
+    good: dict[str, list[Scalar]] = {}
+    """Dotted path in a JSON answer -> values (compared as text). One with another value there is an error, whatever its
+    status, and is not kept."""
+    apart: list[str] = []
+    """Request headers (lower case) that lead to another world behind the same hosts, such as demo trading: answers from
+    there are kept and merged apart."""
+    merges: list[Merge] = []
+    lookups: list[Lookup] = []
 
 
 def schema_json() -> bytes:

@@ -13,12 +13,19 @@ from headgate.errors import StoreUnavailable
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge
 
-__all__ = ["BlockState", "Blocks", "read_blocks", "write_blocks"]
+__all__ = ["EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
 
 _LONGEST: Final = 7 * 86_400 * SECOND
 """No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not shut
 a program out for a year."""
 _EVER: Final = 1 << 62
+EVERYWHERE: Final = "*"
+"""Stands for every provider, also one met only later: alone, or before a slash as in ``*/class:order``."""
+EMERGENCY: Final = "emergency"
+"""Among the scopes of a call: a person wants it now, so no pause and no breaker stops it. A ban does."""
+_CANCEL: Final = "/class:cancel"
+_SPARING: Final = frozenset({"pause", "breaker"})
+"""Kinds of blocks that let cancels pass: whoever stops trading, or waits for a sick exchange, wants orders withdrawn."""
 
 
 class BlockState(msgspec.Struct, frozen=True):
@@ -26,7 +33,7 @@ class BlockState(msgspec.Struct, frozen=True):
 
     Attributes:
         scope: the owner, or the key of one ledger.
-        kind: ``ban``, ``throttle`` or ``pause``.
+        kind: ``ban``, ``throttle``, ``pause`` or ``breaker``.
         reason: one line for people.
         length: ns, or None for a pause without an end.
         mono, wall: when it began, on the steady and the wall clock, ns.
@@ -102,14 +109,29 @@ class Blocks:
             self._states[state.scope, state.kind] = state
         self.sweep(mono)
 
-    def against(self, scopes: tuple[str, ...], charges: tuple[Charge, ...], mono: int) -> Refusal | None:
-        """The block that holds a call longest, if any does."""
+    def against(
+        self, scopes: tuple[str, ...], charges: tuple[Charge, ...], mono: int, *, everywhere: bool = False
+    ) -> Refusal | None:
+        """The block that holds a call longest, if any does.
+
+        Args:
+            scopes: the call's owners, as in `Plan.scopes`.
+            charges: what it would take; a block may hold one ledger.
+            mono: the present, steady ns.
+            everywhere: look only at what holds for all providers.
+        """
         worst: BlockState | None = None
         if any(state.ends() <= mono for state in self._states.values()):
             self.sweep(mono)
-        names = {*scopes, *(charge.key for charge in charges)}
+        names = {EVERYWHERE + scope[scope.find("/") :] for scope in scopes if "/" in scope} | {EVERYWHERE}
+        if not everywhere:
+            names.update(scopes, (charge.key for charge in charges))
+        emergency = EMERGENCY in scopes
+        spared = emergency or any(scope.endswith(_CANCEL) for scope in scopes)
         for state in self._states.values():
             if state.scope in names and state.ends() > mono and (worst is None or state.ends() > worst.ends()):
+                if spared and state.kind in _SPARING and (emergency or not state.scope.endswith(_CANCEL)):
+                    continue
                 worst = state
         if worst is None:
             return None

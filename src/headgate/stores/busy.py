@@ -125,6 +125,8 @@ class BusyStore(LedgerStore):
     def _bundle(
         self, namespace: str, charges: tuple[Charge, ...], scopes: tuple[str, ...], who: Who, now: Instant, lease: int
     ) -> Part | None:
+        if not charges:
+            return None  # plans that charge nothing cannot be told apart here, and a block may hold one of them
         permits = _MOST
         for charge in charges:
             ledger = self._latest(charge.key)

@@ -1,8 +1,8 @@
 """Who of the waiting calls goes next. Pure: no clock, no I/O; instants are steady ns and come as arguments.
 
-Calls of one class that need about as much of the same ledgers stand in one *lane*, first come first served. Only heads of
-lanes are ever tried, oldest first; a lane that shares no ledger with another never waits for it, and what is too little
-for a big call still serves small ones. Fifty thousand waiters in a lane cost no more than one.
+Calls of one class and the same scopes that need about as much of the same ledgers stand in one *lane*, first come first
+served. Only heads of lanes are ever tried, oldest first; a lane that shares no ledger with another never waits for it, and
+what is too little for a big call still serves small ones. Fifty thousand waiters in a lane cost no more than one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ AGEING: Final = 30 * SECOND
 """A lane that was not served for so long goes one class up for its next call (never to the highest), ns."""
 
 
-Shape = tuple[int, tuple[tuple[str, int], ...]]
-"""What tells lanes apart: the class, and for each ledger the cost's size in bits."""
+Shape = tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
+"""What tells lanes apart: the class, the scopes, and for each ledger the cost's size in bits."""
 
 
 class Waiter:
@@ -35,12 +35,16 @@ class Waiter:
         deadline: steady ns after which it is refused.
         ticket: order of arrival in this process.
         waiting: whether it still stands in a lane.
+        scopes: whose blocks hold it. A call never stands behind one that another block could hold.
     """
 
-    __slots__ = ("arrived", "charges", "deadline", "klass", "lane", "ticket", "waiting")
+    __slots__ = ("arrived", "charges", "deadline", "klass", "lane", "scopes", "ticket", "waiting")
 
-    def __init__(self, charges: tuple[Charge, ...], klass: int, arrived: int, deadline: int) -> None:
+    def __init__(
+        self, charges: tuple[Charge, ...], klass: int, arrived: int, deadline: int, scopes: tuple[str, ...] = ()
+    ) -> None:
         self.charges = charges
+        self.scopes = scopes
         self.klass = klass
         self.arrived = arrived
         self.deadline = deadline
@@ -50,7 +54,7 @@ class Waiter:
 
 
 class Lane:
-    """Calls of one class that need the same ledgers, at costs of the same power of two.
+    """Calls of one class and of the same scopes that need the same ledgers, at costs of the same power of two.
 
     Attributes:
         opens: steady ns at which its head should be tried again; 0: now.
@@ -100,7 +104,8 @@ class Queue:
 
     def add(self, waiter: Waiter) -> Lane:
         """Put a call at the end of its lane."""
-        name = waiter.klass, tuple([(charge.key, charge.cost.bit_length()) for charge in waiter.charges])
+        costs = tuple([(charge.key, charge.cost.bit_length()) for charge in waiter.charges])
+        name = waiter.klass, waiter.scopes, costs
         lane = self._lanes.get(name)
         if lane is None:
             keys = tuple([charge.key for charge in waiter.charges])

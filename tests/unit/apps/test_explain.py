@@ -55,6 +55,34 @@ def test_json() -> None:
     assert found["cost"]["confidence"] == "D"
 
 
+@pytest.mark.parametrize(
+    ("method", "url", "words"),
+    [
+        ("GET", "https://fapi.binance.com/fapi/v1/exchangeInfo", "kept 1h; may be repeated"),
+        ("GET", "https://fapi.binance.com/fapi/v1/time", "not kept; may be repeated"),
+        (
+            "GET",
+            "https://fapi.binance.com/fapi/v1/premiumIndex?symbol=A",
+            "kept as your cache says; made with others as GET /fapi/v1/premiumIndex; may be repeated",
+        ),
+        (
+            "POST",
+            "https://fapi.binance.com/fapi/v1/order?symbol=A&newClientOrderId=a1",
+            "not repeated where its fate is unknown; GET /fapi/v1/order?origClientOrderId=a1&symbol=A tells",
+        ),
+    ],
+)
+def test_policies(method: str, url: str, words: str) -> None:
+    """What the policies may do around the call stands in one line."""
+    assert words in run(method, url).output
+
+
+def test_policies_in_json() -> None:
+    """The JSON tells the same."""
+    found = json.loads(run("GET", "https://fapi.binance.com/fapi/v3/account", "--json").output)
+    assert (found["kept"], found["merged"], found["twice"], found["ask"]) == (30, "", True, "")
+
+
 def test_unknown_host() -> None:
     """A host without rules passes untouched, and the command says so."""
     done = run("GET", "https://unknown.example/x")

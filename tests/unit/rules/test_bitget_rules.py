@@ -87,7 +87,7 @@ def test_rest_is_told_by_a_header_called_used(bitget: Provider) -> None:
         (PLACE, 200, {"code": 429, "msg": "too many"}, Outcome.THROTTLED, ["order-1s"]),
         (PLACE, 400, {"code": "22035", "msg": "frequent"}, Outcome.THROTTLED, ["order-1s"]),
         ("POST /api/v2/mix/order/cancel-order", 400, {"code": "45129"}, Outcome.THROTTLED, ["user-10-1s"]),
-        (PLACE, 400, {"code": "40010", "msg": "Request timed out"}, Outcome.BAD_REQUEST, []),
+        (PLACE, 400, {"code": "40010", "msg": "Request timed out"}, Outcome.FAILED, []),
         (PLACE, 400, {"code": "45110", "msg": "less than the minimum amount"}, Outcome.BAD_REQUEST, []),
         (PLACE, 400, {"code": "30001"}, Outcome.BAD_REQUEST, []),
         (PLACE, 400, {"code": "30007"}, Outcome.BAD_REQUEST, []),

@@ -117,7 +117,6 @@ def test_conditional_routes_may_share(file_of: Callable[[str], File]) -> None:
     [
         (f'[limits.a]\n{LIMIT}zone = "UTC"', "$.limits.a.zone"),
         (f'[limits.a]\n{LIMIT}calendar = "month"', "$.limits.a.calendar"),
-        (f"[limits.a]\n{LIMIT}adaptive = true", "$.limits.a.adaptive"),
         ('[owners.org]\nsetting = "org"', "$.owners.org.setting"),
         ("[default]\ncost = { calls = [1, { estimate = 'input' }] }", "$.default.cost.calls"),
         ('[ramp]\nfactor = 2\nevery = "1m"', "$.ramp"),

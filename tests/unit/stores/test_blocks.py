@@ -139,3 +139,17 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     """No folder, no file: an error that names it."""
     with pytest.raises(StoreUnavailable, match=r"gone/blocks\.json"):
         write_blocks(tmp_path / "gone" / "blocks.json", [])
+
+
+def test_everywhere_asks_only_for_what_holds_for_all_providers(blocks: Blocks) -> None:
+    """Where each provider's blocks lie by themselves, those of all are looked at apart; also when nothing is named."""
+    ban(blocks, 10, scope="shop")
+    assert blocks.against(("shop", "shop/class:order"), (), 0, everywhere=True) is None
+    ban(blocks, 10, scope="*/class:order")
+    no = blocks.against(("shop", "shop/class:order"), (), 0, everywhere=True)
+    assert no is not None
+    assert no.key == "*/class:order"
+    assert not shut(blocks, 1, "mall", "mall/class:market")
+    ban(blocks, 10, scope="*")
+    assert shut(blocks, 1, "mall")
+    assert blocks.against((), (), 0) is not None

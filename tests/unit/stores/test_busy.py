@@ -137,6 +137,18 @@ def test_a_block_closes_the_bundle(store: HostStore) -> None:
     store.refund(part, now())
 
 
+def test_calls_that_charge_nothing_are_never_bundled(store: HostStore) -> None:
+    """All their plans have the same empty charges: a permit taken for a cancel must not let a paused order pass."""
+    rush(store, charges(10**9))
+    store.block("shop/class:order", None, "pause", "test", time.monotonic_ns(), time.time_ns())
+    for _ in range(100):
+        cancel = store.reserve("shop", (), ("shop", "shop/class:cancel"), WHO, now(), backlog=None)
+        assert isinstance(cancel, Grant)
+        store.settle(cancel, now())
+        order = store.reserve("shop", (), ("shop", "shop/class:order"), WHO, now(), backlog=None)
+        assert isinstance(order, Refusal)
+
+
 def spend(home: Path, capacity: int) -> int:
     """Take and settle until nothing is left; returns how many permits there were."""
     store, plan, granted = HostStore(home, patience=20.0), charges(capacity), 0

@@ -235,3 +235,17 @@ def test_any_order_of_coming_and_going() -> None:
             assert queue.count == sum(call.waiting for call in here)
         queue.expired(10_000)
         assert (queue.count, queue._demand, queue._lanes, queue._by_key) == (0, {}, {}, {})
+
+
+def test_scopes_have_lanes_of_their_own() -> None:
+    """A call never stands behind one that a block of another scope may hold, though both need the same ledger."""
+    queue = Queue()
+    charges = (Charge("a", LIMIT, 1),)
+    order, cancel = (Waiter(charges, 2, 0, FAR, (kind,)) for kind in ("order", "cancel"))
+    behind = Waiter(charges, 2, 0, FAR, ("order",))
+    lane = queue.add(order)
+    assert queue.add(cancel) is not lane
+    assert queue.add(behind) is lane
+    lane.opens, lane.why = FAR, Refusal("order", FAR, kind="pause")
+    assert serve(queue) == [cancel]
+    assert queue.ahead(lane, 0) == {}

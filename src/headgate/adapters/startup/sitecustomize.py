@@ -21,6 +21,8 @@ HOOKS = {
     "urllib3.connectionpool": "headgate.adapters.urllib3",
     "requests.adapters": "headgate.adapters.requests",
     "aiohttp": "headgate.adapters.aiohttp",
+    "websockets.asyncio.client": "headgate.adapters.websockets",
+    "websockets.sync.client": "headgate.adapters.websockets",
     "ccxt.base.exchange": "headgate.adapters.ccxt",
     "ccxt.async_support.base.exchange": "headgate.adapters.ccxt",
     "binance.client": "headgate.adapters.python_binance",

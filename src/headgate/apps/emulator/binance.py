@@ -33,6 +33,7 @@ class Binance:
         self._tariff = tariff
         self._wording = Wording(futures=futures)
         self.exchange: Exchange = (Usdm if futures else Spot)(tariff.declared)
+        self.desk = self.exchange.desk
 
     def carry_out(self, arrival: Arrival, meter: Meter) -> tuple[bytes, list[Bill]]:
         route = self.exchange.routes.get((arrival.method, arrival.path))
@@ -45,12 +46,13 @@ class Binance:
             check_key(arrival.key)
         if route.signed:
             check_signed(arrival.params, incoming.now)
-        filled = self.exchange.desk.filled
+        self.desk.match(incoming.now)
+        filled = self.desk.filled
         body = route.handler(incoming)
         back: list[Bill] = []
         if route.free:
             back += [bill for bill in arrival.bills if bill.limit.unit == "weight"]
-            if self.exchange.desk.filled > filled:  # a taker's first fill takes one off every order window
+            if self.desk.filled > filled:  # a taker's first fill takes one off every order window
                 back += [bill._replace(cost=1) for bill in arrival.bills if bill.limit.unit == "orders"]
         return body, back
 

@@ -33,6 +33,12 @@ class Emulator:
         loss: share of requests that get no answer; half of them are counted.
         hangup: share of connections reset; half of them after counting.
         errors: share of requests answered with 503.
+        hang: share of requests carried out but never answered.
+        ws_interval: seconds between two data messages of a websocket's topic.
+        ws_lifetime: seconds after which websockets are closed; 0: never; ``None``: the provider's habit, times `scale`.
+        ws_silent: whether websockets stay open but bring no data.
+        ws_refuse: share of websockets accepted and closed at once.
+        ws_lag: milliseconds by which all that is sent on a websocket is late.
         skew: seconds by which its clock is ahead of this machine's.
         usage_headers: whether answers tell what is used.
         retry_after: whether refusals say when to come back.
@@ -62,6 +68,12 @@ class Emulator:
         loss: float = 0,
         hangup: float = 0,
         errors: float = 0,
+        hang: float = 0,
+        ws_interval: float = 0.25,
+        ws_lifetime: float | None = None,
+        ws_silent: bool = False,
+        ws_refuse: float = 0,
+        ws_lag: float = 0,
         skew: float = 0,
         usage_headers: bool = True,
         retry_after: bool = True,
@@ -85,6 +97,11 @@ class Emulator:
             "loss": loss,
             "hangup": hangup,
             "errors": errors,
+            "hang": hang,
+            "ws-interval": ws_interval,
+            "ws-lifetime": ws_lifetime,
+            "ws-refuse": ws_refuse,
+            "ws-lag": ws_lag,
             "skew": skew,
             "ban-after": ban_after,
             "ban": ban,
@@ -94,7 +111,7 @@ class Emulator:
         flags = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
         flags += [f"--limit={name}={most}/{seconds}" for name, (most, seconds) in (limits or {}).items()]
         switches = {"usage-headers": usage_headers, "retry-after": retry_after, "date": date}
-        flags += [f"--no-{name}" for name, wanted in switches.items() if not wanted]
+        flags += [f"--no-{name}" for name, wanted in switches.items() if not wanted] + ["--ws-silent"] * ws_silent
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._child = subprocess.Popen(  # noqa: S603 - our own module, and flags made above
             [sys.executable, "-m", "headgate.apps.emulate", provider, "--tied", *flags],
@@ -149,6 +166,10 @@ class Emulator:
     def ban(self, ip: str = "127.0.0.1", seconds: float = 120) -> None:
         """Ban an address from now; 0 seconds end its ban."""
         self._ask("POST", f"ban?{urlencode({'ip': ip, 'seconds': seconds})}")
+
+    def cut(self, mode: str = "close", ip: str = "") -> int:
+        """End every websocket (of one address): ``close``, ``abort`` (a reset) or ``silent`` (nobody is told); how many."""
+        return int(self._ask("POST", f"cut?{urlencode({'mode': mode, 'ip': ip})}")["cut"])
 
     def options(self, **changes: Any) -> dict[str, Any]:
         """Change options while it runs (``latency=(20, 80)``, ``skew=0.4``, ``capacity=100``...); returns all of them."""

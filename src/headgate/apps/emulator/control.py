@@ -40,6 +40,14 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
             address.banned_until = 0
         return _json({"ip": address.ip, "until": address.banned_until // 1_000_000})
 
+    async def cut(request: web.Request) -> web.Response:
+        try:
+            asked = {**request.query, **msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])}
+            ended = emulation.sockets.cut(str(asked.get("mode", "close")), str(asked.get("ip", "")))
+        except ValueError as error:
+            return _json({"error": str(error)}, status=400)
+        return _json({"cut": ended})
+
     async def show_options(_request: web.Request) -> web.Response:
         return _json(_options(emulation))
 
@@ -58,6 +66,7 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
     app.router.add_get("/__emulator__/stats", show_stats)
     app.router.add_get("/__emulator__/rules", show_rules)
     app.router.add_post("/__emulator__/ban", ban)
+    app.router.add_post("/__emulator__/cut", cut)
     app.router.add_get("/__emulator__/options", show_options)
     app.router.add_post("/__emulator__/options", set_options)
 
@@ -98,6 +107,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
             "errors": emulation.totals["errors"],
             "lost": emulation.totals["lost"],
             "hung_up": emulation.totals["hung_up"],
+            "hung": emulation.totals["hung"],
             "sockets_closed": emulation.totals["sockets_closed"],
             "max_concurrency": emulation.most_busy,
         },
@@ -115,6 +125,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
         },
         "clients": {agent: dict(counts) for agent, counts in emulation.clients.items()},
         "orders": emulation.venue.orders(),
+        "sockets": emulation.sockets.stats(),
     }
 
 

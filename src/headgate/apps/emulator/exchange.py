@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .dialects import LISTEN_KEY
 from .exchange_info import exchange_info, rate_limits
 from .incoming import Fault, Incoming, Route
-from .market import INTERVALS, Bodies, Symbol, depth, klines, trades
+from .market import INTERVALS, Bodies, Symbol, candle_span, depth, klines, trades
 from .orders import OrderDesk
 
 if TYPE_CHECKING:
@@ -85,6 +86,15 @@ class Exchange:
         for method in methods.split():
             self.route(method, path, handler, signed=True, keyed=True)
 
+    def listen_keys(self, path: str) -> None:
+        """Hand out an account's listen key, which is always the same, for its user data stream."""
+
+        def key(incoming: Incoming) -> bytes:
+            return encode({"listenKey": LISTEN_KEY + incoming.account})
+
+        for method, handler in (("POST", key), ("PUT", key), ("DELETE", lambda _incoming: b"{}")):
+            self.route(method, path, handler, keyed=True)
+
     # -- market data
 
     def exchange_info(self, incoming: Incoming) -> bytes:
@@ -111,15 +121,10 @@ class Exchange:
         if interval not in INTERVALS or (self.futures and interval == "1s"):
             raise Fault(-1120, "Invalid interval.")
         count = min(incoming.number("limit", 500), self.most_klines)
-        step = INTERVALS[interval]
-        last = min(incoming.number("endTime", incoming.now), incoming.now) // step
-        if start := incoming.number("startTime", 0, low=0):
-            first = -(-start // step)
-            count = max(0, min(count, last - first + 1))
-        else:
-            first = last - count + 1
+        start, end = incoming.number("startTime", 0, low=0), incoming.number("endTime", 0)
+        first, count = candle_span(interval, incoming.now, count, start, end)
         key = ("klines", name, interval, first, count)
-        return self.bodies.get(key, lambda: klines(symbol, interval, first * step, count))
+        return self.bodies.get(key, lambda: klines(symbol, interval, first, count))
 
     def depth(self, incoming: Incoming) -> bytes:
         """The order book, renewed every second."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headgate.rules.call import Plan
 
     from .accounting import Bill, Meter, Refusal
+    from .orders import OrderDesk
 
 __all__ = ["Arrival", "Failure", "Fault", "Handler", "Incoming", "Route", "Venue"]
 
@@ -76,10 +77,16 @@ class Arrival(NamedTuple):
     """Label of the account: a digest of its key."""
     now: int
     """Nanoseconds of the emulator's clock."""
+    tree: Any = None
+    """The decoded JSON body, if there is one."""
 
 
 class Venue(Protocol):
     """How one provider talks: bodies, refusals, bans and headers. What is counted is none of its business."""
+
+    @property
+    def desk(self) -> OrderDesk | None:
+        """Where its orders are kept, if it keeps any."""
 
     def carry_out(self, arrival: Arrival, meter: Meter) -> tuple[bytes, list[Bill]]:
         """The body of a request that was let through, and what is given back of its price; or raises `Failure`."""
@@ -112,6 +119,8 @@ class Incoming(NamedTuple):
     """Milliseconds of the emulator's clock at arrival."""
     account: str
     """Label of the account: a digest of its API key."""
+    tree: Any = None
+    """The decoded JSON body, if there is one."""
 
     def need(self, name: str) -> str:
         """A mandatory parameter."""

@@ -14,9 +14,23 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["INTERVALS", "SPOT_SYMBOLS", "USDM_SYMBOLS", "Bodies", "Symbol", "depth", "klines", "trades"]
+__all__ = [
+    "INTERVALS",
+    "ORDERLY_SYMBOLS",
+    "SPOT_SYMBOLS",
+    "USDM_SYMBOLS",
+    "Bodies",
+    "Symbol",
+    "candle_span",
+    "candles",
+    "depth",
+    "klines",
+    "levels",
+    "prints",
+    "trades",
+]
 
 SECOND = 1_000
 MINUTE = 60_000
@@ -111,6 +125,9 @@ def _named(symbols: Iterable[Symbol]) -> dict[str, Symbol]:
 USDM_SYMBOLS = _named(
     Symbol(f"{coin}USDT", coin, "USDT", around, price, quantity) for coin, around, price, quantity in _COINS
 )
+ORDERLY_SYMBOLS = _named(
+    Symbol(f"PERP_{coin}_USDC", coin, "USDC", around, price, quantity) for coin, around, price, quantity in _COINS
+)
 SPOT_SYMBOLS = _named(
     [
         *(
@@ -139,48 +156,70 @@ class Bodies:
         return body
 
 
-def klines(symbol: Symbol, interval: str, first: int, count: int) -> bytes:
-    """`count` candles of `interval`, the first opening at `first` milliseconds."""
+def candle_span(interval: str, now: int, count: int, start: int = 0, end: int = 0) -> tuple[int, int]:
+    """Opening of the first candle (ms) and number of candles: the last `count` until `now` or `end`, or those from `start`."""
+    step = INTERVALS[interval]
+    last = min(end or now, now) // step
+    if not start:
+        return (last - count + 1) * step, count
+    first = -(-start // step)
+    return first * step, max(0, min(count, last - first + 1))
+
+
+def candles(symbol: Symbol, interval: str, first: int, count: int) -> Iterator[tuple[int, str, str, str, str, float]]:
+    """`count` candles, the first opening at `first` milliseconds: time, open, high, low, close, and the close as a number."""
     step = INTERVALS[interval]
     price, show = symbol.price, symbol.show
-    rows = []
     opening = price(first)
     for at in range(first, first + count * step, step):
         closing = price(at + step)
         high, low = (closing, opening) if closing > opening else (opening, closing)
-        rows.append(
-            f'[{at},"{show(opening)}","{show(high * 1.0002)}","{show(low * 0.9998)}","{show(closing)}","12.5",'
-            f'{at + step - 1},"{12.5 * closing:.2f}",300,"6.2","{6.2 * closing:.2f}","0"]'
-        )
+        yield at, show(opening), show(high * 1.0002), show(low * 0.9998), show(closing), closing
         opening = closing
+
+
+def klines(symbol: Symbol, interval: str, first: int, count: int) -> bytes:
+    """The same candles as Binance writes them."""
+    step = INTERVALS[interval]
+    rows = (
+        f'[{at},"{opening}","{high}","{low}","{closing}","12.5",'
+        f'{at + step - 1},"{12.5 * number:.2f}",300,"6.2","{6.2 * number:.2f}","0"]'
+        for at, opening, high, low, closing, number in candles(symbol, interval, first, count)
+    )
     return f"[{','.join(rows)}]".encode()
 
 
-def depth(symbol: Symbol, at: int, levels: int, *, futures: bool) -> bytes:
-    """An order book with `levels` prices on each side at `at` milliseconds."""
-    tick = symbol.tick_size
-    bid, ask = symbol.bid(at), symbol.ask(at)
+def levels(symbol: Symbol, at: int, count: int) -> tuple[list[list[str]], list[list[str]]]:
+    """Bids and asks at `at` milliseconds, `count` each, the best first: price and quantity."""
+    tick, bid, ask = symbol.tick_size, symbol.bid(at), symbol.ask(at)
+    bids = [[symbol.show(max(tick, bid - n * tick)), f"{1 + n % 7}.5"] for n in range(count)]
+    return bids, [[symbol.show(ask + n * tick), f"{1 + n % 5}.5"] for n in range(count)]
+
+
+def prints(symbol: Symbol, at: int, count: int) -> Iterator[tuple[int, int, str, bool]]:
+    """The last trades up to `at` milliseconds, one every 100 ms: number, time, price, and whether the taker sold."""
+    last = at // 100
+    for number in range(last - count + 1, last + 1):
+        yield number, number * 100, symbol.show(symbol.price(number * 100)), bool(number % 2)
+
+
+def depth(symbol: Symbol, at: int, count: int, *, futures: bool) -> bytes:
+    """An order book of Binance with `count` prices on each side at `at` milliseconds."""
     body: dict[str, object] = {"lastUpdateId": at * 10}
     if futures:
         body |= {"E": at, "T": at}
-    body["bids"] = [[symbol.show(max(tick, bid - n * tick)), f"{1 + n % 7}.5"] for n in range(levels)]
-    body["asks"] = [[symbol.show(ask + n * tick), f"{1 + n % 5}.5"] for n in range(levels)]
+    body["bids"], body["asks"] = levels(symbol, at, count)
     return msgspec.json.encode(body)
 
 
 def trades(symbol: Symbol, at: int, count: int, *, aggregate: bool) -> bytes:
-    """The last `count` trades up to `at` milliseconds, one every 100 ms."""
+    """The last `count` trades up to `at` milliseconds as Binance writes them."""
     rows: list[dict[str, object]] = []
-    last = at // 100
-    for number in range(last - count + 1, last + 1):
-        time, price = number * 100, symbol.show(symbol.price(number * 100))
+    for number, time, price, maker in prints(symbol, at, count):
         if aggregate:
-            rows.append(
-                {"a": number, "p": price, "q": "0.5", "f": number, "l": number, "T": time, "m": bool(number % 2)}
-            )
+            rows.append({"a": number, "p": price, "q": "0.5", "f": number, "l": number, "T": time, "m": maker})
         else:
             quote = f"{0.5 * float(price):.4f}"
-            maker = bool(number % 2)
             rows.append(
                 {"id": number, "price": price, "qty": "0.5", "quoteQty": quote, "time": time, "isBuyerMaker": maker}
             )

@@ -20,6 +20,13 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         loss: share of requests that get no answer; half of them never arrive, the other half are counted.
         hangup: share of requests whose connection is reset; half of them before they are counted, half after.
         errors: share of requests answered with 503.
+        hang: share of requests that are counted and carried out, but never answered.
+        ws_interval: seconds between two data messages of a websocket's topic.
+        ws_lifetime: seconds after which the server closes a websocket; 0 never does. ``None``: the provider's habit, times
+            the scale.
+        ws_silent: whether websockets stay open, answer and ping, but bring no data: stale streams.
+        ws_refuse: share of websockets that are accepted and closed at once.
+        ws_lag: milliseconds by which everything sent on a websocket is late.
         skew: seconds by which the emulator's clock is ahead of this machine's (negative: behind).
         usage_headers: whether answers carry the headers that report use, such as ``X-MBX-USED-WEIGHT-…``.
         retry_after: whether refusals say when to come back.
@@ -34,6 +41,12 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     loss: Share = 0.0
     hangup: Share = 0.0
     errors: Share = 0.0
+    hang: Share = 0.0
+    ws_interval: Annotated[float, msgspec.Meta(ge=0.001, le=3_600)] = 0.25
+    ws_lifetime: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    ws_silent: bool = False
+    ws_refuse: Share = 0.0
+    ws_lag: Milliseconds = 0.0
     skew: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] = 0.0
     usage_headers: bool = True
     retry_after: bool = True

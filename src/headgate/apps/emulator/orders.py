@@ -1,7 +1,8 @@
 """Orders, kept in memory per account, so that a test can see what a bot really placed, and how often.
 
-This is no matching engine: market orders and marketable limit orders fill at once at the price of the moment; every other
-order rests until it is cancelled. Times are milliseconds; prices and quantities are exact decimals.
+This is no matching engine: market orders and marketable limit orders fill at once at the price of the moment, resting
+limit orders whole when the price crosses them; conditional orders rest until they are cancelled. Times are milliseconds;
+prices and quantities are exact decimals.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .incoming import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .incoming import Incoming
     from .market import Symbol
 
@@ -22,6 +25,10 @@ __all__ = ["Account", "Order", "OrderDesk", "statistics"]
 
 KEPT_CLOSED = 10_000
 """Closed orders that an account remembers."""
+LOOK = 250
+"""Milliseconds between two looks at the price for resting orders."""
+LOOK_BACK = 600_000
+"""Milliseconds of prices that are looked at when nobody asked for longer."""
 
 
 @dataclass(slots=True)
@@ -63,6 +70,8 @@ class Account:
     closed: deque[Order] = field(default_factory=lambda: deque(maxlen=KEPT_CLOSED))
     fills: deque[Order] = field(default_factory=lambda: deque(maxlen=1_000))
     positions: dict[str, Decimal] = field(default_factory=dict)
+    entries: dict[str, Decimal] = field(default_factory=dict)
+    """Average price at which each position was entered."""
     balances: dict[str, Decimal] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
     """How often each client order id arrived in a request to place an order."""
@@ -80,23 +89,30 @@ class OrderDesk:
 
     Args:
         symbols: the markets.
-        futures: USD-M futures rather than spot; decides the error codes.
+        futures: futures rather than spot: fills make positions, not balances, and errors have Binance's codes for USD-M.
+        rejects_makers: whether a post-only order that would fill at once is an error; else it is taken, and cancelled.
     """
 
-    def __init__(self, symbols: dict[str, Symbol], *, futures: bool) -> None:
+    def __init__(self, symbols: dict[str, Symbol], *, futures: bool, rejects_makers: bool = True) -> None:
         self.symbols = symbols
         self.futures = futures
+        self.rejects_makers = rejects_makers
         self.accounts: dict[str, Account] = {}
         self.filled = 0
         """Orders that were filled so far."""
         self._numbers = count(1_000_001)
+        self._matched = 0
+        self.on_change: Callable[[str, Order, int], None] | None = None
+        """Told of every change: the account's label, the order as it is now, milliseconds."""
 
     def account(self, label: str) -> Account:
         """The account under that label, with play money when first seen."""
         found = self.accounts.get(label)
         if found is None:
             found = self.accounts[label] = Account(label)
-            found.balances.update({"USDT": Decimal(100_000), "BTC": Decimal(10), "ETH": Decimal(100)})
+            quotes = {symbol.quote for symbol in self.symbols.values()} - {"BTC"}
+            money = dict.fromkeys(sorted(quotes), Decimal(100_000))
+            found.balances.update({**money, "BTC": Decimal(10), "ETH": Decimal(100)})
         return found
 
     def symbol(self, incoming: Incoming) -> Symbol:
@@ -108,6 +124,7 @@ class OrderDesk:
 
     def place(self, incoming: Incoming, *, test: bool = False, conditional: bool = False) -> Order:
         """Place one order; `Fault` if the exchange would not take it."""
+        self.match(incoming.now)
         account = self.account(incoming.account)
         client_id = incoming.params.get("newClientOrderId", "")
         if client_id and not test:
@@ -123,16 +140,40 @@ class OrderDesk:
         if test:
             return order
         account.placed[order.client_id] += 1
+        self._tell(account, order, incoming.now)
         if price is not None:
             self._fill(account, order, symbol, price)
+        elif order.status == "CANCELED":
+            self._tell(account, order, incoming.now)
         elif order.time_in_force in ("IOC", "FOK"):
             order.status = "EXPIRED"
+            self._tell(account, order, incoming.now)
         if order.status == "NEW":
             account.open[order.number] = order
             account.open_ids.add(order.client_id)
         else:
             account.closed.append(order)
         return order
+
+    def match(self, now: int) -> None:
+        """Fill the resting limit orders that the price has crossed since the last look. `now` is milliseconds."""
+        tick = now // LOOK
+        looks = range(max(self._matched, tick - LOOK_BACK // LOOK) + 1, tick + 1)
+        if not looks:
+            return
+        self._matched = tick
+        best: dict[tuple[str, str], Decimal] = {}
+        for account in self.accounts.values():
+            for order in [found for found in account.open.values() if found.kind in ("LIMIT", "LIMIT_MAKER")]:
+                symbol, buys = self.symbols[order.symbol], order.side == "BUY"
+                key = (symbol.name, order.side)
+                if key not in best:
+                    prices = (symbol.ask(at * LOOK) if buys else symbol.bid(at * LOOK) for at in looks)
+                    best[key] = Decimal(symbol.show(min(prices) if buys else max(prices)))
+                if not order.conditional and (order.price >= best[key] if buys else order.price <= best[key]):
+                    order.updated = now
+                    self._forget(account, order)
+                    self._fill(account, order, symbol, order.price)
 
     def find(self, incoming: Incoming, *, among_open: bool) -> Order:
         """The order that the request names by number or client id."""
@@ -170,6 +211,7 @@ class OrderDesk:
         order.quantity = _decimal(incoming, "quantity", order.quantity)
         self._check_steps(order, symbol)
         order.updated = incoming.now
+        self._tell(self.account(incoming.account), order, incoming.now)
         return order
 
     def listed(self, incoming: Incoming, *, only_open: bool, conditional: bool = False) -> list[Order]:
@@ -227,6 +269,8 @@ class OrderDesk:
             (order.quantity, symbol.step, "LOT_SIZE"),
         ):
             if value % Decimal(step):
+                if self.futures and name == "PRICE_FILTER":
+                    raise Fault(-4014, "Price not increased by tick size.")
                 if self.futures:
                     raise Fault(-1111, "Precision is over the maximum defined for this asset.")
                 raise Fault(-1013, f"Filter failure: {name}")
@@ -247,6 +291,9 @@ class OrderDesk:
             return None
         crosses = order.price >= best if order.side == "BUY" else order.price <= best
         if crosses and (order.kind == "LIMIT_MAKER" or order.time_in_force == "GTX"):
+            if not self.rejects_makers:
+                order.status = "CANCELED"
+                return None
             if self.futures:
                 text = "Due to the order could not be executed as maker, the Post Only order will be rejected."
                 raise Fault(-5022, text)
@@ -259,17 +306,32 @@ class OrderDesk:
         self.filled += 1
         signed = order.signed_fill
         if self.futures:
-            account.positions[symbol.name] = account.positions.get(symbol.name, Decimal(0)) + signed
-            return
-        for asset, amount in ((symbol.base, signed), (symbol.quote, -signed * price)):
-            account.balances[asset] = account.balances.get(asset, Decimal(0)) + amount
+            held = account.positions.get(symbol.name, Decimal(0))
+            account.positions[symbol.name] = held + signed
+            entry = account.entries.get(symbol.name, price)
+            if held * signed >= 0:
+                account.entries[symbol.name] = (entry * abs(held) + price * abs(signed)) / abs(held + signed)
+            elif abs(signed) > abs(held):  # turned round: what is left was entered now
+                account.entries[symbol.name] = price
+        else:
+            for asset, amount in ((symbol.base, signed), (symbol.quote, -signed * price)):
+                account.balances[asset] = account.balances.get(asset, Decimal(0)) + amount
+        self._tell(account, order, order.updated)
+
+    def _close(self, account: Account, order: Order, now: int) -> None:
+        order.status, order.updated = "CANCELED", now
+        self._forget(account, order)
+        self._tell(account, order, now)
 
     @staticmethod
-    def _close(account: Account, order: Order, now: int) -> None:
-        order.status, order.updated = "CANCELED", now
+    def _forget(account: Account, order: Order) -> None:
         account.open.pop(order.number, None)
         account.open_ids.discard(order.client_id)
         account.closed.append(order)
+
+    def _tell(self, account: Account, order: Order, now: int) -> None:
+        if self.on_change is not None:
+            self.on_change(account.label, order, now)
 
 
 def _decimal(incoming: Incoming, name: str, default: Decimal) -> Decimal:
@@ -286,20 +348,16 @@ def _decimal(incoming: Incoming, name: str, default: Decimal) -> Decimal:
     return value
 
 
-def statistics(desk: OrderDesk) -> dict[str, Any]:
+def statistics(*desks: OrderDesk) -> dict[str, Any]:
     """What tests want to know: per account and client order id, how often it arrived and how often it was placed."""
     found: dict[str, Any] = {}
-    for account in desk.accounts.values():
+    for account in (account for desk in desks for account in desk.accounts.values()):
         known = {order.client_id: order.status for order in account.orders()}
-        found[account.label] = {
-            "open": len(account.open),
-            "by_client_id": {
-                client_id: {
-                    "arrived": account.sent[client_id],
-                    "placed": account.placed[client_id],
-                    "status": known.get(client_id, ""),
-                }
-                for client_id in account.sent.keys() | account.placed.keys()
-            },
-        }
+        mine = found.setdefault(account.label, {"open": 0, "by_client_id": {}})
+        mine["open"] += len(account.open)
+        for client_id in account.sent.keys() | account.placed.keys():
+            row = mine["by_client_id"].setdefault(client_id, {"arrived": 0, "placed": 0, "status": ""})
+            row["arrived"] += account.sent[client_id]
+            row["placed"] += account.placed[client_id]
+            row["status"] = known.get(client_id, "") or row["status"]
     return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .accounting import Bill, Meter, Refusal, StrictLimit
     from .incoming import Arrival
     from .options import Live
+    from .orders import OrderDesk
     from .tariff import Tariff
 
 __all__ = ["Plain"]
@@ -31,6 +32,8 @@ __all__ = ["Plain"]
 
 class Plain:
     """A provider without bodies of its own; see `Venue` for what the methods are."""
+
+    desk: OrderDesk | None = None
 
     def __init__(self, tariff: Tariff, options: Live) -> None:
         self._tariff = tariff

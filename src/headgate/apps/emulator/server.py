@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import socket
-import struct
 import time
 from collections import Counter
 from email.utils import formatdate
-from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from headgate.rules.routing import listed
 
 from .accounting import Meter
 from .bans import Bans
-from .binance import NAMES, Binance
 from .control import add_control
 from .incoming import Arrival, Failure, Venue
 from .journal import Journal
-from .plain import Plain
 from .reading import read_call
+from .sockets import Sockets, reset
 from .tariff import Tariff
+from .venues import venue_of
 
 if TYPE_CHECKING:
     from headgate.rules.call import Call
@@ -40,10 +37,7 @@ __all__ = ["Answer", "Emulation"]
 SECOND = 1_000_000_000
 SILENCE = 120.0
 """Seconds after which the connection of a lost request is cut; clients give up long before."""
-_LINGER_NONE = struct.pack("ii", 1, 0)
 _SWITCHING = 101
-_TOO_MANY = 1008
-"""The close code of a websocket that sent too much."""
 
 
 class Answer(NamedTuple):
@@ -68,9 +62,7 @@ class Emulation:
         self.options = options
         self.tariff = Tariff(provider, options)
         self.meter = Meter()
-        self.venue: Venue = (
-            Binance(provider.name, self.tariff) if provider.name in NAMES else Plain(self.tariff, options)
-        )
+        self.venue: Venue = venue_of(self.tariff, options)
         self.bans = Bans(after=0, first=0, calm=2 * (self.tariff.main.period or SECOND))
         self.shut: dict[str, tuple[int, Failure]] = {}
         """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
@@ -85,7 +77,7 @@ class Emulation:
         owners = provider.file.owners
         self._keys = [name for kind in ("account", "key") if kind in owners for name in listed(owners[kind].header)]
         self._labels: dict[str, str] = {"": ""}
-        self._sockets = count(1)
+        self.sockets = Sockets(self)
         self._date = (0, "")
         self.apply()
         self.started = self.clock()
@@ -107,7 +99,11 @@ class Emulation:
         add_control(app, self)
         app.router.add_route("*", "/{anything:.*}", self.handle)
         app.on_response_prepare.append(self._prepare)
+        app.on_shutdown.append(self._shut_down)
         return app
+
+    async def _shut_down(self, _app: web.Application) -> None:
+        await self.sockets.close()
 
     async def _prepare(self, _request: web.Request, response: web.StreamResponse) -> None:
         if not self.options.date:
@@ -131,7 +127,7 @@ class Emulation:
                 return await self._vanish(request, cut=hung_up)
             answer = self.arrive(request, body)
             if answer.status == _SWITCHING:
-                return await self._converse(request, answer)
+                return await self.sockets.converse(request, answer.held)
             try:
                 if high:
                     await asyncio.sleep(dice.uniform(low, high) / 1000)
@@ -140,13 +136,15 @@ class Emulation:
                     self.meter.credit(self.clock(), answer.held)
             if lost or hung_up:
                 return await self._vanish(request, cut=hung_up)
+            if options.hang and dice.random() < options.hang:
+                return await self._vanish(request, counted="hung")
         finally:
             self.busy -= 1
         return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
-    async def _vanish(self, request: web.Request, *, cut: bool) -> web.StreamResponse:
+    async def _vanish(self, request: web.Request, *, cut: bool = False, counted: str = "") -> web.StreamResponse:
         """Reset the connection, or leave the client waiting until it gives up."""
-        self.totals["hung_up" if cut else "lost"] += 1
+        self.totals[counted or ("hung_up" if cut else "lost")] += 1
         transport = request.transport
         if not cut:
             self.busy -= 1  # a client that waits in vain occupies nobody here
@@ -155,53 +153,34 @@ class Emulation:
             finally:
                 self.busy += 1
         if transport is not None:
-            connection = transport.get_extra_info("socket")
-            if connection is not None and not transport.is_closing():
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-            transport.abort()
+            reset(transport)
         return web.Response(status=500)
 
-    async def _converse(self, request: web.Request, opened: Answer) -> web.StreamResponse:
-        """An open websocket: every message is counted and sent back; one too many closes it."""
-        wire = web.WebSocketResponse()
-        name = {"connection": str(next(self._sockets))}
-        try:
-            await wire.prepare(request)
-            async for message in wire:
-                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    break
-                call = read_call("WS-SEND", request.raw_path, b"", request.headers)
-                arrival = self._priced(call._replace(params={**(call.params or {}), **name}), request)
-                if arrival.plan.route and self.meter.arrive(arrival.now, arrival.bills) is not None:
-                    self.totals["sockets_closed"] += 1
-                    await wire.close(code=_TOO_MANY, message=b"Too many requests")
-                elif message.type is WSMsgType.TEXT:
-                    await wire.send_str("pong" if message.data == "ping" else message.data)
-                else:
-                    await wire.send_bytes(message.data)
-        finally:
-            if opened.held:
-                self.meter.credit(self.clock(), opened.held)
-        return wire
-
-    def _priced(self, call: Call, request: web.Request) -> Arrival:
+    def priced(self, call: Call, request: web.Request) -> Arrival:
         """The call as it arrives now, with its price and its owners."""
         ip = request.remote or ""
-        headers = request.headers
-        key = next((value for name in self._keys if (value := headers.get(name))), "")
-        account = self._label(key)
+        key = self._key(request)
+        account = self.label(key)
         plan, charged = self.tariff.plan(call, ip, account)
         if call.method.startswith("WS") and not plan.route:
             charged = ()  # the price of unknown calls is meant for REST
         flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
         label = account or "anonymous"
-        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, self.clock())
+        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, self.clock(), call.body)
+
+    def _key(self, request: web.Request) -> str:
+        """The secret that names the account; ``""`` if there is none."""
+        return next((value for name in self._keys if (value := request.headers.get(name))), "")
+
+    def account_of(self, request: web.Request) -> str:
+        """The label of the request's account; ``""`` if nothing names one."""
+        return self.label(self._key(request))
 
     def arrive(self, request: web.Request, body: bytes) -> Answer:
         """The instant of arrival: count the request, decide, and make the answer."""
         handshake = request.headers.get("Upgrade", "").lower() == "websocket"
         method = "WS-CONNECT" if handshake else request.method
-        arrival = self._priced(read_call(method, request.raw_path, body, request.headers), request)
+        arrival = self.priced(read_call(method, request.raw_path, body, request.headers), request)
         charged, now = arrival.bills, arrival.now
         address = self.bans.address(arrival.ip)
         address.arrivals += 1
@@ -225,6 +204,8 @@ class Emulation:
             turned_away = failure.turned_away
         self.statuses[status] += 1
         self.routes[arrival.plan.route] += 1
+        if handshake:
+            self.sockets.dialled(arrival.ip, now, status)
         self._note_client(request.headers.get("User-Agent", ""), arrival, turned_away)
         headers = self._headers(arrival) | more
         if until and self.options.retry_after:
@@ -284,7 +265,7 @@ class Emulation:
         else:
             client["accepted"] += sum(bill.cost for bill in arrival.bills if bill.limit is self.tariff.main)
 
-    def _label(self, key: str) -> str:
+    def label(self, key: str) -> str:
         """An account's label: a digest, so that no key shows up in statistics or the log."""
         label = self._labels.get(key)
         if label is None:

@@ -22,6 +22,7 @@ class Spot(Exchange):
 
     def __init__(self, limits: Iterable[StrictLimit]) -> None:
         super().__init__(SPOT_SYMBOLS, limits, prefix="/api/v3/", futures=False, most_klines=1_000)
+        self.listen_keys("/api/v3/userDataStream")
         self.get("/api/v3/uiKlines", self.klines)
         self.get("/api/v3/avgPrice", self.average)
         self.get("/api/v3/ticker", self.day)

@@ -76,9 +76,7 @@ class Usdm(Exchange):
             self.signed("GET", f"/fapi/{version}/account", self.account)
             self.signed("GET", f"/fapi/{version}/balance", self.balance)
             self.signed("GET", f"/fapi/{version}/positionRisk", self.position_risk)
-        for method in ("POST", "PUT", "DELETE"):
-            body = b'{"listenKey":"emulated"}' if method != "DELETE" else b"{}"
-            self.route(method, "/fapi/v1/listenKey", lambda _incoming, answer=body: answer, keyed=True)  # type: ignore[misc]
+        self.listen_keys("/fapi/v1/listenKey")
 
     # -- market data
 

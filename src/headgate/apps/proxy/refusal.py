@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from headgate.errors import Blocked, CannotFit, Rejected, SignatureWouldExpire
+from headgate.gate.emergency import spoken
 from headgate.rules.call import Priority
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _remedy(error: Rejected) -> str:
     if isinstance(error, SignatureWouldExpire):
         return "Sign it anew and send it after Retry-After, or widen the signing window (such as recvWindow)."
     if isinstance(error, Blocked) and error.limit == "pause":
-        return f"Somebody paused it; `headgate resume {error.scope}` takes that back."
+        return f"Somebody paused it; `headgate resume {spoken(error.scope)}` takes that back."
     if isinstance(error, Blocked):
         return "Wait until then. Calls that reach the provider before make it worse."
     return "Send it again after Retry-After, or let it wait here: X-Headgate-Timeout says for how many seconds."

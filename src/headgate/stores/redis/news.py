@@ -24,7 +24,7 @@ from headgate.stores.redis.address import parse_address
 from headgate.stores.redis.bells import Bells
 from headgate.stores.redis.line import MICRO, Line, Load
 from headgate.stores.redis.lua import member_name
-from headgate.stores.redis.province import NOTES, Wish
+from headgate.stores.redis.province import NOTES, Wish, province_of
 from headgate.stores.redis.slices import Slice, Slices
 from headgate.stores.redis.trips import Trips
 from headgate.stores.wake import Doorbells
@@ -115,7 +115,7 @@ class News(SharedStore):
         """What the server knows of blocks and stated limits of a namespace."""
         with self._news:
             mono, wall = time.monotonic_ns(), time.time_ns()
-            states = [s for s in self.blocks.states() if s.scope.partition("/")[0] != namespace]
+            states = [s for s in self.blocks.states() if province_of(s.scope) != namespace]
             for scope, kind, reason, length, at in blocks:
                 begun = self.here(at)
                 span = None if length is False else length * MICRO
@@ -140,7 +140,7 @@ class News(SharedStore):
         now = Instant(mono, mono, mono) if self._given else None
         # What came in with the same round trip was older than this block.
         wish = Wish(lambda load: ["block", scope, kind, reason, span], lambda result, load: here())
-        self._trips.tell(scope.partition("/")[0], wish, now, now=True)
+        self._trips.tell(province_of(scope), wish, now, now=True)
         return state
 
     def unblock(self, scope: str, kind: str = "") -> bool:
@@ -148,11 +148,21 @@ class News(SharedStore):
         with self._news:
             self.blocks.remove(scope, kind)
             self._changed()
-        namespace = scope.partition("/")[0]
         self._trips.go(
-            namespace, [Wish(lambda load: ["unblock", scope, kind], lambda r, _: gone.append(bool(r)))], None
+            province_of(scope), [Wish(lambda load: ["unblock", scope, kind], lambda r, _: gone.append(bool(r)))], None
         )
         return gone[0]
+
+    def _hear_of_all(self) -> None:
+        """Know what holds for all providers: it lies in a province of its own, because a script sees one only.
+
+        A bell tells of changes; as long as this process is at work, a sign of life that is sent there four times a second
+        does so too.
+        """
+        notes = self._trips.province(NOTES)
+        notes.asked = time.monotonic_ns()
+        if notes.gen < 0 or self._given:
+            self._trips.go(NOTES, [], None)
 
     # -- notes and members -----------------------------------------------------------------------------------------
 
@@ -225,6 +235,14 @@ class News(SharedStore):
                 self._trips.line.ask(lambda client: client.publish("hg:{notes}:bell", f"wake {names}"))
             except StoreError:
                 pass  # the safety look remains
+
+    @property
+    def trips(self) -> int:
+        """Script calls made so far."""
+        return self._trips.line.trips
+
+    def held_from(self) -> int:
+        return self._trips.held_from()
 
     def alive(self) -> int:
         return self._trips.members() if self._trips.counted else self.address.processes

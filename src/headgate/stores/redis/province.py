@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from headgate.ledger.limit import Instant
+from headgate.stores.blocks import EVERYWHERE
 from headgate.stores.redis.line import Load
 from headgate.stores.redis.slices import Slice
 
-__all__ = ["NOTES", "Province", "Wish"]
+__all__ = ["NOTES", "Province", "Wish", "province_of"]
 
 NOTES: Final = "notes"
-"""The namespace of notes and tasks; it has no ledgers."""
+"""The namespace of notes, tasks and of what holds for all providers; it has no ledgers."""
+
+
+def province_of(scope: str) -> str:
+    """The namespace in which a block of that scope is kept."""
+    namespace = scope.partition("/")[0]
+    return NOTES if namespace == EVERYWHERE else namespace
 
 
 class Wish:

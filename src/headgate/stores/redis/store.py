@@ -71,9 +71,14 @@ class RedisStore(News):
     ) -> list[Sequence[Grant] | Refusal]:
         found: list[Sequence[Grant] | Refusal | None] = [None] * len(asks)
         provinces: dict[str, list[tuple[Wish, str]]] = {}
+        self._hear_of_all()
         for place, ask in enumerate(asks):
+            at = now(ask.namespace)
+            if no := self.blocks.against(ask.scopes, ask.charges, at.mono, everywhere=True):
+                found[place] = no
+                continue
             number = f"{self._numbers.getrandbits(63):016x}"
-            wish = self._ask(ask, number, now(ask.namespace), lease, extra, found, place)
+            wish = self._ask(ask, number, at, lease, extra, found, place)
             provinces.setdefault(ask.namespace, []).append((wish, number))
         for namespace, wishes in provinces.items():
             self._trips.province(namespace).asked = time.monotonic_ns()
@@ -328,9 +333,6 @@ class RedisStore(News):
         self._trips.leave_alone()
         return ""
 
-    def held_from(self) -> int:
-        return self._trips.held_from()
-
     def come_back(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
@@ -376,11 +378,6 @@ class RedisStore(News):
         self._trips.tell(grant.namespace, Wish(write), None)
 
     # -- for others ------------------------------------------------------------------------------------------------
-
-    @property
-    def trips(self) -> int:
-        """Script calls made so far."""
-        return self._trips.line.trips
 
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         self.close_slices(time.monotonic_ns())

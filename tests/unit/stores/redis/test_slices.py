@@ -68,3 +68,10 @@ def test_a_slice_that_was_not_used_halves_the_next() -> None:
     slices.keep(whole(size, mono))
     slices.closed(mono, 1)
     assert slices.size(CHARGES, ME, mono) == size
+
+
+def test_calls_that_charge_nothing_have_no_slices() -> None:
+    """All their plans have the same empty charges, and a block may hold one of them."""
+    slices = Slices()
+    assert [slices.size(CHARGES, ME, at, 0) for at in (1, 2, 3)] == [2, 4, 8]
+    assert {slices.size((), ME, at, 0) for at in (1, 2, 3)} == {0}

@@ -58,6 +58,7 @@ local AWAY = 'away:'
 local LONG_GONE = 600 * SECOND
 local GLANCE = SECOND / 50
 local LONGEST = 7 * 86400 * SECOND
+local CANCEL = '/class:cancel'
 local IDLE = 2 * 86400 * 1000
 local call = redis.call
 local pack, unpacked = cmsgpack.pack, cmsgpack.unpack
@@ -267,15 +268,24 @@ local function block_ends(state)
   return state[4] and state[5] + state[4] or FAR
 end
 
--- The block that holds a call longest, if any does.
+local function of_cancels(scope)
+  return string.sub(scope, -#CANCEL) == CANCEL
+end
+
+-- The block that holds a call longest, if any does. What holds for all providers the client has looked at.
 local function against(scopes, charges)
-  local all, mine, worst = call('HVALS', BLOCKS), {}, nil
-  for s = 1, #scopes do mine[scopes[s]] = true end
+  local all, mine, worst, cancel = call('HVALS', BLOCKS), {}, nil, false
+  for s = 1, #scopes do
+    mine[scopes[s]] = true
+    cancel = cancel or of_cancels(scopes[s])
+  end
   for c = 1, #charges do mine[names[charges[c][1]]] = true end
   for b = 1, #all do
     local state = unpacked(all[b])
     local over = block_ends(state)
-    if mine[state[1]] and over > mono and (not worst or over > block_ends(worst)) then worst = state end
+    local sparing = state[2] == 'pause' or state[2] == 'breaker'
+    local spared = sparing and (mine['emergency'] or cancel and not of_cancels(state[1]))
+    if mine[state[1]] and not spared and over > mono and (not worst or over > block_ends(worst)) then worst = state end
   end
   if worst then return {'no', worst[1], block_ends(worst), not worst[4], false, worst[2], worst[3]} end
 end

@@ -1,0 +1,133 @@
+"""One request of a client library from end to end, with all that the gate's policies do around it.
+
+Every adapter describes its calls as a `Governed`: how one attempt is sent, and how its answers are read and made. What is
+done around it is then the same for all (`headgate.gate.pipeline`), and so is the next address where one cannot connect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from headgate.adapters._call import Attempt, Family, Governor
+from headgate.adapters._wire import Outbound, in_family
+from headgate.errors import HeadgateError
+from headgate.gate.errand import Errand
+from headgate.gate.steps import Steps
+from headgate.gate.trying import unknown
+from headgate.rules.call import Outcome
+
+if TYPE_CHECKING:
+    from headgate.rules.provider import Provider
+
+__all__ = ["Governed", "kept_headers", "run"]
+
+_OF_TRANSPORT = frozenset(
+    """connection content-encoding content-length date keep-alive set-cookie transfer-encoding trailer upgrade""".split()  # noqa: SIM905
+)
+"""Headers that say how an answer came, or to whom, and mean nothing when it is given again."""
+
+
+class Governed(Errand):
+    """A request of a client library.
+
+    Args:
+        governor: whose gate is asked.
+        outbound: the request.
+        rules: of its host.
+        is_async: whether the flow is driven by `drive_async`.
+        family: the client's base error.
+        resigned, roams: as for `Governor.begin`.
+        first: the first attempt, if somebody has waited for it already.
+    """
+
+    def __init__(
+        self,
+        governor: Governor,
+        outbound: Outbound,
+        rules: Provider,
+        *,
+        is_async: bool,
+        family: Family,
+        resigned: bool = False,
+        roams: bool = False,
+        first: Attempt | None = None,
+    ) -> None:
+        super().__init__(rules, outbound.call(), is_async)
+        self.governor = governor
+        self.outbound = outbound
+        self.family = family
+        self.resigned = resigned
+        self.roams = roams
+        self._first = first
+
+    # -- what a client library says --------------------------------------------------------------------------------
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        """Send one attempt, and tell it its fate, whatever happens."""
+        raise NotImplementedError
+
+    def untouched(self) -> Steps[Any]:
+        """Send without the gate: trouble of ours must not stop an unchanged program."""
+        raise NotImplementedError
+
+    def moves(self, attempt: Attempt, error: Exception) -> bool:
+        """Whether a failed attempt is made from the next address: it was surely never sent, and there is one."""
+        return attempt.elsewhere
+
+    # -- the same for all ------------------------------------------------------------------------------------------
+
+    def attempt(self, timeout: float | None) -> Steps[Any]:
+        """One attempt; where no connection can be made from one address, nothing was sent, and it goes from the next."""
+        while True:
+            attempt, self._first = self._first, None
+            attempt = attempt or (
+                yield from self.governor.begin(
+                    self.outbound,
+                    self.family,
+                    is_async=self.is_async,
+                    resigned=self.resigned,
+                    roams=self.roams,
+                    timeout=timeout,
+                    known=(self.rules, self.call),
+                )
+            )
+            if attempt is None:
+                return (yield from self.untouched())
+            try:
+                response = yield from self.once(attempt)
+            except BaseException as error:
+                self.tried = attempt.tried(error)
+                if not (isinstance(error, Exception) and self.moves(attempt, error)):
+                    raise
+            else:
+                self.tried = attempt.tried(None)
+                return response
+
+    def fail(self, error: HeadgateError, cause: BaseException | None) -> Exception:
+        """Also of the client's family: of the very kind that came from below, if one did."""
+        kind = type(cause) if isinstance(cause, Exception) and not isinstance(cause, HeadgateError) else None
+        return in_family(error, self.family if kind is None else lambda: kind)
+
+
+def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The headers of an answer that are kept with it."""
+    return tuple((str(name), str(value)) for name, value in headers if name.lower() not in _OF_TRANSPORT)
+
+
+def run(errand: Governed) -> Steps[Any]:
+    """The call with all that is done around it; returns what its client shows its user."""
+    governor = errand.governor
+    pipeline = governor.gate.pipeline
+    # Whoever keeps a websocket alive dials again by himself.
+    if pipeline is not None and not errand.call.method.startswith("WS"):
+        return (yield from pipeline.run(errand))
+    try:
+        return (yield from errand.attempt(None))
+    except Exception as error:
+        if errand.tried is None or errand.tried.outcome is not Outcome.UNKNOWN:
+            raise
+        plan = governor.gate.plan(errand.rules, errand.call)
+        if errand.rules.handling.safe(errand.call, plan):
+            raise
+        raise errand.fail(unknown(errand, plan, [f"{errand.tried.outcome}: {errand.tried.reason}"]), error) from error

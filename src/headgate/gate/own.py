@@ -1,0 +1,100 @@
+"""A governed call of a user's own making, with all that is done around it: ``gate.call(...)``."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from headgate.gate.errand import Errand, Reply, Served, tried_of
+from headgate.gate.fates import fate_of
+from headgate.gate.permit import Permit
+from headgate.gate.steps import Steps, waiting
+from headgate.policy.freshness import Service
+from headgate.policy.retry import Tried
+from headgate.rules.call import Call, Outcome
+from headgate.rules.refusal import redact
+
+if TYPE_CHECKING:
+    from headgate.gate.gate import Gate
+    from headgate.rules.provider import Provider
+
+__all__ = ["Got", "OwnErrand"]
+
+
+class Got(NamedTuple):
+    """An answer.
+
+    Attributes:
+        status, headers, body: of HTTP; names of headers as they came.
+        service: where it came from.
+        age: seconds since it was asked for, at most.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    service: Service = Service.FRESH
+    age: float = 0.0
+
+
+class OwnErrand(Errand):
+    """A call that its user sends.
+
+    Args:
+        gate: the gate.
+        rules: of the provider.
+        call: what is asked for.
+        send: makes one attempt with its permit, and returns ``(status, headers, body)``; awaited if it is asynchronous.
+        options: of `Gate.permit`.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        rules: Provider,
+        call: Call,
+        send: Callable[[Permit], Any],
+        options: Mapping[str, Any],
+        *,
+        is_async: bool,
+    ) -> None:
+        super().__init__(rules, call, is_async)
+        self._gate = gate
+        self._send = send
+        self._options = options
+
+    def attempt(self, timeout: float | None) -> Steps[Any]:
+        call, gate = self.call, self._gate
+        own = self._options.get("timeout")
+        patience = timeout if own is None else own if timeout is None else min(own, timeout)
+        permit = gate.permit(
+            self.rules,
+            call.method,
+            call.path,
+            params=call.params,
+            body=call.body,
+            headers=call.headers,
+            **{**self._options, "timeout": patience},
+        )
+        yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
+        try:
+            status, headers, body = yield functools.partial(self._send, permit)
+        except BaseException as error:
+            fate = fate_of(error) if isinstance(error, Exception) else None
+            permit.refund() if fate is Outcome.NETWORK else permit.unknown()
+            if fate is not None:
+                reason = f"{type(error).__name__}: {redact(str(error))}"
+                self.tried = Tried(fate, fate is Outcome.UNKNOWN, reason=reason)
+            raise
+        told = permit.settle(status, headers, body)
+        self.tried = tried_of(told, time.monotonic())
+        return Got(status, headers, body)
+
+    def read(self, response: Got) -> Steps[tuple[Reply | None, Got]]:
+        return Reply(response.status, tuple(response.headers.items()), response.body), response
+        yield
+
+    def answer(self, reply: Reply, served: Served) -> Got:
+        return Got(reply.status, dict(reply.headers), reply.body, *served)

@@ -1,0 +1,113 @@
+"""Pace after refusals, kept for all processes: what one finds out about a limit, the others use from their next call on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from headgate.ledger.limit import SECOND, Charge, Window
+from headgate.policy.pace import WHOLE, Pace, Paced
+from headgate.rules.call import Feedback, Plan
+from headgate.rules.provider import Provider
+from headgate.stores.inforce import PACED
+
+if TYPE_CHECKING:
+    from headgate.gate.gate import Gate
+
+__all__ = ["Pacing"]
+
+_GUESSED: Final = 0.85
+"""What is left of a limit whose number is a guess: it is refused again and again, so each time costs less than usual."""
+
+
+class Pacing:
+    """The pace of the ledgers of one gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._store = gate.store
+        self._events = gate.events
+        self._next: dict[str, float] = {}
+        """By ledger key, steady seconds before which there is nothing to do."""
+
+    def throttled(self, rules: Provider, plan: Plan, told: Feedback) -> None:
+        """A call was refused. Where nothing that the provider says explains it, less of the limit is used."""
+        for charge in _meant(rules, plan, told):
+            self._apart(self._cut, plan.provider, charge, _pace(rules, charge))
+
+    def answered(self, rules: Provider, plan: Plan, *, waited: bool) -> None:
+        """A call went well: what is paced may grow. A guess grows only while somebody waits for it."""
+        known = self._store.learned.get(plan.provider)
+        if not known:
+            return
+        start = len(plan.provider) + 1
+        for charge in plan.charges:
+            part = known.get(PACED + charge.key[start:])
+            if part is None or part[0] >= WHOLE or time.monotonic() < self._next.get(charge.key, 0.0):
+                continue
+            pace = _pace(rules, charge)
+            if waited or not pace.guessed:
+                self._next[charge.key] = time.monotonic() + pace.step
+                self._apart(self._grow, plan.provider, charge, pace)
+
+    def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
+        topic = f"pace:{charge.key}"
+        with self._store.batch():
+            before = Paced.unpack(self._store.remember(topic))
+            paced = pace.refused(before, self._steady())
+            if paced == before:
+                return
+            self._write(namespace, charge, paced)
+        self._events.say(
+            "paced", f"{charge.key} was refused although there was room: {paced.part / 10:g} % of it is used for now",
+            namespace, limit=charge.key, part=paced.part / WHOLE,
+        )  # fmt: skip
+
+    def _grow(self, namespace: str, charge: Charge, pace: Pace) -> None:
+        mono = time.monotonic_ns()
+        if self._store.claim(f"pace-step:{charge.key}", mono, mono + int(pace.step * SECOND)):
+            return  # another process has taken this step
+        with self._store.batch():
+            before = Paced.unpack(self._store.remember(f"pace:{charge.key}"))
+            paced = pace.grown(before, self._steady())
+            # A note that was lost (an emptied server) leaves the row: it is written again, as a whole limit.
+            if paced != before or paced.part >= WHOLE:
+                self._write(namespace, charge, paced)
+
+    def _write(self, namespace: str, charge: Charge, paced: Paced) -> None:
+        self._store.remember(f"pace:{charge.key}", paced.pack())
+        self._store.learn(namespace, {PACED + charge.key[len(namespace) + 1 :]: (paced.part, SECOND)})
+
+    def _steady(self) -> float:
+        """Steady seconds on the store's clock, as far as this machine knows it."""
+        return (time.monotonic_ns() + sum(self._store.skew()) // 2) / SECOND
+
+    def _apart(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do it here, or in a thread where the store is far away: an event loop must not wait for it."""
+        if self._store.remote:
+            threading.Thread(target=work, args=arguments, name="headgate-pace", daemon=True).start()
+        else:
+            work(*arguments)
+
+
+def _meant(rules: Provider, plan: Plan, told: Feedback) -> Iterator[Charge]:
+    """The charges whose limits a refusal puts in doubt."""
+    for charge in plan.charges:
+        if "~" in charge.limit.name or (told.full and charge.key not in told.full):
+            continue
+        guessed = rules.file.limits[charge.limit.name].adaptive
+        ledger = charge.key[len(plan.provider) + 1 :]
+        stated = charge.limit.name in told.learned or ledger in told.learned
+        # A used-counter at the top explains it: others spend, and the ledger has added them already.
+        explained = stated or told.used.get(charge.key, 0) >= charge.limit.usable
+        if guessed or not (explained or charge.limit.window is Window.SLOTS):
+            yield charge
+
+
+def _pace(rules: Provider, charge: Charge) -> Pace:
+    period = max(charge.limit.period / SECOND, 1.0)
+    rule = rules.file.limits.get(charge.limit.name)
+    if rule is not None and rule.adaptive:
+        return Pace(period, beta=_GUESSED, guessed=True)
+    return Pace(period)

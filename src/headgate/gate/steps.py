@@ -1,0 +1,150 @@
+"""Flows written once for threads and for tasks: generators that yield what is to be called, and who runs them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeAlias, TypeVar
+
+__all__ = ["Parked", "Steps", "drive", "drive_async", "pausing", "waiting"]
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
+"""A flow written once: yields what is to be called; asyncio's driver awaits what the call returns."""
+
+
+def drive(steps: Steps[T]) -> T:
+    """Runs a flow in this thread."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = step()
+            except BaseException as error:  # noqa: BLE001 - handed to the flow, which raises it again
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def drive_async(steps: Steps[T]) -> T:
+    """Runs a flow on asyncio."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = await step()
+            except BaseException as error:  # noqa: BLE001 - also a cancellation: the flow raises it again
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def waiting(
+    blocking: Callable[[], Any], awaiting: Callable[[], Awaitable[Any]] | None, *, is_async: bool
+) -> Callable[[], Any]:
+    """What a flow yields to wait for something.
+
+    Args:
+        blocking: waits in a thread.
+        awaiting: waits on asyncio; None: let a worker thread do what `blocking` does.
+        is_async: whether the flow is driven by `drive_async`; on another event loop (httpx also runs on trio) a worker
+            thread waits.
+    """
+    if not is_async:
+        return blocking
+    if awaiting is not None and _on_asyncio():
+        return awaiting
+    return functools.partial(_elsewhere, blocking)
+
+
+def pausing(seconds: float, *, is_async: bool) -> Callable[[], Any]:
+    """What a flow yields to let time pass."""
+    return waiting(functools.partial(time.sleep, seconds), functools.partial(_sleep, seconds), is_async=is_async)
+
+
+async def _sleep(seconds: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
+def _on_asyncio() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _elsewhere(wait: Callable[[], Any]) -> Any:
+    """Waits in a worker thread. Whoever has asyncio has its threads; other loops come with anyio."""
+    if _on_asyncio():
+        import asyncio
+
+        return await asyncio.to_thread(wait)
+    from anyio import to_thread
+
+    return await to_thread.run_sync(wait)
+
+
+class Parked:
+    """Something that threads and tasks of one process wait for, any number of them, until it is `release`d, once."""
+
+    __slots__ = ("_event", "_futures", "_lock")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._futures: list[tuple[Any, Any]] = []
+
+    @property
+    def released(self) -> bool:
+        """Whether it has happened."""
+        return self._event.is_set()
+
+    def release(self) -> None:
+        """It has happened; from any thread."""
+        with self._lock:
+            self._event.set()
+            futures, self._futures = self._futures, []
+        for loop, future in futures:
+            try:
+                loop.call_soon_threadsafe(_done, future)
+            except RuntimeError:
+                pass  # its loop is closed: nobody waits there any more
+
+    def wait(self, timeout: float) -> bool:
+        """Wait in this thread for so many seconds at most. False: it has not happened yet."""
+        return self._event.wait(timeout)
+
+    async def wait_async(self, timeout: float) -> bool:
+        """The same on asyncio."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._lock:
+            if self._event.is_set():
+                return True
+            self._futures.append((loop, future))
+        try:
+            await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            return self._event.is_set()
+        finally:
+            with self._lock:
+                self._futures = [each for each in self._futures if each[1] is not future]
+        return True
+
+
+def _done(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)

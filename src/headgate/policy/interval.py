@@ -1,0 +1,80 @@
+"""How often to ask for the same thing: less often in trouble, then back. Pure: instants and dice are arguments."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+__all__ = ["Interval", "Rhythm"]
+
+
+class Rhythm(NamedTuple):
+    """Where a poller stands.
+
+    Attributes:
+        seconds: the present interval.
+        failed: whether each of the last polls failed, oldest first.
+    """
+
+    seconds: float
+    failed: tuple[bool, ...] = ()
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far polls lie apart, in seconds from start to start. 30 to 300 s, and more than 5 errors: scenario B.
+
+    Attributes:
+        shortest: the interval while all is well.
+        longest: the interval beyond which it does not grow.
+        errors: more failed polls than this among the last `look` double the interval with each further failure.
+        look: polls that are looked back at.
+        calm: so many polls in a row without an error halve the interval, each time; then they are counted anew.
+        jitter: share of the interval by which a poll is moved at random, both ways, so that many programs do not ask at
+            one moment.
+    """
+
+    shortest: Annotated[float, Meta(gt=0, title="seconds above 0")] = 30.0
+    longest: Annotated[float, Meta(gt=0, title="seconds above 0")] = 300.0
+    errors: Annotated[int, Meta(ge=0, title="a number from 0")] = 5
+    look: Annotated[int, Meta(ge=1, le=1000, title="polls from 1 to 1000")] = 10
+    calm: Annotated[int, Meta(ge=1, le=1000, title="polls from 1 to 1000")] = 2
+    jitter: Annotated[float, Meta(ge=0, lt=1, title="a share from 0, below 1")] = 0.1
+
+    def __post_init__(self) -> None:
+        if self.longest < self.shortest:
+            raise ValueError(f"longest ({self.longest:g} s) is below shortest ({self.shortest:g} s)")
+        if max(self.errors + 1, self.calm) > self.look:
+            raise ValueError(
+                f"look ({self.look} polls) is too short to see more than {self.errors} errors, or the calm"
+            )
+
+    def begin(self) -> Rhythm:
+        """Where a new poller stands."""
+        return Rhythm(self.shortest)
+
+    def after(self, rhythm: Rhythm, failed: bool | None) -> Rhythm:
+        """Where it stands after one more poll; `failed` None: it was not made, and tells nothing."""
+        if failed is None:
+            return rhythm
+        last = (*rhythm.failed, failed)[-self.look :]
+        if failed:
+            longer = rhythm.seconds * 2 if sum(last) > self.errors else rhythm.seconds
+            return Rhythm(min(longer, self.longest), last)
+        if rhythm.seconds > self.shortest and len(last) >= self.calm and not any(last[-self.calm :]):
+            return Rhythm(max(rhythm.seconds / 2, self.shortest), ())
+        return Rhythm(rhythm.seconds, last)
+
+    def due(self, rhythm: Rhythm, begun: float, now: float, dice: float, not_before: float = 0.0) -> float:
+        """When the next poll is due, in steady seconds. What is late already is due now, once: lateness never piles up.
+
+        Args:
+            rhythm: where the poller stands.
+            begun: when the last poll began, steady seconds.
+            now: the present, steady seconds.
+            dice: a random number from 0 to 1.
+            not_before: steady seconds before which it must not be made.
+        """
+        moved = rhythm.seconds * (1 + self.jitter * (2 * dice - 1))
+        return max(begun + moved, now, not_before)

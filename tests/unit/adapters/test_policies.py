@@ -1,0 +1,379 @@
+"""What the policies do around real calls of real clients: the same for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import httpx
+import httpx2
+import pytest
+import requests
+
+from headgate import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown, Policies, RetriesExhausted, Retry
+from headgate.adapters.aiohttp import Middleware
+from headgate.adapters.httpx import AsyncTransport, Transport
+from headgate.adapters.requests import Adapter
+
+RULES = Path(__file__).parents[2] / "support" / "testland.toml"
+QUICK = Retry(first=0.02)
+
+
+class Seen(NamedTuple):
+    """An answer as a program sees it."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+Ask = Callable[..., Seen]
+"""(method, url, headers=…, data=…) -> what a program sees."""
+
+
+def _httpx(library: Any) -> Callable[[Gate], Ask]:
+    def bound(gate: Gate) -> Ask:
+        def ask(method: str, url: str, **options: Any) -> Seen:
+            with library.Client(transport=Transport(gate=gate), timeout=1.0) as client:
+                answer = client.request(method, url, **options)
+                return Seen(answer.status_code, _lower(answer.headers), json.loads(answer.text))
+
+        return ask
+
+    return bound
+
+
+def _httpx_async(library: Any) -> Callable[[Gate], Ask]:
+    def bound(gate: Gate) -> Ask:
+        async def ask(method: str, url: str, **options: Any) -> Seen:
+            async with library.AsyncClient(transport=AsyncTransport(gate=gate), timeout=1.0) as client:
+                answer = await client.request(method, url, **options)
+                return Seen(answer.status_code, _lower(answer.headers), answer.json())
+
+        return _blocking(ask)
+
+    return bound
+
+
+def _aiohttp(gate: Gate) -> Ask:
+    async def ask(method: str, url: str, **options: Any) -> Seen:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=1.0)
+        async with (
+            aiohttp.ClientSession(middlewares=(Middleware(gate),), timeout=timeout) as session,
+            session.request(method, url, **options) as answer,
+        ):
+            return Seen(answer.status, _lower(answer.headers), await answer.json())
+
+    return _blocking(ask)
+
+
+def _requests(gate: Gate) -> Ask:
+    def ask(method: str, url: str, **options: Any) -> Seen:
+        with requests.Session() as session:
+            session.mount("http://", Adapter(gate=gate))
+            answer = session.request(method, url, timeout=1.0, **options)
+            return Seen(answer.status_code, _lower(answer.headers), answer.json())
+
+    return ask
+
+
+def _blocking(ask: Callable[..., Awaitable[Seen]]) -> Ask:
+    return lambda *args, **options: asyncio.run(ask(*args, **options))  # type: ignore[arg-type]
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {str(name).lower(): str(value) for name, value in headers.items()}
+
+
+CLIENTS: dict[str, tuple[Callable[[Gate], Ask], type[Exception], type[Exception]]] = {
+    "httpx": (_httpx(httpx), httpx.TransportError, httpx.ReadTimeout),
+    "httpx async": (_httpx_async(httpx), httpx.TransportError, httpx.ReadTimeout),
+    "httpx2": (_httpx(httpx2), httpx2.TransportError, httpx2.ReadTimeout),
+    "httpx2 async": (_httpx_async(httpx2), httpx2.TransportError, httpx2.ReadTimeout),
+    "aiohttp": (_aiohttp, aiohttp.ClientError, aiohttp.SocketTimeoutError),
+    "requests": (_requests, requests.RequestException, requests.ReadTimeout),
+}
+"""A client, its base error, and its error for an answer that does not come."""
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> Any:
+    """Each client in turn."""
+    return CLIENTS[request.param]
+
+
+@pytest.fixture
+def made(origin: Any) -> Iterator[Callable[..., Gate]]:
+    """Makes gates with policies."""
+    gates: list[Gate] = []
+
+    def make(**policies: Any) -> Gate:
+        gates.append(
+            Gate(
+                "memory://", hosts={origin.place: "testland"}, rules=[RULES], max_wait=5, policies=Policies(**policies)
+            )
+        )
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.close()
+
+
+def events(gate: Gate, kind: str) -> list[Any]:
+    """Collects the events of one kind."""
+    found: list[Any] = []
+    gate.on(lambda event: found.append(event) if event.kind == kind else None)
+    return found
+
+
+# -- retry -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("do", ["fail-once", "reset-once"])
+def test_a_read_survives(client: Any, made: Any, origin: Any, do: str) -> None:
+    """A 503 or a lost connection is made good by one more try, which is charged and told."""
+    gate = made(retry=QUICK)
+    told = events(gate, "retry")
+    answer = client[0](gate)("GET", f"{origin.url}/priced?do={do}")
+    assert answer.status == 200
+    assert origin.paths() == ["/priced", "/priced"]
+    assert [event.fields["attempt"] for event in told] == [2]
+    used = [view.used + view.inflight for view in gate.read().ledgers if "/requests-1d/" in view.key]
+    assert used == [2]
+
+
+def test_it_ends_with_the_whole_story(client: Any, made: Any, origin: Any) -> None:
+    """After so many tries one error, of ours and of the client's family, tells all of them."""
+    gate = made(retry=Retry(attempts=3, first=0.02))
+    with pytest.raises(RetriesExhausted) as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?do=trouble")
+    assert isinstance(caught.value, client[1])
+    assert len(caught.value.tries) == 3
+    assert str(caught.value).startswith("GET /priced failed: 1. overloaded: HTTP 503")
+    assert "3 tries are all it gets" in str(caught.value)
+    assert len(origin.paths()) == 3
+
+
+def test_a_refused_request_is_the_callers_to_see(client: Any, made: Any, origin: Any) -> None:
+    """What no retry mends is not repeated: the answer comes back as it is."""
+    answer = client[0](made(retry=QUICK))("GET", f"{origin.url}/priced?do=zipped-refusal")
+    assert (answer.status, answer.body["code"]) == (400, -1102)
+    assert len(origin.paths()) == 1
+
+
+@pytest.mark.parametrize("policies", [{"retry": QUICK}, {}])
+def test_an_order_without_an_answer_is_unknown(client: Any, made: Any, origin: Any, policies: Any) -> None:
+    """It is sent once, whether or not there are policies, and the error says what to ask for."""
+    with pytest.raises(OutcomeUnknown) as caught:
+        client[0](made(**policies))("POST", f"{origin.url}/form?do=reset", data={"amount": "1", "id": "a1"})
+    assert isinstance(caught.value, client[1])
+    assert caught.value.ask == "GET /fate?id=a1"
+    assert len(origin.paths()) == 1
+
+
+def test_a_timeout_is_still_a_timeout(client: Any, made: Any, origin: Any) -> None:
+    """Programs that catch their client's own timeout keep working."""
+    with pytest.raises(OutcomeUnknown) as caught:
+        client[0](made(retry=QUICK))("POST", f"{origin.url}/form?do=hang", data={"amount": "1"})
+    assert isinstance(caught.value, client[2])
+    assert caught.value.ask == ""
+
+
+def test_an_order_with_a_key_that_makes_it_safe_is_sent_again(client: Any, made: Any, origin: Any) -> None:
+    """Where the provider promises to carry out one only."""
+    data = {"amount": "1", "token": "t1"}
+    assert client[0](made(retry=QUICK))("POST", f"{origin.url}/form?do=reset-once", data=data).status == 200
+    assert len(origin.paths()) == 2
+
+
+def test_hints_are_obeyed(client: Any, made: Any, origin: Any) -> None:
+    """Retry-After goes before the backoff, to the instant."""
+    origin.hints = {"Retry_After": "1"}
+    gate = made(retry=Retry(first=0.001))
+    begun = time.monotonic()
+    told = events(gate, "retry")
+    gate.on(lambda event: setattr(origin, "trouble", False))
+    assert client[0](gate)("GET", f"{origin.url}/priced?do=trouble").status == 200
+    assert time.monotonic() - begun >= 1.0
+    assert 0.9 < told[0].fields["delay"] <= 1.0
+
+
+def test_nothing_is_repeated_beyond_the_budget(client: Any, made: Any, origin: Any) -> None:
+    """In an outage retries stop being made: trouble is not met with more traffic."""
+    ask = client[0](made(retry=Retry(first=0.0, attempts=6, budget=0.0, reserve=0.001)))
+    for _ in range(10):
+        with pytest.raises(RetriesExhausted):
+            ask("GET", f"{origin.url}/priced?do=trouble")
+    assert len(origin.paths()) == 10 + 10
+
+
+# -- breaker -----------------------------------------------------------------------------------------------------
+
+
+def test_a_breaker_spares_a_provider_in_trouble(client: Any, made: Any, origin: Any) -> None:
+    """After enough failures nothing is sent; then one probe; when it succeeds all pass again."""
+    gate = made(breaker=Breaker(failures=3, cooldown=0.4))
+    ask = client[0](gate)
+    url = f"{origin.url}/priced?do=trouble"
+    assert [ask("GET", url).status for _ in range(3)] == [503] * 3
+    with pytest.raises(BreakerOpen) as caught:
+        ask("GET", url)
+    assert isinstance(caught.value, client[1])
+    assert len(origin.paths()) == 3
+    assert ask("POST", f"{origin.url}/form", data={"amount": "1"}).status == 200, "orders have a breaker of their own"
+    time.sleep(0.45)
+    assert ask("GET", url).status == 503, "the probe"
+    with pytest.raises(BreakerOpen):
+        ask("GET", url)
+    origin.trouble = False
+    time.sleep(0.85)
+    assert [ask("GET", url).status for _ in range(3)] == [200] * 3
+
+
+def test_being_throttled_opens_no_breaker(client: Any, made: Any, origin: Any) -> None:
+    """It says nothing of the provider's health."""
+    gate = made(breaker=Breaker(failures=1))
+    assert client[0](gate)("GET", f"{origin.url}/few?do=refuse").status == 429
+    assert not [block for block in gate.read().blocks if block.kind == "breaker"]
+
+
+# -- cache -------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_given_again(client: Any, made: Any, origin: Any) -> None:
+    """The second time it comes from the shelf, with its age; nothing is sent and nothing is charged."""
+    gate = made(cache=Cache(market=60.0))
+    ask = client[0](gate)
+    first, again = (ask("GET", f"{origin.url}/rate?symbol=A") for _ in range(2))
+    assert first.body == again.body
+    assert (first.headers["x-headgate-answer"], again.headers["x-headgate-answer"]) == ("fresh", "hit")
+    assert 0 <= float(again.headers["x-headgate-age"]) < 60
+    assert again.headers["x-place"] == "here"
+    assert ask("GET", f"{origin.url}/rate?symbol=B").body != first.body
+    assert origin.paths() == ["/rate", "/rate"]
+    assert [view.used for view in gate.read().ledgers if "/requests-1d/" in view.key] == [6]
+
+
+def test_it_is_asked_for_anew_in_time(client: Any, made: Any, origin: Any) -> None:
+    """An answer is never given that is older than it may be."""
+    ask = client[0](made(cache=Cache(ttl={"testland GET /rate": 0.3})))
+    assert ask("GET", f"{origin.url}/rate?symbol=A").body["data"]["nth"] == 1
+    time.sleep(0.35)
+    assert ask("GET", f"{origin.url}/rate?symbol=A").body["data"]["nth"] == 2
+
+
+def test_what_a_signature_adds_makes_no_other_question(client: Any, made: Any, origin: Any) -> None:
+    """Timestamps differ from call to call; what is asked for does not."""
+    ask = client[0](made(cache=True))
+    for stamp in range(2):
+        now = int(time.time() * 1000) + stamp
+        ask("GET", f"{origin.url}/balance?timestamp={now}&signature=s{stamp}", headers={"x-key": "k1"})
+    assert origin.paths() == ["/balance"]
+
+
+def test_accounts_never_share(client: Any, made: Any, origin: Any) -> None:
+    """Each account has its own answer, and who shows no key gets none from the shelf."""
+    ask = client[0](made(cache=True))
+    found = [
+        ask("GET", f"{origin.url}/balance", headers={"x-key": key}).body["nth"] for key in ("k1", "k2", "k1", "k2")
+    ]
+    assert found == [1, 2, 1, 2]
+    assert [ask("GET", f"{origin.url}/balance").body["nth"] for _ in range(2)] == [3, 4]
+
+
+def test_an_order_makes_the_account_s_answers_old(client: Any, made: Any, origin: Any) -> None:
+    """Only that account's: its balance is asked for anew."""
+    ask = client[0](made(cache=True))
+    url = f"{origin.url}/balance"
+    assert [ask("GET", url, headers={"x-key": key}).body["nth"] for key in ("k1", "k2")] == [1, 2]
+    ask("POST", f"{origin.url}/form", data={"amount": "1"}, headers={"x-key": "k1"})
+    assert [ask("GET", url, headers={"x-key": key}).body["nth"] for key in ("k1", "k2")] == [4, 2]
+
+
+def test_a_stale_answer_is_better_than_none(client: Any, made: Any, origin: Any) -> None:
+    """Labelled, with its age: if the provider fails, and while a ban forbids to ask."""
+    gate = made(cache=Cache(ttl={"testland GET /priced": 0.05}))
+    told = events(gate, "cache stale")
+    ask = client[0](gate)
+    origin.trouble = False
+    url = f"{origin.url}/priced?do=trouble"
+    assert ask("GET", url).status == 200
+    origin.trouble = True
+    time.sleep(0.06)
+    stale = ask("GET", url)
+    assert (stale.status, stale.headers["x-headgate-answer"]) == (200, "stale")
+    assert float(stale.headers["x-headgate-age"]) >= 0.06
+    sent = len(origin.paths())
+    gate.block(f"testland@{origin.place}/ip:default", 60, "ban", "for this test")
+    assert ask("GET", url).headers["x-headgate-answer"] == "stale"
+    assert len(origin.paths()) == sent
+    assert len(told) == 2
+
+
+def test_mistakes_are_not_kept(client: Any, made: Any, origin: Any) -> None:
+    """An unknown symbol is told each time, by the provider."""
+    ask = client[0](made(cache=True))
+    assert [ask("GET", f"{origin.url}/rate?symbol=Z").status for _ in range(2)] == [400, 400]
+    assert len(origin.paths()) == 2
+
+
+def test_many_who_ask_at_once_ask_once(client: Any, made: Any, origin: Any) -> None:
+    """One flight: the others share its answer."""
+    ask = client[0](made(cache=Cache(market=60.0)))
+    start = threading.Barrier(8)
+    found: list[Seen] = []
+
+    def one() -> None:
+        start.wait(5)
+        found.append(ask("GET", f"{origin.url}/rate?symbol=A"))
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert origin.paths() == ["/rate"]
+    assert {seen.body["data"]["nth"] for seen in found} == {1}
+    assert len(found) == 8
+
+
+# -- batch -------------------------------------------------------------------------------------------------------
+
+
+def test_single_calls_are_made_as_one(client: Any, made: Any, origin: Any) -> None:
+    """Each gets what it asked for; a name that the answer does not hold is asked for by itself."""
+    gate = made(batch=Batch(window=0.15))
+    told = events(gate, "batched")
+    ask = client[0](gate)
+    start = threading.Barrier(5)
+    found: dict[str, Seen] = {}
+
+    def one(symbol: str) -> None:
+        start.wait(5)
+        found[symbol] = ask("GET", f"{origin.url}/rate?symbol={symbol}")
+
+    threads = [threading.Thread(target=one, args=(symbol,)) for symbol in "ABCDZ"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert {symbol: seen.body["data"]["symbol"] for symbol, seen in found.items() if symbol != "Z"} == {
+        symbol: symbol for symbol in "ABCD"
+    }
+    assert {found[symbol].headers["x-headgate-answer"] for symbol in "ABCD"} == {"batched"}
+    assert (found["Z"].status, found["Z"].body["code"]) == (400, -1121)
+    assert sorted(origin.paths()) == ["/rate", "/rates"]
+    assert [event.fields["calls"] for event in told] == [5]
+
+
+def test_one_alone_is_not_made_dearer(client: Any, made: Any, origin: Any) -> None:
+    """One for all costs more than a single call: it is made as it is."""
+    assert client[0](made(batch=True))("GET", f"{origin.url}/rate?symbol=A").status == 200
+    assert origin.paths() == ["/rate"]
