@@ -112,7 +112,12 @@ class Governed(Errand):
 
 def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """The headers of an answer that are kept with it."""
-    return tuple((str(name), str(value)) for name, value in headers if name.lower() not in _OF_TRANSPORT)
+    named = [(str(name), str(value)) for name, value in headers]
+    return tuple(
+        (name, value)
+        for name, value in named
+        if name.lower() not in _OF_TRANSPORT and not name.lower().startswith("x-headgate-")
+    )
 
 
 def run(errand: Governed) -> Steps[Any]:

@@ -307,7 +307,8 @@ def _dry_run(met: _Met, exchange: Any, request: tuple[Any, ...]) -> Outbound | N
     try:
         path, api, method, params = request
         made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
-        return from_url(made.get("method") or method, made["url"], lowered(made.get("headers")), made.get("body"))
+        headers = lowered(exchange.headers) | lowered(made.get("headers"))
+        return from_url(made.get("method") or method, made["url"], headers, made.get("body"))
     except Exception:  # noqa: BLE001 - missing keys and the like: the real call raises the same, and sends nothing
         return None
 

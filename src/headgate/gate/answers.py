@@ -180,7 +180,7 @@ class Answers:
         outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
         if outcome is Outcome.OK:
             reply, response = yield from errand.read(response)
-            if reply is not None and reply.status == 200:
+            if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
                 if self._store.remote:
                     yield waiting(functools.partial(self._put, wanted, reply, asked), None, is_async=errand.is_async)
                 else:

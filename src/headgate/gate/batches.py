@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from headgate.gate.errand import Errand, Reply, Served
@@ -115,6 +116,9 @@ class Batches:
 
 
 def _cheaper(together: Plan, one: Plan, number: int) -> bool:
-    """Whether one call for all costs no more, on every limit, than so many single ones."""
-    single = {charge.key: charge.cost * number for charge in one.charges}
-    return all(charge.cost <= single.get(charge.key, 0) for charge in together.charges)
+    """Whether one call for all costs no more, on every limit, than so many single ones. By the limit's name, not by its
+    ledger: limits of an endpoint are ledgers of their own."""
+    single: Counter[str] = Counter()
+    for charge in one.charges:
+        single[charge.limit.name] += charge.cost * number
+    return all(charge.cost <= single[charge.limit.name] for charge in together.charges)

@@ -46,7 +46,8 @@ class Event:
 
     Attributes:
         kind: ``throttled``, ``paced``, ``overloaded``, ``banned``, ``foreign``, ``egress``, ``learned``, ``clock``,
-            ``waiting``, ``rejected``, ``store lost``, ``store back``.
+            ``waiting``, ``rejected``, ``store lost``, ``store back``, ``stream down``, ``stream stale``, ``stream back``,
+            ``stream rolled over``.
         message: one sentence, without secrets.
         provider: namespace, or ``""``.
         fields: numbers and names behind the sentence.
