@@ -17,8 +17,8 @@ from benchmarks.contenders import CONTENDERS, permits
 from benchmarks.measure import interleaved
 from benchmarks.ours import FORMS
 from benchmarks.peers import PEERS
-from benchmarks.processes import rush
 from benchmarks.policies import stacks
+from benchmarks.processes import rush
 from benchmarks.proxy import passages
 from benchmarks.redis import FULL, LOADED, LOOPS, TASKS, load
 from benchmarks.servers import Spec

@@ -21,17 +21,18 @@ class Asker:
 
     Attributes:
         emulation: the exchange itself.
+        session: for what is no plain call.
     """
 
     def __init__(self, emulation: Emulation, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> None:
         self.emulation = emulation
-        self._session = session
+        self.session = session
         self._headers = headers
 
     async def call(self, method: str, path: str, body: Any = None, *, known: bool = True) -> tuple[int, Any]:
         """Status and decoded body; `known` sends the headers that name the account."""
         headers = self._headers if known else {}
-        async with self._session.request(method, path, json=body, headers=headers) as answer:
+        async with self.session.request(method, path, json=body, headers=headers) as answer:
             return answer.status, await answer.json(content_type=None)
 
     async def data(self, method: str, path: str, body: Any = None) -> Any:

@@ -17,6 +17,7 @@ from headgate.errors import RuleError
 from headgate.gate.by_hand import CREDENTIALS, VARIABLE
 from headgate.gate.configuration import Configuration, configure
 from headgate.ledger.limit import Limit
+from headgate.policy.policies import Policies
 from headgate.pools.settings import EgressSettings, addresses_of
 from headgate.rules.book import Rulebook
 from headgate.rules.provider import Provider
@@ -25,7 +26,7 @@ from headgate.rules.times import interval_name
 __all__ = ["command", "masked", "values"]
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
-_TABLES = ("egress", "providers", "priorities", "programs", "exchanges", "telegram", "alerts", "headroom")
+_TABLES = ("egress", "providers", "priorities", "policies", "programs", "exchanges", "telegram", "alerts", "headroom")
 """Parts of the file that are shown as they are written; nothing else can say the same."""
 
 
@@ -94,13 +95,17 @@ def values(said: Configuration) -> Iterator[tuple[str, Any, str]]:
         yield key, value, said.sources[key]
     if said.egress or isinstance(own.egress, str):
         yield "egress", single or "default", said.sources["egress"]
+    by_name = isinstance(own.policies, str) or said.policies != own.policies
+    if by_name:
+        on = [name for name in Policies.__struct_fields__ if getattr(said.policies, name)]
+        yield "policies", ",".join(on) or "none", said.sources["policies"]
     for host, name in said.hosts.items():
         yield f"hosts.{_quoted(host)}", name, said.sources[f"hosts.{host}"]
     for at, rule in enumerate(own.rules):
         yield f"rules[{at}]", rule, said.file.place(f"$.rules[{at}]")
     for table in _TABLES:
         part = getattr(own, table)
-        if not isinstance(part, str):
+        if not (isinstance(part, str) or (table == "policies" and by_name)):
             yield from _leaves(msgspec.to_builtins(part), f"$.{table}", table, said)
 
 

@@ -88,7 +88,9 @@ def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[Ad
             for klass, wait in waits.items()
         },
         "learned": {
-            provider: {name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items() if name[0] != "~"}
+            provider: {
+                name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items() if name[0] != "~"
+            }
             for provider, limits in found.learned.items()
         },
     }

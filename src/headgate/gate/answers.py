@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from headgate.errors import Rejected
+from headgate.errors import Blocked, Rejected
 from headgate.gate.errand import Errand, Reply, Served, packed, unpacked
 from headgate.gate.flights import Flights, Lead
 from headgate.gate.steps import Steps, waiting
@@ -148,7 +149,11 @@ class Answers:
         """A call that changes an account makes what is kept of it worth asking for anew."""
         if class_of(plan) in {"order", "cancel"} and (owner := _owner(plan)):
             stamp = (time.monotonic_ns() + self._store.skew()[1]).to_bytes(8, "big")
-            self._shelf.put(_moved(owner), stamp, self._cache.keep(3600.0))
+            put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
+            if self._store.remote:
+                threading.Thread(target=put, daemon=True).start()  # also on the way out of a cancelled task
+            else:
+                put()
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -172,9 +177,9 @@ class Answers:
         try:
             response = yield from ask()
         except Exception as error:
-            closed = isinstance(error, Rejected)
-            asked_in_vain = closed or errand.tried is not None
-            if asked_in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=closed):
+            in_vain = isinstance(error, Rejected) or errand.tried is not None
+            shut = isinstance(error, Blocked)
+            if in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=shut):
                 return self._stale(errand, plan, found, str(error))
             raise
         outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK

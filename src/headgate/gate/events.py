@@ -33,6 +33,12 @@ _LEVELS: Final = {
     "stream stale": logging.WARNING,
     "stream back": logging.INFO,
     "stream rolled over": logging.INFO,
+    "retry": logging.INFO,
+    "gave up": logging.WARNING,
+    "unknown": logging.WARNING,
+    "breaker": logging.WARNING,
+    "breaker closed": logging.WARNING,
+    "cache stale": logging.INFO,
     "waiting": logging.INFO,
     "learned": logging.INFO,
     "clock": logging.INFO,
@@ -45,9 +51,7 @@ class Event:
     """Something a person may want to know.
 
     Attributes:
-        kind: ``throttled``, ``paced``, ``overloaded``, ``banned``, ``foreign``, ``egress``, ``learned``, ``clock``,
-            ``waiting``, ``rejected``, ``store lost``, ``store back``, ``stream down``, ``stream stale``, ``stream back``,
-            ``stream rolled over``.
+        kind: ``throttled``, ``banned``, ``retry``, ``breaker``...; ``docs/reference/errors.md`` lists all.
         message: one sentence, without secrets.
         provider: namespace, or ``""``.
         fields: numbers and names behind the sentence.

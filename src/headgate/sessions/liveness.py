@@ -22,20 +22,20 @@ class Gaps(NamedTuple):
     Attributes:
         usual: seconds, a mean that forgets; 0 while too few came to tell.
         last: when the last came; None: none yet.
-        count: how many came.
+        heard_of: how many came.
     """
 
     usual: float = 0.0
     last: float | None = None
-    count: int = 0
+    heard_of: int = 0
 
     def heard(self, now: float) -> Gaps:
         """The same with one more message."""
         if self.last is None:
             return Gaps(0.0, now, 1)
         gap = now - self.last
-        usual = gap if self.count == 1 else self.usual + (gap - self.usual) / min(self.count, 50)
-        return Gaps(usual, now, self.count + 1)
+        usual = gap if self.heard_of == 1 else self.usual + (gap - self.usual) / min(self.heard_of, 50)
+        return Gaps(usual, now, self.heard_of + 1)
 
 
 class Dials(NamedTuple):
@@ -100,7 +100,7 @@ class Liveness:
         """Seconds without a message after which the stream is stale."""
         if self.stale_after is not None:
             return self.stale_after
-        if gaps.count < 3:
+        if gaps.heard_of < 3:
             return self.stale_most
         return min(max(gaps.usual * self.stale_gaps, self.stale_least), self.stale_most)
 

@@ -48,7 +48,9 @@ def test_the_key_is_planned_as_it_is_sent(kind: Kind, origin: Any, gate: Any, mo
     """One attempt is opened per request, with the key that the request will carry: limits of accounts need it."""
     opened: list[Any] = []
     original = Governor.begin
-    monkeypatch.setattr(Governor, "begin", lambda self, it, *rest, **kw: opened.append(it) or original(self, it, *rest, **kw))
+    monkeypatch.setattr(
+        Governor, "begin", lambda self, it, *rest, **kw: opened.append(it) or original(self, it, *rest, **kw)
+    )
     kind.one(origin.url, gate, [("GET", "/priced", {"limit": 50})])
     assert [(it.method, it.path) for it in opened] == [("GET", "/priced")]
     [name] = [name for name, value in origin.arrivals[0].headers.items() if value == "kkkk"]

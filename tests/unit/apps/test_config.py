@@ -106,6 +106,7 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
         "weight": (2, "file:1"),
         "max_wait": (900.0, "default"),
         "learn": (True, "default"),
+        "policies": ("none", "default"),
         'hosts."127.0.0.1:9300"': ("binance-usdm", "file:19"),
         'hosts."b.test"': ("okx", "HEADGATE_HOSTS"),
         "egress.addresses.here": ("127.0.0.2", "file:8"),
@@ -121,6 +122,20 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
     assert [line.split() for line in table.splitlines() if line.startswith("weight ")] == [
         ["weight", "5", f"{file}:13"]
     ]
+
+
+def test_show_policies(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table as it is written; but the variable goes before it."""
+    file.write_text("[policies]\nretry = true\ncache.market = 2.0\n")
+    said = json.loads(run("show", "--json", file).output)["values"]
+    assert {key: each["value"] for key, each in said.items() if key.startswith("policies")} == {
+        "policies.retry": True, "policies.cache.market": 2.0,
+    }  # fmt: skip
+    monkeypatch.setenv("HEADGATE_POLICIES", "batch, retry")
+    said = json.loads(run("show", "--json", file).output)["values"]
+    assert {key: (each["value"], each["from"]) for key, each in said.items() if key.startswith("policies")} == {
+        "policies": ("retry,batch", "HEADGATE_POLICIES")
+    }
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_check_later(tmp_path: Path) -> None:
     """A file that needs what is not evaluated yet cannot be used, and is not called good."""
     later = tmp_path / "later.toml"
     text = (DATA / "binance-usdm.toml").read_text("utf-8")
-    later.write_text(text.replace("capacity = 2400", "calendar = \"week\"\ncapacity = 2400"), encoding="utf-8")
+    later.write_text(text.replace("capacity = 2400", 'calendar = "week"\ncapacity = 2400'), encoding="utf-8")
     done = run("check", str(later))
     assert done.exit_code == 1
     assert "$.limits.weight-1m.calendar" in done.output

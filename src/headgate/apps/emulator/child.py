@@ -147,7 +147,7 @@ class Emulator:
         api = exchange.urls["api"]
         for name, url in api.items():
             if isinstance(url, str) and url.startswith("https://"):
-                api[name] = self.url + "/" + url.removeprefix("https://").partition("/")[2]
+                api[name] = self.url + "".join(url.removeprefix("https://").partition("/")[1:])
         return exchange
 
     # -- asking and telling; none of this is counted

@@ -157,7 +157,7 @@ class Bodies:
 
 
 def candle_span(interval: str, now: int, count: int, start: int = 0, end: int = 0) -> tuple[int, int]:
-    """Opening of the first candle (ms) and number of candles: the last `count` until `now` or `end`, or those from `start`."""
+    """Opening of the first candle (ms) and number of candles: the last `count` until now or `end`, or those from `start`."""
     step = INTERVALS[interval]
     last = min(end or now, now) // step
     if not start:

@@ -91,16 +91,19 @@ class OrderDesk:
         symbols: the markets.
         futures: futures rather than spot: fills make positions, not balances, and errors have Binance's codes for USD-M.
         rejects_makers: whether a post-only order that would fill at once is an error; else it is taken, and cancelled.
+        first: number of the first order.
     """
 
-    def __init__(self, symbols: dict[str, Symbol], *, futures: bool, rejects_makers: bool = True) -> None:
+    def __init__(
+        self, symbols: dict[str, Symbol], *, futures: bool, rejects_makers: bool = True, first: int = 1_000_001
+    ) -> None:
         self.symbols = symbols
         self.futures = futures
         self.rejects_makers = rejects_makers
         self.accounts: dict[str, Account] = {}
         self.filled = 0
         """Orders that were filled so far."""
-        self._numbers = count(1_000_001)
+        self._numbers = count(first)
         self._matched = 0
         self.on_change: Callable[[str, Order, int], None] | None = None
         """Told of every change: the account's label, the order as it is now, milliseconds."""

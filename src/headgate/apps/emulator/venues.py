@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .binance import NAMES, Binance
+from .bitget import Bitget
+from .orderly import Orderly
 from .plain import Plain
 
 if TYPE_CHECKING:
@@ -20,4 +22,4 @@ def venue_of(tariff: Tariff, options: Live) -> Venue:
     name = tariff.provider.name
     if name in NAMES:
         return Binance(name, tariff)
-    return Plain(tariff, options)
+    return {"bitget": Bitget, "orderly": Orderly}.get(name, Plain)(tariff, options)

@@ -83,6 +83,7 @@ def test_spot_fills_move_balances() -> None:
         ({"quantity": "x"}, -1100),
         ({"quantity": "0"}, -4003),
         ({"quantity": "0.0001"}, -1111),
+        ({"price": "50000.05"}, -4014),
         ({"price": "1000", "quantity": "0.001"}, -4164),
         ({"price": "90000", "timeInForce": "GTX"}, -5022),
     ],
@@ -118,3 +119,84 @@ def test_accounts_and_conditional_orders_are_apart() -> None:
     assert desk.listed(ask()._replace(account="b"), only_open=False) == []
     assert len(desk.cancel_all(ask())) == 1
     assert len(desk.account("a").open) == 1
+
+
+def best(desk: OrderDesk, side: str, since: int, until: int) -> float:
+    """The best price for a resting order of that side between two instants (ms)."""
+    symbol = desk.symbols["BTCUSDT"]
+    prices = [symbol.ask(at) if side == "BUY" else symbol.bid(at) for at in range(since, until + 1, 250)]
+    return min(prices) if side == "BUY" else max(prices)
+
+
+@pytest.mark.parametrize(("side", "begin"), [("BUY", NOW), ("SELL", NOW + 210_000)])
+def test_a_resting_order_fills_when_the_price_crosses_it(side: str, begin: int) -> None:
+    """Whole, at its own price, once; the price need not be there any more when somebody asks. Positions follow."""
+    desk, later = usdm(), begin + 420_000  # a whole fast swing of the price
+    reached = Decimal(f"{best(desk, side, begin, later):.1f}")
+    away = Decimal("0.1") if side == "BUY" else Decimal("-0.1")
+    near = desk.place(ask(side=side, price=str(reached + away), newClientOrderId="near")._replace(now=begin))
+    far = desk.place(ask(side=side, price=str(reached - 10 * away), newClientOrderId="far")._replace(now=begin))
+    assert (near.status, far.status) == ("NEW", "NEW")
+    told = []
+    desk.on_change = lambda account, order, now: told.append((account, order.client_id, order.status, now))
+    desk.match(later)
+    desk.match(later + 1_000)
+    assert (near.status, near.average, far.status) == ("FILLED", near.price, "NEW")
+    assert told == [("a", "near", "FILLED", later)]
+    amount = Decimal("0.010") if side == "BUY" else Decimal("-0.010")
+    assert desk.account("a").positions["BTCUSDT"] == amount
+    assert desk.account("a").entries["BTCUSDT"] == near.price
+    assert statistics(desk)["a"]["by_client_id"]["near"] == {"arrived": 1, "placed": 1, "status": "FILLED"}
+
+
+def test_prices_before_an_order_do_not_fill_it() -> None:
+    """Only what the price does afterwards counts."""
+    desk, later = usdm(), NOW + 420_000
+    order = desk.place(ask()._replace(now=later))
+    order.price = Decimal(f"{best(desk, 'BUY', NOW, later):.1f}") + 1
+    desk.match(later)
+    assert order.status == "NEW"
+
+
+def test_conditional_orders_wait_for_nobody() -> None:
+    """Nothing triggers them here."""
+    desk = usdm()
+    stop = desk.place(ask(type="STOP_MARKET", stopPrice="60000"), conditional=True)
+    desk.match(NOW + 600_000)
+    assert stop.status == "NEW"
+
+
+def test_the_entry_price_is_an_average_and_begins_anew_on_the_other_side() -> None:
+    """More of the same side is averaged; less of it changes nothing; the other side is a new position."""
+    desk = usdm()
+
+    def fill(side: str, quantity: str, at: int) -> Decimal:
+        return desk.place(ask(side=side, type="MARKET", quantity=quantity)._replace(now=NOW + at)).average
+
+    entries, first = desk.account("a").entries, fill("BUY", "0.010", 0)
+    second = fill("BUY", "0.030", 60_000)
+    assert entries["BTCUSDT"] == (first + 3 * second) / 4
+    fill("SELL", "0.020", 90_000)
+    assert entries["BTCUSDT"] == (first + 3 * second) / 4
+    assert entries["BTCUSDT"] != (last := fill("SELL", "0.050", 120_000))
+    assert entries["BTCUSDT"] == last
+    assert desk.account("a").positions["BTCUSDT"] == Decimal("-0.030")
+
+
+def test_a_desk_may_take_and_cancel_post_only_orders_that_would_fill() -> None:
+    """As Orderly and Bitget do; the order is known, and did nothing."""
+    desk = OrderDesk(USDM_SYMBOLS, futures=True, rejects_makers=False)
+    order = desk.place(ask(price="90000", timeInForce="GTX", newClientOrderId="mine"))
+    assert order.status == "CANCELED"
+    assert not desk.account("a").open
+    assert statistics(desk)["a"]["by_client_id"]["mine"]["placed"] == 1
+
+
+def test_figures_of_several_desks_are_added() -> None:
+    """An account that trades on both shows up once."""
+    spot = OrderDesk(SPOT_SYMBOLS, futures=False, first=500)
+    desk = usdm()
+    desk.place(ask(newClientOrderId="f"))
+    assert spot.place(ask(newClientOrderId="s")).number == 500
+    assert statistics(desk, spot)["a"]["open"] == 2
+    assert set(statistics(desk, spot)["a"]["by_client_id"]) == {"f", "s"}

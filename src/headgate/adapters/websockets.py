@@ -1,0 +1,188 @@
+"""The `websockets` library, asyncio and threads: dials and messages are charged before they are made.
+
+This is what ``headgate run`` puts into unchanged programs. For those of one's own, `headgate.sessions.stream.Stream` does
+more.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from headgate.adapters._call import Governor, drive, drive_async
+from headgate.adapters._line import Line, dialling, refused
+from headgate.adapters._wire import from_url, lowered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from headgate.adapters._wire import Outbound
+
+__all__ = ["answer_of", "handshake", "patch"]
+
+_RENEW_EVERY: Final = 15.0
+"""Seconds between two renewals of what open connections hold; a lease lasts 60."""
+
+
+def handshake(url: str, headers: Any = None) -> Outbound | None:
+    """The request with which a websocket begins; None if the URL names no host."""
+    shown = {"upgrade": "websocket", **lowered(dict(headers) if headers else None)}
+    return from_url("GET", url, shown)
+
+
+def answer_of(error: BaseException) -> Callable[[], tuple[int, Mapping[str, str], bytes]] | None:
+    """What gives status, headers and body of an answer that refused the handshake, if the error carries one."""
+    response: Any = getattr(error, "response", None)
+    if not hasattr(response, "status_code"):
+        return None
+    return lambda: (response.status_code, dict(response.headers.raw_items()), bytes(response.body or b""))
+
+
+def patch(module: Any) -> None:
+    """Governs every connection of an unchanged program.
+
+    Args:
+        module: ``websockets.asyncio.client`` or ``websockets.sync.client``.
+    """
+    governor, keeper = Governor(lenient=True), _Keeper()
+    if module.__name__.endswith("asyncio.client"):
+        name = next(name for name in ("connect", "__await_impl__") if name in vars(module.connect))
+        setattr(module.connect, name, _connecting(getattr(module.connect, name), governor, keeper))
+        _patch_messages(module.ClientConnection, _sending, "connection_lost")
+        return
+    if hasattr(module, "reconnect"):
+        module.reconnect.connect = _connecting_sync(module.reconnect.connect, governor, keeper)
+    else:
+        module.connect = _connecting_sync(module.connect, governor, keeper)
+    _patch_messages(module.ClientConnection, _sending_sync, "recv_events")
+
+
+def _family() -> type[Exception]:
+    from websockets.exceptions import InvalidHandshake
+
+    return InvalidHandshake
+
+
+class _Keeper:
+    """Renews what the open connections of one library hold, in a thread that begins with the first that holds anything."""
+
+    def __init__(self) -> None:
+        self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, line: Line) -> None:
+        with self._lock:
+            self._lines.add(line)
+            if self._thread is None or not self._thread.is_alive():  # it does not survive a fork
+                self._thread = threading.Thread(target=self._run, name="headgate-sockets", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_RENEW_EVERY)
+            with self._lock:
+                held = [line for line in self._lines if line.holds]
+            for line in held:
+                line.renew()
+
+
+def _joined(connection: Any, line: Line | None, keeper: _Keeper) -> Any:
+    if line is not None:
+        line.opened()
+        connection.headgate_line = line
+        keeper.keep(line)
+        if connection.protocol.state.name == "CLOSED":  # already, before it could be told
+            line.close()
+    return connection
+
+
+def _begun(connector: Any, options: Mapping[str, Any]) -> Outbound | None:
+    """The handshake that a connector, or a function given a URL, is about to make."""
+    url = connector if isinstance(connector, str) else connector.uri
+    return handshake(url, getattr(connector, "additional_headers", None) or options.get("additional_headers"))
+
+
+def _connecting(original: Any, governor: Governor, keeper: _Keeper) -> Any:
+    @functools.wraps(original)
+    async def connect(self: Any) -> Any:
+        outbound = _begun(self, {})
+        if outbound is None:
+            return await original(self)
+        line = await drive_async(dialling(governor, outbound, _family, is_async=True))
+        try:
+            connection = await original(self)
+        except BaseException as error:
+            refused(line, error, answer_of(error))
+            raise
+        return _joined(connection, line, keeper)
+
+    return connect
+
+
+def _connecting_sync(original: Any, governor: Governor, keeper: _Keeper) -> Any:
+    @functools.wraps(original)
+    def connect(target: Any, *values: Any, **options: Any) -> Any:
+        outbound = _begun(target, options)
+        if outbound is None:
+            return original(target, *values, **options)
+        line = drive(dialling(governor, outbound, _family, is_async=False))
+        try:
+            connection = original(target, *values, **options)
+        except BaseException as error:
+            refused(line, error, answer_of(error))
+            raise
+        return _joined(connection, line, keeper)
+
+    return connect
+
+
+def _patch_messages(cls: Any, wrapped: Callable[[Any, bool], Any], last: str) -> None:
+    for name in ("send", "ping", "pong"):
+        setattr(cls, name, wrapped(getattr(cls, name), name == "send"))
+    setattr(cls, last, _ending(getattr(cls, last)))
+
+
+def _sending(original: Any, data: bool) -> Any:
+    @functools.wraps(original)
+    async def send(self: Any, message: Any = None, **options: Any) -> Any:
+        line = getattr(self, "headgate_line", None)
+        if line is not None:
+            await drive_async(line.sending(_seen(message, data), is_async=True))
+        return await (original(self, **options) if message is None else original(self, message, **options))
+
+    return send
+
+
+def _sending_sync(original: Any, data: bool) -> Any:
+    @functools.wraps(original)
+    def send(self: Any, message: Any = None, *values: Any, **options: Any) -> Any:
+        line = getattr(self, "headgate_line", None)
+        if line is not None:
+            drive(line.sending(_seen(message, data), is_async=False))
+        return original(self, *values, **options) if message is None else original(self, message, *values, **options)
+
+    return send
+
+
+def _seen(message: Any, data: bool) -> str | bytes | None:
+    """What the gate sees of a message: parts that come one by one are one message of unknown content."""
+    if not data:
+        return None
+    return message if isinstance(message, str | bytes) else b""
+
+
+def _ending(original: Any) -> Any:
+    @functools.wraps(original)
+    def end(self: Any, *values: Any) -> Any:
+        try:
+            return original(self, *values)
+        finally:
+            line = getattr(self, "headgate_line", None)
+            if line is not None:
+                line.close()
+
+    return end

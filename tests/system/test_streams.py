@@ -1,0 +1,280 @@
+"""Streams against the emulator and against servers that misbehave: they go on, without gaps and without storms."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from headgate import Gate
+from headgate.apps.run import environment
+from headgate.sessions.liveness import Liveness
+from headgate.sessions.stream import Message, Stream
+from headgate.sessions.transports import Aiohttp, Transport, Websockets
+from headgate.testing import Emulator
+
+QUICK = Liveness(stale_after=1.0, first=0.1, longest=1.0, overlap=0.3, overlap_most=3.0)
+TOPIC = "btcusdt@trade"
+
+
+@pytest.fixture
+def spot() -> Iterator[Callable[..., tuple[Emulator, Gate]]]:
+    """Makes an emulator of Binance spot, and a gate for it."""
+    made: list[Any] = []
+
+    def make(**options: Any) -> tuple[Emulator, Gate]:
+        emulator = Emulator("binance-spot", ws_interval=0.02, **options)
+        made.append(emulator)
+        gate = Gate("memory://", hosts=emulator.hosts)
+        made.append(gate)
+        return emulator, gate
+
+    yield make
+    for each in reversed(made):
+        each.close()
+
+
+def url(emulator: Emulator) -> str:
+    """Of its market streams."""
+    return emulator.url.replace("http://", "ws://") + "/stream"
+
+
+def number(message: Message) -> int:
+    """The emulator's running number of a message."""
+    return int(json.loads(message.data)["data"]["seq"])
+
+
+async def take(stream: Stream, wanted: Callable[[Message], bool], seconds: float = 20) -> list[Message]:
+    """Messages until one is wanted."""
+    found = []
+    async with asyncio.timeout(seconds):
+        async for message in stream:
+            found.append(message)
+            if wanted(message):
+                break
+    return found
+
+
+def transports() -> list[Any]:
+    """Both libraries."""
+    return [pytest.param(name, id=name) for name in ("websockets", "aiohttp")]
+
+
+async def with_transport(name: str, use: Callable[[Transport], Any]) -> None:
+    """Runs with one of the libraries; nothing is left behind."""
+    if name == "websockets":
+        await use(Websockets())
+    else:
+        import aiohttp
+
+        async with aiohttp.ClientSession() as session:
+            await use(Aiohttp(session))
+    await asyncio.sleep(0)
+    assert [task.get_name() for task in asyncio.all_tasks() if "headgate" in task.get_name()] == []
+
+
+@pytest.mark.parametrize("library", transports())
+@pytest.mark.parametrize("mode", ["close", "abort", "silent"])
+def test_survives_a_cut(spot: Callable[..., tuple[Emulator, Gate]], mode: str, library: str) -> None:
+    """Closed, reset or silent: the stream dials again, subscribes again, and says so."""
+    emulator, gate = spot()
+    events: list[str] = []
+    gate.on(lambda event: events.append(event.kind))
+
+    async def use(transport: Transport) -> None:
+        async with Stream(gate, url(emulator), [TOPIC], liveness=QUICK, transport=transport) as stream:
+            first = await take(stream, lambda _: True)
+            assert emulator.cut(mode) == 1
+            await take(stream, lambda _: stream.state.reconnects == 1 and stream.state.state == "live")
+            after = await take(stream, lambda message: number(message) > number(first[0]))
+            assert after
+            assert stream.state.dials == 2
+        assert stream.state.state == "closed"
+
+    asyncio.run(with_transport(library, use))
+    down = "stream stale" if mode == "silent" else "stream down"
+    assert [kind for kind in events if kind.startswith("stream")] == [down, "stream back"]
+    assert emulator.stats()["sockets"]["open"] == 0
+
+
+@pytest.mark.parametrize("library", transports())
+def test_rolls_over_without_a_gap(spot: Callable[..., tuple[Emulator, Gate]], library: str, tmp_path: Path) -> None:
+    """Before the provider ends a connection another has taken over: every message comes, once, in order."""
+    emulator, _ = spot(ws_lifetime=3)
+    # The bundled rules with another life: a file of the same name takes their place.
+    rules = tmp_path / "short.toml"
+    rules.write_text(emulator.rules().replace('lifetime = "24h"', 'lifetime = "3s"'))
+    with Gate("memory://", hosts=emulator.hosts, rules=[rules]) as gate:
+
+        async def use(transport: Transport) -> None:
+            async with Stream(gate, url(emulator), [TOPIC], liveness=QUICK, transport=transport) as stream:
+                seen = [number(message) for message in await take(stream, lambda _: stream.state.rollovers == 2)]
+                seen += [number(message) for message in await take(stream, lambda _: True)]
+                assert seen == list(range(seen[0], seen[0] + len(seen)))
+                assert stream.state.reconnects == 0
+
+        asyncio.run(with_transport(library, use))
+    assert emulator.stats()["sockets"]["ended"].get("lifetime", 0) == 0
+
+
+def test_falls_back_to_polling(spot: Callable[..., tuple[Emulator, Gate]]) -> None:
+    """While it is down, what the fallback gives comes out marked as polled; then messages come again."""
+    emulator, gate = spot()
+    calls = 0
+
+    async def fallback() -> str:
+        nonlocal calls
+        calls += 1
+        return "by hand"
+
+    async def run() -> None:
+        async with Stream(
+            gate, url(emulator), [TOPIC], liveness=QUICK, fallback=fallback, every=0.05, fallback_after=0
+        ) as stream:
+            await take(stream, lambda _: True)
+            emulator.options(ws_refuse=1.0)
+            emulator.cut("abort")
+            polled = (await take(stream, lambda message: message.polled))[-1]
+            assert polled.data == "by hand"
+            assert stream.state.state == "polled"
+            emulator.options(ws_refuse=0.0)
+            await take(stream, lambda message: not message.polled)
+            await take(stream, lambda _: stream.state.state == "live")
+            before = calls
+            await take(stream, lambda message: number(message) > 0 if not message.polled else False)
+            for _ in range(10):
+                assert not (await anext(stream)).polled
+            assert calls == before
+
+    asyncio.run(run())
+
+
+def test_no_storm_on_accept_and_close() -> None:
+    """A server that accepts and closes at once is dialled as seldom by many streams of a gate as by one."""
+    dials = 0
+
+    async def close(connection: ServerConnection) -> None:
+        nonlocal dials
+        dials += 1
+        await connection.close()
+
+    async def run() -> None:
+        async with serve(close, "127.0.0.1", 0) as server:
+            place = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            with Gate("memory://") as gate:
+                patient = Liveness(first=30, longest=30)
+                streams = [Stream(gate, place, liveness=patient) for _ in range(10)]
+                for stream in streams:
+                    await stream.__aenter__()
+                async with asyncio.timeout(10):
+                    while not all(stream.state.dials or stream.state.problem for stream in streams):
+                        await asyncio.sleep(0.02)
+                await asyncio.sleep(1.0)
+                for stream in streams:
+                    await stream.close()
+
+    asyncio.run(run())
+    assert 1 <= dials <= 20, "ten at first, and not again and again within a second"
+
+
+def test_a_cancelled_consumer_closes(spot: Callable[..., tuple[Emulator, Gate]]) -> None:
+    """Without a block around it, the stream ends with the task that reads it."""
+    emulator, gate = spot()
+
+    async def run() -> None:
+        stream = Stream(gate, url(emulator), [TOPIC], liveness=QUICK)
+
+        async def consume() -> None:
+            async for _ in stream:
+                pass
+
+        task = asyncio.create_task(consume())
+        while stream.state.age is None:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert stream.state.state == "closed"
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+    assert emulator.stats()["sockets"]["open"] == 0
+
+
+def test_a_slow_consumer_is_no_stale_stream(spot: Callable[..., tuple[Emulator, Gate]]) -> None:
+    """When nobody takes messages, none is lost, and the connection is not blamed."""
+    emulator, gate = spot()
+
+    async def run() -> None:
+        async with Stream(gate, url(emulator), [TOPIC], liveness=QUICK, backlog=5) as stream:
+            await anext(stream)
+            await asyncio.sleep(2.5)
+            seen = [number(await anext(stream)) for _ in range(50)]
+            assert seen == list(range(seen[0], seen[0] + 50))
+            assert stream.state.dials == 1
+
+    asyncio.run(run())
+
+
+PROGRAMS = {
+    "asyncio": """
+        import asyncio, os, websockets
+        async def one():
+            async with websockets.connect(os.environ["URL"]) as socket:
+                for _ in range(8):
+                    await socket.send('{"method": "LIST_SUBSCRIPTIONS", "id": 1}')
+                for _ in range(8):
+                    await socket.recv()
+        async def main():
+            for _ in range(4):
+                await one()
+        asyncio.run(main())
+    """,
+    "threads": """
+        import os
+        from websockets.sync.client import connect
+        for _ in range(4):
+            with connect(os.environ["URL"]) as socket:
+                for _ in range(8):
+                    socket.send('{"method": "LIST_SUBSCRIPTIONS", "id": 1}')
+                for _ in range(8):
+                    socket.recv()
+    """,
+}
+
+
+def test_unchanged_programs_keep_to_the_limits(tmp_path: Path) -> None:
+    """Two programs that know nothing of Headgate: dials wait across both, messages on each connection, and none is cut."""
+    with Emulator("binance-spot", limits={"connections-5m": (5, 3.0)}) as emulator:
+        rules = tmp_path / "short.toml"
+        rules.write_text(emulator.rules())
+        settings = tmp_path / "headgate.toml"
+        settings.write_text(f'rules = ["{rules}"]\n')
+        env = {
+            **environment(dict(os.environ)), "HEADGATE_HOSTS": emulator.hosts, "HEADGATE_HOME": str(tmp_path / "home"),
+            "HEADGATE_CONFIG": str(settings), "URL": url(emulator),
+        }  # fmt: skip
+        running = []
+        for name, source in PROGRAMS.items():
+            file = tmp_path / f"with_{name}.py"
+            file.write_text(textwrap.dedent(source))
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, str(file)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+            )
+        said = [program.communicate(timeout=60)[0] for program in running]
+        assert [program.returncode for program in running] == [0, 0], said
+        stats = emulator.stats()
+        assert stats["sockets"]["dials"]["127.0.0.1"]["count"] == 8
+        assert stats["sockets"]["dials"]["127.0.0.1"]["refused"] == 0
+        assert stats["totals"]["sockets_closed"] == 0, "five messages a second, and not one more"
+        assert stats["totals"]["throttled"] == 0

@@ -1,0 +1,23 @@
+"""Which provider gets which venue."""
+
+from __future__ import annotations
+
+import pytest
+
+from headgate.apps.emulator.binance import Binance
+from headgate.apps.emulator.bitget import Bitget
+from headgate.apps.emulator.options import Options
+from headgate.apps.emulator.orderly import Orderly
+from headgate.apps.emulator.plain import Plain
+from headgate.apps.emulator.tariff import Tariff
+from headgate.apps.emulator.venues import venue_of
+from headgate.rules.book import Rulebook
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("binance-usdm", Binance), ("bitget", Bitget), ("orderly", Orderly), ("okx", Plain)]
+)
+def test_who_has_bodies_of_its_own(name: str, kind: type) -> None:
+    """Every other provider is told from its rule file alone."""
+    options = Options(provider=name)
+    assert type(venue_of(Tariff(Rulebook.load().provider(name), options), options)) is kind
