@@ -369,3 +369,25 @@ def test_a_lease_that_is_moved_is_moved_on_the_server(machine: Machines, server:
 
         until(lambda: longest() > 200)
     permit.settle(200, {})
+
+
+def test_a_server_that_forgot_is_told_of_bans_and_pauses(machine: Machines, server: Server) -> None:
+    """Emptied, it gets them back from whoever knew them, before anybody may go on; what was lifted stays lifted."""
+    one, other = machine(), machine()
+    for gate in (one, other):
+        with gate.permit("testland", "GET", "/priced"):
+            pass
+    one.block("testland/ip:default", 300, "ban", "for this test")
+    one.block("*/class:order", None, "pause", "for this test")
+    one.block("testland/class:account", 300, "pause", "lifted soon")
+    until(lambda: len(other.read().blocks) == 3)
+    other.unblock("testland/class:account")
+    known = [("*/class:order", "pause"), ("testland/ip:default", "ban")]
+    until(lambda: sorted((block.scope, block.kind) for block in other.read().blocks) == known)
+    redis.Redis.from_url(server.url).flushall()
+    time.sleep(0.6)  # signs of life
+    third = machine()
+    assert sorted((block.scope, block.kind) for block in third.read().blocks) == known
+    for gate in (one, other, third):
+        with pytest.raises(Rejected), gate.permit("testland", "GET", "/priced", timeout=0):
+            pytest.fail("the ban was forgotten")

@@ -68,7 +68,7 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
         return  # in time, or whoever settles, or asks the provider for its limits, will wake us
     at = wall + (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
     wait = "until it is resumed" if at is None else f"for {(no.opens - now) / SECOND:.1f} s"
-    kept = (ticket.deadline - now) / SECOND
+    kept = max(0, ticket.deadline - now) / SECOND
     if no.kind == OPEN:
         text = f"the breaker of {spoken(no.key)} is open {wait}: {no.reason}"
         raise BreakerOpen(text, limit=no.kind, scope=no.key, retry_at=at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
@@ -143,6 +144,17 @@ class News(SharedStore):
         self._trips.tell(province_of(scope), wish, now, now=True)
         return state
 
+    def shut_again(self, namespace: str) -> list[Wish]:
+        """What gives a server that forgot them the blocks of a namespace back."""
+        now = time.monotonic_ns()
+        found: list[Wish] = []
+        for state in self.blocks.states():
+            left = False if state.length is None else (state.ends() - now) // MICRO
+            if province_of(state.scope) == namespace and (left is False or left > 0):
+                item = ["block", state.scope, state.kind, state.reason, left]
+                found.append(Wish(functools.partial(_said, item)))
+        return found
+
     def unblock(self, scope: str, kind: str = "") -> bool:
         gone: list[bool] = []
         with self._news:
@@ -264,3 +276,7 @@ class News(SharedStore):
             return found
         except (StoreError, OSError):
             return fresh
+
+
+def _said(item: list[Any], _load: Load) -> list[Any]:
+    return item

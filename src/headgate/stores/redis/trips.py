@@ -197,14 +197,17 @@ class Trips:
         """One script call, repeated until the server and this process know the same."""
         if not self._given:
             self.skew()
-        lost = False
+        lost, back = False, list[Wish]()
         for _ in range(_REPEATS):
             connections = self.connections
-            load, header, done = self._pack(province, wishes, lost)
+            load, header, done = self._pack(province, [*back, *wishes], lost)
             reply = self.line.carry(load, header)
             if header.get("hello"):
                 province.greeted = connections
             province.away = False
+            # Generations only grow, so this server has forgotten what was shut. What is known here goes before what it says.
+            if reply.gen < province.gen and not back:
+                back = self._store.shut_again(province.name)
             if reply.kind == "stale":
                 province.gen = reply.gen
                 self._store.take_in(province.name, reply.rest[0], reply.rest[1])
