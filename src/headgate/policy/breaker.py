@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from headgate.policy.retry import backoff
 from headgate.rules.call import Outcome
 
 __all__ = ["OPEN", "PROBING", "Breaker", "Health", "troubled"]
@@ -89,7 +90,7 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def after(self, health: Health, failed: int, worked: int, now: float) -> tuple[Health, float]:
         """The state after so many more calls, and the seconds for which the breaker opens now (0: it does not)."""
-        if health.trips and now < health.tripped + self._length(health.trips):
+        if health.trips and now < health.tripped + self._open_for(health.trips):
             return health, 0.0  # calls that were on their way when it opened: that is known already
         if not 0 <= now - health.since <= self.span:
             health = health._replace(since=now, failed=0, worked=0)
@@ -98,8 +99,8 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not (enough or (health.trips and failed)):
             return health, 0.0
         trips = health.trips + 1
-        return Health(now, 0, 0, trips, now), self._length(trips)
+        return Health(now, 0, 0, trips, now), self._open_for(trips)
 
-    def _length(self, trips: int) -> float:
+    def _open_for(self, trips: int) -> float:
         """Seconds for which it stays open the `trips`-th time in a row."""
-        return min(self.longest, self.cooldown * self.factor ** min(trips - 1, 64))
+        return backoff(trips, self.cooldown, self.factor, self.longest)

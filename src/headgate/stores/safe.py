@@ -93,7 +93,7 @@ class SafeStore(Store):
 
     def __init__(self, inner: SharedStore, say: Callable[[str, str], None]) -> None:
         self.inner = inner
-        inner.back = self._share_or_inner
+        inner.back = self._come_back
         self._say = say
         self._lock = threading.RLock()
         self._share_now: _Share | None = None
@@ -145,15 +145,17 @@ class SafeStore(Store):
     def _share_or_inner(self) -> _Share | None:
         """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
         share = self._share_now
-        if share is None:
-            return None
-        mono = time.monotonic_ns()
-        if mono - self._tried < _RETRY:
-            return share
+        again = share is not None and time.monotonic_ns() - self._tried >= _RETRY
+        return self._come_back() if again else share
+
+    def _come_back(self) -> _Share | None:
+        """Bring the store up to date and use it again; returns the safe share if that cannot be done yet. A store that is
+        there again calls this before its first sign of life: what is not told by then seems to be somebody else's."""
         with self._lock:
-            if self._share_now is None:
+            share = self._share_now
+            if share is None:
                 return None
-            self._tried = mono
+            self._tried = time.monotonic_ns()
             share.processes = max(1, self.inner.alive())
             self.inner.recall()
             try:
