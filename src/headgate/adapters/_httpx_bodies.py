@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 from headgate.adapters._call import Attempt
 
-__all__ = ["decoded", "drain", "drain_async", "library", "streams"]
+__all__ = ["decoded", "drain", "drain_async", "library", "streams", "unbroken"]
 
 
 def library(cls: type) -> ModuleType:
@@ -41,6 +42,25 @@ def decoded(request: Any, response: Any, raw: bytes) -> bytes | None:
         return copy(response.status_code, headers=response.headers.raw, content=raw).content  # type: ignore[no-any-return]
     except Exception:  # noqa: BLE001 - DecodingError of either library
         return None
+
+
+@functools.cache
+def unbroken(module: ModuleType) -> type:
+    """A stream of one of the two libraries whose closing is not broken off where its task is cancelled in the middle of it:
+    httpcore would then keep the connection, and its place in the pool, for ever."""
+
+    class Unbroken(module.AsyncByteStream):  # type: ignore[name-defined,misc]
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in self._inner:
+                yield chunk
+
+        async def aclose(self) -> None:
+            await asyncio.shield(asyncio.ensure_future(self._inner.aclose()))
+
+    return Unbroken
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 A dial is an `Attempt` like any other request. What goes out afterwards is charged message by message: nobody says when a
 message arrived, so each is left in flight for a while and then counts as spent. What a provider counts per connection is
-kept under a name that each connection makes up for itself.
+kept under a name of this process.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Line:
         self._kept: list[tuple[frozenset[str], Permit]] = []
         """Slots that its subscriptions hold, by what was subscribed to."""
         self._closed = False
-        self.name = f"{secrets.randbits(48):012x}"
+        self._names = governor.gate.line_names
+        # One of a connection that is closed, if there is such: a store keeps ledgers, and connections come and go.
+        self.name = self._names.pop() if self._names else f"{secrets.randbits(48):012x}"
         self.attempt = attempt
 
     def opened(self) -> None:
@@ -124,12 +126,14 @@ class Line:
     def close(self) -> None:
         """It is closed: what it held is free. May be called again, from any thread."""
         with self._lock:
-            self._closed = True
+            again, self._closed = self._closed, True
             kept, self._kept = self._kept, []
         if not self.attempt.done:
             self.attempt.answered(101, {})
         for _, permit in kept:
             permit.refund()
+        if not again:
+            self._names.append(self.name)
 
     # --- what a message costs -------------------------------------------------------------------------------------
 

@@ -181,6 +181,7 @@ class _Call(Governed):
 
     def answer(self, reply: Reply, served: Served) -> Any:
         body = reply.body.decode()
+        self.said = dict(reply.headers), body  # a part of a batch is read again, to be kept
         self.exchange.last_response_headers = dict(reply.headers) | served.headers()
         parsed = self.exchange.parse_json(body)
         return body if parsed is None else parsed

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, leaving, take
 from headgate.adapters._errand import Governed, kept_headers, run
-from headgate.adapters._httpx_bodies import decoded, drain, drain_async, library, streams
+from headgate.adapters._httpx_bodies import decoded, drain, drain_async, library, streams, unbroken
 from headgate.adapters._wire import Outbound, netloc_of
 from headgate.gate.errand import Reply, Served
+from headgate.gate.steps import on_asyncio
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -309,6 +310,8 @@ class _Call(Governed):
 
 def _observe(request: Any, is_async: bool, attempt: Attempt, response: Any) -> Steps[Any]:
     status, headers = response.status_code, response.headers
+    if is_async and on_asyncio():
+        response.stream = unbroken(library(type(request)))(response.stream)
     if attempt.wants_body(status):
         raw = yield functools.partial(drain_async if is_async else drain, response)
         response.stream = library(type(request)).ByteStream(raw)  # unread again: any way of reading works

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from headgate.errors import Blocked, Rejected
+from headgate.errors import Blocked, CallFailed, Rejected
 from headgate.gate.errand import Errand, Reply, Served, packed, unpacked
 from headgate.gate.flights import Flights, Lead
 from headgate.gate.steps import Steps, waiting
@@ -177,8 +177,9 @@ class Answers:
         try:
             response = yield from ask()
         except Exception as error:
-            in_vain = isinstance(error, Rejected) or errand.tried is not None
-            shut = isinstance(error, Blocked)
+            # A call that was tried, and then shut out before its next try, is all of it: in vain, and shut.
+            in_vain = isinstance(error, Rejected | CallFailed) or errand.tried is not None
+            shut = isinstance(error, Blocked) or isinstance(error.__cause__, Blocked)
             if in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=shut):
                 return self._stale(errand, plan, found, str(error))
             raise

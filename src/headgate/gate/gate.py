@@ -121,6 +121,7 @@ class Gate:
         self._joined = False
         self._join_lock = threading.Lock()
         self.crowd = Crowd()
+        self.line_names: list[str] = []  # of websockets that are closed, for the next ones
         self.bell: socket.socket | None = None
         self.member = secrets.randbits(62) | 1
         self.who = tuple((self.member, klass) for klass in range(len(Priority)))

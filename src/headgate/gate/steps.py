@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Parked", "Steps", "drive", "drive_async", "pausing", "waiting"]
+__all__ = ["Parked", "Steps", "drive", "drive_async", "on_asyncio", "pausing", "waiting"]
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
@@ -58,7 +58,7 @@ def waiting(
     """
     if not is_async:
         return blocking
-    if awaiting is not None and _on_asyncio():
+    if awaiting is not None and on_asyncio():
         return awaiting
     return functools.partial(_elsewhere, blocking)
 
@@ -74,7 +74,8 @@ async def _sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-def _on_asyncio() -> bool:
+def on_asyncio() -> bool:
+    """Whether an event loop of asyncio runs here, and not one of another kind."""
     import asyncio
 
     try:
@@ -86,7 +87,7 @@ def _on_asyncio() -> bool:
 
 async def _elsewhere(wait: Callable[[], Any]) -> Any:
     """Waits in a worker thread. Whoever has asyncio has its threads; other loops come with anyio."""
-    if _on_asyncio():
+    if on_asyncio():
         import asyncio
 
         return await asyncio.to_thread(wait)

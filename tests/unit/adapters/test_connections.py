@@ -96,3 +96,24 @@ def test_the_wait_is_not_in_aiohttp_s_timeout(origin: Any, gate: Any) -> None:
                 assert answer.status == 200
 
     asyncio.run(main())
+
+
+@LIBRARIES
+def test_cancelled_calls_give_their_connections_back(lib: ModuleType, origin: Any, gate: Any) -> None:
+    """At whatever moment: httpx alone loses a connection now and then, and its place in the pool, for ever."""
+
+    async def main() -> None:
+        transport = AsyncTransport(gate=gate)
+        async with lib.AsyncClient(transport=transport, timeout=5) as client:
+            for number in range(150):
+                task = asyncio.create_task(client.get(f"{origin.url}/priced"))
+                for _ in range(number % 30):
+                    await asyncio.sleep(0.0002)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            assert (await client.get(f"{origin.url}/priced")).status_code == 200
+            pool = transport._inner._pool
+            assert len(pool._requests) == 0
+            assert len(pool.connections) <= 1
+
+    asyncio.run(main())

@@ -317,6 +317,19 @@ def test_a_stale_answer_is_better_than_none(client: Any, made: Any, origin: Any)
     assert len(told) == 2
 
 
+def test_a_stale_answer_serves_when_the_breaker_opens_between_two_tries(client: Any, made: Any, origin: Any) -> None:
+    """The first try fails and opens the breaker, the second may not be made: that is an answer in vain like any other."""
+    policies = {"cache": Cache(ttl={"testland GET /priced": 0.05}), "retry": QUICK}
+    ask = client[0](made(breaker=Breaker(failures=1, cooldown=60.0), **policies))
+    origin.trouble = False
+    url = f"{origin.url}/priced?do=trouble"
+    assert ask("GET", url).status == 200
+    origin.trouble = True
+    time.sleep(0.06)
+    assert ask("GET", url).headers["x-headgate-answer"] == "stale"
+    assert len(origin.paths()) == 2
+
+
 def test_mistakes_are_not_kept(client: Any, made: Any, origin: Any) -> None:
     """An unknown symbol is told each time, by the provider."""
     ask = client[0](made(cache=True))

@@ -12,11 +12,10 @@ from .bitget_bodies import account_row, asset_row, coin_row, contract_row, posit
 from .bitget_trading import Trading
 from .bodied import NO_KEY, NO_PATH, Bodied, Word, named
 from .incoming import Fault, Incoming
-from .market import SPOT_SYMBOLS, USDM_SYMBOLS
+from .market import BITGET_SYMBOLS, SPOT_SYMBOLS, Symbol
 from .orders import OrderDesk
 
 if TYPE_CHECKING:
-    from .market import Symbol
     from .options import Live
     from .tariff import Tariff
 
@@ -24,6 +23,8 @@ __all__ = ["Bitget"]
 
 LINE = "USDT-FUTURES"
 """The only product line of futures here; the others are empty."""
+REMOVED = Symbol("LUNAUSDT", "LUNA", "USDT", 0.4, 4, 0)
+"""Still listed, as off, and known to no other call: what every long list of symbols has sooner or later."""
 _SCALE = Word(400, "40808", "Parameter verification exception checkBDScale error")
 _GONE = Word(400, "40768", "Order does not exist")
 _WORDS: dict[int | str, Word] = {
@@ -52,7 +53,7 @@ class Bitget(Bodied):
     """See `Venue` for what the methods are."""
 
     def __init__(self, tariff: Tariff, options: Live) -> None:
-        desk = OrderDesk(USDM_SYMBOLS, futures=True, rejects_makers=False)
+        desk = OrderDesk(BITGET_SYMBOLS, futures=True, rejects_makers=False)
         spot = OrderDesk(SPOT_SYMBOLS, futures=False, rejects_makers=False, first=500_000_001)
         super().__init__(tariff, options, (desk, spot), _WORDS)
         self.spot = spot
@@ -133,8 +134,10 @@ class Bitget(Bodied):
         """The futures of a product line."""
         if not _ours(incoming):
             return []
-        symbols = [self.desk.symbol(incoming)] if "symbol" in incoming.params else self.desk.symbols.values()
-        return [contract_row(symbol) for symbol in symbols]
+        if "symbol" in incoming.params:
+            return [contract_row(self.desk.symbol(incoming))]
+        off = {**contract_row(REMOVED), "symbolStatus": "off"}
+        return [*(contract_row(symbol) for symbol in self.desk.symbols.values()), off]
 
     def _asked(self, incoming: Incoming) -> list[Symbol]:
         return [self.spot.symbol(incoming)] if "symbol" in incoming.params else list(self.spot.symbols.values())

@@ -171,7 +171,7 @@ def test_market_data_of_both_halves() -> None:
     async def steps(ask: Asker) -> None:
         (one,) = await ask.data("GET", f"/api/v2/mix/market/ticker?symbol={BTC}&{LINE}")
         assert one["markPrice"] == one["lastPr"]
-        assert len(await ask.data("GET", f"/api/v2/mix/market/tickers?{LINE}")) == 8
+        assert len(await ask.data("GET", f"/api/v2/mix/market/tickers?{LINE}")) == 42
         assert await ask.data("GET", "/api/v2/mix/market/tickers?productType=COIN-FUTURES") == []
         assert len(await ask.data("GET", "/api/v2/spot/market/tickers")) == 9
         assert (await ask.call("GET", f"/api/v2/mix/market/ticker?{LINE}"))[1]["code"] == "40019"
@@ -188,6 +188,18 @@ def test_market_data_of_both_halves() -> None:
         assert float(book["bids"][0][0]) < float(book["asks"][0][0])
         for path in (f"mix/market/fills?symbol={BTC}", f"spot/market/fills-history?symbol={BTC}"):
             assert len(await ask.data("GET", f"/api/v2/{path}&limit=7")) == 7
+
+    over_http(steps)
+
+
+def test_a_future_that_is_off_is_listed_and_not_served() -> None:
+    """A list of symbols made from the contracts holds one that every other call refuses."""
+
+    async def steps(ask: Asker) -> None:
+        rows = await ask.data("GET", f"/api/v2/mix/market/contracts?{LINE}")
+        (off,) = [row["symbol"] for row in rows if row["symbolStatus"] == "off"]
+        status, told = await ask.call("GET", f"/api/v2/mix/market/ticker?symbol={off}&{LINE}")
+        assert (status, told["code"]) == (400, "40034")
 
     over_http(steps)
 
