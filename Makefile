@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help demo test lint format laws soak bench clean
+.PHONY: help demo test lint format laws soak soak-faults bench clean
 
 help:
 	@echo "make demo    three programs and one budget, without and with Headgate (under two minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
 	@echo "make soak    three programs on real minutes (ARGS=MINUTES, else three)"
+	@echo "make soak-faults  everything at once on a bad network: does anything leak? (ARGS=MINUTES, else thirty)"
 	@echo "make bench   the benchmarks; rewrites docs/reference/benchmarks.md"
 	@echo "make clean   removes .venv and all caches"
 
@@ -39,6 +40,9 @@ laws: .venv/test.stamp
 
 soak: .venv/test.stamp
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+soak-faults: .venv/test.stamp
+	@$(BIN)/python -m benchmarks.soak_faults $(if $(ARGS),--minutes $(ARGS))
 
 bench: .venv/bench.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -22,7 +22,7 @@ from typing import Any
 __all__ = ["main", "soak"]
 
 EVERY = 10.0
-"""Seconds between two looks."""
+"""Seconds between two looks, and between two kinds of trouble."""
 ALLOWED: dict[str, tuple[float, float]] = {
     "rss": (0.10, 8.0),
     "threads": (0.2, 4),
@@ -35,8 +35,11 @@ ALLOWED: dict[str, tuple[float, float]] = {
 """How much the last quarter may be above the second: a share of it, and so much more. Memory in MiB, else numbers."""
 
 
-def soak(minutes: float, folder: Path, out: Any = sys.stdout, seed: int | None = None) -> dict[str, Any]:
-    """Run it; returns the figures, what grew, and what the exchange counted."""
+def soak(
+    minutes: float, folder: Path, out: Any = sys.stdout, *, every: float = EVERY, seed: int | None = None
+) -> dict[str, Any]:
+    """Run it, with a look and other trouble after so many seconds; returns the figures, what grew, and what the exchange
+    counted."""
     from headgate.testing import Emulator
 
     dice = random.Random(seed)
@@ -56,7 +59,7 @@ def soak(minutes: float, folder: Path, out: Any = sys.stdout, seed: int | None =
         try:
             while time.monotonic() < end and child.poll() is None:
                 _trouble(emulator, dice, calm=time.monotonic() > calm)
-                time.sleep(EVERY)
+                time.sleep(every)
                 row = _figures(child.pid, folder)
                 if row:
                     rows.append(row)
