@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headgate.adapters._call import Attempt, Family, Governor
 from headgate.adapters._wire import Outbound, in_family
 from headgate.errors import HeadgateError
+from headgate.gate import priorities
 from headgate.gate.errand import Errand
 from headgate.gate.steps import Steps
 from headgate.gate.trying import unknown
@@ -54,6 +55,7 @@ class Governed(Errand):
         first: Attempt | None = None,
     ) -> None:
         super().__init__(rules, outbound.call(), is_async)
+        self.urgent = priorities.urgent(governor.priority)
         self.governor = governor
         self.outbound = outbound
         self.family = family

@@ -77,6 +77,8 @@ class Answers:
             answer = self._usable(errand, plan, wanted, found)
             if answer is not None:
                 return answer
+            if errand.urgent:
+                break  # another's call may stand behind many in the queue
             flight = yield waiting(
                 functools.partial(self._flights.join, wanted.key, _LONGEST_FLIGHT),
                 functools.partial(self._flights.join_async, wanted.key, _LONGEST_FLIGHT),
@@ -147,7 +149,8 @@ class Answers:
 
     def _acted(self, errand: Errand, plan: Plan) -> None:
         """A call that changes an account makes what is kept of it worth asking for anew."""
-        if class_of(plan) in {"order", "cancel"} and (owner := _owner(plan)):
+        reads = errand.call.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
+        if not reads and (owner := _owner(plan)):
             stamp = (time.monotonic_ns() + self._store.skew()[1]).to_bytes(8, "big")
             put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
             if self._store.remote:

@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from headgate.errors import HeadgateError
 from headgate.gate.errand import Errand, Reply, Served
 from headgate.gate.steps import Parked, Steps, pausing, waiting
 from headgate.gate.trying import Trying
@@ -63,6 +64,8 @@ class Batches:
         yield waiting(
             lambda: batch.done.wait(_LONGEST), lambda: batch.done.wait_async(_LONGEST), is_async=errand.is_async
         )
+        if isinstance(batch.error, HeadgateError):
+            raise errand.fail(batch.error, None) from batch.error  # as this client's users expect it
         if batch.error is not None:
             raise batch.error
         if single.name not in batch.replies:

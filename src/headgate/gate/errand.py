@@ -49,6 +49,7 @@ class Errand(ABC):
         call: what is asked for.
         is_async: whether its flow is driven by `drive_async`.
         tried: what became of the last attempt.
+        urgent: whether it goes before most others, so that it waits for none of them.
         service: where an answer came from that was made for this call.
     """
 
@@ -56,6 +57,7 @@ class Errand(ABC):
     call: Call
     is_async: bool
     tried: Tried | None = None
+    urgent: bool = False
     service: Service = Service.FRESH
 
     replayable = True

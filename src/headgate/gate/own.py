@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from headgate.gate import priorities
 from headgate.gate.errand import Errand, Reply, Served, tried_of
 from headgate.gate.fates import fate_of
 from headgate.gate.permit import Permit
@@ -61,6 +62,7 @@ class OwnErrand(Errand):
         is_async: bool,
     ) -> None:
         super().__init__(rules, call, is_async)
+        self.urgent = priorities.urgent(options.get("priority"))
         self._gate = gate
         self._send = send
         self._options = options

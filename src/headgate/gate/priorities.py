@@ -16,7 +16,7 @@ from headgate.rules.routing import PRIORITIES, listed
 if TYPE_CHECKING:
     from headgate.rules.provider import Provider
 
-__all__ = ["Assigned", "current", "of", "priority", "unknown_pattern"]
+__all__ = ["Assigned", "current", "of", "priority", "unknown_pattern", "urgent"]
 
 _CURRENT: ContextVar[Priority | None] = ContextVar("headgate_priority", default=None)
 
@@ -48,6 +48,12 @@ def priority(value: Priority | int | str) -> Iterator[Priority]:
 def current() -> Priority | None:
     """The priority of the surrounding code, if it has one."""
     return _CURRENT.get()
+
+
+def urgent(named: Priority | int | str | None) -> bool:
+    """Whether a call that names a class (or none: then the surrounding code's) is of one of the two upper ones."""
+    klass = current() if named is None else of(named)
+    return klass is not None and klass <= Priority.HIGH
 
 
 class Assigned:

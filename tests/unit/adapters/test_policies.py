@@ -20,6 +20,7 @@ from headgate import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown, P
 from headgate.adapters.aiohttp import Middleware
 from headgate.adapters.httpx import AsyncTransport, Transport
 from headgate.adapters.requests import Adapter
+from headgate.rules.call import Call
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 QUICK = Retry(first=0.02)
@@ -355,6 +356,22 @@ def test_many_who_ask_at_once_ask_once(client: Any, made: Any, origin: Any) -> N
     assert origin.paths() == ["/rate"]
     assert {seen.body["data"]["nth"] for seen in found} == {1}
     assert len(found) == 8
+
+
+def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> None:
+    """A call of low class may stand in the queue for long: one of high class for the same goes by itself."""
+    gate = made(cache=True)
+    lead = gate.pipeline._answers._flights
+    key = gate.provider("testland").handling.key
+    call = Call("GET", "/rate", {"symbol": "A"})
+    flight = lead.join(key(call, gate.plan("testland", call)), 30)
+    begun = time.monotonic()
+    got = gate.call(
+        "testland", "GET", "/rate", lambda permit: (200, {}, b"{}"), params={"symbol": "A"}, priority="high"
+    )
+    assert got.status == 200
+    assert time.monotonic() - begun < 5
+    flight.land()
 
 
 # -- batch -------------------------------------------------------------------------------------------------------
