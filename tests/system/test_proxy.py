@@ -314,3 +314,21 @@ def test_calls_leave_from_several_addresses(proxy: Callable[..., Running], tmp_p
         statuses = [here.get(TIME)[0] for _ in range(12)]
         assert statuses.count(418) <= 1
         assert statuses[-8:] == [200] * 8
+
+
+def test_messages_of_a_websocket_wait_for_their_limit(proxy: Callable[..., Running]) -> None:
+    """A client that sends as fast as it can is held back instead of being thrown out; what it is sent comes at once."""
+    from websockets.sync.client import connect
+
+    with Emulator("binance-spot", limits={"ws-messages-1s": (5, 1.0)}) as emulator:
+        here = proxy(hosts=emulator.hosts)
+        url = here.url.replace("http", "ws", 1) + "/binance-spot/stream"
+        acknowledged = 0
+        with connect(url) as socket:
+            for number in range(9):
+                topic = f"{['btcusdt', 'ethusdt', 'bnbusdt'][number % 3]}@bookTicker"
+                socket.send(json.dumps({"method": "SUBSCRIBE", "params": [topic], "id": number}))
+            while acknowledged < 9:
+                acknowledged += "result" in json.loads(socket.recv(20))
+        sockets = emulator.stats()["sockets"]
+    assert set(sockets["ended"]) <= {"by client"}, sockets

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import WSMsgType, hdrs, web
 
+from headgate.adapters._line import Line
 from headgate.apps.proxy.forward import admitted, broken
 from headgate.apps.proxy.refusal import failure
 from headgate.apps.proxy.wire import kept, passed
+from headgate.errors import Rejected
+from headgate.gate.steps import drive_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +26,9 @@ __all__ = ["Relays", "wants_websocket"]
 
 _GOODBYE = 5.0
 """Seconds that the other side of a closed connection has to say goodbye."""
+_RENEW = 20.0
+"""Seconds between two renewals of what an open connection holds; a lease lasts 60."""
+_SENT = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
 _GONE = -1
 """In place of a close code: the connection broke without one."""
 
@@ -58,7 +64,10 @@ class Relays:
         """
         request, headers = target.request, target.headers
         asked = [name.strip() for name in headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",") if name.strip()]
-        attempt = await admitted(governors, target.outbound(None, upgrade=True))
+        outbound = target.outbound(None, upgrade=True)
+        attempt = await admitted(governors, outbound)
+        rules = governors[-1].match(outbound)
+        line = None if attempt is None or rules is None else Line(governors[-1], rules, outbound, attempt)
         for name in [name for name in headers if name.lower().startswith("sec-websocket-")]:
             headers.popall(name, None)
         connect = self._session.ws_connect(
@@ -82,16 +91,17 @@ class Relays:
                 if isinstance(error, (aiohttp.ClientError, OSError)):
                     return broken(error)
                 raise
-            if attempt is not None and not attempt.slots:
-                attempt.answered(101, {})
+            if line is not None:
+                line.opened()
             try:
-                return await self._relay(request, far)
+                return await self._relay(request, far, line)
             finally:
-                # A connection that holds a slot has held it until here.
-                if attempt is not None and not attempt.done:
-                    attempt.answered(101, {})
+                if line is not None:
+                    line.close()  # what it held, such as a place among the connections, it held until here
 
-    async def _relay(self, request: web.BaseRequest, far: aiohttp.ClientWebSocketResponse) -> web.StreamResponse:
+    async def _relay(
+        self, request: web.BaseRequest, far: aiohttp.ClientWebSocketResponse, line: Line | None
+    ) -> web.StreamResponse:
         near = web.WebSocketResponse(
             autoclose=False, autoping=False, max_msg_size=0, compress=False, timeout=_GOODBYE,
             protocols=(far.protocol,) if far.protocol else (),
@@ -99,12 +109,12 @@ class Relays:
         transport = request.transport
         try:
             await near.prepare(request)
-            out = asyncio.create_task(_pump(near, far))
+            out = asyncio.create_task(_pump(near, far, line))
             back = asyncio.create_task(_pump(far, near))
             stop = asyncio.create_task(self._stop.wait())
-            tasks = (out, back, stop)
+            tasks = (out, back, stop, asyncio.create_task(_renewed(line)))
             try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -137,12 +147,25 @@ def _ended(pump: asyncio.Task[End]) -> bool:
     return pump.done() and not pump.cancelled() and pump.exception() is None
 
 
-async def _pump(source: Any, sink: Any) -> End:
-    """Passes messages on until the source ends; returns how."""
+async def _renewed(line: Line | None) -> None:
+    """Holds what an open connection holds."""
+    while line is not None:
+        await asyncio.sleep(_RENEW)
+        line.renew()
+
+
+async def _pump(source: Any, sink: Any, line: Line | None = None) -> End:
+    """Passes messages on until the source ends; returns how. Those that go to the provider wait until they may: `line`."""
     while True:
         message = await source.receive()
         kind = message.type
         try:
+            if line is not None and kind in _SENT:
+                said = message.data if kind in (WSMsgType.TEXT, WSMsgType.BINARY) else None
+                try:
+                    await drive_async(line.sending(said, is_async=True))
+                except Rejected as error:
+                    return 1013, str(error).encode()[:120]  # try again later
             if kind is WSMsgType.TEXT:
                 await sink.send_str(message.data)
             elif kind is WSMsgType.BINARY:
