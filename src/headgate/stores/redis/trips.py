@@ -373,4 +373,8 @@ def _keep_telling(trips: weakref.ref[Trips], poke: threading.Event) -> None:
             seconds = here.look()
         except ReferenceError:
             return  # its store is gone
+        except Exception:
+            if here.closed:  # in the middle of a call: whatever redis-py makes of that
+                return
+            raise
         del here
