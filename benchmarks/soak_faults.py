@@ -48,7 +48,6 @@ def soak(
             **os.environ,
             "HEADGATE_HOME": str(folder),
             "HEADGATE_HOSTS": emulator.hosts,
-            "PYTHONDEVMODE": "0",
         }
         command = [sys.executable, "-m", "benchmarks.soak_faults", "--child", emulator.url, "--minutes", str(minutes)]
         with (folder / "child.log").open("w") as log:
