@@ -90,8 +90,7 @@ class Trying:
                 self._breakers.release(probe)
             if not story:
                 raise errand.fail(error, None) from None
-            made = RetriesExhausted(_told(plan, story, str(error)), route=plan.route, tries=tuple(story))
-            raise errand.fail(made, error) from error
+            raise errand.fail(self._gave_up(plan, story, str(error)), error) from error
         except Exception as error:
             if errand.tried is None:
                 raise  # nothing of the network: a mistake in the caller's own code
@@ -139,10 +138,14 @@ class Trying:
             if error is not None:
                 raise error
             return response
-        text = _told(plan, story, f"{verdict.reason} ({time.monotonic() - begun:.1f} s in all)")
-        made = RetriesExhausted(text, route=plan.route, tries=tuple(story), response=response)
+        why = f"{verdict.reason} ({time.monotonic() - begun:.1f} s in all)"
+        raise errand.fail(self._gave_up(plan, story, why, response), error) from error
+
+    def _gave_up(self, plan: Plan, story: list[str], why: str, response: object = None) -> RetriesExhausted:
+        tries = "; ".join(f"{nth}. {each}" for nth, each in enumerate(story, 1))
+        text = f"{plan.route or 'a call'} failed: {tries}. {why}"
         self._events.say("gave up", text, plan.provider, route=plan.route, tries=len(story))
-        raise errand.fail(made, error) from error
+        return RetriesExhausted(text, route=plan.route, tries=tuple(story), response=response)
 
 
 def unknown(errand: Errand, plan: Plan, story: list[str], response: object = None) -> CallFailed:
@@ -152,8 +155,3 @@ def unknown(errand: Errand, plan: Plan, story: list[str], response: object = Non
     what = f"{plan.route or 'a call'} may have been carried out, and was not made again: {story[-1]}"
     told = f"{what}. {remedy} before you repeat it"
     return OutcomeUnknown(told, route=plan.route, tries=tuple(story), response=response, ask=ask)
-
-
-def _told(plan: Plan, story: list[str], why: str) -> str:
-    tries = "; ".join(f"{nth}. {each}" for nth, each in enumerate(story, 1))
-    return f"{plan.route or 'a call'} failed: {tries}. {why}"

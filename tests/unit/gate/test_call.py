@@ -129,11 +129,14 @@ def test_a_retry_that_cannot_leave_tells_both(make: Make) -> None:
         gate.block("testland/ip:default", 30)
         return TROUBLE
 
+    told: list[str] = []
+    gate.on(lambda event: told.append(event.kind))
     with pytest.raises(
         RetriesExhausted, match=r"1\. overloaded: HTTP 503: busy\. testland/ip:default is shut"
     ) as caught:
         gate.call("testland", "GET", "/priced", send)
     assert isinstance(caught.value.__cause__, Blocked)
+    assert told.count("gave up") == 1
 
 
 def test_what_was_not_sent_at_all_is_rejected(make: Make) -> None:
