@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.awake import served, until_served
 
 from headgate.apps.demo.stage import Programs
 from headgate.testing import Emulator
 
 WINDOW, CAPACITY, WORKERS = 5, 1000, 4
-STARTING = 2.0
-"""Seconds that three interpreters may take until all of them ask."""
+LONG = 90
+"""Seconds after which programs end whatever happens; tests end them long before."""
 
 
 class World:
@@ -40,16 +41,21 @@ class World:
         settings = {"window": WINDOW, "capacity": CAPACITY, "log": str(self._log), **options}
         self.emulator = stack.enter_context(Emulator("binance-usdm", **settings))
 
-    def start(self, seconds: float, **options: Any) -> Programs:
-        """The three programs, or those named in `options`, for so many seconds."""
+    def start(self, *, asleep: bool = False, **options: Any) -> Programs:
+        """The three programs, or those named in `options`; returns when all of them are served, or at once (`asleep`)."""
         settings = {"hosts": self.emulator.hosts, "home": self.home, "workers": WORKERS, "errors": self.said, **options}
-        return self._stack.enter_context(Programs(self.emulator.url, seconds, **settings))
+        before = served(self.emulator)
+        programs = self._stack.enter_context(Programs(self.emulator.url, LONG, **settings))
+        if not asleep:
+            until_served(self.emulator, len(programs.running), before)
+        return programs
 
-    def run(self, seconds: float, **options: Any) -> list[float]:
-        """Run programs to their end; returns the share used of each whole window in which all were awake."""
-        begin = self.now()
-        self.start(seconds, **options).wait(seconds + 30)
-        return self.shares(begin + STARTING, begin + seconds)
+    def run(self, windows: int, **options: Any) -> list[float]:
+        """Run programs for so many whole windows in which all of them are awake; returns the share used of each."""
+        with self.start(**options):
+            begin = self.next_edge()
+            time.sleep(windows * WINDOW)
+        return self.shares(begin, begin + windows * WINDOW)
 
     def now(self) -> float:
         """The emulator's time."""

@@ -23,7 +23,7 @@ class Machine:
         folder: its state folder and what it says.
         emulator: the exchange.
         store: address of the shared store.
-        seconds: how long it runs.
+        seconds: how long it runs, if it is not stopped before.
         threads: that ask at once.
     """
 
@@ -45,9 +45,13 @@ class Machine:
                 env=environment, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
 
-    def wait(self, seconds: float) -> None:
-        """Until it ends."""
-        self.process.wait(seconds)
+    def stop(self) -> None:
+        """End it at once, whatever it is doing."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
 
     def __enter__(self) -> Machine:
         return self
@@ -55,8 +59,4 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        self.stop()

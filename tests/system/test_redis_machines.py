@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.support.awake import until_served
 from tests.support.relay import Relay
 from tests.support.server import Server, free_port
 
@@ -25,8 +26,8 @@ from headgate.testing import Emulator
 from .machines import Machine
 
 WINDOW, CAPACITY = 5, 1000
-STARTING = 2.5
-"""Seconds that the interpreters may take until all of them ask."""
+LONG = 90
+"""Seconds after which a machine's program ends whatever happens; tests end it long before."""
 ENOUGH = 0.97
 
 
@@ -36,7 +37,7 @@ class Field:
     Args:
         folder: for all that is written.
         stack: closes what was opened.
-        seconds: how long the machines work.
+        seconds: how long the machines work together.
     """
 
     def __init__(self, folder: Path, stack: ExitStack, seconds: float) -> None:
@@ -60,11 +61,11 @@ class Field:
         return self.stack.enter_context(Relay(onward, delay))
 
     def start(self, *stores: str) -> None:
-        """A machine for each of these addresses."""
-        self.begun = self.now()
+        """A machine for each of these addresses; returns when all of them are served."""
         for number, store in enumerate(stores):
-            machine = Machine(self.folder / f"machine{number}", self.emulator, store, self.seconds)
+            machine = Machine(self.folder / f"machine{number}", self.emulator, store, LONG)
             self.machines.append(self.stack.enter_context(machine))
+        self.begun = until_served(self.emulator, len(stores), {})
 
     def now(self) -> float:
         """The exchange's time."""
@@ -79,9 +80,10 @@ class Field:
         return at
 
     def end(self) -> None:
-        """All machines are done."""
+        """Their time is over."""
+        time.sleep(max(0.0, self.begun + self.seconds - self.now()))
         for machine in self.machines:
-            machine.wait(self.seconds + 30)
+            machine.stop()
 
     def calls(self, *statuses: int) -> list[dict[str, Any]]:
         """Arrivals that got one of these answers (any, if none is named)."""
@@ -99,7 +101,7 @@ class Field:
         """What was refused, and the shares used of the whole windows: those with the server there, that in which it came
         back among them, and those without it."""
         self.end()
-        begin, end = self.begun + STARTING, self.begun + self.seconds
+        begin, end = self.begun, self.begun + self.seconds
         totals = self.emulator.stats()["totals"]
         edge = back // WINDOW * WINDOW
         return {
@@ -126,9 +128,9 @@ def killed(field: Field) -> dict[str, Any]:
     """The server dies in mid-window, and begins anew without a memory."""
     server = field.server()
     field.start(server.url, server.url)
-    gone = field.until(6, 0.6)
+    gone = field.until(3.5, 0.6)
     server.kill()
-    back = field.until(9.5, 3.0)
+    back = field.until(7, 3.0)
     server.start()
     return field.account(gone, back)
 
@@ -137,9 +139,9 @@ def stopped(field: Field) -> dict[str, Any]:
     """The server stands still for a while."""
     server = field.server()
     field.start(server.url, server.url)
-    gone = field.until(6, 0.6)
+    gone = field.until(3.5, 0.6)
     server.signal(signal.SIGSTOP)
-    back = field.until(9.5, 3.0)
+    back = field.until(7, 3.0)
     server.signal(signal.SIGCONT)
     return field.account(gone, back)
 
@@ -149,10 +151,10 @@ def flushed(field: Field) -> dict[str, Any]:
     server = field.server()
     field.start(server.url, server.url)
     with redis.Redis(port=server.port) as client:
-        field.until(6, 0.6)
+        field.until(3.5, 0.6)
         client.flushall()
         client.script_flush()
-        field.until(9.5, 0.6)
+        field.until(7, 0.6)
         client.script_flush()
     return field.account()
 
@@ -163,7 +165,7 @@ def failed_over(field: Field) -> dict[str, Any]:
     replica = field.server("--replicaof", "127.0.0.1", str(master.port))
     place = sentinel(field, master.port)
     field.start(*[f"redis+sentinel://127.0.0.1:{place}/main"] * 2)
-    gone = field.until(6, 0.6)
+    gone = field.until(3.5, 0.6)
     master.kill()
     with redis.Redis(port=replica.port) as client:
         while client.info("replication")["role"] != "master":
@@ -236,9 +238,9 @@ def cut_off(field: Field) -> dict[str, Any]:
     server = field.server()
     relay = field.relay(server.port)
     field.start(relay.url, server.url)
-    gone = field.until(6, 0.6)
+    gone = field.until(3.5, 0.6)
     relay.cut()
-    back = field.until(11, 3.0)
+    back = field.until(8.5, 3.0)
     relay.mend()
     passed = relay.passed
     found = field.account(gone, back)
@@ -246,15 +248,15 @@ def cut_off(field: Field) -> dict[str, Any]:
 
 
 WORLDS: dict[str, tuple[float, Callable[[Field], dict[str, Any]]]] = {
-    "cut off": (25, cut_off),
-    "killed": (22, killed),
-    "stopped": (22, stopped),
-    "failed over": (22, failed_over),
-    "flushed": (20, flushed),
-    "plain": (18, plain),
-    "clustered": (18, clustered),
-    "slow": (18, slow),
-    "one slow": (18, one_slow),
+    "cut off": (22.5, cut_off),
+    "killed": (19.5, killed),
+    "stopped": (19.5, stopped),
+    "failed over": (19.5, failed_over),
+    "flushed": (17.5, flushed),
+    "plain": (15.5, plain),
+    "clustered": (15.5, clustered),
+    "slow": (15.5, slow),
+    "one slow": (15.5, one_slow),
 }
 """Seconds, and what happens; the longest first."""
 Results = dict[str, Future[dict[str, Any]]]
