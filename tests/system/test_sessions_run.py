@@ -62,6 +62,11 @@ with Supervisor(name="bot") as supervisor:
 """
 
 
+def _mind_ctrl_c() -> None:
+    """Whoever runs the tests in the background has Ctrl-C ignored, by him and all his children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """A program in a process of its own."""
 
@@ -75,6 +80,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                preexec_fn=_mind_ctrl_c,
             )
 
     def line(self) -> str:

@@ -7,22 +7,21 @@ request itself, so one class serves both. The client's own timeouts do not count
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, leaving, take
+from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, take
 from headgate.adapters._errand import Governed, kept_headers, run
 from headgate.adapters._httpx_bodies import decoded, drain, drain_async, library, streams, unbroken
-from headgate.adapters._wire import Outbound, netloc_of
+from headgate.adapters._httpx_pools import Pools, remembering, roaming, sending
+from headgate.adapters._wire import Outbound
 from headgate.gate.errand import Reply, Served
 from headgate.gate.steps import on_asyncio
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
-    from headgate.pools.address import Address
     from headgate.rules.call import Call
 
 __all__ = ["AsyncTransport", "Transport", "govern", "patch", "roams"]
@@ -48,7 +47,7 @@ class _Base:
                     module = library(type(request))
                     # How many are under way at once the limits decide, not a pool whose waiting time would end the call.
                     self._options.setdefault("limits", module.Limits(max_keepalive_connections=100))
-                    self._inner = _roaming(getattr(module, kind)(**self._options), self._options)
+                    self._inner = roaming(getattr(module, kind)(**self._options), self._options)
         return self._inner
 
 
@@ -90,7 +89,9 @@ class AsyncTransport(_Base):
     async def handle_async_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
         inner = self._transport(request, "AsyncHTTPTransport")
-        return await drive_async(_send(self._governor, request, inner, inner.handle_async_request, is_async=True))
+        return await drive_async(
+            _send(self._governor, request, inner, sending(inner, inner.handle_async_request), is_async=True)
+        )
 
     async def __aenter__(self) -> AsyncTransport:
         if self._inner is not None:
@@ -126,6 +127,13 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
     return client
 
 
+def roams(client: Any, url: str) -> bool:
+    """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
+    has set neither a proxy nor a source address."""
+    transport = client._transport_for_url(library(type(client)).URL(url))
+    return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), Pools)
+
+
 def patch(module: ModuleType) -> None:
     """Governs every client of an unchanged program: the library's own transports, in place.
 
@@ -133,7 +141,7 @@ def patch(module: ModuleType) -> None:
     """
     governor = Governor(lenient=True)
     for cls in (module.HTTPTransport, module.AsyncHTTPTransport):
-        cls.__init__ = _remembering(cls, cls.__init__)
+        cls.__init__ = remembering(cls, cls.__init__)
     sync_original = module.HTTPTransport.handle_request
     async_original = module.AsyncHTTPTransport.handle_async_request
 
@@ -143,98 +151,11 @@ def patch(module: ModuleType) -> None:
 
     @functools.wraps(async_original)
     async def handle_async_request(self: Any, request: Any) -> Any:
-        return await drive_async(_send(governor, request, self, functools.partial(async_original, self), is_async=True))
+        send = sending(self, functools.partial(async_original, self))
+        return await drive_async(_send(governor, request, self, send, is_async=True))
 
     module.HTTPTransport.handle_request = handle_request
     module.AsyncHTTPTransport.handle_async_request = handle_async_request
-
-
-# --- several addresses ------------------------------------------------------------------------------------------
-
-
-class _Pools:
-    """Takes the place of a transport's connection pool: one pool for each address that its requests leave from."""
-
-    def __init__(self, own: Any, make: Callable[[Address], Any]) -> None:
-        self._own = own
-        self._make = make
-        self._others: dict[Address, Any] = {}
-        self._making = threading.Lock()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
-
-    def _pool(self, request: Any) -> Any:
-        url = request.url
-        address = leaving(netloc_of(url.scheme.decode("ascii"), url.host.decode("ascii"), url.port))
-        if address is None:
-            return self._own
-        with self._making:
-            if address not in self._others:
-                self._others[address] = self._make(address)
-            return self._others[address]
-
-    def handle_request(self, request: Any) -> Any:
-        return self._pool(request).handle_request(request)
-
-    async def handle_async_request(self, request: Any) -> Any:
-        return await self._pool(request).handle_async_request(request)
-
-    def close(self) -> None:
-        for pool in (self._own, *self._others.values()):
-            pool.close()
-
-    async def aclose(self) -> None:
-        for pool in (self._own, *self._others.values()):
-            await pool.aclose()
-
-    def __enter__(self) -> _Pools:
-        self._own.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.close()
-
-    async def __aenter__(self) -> _Pools:
-        await self._own.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self.aclose()
-
-
-def roams(client: Any, url: str) -> bool:
-    """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
-    has set neither a proxy nor a source address."""
-    transport = client._transport_for_url(library(type(client)).URL(url))
-    return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), _Pools)
-
-
-def _roaming(transport: Any, options: Mapping[str, Any]) -> Any:
-    """The transport, made able to leave from any address, unless its user has chosen one in the options."""
-    if hasattr(transport, "_pool") and not any(options.get(name) for name in ("proxy", "uds", "local_address")):
-        kind = type(transport)
-
-        def make(address: Address) -> Any:
-            chosen = {"local_address": address.bind, "proxy": address.proxy}
-            made = kind(**{**options, **{name: value for name, value in chosen.items() if value}})
-            return made._pool
-
-        transport._pool = _Pools(transport._pool, make)
-    return transport
-
-
-def _remembering(cls: Any, made: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a patched class, whose instances become able to leave from any address."""
-    names = list(inspect.signature(made).parameters)[1:]
-
-    @functools.wraps(made)
-    def remember(self: Any, *args: Any, **options: Any) -> None:
-        made(self, *args, **options)
-        if type(self) is cls:
-            _roaming(self, dict(zip(names, args, strict=False)) | options)
-
-    return remember
 
 
 # --- one request ------------------------------------------------------------------------------------------------
@@ -253,7 +174,7 @@ def _send(
     rules = governor.match(outbound)
     if rules is None:
         return (yield functools.partial(send, request))
-    roams = isinstance(getattr(transport, "_pool", None), _Pools)
+    roams = isinstance(getattr(transport, "_pool", None), Pools)
     errand = _Call(
         governor, outbound, rules, is_async=is_async, family=functools.partial(_family, request), roams=roams
     )

@@ -114,7 +114,28 @@ def test_cancelled_calls_give_their_connections_back(lib: ModuleType, origin: An
             assert (await client.get(f"{origin.url}/priced")).status_code == 200
             pool = transport._inner._pool
             assert len(pool._requests) == 0
-            # One that was given up before it was made has no socket.
-            assert len([each for each in pool.connections if "NEW" not in each.info()]) <= 1
+            assert all(each.is_idle() for each in pool.connections), pool.connections
+            assert len(pool.connections) == 1
+
+    asyncio.run(main())
+
+
+@LIBRARIES
+def test_cancelled_at_every_step(lib: ModuleType, origin: Any, gate: Any) -> None:
+    """After each turn of the event loop that a first call takes, from the dial to the end: nothing is left of it."""
+
+    async def main() -> None:
+        for turns in range(80):
+            transport = AsyncTransport(gate=gate)
+            async with lib.AsyncClient(transport=transport, timeout=5) as client:
+                task = asyncio.create_task(client.get(f"{origin.url}/priced"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                if transport._inner is not None:
+                    pool = transport._inner._pool
+                    assert all(each.is_idle() for each in pool.connections), (turns, pool.connections)
+                    assert not pool._requests
 
     asyncio.run(main())

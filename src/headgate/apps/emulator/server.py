@@ -16,6 +16,7 @@ from headgate.rules.routing import listed
 
 from .accounting import Meter
 from .bans import Bans
+from .chances import Chances
 from .control import add_control
 from .incoming import Arrival, Failure, Venue
 from .journal import Journal
@@ -67,6 +68,7 @@ class Emulation:
         self.shut: dict[str, tuple[int, Failure]] = {}
         """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
         self.dice = random.Random(options.seed)
+        self.chances = Chances(self.dice)
         self.journal = Journal(options.log)
         self.totals: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
@@ -121,8 +123,8 @@ class Emulation:
             low, high = options.latency
             if high:
                 await asyncio.sleep(dice.uniform(low, high) / 1000)
-            fate = dice.random() if options.loss or options.hangup else 1.0
-            lost, hung_up = fate < options.loss, options.loss <= fate < options.loss + options.hangup
+            lost = self.chances.strikes("loss", options.loss)
+            hung_up = not lost and self.chances.strikes("hangup", options.hangup)
             if (lost or hung_up) and dice.random() < 0.5:
                 return await self._vanish(request, cut=hung_up)
             answer = self.arrive(request, body)
@@ -136,7 +138,7 @@ class Emulation:
                     self.meter.credit(self.clock(), answer.held)
             if lost or hung_up:
                 return await self._vanish(request, cut=hung_up)
-            if options.hang and dice.random() < options.hang:
+            if self.chances.strikes("hang", options.hang):
                 return await self._vanish(request, counted="hung")
         finally:
             self.busy -= 1
@@ -226,7 +228,7 @@ class Emulation:
         now = arrival.now
         self._stop_the_shut_out(arrival, address)
         hidden: Failure | None = None
-        if self.options.errors and self.dice.random() < self.options.errors:
+        if self.chances.strikes("errors", self.options.errors):
             self.totals["errors"] += 1
             trouble, carried_out = self.venue.trouble(self.dice)
             if not carried_out:

@@ -136,7 +136,7 @@ class Sockets:
         writer = None
         try:
             await wire.response.prepare(request)
-            if emulation.options.ws_refuse and emulation.dice.random() < emulation.options.ws_refuse:
+            if emulation.chances.strikes("ws_refuse", emulation.options.ws_refuse):
                 self._ended["refused"] += 1
                 await wire.response.close(code=TRY_LATER, message=b"")
                 return wire.response
