@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnected
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
 from headgate.gate.errand import tried_of
 from headgate.gate.steps import Steps, drive, drive_async, waiting
-from headgate.ledger.limit import SECOND, Window
+from headgate.ledger.limit import SECOND, parted
 from headgate.policy.retry import Tried
 from headgate.rules.call import Outcome
 from headgate.rules.refusal import redact
@@ -61,6 +62,7 @@ class Attempt:
         elsewhere: true once it failed for want of a connection, and another address is there to try.
         told: what its answer told, once it came and was looked at.
         fate: what became of it without an answer.
+        open: the permit of what is held as long as a connection is open, where that is kept apart from the rest.
         text: headers and body of a good answer, where only the adapter's lower half sees them.
     """
 
@@ -74,6 +76,7 @@ class Attempt:
         resigned: bool,
         roams: bool,
         timeout: float | None = None,
+        apart: bool = False,
     ) -> None:
         self._governor = governor
         self._provider = provider
@@ -85,6 +88,8 @@ class Attempt:
         self._done = False
         self._spare = [True]
         self._roams = roams
+        self._apart = apart
+        self.open: Permit | None = None
         self.netloc = outbound.netloc
         self.observed_above = True
         self.slots = False
@@ -105,7 +110,8 @@ class Attempt:
             functools.partial(gate.first_contact_async, *known),
             is_async=is_async,
         )
-        permit = gate.permit(
+        ask = functools.partial(
+            gate.permit,
             self._provider,
             call.method,
             call.path,
@@ -116,12 +122,22 @@ class Attempt:
             timeout=self._patience(),
             roams=self._roams,
         )
+        permit = ask()
+        slots, rest = parted(permit.plan.charges)
         try:
+            if self._apart and slots and rest and not permit.roams:
+                held = ask()
+                held.plan, permit.plan = replace(held.plan, charges=slots), replace(permit.plan, charges=rest)
+                yield waiting(held.acquire, held.acquire_async, is_async=is_async)
+                self.open, slots = held, ()
             yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
-        except DeadlineExceeded as error:
-            raise self._explained(error) from None
-        self._permit = permit
-        self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
+        except BaseException as error:
+            if self.open is not None:
+                self.open.refund()
+            if isinstance(error, DeadlineExceeded):
+                raise self._explained(error) from None
+            raise
+        self._permit, self.slots = permit, bool(slots)
 
     def _patience(self) -> float | None:
         """Seconds it may wait: never beyond a signature that it already carries."""
@@ -314,6 +330,7 @@ class Governor:
         resigned: bool = False,
         roams: bool = False,
         timeout: float | None = None,
+        apart: bool = False,
         known: tuple[Provider, Call] | None = None,
     ) -> Steps[Attempt | None]:
         """Opens a request's attempt and waits for it; ``None`` if its host has no rules.
@@ -325,6 +342,8 @@ class Governor:
             resigned: the caller signs after the wait, so a signature seen now does not matter.
             roams: the request will leave from `leaving`; without it the default address is meant.
             timeout: seconds it may wait, if less than the governor says.
+            apart: what is held while a connection is open gets a permit of its own (`Attempt.open`), for the rest is
+                spent with the answer.
             known: its rules and what they see of it, if the caller has them.
         """
         rules = known[0] if known is not None else self.match(outbound)
@@ -333,7 +352,7 @@ class Governor:
         call = known[1] if known is not None else outbound.call()
         attempt = self._leniently(
             outbound.netloc,
-            lambda: Attempt(self, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout),
+            lambda: Attempt(self, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout, apart=apart),
         )
         if attempt is None:
             return None

@@ -105,8 +105,8 @@ def remembering(cls: Any, made: Callable[..., None]) -> Callable[..., None]:
 def sending(transport: Any, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
     """What sends through a transport, and gives back what its pool loses when a call is cancelled.
 
-    httpcore (1.0.9; httpcore2 2.16.2 does not) forgets a connection whose call is cancelled after it was made and before it was
-    used: it is neither idle nor closed nor anybody's, and keeps its socket and its place in the pool.
+    httpcore (1.0.9; httpcore2 2.16.2 does not) forgets a connection whose call is cancelled when it has been made and not yet
+    been used: it is neither idle nor closed nor anybody's, and keeps its socket and its place in the pool.
     """
 
     @functools.wraps(send)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from headgate.adapters._call import take
 from headgate.gate.steps import Steps, waiting
-from headgate.ledger.limit import Window
-from headgate.rules.call import Call
+from headgate.ledger.limit import parted
+from headgate.rules.call import Call, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
     from headgate.rules.call import Plan
     from headgate.rules.provider import Provider
 
-__all__ = ["Line", "dialling", "refused"]
+__all__ = ["Line", "Refused", "dialling"]
+
+Refused: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
+"""Status, headers and body of the answer to a handshake."""
 
 _LONGEST_READ: Final = 65_536
 """Bytes of a message that are parsed at most: a longer one never subscribes."""
@@ -47,7 +49,7 @@ class Line:
 
     Attributes:
         name: what its own limits are kept under.
-        attempt: the dial; whoever connects tells it what became of it, but for a success (`opened`).
+        attempt: the dial; what became of it is told by `opened` or `failed`.
     """
 
     def __init__(self, governor: Governor, provider: Provider, outbound: Outbound, attempt: Attempt) -> None:
@@ -57,14 +59,16 @@ class Line:
         self._headers = outbound.headers
         self._lock = threading.Lock()
         self._kept: list[tuple[frozenset[str], Permit]] = []
-        """Slots that its subscriptions hold, by what was subscribed to."""
+        """Slots that it and its subscriptions hold, by what was subscribed to."""
+        if attempt.open is not None:
+            self._kept.append((frozenset(), attempt.open))
         self._closed = False
         self._names = governor.gate.line_names
         # One of a connection that is closed, if there is such: a store keeps ledgers, and connections come and go.
         self.name = self._names.pop() if self._names else f"{secrets.randbits(48):012x}"
         self.attempt = attempt
 
-    def opened(self) -> None:
+    def opened(self, *, is_async: bool) -> Steps[None]:
         """The handshake succeeded. A dial that holds a place (connections at once) holds it until `close`.
 
         An answer to a server's ping cannot wait. So one message of each window is set aside for them while it is open.
@@ -79,9 +83,19 @@ class Line:
                 if "connection" in charge.limit.scope and charge.limit.capacity > charge.cost
             )
             if own:
-                permit = self._permit(plan, own, scopes=())
-                permit.acquire()  # nobody else spends on a connection that has just begun
+                permit = self._permit(plan, own, data=False)
+                # It waits only if the connection that had its name before has just sent all that it might.
+                yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
                 self._keep(frozenset(), permit)
+
+    def failed(self, error: BaseException, answer: Refused | None) -> None:
+        """The dial failed, with an answer or without one; or the connection was given up before it was in use."""
+        if answer is None:
+            self.attempt.failed(error)
+        else:
+            status, headers, body = answer
+            self.attempt.answered(status, {name.lower(): value for name, value in headers.items()}, body)
+        self.close()
 
     def sending(self, message: str | bytes | None, *, is_async: bool) -> Steps[None]:
         """Waits until a message may be sent. `message` None: a ping or a pong, which also passes a pause."""
@@ -89,16 +103,14 @@ class Line:
         plan = self._cost(tree)
         if plan is None or self._closed:
             return
-        slots = tuple(charge for charge in plan.charges if charge.limit.window is Window.SLOTS)
-        rest = tuple(charge for charge in plan.charges if charge.limit.window is not Window.SLOTS)
-        scopes = () if message is None else plan.scopes
-        held = None
+        slots, rest = parted(plan.charges)
+        data, held = message is not None, None
         if slots:
             # Its own permit, for a subscription outlasts its message.
-            held = self._permit(plan, slots, scopes)
+            held = self._permit(plan, slots, data=data)
             yield waiting(held.acquire, held.acquire_async, is_async=is_async)
         try:
-            permit = self._permit(plan, rest, scopes)
+            permit = self._permit(plan, rest, data=data)
             yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
         except BaseException:
             if held is not None:
@@ -159,12 +171,14 @@ class Line:
         plan = self._governor.gate.plan(self._provider, call)
         return plan if plan.route and plan.charges else None
 
-    def _permit(self, plan: Plan, charges: tuple[Charge, ...], scopes: tuple[str, ...]) -> Permit:
+    def _permit(self, plan: Plan, charges: tuple[Charge, ...], *, data: bool) -> Permit:
+        """`data`: whether it is for a message of the program; a sign of life waits for no pause, and goes first."""
         permit = self._governor.gate.permit(
-            self._provider, "WS-SEND", self._path, priority=self._governor.priority,
+            self._provider, "WS-SEND", self._path,
+            priority=self._governor.priority if data else Priority.CRITICAL,
             timeout=self._governor.timeout, roams=False,
         )  # fmt: skip
-        permit.plan = dataclasses.replace(plan, charges=charges, scopes=scopes)
+        permit.plan = dataclasses.replace(plan, charges=charges, scopes=plan.scopes if data else ())
         return permit
 
     def _keep(self, topics: frozenset[str], permit: Permit) -> None:
@@ -187,8 +201,13 @@ class Line:
             self._kept = left
 
 
-def dialling(governor: Governor, outbound: Outbound, family: Family, *, is_async: bool) -> Steps[Line | None]:
+def dialling(
+    governor: Governor, outbound: Outbound, family: Family, *, is_async: bool, roams: bool = False
+) -> Steps[Line | None]:
     """Waits for leave to dial. ``None``: the host has no rules, or a layer above has asked already.
+
+    Args:
+        governor, outbound, family, is_async, roams: as for `Governor.begin`.
 
     Raises:
         Rejected: it may not.
@@ -196,23 +215,10 @@ def dialling(governor: Governor, outbound: Outbound, family: Family, *, is_async
     if take(outbound.netloc) is not None:
         return None
     provider = governor.match(outbound)
-    attempt = yield from governor.begin(outbound, family, is_async=is_async)
+    attempt = yield from governor.begin(outbound, family, is_async=is_async, roams=roams, apart=True)
     if attempt is None or provider is None:
         return None
     return Line(governor, provider, outbound, attempt)
-
-
-def refused(
-    line: Line | None, error: BaseException, answer: Callable[[], tuple[int, Mapping[str, str], bytes]] | None
-) -> None:
-    """Tells what became of a dial that failed: with an answer, or without one."""
-    if line is None:
-        return
-    if answer is None:
-        line.attempt.failed(error)
-    else:
-        status, headers, body = answer()
-        line.attempt.answered(status, {name.lower(): value for name, value in headers.items()}, body)
 
 
 def _tree(message: str | bytes | None) -> dict[str, Any] | None:

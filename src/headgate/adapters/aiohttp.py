@@ -23,8 +23,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from headgate.adapters._aiohttp_answers import labelled, made, observe, unread
+from headgate.adapters._aiohttp_sockets import join
 from headgate.adapters._call import Attempt, Governor, Steps, drive_async, leaving, peek, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._line import dialling
 from headgate.adapters._wire import Outbound, netloc_of
 from headgate.gate.errand import Reply, Served
 
@@ -88,7 +90,9 @@ def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
         ours = Middleware(gate, priority=priority)
         target._middlewares = (*target._middlewares, ours)
         # aiohttp would rather be subclassed; but this one is made already.
-        object.__setattr__(target, "_request", MethodType(_asking(type(target)._request, ours), target))
+        kind = type(target)
+        object.__setattr__(target, "_request", MethodType(_asking(kind._request, ours), target))
+        object.__setattr__(target, "_ws_connect", MethodType(_dialling(kind._ws_connect, ours), target))
     return session
 
 
@@ -104,7 +108,9 @@ def patch(module: ModuleType) -> None:
     if "middlewares" not in inspect.signature(original).parameters:
         log.warning("headgate: this aiohttp is older than 3.12; its requests pass ungoverned")
         return
-    module.ClientSession._request = _asking(original, Middleware(lenient=True))
+    ours = Middleware(lenient=True)
+    module.ClientSession._request = _asking(original, ours)
+    module.ClientSession._ws_connect = _dialling(module.ClientSession._ws_connect, ours)
     for name, hook in _hooks(TCPConnector).items():
         setattr(module.TCPConnector, name, hook)
 
@@ -134,6 +140,34 @@ def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
         return await drive_async(run(errand))
 
     return _request
+
+
+def _dialling(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
+    """What takes the place of a session's method for all its websockets: dials and messages wait for their limits."""
+
+    @functools.wraps(original)
+    async def _ws_connect(self: Any, url: Any, **options: Any) -> Any:
+        shown = CIMultiDict(options.get("headers") or {})
+        shown["Upgrade"] = "websocket"
+        known = {"headers": shown, "params": options.get("params")}
+        outbound = _planned(self, options.get("method", "GET"), url, known)
+        if outbound is None or peek(outbound.netloc) is not None:
+            return await original(self, url, **options)
+        governor = next((item for item in self._middlewares if isinstance(item, Middleware)), ours).governor
+        free = roams(self) and not options.get("proxy")
+        line = await drive_async(dialling(governor, outbound, _family, is_async=True, roams=free))
+        if line is None:
+            return await original(self, url, **options)
+        try:
+            with line.attempt.below():
+                socket = await original(self, url, **options)
+        except BaseException as error:
+            status = getattr(error, "status", 0)
+            line.failed(error, (status, getattr(error, "headers", None) or {}, b"") if status else None)
+            raise
+        return await join(socket, line)
+
+    return _ws_connect
 
 
 # --- one call ---------------------------------------------------------------------------------------------------

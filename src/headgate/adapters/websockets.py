@@ -12,8 +12,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from headgate.adapters._call import Governor, drive, drive_async
-from headgate.adapters._line import Line, dialling, refused
+from headgate.adapters._call import Governor, Steps, drive, drive_async
+from headgate.adapters._line import Line, Refused, dialling
 from headgate.adapters._wire import from_url, lowered
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from headgate.adapters._wire import Outbound
 
-__all__ = ["answer_of", "handshake", "patch"]
+__all__ = ["Keeper", "answer_of", "handshake", "patch"]
 
 _RENEW_EVERY: Final = 15.0
 """Seconds between two renewals of what open connections hold; a lease lasts 60."""
@@ -33,12 +33,12 @@ def handshake(url: str, headers: Any = None) -> Outbound | None:
     return from_url("GET", url, shown)
 
 
-def answer_of(error: BaseException) -> Callable[[], tuple[int, Mapping[str, str], bytes]] | None:
-    """What gives status, headers and body of an answer that refused the handshake, if the error carries one."""
+def answer_of(error: BaseException) -> Refused | None:
+    """The answer that refused the handshake, if the error carries one."""
     response: Any = getattr(error, "response", None)
     if not hasattr(response, "status_code"):
         return None
-    return lambda: (response.status_code, dict(response.headers.raw_items()), bytes(response.body or b""))
+    return response.status_code, dict(response.headers.raw_items()), bytes(response.body or b"")
 
 
 def patch(module: Any) -> None:
@@ -47,7 +47,7 @@ def patch(module: Any) -> None:
     Args:
         module: ``websockets.asyncio.client`` or ``websockets.sync.client``.
     """
-    governor, keeper = Governor(lenient=True), _Keeper()
+    governor, keeper = Governor(lenient=True), Keeper()
     if module.__name__.endswith("asyncio.client"):
         name = next(name for name in ("connect", "__await_impl__") if name in vars(module.connect))
         setattr(module.connect, name, _connecting(getattr(module.connect, name), governor, keeper))
@@ -66,7 +66,7 @@ def _family() -> type[Exception]:
     return InvalidHandshake
 
 
-class _Keeper:
+class Keeper:
     """Renews what the open connections of one library hold, in a thread that begins with the first that holds anything."""
 
     def __init__(self) -> None:
@@ -90,13 +90,18 @@ class _Keeper:
                 line.renew()
 
 
-def _joined(connection: Any, line: Line | None, keeper: _Keeper) -> Any:
-    if line is not None:
-        line.opened()
-        connection.headgate_line = line
-        keeper.keep(line)
-        if connection.protocol.state.name == "CLOSED":  # already, before it could be told
-            line.close()
+def _joining(connection: Any, line: Line, keeper: Keeper, *, is_async: bool) -> Steps[Any]:
+    """The connection is open, and its messages are charged from now on."""
+    try:
+        yield from line.opened(is_async=is_async)
+    except BaseException as error:
+        line.failed(error, None)
+        yield connection.close
+        raise
+    connection.headgate_line = line
+    keeper.keep(line)
+    if connection.protocol.state.name == "CLOSED":  # already, before it could be told
+        line.close()
     return connection
 
 
@@ -106,36 +111,40 @@ def _begun(connector: Any, options: Mapping[str, Any]) -> Outbound | None:
     return handshake(url, getattr(connector, "additional_headers", None) or options.get("additional_headers"))
 
 
-def _connecting(original: Any, governor: Governor, keeper: _Keeper) -> Any:
+def _connecting(original: Any, governor: Governor, keeper: Keeper) -> Any:
     @functools.wraps(original)
     async def connect(self: Any) -> Any:
         outbound = _begun(self, {})
         if outbound is None:
             return await original(self)
         line = await drive_async(dialling(governor, outbound, _family, is_async=True))
+        if line is None:
+            return await original(self)
         try:
             connection = await original(self)
         except BaseException as error:
-            refused(line, error, answer_of(error))
+            line.failed(error, answer_of(error))
             raise
-        return _joined(connection, line, keeper)
+        return await drive_async(_joining(connection, line, keeper, is_async=True))
 
     return connect
 
 
-def _connecting_sync(original: Any, governor: Governor, keeper: _Keeper) -> Any:
+def _connecting_sync(original: Any, governor: Governor, keeper: Keeper) -> Any:
     @functools.wraps(original)
     def connect(target: Any, *values: Any, **options: Any) -> Any:
         outbound = _begun(target, options)
         if outbound is None:
             return original(target, *values, **options)
         line = drive(dialling(governor, outbound, _family, is_async=False))
+        if line is None:
+            return original(target, *values, **options)
         try:
             connection = original(target, *values, **options)
         except BaseException as error:
-            refused(line, error, answer_of(error))
+            line.failed(error, answer_of(error))
             raise
-        return _joined(connection, line, keeper)
+        return drive(_joining(connection, line, keeper, is_async=False))
 
     return connect
 

@@ -153,6 +153,11 @@ class Permit:
     # -- afterwards ------------------------------------------------------------------------------------------------
 
     @property
+    def roams(self) -> bool:
+        """Whether several addresses are there, of which one is chosen when it is acquired."""
+        return self._choice is not None
+
+    @property
     def held(self) -> bool:
         """Whether it is granted and nobody has said what became of it."""
         return self._grant is not None

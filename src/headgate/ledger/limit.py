@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["SECOND", "Charge", "Instant", "Limit", "Window"]
+__all__ = ["SECOND", "Charge", "Instant", "Limit", "Window", "parted"]
 
 SECOND = 1_000_000_000
 """Nanoseconds in a second. All instants and periods in the ledger are integer nanoseconds."""
@@ -90,3 +90,9 @@ class Charge(NamedTuple):
     limit: Limit
     cost: int
     """Units, not negative. 0 is allowed (it only asks that the owner is not blocked)."""
+
+
+def parted(charges: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], tuple[Charge, ...]]:
+    """The charges that are held for as long as something is open, and the rest."""
+    held = tuple(charge for charge in charges if charge.limit.window is Window.SLOTS)
+    return held, tuple(charge for charge in charges if charge.limit.window is not Window.SLOTS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from headgate.adapters._call import Governor, drive_async
-from headgate.adapters._line import Line, dialling, refused
+from headgate.adapters._line import Line, dialling
 from headgate.adapters.websockets import handshake
 from headgate.ledger.limit import SECOND
 from headgate.sessions.liveness import Dials, Liveness
@@ -77,15 +77,18 @@ class Dialler:
         """
         line = await drive_async(dialling(self._governor, self.outbound, lambda: OSError, is_async=True))
         self.dials += 1
+        if line is None:
+            return await self._transport.open(self._url, self._headers), None
+        connection: Open | None = None
         try:
-            if line is None:
-                return await self._transport.open(self._url, self._headers), None
             with line.attempt.below():
                 connection = await self._transport.open(self._url, self._headers)
+            await drive_async(line.opened(is_async=True))
         except BaseException as error:
-            refused(line, error, self._transport.answer(error))
+            line.failed(error, None if connection is not None else self._transport.answer(error))
+            if connection is not None:
+                await connection.close()
             raise
-        line.opened()
         return connection, line
 
     async def failed(self, *, good: bool) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
+from headgate.adapters._line import Refused
 from headgate.adapters.websockets import answer_of
 
 __all__ = ["Aiohttp", "Closed", "Open", "Transport", "Websockets"]
@@ -38,7 +39,7 @@ class Transport(Protocol):
     async def open(self, url: str, headers: Mapping[str, str]) -> Open:
         """Dial. Raises what the library raises."""
 
-    def answer(self, error: BaseException) -> Callable[[], tuple[int, Mapping[str, str], bytes]] | None:
+    def answer(self, error: BaseException) -> Refused | None:
         """Status, headers and body of a refused handshake, if the error carries them."""
 
 
@@ -75,7 +76,7 @@ class _Websocket:
                 await (await self._connection.ping())
 
     async def close(self) -> None:
-        await self._connection.close()
+        await _whole(self._connection.close())
 
 
 class _closing(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a verb
@@ -105,11 +106,10 @@ class Aiohttp:
         return _Response(await self._session.ws_connect(url, headers=dict(headers), **self._options))
 
     @staticmethod
-    def answer(error: BaseException) -> Callable[[], tuple[int, Mapping[str, str], bytes]] | None:
+    def answer(error: BaseException) -> Refused | None:
         """See `Transport`."""
         status: int = getattr(error, "status", 0)
-        headers = getattr(error, "headers", None) or {}
-        return (lambda: (status, headers, b"")) if status else None
+        return (status, getattr(error, "headers", None) or {}, b"") if status else None
 
 
 class _Response:
@@ -147,4 +147,9 @@ class _Response:
 
     async def close(self) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._socket.close(), 3)
+            await _whole(asyncio.wait_for(self._socket.close(), 3))
+
+
+async def _whole(work: Coroutine[Any, Any, object]) -> None:
+    """Does it to its end, also where whoever waits for it is cancelled: else the socket would stay open."""
+    await asyncio.shield(asyncio.ensure_future(work))

@@ -60,17 +60,20 @@ class Target:
         return Outbound(method, self.upstream.scheme, self.upstream.netloc, self.path, self.query, headers, body)
 
 
-async def admitted(governors: Sequence[Governor], outbound: Outbound) -> Attempt | None:
+async def admitted(governors: Sequence[Governor], outbound: Outbound, *, apart: bool = False) -> Attempt | None:
     """Waits for the gate; None if the host has no rules.
 
     Args:
         governors: to be asked in turn. All but the last only tell of a ban, which no client shall wait for unasked.
         outbound: what is to be sent.
+        apart: as for `Governor.begin`.
 
     Raises:
         Rejected: it may not leave.
     """
-    *hasty, patient = [governor.begin(outbound, _ours, is_async=True, roams=True) for governor in governors]
+    *hasty, patient = [
+        governor.begin(outbound, _ours, is_async=True, roams=True, apart=apart) for governor in governors
+    ]
     for steps in hasty:
         try:
             return await drive_async(steps)

@@ -65,7 +65,7 @@ class Relays:
         request, headers = target.request, target.headers
         asked = [name.strip() for name in headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",") if name.strip()]
         outbound = target.outbound(None, upgrade=True)
-        attempt = await admitted(governors, outbound)
+        attempt = await admitted(governors, outbound, apart=True)
         rules = governors[-1].match(outbound)
         line = None if attempt is None or rules is None else Line(governors[-1], rules, outbound, attempt)
         for name in [name for name in headers if name.lower().startswith("sec-websocket-")]:
@@ -79,23 +79,25 @@ class Relays:
                 with nullcontext() if attempt is None else attempt.below():
                     far = await connect
             except aiohttp.WSServerHandshakeError as error:
-                if attempt is not None:
-                    attempt.answered(error.status, error.headers or {})
+                if line is not None:
+                    line.failed(error, (error.status, error.headers or {}, b""))
                 told = passed((error.headers or {}).items())
                 for name in (hdrs.CONTENT_LENGTH, hdrs.CONTENT_ENCODING, hdrs.CONTENT_TYPE):
                     told.popall(name, None)
                 return failure(error.status, "Handshake", "the provider refused the websocket", headers=dict(told))
             except BaseException as error:
-                if attempt is not None:
-                    attempt.failed(error)
+                if line is not None:
+                    line.failed(error, None)
                 if isinstance(error, (aiohttp.ClientError, OSError)):
                     return broken(error)
                 raise
-            if line is not None:
-                line.opened()
             try:
+                if line is not None:
+                    await drive_async(line.opened(is_async=True))
                 return await self._relay(request, far, line)
             finally:
+                if not far.closed:
+                    await far.close(code=1001)
                 if line is not None:
                     line.close()  # what it held, such as a place among the connections, it held until here
 
@@ -107,39 +109,35 @@ class Relays:
             protocols=(far.protocol,) if far.protocol else (),
         )  # fmt: skip
         transport = request.transport
+        await near.prepare(request)
+        out = asyncio.create_task(_pump(near, far, line))
+        back = asyncio.create_task(_pump(far, near))
+        stop = asyncio.create_task(self._stop.wait())
+        tasks = (out, back, stop, asyncio.create_task(_renewed(line)))
         try:
-            await near.prepare(request)
-            out = asyncio.create_task(_pump(near, far, line))
-            back = asyncio.create_task(_pump(far, near))
-            stop = asyncio.create_task(self._stop.wait())
-            tasks = (out, back, stop, asyncio.create_task(_renewed(line)))
-            try:
-                await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            if _ended(back):
-                code, reason = back.result()
-                if code == _GONE:
-                    if transport is not None:
-                        transport.abort()  # as broken as the provider's side
-                else:
-                    await near.close(code=code, message=reason)
-                    await far.close(code=near.close_code or code)
-            elif _ended(out):
-                code, reason = out.result()
-                if code == _GONE:
-                    await far.close(code=1001)
-                else:
-                    await far.close(code=code, message=reason)
-                    await near.close(code=_sendable(far.close_code) or code)
-            else:
-                await far.close(code=1001)
-                await near.close(code=1001, message=b"the proxy stops")
+            await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if not far.closed:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if _ended(back):
+            code, reason = back.result()
+            if code == _GONE:
+                if transport is not None:
+                    transport.abort()  # as broken as the provider's side
+            else:
+                await near.close(code=code, message=reason)
+                await far.close(code=near.close_code or code)
+        elif _ended(out):
+            code, reason = out.result()
+            if code == _GONE:
                 await far.close(code=1001)
+            else:
+                await far.close(code=code, message=reason)
+                await near.close(code=_sendable(far.close_code) or code)
+        else:
+            await far.close(code=1001)
+            await near.close(code=1001, message=b"the proxy stops")
         return near
 
 
