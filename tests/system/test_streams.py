@@ -267,30 +267,83 @@ PROGRAMS = {
 }
 
 
+CCXT_PRO = """
+    import asyncio, os
+    import ccxt.pro
+
+    def here(tree):
+        base = os.environ["URL"].removesuffix("/stream")
+        moved = {"https://fapi.binance.com": base.replace("ws", "http"), "wss://fstream.binance.com": base}
+        for name, found in tree.items():
+            if isinstance(found, dict):
+                here(found)
+            for old, new in moved.items():
+                if str(found).startswith(old):
+                    tree[name] = found.replace(old, new)
+
+    async def main():
+        exchange = ccxt.pro.binanceusdm()
+        here(exchange.urls["api"])
+        exchange.options["streamLimits"] = dict.fromkeys(exchange.options["streamLimits"], 1)  # one connection for all
+        await exchange.load_markets()
+        symbols = [symbol for symbol in exchange.symbols if exchange.market(symbol)["swap"]][:5]
+        found = await asyncio.gather(*[exchange.watch_trades(symbol) for symbol in symbols])
+        assert all(found), found
+        await exchange.close()
+
+    asyncio.run(main())
+"""
+
+
+GOVERNED = CCXT_PRO.replace(
+    "exchange = ccxt.pro.binanceusdm()",
+    "from headgate.adapters.ccxt import govern; exchange = govern(ccxt.pro.binanceusdm())",
+)
+
+
+def run_all(emulator: Emulator, folder: Path, programs: dict[str, str], *, unchanged: bool = True) -> None:
+    """Run programs at once, to their ends; Headgate is told of the emulator, and of `unchanged` ones, by the environment."""
+    rules = folder / "short.toml"
+    rules.write_text(emulator.rules())
+    settings = folder / "headgate.toml"
+    settings.write_text(f'rules = ["{rules}"]\n')
+    env = {
+        **(environment(dict(os.environ)) if unchanged else os.environ),
+        "HEADGATE_HOSTS": emulator.hosts,
+        "HEADGATE_HOME": str(folder / "home"),
+        "HEADGATE_CONFIG": str(settings),
+        "URL": url(emulator),
+    }
+    running = []
+    for name, source in programs.items():
+        file = folder / f"with_{name}.py"
+        file.write_text(textwrap.dedent(source))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, str(file)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    said = [program.communicate(timeout=60)[0] for program in running]
+    assert [program.returncode for program in running] == [0] * len(running), said
+
+
 def test_unchanged_programs_keep_to_the_limits(tmp_path: Path) -> None:
     """Programs that know nothing of Headgate: dials wait across all, messages on each connection, and none is cut."""
     with Emulator("binance-spot", limits={"connections-5m": (5, 3.0)}) as emulator:
-        rules = tmp_path / "short.toml"
-        rules.write_text(emulator.rules())
-        settings = tmp_path / "headgate.toml"
-        settings.write_text(f'rules = ["{rules}"]\n')
-        env = {
-            **environment(dict(os.environ)), "HEADGATE_HOSTS": emulator.hosts, "HEADGATE_HOME": str(tmp_path / "home"),
-            "HEADGATE_CONFIG": str(settings), "URL": url(emulator),
-        }  # fmt: skip
-        running = []
-        for name, source in PROGRAMS.items():
-            file = tmp_path / f"with_{name}.py"
-            file.write_text(textwrap.dedent(source))
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, str(file)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-            )
-        said = [program.communicate(timeout=60)[0] for program in running]
-        assert [program.returncode for program in running] == [0] * 3, said
+        run_all(emulator, tmp_path, PROGRAMS)
         stats = emulator.stats()
         assert stats["sockets"]["dials"]["127.0.0.1"]["count"] == 12
         assert stats["sockets"]["dials"]["127.0.0.1"]["refused"] == 0
         assert stats["totals"]["sockets_closed"] == 0, "five messages a second, and not one more"
         assert stats["totals"]["throttled"] == 0
+
+
+@pytest.mark.parametrize("unchanged", [True, False], ids=["unchanged", "governed"])
+def test_ccxt_pro_keeps_to_the_limits(tmp_path: Path, unchanged: bool) -> None:
+    """Five subscriptions at once on a connection that takes two messages a second."""
+    with Emulator("binance-usdm", ws_interval=0.05, limits={"ws-messages-1s": (2, 1.0)}) as emulator:
+        run_all(emulator, tmp_path, {"ccxt_pro": CCXT_PRO if unchanged else GOVERNED}, unchanged=unchanged)
+        stats = emulator.stats()
+        assert stats["sockets"]["dials"]["127.0.0.1"]["count"] == 1
+        assert stats["sockets"]["messages"]["in"] >= 5
+        assert stats["totals"]["sockets_closed"] == 0

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["join"]
 
-_RENEW_EVERY: Final = 15.0
-"""Seconds between two renewals of what an open connection holds; a lease lasts 60."""
 _DATA: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
 
 
@@ -58,28 +56,18 @@ class _Writer:
 
 
 def _watch(socket: Any, line: Line) -> None:
-    """Renews what the line holds until the connection is closed, by whichever side, or lost."""
-    loop = asyncio.get_running_loop()
+    """Closes the line when the connection is closed, by whichever side, or lost."""
     connection = socket._conn
     protocol = None if connection is None else connection.protocol
     if protocol is None or not protocol.is_connected():  # gone already, before it could be told
         line.close()
         return
-    timer: asyncio.TimerHandle
-
-    def renew() -> None:
-        nonlocal timer
-        if line.holds:
-            line.renew()
-        timer = loop.call_later(_RENEW_EVERY, renew)
 
     def end(lost: asyncio.Future[None] | None = None) -> None:
         if lost is not None and not lost.cancelled():
             lost.exception()  # ours is not the only eye on it, but it may be the last
-        timer.cancel()
         line.close()
 
-    timer = loop.call_later(_RENEW_EVERY, renew)
     connection.add_callback(end)
     lost = getattr(protocol, "closed", None)
     if lost is not None:

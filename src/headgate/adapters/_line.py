@@ -8,7 +8,6 @@ kept under a name of this process.
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -63,10 +62,10 @@ class Line:
         if attempt.open is not None:
             self._kept.append((frozenset(), attempt.open))
         self._closed = False
-        self._names = governor.gate.line_names
-        # One of a connection that is closed, if there is such: a store keeps ledgers, and connections come and go.
-        self.name = self._names.pop() if self._names else f"{secrets.randbits(48):012x}"
+        self._held = governor.gate.held
+        self.name = self._held.name()
         self.attempt = attempt
+        self._held.add(self)
 
     def opened(self, *, is_async: bool) -> Steps[None]:
         """The handshake succeeded. A dial that holds a place (connections at once) holds it until `close`.
@@ -123,7 +122,7 @@ class Line:
             self._forget(_topics(tree))
 
     def renew(self) -> None:
-        """It is still open: hold what it holds for longer. Cheap to call often."""
+        """It is still open: hold what it holds for longer."""
         self.attempt.streaming()
         with self._lock:
             permits = [permit for _, permit in self._kept]
@@ -145,7 +144,7 @@ class Line:
         for _, permit in kept:
             permit.refund()
         if not again:
-            self._names.append(self.name)
+            self._held.remove(self, self.name)
 
     # --- what a message costs -------------------------------------------------------------------------------------
 

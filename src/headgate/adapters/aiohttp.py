@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from headgate.gate.gate import Gate
     from headgate.rules.call import Call
 
-__all__ = ["Connector", "Middleware", "govern", "middleware", "patch", "roams"]
+__all__ = ["Connector", "Middleware", "govern", "govern_sockets", "middleware", "patch", "roams"]
 
 log = logging.getLogger("headgate")
 
@@ -90,10 +90,16 @@ def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
         ours = Middleware(gate, priority=priority)
         target._middlewares = (*target._middlewares, ours)
         # aiohttp would rather be subclassed; but this one is made already.
-        kind = type(target)
-        object.__setattr__(target, "_request", MethodType(_asking(kind._request, ours), target))
-        object.__setattr__(target, "_ws_connect", MethodType(_dialling(kind._ws_connect, ours), target))
+        object.__setattr__(target, "_request", MethodType(_asking(type(target)._request, ours), target))
+        govern_sockets(target, ours.governor)
     return session
+
+
+def govern_sockets(session: Any, governor: Governor) -> None:
+    """Governs the websockets of a session, and nothing else of it."""
+    if "_ws_connect" not in vars(session):
+        hook = _dialling(type(session)._ws_connect, governor)
+        object.__setattr__(session, "_ws_connect", MethodType(hook, session))
 
 
 def patch(module: ModuleType) -> None:
@@ -110,7 +116,7 @@ def patch(module: ModuleType) -> None:
         return
     ours = Middleware(lenient=True)
     module.ClientSession._request = _asking(original, ours)
-    module.ClientSession._ws_connect = _dialling(module.ClientSession._ws_connect, ours)
+    module.ClientSession._ws_connect = _dialling(module.ClientSession._ws_connect, ours.governor)
     for name, hook in _hooks(TCPConnector).items():
         setattr(module.TCPConnector, name, hook)
 
@@ -142,7 +148,7 @@ def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
     return _request
 
 
-def _dialling(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
+def _dialling(original: Any, ours: Governor) -> Callable[..., Awaitable[Any]]:
     """What takes the place of a session's method for all its websockets: dials and messages wait for their limits."""
 
     @functools.wraps(original)
@@ -153,7 +159,7 @@ def _dialling(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
         outbound = _planned(self, options.get("method", "GET"), url, known)
         if outbound is None or peek(outbound.netloc) is not None:
             return await original(self, url, **options)
-        governor = next((item for item in self._middlewares if isinstance(item, Middleware)), ours).governor
+        governor = next((item.governor for item in self._middlewares if isinstance(item, Middleware)), ours)
         free = roams(self) and not options.get("proxy")
         line = await drive_async(dialling(governor, outbound, _family, is_async=True, roams=free))
         if line is None:

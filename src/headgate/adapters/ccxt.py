@@ -57,9 +57,26 @@ def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None) -> E:
     """
     target: Any = exchange
     if "fetch2" not in vars(target):  # else governed already
-        for name, hook in _hooks(Governor(gate, priority=priority), type(target)).items():
+        governor = Governor(gate, priority=priority)
+        for name, hook in _hooks(governor, type(target)).items():
             setattr(target, name, MethodType(hook, target))
+        if not target.synchronous:
+            target.open = MethodType(_opening(governor, type(target).open), target)
     return exchange
+
+
+def _opening(governor: Governor, original: Callable[..., None]) -> Callable[..., None]:
+    """What takes the place of `open`, which is called before every use of the session: its websockets wait too."""
+
+    @functools.wraps(original)
+    def open_(self: Any, *values: Any, **options: Any) -> None:
+        original(self, *values, **options)
+        if hasattr(self.session, "_ws_connect"):
+            from headgate.adapters.aiohttp import govern_sockets
+
+            govern_sockets(self.session, governor)
+
+    return open_
 
 
 def patch(module: ModuleType) -> None:

@@ -7,10 +7,7 @@ more.
 from __future__ import annotations
 
 import functools
-import threading
-import time
-import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from headgate.adapters._call import Governor, Steps, drive, drive_async
 from headgate.adapters._line import Line, Refused, dialling
@@ -21,10 +18,7 @@ if TYPE_CHECKING:
 
     from headgate.adapters._wire import Outbound
 
-__all__ = ["Keeper", "answer_of", "handshake", "patch"]
-
-_RENEW_EVERY: Final = 15.0
-"""Seconds between two renewals of what open connections hold; a lease lasts 60."""
+__all__ = ["answer_of", "handshake", "patch"]
 
 
 def handshake(url: str, headers: Any = None) -> Outbound | None:
@@ -47,16 +41,16 @@ def patch(module: Any) -> None:
     Args:
         module: ``websockets.asyncio.client`` or ``websockets.sync.client``.
     """
-    governor, keeper = Governor(lenient=True), Keeper()
+    governor = Governor(lenient=True)
     if module.__name__.endswith("asyncio.client"):
         name = next(name for name in ("connect", "__await_impl__") if name in vars(module.connect))
-        setattr(module.connect, name, _connecting(getattr(module.connect, name), governor, keeper))
+        setattr(module.connect, name, _connecting(getattr(module.connect, name), governor))
         _patch_messages(module.ClientConnection, _sending, "connection_lost")
         return
     if hasattr(module, "reconnect"):
-        module.reconnect.connect = _connecting_sync(module.reconnect.connect, governor, keeper)
+        module.reconnect.connect = _connecting_sync(module.reconnect.connect, governor)
     else:
-        module.connect = _connecting_sync(module.connect, governor, keeper)
+        module.connect = _connecting_sync(module.connect, governor)
     _patch_messages(module.ClientConnection, _sending_sync, "recv_events")
 
 
@@ -66,31 +60,7 @@ def _family() -> type[Exception]:
     return InvalidHandshake
 
 
-class Keeper:
-    """Renews what the open connections of one library hold, in a thread that begins with the first that holds anything."""
-
-    def __init__(self) -> None:
-        self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def keep(self, line: Line) -> None:
-        with self._lock:
-            self._lines.add(line)
-            if self._thread is None or not self._thread.is_alive():  # it does not survive a fork
-                self._thread = threading.Thread(target=self._run, name="headgate-sockets", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(_RENEW_EVERY)
-            with self._lock:
-                held = [line for line in self._lines if line.holds]
-            for line in held:
-                line.renew()
-
-
-def _joining(connection: Any, line: Line, keeper: Keeper, *, is_async: bool) -> Steps[Any]:
+def _joining(connection: Any, line: Line, *, is_async: bool) -> Steps[Any]:
     """The connection is open, and its messages are charged from now on."""
     try:
         yield from line.opened(is_async=is_async)
@@ -99,7 +69,6 @@ def _joining(connection: Any, line: Line, keeper: Keeper, *, is_async: bool) -> 
         yield connection.close
         raise
     connection.headgate_line = line
-    keeper.keep(line)
     if connection.protocol.state.name == "CLOSED":  # already, before it could be told
         line.close()
     return connection
@@ -111,7 +80,7 @@ def _begun(connector: Any, options: Mapping[str, Any]) -> Outbound | None:
     return handshake(url, getattr(connector, "additional_headers", None) or options.get("additional_headers"))
 
 
-def _connecting(original: Any, governor: Governor, keeper: Keeper) -> Any:
+def _connecting(original: Any, governor: Governor) -> Any:
     @functools.wraps(original)
     async def connect(self: Any) -> Any:
         outbound = _begun(self, {})
@@ -125,12 +94,12 @@ def _connecting(original: Any, governor: Governor, keeper: Keeper) -> Any:
         except BaseException as error:
             line.failed(error, answer_of(error))
             raise
-        return await drive_async(_joining(connection, line, keeper, is_async=True))
+        return await drive_async(_joining(connection, line, is_async=True))
 
     return connect
 
 
-def _connecting_sync(original: Any, governor: Governor, keeper: Keeper) -> Any:
+def _connecting_sync(original: Any, governor: Governor) -> Any:
     @functools.wraps(original)
     def connect(target: Any, *values: Any, **options: Any) -> Any:
         outbound = _begun(target, options)
@@ -144,7 +113,7 @@ def _connecting_sync(original: Any, governor: Governor, keeper: Keeper) -> Any:
         except BaseException as error:
             line.failed(error, answer_of(error))
             raise
-        return drive(_joining(connection, line, keeper, is_async=False))
+        return drive(_joining(connection, line, is_async=False))
 
     return connect
 

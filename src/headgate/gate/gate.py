@@ -18,6 +18,7 @@ from headgate.gate.contact import Contact
 from headgate.gate.emergency import passing, understood
 from headgate.gate.events import Event, Events
 from headgate.gate.gathering import Jams
+from headgate.gate.held import Held
 from headgate.gate.opening import opened
 from headgate.gate.own import Got, OwnErrand
 from headgate.gate.permit import Permit
@@ -85,26 +86,16 @@ class Gate:
         policies: Policies | str | None = None,
     ) -> None:
         said = configure(
-            config,
-            store=store,
-            home=home,
-            hosts=hosts,
-            rules=rules,
-            name=name,
-            priority=priority,
-            weight=weight,
-            max_wait=max_wait,
-            learn=learn,
-            policies=policies,
-        )
+            config, store=store, home=home, hosts=hosts, rules=rules, name=name, priority=priority, weight=weight,
+            max_wait=max_wait, learn=learn, policies=policies,
+        )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
         self.home = said.home
         self.book = said.rulebook()
         self.max_wait = said.max_wait
         self.policies = said.policies
-        self.untouched_hosts: dict[str, int] = {}
-        """Calls to hosts without rules, by host: they pass untouched."""
+        self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
         self._name = name
         self.weight = said.weight
         self._learn = said.learn
@@ -121,7 +112,7 @@ class Gate:
         self._joined = False
         self._join_lock = threading.Lock()
         self.crowd = Crowd()
-        self.line_names: list[str] = []  # of websockets that are closed, for the next ones
+        self.held = Held()
         self.bell: socket.socket | None = None
         self.member = secrets.randbits(62) | 1
         self.who = tuple((self.member, klass) for klass in range(len(Priority)))
@@ -386,9 +377,10 @@ class Gate:
     def _depart(self) -> None:
         """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
         if self._pid == os.getpid():
+            self.held.close()
             if self._joined:
                 self.store.leave(self.member)
-                self._joined = False
+            self._joined = False
             self.store.close()
 
     def __enter__(self) -> Gate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from headgate.adapters._call import drive_async
 from headgate.sessions.liveness import Gaps, Liveness
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from headgate.sessions.transports import Open
 
 __all__ = ["Wire", "ping_every"]
-
-_RENEW_EVERY: Final = 15.0
-"""Seconds between two renewals of what a connection holds; a lease lasts 60."""
 
 
 class Wire:
@@ -41,7 +38,7 @@ class Wire:
         self.opened = now
         self.since = time.time()
         self.gaps = Gaps()
-        self.pinged = self.renewed = self.anything = now
+        self.pinged = self.anything = now
         self.good = False
         self.busy = False
         self.held: deque[Any] = deque()
@@ -57,11 +54,8 @@ class Wire:
             await self.connection.send(text)
 
     def look(self, liveness: Liveness, dialect: Dialect, habits: Habits, now: float) -> tuple[str, str] | None:
-        """Renews and pings; (why, kind of event) if the connection is as good as lost."""
+        """Pings; (why, kind of event) if the connection is as good as lost."""
         every = ping_every(liveness, habits)
-        if self.line is not None and now - self.renewed >= _RENEW_EVERY:
-            self.renewed = now
-            self.line.renew()
         if self.pinging is not None and self.pinging.done() and (error := self.pinging.exception()) is not None:
             return (f"no answer to a ping: {error}" if str(error) else "no answer to a ping"), "stream stale"
         if now - self.pinged >= every and (self.pinging is None or self.pinging.done()):

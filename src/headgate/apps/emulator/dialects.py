@@ -7,6 +7,7 @@ Shapes of acknowledgements and data are told from memory of the providers' pages
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -112,14 +113,19 @@ class Dialect:
         return None
 
 
+_CATEGORY = re.compile("^/(public|market|private)(?=/)")
+
+
 class Binance(Dialect):
-    """Streams of spot and of USD-M futures; user data on ``/ws/<listenKey>``."""
+    """Streams of spot and of USD-M futures; user data on ``/ws/<listenKey>``, or ``/private/ws?listenKey=…`` (ccxt)."""
 
     control_counts = True  # facts: "ping, pong and JSON all count"
     futures = True
 
     def opening(self) -> tuple[str, ...]:
+        self.path = _CATEGORY.sub("", self.path)
         names = [name for value in self.query.get("streams", ()) for name in value.split("/")]
+        names += self.query.get("listenKey", ())
         if self.path.startswith("/ws/"):
             names += self.path.removeprefix("/ws/").split("/")
         return tuple(dict.fromkeys(name for name in names if name))

@@ -33,9 +33,11 @@ def binance_tick(symbol: Symbol, kind: str, seq: int, now: int) -> dict[str, Any
         case "markPrice":
             body = {"p": price, "i": price, "P": price, "r": "0.00010000", "T": now + 1}
             return {**head, "e": "markPriceUpdate", **body}
-        case "ticker":
-            quote = {"b": show(symbol.bid(now)), "a": show(symbol.ask(now)), "v": "1000", "q": "1000000"}
-            return {**head, "e": "24hrTicker", "c": price, "o": price, "h": price, "l": price, **quote}
+        case "ticker" | "miniTicker" as kind:
+            day = {"c": price, "o": price, "h": price, "l": price, "v": "1000", "q": "1000000"}
+            if kind == "miniTicker":
+                return {**head, "e": "24hrMiniTicker", **day}
+            return {**head, "e": "24hrTicker", **day, "b": show(symbol.bid(now)), "a": show(symbol.ask(now))}
         case depth if depth.startswith("depth"):
             sides_of = {"b": [[show(symbol.bid(now)), "1.5"]], "a": [[show(symbol.ask(now)), "1.5"]]}
             return {**head, "e": "depthUpdate", "T": now, "U": seq, "u": seq, "pu": seq - 1, **sides_of}

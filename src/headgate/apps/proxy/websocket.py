@@ -26,8 +26,6 @@ __all__ = ["Relays", "wants_websocket"]
 
 _GOODBYE = 5.0
 """Seconds that the other side of a closed connection has to say goodbye."""
-_RENEW = 20.0
-"""Seconds between two renewals of what an open connection holds; a lease lasts 60."""
 _SENT = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
 _GONE = -1
 """In place of a close code: the connection broke without one."""
@@ -113,9 +111,9 @@ class Relays:
         out = asyncio.create_task(_pump(near, far, line))
         back = asyncio.create_task(_pump(far, near))
         stop = asyncio.create_task(self._stop.wait())
-        tasks = (out, back, stop, asyncio.create_task(_renewed(line)))
+        tasks = (out, back, stop)
         try:
-            await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
@@ -143,13 +141,6 @@ class Relays:
 
 def _ended(pump: asyncio.Task[End]) -> bool:
     return pump.done() and not pump.cancelled() and pump.exception() is None
-
-
-async def _renewed(line: Line | None) -> None:
-    """Holds what an open connection holds."""
-    while line is not None:
-        await asyncio.sleep(_RENEW)
-        line.renew()
 
 
 async def _pump(source: Any, sink: Any, line: Line | None = None) -> End:
