@@ -25,12 +25,12 @@ EVERY = 10.0
 """Seconds between two looks, and between two kinds of trouble."""
 ALLOWED: dict[str, tuple[float, float]] = {
     "rss": (0.10, 8.0),
-    "threads": (0.2, 4),
-    "files": (0.2, 12),
+    "threads": (0.1, 4),
+    "files": (0.1, 6),
     "tasks": (0.2, 6),
     "objects": (0.2, 60),
     "answers": (0.5, 200),
-    "notes": (0.2, 60),
+    "notes": (0.1, 8),
 }
 """How much the last quarter may be above the second: a share of it, and so much more. Memory in MiB, else numbers."""
 
