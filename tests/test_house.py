@@ -24,7 +24,7 @@ IMPURE = frozenset(
     """asyncio concurrent ctypes fcntl http io lmdb logging mmap multiprocessing os pathlib queue random secrets select
     selectors shutil signal socket ssl subprocess sys tempfile threading time urllib uuid warnings""".split()  # noqa: SIM905
 )
-LAZY = ("aiohttp", "ccxt", "click", "httpx", "httpx2", "lmdb", "redis", "requests", "rich", "urllib3", "websockets")
+LAZY = tuple("aiohttp ccxt click httpx httpx2 lmdb redis requests rich urllib3 websocket websockets".split())  # noqa: SIM905
 """What `import headgate` must not load: a program pays only for what it uses."""
 LONGEST = 400
 

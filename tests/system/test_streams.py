@@ -255,6 +255,35 @@ PROGRAMS = {
                     await one(session)
         asyncio.run(main())
     """,
+    "websocket_client": """
+        import os, websocket
+        refused = websocket.WebSocket()
+        try:
+            refused.connect("ws://127.0.0.1:9/")  # nobody is there, and nobody has rules for it
+        except OSError:
+            pass
+        for _ in range(3):
+            socket = websocket.create_connection(os.environ["URL"], header=["X-Bot: 1"])
+            for _ in range(8):
+                socket.send('{"method": "LIST_SUBSCRIPTIONS", "id": 1}')
+            for _ in range(8):
+                socket.recv()
+            socket.close()
+        got = []
+
+        def opened(app):
+            for _ in range(8):
+                app.send('{"method": "LIST_SUBSCRIPTIONS", "id": 1}')
+
+        def came(app, message):
+            got.append(message)
+            if len(got) == 8:
+                app.close()
+
+        app = websocket.WebSocketApp(os.environ["URL"], on_open=opened, on_message=came)
+        app.run_forever(ping_interval=4, ping_timeout=3)
+        assert len(got) == 8, got
+    """,
     "threads": """
         import os
         from websockets.sync.client import connect
@@ -333,7 +362,7 @@ def test_unchanged_programs_keep_to_the_limits(tmp_path: Path) -> None:
     with Emulator("binance-spot", limits={"connections-5m": (5, 3.0)}) as emulator:
         run_all(emulator, tmp_path, PROGRAMS)
         stats = emulator.stats()
-        assert stats["sockets"]["dials"]["127.0.0.1"]["count"] == 12
+        assert stats["sockets"]["dials"]["127.0.0.1"]["count"] == 4 * len(PROGRAMS)
         assert stats["sockets"]["dials"]["127.0.0.1"]["refused"] == 0
         assert stats["totals"]["sockets_closed"] == 0, "five messages a second, and not one more"
         assert stats["totals"]["throttled"] == 0

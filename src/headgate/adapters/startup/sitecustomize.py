@@ -23,6 +23,7 @@ HOOKS = {
     "aiohttp": "headgate.adapters.aiohttp",
     "websockets.asyncio.client": "headgate.adapters.websockets",
     "websockets.sync.client": "headgate.adapters.websockets",
+    "websocket._core": "headgate.adapters.websocket_client",
     "ccxt.base.exchange": "headgate.adapters.ccxt",
     "ccxt.async_support.base.exchange": "headgate.adapters.ccxt",
     "binance.client": "headgate.adapters.python_binance",
