@@ -113,10 +113,12 @@ def _figures(pid: int, folder: Path) -> dict[str, float]:
         status = Path(f"/proc/{pid}/status").read_text()
     except (OSError, ValueError):
         return {}
-    rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+    memory = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+    if not memory:
+        return {}  # it has just ended
     answers = folder / "answers"
     return {
-        "rss": round(rss, 1),
+        "rss": round(memory[0] / 1024, 1),
         "threads": sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()),
         "files": sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         "answers": sum(1 for _ in answers.iterdir()) if answers.exists() else 0,
