@@ -77,23 +77,25 @@ class Governed(Errand):
         """Whether a failed attempt is made from the next address: it was surely never sent, and there is one."""
         return attempt.elsewhere
 
+    def begin(self, timeout: float | None) -> Steps[Attempt | None]:
+        """Wait for leave to send; None: nobody has rules for it after all."""
+        return self.governor.begin(
+            self.outbound,
+            self.family,
+            is_async=self.is_async,
+            resigned=self.resigned,
+            roams=self.roams,
+            timeout=timeout,
+            known=(self.rules, self.call),
+        )
+
     # -- the same for all ------------------------------------------------------------------------------------------
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
         """One attempt; where no connection can be made from one address, nothing was sent, and it goes from the next."""
         while True:
             attempt, self._first = self._first, None
-            attempt = attempt or (
-                yield from self.governor.begin(
-                    self.outbound,
-                    self.family,
-                    is_async=self.is_async,
-                    resigned=self.resigned,
-                    roams=self.roams,
-                    timeout=timeout,
-                    known=(self.rules, self.call),
-                )
-            )
+            attempt = attempt or (yield from self.begin(timeout))
             if attempt is None:
                 return (yield from self.untouched())
             try:

@@ -10,10 +10,12 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 from headgate.adapters._call import Attempt, Governor, drive_async
+from headgate.adapters._errand import run
 from headgate.adapters._wire import Outbound, surely_unsent
+from headgate.apps.proxy.passing import STALE, Arrived, Passing
 from headgate.apps.proxy.refusal import failure
 from headgate.apps.proxy.wire import Passed, body_of, kept, passed, readable, spelled, unpacked
-from headgate.errors import Blocked, Rejected
+from headgate.errors import Blocked, CallFailed, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -49,8 +51,12 @@ class Target:
 
     @property
     def url(self) -> URL:
-        """The whole URL. All of it stands in the place of the path, or yarl would drop an empty query."""
-        return URL.build(scheme=self.upstream.scheme, authority=self.upstream.netloc, path=self.raw, encoded=True)
+        """The whole URL."""
+        return self.url_of(self.raw)
+
+    def url_of(self, raw: str) -> URL:
+        """That of a path and query. All of it stands in the place of the path, or yarl would drop an empty query."""
+        return URL.build(scheme=self.upstream.scheme, authority=self.upstream.netloc, path=raw, encoded=True)
 
     def outbound(self, body: bytes | None, *, upgrade: bool = False) -> Outbound:
         """The request as the rules see it."""
@@ -107,31 +113,67 @@ class Forward:
         body = await body_of(target.request)
         whole = body is None or isinstance(body, bytes)
         again = whole and target.request.method in _SAFE
+        outbound = target.outbound(body if isinstance(body, bytes) else None)
+        patient = governors[-1]
+
+        async def send(outbound: Outbound, attempt: Attempt | None) -> aiohttp.ClientResponse:
+            return await self._send(target, attempt, body, outbound)
+
+        if patient.gate.pipeline is not None and patient.knows(outbound.netloc, outbound.path):
+            rules = patient.match(outbound)
+            if rules is not None:
+                errand = Passing(governors, admitted, outbound, rules, send, whole=whole, again=again)
+                return await self._managed(target, errand)
         while True:
-            attempt = await admitted(governors, target.outbound(body if isinstance(body, bytes) else None))
+            attempt = await admitted(governors, outbound)
             with kept(attempt):
                 try:
-                    answer = await self._send(target, attempt, body)
+                    answer = await send(outbound, attempt)
                 except BaseException as error:
                     if attempt is not None:
                         attempt.failed(error)
                         if attempt.elsewhere and whole:
                             continue  # it never left; the next permit names another address
-                    if again and isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+                    if again and isinstance(error, STALE):
                         again = False
                         if not surely_unsent(error):
                             continue  # the connection was an old one; whatever this sends has a permit of its own
                     if isinstance(error, (aiohttp.ClientError, OSError)):
                         return broken(error)
                     raise
-                return await _back(target.request, attempt, answer)
+                return await _back(target.request, Arrived(attempt, answer))
+
+    async def _managed(self, target: Target, errand: Passing) -> web.StreamResponse:
+        """The same with all that the policies do around it."""
+        try:
+            found = await drive_async(run(errand))
+        except CallFailed as error:
+            # What the provider said last is as much as its client would get from it directly.
+            found, cause = error.response, error.__cause__
+            if not isinstance(found, Arrived):
+                if isinstance(cause, Rejected):
+                    raise cause from None
+                return broken(cause or error)
+        except (aiohttp.ClientError, OSError) as error:
+            return broken(error)
+        if isinstance(found, web.Response):
+            return found  # a kept answer
+        with kept(found.attempt):
+            return await _back(target.request, found)
 
     async def _send(
-        self, target: Target, attempt: Attempt | None, body: bytes | AsyncIterator[bytes] | None
+        self,
+        target: Target,
+        attempt: Attempt | None,
+        body: bytes | AsyncIterator[bytes] | None,
+        outbound: Outbound,
     ) -> aiohttp.ClientResponse:
+        # What the client asked for goes on as it came; a merged call is another one.
+        raw = target.raw if outbound.query == target.query and outbound.path == target.path else None
+        url = target.url_of(raw if raw is not None else f"{outbound.path}?{outbound.query}")
         with nullcontext() if attempt is None else attempt.below():
             return await self._session.request(
-                target.request.method, target.url, headers=target.headers, data=body, allow_redirects=False
+                target.request.method, url, headers=target.headers, data=body, allow_redirects=False
             )
 
 
@@ -147,15 +189,15 @@ def broken(error: BaseException) -> web.Response:
     return failure(504 if late else 502, type(error).__name__, message, sent="no" if unsent else "unknown")
 
 
-async def _back(
-    request: web.BaseRequest, attempt: Attempt | None, answer: aiohttp.ClientResponse
-) -> web.StreamResponse:
+async def _back(request: web.BaseRequest, arrived: Arrived) -> web.StreamResponse:
     """The way back. The gate is told as soon as there is nothing more to learn: at the head, or after the body."""
+    attempt, answer = arrived.attempt, arrived.answer
     try:
         status, headers, content = answer.status, answer.headers, answer.content
         head = passed(spelled(answer.raw_headers))
         if attempt is not None and attempt.waited >= 0.001:
             head["X-Headgate-Waited"] = str(round(attempt.waited * 1000))
+        head.extend(arrived.label)
         copy: bytearray | None = None
         if attempt is not None:
             if attempt.wants_body(status) and not headers.get(hdrs.CONTENT_TYPE, "").startswith("text/event-stream"):
