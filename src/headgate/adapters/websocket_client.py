@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headgate.adapters._call import Governor, drive
 from headgate.adapters._line import Refused, dialling
-from headgate.adapters.websockets import handshake
+from headgate.adapters.websockets import ending, handshake
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -23,6 +23,7 @@ _TEXT, _BINARY, _PING = 1, 2, 9
 nor does the rest of a message whose begin was sent."""
 
 _END: Final = ("shutdown", "send_close", "_recv")
+"""Methods after which it may be over."""
 
 
 def patch(module: ModuleType) -> None:
@@ -35,7 +36,7 @@ def patch(module: ModuleType) -> None:
     cls.connect = _connecting(cls.connect, Governor(lenient=True))
     cls.send_frame = _sending(cls.send_frame)
     for name in _END:
-        setattr(cls, name, _ending(getattr(cls, name)))
+        setattr(cls, name, ending(getattr(cls, name), lambda socket: not (socket.connected and socket.sock)))
 
 
 def _family() -> type[Exception]:
@@ -90,18 +91,3 @@ def _sending(original: Any) -> Any:
         return original(self, frame)
 
     return send_frame
-
-
-def _ending(original: Any) -> Any:
-    """A method after which the connection may be over."""
-
-    @functools.wraps(original)
-    def end(self: Any, *values: Any) -> Any:
-        try:
-            return original(self, *values)
-        finally:
-            line = getattr(self, "headgate_line", None)
-            if line is not None and not (self.connected and self.sock):
-                line.close()
-
-    return end

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from headgate.adapters._wire import Outbound
 
-__all__ = ["answer_of", "handshake", "patch"]
+__all__ = ["answer_of", "ending", "handshake", "patch"]
 
 
 def handshake(url: str, headers: Any = None) -> Outbound | None:
@@ -121,7 +121,7 @@ def _connecting_sync(original: Any, governor: Governor) -> Any:
 def _patch_messages(cls: Any, wrapped: Callable[[Any, bool], Any], last: str) -> None:
     for name in ("send", "ping", "pong"):
         setattr(cls, name, wrapped(getattr(cls, name), name == "send"))
-    setattr(cls, last, _ending(getattr(cls, last)))
+    setattr(cls, last, ending(getattr(cls, last)))
 
 
 def _sending(original: Any, data: bool) -> Any:
@@ -153,14 +153,16 @@ def _seen(message: Any, data: bool) -> str | bytes | None:
     return message if isinstance(message, str | bytes) else b""
 
 
-def _ending(original: Any) -> Any:
+def ending(original: Any, over: Callable[[Any], bool] = lambda _: True) -> Any:
+    """A method after which a connection is over, or may be: `over` says so."""
+
     @functools.wraps(original)
     def end(self: Any, *values: Any) -> Any:
         try:
             return original(self, *values)
         finally:
             line = getattr(self, "headgate_line", None)
-            if line is not None:
+            if line is not None and over(self):
                 line.close()
 
     return end
