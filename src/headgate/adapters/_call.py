@@ -24,7 +24,7 @@ from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnec
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
 from headgate.gate.errand import tried_of
 from headgate.gate.steps import Steps, drive, drive_async, waiting
-from headgate.ledger.limit import SECOND, parted
+from headgate.ledger.limit import SECOND, Window, parted
 from headgate.policy.retry import Tried
 from headgate.rules.call import Outcome
 from headgate.rules.refusal import redact
@@ -123,13 +123,14 @@ class Attempt:
             roams=self._roams,
         )
         permit = ask()
-        slots, rest = parted(permit.plan.charges)
         try:
-            if self._apart and slots and rest and not permit.roams:
-                held = ask()
-                held.plan, permit.plan = replace(held.plan, charges=slots), replace(permit.plan, charges=rest)
-                yield waiting(held.acquire, held.acquire_async, is_async=is_async)
-                self.open, slots = held, ()
+            if self._apart and not permit.roams:
+                slots, rest = parted(permit.plan.charges)
+                if slots and rest:
+                    held = ask()
+                    held.plan, permit.plan = replace(held.plan, charges=slots), replace(permit.plan, charges=rest)
+                    yield waiting(held.acquire, held.acquire_async, is_async=is_async)
+                    self.open = held
             yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
         except BaseException as error:
             if self.open is not None:
@@ -137,7 +138,8 @@ class Attempt:
             if isinstance(error, DeadlineExceeded):
                 raise self._explained(error) from None
             raise
-        self._permit, self.slots = permit, bool(slots)
+        self._permit = permit
+        self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
     def _patience(self) -> float | None:
         """Seconds it may wait: never beyond a signature that it already carries."""
