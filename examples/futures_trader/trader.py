@@ -165,7 +165,7 @@ class Trader:
 
     async def watch(self) -> None:
         """Tell at once what is paused, banned or spared, by whomever. The gate obeys by itself."""
-        degraded = False
+        degraded = resting = False
         while True:
             now = time.monotonic_ns()
             shut = {
@@ -176,8 +176,9 @@ class Trader:
             before, self.shut = self.shut, shut
             for (scope, kind), why in shut.items() - before.items():
                 self.tell("shut", scope=scope, kind=kind, why=why)
-                if kind == "pause":
-                    await self.withdraw("paused")
+                resting = resting or kind == "pause"
+            if resting:
+                resting = not await self.withdraw("paused")
             for scope, kind in before.keys() - shut.keys():
                 self.tell("open again", scope=scope, kind=kind)
             if degraded != self.degraded:
@@ -185,14 +186,15 @@ class Trader:
                 self.tell("degraded" if degraded else "all jobs again")
             await asyncio.sleep(0.2)
 
-    async def withdraw(self, why: str) -> None:
-        """Take the open order back; a pause lets cancels pass."""
+    async def withdraw(self, why: str) -> bool:
+        """Take the open order back; a pause lets cancels pass. Whether that worked."""
         try:
             await self.orders.withdraw()
         except (HeadgateError, ccxt.BaseError) as error:
             self.tell("not withdrawn", error=type(error).__name__)
-        else:
-            self.tell("withdrawn", why=why)
+            return False
+        self.tell("withdrawn", why=why)
+        return True
 
     def _price(self, symbol: str, price: float) -> None:
         self.prices[symbol] = price, time.monotonic()

@@ -6,11 +6,18 @@ import time
 
 import click
 
+from headgate.errors import RuleError
+from headgate.gate.breakers import close
 from headgate.gate.emergency import spoken
 from headgate.gate.gate import Gate
+from headgate.ledger.limit import SECOND
+from headgate.policy.breaker import OPEN
 from headgate.policy.policies import Policies
 
 __all__ = ["command", "paused", "resume"]
+
+_LONGEST = 7 * 86_400
+"""Seconds that stores keep a block with an end at most."""
 
 
 @click.command("pause")
@@ -21,24 +28,37 @@ def command(scope: str, seconds: float | None, reason: str) -> None:
     """Stop calls of SCOPE in all processes: everything; orders; a provider (binance-usdm); one class of its calls
     (binance-usdm/class:order); one owner (binance-usdm/account:NAME, binance-usdm/ip:default, or ip:default for all
     providers), as `headgate status` names them. Cancels pass, unless their own class is paused."""
+    if seconds is not None and not 0 < seconds <= _LONGEST:
+        raise RuleError(f"--seconds is more than 0 and at most {_LONGEST:,} (a week), not {seconds:g}")
     with Gate(name="headgate pause", policies=Policies()) as gate:
-        gate.block(gate.scope(scope), seconds, reason=reason)
-    name = spoken(scope)
-    click.echo(f"{name} is paused{f' for {seconds:g} s' if seconds else ': headgate resume ' + name}")
+        place = gate.scope(scope)
+        gate.block(place, seconds, reason=reason)
+        # A pause that is there already and ends later stays.
+        ends = [state.ends() for state in gate.store.blocks.states() if (state.scope, state.kind) == (place, "pause")]
+    name, left = spoken(scope), (max(ends, default=0) - time.monotonic_ns()) / SECOND
+    if left > _LONGEST + 1:
+        earlier = " already, and stays so" if seconds else ""
+        click.echo(f"{name} is paused{earlier}: headgate resume {name}")
+    else:
+        click.echo(f"{name} is paused for {left:.0f} s")
 
 
 @click.command("resume")
 @click.argument("scope")
 def resume(scope: str) -> None:
-    """Take a pause of SCOPE back; waiting calls go on at once."""
+    """Take a pause of SCOPE back, or close its breaker; waiting calls go on at once. A ban stays."""
+    scope = scope.removesuffix("/probing")  # as `headgate status` names a breaker that wants a probe
     with Gate(name="headgate resume", policies=Policies()) as gate:
-        gone = gate.unblock(gate.scope(scope), "pause")
+        place = gate.scope(scope)
+        gone = [gate.unblock(place, "pause"), close(gate, place)]
         left = paused(gate)
     still = f"; still paused: {', '.join(left)}" if left else ""
-    click.echo(f"{spoken(scope)} {'is open again' if gone else 'was not paused'}{still}")
+    click.echo(f"{spoken(scope)} {'is open again' if any(gone) else 'was not paused'}{still}")
 
 
 def paused(gate: Gate) -> list[str]:
-    """The scopes that are paused now, as people write them."""
+    """The scopes that are paused now, as people write them; open breakers too, which are marked."""
     mono = time.monotonic_ns()
-    return [spoken(s.scope) for s in gate.store.blocks.states() if s.kind == "pause" and s.ends() > mono]
+    marks = {"pause": "", OPEN: " (breaker)"}
+    states = [state for state in gate.store.blocks.states() if state.kind in marks and state.ends() > mono]
+    return [spoken(state.scope) + marks[state.kind] for state in states]

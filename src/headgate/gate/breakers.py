@@ -20,10 +20,12 @@ from headgate.stores.blocks import EMERGENCY
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
 
-__all__ = ["Breakers"]
+__all__ = ["Breakers", "close"]
 
 _PROBE: Final = 30 * SECOND
 """ns for which a probe may be under way before another takes its place."""
+_LOOK, _CLOSER_LOOK = SECOND, SECOND // 20
+"""ns after which a process looks again at what others have written: while it knows of no block, and of any."""
 _AFTERWARDS: Final = 600.0
 """Seconds after its cooldown for which a breaker wants probing; then nobody has called for so long that it is forgotten."""
 
@@ -36,6 +38,7 @@ class Breakers:
         self._store = gate.store
         self._settings = settings
         self._lock = threading.Lock()
+        self._looked = -_LOOK
         self._counted: dict[str, list[int]] = {}
         """By scope, calls that [failed, worked] and are not written down yet."""
 
@@ -46,10 +49,16 @@ class Breakers:
         Raises:
             BreakerOpen: it may not.
         """
-        if not self._store.blocks or EMERGENCY in plan.scopes or class_of(plan) == "cancel":
+        if _passes(plan):
             return ""
-        scope = self._settings.scope_of(plan.scopes)
-        now = time.monotonic_ns()
+        scope, now = self._settings.scope_of(plan.scopes), time.monotonic_ns()
+        if now - self._looked >= (_CLOSER_LOOK if self._store.blocks else _LOOK):
+            # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
+            # the store would stop a call for.
+            self._looked = now
+            yield self._apart(functools.partial(self._store.remember, _health(scope)), is_async)
+        if not self._store.blocks:
+            return ""
         names = {scope, _probing(scope)}
         ends = {state.kind: state for state in self._store.blocks.states() if state.scope in names}
         if OPEN in ends and ends[OPEN].ends() > now:
@@ -69,7 +78,9 @@ class Breakers:
         return ""
 
     def note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
-        """Writes down how a call that was let pass fared."""
+        """Writes down how a call that was let pass fared. One that always passes says nothing: it must open no breaker."""
+        if _passes(plan):
+            return
         trouble = troubled(outcome)
         scope = self._settings.scope_of(plan.scopes)
         if trouble:
@@ -93,7 +104,7 @@ class Breakers:
             counted[0] += 1
             failed, worked = counted
             self._counted[scope] = [0, 0]
-        topic = f"breaker:{scope}"
+        topic = _health(scope)
         with self._store.batch():
             before = Health.unpack(self._store.remember(topic))
             health, length = self._settings.after(before, failed, worked, self._steady())
@@ -108,8 +119,7 @@ class Breakers:
             )  # fmt: skip
 
     def _recovered(self, scope: str, provider: str) -> None:
-        self._store.remember(f"breaker:{scope}", Health().pack())
-        self._gate.unblock(_probing(scope), PROBING)
+        close(self._gate, scope)
         self._gate.events.say(
             "breaker closed", f"the breaker of {scope} is closed: a probe succeeded", provider, scope=scope
         )
@@ -137,6 +147,22 @@ class Breakers:
             scope=scope,
             retry_at=time.time() + seconds,
         )
+
+
+def close(gate: Gate, scope: str) -> bool:
+    """Closes a breaker, whatever is known of its provider. False: it was not open, and wanted no probe."""
+    gate.store.remember(_health(scope), Health().pack())
+    gone = [gate.unblock(scope, OPEN), gate.unblock(_probing(scope), PROBING)]
+    return any(gone)
+
+
+def _passes(plan: Plan) -> bool:
+    """Cancels, and what a person does by hand."""
+    return EMERGENCY in plan.scopes or class_of(plan) == "cancel"
+
+
+def _health(scope: str) -> str:
+    return f"breaker:{scope}"
 
 
 def _probing(scope: str) -> str:

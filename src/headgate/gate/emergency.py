@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
-from headgate.errors import RuleError
+from headgate.errors import HeadgateError, RuleError
 from headgate.rules.call import Plan
 from headgate.rules.routing import PRIORITIES
 from headgate.stores.blocks import EMERGENCY, EVERYWHERE
@@ -67,7 +67,11 @@ def understood(name: str, namespace: Callable[[str], str]) -> str:
     if provider == EVERYWHERE:
         return provider + slash + owner
     base, host, _ = provider.partition("@")
-    found = namespace(base)
+    try:
+        found = namespace(base)
+    except HeadgateError as error:
+        near = get_close_matches(base, _WORDS, n=1)
+        raise RuleError(f"nothing is called {base!r}. Did you mean {near[0]}?") if near else error from None
     return (provider if host else found) + slash + owner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import secrets
 import socket
@@ -338,7 +339,9 @@ class Gate:
         return understood(name, lambda provider: self.provider(provider).namespace)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
-        """Shut a scope for every process, at once. `seconds` None: until `unblock`."""
+        """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"a scope is shut for more than 0 seconds, not for {seconds:g}")
         length = None if seconds is None else int(seconds * SECOND)
         self.store.block(scope, length, kind, reason, time.monotonic_ns(), time.time_ns())
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from headgate import Breaker, Gate, Policies
 from headgate.apps.cli import main
 from headgate.apps.pause import command, resume
 from headgate.apps.status import command as status
+from headgate.errors import BreakerOpen
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +45,39 @@ def test_pause_status_resume() -> None:
     assert run(resume, "orders") == "orders is open again"
 
 
-def test_a_slip_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the remedy, exit code 2."""
+def test_a_pause_that_lasts_longer_stays() -> None:
+    """And the second command says so."""
+    run(command, "orders")
+    assert run(command, "orders", "--seconds", "30") == "orders is paused already, and stays so: headgate resume orders"
+    assert run(command, "okx", "--seconds", "90") == "okx is paused for 90 s"
+    assert run(command, "okx", "--seconds", "30") == "okx is paused for 90 s"
+
+
+def test_resume_closes_a_breaker() -> None:
+    """Also by the name under which `status` shows that it wants a probe; its provider counts as well again."""
+    with Gate(policies=Policies(breaker=Breaker(failures=1))) as gate:
+        answer = (503, {}, b"")
+        for scope in ("okx/class:market", "okx/class:market/probing"):
+            assert gate.call("okx", "GET", "/api/v5/market/ticker", lambda _: answer).status == 503
+            with pytest.raises(BreakerOpen):
+                gate.call("okx", "GET", "/api/v5/market/ticker", lambda _: answer)
+            assert run(resume, "orders") == "orders was not paused; still paused: okx/class:market (breaker)"
+            assert run(resume, scope) == "okx/class:market is open again"
+            threading.Event().wait(0.06)  # how long a process may take to hear of it
+            assert gate.call("okx", "GET", "/api/v5/market/ticker", lambda _: (200, {}, b"{}")).status == 200
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [["orders/okx"], ["order"], ["orders", "--seconds", "-5"], ["orders", "--seconds", "0"], ["orders", "--seconds", "nan"],
+     ["orders", "--seconds", "1e12"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_slip_is_one_line(slip: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """With the remedy, exit code 2; nothing is paused."""
     with pytest.raises(SystemExit) as ended:
-        main(["pause", "orders/okx"])
+        main(["pause", *slip])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+    with Gate(policies=Policies()) as gate:
+        assert not gate.read().blocks

@@ -177,6 +177,33 @@ def test_a_breaker_is_shared(make: Make) -> None:
     assert not [block for block in other.read().blocks if block.kind in ("breaker", "probing")]
 
 
+def test_who_comes_later_takes_part(make: Make) -> None:
+    """A program that begins when a breaker wants probing knows it before its first call, which is the probe."""
+    settings = Breaker(failures=1, cooldown=0.05)
+    make("host://", breaker=settings).call("testland", "GET", "/priced", Sender(TROUBLE))
+    threading.Event().wait(0.06)
+    late = make("host://", breaker=settings)
+    assert late.call("testland", "GET", "/priced", Sender(OK)).status == 200
+    assert not [block for block in late.read().blocks if block.kind in ("breaker", "probing")]
+
+
+def test_cancels_open_no_breaker(make: Make) -> None:
+    """However many of them fail: they pass every breaker, and there is none of their own."""
+    gate = make(breaker=Breaker(failures=2))
+    for _ in range(5):
+        assert gate.call("binance-usdm", "DELETE", "/fapi/v1/order", Sender(TROUBLE)).status == 503
+    assert not [block for block in gate.read().blocks if block.kind in ("breaker", "probing")]
+
+
+@pytest.mark.parametrize("seconds", [0, -5, float("nan"), float("inf")])
+def test_a_length_of_nothing_is_refused(make: Make, seconds: float) -> None:
+    """A pause that would be none, or last for ever by mistake."""
+    gate = make()
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        gate.block("testland", seconds)
+    assert not gate.read().blocks
+
+
 def test_a_probe_that_is_not_sent_leaves_its_place(make: Make) -> None:
     """One cancelled in the queue does not keep others from feeling."""
     gate = make(breaker=Breaker(failures=1, cooldown=0.05))

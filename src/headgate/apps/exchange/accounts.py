@@ -25,8 +25,8 @@ _CREDENTIALS: Final = dict(zip(CREDENTIALS, _THEIRS, strict=True))
 """Our name of a credential -> ccxt's."""
 _PATIENCE: Final = 10_000
 """Milliseconds to wait for an answer of the exchange."""
-_WAIT: Final = 60.0
-"""Seconds that a call of a person waits for room; at the highest class that is long."""
+_WAIT: Final = 10.0
+"""Seconds that a call of a person waits for room; at the highest class that is long. He is told of a longer ban at once."""
 
 
 class Account(NamedTuple):
@@ -128,6 +128,8 @@ def connected(account: Account, *, file: SettingsFile | None = None) -> tuple[An
     missing = [ours for ours, theirs in _CREDENTIALS.items() if exchange.requiredCredentials.get(theirs)]
     missing = [ours for ours in missing if _CREDENTIALS[ours] not in keys]
     if missing:
+        if account.said.keys:
+            raise RuleError(f"{account.exchange} needs {', '.join(missing)} too: {account.said.keys} lacks it")
         names = ", ".join(getattr(account.said, ours) or f"HEADGATE_EXCHANGE_{ours.upper()}" for ours in missing)
         raise RuleError(f"{account.exchange} needs keys: set {names}, or name a file in [exchanges.NAME] keys")
     if account.said.url:
