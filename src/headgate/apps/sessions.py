@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any, Literal
 
@@ -34,7 +35,8 @@ def show(as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(soft_wrap=True, highlight=False).print(_table(rows))
+    # Piped, it is as wide as it must be: what is cut off is just what other commands are given.
+    Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 400).print(_table(rows))
 
 
 @command.command("recover")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from headgate.errors import RuleError, UnknownProvider
 from headgate.gate import priorities
 from headgate.gate.priorities import Assigned, unknown_pattern
@@ -230,7 +232,11 @@ class _Picker:
 
 def _policies(said: Policies | str, file: SettingsFile) -> Policies:
     if isinstance(said, Policies):
-        return said
+        try:  # what is made in code is held to the same bounds as what stands in a file
+            return msgspec.convert(msgspec.to_builtins(said), Policies)
+        except msgspec.ValidationError as error:
+            text, _, place = str(error).partition(" - at `$.")
+            raise RuleError(f"Policies({place.rstrip('`')}): {text}") from None
     try:
         return Policies.named(said)
     except RuleError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate import CannotFit, DeadlineExceeded, Gate, Priority, RuleError
+from headgate import Batch, Breaker, CannotFit, DeadlineExceeded, Gate, Policies, Priority, Retry, RuleError
 from headgate.gate.configuration import configure
 from headgate.ledger.limit import SECOND
 
@@ -172,3 +172,19 @@ def test_providers_of_ccxt_are_judged_on_wish(config: Config) -> None:
     said = configure(config("[providers.ccxt-nobody]\n"))
     book = said.rulebook()
     assert [error.line for error in said.mistakes(book, derived=True)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("policies", "told"),
+    [
+        (Policies(retry=Retry(attempts=0)), "retry.attempts"),
+        (Policies(breaker=Breaker(scope="nothing")), "breaker.scope"),  # type: ignore[arg-type]
+        (Policies(batch=Batch(window=-1)), "batch.window"),
+        (Policies(retry="yes"), "retry"),  # type: ignore[arg-type]
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_policies_made_in_code_are_checked_too(policies: Policies, told: str) -> None:
+    """With the name of what is wrong."""
+    with pytest.raises(RuleError, match=rf"Policies\({told}\): "):
+        Gate("memory://", policies=policies)
