@@ -27,7 +27,7 @@ MINUTE, PAUSE = 6.0, 1.0
 REFUSED = 12
 """The neighbour goes when the bots were refused so often: more than five times, one of them, at the least."""
 TROUBLE, FAILED = 0.4, 25
-"""Share of requests that fail, and how many of them."""
+"""Share of requests that fail, and how many of them at the least: it lasts until a bot asks less at once."""
 PATIENCE = 45.0
 """Seconds in which the next thing must have happened."""
 CANDLES = "/api/v2/mix/market/candles?symbol=BTCUSDT&productType=USDT-FUTURES&granularity=1m&limit=1"
@@ -105,6 +105,11 @@ class Bots:
         now = time.time()
         self.until("full width again", lambda rounds: rounds[-1]["at"] > now and rounds[-1]["widths"] == [10, 10, 10])
 
+    def narrowed(self, since: float) -> bool:
+        """Whether one of them has asked less at once in a round that ended after an instant."""
+        told = [told for rounds in self.rounds.values() for told in rounds]
+        return any(each["at"] > since and min(each["widths"]) < 10 for each in told)
+
     def close(self) -> list[int]:
         """Let them finish their rounds and cancel their orders; returns their exit statuses."""
         for child in self._children:
@@ -162,7 +167,9 @@ def perform(folder: Path, tell: Callable[[str], None], *, tables: bool) -> dict[
         tell(f"Bitget answers {TROUBLE:.0%} of all requests with 503.")
         phases.append(time.time())
         emulator.options(errors=TROUBLE)
-        bots.until("errors", lambda _: emulator.stats()["totals"]["errors"] > FAILED)
+        bots.until(
+            "errors", lambda _: emulator.stats()["totals"]["errors"] > FAILED and bots.narrowed(phases[-1])
+        )  # fmt: skip
         bots.more(1)
         emulator.options(errors=0)
         phases.append(time.time())
