@@ -49,10 +49,12 @@ class Breakers:
         Raises:
             BreakerOpen: it may not.
         """
-        if _passes(plan):
+        now = time.monotonic_ns()
+        due = now - self._looked >= (_CLOSER_LOOK if self._store.blocks else _LOOK)
+        if not (due or self._store.blocks) or _passes(plan):
             return ""
-        scope, now = self._settings.scope_of(plan.scopes), time.monotonic_ns()
-        if now - self._looked >= (_CLOSER_LOOK if self._store.blocks else _LOOK):
+        scope = self._settings.scope_of(plan.scopes)
+        if due:
             # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
             # the store would stop a call for.
             self._looked = now
@@ -78,10 +80,10 @@ class Breakers:
         return ""
 
     def note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
-        """Writes down how a call that was let pass fared. One that always passes says nothing: it must open no breaker."""
-        if _passes(plan):
-            return
+        """Writes down how a call that was let pass fared. One that always passes opens no breaker."""
         trouble = troubled(outcome)
+        if trouble and _passes(plan):
+            return
         scope = self._settings.scope_of(plan.scopes)
         if trouble:
             yield self._apart(functools.partial(self._failed, scope, plan.provider, outcome), is_async)
