@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.example import figures_of
 
 FOLDER = Path(__file__).parents[2] / "examples" / "futures_trader"
 ON_THE_WAY = 0.5
@@ -19,13 +16,7 @@ ON_THE_WAY = 0.5
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """The figures of one run, which takes about half a minute."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(FOLDER / "run.py"), "--json"],
-        env=os.environ, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    return figures_of(FOLDER, timeout=200)
 
 
 def test_the_faults_were_real(found: dict[str, Any]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.example import figures_of
 
 FOLDER = Path(__file__).parents[2] / "examples" / "market_data_platform"
 BANNED = "127.0.0.2"
@@ -21,14 +18,7 @@ PROGRAMS = ("collector", "trader", "monitor")
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """The figures of one run, which takes half a minute."""
-    # The run makes a home of its own, and drops what the environment says of Headgate.
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(FOLDER / "run.py"), "--json"],
-        env=os.environ, capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    return figures_of(FOLDER, timeout=110)
 
 
 def test_nothing_is_refused_for_a_limit(found: dict[str, Any]) -> None:

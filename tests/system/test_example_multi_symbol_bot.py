@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import ccxt.async_support
 import pytest
+from tests.support.example import figures_of
 
 from headgate import Cache, Gate, Policies
 from headgate.adapters.ccxt import govern
@@ -27,13 +27,7 @@ FULL = 10
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """The figures of one run, which takes three quarters of a minute."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(FOLDER / "run.py"), "--json"],
-        env=os.environ, capture_output=True, text=True, timeout=170, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    return figures_of(FOLDER, timeout=170)
 
 
 @pytest.fixture
