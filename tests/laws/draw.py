@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from tests.laws.world import MILLI, Crew, Route, Terms
 
 from headgate.ledger.limit import SECOND, Limit, Window
 
 KINDS = (Window.FIXED, Window.FIXED, Window.FIXED, Window.FIRST, Window.SLIDING, Window.BUCKET, Window.SLOTS)
+
+
+def untidy(seed: int) -> Terms:
+    """The world of that number, whose answers are dated by other clocks than the one that counts."""
+    r = random.Random(~seed)
+    terms = draw(seed, (Window.FIXED, Window.FIXED, Window.FIXED, Window.SLIDING))
+    ahead = r.uniform(-1.5, 1.5)
+    machines = r.choice(((ahead,), (ahead,), (ahead, r.uniform(-1.5, 1.5), r.uniform(-1.5, 1.5))))
+    return replace(
+        terms,
+        chatty=True,
+        ahead=tuple(int(each * SECOND) for each in (machines if terms.learns else machines[:1])),
+        drift=r.choice((0, 0, -100_000, 100_000)),
+    )
 
 
 def draw(seed: int, kinds: tuple[Window, ...] = KINDS) -> Terms:

@@ -17,7 +17,7 @@ KINDS = [Window.FIXED, Window.FIRST, Window.SLIDING, Window.BUCKET]
 def decide(ledger: Ledger, cost: int, who: tuple[int, int], at: Instant) -> Refusal | None:
     """The decision on a copy of the ledger at that moment."""
     copy = unpack(pack(ledger), ledger.limit)
-    if at[copy.base] >= copy.turn:
+    if at.mono >= copy.turn:
         copy.advance(at)
     return refusal([Charge("k", copy.limit, cost)], [copy], who, at, {}, 0, [])
 
@@ -29,7 +29,7 @@ def history(r: random.Random, limit: Limit, begin: int) -> tuple[Ledger, int]:
     for _ in range(r.randrange(4, 60)):
         mono += r.randrange(limit.period // 10 + 1)
         now = Instant(mono, mono, mono)
-        if now[ledger.base] >= ledger.turn:
+        if now.mono >= ledger.turn:
             ledger.advance(now)
         who = (r.choice((1, 2, 3)), r.choice((0, 2, 2, 4)))
         cost = r.randint(1, max(1, limit.usable // 8))

@@ -69,7 +69,11 @@ class Terms:
     work: tuple[int, int] = (0, MILLI)
     down: tuple[int, int] = (20 * MILLI, 80 * MILLI)
     offset: int = 0
-    """The provider's clock minus the machine's steady clock."""
+    """The clock by which the provider counts minus the machine's steady clock."""
+    ahead: tuple[int, ...] = (0,)
+    """The clocks of the machines that date answers minus the one that counts; each answer is dated by any of them."""
+    drift: int = 0
+    """How much more they are ahead after a second, ns."""
     doubt: tuple[int, int] = (0, 0)
     """How far below and above the truth the members believe the provider's clock to be."""
     learns: str = ""
@@ -127,6 +131,7 @@ class Flight:
     grant: Grant
     actual: dict[str, int]
     used: dict[str, int] = field(default_factory=dict)
+    full: list[str] = field(default_factory=list)
     work: int = 0
     down: int = 0
     answered: bool = True
@@ -155,7 +160,7 @@ class Member:
         world = self.world
         if self.clock is not None:
             return self.clock.instant(world.time, world.wall())
-        true, (below, above) = world.time + world.terms.offset, world.terms.doubt
+        true, (below, above) = world.dated(0), world.terms.doubt
         return Instant(world.time, true - below, true + above)
 
     # -- as the gate's waiting room does it ------------------------------------------------------------------------
@@ -301,7 +306,12 @@ class World:
     def wall(self) -> int:
         """The machine's wall clock now."""
         stepped = sum(by for at, by in self.terms.steps if self.start + at <= self.time)
-        return self.time + self.terms.offset + self.skew + stepped
+        return self.dated(0) + self.skew + stepped
+
+    def dated(self, machine: int) -> int:
+        """What a machine of the provider that dates answers shows now."""
+        drift = (self.time - self.start) * self.terms.drift // SECOND
+        return self.time + self.terms.offset + self.terms.ahead[machine] + drift
 
     def later(self, delay: int, what: Callable[..., None], *arguments: Any) -> None:
         """Let something happen `delay` from now."""
@@ -411,6 +421,7 @@ class World:
             flight.used[charge.key] = server.arrive(self.time + self.terms.offset, actual[charge.key])
             if server.refusals > before:
                 self.account.refused_at.append(self.time - self.start)
+                flight.full.append(charge.key)
             elif number == 0:
                 crew = self.terms.crews.index(call.crew)
                 self.account.taken[crew] = self.account.taken.get(crew, 0) + actual[charge.key]
@@ -418,9 +429,9 @@ class World:
 
     def depart(self, flight: Flight) -> None:
         """The answer leaves the provider."""
-        flight.stamp = self.time + self.terms.offset
+        flight.stamp = self.dated(self.random.randrange(len(self.terms.ahead)))
         for charge, number in zip(flight.call.charges, flight.call.route.costs, strict=True):
-            self.servers[number].depart(flight.stamp, flight.actual[charge.key])
+            self.servers[number].depart(self.time + self.terms.offset, flight.actual[charge.key])
         if flight.answered:
             self.later(flight.down, self.answer, flight)
 
@@ -438,7 +449,7 @@ class World:
                 self.store.doubt(NAMESPACE, member.now())
         told = flight.used if terms.chatty else {}
         actual = flight.actual if flight.call.route.cheaper else {}
-        done = self.store.settle(flight.grant, member.now(), actual=actual, used=told)
+        done = self.store.settle(flight.grant, member.now(), actual=actual, used=told, full=flight.full)
         self.account.found += sum(done.foreign.values())
         self.again(member, flight.call.crew)
         member.after(done)

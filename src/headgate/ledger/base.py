@@ -34,15 +34,20 @@ class Ledger:
         inflight: units taken and not settled.
         tally: running total that never falls, a mark for feedback: units settled (fixed windows), or units that have left
             again (all other kinds).
-        turn: instant, on clock number `base` of `Instant`, from which `advance` must run before `room` is read.
+        turn: steady instant (ns) from which `advance` must run before `room` is read.
+        early: steady instant (ns) from which what is taken may count in the next window too (fixed windows only).
+        probed: last steady instant (ns) at or after `early` at which something was taken.
+        trial: until this steady instant (ns) one call goes first into a window that has just begun, because only its
+            answer shows that it has; 0: no need.
         era: number of the (pseudo-)window in which the members' rows count.
         hot: last era in which somebody was refused.
         floor: room that must remain for a grant without a closer look.
         rows: per (member, class), what it took and wants; see `shares.Row`.
     """
 
-    __slots__ = ("era", "floor", "hot", "inflight", "limit", "room", "rows", "tally", "turn", "used")
-    base: ClassVar[int] = 0
+    __slots__ = (
+        "early", "era", "floor", "hot", "inflight", "limit", "probed", "room", "rows", "tally", "trial", "turn", "used",
+    )  # fmt: skip
     rises: ClassVar[bool] = False
     """Whether settling at the reserved cost leaves more room than before (slots: yes)."""
     melts: ClassVar[bool] = False
@@ -50,7 +55,8 @@ class Ledger:
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self.used = self.inflight = self.tally = self.turn = 0
+        self.used = self.inflight = self.tally = self.turn = self.probed = self.trial = 0
+        self.early = FAR
         self.era = -1
         self.hot = -9
         self.rows: dict[Who, Row] = {}
@@ -131,6 +137,8 @@ class Ledger:
         """Put `cost` units in flight for `who`; the decision has been made."""
         self.inflight += cost
         self.room -= cost
+        if now[0] >= self.early:
+            self.probed = now[0]
         try:
             row = self.rows[who]
         except KeyError:
@@ -203,6 +211,13 @@ class Ledger:
         missing = self.limit.usable - self.used - self.inflight
         if missing > 0:
             self.spend(missing, now)
+
+    def confirm(self, sent: Instant) -> None:
+        """A call that was reserved at `sent` was answered and not refused; only asked during a `trial`."""
+
+    def overrun(self, sent: Instant, now: Instant) -> None:
+        """The provider refused a call that was reserved at `sent`, because this limit is used up."""
+        self.fill(now)
 
     def doubt(self, now: Instant) -> None:
         """The clock by which windows were told was wrong; `now` is by the right one. Let nothing spent be forgotten early."""

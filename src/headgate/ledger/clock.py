@@ -16,6 +16,8 @@ FIRST_DOUBT: Final = SECOND
 """Until the server has said its time, the wall clock is believed to be right within this much, ns."""
 _SLACK: Final = SECOND // 100
 """The clock that stamps an answer and the clock that counts need not be the same machine's, ns."""
+_APART: Final = 4 * SECOND
+"""Several machines may answer, whose clocks differ by up to so much, ns; beyond it the clock was set."""
 _DRIFT: Final = 5_000
 """One part in this many: how fast a free-running (or slewed) clock may leave the bounds: 200 ppm."""
 _STEP: Final = SECOND // 20
@@ -72,7 +74,7 @@ class ServerClock:
         lo, hi = earliest - answered - self.slack, latest - sent + self.slack
         drift = (answered - self.at) // _DRIFT if self.known and answered > self.at else 0
         old_lo, old_hi = self.lo - drift, self.hi + drift
-        contradicted = lo > old_hi + _STEP or hi < old_lo - _STEP
+        contradicted = lo > old_hi + _APART or hi < old_lo - _APART
         if contradicted:
             self.lo, self.hi = lo, hi
         elif (

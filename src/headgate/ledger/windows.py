@@ -2,60 +2,120 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from headgate.ledger.base import FAR, UNKNOWN, Ledger
+from headgate.ledger.edge import Edges
 from headgate.ledger.limit import Instant, Limit
 from headgate.ledger.shares import Who
 
 __all__ = ["First", "Fixed"]
 
+_LATER: Final = 4096
+"""What was carried is forgotten a period after it had arrived, and this part of a period for clocks that run unevenly."""
+
 
 class Fixed(Ledger):
     """Window aligned to the server's clock. Rolls only when it is surely over; what may already lie in the next is carried.
 
+    The bounds of the edge are `edges`; from `early` on the next window may have begun, at `roll` it surely has.
+
     Attributes:
+        edges: what is known of the clock that counts.
+        roll: steady instant (ns) at which this window is surely over.
         carry: units settled so late that they may count in a later window too.
-        late: latest server instant (ns) at which one of them can have arrived.
+        late: latest instant of the counting clock (ns) at which one of them can have arrived.
         stamp: steady instant (ns) by which all of them had arrived: a period after it no window can hold them any more,
             whatever a clock says.
+        kept: units of `used` that were carried into this window; at steady instant `kept_until` no window holds them.
+        again: units of `kept` that are part of `carry` too.
         foreign: units of other programs found in this window (they are part of `used`).
         expected: units of other programs expected in a whole window; what has not been seen of them is set aside.
-        seen: latest server instant (ns) in this window at which a used-counter told us about others.
+        seen: latest steady instant (ns) in this window at which a used-counter told us about others.
     """
 
-    __slots__ = ("carry", "expected", "foreign", "late", "seen", "stamp")
-    base: ClassVar[int] = 1
+    __slots__ = (
+        "again", "carry", "edges", "expected", "foreign", "kept", "kept_until", "late", "roll", "seen", "stamp",
+    )  # fmt: skip
     melts: ClassVar[bool] = True
 
     def __init__(self, limit: Limit) -> None:
         super().__init__(limit)
+        self.edges = Edges(limit.period)
         self.carry = self.late = self.stamp = self.foreign = self.expected = self.seen = 0
+        self.kept = self.kept_until = self.again = self.roll = 0
+
+    # -- windows ---------------------------------------------------------------------------------------------------
 
     def advance(self, now: Instant) -> None:
-        period, origin = self.limit.period, self.limit.origin
-        era = (now.lo - origin) // period
+        edges, period, origin = self.edges, self.limit.period, self.limit.origin
+        if self.era == -1:
+            edges.begin(now)
+        elif not edges.dated(now):
+            self._hold(now, now.mono + edges.hi)
+        era = (now.mono + edges.lo - origin) // period
         if era > self.era:
             self._forecast(period)
+            full = 4 * (self.used + self.inflight) >= 3 * self.limit.usable
             last = (self.late - origin) // period
             # Clocks may be corrected by more than a window at once: it is `late` that tells, not how many windows went by.
-            self.used = self.carry if last >= era and now.mono < self.stamp + period + (period >> 12) else 0
-            self.carry = self.used if last > era else 0
+            self.kept_until = self.stamp + period + period // _LATER
+            self.used = self.kept = self.carry if last >= era and now.mono < self.kept_until else 0
+            self.carry = self.again = self.kept if last > era else 0
+            self.trial = now.mono + min(2 * edges.whole, period // 8) if edges.blind and full else 0
+            edges.drift(era - self.era if self.era >= 0 else 0)
             self.enter(era, now.mono)
+        elif self.kept and now.mono >= self.kept_until:
+            self.used, self.carry = max(0, self.used - self.kept), max(0, self.carry - self.again)
+            self.kept = self.again = 0
         self._place()
 
     def _place(self) -> None:
-        self.turn = (self.era + 1) * self.limit.period + self.limit.origin
+        end = (self.era + 1) * self.limit.period + self.limit.origin
+        self.early, self.roll = end - self.edges.hi, end - self.edges.lo
+        self.turn = min(self.roll, self.kept_until) if self.kept else self.roll
         self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
+        if self.trial:
+            self.room -= self.limit.usable
 
     def _hold(self, now: Instant, late: int) -> None:
-        """Let all that is spent count in any window up to server instant `late`."""
+        """Let all that is spent count in any window up to instant `late` of the counting clock."""
         self.carry, self.late, self.stamp = self.used, max(self.late, late), now.mono
+        self.kept = self.again = self.trial = 0
+
+    def _return(self, now: Instant) -> None:
+        """Written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future."""
+        if now.mono < self.early - self.limit.period:
+            end = self.roll + self.edges.lo
+            self._hold(now, end - 1)
+            self.era = (now.mono + self.edges.lo - self.limit.origin) // self.limit.period
+            self._place()
+
+    def _open(self, now: Instant) -> None:
+        """The edge may lie anywhere within the first doubt: all that is spent counts on both sides of it."""
+        self.edges.open(now)
+        self._hold(now, now.mono + self.edges.hi)
+        self._place()
+
+    def _take_back(self, now: Instant, spent: int) -> None:
+        """The window before had not rolled when we believed it had, and `spent` units counted in it.
+
+        What was taken for another program's was our own: nothing is set aside for it any more.
+        """
+        self.era -= 1
+        self.foreign = self.expected = self.seen = 0
+        self._open(now)
+        self.used = max(self.used, spent)
+        self._place()
+
+    def _possible(self, now: Instant, doubt: int) -> int:
+        """Steady instant (ns) up to which this window may not have begun, if its edge may lie so far from the dates."""
+        return self.era * self.limit.period + self.limit.origin - (now.lo - now.mono - doubt)
 
     def _forecast(self, period: int) -> None:
         """From what others spent in the window that ends, expect what they will spend in the next."""
         if self.foreign or self.expected:
-            begin = self.turn - period
+            begin = self.roll - period
             # Evidence may end early in the window: the rest is taken to go on at the same rate, at most fourfold.
             witnessed = max(self.seen - begin, period // 4) if self.seen else period
             sample = self.foreign * period // min(witnessed, period)
@@ -66,47 +126,89 @@ class Fixed(Ledger):
                 self.expected = 0
         self.foreign = self.seen = 0
 
-    def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
-        self._return(now)
-        return super().opens(cost, who, now)
+    # -- deciding --------------------------------------------------------------------------------------------------
 
-    def _return(self, now: Instant) -> None:
-        """Written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future."""
-        if now.hi < self.turn - self.limit.period:
-            self._hold(now, self.turn - 1)
-            self.era = (now.lo - self.limit.origin) // self.limit.period
-            self._place()
+    def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
+        if self.trial and now.mono >= self.trial:
+            self.trial = 0
+        self.advance(now)
+        self._return(now)
+        if self.trial:
+            if any(row[0] for row in self.rows.values()):
+                return -self.trial
+            self.room += self.limit.usable
+            opens = super().opens(cost, who, now)
+            self.room -= self.limit.usable
+            return opens
+        return super().opens(cost, who, now) or (self._probe(cost, now) if cost else 0)
+
+    def _probe(self, cost: int, now: Instant) -> int:
+        """When a call may go that would take of the last few units: one in each quarter of where the edge may lie.
+
+        While the edge is not known well these are kept for that stretch, because a counter shows an edge only to calls
+        that are made near it.
+        """
+        edges, usable = self.edges, self.limit.usable
+        most = usable // 4 if 2 * edges.width >= self.limit.period else usable // 50
+        keep = min(3, most // cost) * cost
+        if self.room - cost >= keep or not edges.vague:
+            return 0
+        if now.mono < self.early:
+            return self.early
+        quarter = max(1, edges.width // 4)
+        begin = self.early + (now.mono - self.early) // quarter * quarter
+        return 0 if self.probed < begin else min(begin + quarter, self.roll)
 
     def frees(self, units: int, now: Instant) -> int:
-        return now.mono + max(1, self.turn - now.lo)
+        return max(now.mono + 1, self.turn)
 
     def left(self, now: Instant) -> tuple[int, int]:
-        # More than all of it, if others see this window sooner than we do.
-        return max(self.turn - now.lo, 0), self.limit.period
+        # What is kept has melted before the next window can have begun: later it would be taken out of that one.
+        return max(self.early - now.mono, 0), self.limit.period
+
+    # -- settling --------------------------------------------------------------------------------------------------
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.inflight -= reserved
         self.used += actual
         self.tally += actual
         self.room += reserved - actual
-        if at.hi >= self.turn or self.late >= self.turn:
+        if at.mono >= self.early:
             self.carry += actual
-            self.late, self.stamp = max(self.late, at.hi), max(self.stamp, at.mono)
+            self.late, self.stamp = max(self.late, at.mono + self.edges.hi), max(self.stamp, at.mono)
 
     def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
-        begin = self.turn - self.limit.period
-        if at.hi < begin <= now.lo:  # surely counted in a window that is over
+        period = self.limit.period
+        if at.mono < self.early - period and now.mono >= self.roll - period:  # surely counted in a window that is over
             self.refund(reserved)
         else:
             self.settle(reserved, reserved, at)
 
     def observe(self, used: int, sent: Instant, mark: int, reserved: int, actual: int, now: Instant) -> int:
-        period, origin = self.limit.period, self.limit.origin
-        if not (sent.lo - origin) // period == (now.hi - origin) // period == self.era:
+        edges, period = self.edges, self.limit.period
+        if edges.blind:
+            self._open(now)
+        begin = self.roll - period
+        before = edges.peak if begin - period <= edges.sent < begin else 0
+        if edges.counter(used, sent.mono, now.mono, self.limit.origin):
+            self._place()
+        else:
+            self._open(now)
+        if now.mono >= self.turn:
+            self.advance(now)
+        if sent.mono < self.roll - period or now.mono >= self.early:
             return 0  # the counter may speak of another window than ours
         bound = used + self.tally - mark - actual
-        self.seen = max(self.seen, now.lo)
         foreign = max(0, used - (self.used + self.inflight + max(0, reserved - actual)))
+        if foreign and before and used >= before:
+            # The counter goes on. That is foreign only if no possible edge explains it; after a window that was well used
+            # not even then: the clocks are further apart than the first doubt.
+            doubt = min(2 * edges.whole, period // 2) if 2 * before >= self.limit.usable else edges.whole
+            if sent.mono < self._possible(now, doubt):
+                self._take_back(now, bound)
+                return 0
+        self.kept = self.again = 0
+        self.seen = max(self.seen, now.mono)
         if foreign:
             self.used += foreign
             self.foreign += foreign
@@ -117,14 +219,35 @@ class Fixed(Ledger):
         self._place()
         return foreign
 
+    def confirm(self, sent: Instant) -> None:
+        if sent.mono >= self.roll - self.limit.period:
+            self.trial = 0
+            self._place()
+
+    def overrun(self, sent: Instant, now: Instant) -> None:
+        edges, begin = self.edges, self.roll - self.limit.period
+        if begin <= sent.mono < self._possible(now, edges.whole) and edges.sent < begin:
+            self._take_back(now, self.limit.usable)
+            return
+        if edges.blind:
+            self._open(now)
+        self.fill(now)
+
     def doubt(self, now: Instant) -> None:
-        self._hold(now, now.hi)
+        self.edges.begin(now)
+        self._hold(now, now.mono + self.edges.hi)
+        self._place()
         self._return(now)
 
     def adopt(self, limit: Limit, now: Instant) -> None:
         if (limit.period, limit.origin) != (self.limit.period, self.limit.origin):
-            self._hold(now, now.hi)
-            self.era = (now.lo - limit.origin) // limit.period
+            blind = self.edges.blind
+            self.edges = Edges(limit.period)
+            if not blind:
+                self.edges.doubt = self.edges.whole
+            self.edges.begin(now)
+            self._hold(now, now.mono + self.edges.hi)
+            self.era = (now.mono + self.edges.lo - limit.origin) // limit.period
             self.expected = self.expected * limit.period // self.limit.period
             self.hot = -9
         self.limit = limit
@@ -132,10 +255,18 @@ class Fixed(Ledger):
         self._place()
 
     def dump_own(self) -> list[int]:
-        return [self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen]
+        edges = self.edges
+        return [
+            self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
+            self.trial, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
+        ]  # fmt: skip
 
     def load_own(self, own: list[int]) -> None:
-        self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen = own
+        edges = self.edges
+        (
+            self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
+            self.trial, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
+        ) = own  # fmt: skip
         self._place()
 
 

@@ -202,7 +202,7 @@ class BusyStore(LedgerStore):
 
 def _quiet(ledger: Ledger) -> bool:
     """Whether nobody waits for it, or was refused lately."""
-    return not ledger.rises and ledger.floor <= ledger.limit.usable
+    return not (ledger.rises or ledger.trial) and ledger.floor <= ledger.limit.usable
 
 
 def _times(charges: tuple[Charge, ...], permits: int) -> tuple[Charge, ...]:

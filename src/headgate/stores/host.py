@@ -407,7 +407,7 @@ class HostStore(BusyStore, SharedStore):
         if raw is None:
             return None
         ledger = unpack(raw)
-        if now[ledger.base] >= ledger.turn:
+        if now.mono >= ledger.turn:
             ledger.advance(now)
         return ledger
 

@@ -64,7 +64,7 @@ class MemoryStore(LedgerStore):
             if known is not None and known[0] is charges and not ahead and not self.blocks and mono < self._next_due:
                 pairs = known[1]
                 for ledger, cost in pairs:
-                    if now[ledger.base] >= ledger.turn or ledger.room - cost < ledger.floor:
+                    if mono >= ledger.turn or ledger.room - cost < ledger.floor:
                         break
                 else:
                     marks = []
@@ -99,7 +99,7 @@ class MemoryStore(LedgerStore):
             if known is not None and known[0] is grant.charges and not (actual or used or full):
                 pairs = known[1]
                 for ledger, _ in pairs:
-                    if now[ledger.base] >= ledger.turn or ledger.rises:
+                    if now[0] >= ledger.turn or ledger.rises or ledger.trial:
                         break
                 else:
                     if self._grants.pop(grant.id, None) is None:

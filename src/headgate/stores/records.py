@@ -120,7 +120,7 @@ class Snapshot:
 
 def view(key: str, ledger: Ledger, instant: Instant) -> LedgerView:
     """A copy of a ledger as people see it at `instant`."""
-    if instant[ledger.base] >= ledger.turn:
+    if instant.mono >= ledger.turn:
         ledger.advance(instant)
     return LedgerView(
         key=key,

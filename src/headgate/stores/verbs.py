@@ -141,7 +141,7 @@ class LedgerStore(Store):
         else:
             if ledger.limit is not limit and ledger.limit != limit:
                 ledger = convert(ledger, limit, now)
-            if now[ledger.base] >= ledger.turn:
+            if now.mono >= ledger.turn:
                 ledger.advance(now)
         return ledger
 
@@ -184,7 +184,9 @@ class LedgerStore(Store):
                     if others:
                         foreign[charge.key] = others
                 if charge.key in full:
-                    ledger.fill(now)
+                    ledger.overrun(grant.sent, now)
+                elif ledger.trial:
+                    ledger.confirm(grant.sent)
                 self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
             return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
 
@@ -229,7 +231,7 @@ class LedgerStore(Store):
                 ledger = self._open(key)
                 if ledger is None:
                     continue
-                if now[ledger.base] >= ledger.turn:
+                if now.mono >= ledger.turn:
                     ledger.advance(now)
                 ledger.lapse(units, at, now)
                 self._keep(key, ledger)

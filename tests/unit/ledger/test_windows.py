@@ -29,7 +29,7 @@ def fixed(now: Instant, limit: Limit = FIXED) -> Fixed:
 def spend(ledger: Fixed | First, units: int, taken: Instant, settled: Instant) -> None:
     """Take and settle, as a store does it."""
     for now, verb in ((taken, ledger.take), (settled, ledger.settle)):
-        if now[ledger.base] >= ledger.turn:
+        if now.mono >= ledger.turn:
             ledger.advance(now)
         if verb == ledger.take:
             ledger.take(units, WHO, now)
@@ -39,7 +39,7 @@ def spend(ledger: Fixed | First, units: int, taken: Instant, settled: Instant) -
 
 def advanced(ledger: Fixed | First, now: Instant) -> int:
     """Room at that moment."""
-    if now[ledger.base] >= ledger.turn:
+    if now.mono >= ledger.turn:
         ledger.advance(now)
     return ledger.room
 

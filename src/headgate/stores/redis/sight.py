@@ -29,7 +29,7 @@ _MOMENT: Final = 2 * SECOND
 def ledger_at(raw: bytes, now: Instant) -> Ledger:
     """A ledger as it lies on the server, brought up to `now` on the server's clock."""
     ledger = from_lua(msgspec.msgpack.decode(raw))
-    if now[ledger.base] >= ledger.turn:
+    if now.mono >= ledger.turn:
         ledger.advance(now)
     return ledger
 
