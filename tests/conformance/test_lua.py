@@ -18,7 +18,7 @@ import pytest
 import redis
 from tests.support.server import Server
 
-from headgate.ledger import flows
+from headgate.ledger import edge, flows
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
 from headgate.ledger.decide import Refusal
@@ -50,6 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The constants of the arithmetic that are lengths of time, in the script's unit."""
+    monkeypatch.setattr(edge, "FIRST_DOUBT", 2 * SECOND)
+    monkeypatch.setattr(edge, "BLIND_DOUBT", SECOND // 4)
     monkeypatch.setattr(flows, "_SLOT_ERA", 60 * SECOND)
     monkeypatch.setattr(verbs, "_LOOK", SECOND)
     monkeypatch.setattr(verbs, "_GRACE", SECOND // 5)

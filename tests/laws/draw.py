@@ -21,6 +21,8 @@ def untidy(seed: int) -> Terms:
     return replace(
         terms,
         chatty=True,
+        lost=min(terms.lost, 0.05),
+        timeout=max(terms.timeout, terms.up[1] + terms.work[1] + terms.down[1]),  # who hears nothing learns nothing
         ahead=tuple(int(each * SECOND) for each in (machines if terms.learns else machines[:1])),
         drift=r.choice((0, 0, -100_000, 100_000)),
     )

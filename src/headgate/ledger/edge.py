@@ -106,7 +106,7 @@ class Edges:
         """
         agrees = True
         # Far below, so that a provider whose machines count a little apart shows no edge.
-        if 4 * used <= 3 * self.peak:
+        if used < self.peak and 4 * used <= 3 * self.peak:
             if sent < self.told:
                 return True  # under way together: neither surely arrived first
             agrees = self._between(self.sent, now, origin)
@@ -127,6 +127,8 @@ class Edges:
             if hi - lo < self.width:  # all was possible
                 self.lo, self.hi = lo, hi
             return True
+        if lo + period <= self.hi or hi - period >= self.lo:
+            return True  # it may be this edge or the one beside it
         if lo > self.hi or hi < self.lo:
             return False
         self.lo, self.hi = max(lo, self.lo), min(hi, self.hi)

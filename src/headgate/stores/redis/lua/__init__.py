@@ -24,6 +24,8 @@ MICRO: Final = 1_000
 """Nanoseconds in a microsecond."""
 _NANO: Final = 1_000_000_000
 _WINDOWS: Final = tuple(Window)
+_UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 16))
+"""Where in a fixed ledger's own numbers units stand; all others are instants or lengths."""
 _ROW: Final = 9
 _NAME: Final = re.compile(r"\b[A-Z][A-Z_]+\b")
 _CONSTANTS: Final = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ([^\n\[({]+)$", re.M)
@@ -88,7 +90,12 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
     """
     own: list[int] = []
     if isinstance(ledger, Fixed):
-        own = [ledger.carry, _up(ledger.late), _up(ledger.stamp), ledger.foreign, ledger.expected, ledger.seen // MICRO]
+        carry, late, stamp, foreign, expected, seen, kept, again, until, trial, probed, *edges = ledger.dump_own()
+        low, high, doubt, whole, peak, sent, told = edges
+        own = [
+            carry, _up(late), _up(stamp), foreign, expected, seen // MICRO, kept, again, _up(until), _up(trial),
+            probed // MICRO, low // MICRO, _up(high), doubt // MICRO, whole // MICRO, peak, sent // MICRO, _up(told),
+        ]  # fmt: skip
     elif isinstance(ledger, First):
         begun = max(1, ledger.begun // MICRO) if ledger.begun else 0  # 0 says that no window is open
         own = [begun, _up(ledger.anchor), ledger.carry, _up(ledger.last), ledger.owed]
@@ -123,8 +130,7 @@ def from_lua(state: list[Any], limit: Limit | None = None) -> Ledger:
     ledger.room = limit.usable - ledger.used - ledger.inflight
     ledger.cool()
     if isinstance(ledger, Fixed):
-        carry, late, stamp, foreign, expected, seen = own
-        own = [carry, late * MICRO, stamp * MICRO, foreign, expected, seen * MICRO]
+        own = [number if i in _UNITS_OF_FIXED else number * MICRO for i, number in enumerate(own)]
     elif isinstance(ledger, First):
         begun, anchor, carry, last, owed = own
         own = [begun * MICRO, anchor * MICRO, carry, last * MICRO, owed]

@@ -10,7 +10,8 @@
 --   3 kind       0 fixed, 1 first, 2 sliding, 3 bucket, 4 slots
 --   4 capacity   5 headroom   6 period   7 refill   8 origin      the limit in force
 --   9 used      10 inflight  11 tally   12 era     13 hot
---  14 own        fixed {carry, late, stamp, foreign, expected, seen}; first {begun, anchor, carry, last, owed};
+--  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, trial, probed, and of its edges
+--                lo, hi, doubt, whole, peak, sent, told}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
 --  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, ... oldest first}
 --  16 born       when it began, us: tells whether two copies descend from one ledger
@@ -24,6 +25,10 @@ local KEEP_UPPER = 5
 local RING = 64
 local NANO = 1000000000
 local SLOT_ERA = 60000000
+local FIRST_DOUBT = 2000000
+local BLIND_DOUBT = 250000
+local DRIFT = 5000
+local LATER = 4096
 local ROW = 9
 local MEMBER, CLASS, TAKEN, BEFORE, FLAGS, WAITING, HEAD, UNTIL, WEIGHT = 0, 1, 2, 3, 4, 5, 6, 7, 8
 local floor, max, min = math.floor, math.max, math.min
@@ -102,6 +107,8 @@ local function place(L)
     local turn = (L.era + 1) * L.period
     if kind == FIXED then
       turn = turn + L.origin
+      L.early, L.roll = turn - L.hi, turn - L.lo
+      turn = L.kept ~= 0 and min(L.roll, L.kept_until) or L.roll
     elseif kind == SLIDING then
       if L.marks[1] then turn = min(turn, L.marks[1] + L.period) end
     else
@@ -111,7 +118,80 @@ local function place(L)
     L.turn = turn
   end
   L.room = L.usable - L.used - L.inflight
-  if kind == FIXED and L.expected > L.foreign then L.room = L.room - (L.expected - L.foreign) end
+  if kind == FIXED then
+    if L.expected > L.foreign then L.room = L.room - (L.expected - L.foreign) end
+    if L.trial ~= 0 then L.room = L.room - L.usable end
+  end
+end
+
+-- -- edges: bounds of the clock that counts, as headgate/ledger/edge.py ------------------------------------------------
+
+local function edges_anew(L)
+  L.whole = min(FIRST_DOUBT, floor(L.period / 2))
+  L.doubt = min(BLIND_DOUBT, floor(L.period / 20))
+  L.lo, L.hi, L.peak, L.sent, L.told = 0, 0, 0, 0, 0
+end
+
+local function blind(L)
+  return L.doubt < L.whole
+end
+
+local function vague(L)
+  return not blind(L) and 240 * (L.hi - L.lo - 2 * (L.told - L.sent)) > L.period
+end
+
+local function edges_begin(L, now)
+  L.lo, L.hi = now.lo - now.mono - L.doubt, now.hi - now.mono + L.doubt
+  L.peak, L.sent, L.told = 0, 0, 0
+end
+
+local function edges_open(L, now)
+  local low, high = now.lo - now.mono, now.hi - now.mono
+  if L.doubt >= L.whole and L.lo <= low - L.doubt and L.hi >= high + L.doubt then
+    L.whole = min(2 * L.whole, floor(L.period / 2))
+  end
+  L.doubt = L.whole
+  L.lo, L.hi = low - L.doubt, high + L.doubt
+end
+
+local function edges_dated(L, now)
+  if 2 * L.doubt >= L.period then return true end
+  local low, high = now.lo - now.mono - L.doubt, now.hi - now.mono + L.doubt
+  if low > L.hi or high < L.lo then
+    L.lo, L.hi = min(low, L.lo), max(high, L.hi)
+    return false
+  end
+  L.lo, L.hi = max(low, L.lo), min(high, L.hi)
+  return true
+end
+
+local function edges_between(L, after, before)
+  local period, slack = L.period, floor(L.period / DRIFT)
+  if before - after + 2 * slack >= period then return true end
+  local number = floor((floor((after + before + L.lo + L.hi) / 2) - L.origin + floor(period / 2)) / period)
+  local edge = number * period + L.origin
+  local lo, hi = edge - before - slack, edge - after + slack
+  local width = L.hi - L.lo
+  if 2 * L.doubt >= period and width + hi - lo >= period then
+    if hi - lo < width then L.lo, L.hi = lo, hi end
+    return true
+  end
+  if lo + period <= L.hi or hi - period >= L.lo then return true end
+  if lo > L.hi or hi < L.lo then return false end
+  L.lo, L.hi = max(lo, L.lo), min(hi, L.hi)
+  return true
+end
+
+local function edges_counter(L, used, sent, at)
+  local agrees = true
+  if used < L.peak and 4 * used <= 3 * L.peak then
+    if sent < L.told then return true end
+    agrees = edges_between(L, L.sent, at)
+  elseif used < L.peak then
+    return true
+  end
+  L.peak, L.sent, L.told = used, sent, at
+  return agrees
 end
 
 local function set_limit(L, limit)
@@ -125,6 +205,8 @@ local function create(limit)
   local L = {seq = 0, base = 0, born = 0, epoch = 0, root = 0, rooted = 0, used = 0, inflight = 0, tally = 0, era = -1, hot = -9, rows = {}}
   set_limit(L, limit)
   L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = 0, 0, 0, 0, 0, 0
+  L.kept, L.again, L.kept_until, L.trial, L.probed, L.early, L.roll = 0, 0, 0, 0, 0, FAR, 0
+  edges_anew(L)
   L.begun, L.anchor, L.last, L.owed = 0, 0, 0, 0
   L.level, L.part, L.at, L.marks = 0, 0, 0, {}
   cool(L)
@@ -138,11 +220,13 @@ local function load(raw)
     seq = s[1], base = s[2], kind = s[3], capacity = s[4], headroom = s[5], period = s[6], refill = s[7], origin = s[8],
     usable = s[4] - s[5], rate = s[7] ~= 0 and s[7] or s[4],
     used = s[9], inflight = s[10], tally = s[11], era = s[12], hot = s[13], rows = s[15],
-    born = s[16], epoch = s[17], root = s[18], rooted = s[19],
+    born = s[16], epoch = s[17], root = s[18], rooted = s[19], trial = 0,
   }
   local own, kind = s[14], L.kind
   if kind == FIXED then
     L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = own[1], own[2], own[3], own[4], own[5], own[6]
+    L.kept, L.again, L.kept_until, L.trial, L.probed = own[7], own[8], own[9], own[10], own[11]
+    L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told = own[12], own[13], own[14], own[15], own[16], own[17], own[18]
   elseif kind == FIRST then
     L.begun, L.anchor, L.carry, L.last, L.owed = own[1], own[2], own[3], own[4], own[5]
   elseif kind == SLIDING then
@@ -158,7 +242,10 @@ end
 local function dump(L)
   local own, kind = {}, L.kind
   if kind == FIXED then
-    own = {L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen}
+    own = {
+      L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen, L.kept, L.again, L.kept_until, L.trial, L.probed,
+      L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told,
+    }
   elseif kind == FIRST then
     own = {L.begun, L.anchor, L.carry, L.last, L.owed}
   elseif kind == SLIDING then
@@ -196,7 +283,7 @@ local function forecast(L)
   local period = L.period
   if L.foreign ~= 0 or L.expected ~= 0 then
     local witnessed = period
-    if L.seen ~= 0 then witnessed = max(L.seen - (L.turn - period), floor(period / 4)) end
+    if L.seen ~= 0 then witnessed = max(L.seen - (L.roll - period), floor(period / 4)) end
     local sample = share(L.foreign, period, min(witnessed, period))
     sample = sample + floor(sample / 10)
     L.expected = min(max(sample, floor(L.expected * 3 / 4)), floor(L.usable * 9 / 10))
@@ -205,18 +292,40 @@ local function forecast(L)
   L.foreign, L.seen = 0, 0
 end
 
--- Fixed: let all that is spent count in any window up to server instant `late`.
+-- Fixed: let all that is spent count in any window up to instant `late` of the counting clock.
 local function hold(L, now, late)
   L.carry, L.late, L.stamp = L.used, max(L.late, late), now.mono
+  L.kept, L.again, L.trial = 0, 0, 0
 end
 
 -- Fixed: written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future.
 local function come_back(L, now)
-  if now.hi < L.turn - L.period then
-    hold(L, now, L.turn - 1)
-    L.era = floor((now.lo - L.origin) / L.period)
+  if now.mono < L.early - L.period then
+    hold(L, now, L.roll + L.lo - 1)
+    L.era = floor((now.mono + L.lo - L.origin) / L.period)
     place(L)
   end
+end
+
+-- Fixed: the edge may lie anywhere within the first doubt: all that is spent counts on both sides of it.
+local function open_edges(L, now)
+  edges_open(L, now)
+  hold(L, now, now.mono + L.hi)
+  place(L)
+end
+
+-- Fixed: the window before had not rolled when we believed it had, and `spent` units counted in it.
+local function take_back(L, now, spent)
+  L.era = L.era - 1
+  L.foreign, L.expected, L.seen = 0, 0, 0
+  open_edges(L, now)
+  L.used = max(L.used, spent)
+  place(L)
+end
+
+-- Fixed: up to when this window may not have begun, if its edge may lie so far from the dates.
+local function possible(L, now, doubt_of)
+  return L.era * L.period + L.origin - (now.lo - now.mono - doubt_of)
 end
 
 -- First: if nothing can have arrived since `begun`, no window is open.
@@ -227,13 +336,28 @@ end
 local function advance(L, now)
   local kind, mono, period = L.kind, now.mono, L.period
   if kind == FIXED then
-    local era = floor((now.lo - L.origin) / period)
+    if L.era == -1 then
+      edges_begin(L, now)
+    elseif not edges_dated(L, now) then
+      hold(L, now, mono + L.hi)
+    end
+    local era = floor((mono + L.lo - L.origin) / period)
     if era > L.era then
       forecast(L)
+      local full = 4 * (L.used + L.inflight) >= 3 * L.usable
       local last = floor((L.late - L.origin) / period)
-      L.used = (last >= era and mono < L.stamp + period + floor(period / 4096)) and L.carry or 0
-      L.carry = last > era and L.used or 0
+      L.kept_until = L.stamp + period + floor(period / LATER)
+      L.kept = (last >= era and mono < L.kept_until) and L.carry or 0
+      L.used = L.kept
+      L.carry = last > era and L.kept or 0
+      L.again = L.carry
+      L.trial = (blind(L) and full) and mono + min(2 * L.whole, floor(period / 8)) or 0
+      local more = L.era >= 0 and floor(period / DRIFT) * (era - L.era) or 0
+      L.lo, L.hi = L.lo - more, L.hi + more
       enter(L, era, mono)
+    elseif L.kept ~= 0 and mono >= L.kept_until then
+      L.used, L.carry = max(0, L.used - L.kept), max(0, L.carry - L.again)
+      L.kept, L.again = 0, 0
     end
   elseif kind == FIRST then
     enter(L, floor(mono / period), mono)
@@ -286,9 +410,8 @@ local function advance(L, now)
   place(L)
 end
 
--- The instant that a kind's `turn` speaks of.
 local function ripe(L, now)
-  return (L.kind == FIXED and now.lo or now.mono) >= L.turn
+  return now.mono >= L.turn
 end
 
 -- Put units in flight that are nobody's in particular.
@@ -299,6 +422,7 @@ end
 
 local function take(L, cost, member, class, mono)
   occupy(L, cost, mono)
+  if L.kind == FIXED and mono >= L.early then L.probed = mono end
   local rows = L.rows
   local r = row_of(rows, member, class)
   rows[r + TAKEN] = rows[r + TAKEN] + cost
@@ -351,9 +475,9 @@ local function settle(L, reserved, actual, at)
     L.inflight, L.used, L.room = L.inflight - reserved, L.used + actual, L.room + reserved - actual
     if kind == FIXED then
       L.tally = L.tally + actual
-      if at.hi >= L.turn or L.late >= L.turn then
+      if at.mono >= L.early then
         L.carry = L.carry + actual
-        L.late, L.stamp = max(L.late, at.hi), max(L.stamp, at.mono)
+        L.late, L.stamp = max(L.late, at.mono + L.hi), max(L.stamp, at.mono)
       end
     elseif actual ~= 0 then
       local marks = L.marks
@@ -373,7 +497,7 @@ local function lapse(L, reserved, at, now)
   if L.kind == FIRST then
     spent_first(L, reserved, reserved, at)
     place(L)
-  elseif L.kind == FIXED and at.hi < L.turn - L.period and L.turn - L.period <= now.lo then
+  elseif L.kind == FIXED and at.mono < L.early - L.period and now.mono >= L.roll - L.period then
     refund(L, reserved)
   else
     settle(L, reserved, reserved, at)
@@ -389,11 +513,24 @@ local function observe(L, used, sent, mark, reserved, actual, now)
     settle(L, 0, foreign, now)
     return foreign
   end
-  local period, origin = L.period, L.origin
-  if floor((sent.lo - origin) / period) ~= L.era or floor((now.hi - origin) / period) ~= L.era then return 0 end
+  local period = L.period
+  if blind(L) then open_edges(L, now) end
+  local begin = L.roll - period
+  local before = (begin - period <= L.sent and L.sent < begin) and L.peak or 0
+  if edges_counter(L, used, sent.mono, now.mono) then place(L) else open_edges(L, now) end
+  if ripe(L, now) then advance(L, now) end
+  if sent.mono < L.roll - period or now.mono >= L.early then return 0 end
   local bound = used + L.tally - mark - actual
-  L.seen = max(L.seen, now.lo)
   local foreign = max(0, used - (L.used + L.inflight + more))
+  if foreign > 0 and before > 0 and used >= before then
+    local far = 2 * before >= L.usable and min(2 * L.whole, floor(period / 2)) or L.whole
+    if sent.mono < possible(L, now, far) then
+      take_back(L, now, bound)
+      return 0
+    end
+  end
+  L.kept, L.again = 0, 0
+  L.seen = max(L.seen, now.mono)
   if foreign > 0 then
     L.used, L.foreign, L.tally = L.used + foreign, L.foreign + foreign, L.tally + foreign
   elseif bound < L.used then
@@ -408,9 +545,32 @@ local function fill(L, now)
   if L.kind ~= SLOTS and missing > 0 then settle(L, 0, missing, now) end
 end
 
+-- A call reserved at `sent` was answered and not refused.
+local function confirm(L, sent)
+  if sent.mono >= L.roll - L.period then
+    L.trial = 0
+    place(L)
+  end
+end
+
+-- The provider refused a call that was reserved at `sent`.
+local function overrun(L, sent, now)
+  if L.kind == FIXED then
+    local begin = L.roll - L.period
+    if begin <= sent.mono and sent.mono < possible(L, now, L.whole) and L.sent < begin then
+      take_back(L, now, L.usable)
+      return
+    end
+    if blind(L) then open_edges(L, now) end
+  end
+  fill(L, now)
+end
+
 local function doubt(L, now)
   if L.kind == FIXED then
-    hold(L, now, now.hi)
+    edges_begin(L, now)
+    hold(L, now, now.mono + L.hi)
+    place(L)
     come_back(L, now)
   end
 end
@@ -436,8 +596,12 @@ local function convert(L, limit, now)
   set_limit(L, limit)
   if L.kind == FIXED then
     if period ~= L.period or origin ~= L.origin then
-      hold(L, now, now.hi)
-      L.era = floor((now.lo - L.origin) / L.period)
+      local was_blind = blind(L)
+      edges_anew(L)
+      if not was_blind then L.doubt = L.whole end
+      edges_begin(L, now)
+      hold(L, now, now.mono + L.hi)
+      L.era = floor((now.mono + L.lo - L.origin) / L.period)
       L.expected = share(L.expected, L.period, period)
       L.hot = -9
     end
@@ -516,7 +680,7 @@ end
 -- opposite sign.
 local function frees(L, units, now)
   local kind = L.kind
-  if kind == FIXED then return now.mono + max(1, L.turn - now.lo) end
+  if kind == FIXED then return max(now.mono + 1, L.turn) end
   if kind == FIRST then
     local over = ends(L)
     return over ~= 0 and max(now.mono + 1, over) or UNKNOWN
@@ -563,10 +727,8 @@ local function opens_sliding(L, cost, upper, others, blocked, now)
   return -(now.mono + period)
 end
 
--- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
-local function opens(L, cost, member, class, now, ahead)
+local function opens_in_general(L, cost, member, class, now, ahead)
   local kind, usable = L.kind, L.usable
-  if kind == FIXED then come_back(L, now) end
   if cost > usable then return NEVER end
   if cost == 0 then return 0 end
   local spare, upper, blocked, lack = L.room - cost, 0, 0, 0
@@ -579,7 +741,7 @@ local function opens(L, cost, member, class, now, ahead)
     local keep = min(max(upper, blocked) + lack, usable - cost)
     local period, to_come = L.period
     if kind == FIXED then
-      to_come = max(L.turn - now.lo, 0)
+      to_come = max(L.early - now.mono, 0)
     else
       local over = ends(L)
       if L.anchor ~= 0 then
@@ -600,4 +762,36 @@ local function opens(L, cost, member, class, now, ahead)
   local keep = min(max(upper, blocked) + lack, usable - cost)
   if spare >= keep then return 0 end
   return frees(L, cost + keep - L.room, now)
+end
+
+-- Fixed: when a call may go that would take of the last few units: one in each quarter of where the edge may lie.
+local function probe(L, cost, now)
+  local width = L.hi - L.lo
+  local most = 2 * width >= L.period and floor(L.usable / 4) or floor(L.usable / 50)
+  local keep = min(3, floor(most / cost)) * cost
+  if L.room - cost >= keep or not vague(L) then return 0 end
+  if now.mono < L.early then return L.early end
+  local quarter = max(1, floor(width / 4))
+  local begin = L.early + floor((now.mono - L.early) / quarter) * quarter
+  return L.probed < begin and 0 or min(begin + quarter, L.roll)
+end
+
+-- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
+local function opens(L, cost, member, class, now, ahead)
+  if L.kind ~= FIXED then return opens_in_general(L, cost, member, class, now, ahead) end
+  if L.trial ~= 0 and now.mono >= L.trial then L.trial = 0 end
+  advance(L, now)
+  come_back(L, now)
+  if L.trial ~= 0 then
+    for r = 1, #L.rows, ROW do
+      if L.rows[r + TAKEN] ~= 0 then return -L.trial end
+    end
+    L.room = L.room + L.usable
+    local at = opens_in_general(L, cost, member, class, now, ahead)
+    L.room = L.room - L.usable
+    return at
+  end
+  local at = opens_in_general(L, cost, member, class, now, ahead)
+  if at ~= 0 or cost == 0 then return at end
+  return probe(L, cost, now)
 end

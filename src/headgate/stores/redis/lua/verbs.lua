@@ -394,7 +394,7 @@ local function settle_permit(item)
       local others = observe(L, part[5], sent, part[6], reserved, actual, now)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
     end
-    if part[7] then fill(L, now) end
+    if part[7] then overrun(L, sent, now) elseif L.trial ~= 0 then confirm(L, sent) end
     noted(i, L, before, member, freed, wake)
   end
   return {was_held, freed, listed(wake), foreign}
