@@ -24,7 +24,9 @@ from headgate.stores.redis.store import RedisStore
 
 Open = Callable[[], Store]
 
-BASE = (time.monotonic_ns() // (3600 * SECOND) + 1000) * 3600 * SECOND
+BLIND, WHOLE = SECOND // 4, 2 * SECOND
+"""How far the clock that counts may be from the one that dates, before and after a counter was seen."""
+BASE = (time.monotonic_ns() // (3600 * SECOND) + 1000) * 3600 * SECOND + BLIND
 MINUTE = 60 * SECOND
 ME, YOU = (11, 2), (22, 2)
 WEIGHT = Limit("weight", "weight", 100, MINUTE)
@@ -62,7 +64,8 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
 
 
 def at(seconds: float, doubt: float = 0) -> Instant:
-    """The moment so many seconds after the beginning, which lies on the edge of a window."""
+    """The moment so many seconds after the beginning, at which a window has surely begun: so much later than its edge as the
+    clock that counts may be behind the one that dates, where no counter was seen."""
     mono = BASE + int(seconds * SECOND)
     return Instant(mono, mono - int(doubt * SECOND), mono + int(doubt * SECOND))
 
@@ -183,12 +186,21 @@ def test_actual_cost(stores: Open) -> None:
 
 
 def test_full(stores: Open) -> None:
-    """A limit that the provider calls used up has no room until its window is over."""
+    """A limit that the provider calls used up has no room until its window is over, by whatever clock that counts."""
+    store = stores()
+    grant = granted(store, charge(WEIGHT, 1), t=10)
+    store.settle(grant, at(11), full=[charge(WEIGHT, 0).key])
+    assert refused(store, charge(WEIGHT, 1), t=12).opens == at(60).mono - BLIND + WHOLE
+    granted(store, charge(WEIGHT, 1), t=62)
+
+
+def test_full_just_after_an_edge(stores: Open) -> None:
+    """A refusal just after our edge says that the window before is not over: the next begins at the latest possible edge."""
     store = stores()
     grant = granted(store, charge(WEIGHT, 1))
-    store.settle(grant, at(1), full=[charge(WEIGHT, 0).key])
-    assert refused(store, charge(WEIGHT, 1), t=2).opens == at(60).mono
-    granted(store, charge(WEIGHT, 1), t=60)
+    store.settle(grant, at(0.5), full=[charge(WEIGHT, 0).key])
+    assert refused(store, charge(WEIGHT, 1), t=1).opens == at(0).mono - BLIND + WHOLE
+    granted(store, charge(WEIGHT, 99), t=2)
 
 
 def test_used_counter_finds_strangers(stores: Open) -> None:
@@ -198,8 +210,21 @@ def test_used_counter_finds_strangers(stores: Open) -> None:
     done = store.settle(grant, at(31), used={charge(WEIGHT, 0).key: 40})
     assert dict(done.foreign) == {charge(WEIGHT, 0).key: 30}
     assert ledger(store, t=31).used == 40
-    granted(store, charge(WEIGHT, 1), t=61, who=(9, 0))
-    assert ledger(store, t=61).expected > 30
+    granted(store, charge(WEIGHT, 1), t=63, who=(9, 0))
+    assert ledger(store, t=63).expected > 30
+
+
+def test_a_counter_that_goes_on_is_no_stranger(stores: Open) -> None:
+    """After our edge the counter goes on: the window had not turned over. Ours is found to be ours, and what was spent since
+    counts on both sides; when the counter has dropped, every process knows where the edge is."""
+    mine, yours = stores(), stores()
+    key = charge(WEIGHT, 0).key
+    for t, used in ((20, 40), (58.5, 80)):
+        assert not mine.settle(granted(mine, charge(WEIGHT, 40), t=t), at(t + 0.1), used={key: used}).foreign
+    late = granted(mine, charge(WEIGHT, 5), t=62)
+    assert not mine.settle(late, at(62.1), used={key: 5}).foreign  # it has turned over, between 58.5 and 62.1
+    for t, used in ((119, 100), (121, 5)):
+        assert not yours.settle(granted(yours, charge(WEIGHT, 5), t=t, who=YOU), at(t + 0.1), used={key: used}).foreign
 
 
 def test_used_counter_corrects_downwards(stores: Open) -> None:

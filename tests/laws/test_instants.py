@@ -6,12 +6,20 @@ import random
 
 import pytest
 
+from headgate.ledger import edge
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import create, pack, unpack
 from headgate.ledger.decide import Refusal, refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
 
 KINDS = [Window.FIXED, Window.FIRST, Window.SLIDING, Window.BUCKET]
+
+
+@pytest.fixture(autouse=True)
+def dates_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock that dates answers is the one that counts: instants are exact."""
+    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
+    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)
 
 
 def decide(ledger: Ledger, cost: int, who: tuple[int, int], at: Instant) -> Refusal | None:

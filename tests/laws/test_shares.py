@@ -120,7 +120,7 @@ def test_big_costs_are_not_starved(window: Window, member: int) -> None:
     """A call that needs most of a budget goes within some windows although small ones want all of it."""
     account = World(
         Terms(
-            seed=1,
+            seed=2,
             limits=(Limit("weight", "weight", 100, 10 * SECOND, window),),
             routes=(Route({0: 1}), Route({0: 90})),
             crews=(Crew(0, 40, (0,)), Crew(member, 1, (1,))),

@@ -429,7 +429,8 @@ class World:
 
     def depart(self, flight: Flight) -> None:
         """The answer leaves the provider."""
-        flight.stamp = self.dated(self.random.randrange(len(self.terms.ahead)))
+        machines = len(self.terms.ahead)
+        flight.stamp = self.dated(self.random.randrange(machines) if machines > 1 else 0)
         for charge, number in zip(flight.call.charges, flight.call.route.costs, strict=True):
             self.servers[number].depart(self.time + self.terms.offset, flight.actual[charge.key])
         if flight.answered:

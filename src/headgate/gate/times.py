@@ -37,7 +37,12 @@ class Times:
         if mono - clock.looked < _LOOK and (mono - clock.at < SECOND or not clock.known):
             # A moment ago the wall clock had not stepped, and drift since the last answer is below a millisecond.
             return _instant(Instant, (mono, mono + clock.lo - _CREEP, mono + clock.hi + _CREEP))
-        return clock.instant(mono, time.time_ns())
+        now = clock.instant(mono, time.time_ns())
+        if clock.stepped:
+            clock.stepped = False
+            # What ledgers have learned of edges stands on steady time, which may have stood still.
+            self._store.doubt(namespace, now)
+        return now
 
     def knows(self, namespace: str) -> bool:
         """Whether `now` can be told without asking the store, which may be a network away."""

@@ -32,17 +32,19 @@ class ServerClock:
         at: steady instant of the last answer that told the time.
         known: whether the server ever told.
         looked: steady instant at which the wall clock was last compared.
-        slack: by how much the clocks of those who stamp and of those who count may differ, ns.
+        slack: by how much the clocks of several machines that stamp may differ, ns.
+        stepped: whether the wall clock moved against the steady one since somebody last put this back: either it was set, or
+            the host slept and steady time stood still.
     """
 
-    __slots__ = ("at", "hi", "known", "lo", "looked", "slack", "wall")
+    __slots__ = ("at", "hi", "known", "lo", "looked", "slack", "stepped", "wall")
 
     def __init__(self, mono: int, wall: int, doubt: int = FIRST_DOUBT) -> None:
         self.lo, self.hi = wall - mono - doubt, wall - mono + doubt
         self.at, self.wall = mono, wall - mono
         self.looked = 0
         self.slack = _SLACK
-        self.known = False
+        self.known = self.stepped = False
 
     def instant(self, mono: int, wall: int) -> Instant:
         """The moment `mono` on the server's clock, with doubt.
@@ -54,6 +56,7 @@ class ServerClock:
         self.looked = mono
         if step > _STEP or step < -_STEP:
             self.wall += step
+            self.stepped = True
             if step > 0:
                 self.hi += step
             elif not self.known:  # all that is believed came from the wall clock as it was before

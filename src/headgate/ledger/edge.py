@@ -78,20 +78,20 @@ class Edges:
         return now.hi - now.mono + self.doubt
 
     def dated(self, now: Instant) -> bool:
-        """Keep the bounds to what dates allow. Returns False if no instant agrees with both: then either may be right."""
+        """Keep the bounds to what dates allow. Returns False if no instant agrees with both: the clocks were set, or are
+        not what they were believed to be. Then the dates are believed."""
         if 2 * self.doubt >= self.period:
             return True  # every instant of a period is possible: dates tell nothing
         low, high = self._low(now), self._high(now)
-        if low > self.hi or high < self.lo:
-            self.lo, self.hi = min(low, self.lo), max(high, self.hi)
-            return False
-        self.lo, self.hi = max(low, self.lo), min(high, self.hi)
-        return True
+        agrees = low <= self.hi and high >= self.lo
+        self.lo, self.hi = (max(low, self.lo), min(high, self.hi)) if agrees else (low, high)
+        return agrees
 
-    def drift(self, windows: int) -> None:
+    def drift(self, windows: int, now: Instant) -> None:
         """So many windows have passed in which the clocks may have moved apart."""
         more = self.period // _DRIFT * windows
         self.lo, self.hi = self.lo - more, self.hi + more
+        self.dated(now)
 
     def counter(self, used: int, sent: int, now: int, origin: int) -> bool:
         """Take in a used-counter.

@@ -63,7 +63,7 @@ class Fixed(Ledger):
             self.used = self.kept = self.carry if last >= era and now.mono < self.kept_until else 0
             self.carry = self.again = self.kept if last > era else 0
             self.trial = now.mono + min(2 * edges.whole, period // 8) if edges.blind and full else 0
-            edges.drift(era - self.era if self.era >= 0 else 0)
+            edges.drift(era - self.era if self.era >= 0 else 0, now)
             self.enter(era, now.mono)
         elif self.kept and now.mono >= self.kept_until:
             self.used, self.carry = max(0, self.used - self.kept), max(0, self.carry - self.again)
@@ -133,7 +133,7 @@ class Fixed(Ledger):
             self.trial = 0
         self.advance(now)
         self._return(now)
-        if self.trial:
+        if self.trial and 0 < cost <= self.limit.usable:
             if any(row[0] for row in self.rows.values()):
                 return -self.trial
             self.room += self.limit.usable

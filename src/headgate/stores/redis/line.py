@@ -41,6 +41,8 @@ class Skew:
     def __init__(self) -> None:
         self.lo = self.hi = 0
         self.at = 0
+        self.jumps = 0
+        """How often the clocks jumped against each other."""
         self._new = (0, 0)
         self._wide = 0
 
@@ -55,7 +57,9 @@ class Skew:
             if self._wide and answered > self._wide:
                 self._wide, (old_lo, old_hi) = 0, self._new
             if lo > old_hi or hi < old_lo or self._wide:
-                self._wide = self._wide or answered + _WIDE
+                if not self._wide:
+                    self.jumps += 1
+                    self._wide = answered + _WIDE
                 self._new = lo, hi
                 self.lo, self.hi = min(lo, old_lo), max(hi, old_hi)
             else:

@@ -56,6 +56,7 @@ class Province:
         beat, silence: steady ns of the last sign of life, and how long after it others wait for the next, ns.
         asked: steady ns at which anything was wanted last.
         greeted: number of the connection over which the server was last asked who it is.
+        jumps: how often the server's clock had jumped when its ledgers were last told.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Province:
         "epoch",
         "gen",
         "greeted",
+        "jumps",
         "lock",
         "members",
         "name",
@@ -90,6 +92,7 @@ class Province:
         self.members = 1
         self.beat = self.silence = self.asked = 0
         self.greeted = -1
+        self.jumps = 0
         self.lock = threading.Lock()
 
     def put_back(self, wishes: Iterable[Wish]) -> None:

@@ -226,6 +226,13 @@ class Trips:
             for key, (_, raw, _) in province.copies.items():
                 load.items.append(["put", load.ledger(key), load.blob(raw)])
             wishes = [*map(self._store.regain, list(province.slices.values())), *wishes]
+        jumps = self.line.skew.jumps
+        if province.jumps != jumps:  # what ledgers have learned of edges stands on the server's clock
+
+            def doubted(_: Any, __: Load) -> None:
+                province.jumps = jumps
+
+            wishes = [Wish(lambda load: ["doubt", []], doubted), *wishes]
         for wish in wishes:
             item = wish.write(load)
             if item:

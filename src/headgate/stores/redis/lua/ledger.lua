@@ -158,7 +158,7 @@ local function edges_dated(L, now)
   if 2 * L.doubt >= L.period then return true end
   local low, high = now.lo - now.mono - L.doubt, now.hi - now.mono + L.doubt
   if low > L.hi or high < L.lo then
-    L.lo, L.hi = min(low, L.lo), max(high, L.hi)
+    L.lo, L.hi = low, high
     return false
   end
   L.lo, L.hi = max(low, L.lo), min(high, L.hi)
@@ -354,6 +354,7 @@ local function advance(L, now)
       L.trial = (blind(L) and full) and mono + min(2 * L.whole, floor(period / 8)) or 0
       local more = L.era >= 0 and floor(period / DRIFT) * (era - L.era) or 0
       L.lo, L.hi = L.lo - more, L.hi + more
+      edges_dated(L, now)
       enter(L, era, mono)
     elseif L.kept ~= 0 and mono >= L.kept_until then
       L.used, L.carry = max(0, L.used - L.kept), max(0, L.carry - L.again)
@@ -418,11 +419,11 @@ end
 local function occupy(L, units, mono)
   L.inflight, L.room = L.inflight + units, L.room - units
   if L.kind == FIRST and L.begun == 0 then L.begun = mono end
+  if L.kind == FIXED and mono >= L.early then L.probed = mono end
 end
 
 local function take(L, cost, member, class, mono)
   occupy(L, cost, mono)
-  if L.kind == FIXED and mono >= L.early then L.probed = mono end
   local rows = L.rows
   local r = row_of(rows, member, class)
   rows[r + TAKEN] = rows[r + TAKEN] + cost
@@ -782,7 +783,7 @@ local function opens(L, cost, member, class, now, ahead)
   if L.trial ~= 0 and now.mono >= L.trial then L.trial = 0 end
   advance(L, now)
   come_back(L, now)
-  if L.trial ~= 0 then
+  if L.trial ~= 0 and cost > 0 and cost <= L.usable then
     for r = 1, #L.rows, ROW do
       if L.rows[r + TAKEN] ~= 0 then return -L.trial end
     end
