@@ -1,9 +1,9 @@
 """Three unchanged programs while ``Date`` is wrong: ``make soak-clocks``, or ``python -m benchmarks.soak_clocks``.
 
 Each world has an exchange of its own, whose ``Date`` is off by so much, its counters shown or not, near or far away, and
-three programs of its own under ``headgate run`` with their state folder. All worlds live at the same time, on real minutes. Shown:
-what was refused, bans, how often another program was suspected, and how much of each full minute was used. Exit status 1 if a
-world breaks its `Case.law`.
+three programs of its own under ``headgate run`` with their state folder. All worlds live at the same time, on real minutes.
+Shown: what was refused, bans, how often another program was suspected, and how much of each full minute was used. Exit status
+1 if a world breaks its `Case.law`.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Schedule:
         window: seconds of the window; `capacity` is its weight.
         skip: whole windows in which the edge may be learned; the window in which the programs start comes before.
         judged: whole windows after these.
+        spare: how many of these may fall short because the machine had other things to do.
         workers: threads or tasks of each program.
         lead: an edge comes so many seconds after the exchange has started, whatever this machine's clock says; 0: whenever.
     """
@@ -99,6 +100,7 @@ class Schedule:
     capacity: int = 2400
     skip: int = 2
     judged: int = 3
+    spare: int = 0
     workers: int = 6
     lead: float = 0.0
 
@@ -113,6 +115,7 @@ class Outcome:
     """What happened in a world: instants in Unix seconds of the clock that counts."""
 
     case: Case
+    schedule: Schedule
     refused: list[float] = field(default_factory=list)
     bans: int = 0
     shares: list[float] = field(default_factory=list)
@@ -121,7 +124,6 @@ class Outcome:
     """Of the windows before them."""
     begin: float = 0.0
     """When the judged windows began."""
-    window: int = 60
     suspected: int = 0
     """How often a program said that another program spends."""
 
@@ -134,8 +136,11 @@ class Outcome:
             found.append(
                 f"{len(self.refused)} refused, at +{', +'.join(f'{at - begin:.2f}' for at in self.refused[:12])} s"
             )
-        taught = set() if self.case.counters else {int((at - self.begin) // self.window) for at in self.refused}
-        if any(share < least for number, share in enumerate(self.shares) if number not in taught):
+        taught = (
+            set() if self.case.counters else {int((at - self.begin) // self.schedule.window) for at in self.refused}
+        )
+        short = [share for number, share in enumerate(self.shares) if number not in taught and share < least]
+        if len(short) > self.schedule.spare:
             found.append("shares " + ", ".join(f"{share:.1%}" for share in self.shares))
         return found + [f"another program suspected {self.suspected} times"] * bool(self.suspected)
 
@@ -277,12 +282,12 @@ def live(
         shares = {number: accepted.get(number, 0) / schedule.capacity for number in range(first, after)}
         return Outcome(
             case,
+            schedule,
             exchange.refused(),
             exchange.bans(),
             [shares[number] for number in range(begin, after)],
             [shares[number] for number in range(first, begin)],
             begin * window,
-            window,
             said.read_text().count("another program spends"),
         )
 
