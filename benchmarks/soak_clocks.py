@@ -77,7 +77,8 @@ class Case:
     def law(self) -> tuple[int, float]:
         """At most so many refusals, and at least this share of each full window.
 
-        Without counters only a refusal can teach that the edge lies elsewhere; it costs the rest of its window.
+        Without counters only a refusal can teach that the edge lies elsewhere; it costs the rest of its window, and of the
+        next one what is carried over.
         """
         least = 0.9 if self.far or not self.counters else 0.98
         return 0 if self.counters else 1, least if self.least is None else self.least
@@ -136,9 +137,8 @@ class Outcome:
             found.append(
                 f"{len(self.refused)} refused, at +{', +'.join(f'{at - begin:.2f}' for at in self.refused[:12])} s"
             )
-        taught = (
-            set() if self.case.counters else {int((at - self.begin) // self.schedule.window) for at in self.refused}
-        )
+        lessons = [] if self.case.counters else [int((at - self.begin) // self.schedule.window) for at in self.refused]
+        taught = {number + more for number in lessons for more in (0, 1)}
         short = [share for number, share in enumerate(self.shares) if number not in taught and share < least]
         if len(short) > self.schedule.spare:
             found.append("shares " + ", ".join(f"{share:.1%}" for share in self.shares))
@@ -296,7 +296,7 @@ def _cases(stores: Sequence[str]) -> Iterator[Case]:
     for store in stores:
         for counters in (True, False):
             yield from (Case(offset, counters, store=store) for offset in OFFSETS)
-            yield from (Case(offset, counters, far=True, store=store) for offset in (-1.5, 0.4))
+            yield from (Case(offset, counters, far=True, store=store) for offset in (-1.5, 1.5))
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
@@ -307,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     chosen = parser.parse_args(arguments)
     schedule = Schedule(judged=max(1, chosen.minutes - 2))
     cases = list(_cases(chosen.stores.split(",")))
-    console = Console()
+    console = Console(width=140)
     console.print(f"{len(cases)} worlds, three programs each, {chosen.minutes} full minutes", highlight=False)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(len(cases)) as pool:
         started = [pool.submit(live, case, Path(folder) / str(number), schedule) for number, case in enumerate(cases)]
