@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help demo test lint format laws soak soak-faults bench clean
+.PHONY: help demo test lint format laws soak soak-clocks soak-faults bench clean
 
 help:
 	@echo "make demo    three programs and one budget, without and with Headgate (under two minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
 	@echo "make soak    three programs on real minutes (ARGS=MINUTES, else three)"
 	@echo "make soak-faults  everything at once on a bad network: does anything leak? (ARGS=MINUTES, else thirty)"
+	@echo "make soak-clocks  the same while Date is wrong, near and far, with and without counters (ARGS='--minutes N')"
 	@echo "make bench   the benchmarks; rewrites docs/reference/benchmarks.md"
 	@echo "make clean   removes .venv and all caches"
 
@@ -43,6 +44,9 @@ soak: .venv/test.stamp
 
 soak-faults: .venv/test.stamp
 	@$(BIN)/python -m benchmarks.soak_faults $(if $(ARGS),--minutes $(ARGS))
+
+soak-clocks: .venv/test.stamp
+	@$(BIN)/python -m benchmarks.soak_clocks $(ARGS)
 
 bench: .venv/bench.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,31 @@ def test_latency_is_on_both_ways() -> None:
         assert emulator.options(latency=(0, 0))["latency"] == [0.0, 0.0]
         with pytest.raises(ValueError, match="loss"):
             emulator.options(loss=2)
+
+
+def test_a_second_clock_dates_the_answers() -> None:
+    """``Date`` 30 s ahead of the clock that counts, from the start; put right, and behind, while it runs."""
+    with Emulator(window=60, date_offset=30, date_spread=2, date_per="answer") as emulator:
+
+        def ahead() -> float:
+            dated = parsedate_to_datetime(get(emulator)[1]["Date"]).timestamp()
+            return dated - float(emulator.stats()["now"])
+
+        assert 25 < ahead() < 32
+        assert emulator.options(date_spread=0)["date_offset"] == 30
+        emulator.options(date_offset=-1_000)
+        assert -1_006 < ahead() < -999
+        (row,) = emulator.windows(complete=False)[-1:]
+        assert row["start"] <= float(emulator.stats()["now"]) < row["start"] + 60
+        with pytest.raises(ValueError, match="date_per"):
+            emulator.options(date_per="window")
+    child = start("binance-usdm", "--port", "0", "--date-per", "moon")
+    assert "Invalid value for '--date-per'" in child.communicate(timeout=20)[0]
+
+
+def test_refused_calls_count_or_do_not() -> None:
+    """By default an address pays for what was refused."""
+    with Emulator(window=86_400, capacity=2, ban_after=0) as emulator:
+        assert [get(emulator)[1]["X-MBX-USED-WEIGHT-1D"] for _ in range(4)] == ["1", "2", "3", "4"]
+    with Emulator(window=86_400, capacity=2, ban_after=0, count_refused=False) as emulator:
+        assert [get(emulator)[1]["X-MBX-USED-WEIGHT-1D"] for _ in range(4)] == ["1", "2", "2", "2"]

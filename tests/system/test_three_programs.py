@@ -6,9 +6,7 @@ to its end.
 
 from __future__ import annotations
 
-import http.client
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.support.awake import served, until_served
+from tests.support.stranger import Stranger
 
 from .conftest import CAPACITY, WINDOW, WORKERS, World
 
@@ -50,43 +49,19 @@ def results(
         yield {name: pool.submit(live, name, folders[name]) for name in WORLDS}
 
 
-class Stranger(threading.Thread):
-    """A program that does not use Headgate: so much weight a second, evenly, in calls of 10."""
-
-    def __init__(self, world: World, rate: float) -> None:
-        super().__init__(daemon=True)
-        self._place = world.emulator.url.removeprefix("http://")
-        self._every = 10 / rate
-        self.stop = threading.Event()
-        self.statuses: list[int] = []
-
-    def run(self) -> None:
-        """Call until stopped."""
-        connection = http.client.HTTPConnection(self._place, timeout=10)
-        due = time.monotonic()
-        while not self.stop.wait(max(0.0, due - time.monotonic())):
-            due += self._every
-            connection.request("GET", "/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=1500")
-            answer = connection.getresponse()
-            answer.read()
-            self.statuses.append(answer.status)
-        connection.close()
-
-
 def test_room_is_made_for_a_program_that_does_not_use_headgate(world: Callable[..., World]) -> None:
     """A fourth, ungoverned program spends 20 %: Headgate says so, and after the first window nobody is refused.
 
     In that first window the newcomer is refused up to 20 times; a ban for it would only hide what follows.
     """
     here = world(ban_after=30)
-    stranger = Stranger(here, 0.2 * CAPACITY / WINDOW)
+    stranger = Stranger(here.emulator.url, 0.2 * CAPACITY / WINDOW)
     with here.start():
         here.next_edge()
         stranger.start()
         begin = here.now()
         time.sleep(3 * WINDOW + 0.5)
-    stranger.stop.set()
-    stranger.join()
+    stranger.close()
     late = [at for at in here.arrivals(429, 418) if at > begin + WINDOW]
     shares = here.shares(begin + WINDOW, begin + 3 * WINDOW)
     assert not late, (begin, late, here.emulator.windows())

@@ -83,7 +83,39 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--ws-silent", is_flag=True, help="Websockets stay open but bring no data.")
 @click.option("--ws-refuse", default=0.0, type=SHARE, help="Share of websockets accepted and closed at once.")
 @click.option("--ws-lag", default=0.0, type=click.FloatRange(0), help="Milliseconds by which websockets are late.")
-@click.option("--skew", default=0.0, type=float, help="Seconds by which the emulator's clock is ahead.")
+@click.option("--skew", default=0.0, type=float, help="Seconds by which all the emulator's clocks are ahead.")
+@click.option(
+    "--date-offset",
+    default=0.0,
+    type=click.FloatRange(-3_600, 3_600),
+    metavar="SECONDS",
+    help="Date and server time less the clock that counts. +0.4: Date is 0.4 s ahead of the counting clock, so windows "
+    "roll 0.4 s later than Date says.",
+)
+@click.option(
+    "--date-drift",
+    default=0.0,
+    type=click.FloatRange(-100_000, 100_000),
+    metavar="PPM",
+    help="Parts per million by which --date-offset grows; 60 are 3.6 ms a minute.",
+)
+@click.option(
+    "--date-spread",
+    default=0.0,
+    type=click.FloatRange(0, 3_600),
+    metavar="SECONDS",
+    help="Five machines date the answers; seconds from the first one's clock to the last one's, around --date-offset.",
+)
+@click.option(
+    "--date-per",
+    default="connection",
+    show_default=True,
+    type=click.Choice(["connection", "answer"]),
+    help="Whether a connection stays with one such machine, or any of them dates any answer.",
+)
+@click.option(
+    "--count-refused/--no-count-refused", default=True, help="Whether an address pays for calls that are refused."
+)
 @click.option("--usage-headers/--no-usage-headers", default=True, help="Whether answers tell what is used.")
 @click.option("--retry-after/--no-retry-after", default=True, help="Whether refusals say when to come back.")
 @click.option("--date/--no-date", default=True, help="Whether answers carry Date.")

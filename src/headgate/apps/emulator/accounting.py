@@ -45,7 +45,7 @@ class StrictLimit:
         scope: the kinds of owner that each have a tally of their own.
         origin: fixed only: nanoseconds by which the edges lie after whole multiples of the period.
         refill: bucket only: units that leak per period.
-        counts_refused: whether a refused request is counted all the same.
+        counts_refused: whether a refused request is counted all the same, while `Meter.count_refused` is on.
         declared: the name under which the provider's own list of limits shows it; ``""`` if it does not.
     """
 
@@ -233,9 +233,14 @@ class Refusal(NamedTuple):
 
 
 class Meter:
-    """All tallies, and the one decision: let a request through, or refuse it."""
+    """All tallies, and the one decision: let a request through, or refuse it.
+
+    Attributes:
+        count_refused: whether limits that count what they refused may do so.
+    """
 
     def __init__(self) -> None:
+        self.count_refused = True
         self._tallies: dict[tuple[str, str], Tally] = {}
 
     def tally(self, limit: StrictLimit, owner: str) -> Tally:
@@ -263,7 +268,7 @@ class Meter:
                 span.accepted += cost
             else:
                 span.refused += cost
-            if refusal is None or tally.limit.counts_refused:
+            if refusal is None or (tally.limit.counts_refused and self.count_refused):
                 tally.counter.add(now, cost)
                 span.peak = max(span.peak, tally.counter.used(now))
         return refusal

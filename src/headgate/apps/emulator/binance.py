@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .exchange import plain_body
-from .incoming import Incoming
 from .orders import statistics
 from .spot import Spot
 from .usdm import Usdm
@@ -41,11 +40,11 @@ class Binance:
             if not arrival.plan.route:
                 raise self._wording.unknown_path(arrival.method, arrival.path)
             return plain_body(arrival.path), []
-        incoming = Incoming(arrival.params, arrival.now // 1_000_000, arrival.account)
+        incoming = arrival.incoming(arrival.params)
         if route.keyed:
             check_key(arrival.key)
         if route.signed:
-            check_signed(arrival.params, incoming.now)
+            check_signed(arrival.params, incoming.dated)
         self.desk.match(incoming.now)
         filled = self.desk.filled
         body = route.handler(incoming)

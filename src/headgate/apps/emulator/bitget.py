@@ -57,7 +57,7 @@ class Bitget(Bodied):
         spot = OrderDesk(SPOT_SYMBOLS, futures=False, rejects_makers=False, first=500_000_001)
         super().__init__(tariff, options, (desk, spot), _WORDS)
         self.spot = spot
-        self.public("GET /api/v2/public/time", lambda asked: {"serverTime": str(asked.now)})
+        self.public("GET /api/v2/public/time", lambda asked: {"serverTime": str(asked.dated)})
         self._add_market("mix", futures := Trading(desk, self.said))
         self._add_market("spot", cash := Trading(spot, self.said))
         self._add_orders("mix/order/", futures, "place-order batch-place-order cancel-order batch-cancel-orders detail")

@@ -89,7 +89,7 @@ class Bodied(Plain):
     # -- what the provider's module says
 
     def wrapped(self, data: Any, now: int) -> dict[str, Any]:
-        """The envelope of a good answer; `now` is milliseconds."""
+        """The envelope of a good answer; `now` is milliseconds of the clock that dates."""
         raise NotImplementedError
 
     def failed(self, word: Word, now: int) -> dict[str, Any]:
@@ -99,23 +99,23 @@ class Bodied(Plain):
     # -- answers
 
     def carry_out(self, arrival: Arrival, meter: Meter) -> tuple[bytes, list[Bill]]:
-        now = arrival.now // 1_000_000
+        dated = arrival.dated // 1_000_000
         found = self._find(f"{arrival.method} {arrival.path}")
         if found is None:
             if arrival.plan.route:
                 return super().carry_out(arrival, meter)
-            raise self._failure(self.words[NO_PATH], now)
+            raise self._failure(self.words[NO_PATH], dated)
         teller, private, more = found
         params = {**arrival.params, **flat(arrival.tree), **more}
         if private and not arrival.key:
-            raise self._failure(self.words[NO_KEY], now)
+            raise self._failure(self.words[NO_KEY], dated)
         for desk in self.desks:
-            desk.match(now)
+            desk.match(arrival.now // 1_000_000)
         try:
-            data = teller(Incoming(params, now, arrival.account, arrival.tree))
+            data = teller(arrival.incoming(params))
         except Fault as fault:
-            raise self._failure(self.said(fault, params), now) from None
-        body = data if isinstance(data, bytes) else msgspec.json.encode(self.wrapped(data, now))
+            raise self._failure(self.said(fault, params), dated) from None
+        body = data if isinstance(data, bytes) else msgspec.json.encode(self.wrapped(data, dated))
         return body, self._given_back(arrival, body)
 
     def said(self, fault: Fault, params: Mapping[str, str]) -> Word:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 if TYPE_CHECKING:
@@ -39,7 +39,13 @@ class Emulator:
         ws_silent: whether websockets stay open but bring no data.
         ws_refuse: share of websockets accepted and closed at once.
         ws_lag: milliseconds by which all that is sent on a websocket is late.
-        skew: seconds by which its clock is ahead of this machine's.
+        skew: seconds by which its clocks are ahead of this machine's.
+        date_offset: ``Date`` and server time less the clock that counts, seconds. +0.4: ``Date`` is 0.4 s ahead of the
+            counting clock, so windows roll 0.4 s later than ``Date`` says.
+        date_drift: parts per million by which `date_offset` grows.
+        date_spread: seconds between the clocks of the machines that date the answers.
+        date_per: whether a ``"connection"`` stays with one of them, or any dates any ``"answer"``.
+        count_refused: whether an address pays for calls that are refused.
         usage_headers: whether answers tell what is used.
         retry_after: whether refusals say when to come back.
         date: whether answers carry ``Date``.
@@ -75,6 +81,11 @@ class Emulator:
         ws_refuse: float = 0,
         ws_lag: float = 0,
         skew: float = 0,
+        date_offset: float = 0,
+        date_drift: float = 0,
+        date_spread: float = 0,
+        date_per: Literal["connection", "answer"] = "connection",
+        count_refused: bool = True,
         usage_headers: bool = True,
         retry_after: bool = True,
         date: bool = True,
@@ -103,6 +114,10 @@ class Emulator:
             "ws-refuse": ws_refuse,
             "ws-lag": ws_lag,
             "skew": skew,
+            "date-offset": date_offset,
+            "date-drift": date_drift,
+            "date-spread": date_spread,
+            "date-per": date_per,
             "ban-after": ban_after,
             "ban": ban,
             "seed": seed,
@@ -110,7 +125,12 @@ class Emulator:
         }
         flags = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
         flags += [f"--limit={name}={most}/{seconds}" for name, (most, seconds) in (limits or {}).items()]
-        switches = {"usage-headers": usage_headers, "retry-after": retry_after, "date": date}
+        switches = {
+            "count-refused": count_refused,
+            "usage-headers": usage_headers,
+            "retry-after": retry_after,
+            "date": date,
+        }
         flags += [f"--no-{name}" for name, wanted in switches.items() if not wanted] + ["--ws-silent"] * ws_silent
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._child = subprocess.Popen(  # noqa: S603 - our own module, and flags made above

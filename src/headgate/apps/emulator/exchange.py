@@ -53,7 +53,7 @@ class Exchange:
         self._info: tuple[tuple[tuple[int, int], ...], bytes, bytes] | None = None
         for path, handler in (
             ("ping", lambda _incoming: b"{}"),
-            ("time", lambda incoming: b'{"serverTime":%d}' % incoming.now),
+            ("time", lambda incoming: b'{"serverTime":%d}' % incoming.dated),
             ("exchangeInfo", self.exchange_info),
             ("depth", self.depth),
             ("trades", self.trades),
@@ -105,7 +105,7 @@ class Exchange:
             body = exchange_info(self.symbols.values(), self.limits, now=mark, futures=self.futures)
             before, _, after = body.partition(b"%d" % mark)
             self._info = (numbers, before, after)
-        return b"%b%d%b" % (self._info[1], incoming.now, self._info[2])
+        return b"%b%d%b" % (self._info[1], incoming.dated, self._info[2])
 
     def order_limits(self, incoming: Incoming) -> bytes:
         """The order limits of the account."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrival", "Failure", "Fault", "Handler", "Incoming", "Route", "Venue"]
 
+MILLI = 1_000_000
+
 
 class Failure(Exception):
     """An error answer.
@@ -76,9 +78,21 @@ class Arrival(NamedTuple):
     account: str
     """Label of the account: a digest of its key."""
     now: int
-    """Nanoseconds of the emulator's clock."""
+    """Nanoseconds of the clock that counts."""
     tree: Any = None
     """The decoded JSON body, if there is one."""
+    ahead: int = 0
+    """By how many ns the clock of the machine that dates the answer is ahead of `now`."""
+
+    @property
+    def dated(self) -> int:
+        """The same moment as the answer's ``Date`` tells it, ns."""
+        return self.now + self.ahead
+
+    def incoming(self, params: dict[str, str]) -> Incoming:
+        """The request with these parameters, for the handler that carries it out."""
+        now = self.now // MILLI
+        return Incoming(params, now, self.account, self.tree, self.dated // MILLI - now)
 
 
 class Venue(Protocol):
@@ -116,11 +130,18 @@ class Incoming(NamedTuple):
     params: dict[str, str]
     """Query and form parameters together."""
     now: int
-    """Milliseconds of the emulator's clock at arrival."""
+    """Milliseconds of the clock that counts, at arrival."""
     account: str
     """Label of the account: a digest of its API key."""
     tree: Any = None
     """The decoded JSON body, if there is one."""
+    ahead: int = 0
+    """By how many milliseconds the clock that dates the answer is ahead of `now`."""
+
+    @property
+    def dated(self) -> int:
+        """What a body says the time is, in milliseconds."""
+        return self.now + self.ahead
 
     def need(self, name: str) -> str:
         """A mandatory parameter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,7 +27,15 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ws_silent: whether websockets stay open, answer and ping, but bring no data: stale streams.
         ws_refuse: share of websockets that are accepted and closed at once.
         ws_lag: milliseconds by which everything sent on a websocket is late.
-        skew: seconds by which the emulator's clock is ahead of this machine's (negative: behind).
+        skew: seconds by which all the emulator's clocks are ahead of this machine's (negative: behind).
+        date_offset: ``Date`` and server time less the clock that counts, in seconds. +0.4: ``Date`` is 0.4 s ahead of the
+            counting clock, so windows roll 0.4 s later than ``Date`` says.
+        date_drift: by how much `date_offset` grows, in parts per million (60 ppm are 3.6 ms a minute); from the start, or
+            from when it was set.
+        date_spread: several machines date the answers; seconds between the clocks of the first and the last, around
+            `date_offset`.
+        date_per: ``connection``: each connection stays with one machine; ``answer``: any machine dates any answer.
+        count_refused: whether a refused call is counted on the limits of its address all the same, as Binance does it.
         usage_headers: whether answers carry the headers that report use, such as ``X-MBX-USED-WEIGHT-…``.
         retry_after: whether refusals say when to come back.
         date: whether answers carry ``Date``.
@@ -48,6 +56,11 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ws_refuse: Share = 0.0
     ws_lag: Milliseconds = 0.0
     skew: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] = 0.0
+    date_offset: Annotated[float, msgspec.Meta(ge=-3_600, le=3_600)] = 0.0
+    date_drift: Annotated[float, msgspec.Meta(ge=-100_000, le=100_000)] = 0.0
+    date_spread: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 0.0
+    date_per: Literal["connection", "answer"] = "connection"
+    count_refused: bool = True
     usage_headers: bool = True
     retry_after: bool = True
     date: bool = True

@@ -53,7 +53,7 @@ class Plain:
 
     def carry_out(self, arrival: Arrival, meter: Meter) -> tuple[bytes, list[Bill]]:
         label = arrival.plan.route.partition(" #")[0] or f"{arrival.method} {arrival.path}"
-        body = filled(self._envelope.routes.get(label, self._envelope.ok), arrival.now)
+        body = filled(self._envelope.routes.get(label, self._envelope.ok), arrival.dated)
         learns = [learn for learn in self._file.learn if fnmatchcase(label, learn.route) or label == learn.route]
         if learns:
             tree = msgspec.json.decode(body)
@@ -65,7 +65,7 @@ class Plain:
     def _taught(self, tree: Any, learn: Learn, arrival: Arrival, meter: Meter) -> Any:
         """The body with what the file says is read from it: limits in force, counters, the clock."""
         if learn.clock:
-            value = write_instant(learn.clock_format, arrival.now, arrival.now)
+            value = write_instant(learn.clock_format, arrival.dated, arrival.dated)
             if (
                 dig(tree, tuple(learn.clock.split("."))) is None
             ):  # else the envelope has told it already, in its own form

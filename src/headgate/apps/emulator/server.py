@@ -17,6 +17,7 @@ from headgate.rules.routing import listed
 from .accounting import Meter
 from .bans import Bans
 from .chances import Chances
+from .clocks import Clocks
 from .control import add_control
 from .incoming import Arrival, Failure, Venue
 from .journal import Journal
@@ -69,6 +70,7 @@ class Emulation:
         """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
         self.dice = random.Random(options.seed)
         self.chances = Chances(self.dice)
+        self.clocks = Clocks(options, self.dice, time.time_ns())
         self.journal = Journal(options.log)
         self.totals: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
@@ -87,13 +89,15 @@ class Emulation:
     def apply(self) -> None:
         """Take over options that live elsewhere; called when they change."""
         self.tariff.set_capacity(self.options.capacity)
+        self.clocks.apply(time.time_ns())
+        self.meter.count_refused = self.options.count_refused
         span = self.venue.ban_span()
         self.bans.after = self.options.ban_after if span else 0
         self.bans.first = span if self.options.ban is None else int(self.options.ban * SECOND)
 
     def clock(self) -> int:
-        """The emulator's clock in nanoseconds."""
-        return time.time_ns() + int(self.options.skew * SECOND)
+        """The clock that counts, in nanoseconds."""
+        return self.clocks.counting(time.time_ns())
 
     def application(self) -> web.Application:
         """The web application: control routes, and one handler for everything else."""
@@ -107,9 +111,12 @@ class Emulation:
     async def _shut_down(self, _app: web.Application) -> None:
         await self.sockets.close()
 
-    async def _prepare(self, _request: web.Request, response: web.StreamResponse) -> None:
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         if not self.options.date:
             response.headers.popall("Date", None)
+        elif isinstance(response, web.WebSocketResponse):  # all other answers that are counted come with their own
+            dated = self.clocks.dating(time.time_ns(), self._port(request))
+            response.headers["Date"] = formatdate(dated // SECOND, usegmt=True)
 
     # -- one request
 
@@ -168,7 +175,16 @@ class Emulation:
             charged = ()  # the price of unknown calls is meant for REST
         flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
         label = account or "anonymous"
-        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, self.clock(), call.body)
+        wall = time.time_ns()
+        now = self.clocks.counting(wall)
+        ahead = self.clocks.dating(wall, self._port(request)) - now
+        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, now, call.body, ahead)
+
+    @staticmethod
+    def _port(request: web.Request) -> int:
+        """The client's end of the connection; 0 when it is gone."""
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        return int(peer[1]) if peer else 0
 
     def _key(self, request: web.Request) -> str:
         """The secret that names the account; ``""`` if there is none."""
@@ -279,7 +295,7 @@ class Emulation:
     # -- headers
 
     def _headers(self, arrival: Arrival) -> dict[str, str]:
-        seconds = arrival.now // SECOND
+        seconds = arrival.dated // SECOND
         if self._date[0] != seconds:
             self._date = (seconds, formatdate(seconds, usegmt=True))
         headers = {"Content-Type": "application/json;charset=UTF-8", "Server": "nginx", "Date": self._date[1]}

@@ -18,6 +18,7 @@ from aiohttp import web
 from headgate.apps.emulator.options import LimitChange, Options
 from headgate.apps.emulator.server import Emulation
 from headgate.rules.book import Rulebook
+from headgate.rules.call import Answer, Call
 
 TIME = "/fapi/v1/time"
 KLINES = "/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=99"
@@ -243,6 +244,88 @@ def test_the_clock_is_the_emulators_own() -> None:
         assert parsedate_to_datetime(headers["Date"]).timestamp() - time.time() == pytest.approx(1_000, abs=3)
 
     run(scene)
+
+
+@pytest.mark.parametrize("provider", ["binance-usdm", "bitget", "orderly", "okx", "deribit"])
+def test_what_dates_an_answer_is_not_what_counts_it(provider: str) -> None:
+    """`date_offset` moves ``Date``, and the time that the rule file reads in bodies; windows roll by the other clock."""
+
+    async def scene(client: Client) -> None:
+        emulation = client.emulation
+        rules = emulation.tariff.provider
+        method, path = [learn.route for learn in rules.file.learn if learn.clock and "/" in learn.route][-1].split()
+        before = emulation.clock()
+        _, headers, body = await client.call(path, method)
+        after = emulation.clock()
+        plan, _ = emulation.tariff.plan(Call(method, path), "127.0.0.1", "")
+        told = rules.feedback(plan, Answer(200, {}, json.dumps(body).encode()), now=before).server_time
+        assert told is not None
+        slack = 1_000_000_000  # some tell whole seconds
+        for low, high in (told, (date := int(parsedate_to_datetime(headers["Date"]).timestamp() * 1e9), date + slack)):
+            assert before - slack <= low + 500_000_000_000 <= after
+            assert before <= high + 500_000_000_000 <= after + slack
+
+    run(scene, provider=provider, window=None, date_offset=-500.0)
+
+
+def test_windows_roll_by_the_clock_that_counts() -> None:
+    """With `Date` 20 s ahead, a window is still the old one when `Date` says that 10 s of the next have gone."""
+
+    async def scene(client: Client) -> None:
+        assert await client.statuses(TIME, 2) == [200, 429]
+        client.later(50 - client.emulation.clock() / 1e9 % 60)
+        status, headers, _ = await client.call(TIME)
+        assert status == 429
+        assert 10 <= parsedate_to_datetime(headers["Date"]).second < 20
+        client.later(10)
+        assert await client.statuses(TIME, 1) == [200]
+
+    run(scene, capacity=1, date_offset=20.0)
+
+
+def test_signed_calls_are_dated_by_the_clock_that_tells_the_time() -> None:
+    """Whoever takes the time from the server's time route is not told that its timestamp is outside of the window."""
+
+    async def scene(client: Client) -> None:
+        told = (await client.call(TIME))[2]["serverTime"]
+        path = f"/fapi/v3/balance?timestamp={told}&signature=s"
+        assert (await client.call(path, headers={"X-MBX-APIKEY": "k" + "1"}))[0] == 200
+
+    run(scene, date_offset=20.0)
+
+
+def test_machines_disagree_about_the_date() -> None:
+    """With a spread the answers of several connections bear dates that are seconds apart."""
+
+    async def scene(client: Client) -> None:
+        dates = set()
+        for _ in range(40):
+            _, headers, _ = await client.call(TIME)
+            dates.add(parsedate_to_datetime(headers["Date"]).timestamp())
+        assert max(dates) - min(dates) == pytest.approx(1_000, abs=5)
+        await client.call("/__emulator__/options", "POST", json={"date_spread": 0})
+        _, headers, _ = await client.call(TIME)
+        assert parsedate_to_datetime(headers["Date"]).timestamp() * 1e9 == pytest.approx(
+            client.emulation.clock(), abs=2e9
+        )
+        status, _, body = await client.call("/__emulator__/options", "POST", json={"date_per": "moon"})
+        assert (status, "date_per" in body["error"]) == (400, True)
+
+    run(scene, date_spread=1_000.0, date_per="answer")
+
+
+def test_refused_calls_may_be_free() -> None:
+    """As Binance does it, a refused call adds to the counter; switched off, it does not."""
+
+    async def scene(client: Client) -> None:
+        assert await client.statuses(TIME, 3) == [200, 429, 429]
+        await client.call("/__emulator__/options", "POST", json={"count_refused": False})
+        _, headers, _ = await client.call(TIME)
+        assert headers["X-MBX-USED-WEIGHT-1M"] == "3"
+        _, headers, _ = await client.call(TIME)
+        assert headers["X-MBX-USED-WEIGHT-1M"] == "3"
+
+    run(scene, capacity=1)
 
 
 def test_overload_answers_count_only_when_carried_out() -> None:
