@@ -271,7 +271,7 @@ def live(
             time.sleep(0.2)
         ready()
         first = int(exchange.now() // window) + 1
-        time.sleep(first * window - exchange.now())
+        time.sleep(max(0.0, first * window - exchange.now()))
         during = stack.enter_context(ExitStack())
         meanwhile(exchange, during)
         begin, after = first + schedule.skip, first + schedule.skip + schedule.judged

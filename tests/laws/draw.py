@@ -28,6 +28,11 @@ def untidy(seed: int) -> Terms:
     )
 
 
+def blind(seed: int) -> Terms:
+    """The same without used-counters: only a refusal shows that the dates are wrong."""
+    return replace(untidy(seed), chatty=False)
+
+
 def draw(seed: int, kinds: tuple[Window, ...] = KINDS) -> Terms:
     """The world of that number."""
     r = random.Random(seed)

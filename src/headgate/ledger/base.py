@@ -37,8 +37,8 @@ class Ledger:
         turn: steady instant (ns) from which `advance` must run before `room` is read.
         early: steady instant (ns) from which what is taken may count in the next window too (fixed windows only).
         probed: last steady instant (ns) at or after `early` at which something was taken.
-        trial: until this steady instant (ns) one call goes first into a window that has just begun, because only its
-            answer shows that it has; 0: no need.
+        trial: until this steady instant (ns) a window that seems to have begun may not have: what the one before holds is
+            not given out before one call has tried it; 0: no need.
         era: number of the (pseudo-)window in which the members' rows count.
         hot: last era in which somebody was refused.
         floor: room that must remain for a grant without a closer look.

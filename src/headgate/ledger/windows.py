@@ -29,13 +29,16 @@ class Fixed(Ledger):
             whatever a clock says.
         kept: units of `used` that were carried into this window; at steady instant `kept_until` no window holds them.
         again: units of `kept` that are part of `carry` too.
+        held: during a trial, units that the window before holds if it is not over after all.
+        tried: steady instant (ns) at which the one call of the trial was taken; 0: not yet.
         foreign: units of other programs found in this window (they are part of `used`).
         expected: units of other programs expected in a whole window; what has not been seen of them is set aside.
         seen: latest steady instant (ns) in this window at which a used-counter told us about others.
     """
 
     __slots__ = (
-        "again", "carry", "edges", "expected", "foreign", "kept", "kept_until", "late", "roll", "seen", "stamp",
+        "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "roll", "seen", "stamp",
+        "tried",
     )  # fmt: skip
     melts: ClassVar[bool] = True
 
@@ -43,7 +46,7 @@ class Fixed(Ledger):
         super().__init__(limit)
         self.edges = Edges(limit.period)
         self.carry = self.late = self.stamp = self.foreign = self.expected = self.seen = 0
-        self.kept = self.kept_until = self.again = self.roll = 0
+        self.kept = self.kept_until = self.again = self.held = self.tried = self.roll = 0
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
@@ -56,13 +59,15 @@ class Fixed(Ledger):
         era = (now.mono + edges.lo - origin) // period
         if era > self.era:
             self._forecast(period)
-            full = 4 * (self.used + self.inflight) >= 3 * self.limit.usable
+            spent = self.used
             last = (self.late - origin) // period
             # Clocks may be corrected by more than a window at once: it is `late` that tells, not how many windows went by.
             self.kept_until = self.stamp + period + period // _LATER
             self.used = self.kept = self.carry if last >= era and now.mono < self.kept_until else 0
             self.carry = self.again = self.kept if last > era else 0
-            self.trial = now.mono + min(2 * edges.whole, period // 8) if edges.blind and full else 0
+            self._end_trial()
+            if edges.blind and spent > self.kept:
+                self.trial, self.held = now.mono + min(2 * edges.whole, period // 2), spent - self.kept
             edges.drift(era - self.era if self.era >= 0 else 0, now)
             self.enter(era, now.mono)
         elif self.kept and now.mono >= self.kept_until:
@@ -75,13 +80,16 @@ class Fixed(Ledger):
         self.early, self.roll = end - self.edges.hi, end - self.edges.lo
         self.turn = min(self.roll, self.kept_until) if self.kept else self.roll
         self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
-        if self.trial:
-            self.room -= self.limit.usable
+        self.room -= self.held
+
+    def _end_trial(self) -> None:
+        self.trial = self.held = self.tried = 0
 
     def _hold(self, now: Instant, late: int) -> None:
         """Let all that is spent count in any window up to instant `late` of the counting clock."""
         self.carry, self.late, self.stamp = self.used, max(self.late, late), now.mono
-        self.kept = self.again = self.trial = 0
+        self.kept = self.again = 0
+        self._end_trial()
 
     def _return(self, now: Instant) -> None:
         """Written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future."""
@@ -130,17 +138,21 @@ class Fixed(Ledger):
 
     def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
         if self.trial and now.mono >= self.trial:
-            self.trial = 0
+            self._end_trial()
         self.advance(now)
         self._return(now)
-        if self.trial and 0 < cost <= self.limit.usable:
-            if any(row[0] for row in self.rows.values()):
+        opens = super().opens(cost, who, now)
+        if opens > 0 and self.trial:
+            # The window before, if it is not over, has no more room: one call goes, and its answer shows whether it is.
+            if self.tried:
                 return -self.trial
-            self.room += self.limit.usable
+            self.room += self.held
             opens = super().opens(cost, who, now)
-            self.room -= self.limit.usable
+            self.room -= self.held
+            if not opens:
+                self.tried = now.mono
             return opens
-        return super().opens(cost, who, now) or (self._probe(cost, now) if cost else 0)
+        return opens or (self._probe(cost, now) if cost else 0)
 
     def _probe(self, cost: int, now: Instant) -> int:
         """When a call may go that would take of the last few units: one in each quarter of where the edge may lie.
@@ -220,8 +232,8 @@ class Fixed(Ledger):
         return foreign
 
     def confirm(self, sent: Instant) -> None:
-        if sent.mono >= self.roll - self.limit.period:
-            self.trial = 0
+        if self.tried and sent.mono >= self.tried:
+            self._end_trial()
             self._place()
 
     def overrun(self, sent: Instant, now: Instant) -> None:
@@ -258,14 +270,14 @@ class Fixed(Ledger):
         edges = self.edges
         return [
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.trial, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
+            self.held, self.trial, self.tried, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
         ]  # fmt: skip
 
     def load_own(self, own: list[int]) -> None:
         edges = self.edges
         (
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.trial, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
+            self.held, self.trial, self.tried, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
         ) = own  # fmt: skip
         self._place()
 

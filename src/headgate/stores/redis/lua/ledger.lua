@@ -10,8 +10,8 @@
 --   3 kind       0 fixed, 1 first, 2 sliding, 3 bucket, 4 slots
 --   4 capacity   5 headroom   6 period   7 refill   8 origin      the limit in force
 --   9 used      10 inflight  11 tally   12 era     13 hot
---  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, trial, probed, and of its edges
---                lo, hi, doubt, whole, peak, sent, told}; first {begun, anchor, carry, last, owed};
+--  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, held,
+--                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
 --  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, ... oldest first}
 --  16 born       when it began, us: tells whether two copies descend from one ledger
@@ -120,7 +120,7 @@ local function place(L)
   L.room = L.usable - L.used - L.inflight
   if kind == FIXED then
     if L.expected > L.foreign then L.room = L.room - (L.expected - L.foreign) end
-    if L.trial ~= 0 then L.room = L.room - L.usable end
+    L.room = L.room - L.held
   end
 end
 
@@ -205,7 +205,7 @@ local function create(limit)
   local L = {seq = 0, base = 0, born = 0, epoch = 0, root = 0, rooted = 0, used = 0, inflight = 0, tally = 0, era = -1, hot = -9, rows = {}}
   set_limit(L, limit)
   L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = 0, 0, 0, 0, 0, 0
-  L.kept, L.again, L.kept_until, L.trial, L.probed, L.early, L.roll = 0, 0, 0, 0, 0, FAR, 0
+  L.kept, L.again, L.kept_until, L.held, L.trial, L.tried, L.probed, L.early, L.roll = 0, 0, 0, 0, 0, 0, 0, FAR, 0
   edges_anew(L)
   L.begun, L.anchor, L.last, L.owed = 0, 0, 0, 0
   L.level, L.part, L.at, L.marks = 0, 0, 0, {}
@@ -225,8 +225,9 @@ local function load(raw)
   local own, kind = s[14], L.kind
   if kind == FIXED then
     L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = own[1], own[2], own[3], own[4], own[5], own[6]
-    L.kept, L.again, L.kept_until, L.trial, L.probed = own[7], own[8], own[9], own[10], own[11]
-    L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told = own[12], own[13], own[14], own[15], own[16], own[17], own[18]
+    L.kept, L.again, L.kept_until, L.held, L.trial, L.tried, L.probed =
+      own[7], own[8], own[9], own[10], own[11], own[12], own[13]
+    L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told = own[14], own[15], own[16], own[17], own[18], own[19], own[20]
   elseif kind == FIRST then
     L.begun, L.anchor, L.carry, L.last, L.owed = own[1], own[2], own[3], own[4], own[5]
   elseif kind == SLIDING then
@@ -243,7 +244,8 @@ local function dump(L)
   local own, kind = {}, L.kind
   if kind == FIXED then
     own = {
-      L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen, L.kept, L.again, L.kept_until, L.trial, L.probed,
+      L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen, L.kept, L.again, L.kept_until, L.held, L.trial,
+      L.tried, L.probed,
       L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told,
     }
   elseif kind == FIRST then
@@ -295,7 +297,7 @@ end
 -- Fixed: let all that is spent count in any window up to instant `late` of the counting clock.
 local function hold(L, now, late)
   L.carry, L.late, L.stamp = L.used, max(L.late, late), now.mono
-  L.kept, L.again, L.trial = 0, 0, 0
+  L.kept, L.again, L.held, L.trial, L.tried = 0, 0, 0, 0, 0
 end
 
 -- Fixed: written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future.
@@ -344,14 +346,17 @@ local function advance(L, now)
     local era = floor((mono + L.lo - L.origin) / period)
     if era > L.era then
       forecast(L)
-      local full = 4 * (L.used + L.inflight) >= 3 * L.usable
+      local spent = L.used
       local last = floor((L.late - L.origin) / period)
       L.kept_until = L.stamp + period + floor(period / LATER)
       L.kept = (last >= era and mono < L.kept_until) and L.carry or 0
       L.used = L.kept
       L.carry = last > era and L.kept or 0
       L.again = L.carry
-      L.trial = (blind(L) and full) and mono + min(2 * L.whole, floor(period / 8)) or 0
+      L.held, L.trial, L.tried = 0, 0, 0
+      if blind(L) and spent > L.kept then
+        L.trial, L.held = mono + min(2 * L.whole, floor(period / 2)), spent - L.kept
+      end
       local more = L.era >= 0 and floor(period / DRIFT) * (era - L.era) or 0
       L.lo, L.hi = L.lo - more, L.hi + more
       edges_dated(L, now)
@@ -548,8 +553,8 @@ end
 
 -- A call reserved at `sent` was answered and not refused.
 local function confirm(L, sent)
-  if sent.mono >= L.roll - L.period then
-    L.trial = 0
+  if L.tried ~= 0 and sent.mono >= L.tried then
+    L.held, L.trial, L.tried = 0, 0, 0
     place(L)
   end
 end
@@ -780,19 +785,18 @@ end
 -- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
 local function opens(L, cost, member, class, now, ahead)
   if L.kind ~= FIXED then return opens_in_general(L, cost, member, class, now, ahead) end
-  if L.trial ~= 0 and now.mono >= L.trial then L.trial = 0 end
+  if L.trial ~= 0 and now.mono >= L.trial then L.held, L.trial, L.tried = 0, 0, 0 end
   advance(L, now)
   come_back(L, now)
-  if L.trial ~= 0 and cost > 0 and cost <= L.usable then
-    for r = 1, #L.rows, ROW do
-      if L.rows[r + TAKEN] ~= 0 then return -L.trial end
-    end
-    L.room = L.room + L.usable
-    local at = opens_in_general(L, cost, member, class, now, ahead)
-    L.room = L.room - L.usable
+  local at = opens_in_general(L, cost, member, class, now, ahead)
+  if at > 0 and L.trial ~= 0 then
+    if L.tried ~= 0 then return -L.trial end
+    L.room = L.room + L.held
+    at = opens_in_general(L, cost, member, class, now, ahead)
+    L.room = L.room - L.held
+    if at == 0 then L.tried = now.mono end
     return at
   end
-  local at = opens_in_general(L, cost, member, class, now, ahead)
   if at ~= 0 or cost == 0 then return at end
   return probe(L, cost, now)
 end
