@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.laws.draw import draw
+from tests.laws.draw import draw, untidy
 from tests.laws.world import Member, World
 
-from headgate.ledger import codec
+from headgate.ledger import codec, edge, windows
+from headgate.ledger.edge import Edges
 from headgate.ledger.flows import Bucket, Sliding, Slots
 from headgate.ledger.limit import Instant, Window
 from headgate.ledger.shares import Who
@@ -39,7 +40,9 @@ class WithoutCarry(Fixed):
     __slots__ = ()
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
-        super().settle(reserved, actual, Instant(at.mono, at.lo, at.lo))
+        carried = self.carry
+        super().settle(reserved, actual, at)
+        self.carry = carried
 
 
 class TrustsCounters(Fixed):
@@ -117,6 +120,48 @@ class FreeAtOnce(Slots):
         super().refund(min(reserved, 1))
 
 
+class TakesLowerForLater(Edges):
+    """Believes that a counter that is a little lower has dropped, and that the answers came in the order of the calls."""
+
+    __slots__ = ()
+
+    def counter(self, used: int, sent: int, now: int, origin: int) -> bool:
+        agrees = used >= self.peak or self._between(self.sent, now, origin)
+        self.peak, self.sent, self.told = used, sent, now
+        return agrees
+
+
+class TakesAnswerForEdge(Edges):
+    """Believes that the window turned over when the answer that shows it came."""
+
+    __slots__ = ()
+
+    def _between(self, after: int, before: int, origin: int) -> bool:
+        return super()._between(before - 1, before, origin)
+
+
+class NeverOpens(Edges):
+    """Begins with what dates say, and sees no reason to doubt it."""
+
+    __slots__ = ()
+
+    def open(self, now: Instant) -> None:
+        self.doubt = self.whole
+
+
+class AnyEdge(Edges):
+    """Believes in the nearest edge where a drop may be of two."""
+
+    __slots__ = ()
+
+    def _between(self, after: int, before: int, origin: int) -> bool:
+        edge = ((after + before + self.lo + self.hi) // 2 - origin + self.period // 2) // self.period * self.period
+        self.lo, self.hi = max(self.lo, edge + origin - before), min(self.hi, edge + origin - after)
+        if self.lo > self.hi:
+            self.lo = self.hi = (self.lo + self.hi) // 2
+        return True
+
+
 def caught(*kinds: Window) -> bool:
     """Whether the provider refuses something in some world."""
     return any(World(draw(seed, kinds)).run().refusals for seed in range(WORLDS))
@@ -144,7 +189,7 @@ def test_a_wrong_ledger_is_caught(mutant: type, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_clock_without_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members who believe their clock are refused in some worlds."""
+    """Members who believe their clock are refused in some worlds, where it is also believed to be the one that counts."""
     believed = Member.now
 
     def sure(self: Member) -> Instant:
@@ -152,7 +197,26 @@ def test_a_clock_without_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
         return Instant(now.mono, (now.lo + now.hi) // 2, (now.lo + now.hi) // 2)
 
     monkeypatch.setattr(Member, "now", sure)
+    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
+    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)
     assert caught(Window.FIXED)
+
+
+def test_dates_that_are_believed_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members who take the clock that dates for the one that counts are refused in some worlds."""
+    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
+    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)
+    assert any(World(untidy(seed)).run().refusals for seed in range(WORLDS))
+
+
+@pytest.mark.parametrize(
+    "mutant", [TakesLowerForLater, TakesAnswerForEdge, NeverOpens, AnyEdge], ids=lambda mutant: mutant.__name__
+)
+def test_wrong_edges_are_caught(mutant: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that are learned in a wrong way are refused in some worlds, or show programs that are not there."""
+    monkeypatch.setattr(windows, "Edges", mutant)
+    accounts = (World(untidy(seed)).run() for seed in range(WORLDS))
+    assert any(account.refusals or account.found for account in accounts)
 
 
 def test_forgotten_permits_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
