@@ -17,6 +17,7 @@ from headgate.adapters._call import take
 from headgate.gate.steps import Steps, waiting
 from headgate.ledger.limit import parted
 from headgate.rules.call import Call, Priority
+from headgate.rules.reading import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -223,10 +224,8 @@ def dialling(
 def _tree(message: str | bytes | None) -> dict[str, Any] | None:
     if not message or len(message) > _LONGEST_READ:
         return None
-    try:
-        return msgspec.json.decode(message, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    tree = decoded(message)
+    return tree if isinstance(tree, dict) else None
 
 
 def _verb(tree: dict[str, Any]) -> str:

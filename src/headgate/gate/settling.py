@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Mapping
@@ -89,6 +90,12 @@ class Settling:
         now = self._times.now(namespace)
         if answer is not None:
             told = rules.feedback(plan, answer, now=now.lo)
+            if told.unreadable:
+                self._events.say_seldom(
+                    "unreadable", f"{namespace}: {told.unreadable}", math.inf,
+                    f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
+                    status=answer.status,
+                )  # fmt: skip
             if told.server_time is not None:
                 contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
                 if contradicted:
