@@ -73,13 +73,16 @@ class Contact:
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
         store, mono = self._gate.store, time.monotonic_ns()
-        with store.batch():
+
+        def claim() -> bool:
             until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
             if until:
                 self._known[namespace] = until
                 return False
             self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
-        return True
+            return True
+
+        return bool(store.transact(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
         """Ask from the first address that has a connection. True if limits were learned."""

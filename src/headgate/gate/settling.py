@@ -150,7 +150,8 @@ class Settling:
 
         Every such ban leaves a note for as long as the longest ban lasts after its end; so many notes, so many steps.
         """
-        with self._store.batch():
+
+        def climb() -> int:
             for state in self._store.blocks.states():
                 # Calls that were on their way when it began are answered alike: that is one ban, not many.
                 if state.scope == scope and state.kind == "ban" and grant.sent.mono < state.ends():
@@ -160,7 +161,9 @@ class Settling:
                 forgotten = mono + length + rules.ban_length(_MOST_STEPS)
                 if not self._store.claim(f"ban:{earlier}:{scope}", mono, forgotten):
                     break
-        return length
+            return length
+
+        return self._store.transact(climb)
 
     def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
         limits = ", ".join(

@@ -6,11 +6,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
@@ -27,9 +25,12 @@ from headgate.stores.busy import BusyStore, Part
 from headgate.stores.environment import Environment, boot_id
 from headgate.stores.names import due, permit_name, permits_of, record_name
 from headgate.stores.records import LEASE, Grant, Snapshot, forget, view
+from headgate.stores.verbs import whole
 from headgate.stores.wake import Doorbells
 
 __all__ = ["HostStore"]
+
+T = TypeVar("T")
 
 _PATIENCE: Final = 0.25
 """Seconds to wait for the lock before the store counts as unavailable."""
@@ -60,7 +61,6 @@ class HostStore(BusyStore, SharedStore):
         self._bells = Doorbells(self.home / "wake")
         self._absences = Absences(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
-        self._depth = 0
         self._hurry = False
         self._rest()
         self._txn: Any = None
@@ -73,71 +73,53 @@ class HostStore(BusyStore, SharedStore):
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
-    def batch(self) -> HostStore:
-        return self
-
-    def __enter__(self) -> None:
+    def transact(self, work: Callable[[], T]) -> T:
         if self._pid != os.getpid():
             self.after_fork()
         environment = self._environment
-        environment.lock.acquire()
-        self._depth += 1
-        if self._depth > 1:
-            return
-        try:
-            self._txn = environment.begin(0.0 if self._hurry else None)
-            self._refresh()
-            self._catch_up()
-            if environment.looked:
-                self._leave_to_absent()
-        except lmdb.Error as error:
-            self._end(commit=False, error=error)
-            raise StoreUnavailable(f"{self.home}: {error}") from error
-        except BaseException:
-            self._end(commit=False)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._depth > 1:
-            self._depth -= 1
-            self._environment.lock.release()
-            return
-        self._end(commit=error is None, error=error)
-        if isinstance(error, lmdb.Error):
-            raise StoreUnavailable(f"{self.home}: {error}") from error
-
-    def _end(self, *, commit: bool, error: BaseException | None = None) -> None:
-        """Write what changed, or forget it; let go of the locks in any case."""
-        txn, self._txn = self._txn, None
-        try:
-            if txn is None:
-                return
-            if not commit:
-                self._environment.abort(txn, error)
+        # Whether we are inside a transaction, the lock tells, which the interpreter itself lets go of. All else may be what
+        # an exception left behind that a signal's handler raised at the worst moment.
+        inside = environment.lock._is_owned()  # type: ignore[attr-defined]
+        with environment.lock:
+            if inside and environment.open:
+                if self._txn is None:
+                    raise StoreUnavailable(f"{self.home}: this thread is in the middle of a transaction of another gate")
+                return work()
+            if inside and not self._hurry:
+                environment.lock.release()  # `_attempt` was struck between its first two instructions
+            if self._txn is not None or environment.open:
+                environment.abort()
                 self._forget()
-                return
             try:
-                self._write(txn)
-            except BaseException as problem:
-                self._environment.abort(txn, problem)
-                self._forget()
-                raise StoreUnavailable(f"{self.home}: {problem}") from problem
-            try:
-                self._environment.commit(txn)
-            except BaseException:
-                self._forget()
+                self._txn = environment.begin(0.0 if self._hurry else None)
+                self._refresh()
+                self._catch_up()
+                if environment.looked:
+                    self._leave_to_absent()
+                result = work()
+                self._write(self._txn)
+                environment.commit()
+                self._arrived()
+                return result
+            except BaseException as error:
+                if environment.abort(error):
+                    self._arrived()
+                else:
+                    self._forget()
+                if isinstance(error, lmdb.Error):
+                    raise StoreUnavailable(f"{self.home}: {error}") from error
                 raise
-            self._dirty.clear()
-            self._stated = self.learned
-            self._later.arrived()
-            if len(self._seen) > _CACHED:
-                self._seen.clear()
-        finally:
-            self._depth = 0
-            self._later.over()
-            self._environment.lock.release()
+            finally:
+                self._txn = None
+                self._later.over()
+
+    def _arrived(self) -> None:
+        """The transaction was written."""
+        self._dirty.clear()
+        self._stated = self.learned
+        self._later.arrived()
+        if len(self._seen) > _CACHED:
+            self._seen.clear()
 
     def _write(self, txn: Any) -> None:
         for key, ledger in self._dirty.items():
@@ -288,13 +270,13 @@ class HostStore(BusyStore, SharedStore):
         self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
         self._txn.put(names.GENERATION, self._raw_generation)
 
+    @whole
     def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        with self:
-            name = record_name(names.NOTE, topic)
-            before: bytes | None = self._txn.get(name)
-            if value is not None:
-                self._txn.put(name, value)
-            return before
+        name = record_name(names.NOTE, topic)
+        before: bytes | None = self._txn.get(name)
+        if value is not None:
+            self._txn.put(name, value)
+        return before
 
     def new_id(self) -> int:
         return self._numbers.getrandbits(63)
@@ -310,8 +292,7 @@ class HostStore(BusyStore, SharedStore):
         except OSError:  # read-only folder: nobody can wake us, the safety look remains
             pass
         try:
-            with self:
-                self._txn.put(names.MEMBER + b"%016x" % member, name.encode())
+            self.transact(lambda: self._txn.put(names.MEMBER + b"%016x" % member, name.encode()))
         except StoreError:
             pass  # a name for people; not worth a failure
         return bell
@@ -321,8 +302,7 @@ class HostStore(BusyStore, SharedStore):
             return  # a forked copy; its parent is still there
         self._bells.take_down(member)
         try:
-            with self:
-                self._txn.delete(names.MEMBER + b"%016x" % member)
+            self.transact(lambda: self._txn.delete(names.MEMBER + b"%016x" % member))
         except StoreError:
             pass
 
@@ -343,16 +323,17 @@ class HostStore(BusyStore, SharedStore):
     def come_back(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
-        with self._attempt():
+        def rejoin() -> None:
             self._rejoin(mark, processes)
             for grant in held:
                 self.adopt(grant)
             for verb in replay:
                 verb()
+
+        self._attempt(rejoin)
         self._absences.end(mark)
 
-    @contextmanager
-    def _attempt(self) -> Iterator[None]:
+    def _attempt(self, work: Callable[[], object]) -> None:
         """A transaction that does not wait for the lock.
 
         Raises:
@@ -363,8 +344,7 @@ class HostStore(BusyStore, SharedStore):
             raise StoreUnavailable(f"{self.home}: another thread is at it")
         try:
             self._hurry = True
-            with self:
-                yield
+            self.transact(work)
         finally:
             self._hurry = False
             lock.release()
@@ -418,26 +398,26 @@ class HostStore(BusyStore, SharedStore):
         """Why the ledgers were begun anew when this process opened them, or ``""``."""
         return self._environment.rebuilt
 
+    @whole
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        with self:
-            self._write(self._txn)  # what rode with this transaction
-            found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-            living = self._bells.living()
-            dead = []
-            with self._txn.cursor() as cursor:
-                for name, value in cursor:
-                    if name[:1] == names.LEDGER:
-                        key = name[1:].decode()
-                        found.ledgers.append(view(key, unpack(value), now(key.partition("/")[0])))
-                    elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
-                        found.members[int(name[1:], 16)] = value.decode()
-                    elif name[:1] == names.MEMBER:
-                        dead.append(bytes(name))
-                    elif name[:1] == names.PERMIT:
-                        found.permits += 1
-            for name in dead:
-                self._txn.delete(name)
-            return found
+        self._write(self._txn)  # what rode with this transaction
+        found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
+        living = self._bells.living()
+        dead = []
+        with self._txn.cursor() as cursor:
+            for name, value in cursor:
+                if name[:1] == names.LEDGER:
+                    key = name[1:].decode()
+                    found.ledgers.append(view(key, unpack(value), now(key.partition("/")[0])))
+                elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
+                    found.members[int(name[1:], 16)] = value.decode()
+                elif name[:1] == names.MEMBER:
+                    dead.append(bytes(name))
+                elif name[:1] == names.PERMIT:
+                    found.permits += 1
+        for name in dead:
+            self._txn.delete(name)
+        return found
 
     def after_fork(self) -> None:
         self._bells.abandon()

@@ -12,10 +12,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 from headgate.errors import StoreError
 from headgate.ledger.base import Ledger
@@ -28,6 +26,8 @@ from headgate.stores.memory import MemoryStore
 from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, forget
 
 __all__ = ["SafeStore"]
+
+T = TypeVar("T")
 
 _RETRY: Final = SECOND // 20
 """How often to see whether the store is back, ns."""
@@ -175,8 +175,24 @@ class SafeStore(Store):
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
-    def batch(self) -> AbstractContextManager[object]:
-        return _Batch(self)
+    def transact(self, work: Callable[[], T]) -> T:
+        """Of whichever store is in force. One that cannot begin goes on with the safe share; one that cannot be written leads
+        to it, with the error."""
+        begun = False
+
+        def begin() -> T:
+            nonlocal begun
+            begun = True
+            return work()
+
+        if self._share_or_inner() is None:
+            try:
+                return self.inner.transact(begin)
+            except StoreError as error:
+                self._lost(error)
+                if begun:
+                    raise
+        return work()
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         return self.inner.draw(charges, who, now) if self._share_now is None else None
@@ -370,31 +386,3 @@ class SafeStore(Store):
     def close(self) -> None:
         self._share_or_inner()
         self.inner.close()
-
-
-class _Batch:
-    """A transaction of whichever store is in force; one that cannot be written leads to the safe share."""
-
-    def __init__(self, store: SafeStore) -> None:
-        self._store = store
-        self._entered: AbstractContextManager[object] | None = None
-
-    def __enter__(self) -> None:
-        if self._store._share_or_inner() is None:
-            try:
-                entered = self._store.inner.batch()
-                entered.__enter__()
-                self._entered = entered
-            except StoreError as error:
-                self._store._lost(error)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._entered is None:
-            return
-        try:
-            self._entered.__exit__(kind, error, trace)
-        except StoreError as problem:
-            self._store._lost(problem)
-            raise
