@@ -70,7 +70,7 @@ class Governed(Errand):
         raise NotImplementedError
 
     def untouched(self) -> Steps[Any]:
-        """Send without the gate: trouble of ours must not stop an unchanged program."""
+        """Send without the gate: nobody has rules, or the user lets calls pass when something is wrong inside it."""
         raise NotImplementedError
 
     def moves(self, attempt: Attempt, error: Exception) -> bool:
@@ -127,7 +127,7 @@ def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], .
 def run(errand: Governed) -> Steps[Any]:
     """The call with all that is done around it; returns what its client shows its user."""
     governor = errand.governor
-    pipeline = governor.gate.pipeline
+    pipeline = governor.pipeline
     # Whoever keeps a websocket alive dials again by himself.
     if pipeline is not None and not errand.call.method.startswith("WS"):
         return (yield from pipeline.run(errand))

@@ -214,7 +214,7 @@ def dialling(
     """
     if take(outbound.netloc) is not None:
         return None
-    provider = governor.match(outbound)
+    provider = governor.match(outbound, family)
     attempt = yield from governor.begin(outbound, family, is_async=is_async, roams=roams, apart=True)
     if attempt is None or provider is None:
         return None

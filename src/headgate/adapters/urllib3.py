@@ -77,7 +77,7 @@ def _hook(cls: Any, governor: Governor) -> None:
             return original_urlopen(pool, method, target, body, headers, *args, **kw)
 
         pool, target = _origin(self, url)
-        rules = pool.headgate.match(outbound)
+        rules = pool.headgate.match(outbound, _family)
         if outbound is None or rules is None:
             return send(pool, target)
         errand = _Call(pool.headgate, outbound, rules, is_async=False, family=_family, roams=_free(pool, target))

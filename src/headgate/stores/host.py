@@ -6,7 +6,8 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,7 +25,8 @@ from headgate.stores.blocks import read_blocks, write_blocks
 from headgate.stores.busy import BusyStore, Part
 from headgate.stores.environment import Environment, boot_id
 from headgate.stores.names import due, permit_name, permits_of, record_name
-from headgate.stores.records import LEASE, Grant, Snapshot, forget, view
+from headgate.stores.records import LEASE, NOTHING, Grant, Snapshot, forget, view
+from headgate.stores.sound import meant, meant_blocks, meant_learned, read_or
 from headgate.stores.verbs import whole
 from headgate.stores.wake import Doorbells
 
@@ -37,6 +39,7 @@ _PATIENCE: Final = 0.25
 _REAP: Final = SECOND // 50
 """How often a process looks for permits whose lease has ended, ns."""
 _CACHED: Final = 4096
+_NOTHING_HELD: Final[tuple[tuple[str, int], ...]] = ()
 _FILE: Final = "blocks.json"
 
 
@@ -149,12 +152,35 @@ class HostStore(BusyStore, SharedStore):
                 self._share("learned")
             self._raw_generation = self._txn.get(names.GENERATION)
         else:
-            states, learned = self._txn.get(names.BLOCKS), self._txn.get(names.LEARNED)
-            self.blocks.load(names.decode_blocks(states) if states else [], time.monotonic_ns(), time.time_ns())
-            self.learned = names.decode_learned(learned) if learned else {}
-            self._raw_generation = raw
+            self._read_blocks(self._txn.get(names.BLOCKS))
+            self._read_learned(self._txn.get(names.LEARNED))
+            self._raw_generation = self._txn.get(names.GENERATION)
         self._stated = self.learned
         self._changed()
+
+    def _read_blocks(self, raw: bytes | None) -> None:
+        """The blocks as the record tells them; a garbled one is written anew of the synced file and of what is known here."""
+        states = read_or(None, names.decode_blocks, raw or b"[]")
+        if states is None:
+            self.recall()
+            self._share("blocks")
+        else:
+            self.blocks.load(meant_blocks(states), time.monotonic_ns(), time.time_ns())
+            if len(meant_blocks(states)) < len(states) or not states:
+                self.recall()
+
+    def _read_learned(self, raw: bytes | None) -> None:
+        """The stated limits as the record tells them. In place of garbled ones stand those that are known here, and the next
+        first contact asks the provider again."""
+        stated = read_or(None, names.decode_learned, raw or b"{}")
+        self.learned = self._stated if stated is None else meant_learned(stated)
+        if stated is None or self.learned != stated:
+            contacts = names.NOTE + b"contact:"
+            with self._txn.cursor() as cursor:
+                found = cursor.set_range(contacts)
+                while found and cursor.key().startswith(contacts):
+                    found = cursor.delete()
+            self._share("learned")
 
     def recall(self) -> None:
         """Also those of the synced file; needs no transaction."""
@@ -185,10 +211,10 @@ class HostStore(BusyStore, SharedStore):
         if seen is not None and seen[0] == raw:
             self._dirty[key] = seen[1]  # it may be changed from now on, so a failed transaction must drop it
             return seen[1]
-        try:
-            ledger = unpack(raw, seen[1].limit if seen is not None else None)
-        except ValueError:  # lost, as after a rebuild
-            self._txn.put(names.REBUILT, b"%d" % time.monotonic_ns())
+        mono = time.monotonic_ns()
+        ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
+        if ledger is None or not meant(ledger, mono):  # lost, as after a rebuild
+            self._txn.put(names.REBUILT, b"%d" % mono)
             return None
         self._dirty[key] = ledger
         return ledger
@@ -200,7 +226,12 @@ class HostStore(BusyStore, SharedStore):
         since = self._txn.get(names.REBUILT)
         if since is None or not ledger.limit.period:
             return
-        if now.mono - int(since) < ledger.limit.period:
+        mono = time.monotonic_ns()
+        at = int(since) if since.isdigit() and len(since) < 20 else mono + 1
+        if at > mono:  # garbled: the ledgers may have been lost just now
+            self._txn.put(names.REBUILT, b"%d" % mono)
+            at = mono
+        if now.mono - at < ledger.limit.period:
             forget(ledger, now)
 
     def _latest(self, key: str) -> Ledger | None:
@@ -220,10 +251,12 @@ class HostStore(BusyStore, SharedStore):
         raw = self._txn.get(name)
         if raw is None:
             return False
-        left = [
-            (key, units - charge.cost)
-            for (key, units), charge in zip(names.decode_held(raw), grant.charges, strict=True)
-        ]
+        held = read_or(_NOTHING_HELD, names.decode_held, raw)
+        if [key for key, _ in held] != [charge.key for charge in grant.charges]:
+            self._txn.delete(name)
+            self._recount(grant.namespace)
+            return False
+        left = [(key, units - charge.cost) for (key, units), charge in zip(held, grant.charges, strict=True)]
         if any(units > 0 for _, units in left):
             self._txn.put(name, names.encode(left))
         else:
@@ -235,7 +268,8 @@ class HostStore(BusyStore, SharedStore):
             return ()
         self._reaped[namespace] = mono
         prefix = permits_of(namespace)
-        ended = []
+        ended: list[tuple[int, tuple[tuple[str, int], ...]]] = []
+        garbled = False
         with self._txn.cursor() as cursor:
             found = cursor.set_range(prefix)
             while found:
@@ -245,9 +279,42 @@ class HostStore(BusyStore, SharedStore):
                 lease = due(name)
                 if lease > mono:
                     break
-                ended.append((lease, names.decode_held(cursor.value())))
+                held = read_or(None, names.decode_held, cursor.value())
                 found = cursor.delete()  # moves on to the next
+                if held is None or not self._in_flight(held):
+                    garbled = True
+                else:
+                    ended.append((lease, held))
+        if garbled:
+            self._recount(namespace, {key: units for _, held in ended for key, units in held})
         return ended
+
+    def _in_flight(self, held: tuple[tuple[str, int], ...]) -> bool:
+        """Whether what a permit says it holds can be in flight."""
+        for key, units in held:
+            ledger = self._open(key)
+            if ledger is not None and not 0 <= units <= ledger.inflight:
+                return False
+        return True
+
+    def _recount(self, namespace: str, kept: Mapping[str, int] = NOTHING) -> None:
+        """A permit's record was garbled: what no other permit holds of the units in flight counts as spent."""
+        held = dict(kept)
+        prefix = permits_of(namespace)
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                for key, units in read_or(_NOTHING_HELD, names.decode_held, cursor.value()):
+                    held[key] = held.get(key, 0) + max(0, units)
+                found = cursor.next()
+        mono = time.monotonic_ns()
+        for key in self._keys(f"{namespace}/"):
+            ledger = self._open(key)
+            more = ledger.inflight - held.get(key, 0) if ledger is not None else 0
+            if ledger is not None and more > 0:
+                turn = ledger.turn if ledger.base else mono
+                at = Instant(mono, turn - 1, turn)  # by a server's clock: in this window, perhaps in the next one
+                ledger.lapse(more, at, at)
 
     def _keys(self, prefix: str) -> list[str]:
         self._write(self._txn)  # some may have begun in this transaction
@@ -353,7 +420,9 @@ class HostStore(BusyStore, SharedStore):
         """Back after an absence, inside a transaction: hold what is others', give back what was held for us."""
         self._leave_to_absent(mark, processes)
         held = self._txn.pop(record_name(names.ABSENT, mark))
-        for namespace, lease, number, charges in names.decode_absent(held) if held else ():
+        for namespace, lease, number, charges in read_or([], names.decode_absent, held):
+            if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._in_flight(charges)):
+                continue  # garbled: it ends with its lease
             if self._txn.delete(permit_name(namespace, lease, number)):
                 for key, units in charges:
                     ledger = self._open(key)
@@ -386,7 +455,9 @@ class HostStore(BusyStore, SharedStore):
         raw = self._environment.peek(record_name(names.LEDGER, key))
         if raw is None:
             return None
-        ledger = unpack(raw)
+        ledger = read_or(None, unpack, raw)
+        if ledger is None or not meant(ledger, time.monotonic_ns()):
+            raise StoreUnavailable(f"{self.home}: the record of {key} is garbled")
         if now[ledger.base] >= ledger.turn:
             ledger.advance(now)
         return ledger
@@ -407,10 +478,12 @@ class HostStore(BusyStore, SharedStore):
         with self._txn.cursor() as cursor:
             for name, value in cursor:
                 if name[:1] == names.LEDGER:
-                    key = name[1:].decode()
-                    found.ledgers.append(view(key, unpack(value), now(key.partition("/")[0])))
+                    key = name[1:].decode("utf-8", "replace")
+                    ledger = read_or(None, unpack, value)
+                    if ledger is not None and meant(ledger, time.monotonic_ns()):
+                        found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
                 elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
-                    found.members[int(name[1:], 16)] = value.decode()
+                    found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
                 elif name[:1] == names.MEMBER:
                     dead.append(bytes(name))
                 elif name[:1] == names.PERMIT:

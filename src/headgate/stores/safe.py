@@ -8,6 +8,7 @@ answers that came meanwhile are settled.
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -15,40 +16,75 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from headgate.errors import StoreError
+from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
 from headgate.stores.base import SharedStore, Store
 from headgate.stores.blocks import Blocks, BlockState
+from headgate.stores.faults import ours
 from headgate.stores.memory import MemoryStore
 from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, forget
 
-__all__ = ["SafeStore"]
+__all__ = ["PartStore", "SafeStore"]
 
 T = TypeVar("T")
 
+_LOG: Final = logging.getLogger("headgate")
 _RETRY: Final = SECOND // 20
 """How often to see whether the store is back, ns."""
+_RETRY_LATE: Final = 5 * SECOND
+"""The same for one that is lost again and again, at most, ns."""
+_FLAPS: Final = 10 * SECOND
+"""A store that is lost so soon after its return is lost again, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
 
 
-class _Share(MemoryStore):
-    """This process's part of every limit."""
+class PartStore(MemoryStore):
+    """One process's part of every limit, of which nothing else is known: what is begun anew counts as used up.
 
-    def __init__(self, whole: SharedStore) -> None:
+    Args:
+        processes: by which every limit is divided.
+    """
+
+    begins = 0
+    """Steady ns from which on others leave us this part."""
+
+    def __init__(self, processes: int) -> None:
         super().__init__()
-        self.processes = whole.alive()
-        self.mark = whole.depart()
-        self.begins = whole.held_from()
-        self._whole = whole
-        self._state = whole.state()
-        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
-        whole.recall()
-        self.blocks = whole.blocks
-        self.learned = whole.learned
+        self.processes = max(1, processes)
+
+    def alive(self) -> int:
+        return self.processes
+
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        if now.mono < self.begins:  # others do not know yet that we are away
+            return Refusal(charges[0].key if charges else "", self.begins, unknown=True)
+        small = self._too_small(charges)
+        if small:
+            return Refusal(small, now.mono + SECOND, unknown=True)
+        got = super().reserve(
+            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
+        )
+        if isinstance(got, Grant):
+            return got
+        # What fits the whole limit may not fit the share: the store will be back, look again soon.
+        soon = now.mono + SECOND
+        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
 
     def _limit(self, charge: Charge) -> Limit:
         whole = super()._limit(charge)
@@ -59,9 +95,27 @@ class _Share(MemoryStore):
             refill=max(1, (whole.refill or whole.capacity) // self.processes),
         )
 
-    def too_small(self, charges: tuple[Charge, ...]) -> str:
+    def _too_small(self, charges: tuple[Charge, ...]) -> str:
         """The key of a limit that is smaller than the number of processes: then the safe share is nothing."""
-        return next((c.key for c in charges if c.cost and super(_Share, self)._limit(c).usable < self.processes), "")
+        return next((c.key for c in charges if c.cost and super(PartStore, self)._limit(c).usable < self.processes), "")
+
+    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        forget(ledger, now)
+
+
+class _Share(PartStore):
+    """This process's part of every limit of a shared store that is away."""
+
+    def __init__(self, whole: SharedStore) -> None:
+        super().__init__(whole.alive())
+        self.mark = whole.depart()
+        self.begins = whole.held_from()
+        self._whole = whole
+        self._state = whole.state()
+        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
+        whole.recall()
+        self.blocks = whole.blocks
+        self.learned = whole.learned
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         try:
@@ -97,7 +151,8 @@ class SafeStore(Store):
         self._say = say
         self._lock = threading.RLock()
         self._share_now: _Share | None = None
-        self._tried = 0
+        self._tried = self._returned = 0
+        self._pause = _RETRY
         self._local: dict[int, Grant] = {}
         self._replay: list[Callable[[], object]] = []
         self.degraded = ""
@@ -129,9 +184,17 @@ class SafeStore(Store):
 
     # -- going away and coming back --------------------------------------------------------------------------------
 
-    def _lost(self, error: StoreError) -> _Share:
+    def _lost(self, error: Exception) -> _Share:
+        """Go to the safe share because of an error of the store, or of ours in it. Anybody else's is raised."""
+        if not isinstance(error, StoreError) and not ours(error):
+            raise error
         with self._lock:
             if self._share_now is None:
+                if not isinstance(error, StoreError):
+                    _LOG.warning("headgate: the store could not be used", exc_info=error)
+                    error = StoreUnavailable(f"{type(error).__name__} in the store: {error}")
+                mono = time.monotonic_ns()
+                self._pause = min(2 * self._pause, _RETRY_LATE) if mono - self._returned < _FLAPS else _RETRY
                 share = self._share_now = _Share(self.inner)
                 self.degraded = str(error)
                 self._tried = time.monotonic_ns()
@@ -145,7 +208,7 @@ class SafeStore(Store):
     def _share_or_inner(self) -> _Share | None:
         """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
         share = self._share_now
-        again = share is not None and time.monotonic_ns() - self._tried >= _RETRY
+        again = share is not None and time.monotonic_ns() - self._tried >= self._pause
         return self._come_back() if again else share
 
     def _come_back(self) -> _Share | None:
@@ -156,12 +219,19 @@ class SafeStore(Store):
             if share is None:
                 return None
             self._tried = time.monotonic_ns()
-            share.processes = max(1, self.inner.alive())
-            self.inner.recall()
             try:
+                share.processes = max(1, self.inner.alive())
+                self.inner.recall()
                 self.inner.come_back(share.mark, share.processes, self._local.values(), self._replay)
             except StoreError:
                 return share
+            except Exception as error:
+                if not ours(error):
+                    raise
+                _LOG.warning("headgate: what was spent meanwhile could not all be written", exc_info=True)
+                self._replay.clear()  # the leases end by themselves
+                return share
+            self._returned = self._tried
             self._share_now, self.degraded = None, ""
             self._local.clear()
             self._replay.clear()
@@ -188,7 +258,9 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return self.inner.transact(begin)
-            except StoreError as error:
+            except Exception as error:
+                if begun and not isinstance(error, StoreError):
+                    raise
                 self._lost(error)
                 if begun:
                     raise
@@ -201,7 +273,7 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return self.inner.reserve_all(asks, now)
-            except StoreError as error:
+            except Exception as error:
                 self._lost(error)
         found: list[Sequence[Grant] | Refusal] = []
         for ask in asks:
@@ -236,23 +308,15 @@ class SafeStore(Store):
                 return self.inner.reserve(
                     namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
                 )
-            except StoreError as error:
+            except Exception as error:
                 share = self._lost(error)
         with self._lock:
-            if now.mono < share.begins:  # others do not know yet that we are away
-                return Refusal(charges[0].key if charges else "", share.begins, unknown=True)
-            small = share.too_small(charges)
-            if small:
-                return Refusal(small, now.mono + SECOND, unknown=True)
             got = share.reserve(
                 namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
             )
             if isinstance(got, Grant):
                 self._local[got.id] = got
-                return got
-        # What fits the whole limit may not fit the share: the store will be back, look again soon.
-        soon = now.mono + SECOND
-        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
+            return got
 
     def settle(
         self,
@@ -267,7 +331,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.settle(grant, now, actual=actual, used=used, full=full)
-            except StoreError as error:
+            except Exception as error:
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
@@ -280,7 +344,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.refund(grant, now)
-            except StoreError as error:
+            except Exception as error:
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
@@ -292,7 +356,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.hold(grant, until)
-            except StoreError as error:
+            except Exception as error:
                 share = self._lost(error)
         with self._lock:
             if grant.id in self._local:
@@ -343,13 +407,17 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return verb()
-            except StoreError as error:
+            except Exception as error:
                 self._lost(error)
         with self._lock:
             self._later(verb)
         return None
 
     # -- passed on -------------------------------------------------------------------------------------------------
+
+    def spare(self) -> PartStore:
+        """A safe share beside the store, for calls that something else than the store keeps from being asked there."""
+        return _Share(self.inner)
 
     def new_id(self) -> int:
         return self.inner.new_id()
@@ -377,7 +445,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.read(now)
-            except StoreError as error:
+            except Exception as error:
                 share = self._lost(error)
         found = share.read(now)
         found.degraded = self.degraded

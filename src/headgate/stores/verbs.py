@@ -30,6 +30,8 @@ _LOOK: Final = SECOND
 """Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
 whoever frees units wakes the waiters."""
 _GRACE: Final = SECOND // 5
+_LONGEST_CLAIM: Final = 400 * 86_400 * SECOND
+"""No task is claimed for longer, ns."""
 """A waiting note outlives the promised instant by this much, ns."""
 
 
@@ -83,8 +85,9 @@ class LedgerStore(Store):
     @whole
     def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
         note = self.remember(topic)
-        if note is not None and mono < int(note) and not held:
-            return int(note)
+        until_then = int(note) if note is not None and note.isdigit() and len(note) < 20 else 0
+        if mono < until_then < mono + _LONGEST_CLAIM and not held:  # a garbled one is claimed anew
+            return until_then
         self.remember(topic, b"%d" % until)
         return 0
 
