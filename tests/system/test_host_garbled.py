@@ -25,7 +25,7 @@ from headgate.stores.records import Grant
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
-from origin import Origin  # noqa: E402
+from origin import Origin
 
 LIMIT = 16
 RULES = f"""
@@ -76,7 +76,9 @@ GARBLED: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "minus": lambda raw, dice: b"-1",
     "brackets": lambda raw, dice: b"[" * 2000,
     "json": lambda raw, dice: msgspec.json.encode({"garbled": {"hits": (2**63 - 1, -5), "steady": (0, 0)}}),
-    "msgpack": lambda raw, dice: msgspec.msgpack.encode([("garbled/hits/ip:default", 2**63 - 1), ("x" * 9000, -(2**63))]),
+    "msgpack": lambda raw, dice: msgspec.msgpack.encode(
+        [("garbled/hits/ip:default", 2**63 - 1), ("x" * 9000, -(2**63))]
+    ),
 }
 
 CASES = [(kind, how) for kind in KINDS for how in ("noise", "cut", "negative", "greatest", "json")]
@@ -95,6 +97,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Path:
     """A store in which every kind of record lies, after half of the calls; orders are banned."""
     home = tmp_path_factory.mktemp("whole") / "h"
     prepared(home, origin)
+    gc.collect()
     return home
 
 
@@ -141,11 +144,11 @@ def prepared(home: Path, origin: Origin) -> None:
     (home / "absent" / "somebody").unlink()
     store.transact(lambda: store._txn.put(b"!rebuilt", b"1") and store._txn.put(b"M%016x" % 9, b"dead[1]"))
     gate.close()
-    del gate, store, plan, held, with_mark
-    gc.collect()
 
 
-def garble(home: Path, kinds: tuple[str, ...], how: Callable[[bytes, random.Random], bytes], dice: random.Random) -> int:
+def garble(
+    home: Path, kinds: tuple[str, ...], how: Callable[[bytes, random.Random], bytes], dice: random.Random
+) -> int:
     """Write something else into all records of these kinds; returns into how many."""
     with lmdb.open(str(home / "ledgers"), lock=False) as env, env.begin(write=True) as txn:
         with txn.cursor() as cursor:

@@ -391,7 +391,7 @@ class Governor:
         """What the gate answers, or the spare one in its place; None where a call passes ungoverned."""
         try:
             return ask(self.gate)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
             other = self._instead(error, netloc, family)
             if other is None:
                 return None
@@ -421,7 +421,7 @@ class Governor:
             from headgate.gate.gate import Gate
 
             return Governor(Gate.spare(), priority=self.priority, timeout=self.timeout)
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - not ours is raised as it is
             raise _refused(problem, netloc, family) from error
 
     def _ungoverned(self) -> bool:

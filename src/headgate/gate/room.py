@@ -396,7 +396,7 @@ def _keep_time(room: weakref.ref[WaitingRoom], alarm: socket.socket, bell: socke
                 seconds = here.tick(rung)
             except ReferenceError:
                 return
-            except Exception:
+            except Exception:  # noqa: BLE001 - told, and tried again
                 # Whoever waits here waits for this thread: it goes on, whatever is wrong.
                 _LOG.warning("headgate: waiting calls could not be served; trying again", exc_info=True)
                 seconds = _AGAIN

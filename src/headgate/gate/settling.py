@@ -90,12 +90,7 @@ class Settling:
         now = self._times.now(namespace)
         if answer is not None:
             told = rules.feedback(plan, answer, now=now.lo)
-            if told.unreadable:
-                self._events.say_seldom(
-                    "unreadable", f"{namespace}: {told.unreadable}", math.inf,
-                    f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
-                    status=answer.status,
-                )  # fmt: skip
+            self._say_unreadable(namespace, told)
             if told.server_time is not None:
                 contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
                 if contradicted:
@@ -164,6 +159,14 @@ class Settling:
             return length
 
         return self._store.transact(climb)
+
+    def _say_unreadable(self, namespace: str, told: Feedback) -> None:
+        if told.unreadable:
+            self._events.say_seldom(
+                "unreadable", f"{namespace}: {told.unreadable}", math.inf,
+                f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
+                part=told.unreadable,
+            )  # fmt: skip
 
     def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
         limits = ", ".join(

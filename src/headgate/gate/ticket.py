@@ -26,8 +26,8 @@ class Ticket(Waiter):
         plan: what it is for.
         grant: the permit, once it has it.
         error: why it never will.
-        lock: what its thread waits for: a locked lock of the interpreter's own, which an exception raised by a signal's handler
-            leaves as it is (a `threading.Event` may be left broken).
+        lock: what its thread waits for: a locked lock of the interpreter's own, which an exception that a signal's handler
+            raises leaves as it is (a `threading.Event` may be left broken).
         movable: whether it would rather be refused than wait for the end of a block: there are other addresses.
     """
 

@@ -83,7 +83,7 @@ class Listener:
         return (self._recipes.get(plan) or self._recipe(plan)).needs_body
 
     def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
-        """Everything `answer` tells; `now` in Unix ns. Total: what cannot be read of it tells nothing, and the rest counts."""
+        """Everything `answer` tells; `now` in Unix ns. Whatever cannot be read of it tells nothing, and the rest counts."""
         recipe = self._recipes.get(plan) or self._recipe(plan)
         result = Feedback()
         try:
@@ -93,19 +93,12 @@ class Listener:
             self._read(recipe, plan, answer, now, result, _part_of(result))
         return result
 
-    def _read(
-        self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part
-    ) -> None:
+    def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> None:
         """Read an answer into `result`; `part` calls what reads one part of it."""
         headers = answer.headers
-        charged: bool | None = True
+        charged = True
         if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
-            charged = part("body", self._refusals.read, plan, answer, now, result)
-            if charged is None:  # its status and its headers are still there
-                bare = answer._replace(body=None)
-                charged = part("headers", self._refusals.read, plan, bare, now, result)
-            if charged is None:
-                self._refusals.bare(plan, answer.status, result)
+            charged = self._refused(plan, answer, now, result, part)
         if plan.feedback:
             if recipe.used:
                 part("counters", _count_used, recipe.used, headers, result)
@@ -114,7 +107,7 @@ class Listener:
         date = headers.get("date")
         if date is not None:
             result.server_time = part("date", self._server_time, date)
-        if charged is False:
+        if not charged:
             result.actual = {charge.key: 0 for charge in plan.charges}
         elif recipe.ok and result.outcome is Outcome.OK:
             part("cost", _settle, recipe.ok, answer, result)
@@ -122,11 +115,19 @@ class Listener:
             part("cost", _settle, recipe.failed, answer, result)
         if recipe.learns and answer.body and result.outcome is Outcome.OK:
             part("limits", self._learn, recipe.learns, plan, answer.body, result)
-        for told in (result.used, result.actual):
-            if told:
-                for charge in plan.charges:
-                    if charge.key in told:
-                        told[charge.key] = min(max(told[charge.key], 0), _OVER * max(charge.limit.capacity, charge.cost))
+        if result.used:
+            _bound(plan, result.used)
+        if result.actual:
+            _bound(plan, result.actual)
+
+    def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
+        """Read a refusal. Returns whether the provider charges it."""
+        charged: bool | None = part("body", self._refusals.read, plan, answer, now, result)
+        if charged is None:  # its status and its headers are still there
+            charged = part("headers", self._refusals.read, plan, answer._replace(body=None), now, result)
+        if charged is None:
+            self._refusals.bare(plan, answer.status, result)
+        return charged is not False
 
     def _server_time(self, date: str) -> tuple[int, int] | None:
         """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
@@ -225,6 +226,12 @@ def _part_of(result: Feedback) -> _Part:
             return None
 
     return part
+
+
+def _bound(plan: Plan, told: dict[str, int]) -> None:
+    for charge in plan.charges:
+        if charge.key in told:
+            told[charge.key] = min(max(told[charge.key], 0), _OVER * max(charge.limit.capacity, charge.cost))
 
 
 def _count_used(used: tuple[tuple[str, str], ...], headers: Mapping[str, str], result: Feedback) -> None:

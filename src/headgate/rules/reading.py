@@ -15,7 +15,21 @@ import msgspec
 
 from headgate.rules.call import Call
 
-__all__ = ["FAULTS", "LARGEST", "Reader", "count", "decoded", "dig", "dig_json", "header", "number", "reader", "sought", "text", "whole"]
+__all__ = [
+    "FAULTS",
+    "LARGEST",
+    "Reader",
+    "count",
+    "decoded",
+    "dig",
+    "dig_json",
+    "header",
+    "number",
+    "reader",
+    "sought",
+    "text",
+    "whole",
+]
 
 LARGEST: Final = 32 << 20
 """Bytes of a JSON text that are parsed at most."""
@@ -25,7 +39,15 @@ _DIGITS: Final = 18
 """Digits of a whole number that is believed: all of them fit into 64 bits."""
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 """What the parser raises: not JSON, lone surrogates or thousands of digits, and a stack that is nearly full already."""
-FAULTS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, msgspec.MsgspecError)
+FAULTS: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+)
 """What reading an answer may raise where its sender and we are of different minds. Only these are caught: an exception that
 a signal's handler of the program raises meanwhile is the program's own."""
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}

@@ -19,6 +19,8 @@ __all__ = ["Refusals", "redact"]
 
 _MOST_TEXT: Final = 65_536
 """Bytes of a body that are read for signatures; refusals are short."""
+_MOST_SEARCHED: Final = 4096
+"""Characters of it in which patterns are sought: of those of a rule file some take time that grows with the square."""
 _MAY_HAVE_ACTED: Final = frozenset({Outcome.OK, Outcome.OVERLOADED, Outcome.FAILED})
 """Errors after which a provider may still have done what was asked; the others are refusals."""
 _RETRY_AFTER: Final = Retry(header="retry-after", format="retry-after")
@@ -107,7 +109,7 @@ class Refusals:
             charged = [charge.limit for charge in plan.charges]
             return _shortest([limit for limit in charged if limit.name not in self._common] or charged)
         period = 0
-        if refusal.interval and (found := re.search(refusal.interval, text)):
+        if refusal.interval and (found := re.search(refusal.interval, text[:_MOST_SEARCHED])):
             period = interval_period(found[2], int(found[1] or 1))
         result: list[Limit] = []
         for word in refusal.limits:
@@ -170,8 +172,7 @@ def redact(text: str) -> str:
 def _opened(body: bytes | str | None) -> tuple[Any, str]:
     """The parsed JSON of a body, None if it cannot be had; and its beginning as text, in which signatures are then sought."""
     raw = body[:_MOST_TEXT].encode("utf-8", "replace") if isinstance(body, str) else (body or b"")[:_MOST_TEXT]
-    text = raw.decode("utf-8", "replace")
-    return decoded(text), text
+    return decoded(raw), re.sub(r"\s+", " ", raw.decode("utf-8", "replace"))
 
 
 def _marks(refusals: list[Refusal], status: int) -> tuple[bytes, ...] | None:
@@ -208,7 +209,7 @@ def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) ->
         found = {as_text(each) for each in value} if isinstance(value, list) else {as_text(value)}
         if value is None or found.isdisjoint(as_text(each) for each in accepted):
             return False
-    return not refusal.text or re.search(refusal.text, text) is not None
+    return not refusal.text or re.search(refusal.text, text[:_MOST_SEARCHED]) is not None
 
 
 def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str, now: int) -> int | None:
@@ -218,7 +219,7 @@ def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str, now: in
         value = _found(body, text, hint.body)
         value = value[0] if body is None and value else value
     else:
-        found = re.search(hint.text, text)
+        found = re.search(hint.text, text[:_MOST_SEARCHED])
         value = found[1] if found else None
     return None if value is None else instant(value, hint.format, now)
 

@@ -310,8 +310,8 @@ class Environment:
                 version, boot = txn.get(b"!version"), txn.get(b"!boot")
                 if version is not None and _number(version) > _VERSION:
                     raise StoreVersionError(
-                        f"{self.folder} was written by a newer Headgate (format {_number(version)}, this one knows {_VERSION}): "
-                        "upgrade, or set HEADGATE_HOME to another folder"
+                        f"{self.folder} was written by a newer Headgate (format {_number(version)}, this one knows"
+                        f" {_VERSION}): upgrade, or set HEADGATE_HOME to another folder"
                     )
                 if boot is not None and boot != boot_id().encode():
                     raise _Rebooted

@@ -44,5 +44,5 @@ def _code(handler: Any) -> CodeType | None:
         handler = handler.func
     handler = getattr(handler, "__func__", handler)
     if not hasattr(handler, "__code__") and callable(handler):
-        handler = getattr(type(handler), "__call__", None)
+        handler = vars(type(handler)).get("__call__")
     return getattr(handler, "__code__", None)

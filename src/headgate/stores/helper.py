@@ -1,4 +1,4 @@
-"""Helper threads, and how they are told of something to do, such that an exception raised by a signal's handler breaks neither.
+"""Helper threads, and how they are told of something to do. What a signal's handler raises breaks neither.
 
 Such an exception strikes the main thread between any two instructions of Python. What `threading` is made of is Python: a
 `Thread` whose start is struck may exist and never run, an `Event` that is struck may stay locked for good. What is here

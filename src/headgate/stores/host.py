@@ -86,7 +86,9 @@ class HostStore(BusyStore, SharedStore):
         with environment.lock:
             if inside and environment.open:
                 if self._txn is None:
-                    raise StoreUnavailable(f"{self.home}: this thread is in the middle of a transaction of another gate")
+                    raise StoreUnavailable(
+                        f"{self.home}: this thread is in the middle of a transaction of another gate"
+                    )
                 return work()
             if inside and not self._hurry:
                 environment.lock.release()  # `_attempt` was struck between its first two instructions

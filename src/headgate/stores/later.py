@@ -93,7 +93,7 @@ class Later:
                 self._poke.set()
         except StoreError:
             pass  # the next transaction that works takes it along
-        except Exception:
+        except Exception:  # noqa: BLE001 - told, and tried again
             _LOG.warning("headgate: what is spent could not be written yet", exc_info=True)
 
 

@@ -273,7 +273,7 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return self.inner.reserve_all(asks, now)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 self._lost(error)
         found: list[Sequence[Grant] | Refusal] = []
         for ask in asks:
@@ -308,7 +308,7 @@ class SafeStore(Store):
                 return self.inner.reserve(
                     namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
                 )
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             got = share.reserve(
@@ -331,7 +331,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.settle(grant, now, actual=actual, used=used, full=full)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
@@ -344,7 +344,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.refund(grant, now)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
@@ -356,7 +356,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.hold(grant, until)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if grant.id in self._local:
@@ -407,7 +407,7 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return verb()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 self._lost(error)
         with self._lock:
             self._later(verb)
@@ -445,7 +445,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.read(now)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         found = share.read(now)
         found.degraded = self.degraded

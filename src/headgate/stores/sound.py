@@ -19,7 +19,7 @@ from headgate.stores.inforce import PACED
 
 __all__ = ["meant", "meant_blocks", "meant_learned", "read_or"]
 
-O = TypeVar("O")
+E = TypeVar("E")
 R = TypeVar("R")
 
 _MOST: Final = 1 << 60
@@ -27,7 +27,7 @@ _AHEAD: Final = 3650 * 86_400 * SECOND
 """No steady instant of the past that is written down lies further ahead, ns."""
 
 
-def read_or(otherwise: O, decode: Callable[[bytes], R], raw: bytes | None) -> R | O:
+def read_or(otherwise: E, decode: Callable[[bytes], R], raw: bytes | None) -> R | E:
     """A record decoded; `otherwise` if there is none, or none that can be read."""
     if raw is None:
         return otherwise
@@ -63,7 +63,7 @@ def meant(ledger: Ledger, mono: int) -> bool:
     if ledger.hot > ledger.era + 1:
         return False
     return all(
-        0 <= who[1] < 16 and 0 <= min(row) and max(row) <= _MOST and row[5] <= mono + _AHEAD + 2 * ledger.limit.period
+        0 <= who[1] < 16 and min(row) >= 0 and max(row) <= _MOST and row[5] <= mono + _AHEAD + 2 * ledger.limit.period
         for who, row in ledger.rows.items()
     )
 
@@ -83,4 +83,3 @@ def meant_learned(limits: dict[str, dict[str, tuple[int, int]]]) -> dict[str, di
         }
         for namespace, rows in limits.items()
     }
-

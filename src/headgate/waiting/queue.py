@@ -100,8 +100,8 @@ class Queue:
 
     @classmethod
     def of(cls, waiters: Iterable[Waiter], tickets: int) -> Queue:
-        """A queue made anew of all who wait, in the order of their tickets, of which `tickets` were given: an exception struck
-        in the middle of a change of the one before. Every lane is due."""
+        """A queue made anew of all who wait, in the order of their tickets, of which `tickets` were given: an exception
+        struck in the middle of a change of the one before. Every lane is due."""
         made = cls()
         for waiter in sorted(waiters, key=lambda each: each.ticket or tickets + 1):
             before, made._tickets = waiter.lane, (waiter.ticket or tickets + 1) - 1

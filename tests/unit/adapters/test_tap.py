@@ -49,7 +49,7 @@ def ask(gate: Gate, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Iterator
         for _ in range(times):
             try:
                 pools.request("GET", f"http://{origin.place}{path}")
-            except Exception as error:  # noqa: BLE001 - looked at by the test
+            except Exception as error:
                 errors.append(error)
         pools.clear()
         return len(origin.arrivals) - before, errors
@@ -60,7 +60,7 @@ def ask(gate: Gate, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 OURS: dict[str, Any] = {"__name__": "headgate.somewhere"}
-exec("def broken(*_, **__):\n    return {}['nobody thought of it']", OURS)  # noqa: S102 - a fault inside Headgate
+exec("def broken(*_, **__):\n    return {}['nobody thought of it']", OURS)
 broken = OURS["broken"]
 
 
@@ -111,9 +111,7 @@ def test_rules_that_cannot_be_told(ask: Callable[..., Any], gate: Gate, monkeypa
     assert isinstance(error, HeadgateError)
 
 
-def test_the_user_may_prefer_an_open_tap(
-    ask: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_user_may_prefer_an_open_tap(ask: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch, and only the switch, lets calls pass."""
     monkeypatch.setattr(Gate, "permit", broken)
     monkeypatch.setenv("HEADGATE_UNGOVERNED_ON_ERROR", "1")

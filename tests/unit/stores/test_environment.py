@@ -163,7 +163,7 @@ def test_state_changes_with_every_write(environment: Environment) -> None:
 
 def test_written_too_late_is_said(environment: Environment) -> None:
     """Who held the lock beyond the patience is told that others may not have waited."""
-    txn = environment.begin()
+    environment.begin()
     environment._begun -= 10**11
     with pytest.raises(StoreUnavailable, match="others did not wait"):
         environment.commit()
@@ -172,7 +172,7 @@ def test_written_too_late_is_said(environment: Environment) -> None:
 
 def test_no_transaction_within_another(environment: Environment) -> None:
     """A thread in the middle of a transaction cannot begin a second one: it would wait for itself."""
-    txn = environment.begin()
+    environment.begin()
     with pytest.raises(StoreUnavailable, match="in the middle"):
         environment.begin()
     environment.abort()

@@ -50,7 +50,10 @@ def refuse(name: str, why: str) -> None:
     """A library cannot be governed: its import fails, unless the user has said otherwise."""
     text = "headgate: cannot govern " + name + ": " + why
     if not ungoverned():
-        raise ImportError(text + ". It is not imported, for its calls would pass ungoverned (HEADGATE_UNGOVERNED_ON_ERROR=1 lets them)")
+        raise ImportError(
+            text
+            + ". It is not imported, for its calls would pass ungoverned (HEADGATE_UNGOVERNED_ON_ERROR=1 lets them)"
+        )
     sys.stderr.write(text + "; this program runs ungoverned\n")
 
 

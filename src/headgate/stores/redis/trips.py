@@ -380,7 +380,7 @@ def _keep_telling(trips: weakref.ref[Trips], poke: threading.Event) -> None:
             seconds = here.look()
         except ReferenceError:
             return  # its store is gone
-        except Exception:
+        except Exception:  # noqa: BLE001 - told, and tried again
             if here.closed:  # in the middle of a call: whatever redis-py makes of that
                 return
             _LOG.warning("headgate: the store could not be told what was spent; trying again", exc_info=True)
