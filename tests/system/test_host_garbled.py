@@ -17,7 +17,7 @@ import pytest
 import urllib3
 
 from headgate import Gate
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.adapters.urllib3 import pool_classes
 from headgate.errors import Blocked, HeadgateError
 from headgate.ledger.limit import SECOND

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from headgate.adapters._call import Attempt, Family, Governor
+from headgate.adapters._call import Attempt, Family
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, in_family
 from headgate.errors import HeadgateError
 from headgate.gate import priorities

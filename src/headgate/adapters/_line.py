@@ -22,7 +22,8 @@ from headgate.rules.reading import decoded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from headgate.adapters._call import Attempt, Family, Governor
+    from headgate.adapters._call import Attempt, Family
+    from headgate.adapters._governor import Governor
     from headgate.adapters._wire import Outbound
     from headgate.gate.permit import Permit
     from headgate.ledger.limit import Charge

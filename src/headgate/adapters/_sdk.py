@@ -27,8 +27,9 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlencode
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, peek
+from headgate.adapters._call import Attempt, Steps, drive, drive_async, peek
 from headgate.adapters._errand import Governed, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, lowered, unconnected
 from headgate.errors import HeadgateError, Rejected
 from headgate.stores.faults import struck

@@ -23,8 +23,9 @@ from yarl import URL
 
 from headgate.adapters._aiohttp_answers import labelled, made, observe, unread
 from headgate.adapters._aiohttp_sockets import join
-from headgate.adapters._call import Attempt, Governor, Steps, drive_async, leaving, peek, take
+from headgate.adapters._call import Attempt, Steps, drive_async, leaving, peek, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import dialling
 from headgate.adapters._wire import Outbound, netloc_of
 from headgate.gate.errand import Reply, Served

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async
+from headgate.adapters._call import Attempt, Steps, drive, drive_async
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
 from headgate.errors import Rejected, UnknownProvider
 from headgate.gate.errand import Reply, Served

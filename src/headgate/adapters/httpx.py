@@ -12,8 +12,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, take
+from headgate.adapters._call import Attempt, Steps, drive, drive_async, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._httpx_bodies import decoded, drain, drain_async, library, streams, unbroken
 from headgate.adapters._httpx_pools import Pools, remembering, roaming, sending
 from headgate.adapters._wire import Outbound

@@ -17,7 +17,7 @@ from requests.exceptions import ConnectionError, ReadTimeout, RequestException  
 from requests.utils import select_proxy
 from urllib3.exceptions import ReadTimeoutError
 
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import in_family
 from headgate.adapters.urllib3 import pool_classes
 from headgate.errors import CallFailed, HeadgateError, Rejected

@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, peek, take
+from headgate.adapters._call import Attempt, Steps, drive, peek, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
 from headgate.errors import HeadgateError
 from headgate.gate.errand import Reply, Served

@@ -20,7 +20,7 @@ from headgate.gate.emergency import passing, understood
 from headgate.gate.events import Event, Events
 from headgate.gate.gathering import Jams
 from headgate.gate.held import Held
-from headgate.gate.opening import opened
+from headgate.gate.opening import opened, spare_of
 from headgate.gate.own import Got, OwnErrand
 from headgate.gate.permit import Permit
 from headgate.gate.pipeline import Pipeline
@@ -40,8 +40,6 @@ from headgate.rules.provider import Provider
 from headgate.rules.scopes import owner_of
 from headgate.stores.base import Store
 from headgate.stores.records import Snapshot
-from headgate.stores.safe import PartStore
-from headgate.stores.wake import Doorbells
 
 __all__ = ["Gate"]
 
@@ -102,8 +100,7 @@ class Gate:
         self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
         self._name = name
         self.weight = said.weight
-        self._learn = said.learn
-        self.ungoverned_on_error = said.ungoverned_on_error
+        self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
         self._priority = said.priority
         self._assigned = said.assigned()
         self.store, self._secret = opened(said.store, said.home, self.events.say)
@@ -161,19 +158,7 @@ class Gate:
         share of every limit, in ledgers of this process. It asks no provider for its limits, and knows no policies."""
         with cls._default_lock:
             if cls._spare is None:
-                main = cls._default
-                inner = getattr(main.store, "spare", None) if main is not None else None
-                home = main.home if main is not None else configure().home
-                part = inner() if inner is not None else PartStore(1 + len(Doorbells(home / "wake").living()))
-                made = cls(part, learn=False, policies=Policies())
-                if main is not None:
-                    made._secret = main._secret
-                made.events.say(
-                    "store lost",
-                    "something is wrong inside Headgate. Going on with a safe share: each limit divided by "
-                    f"{part.processes}, the number of processes last seen.",
-                )
-                cls._spare = made
+                cls._spare = spare_of(cls._default, cls)
             return cls._spare
 
     def permit(

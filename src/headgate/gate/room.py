@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import select
 import socket
 import threading
 import time
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from headgate.errors import Rejected, StoreError
 from headgate.gate.ticket import Ticket, check, too_late
+from headgate.gate.timekeeper import IDLE, keep_time
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
@@ -35,10 +34,7 @@ __all__ = ["WaitingRoom", "unbroken"]
 
 _BATCH: Final = 64
 """So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
-_IDLE: Final = 60.0
 _LOOK: Final = 5.0
-_AGAIN: Final = 1.0
-_LOG: Final = logging.getLogger("headgate")
 
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -326,7 +322,7 @@ class WaitingRoom:
             outer.setblocking(False)
             self._alarm = outer
             self._wakes_at = 0
-            self._thread = Helper(_keep_time, weakref.ref(self), inner, self._gate.bell)
+            self._thread = Helper(keep_time, weakref.ref(self), inner, self._gate.bell)
         elif instant < self._wakes_at and self._alarm is not None:
             self._wakes_at = instant
             try:
@@ -343,7 +339,7 @@ class WaitingRoom:
         if self._queue.count:
             self._serve(now)
         instant = self._queue.next_instant()
-        self._wakes_at = instant if instant is not None else now + int(_IDLE * SECOND)
+        self._wakes_at = instant if instant is not None else now + int(IDLE * SECOND)
         return max(0.0, (self._wakes_at - time.monotonic_ns()) / SECOND)
 
     @property
@@ -378,50 +374,3 @@ def _wake_all(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-
-def _keep_time(room: weakref.ref[WaitingRoom], alarm: socket.socket, bell: socket.socket | None) -> None:
-    """The helper thread: sleep until the next instant, or until somebody rings."""
-    poll = select.poll()
-    poll.register(alarm, select.POLLIN)
-    if bell is not None:
-        poll.register(bell, select.POLLIN)
-    seconds, rung = 0.0, False
-    try:
-        while True:
-            here = room()
-            if here is None:
-                return
-            try:
-                seconds = here.tick(rung)
-            except ReferenceError:
-                return
-            except Exception:  # noqa: BLE001 - told, and tried again
-                # Whoever waits here waits for this thread: it goes on, whatever is wrong.
-                _LOG.warning("headgate: waiting calls could not be served; trying again", exc_info=True)
-                seconds = _AGAIN
-            del here  # a gate that nobody holds any more may go
-            rung = False
-            for number, _ in poll.poll(min(seconds, _IDLE) * 1000):
-                if number == alarm.fileno():
-                    if not _drain(alarm):
-                        return
-                elif bell is not None:
-                    rung = _drain(bell) or rung
-    except (OSError, ReferenceError, ValueError):
-        return  # closed under us
-    finally:
-        alarm.close()
-
-
-def _drain(channel: socket.socket) -> bool:
-    """Read everything that waits; False if the other end is closed (stream), or only empty datagrams came."""
-    full = False
-    while True:
-        try:
-            got: Any = channel.recv(64)
-        except BlockingIOError:
-            return full
-        if not got and channel.type == socket.SOCK_STREAM:
-            return False
-        full = full or bool(got)

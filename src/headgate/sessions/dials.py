@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from headgate.adapters._call import Governor, drive_async
+from headgate.adapters._call import drive_async
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import Line, dialling
 from headgate.adapters.websockets import handshake
 from headgate.ledger.limit import SECOND

@@ -13,21 +13,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final, TypeVar
 
 from headgate.errors import StoreError, StoreUnavailable
-from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit
+from headgate.ledger.limit import SECOND, Charge, Instant
 from headgate.ledger.shares import Who
 from headgate.stores.base import SharedStore, Store
 from headgate.stores.blocks import Blocks, BlockState
 from headgate.stores.faults import ours
-from headgate.stores.memory import MemoryStore
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, forget
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.share import PartStore, Share
 
-__all__ = ["PartStore", "SafeStore"]
+__all__ = ["SafeStore"]
 
 T = TypeVar("T")
 
@@ -40,101 +38,6 @@ _FLAPS: Final = 10 * SECOND
 """A store that is lost so soon after its return is lost again, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
-
-
-class PartStore(MemoryStore):
-    """One process's part of every limit, of which nothing else is known: what is begun anew counts as used up.
-
-    Args:
-        processes: by which every limit is divided.
-    """
-
-    begins = 0
-    """Steady ns from which on others leave us this part."""
-
-    def __init__(self, processes: int) -> None:
-        super().__init__()
-        self.processes = max(1, processes)
-
-    def alive(self) -> int:
-        return self.processes
-
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
-        if now.mono < self.begins:  # others do not know yet that we are away
-            return Refusal(charges[0].key if charges else "", self.begins, unknown=True)
-        small = self._too_small(charges)
-        if small:
-            return Refusal(small, now.mono + SECOND, unknown=True)
-        got = super().reserve(
-            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-        )
-        if isinstance(got, Grant):
-            return got
-        # What fits the whole limit may not fit the share: the store will be back, look again soon.
-        soon = now.mono + SECOND
-        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
-
-    def _limit(self, charge: Charge) -> Limit:
-        whole = super()._limit(charge)
-        return replace(
-            whole,
-            capacity=max(1, whole.usable // self.processes),
-            headroom=0,
-            refill=max(1, (whole.refill or whole.capacity) // self.processes),
-        )
-
-    def _too_small(self, charges: tuple[Charge, ...]) -> str:
-        """The key of a limit that is smaller than the number of processes: then the safe share is nothing."""
-        return next((c.key for c in charges if c.cost and super(PartStore, self)._limit(c).usable < self.processes), "")
-
-    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        forget(ledger, now)
-
-
-class _Share(PartStore):
-    """This process's part of every limit of a shared store that is away."""
-
-    def __init__(self, whole: SharedStore) -> None:
-        super().__init__(whole.alive())
-        self.mark = whole.depart()
-        self.begins = whole.held_from()
-        self._whole = whole
-        self._state = whole.state()
-        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
-        whole.recall()
-        self.blocks = whole.blocks
-        self.learned = whole.learned
-
-    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        try:
-            whole = self._whole.peek(key, now)
-        except StoreError:
-            forget(ledger, now)
-            return
-        if whole is None:
-            return  # nobody has used it yet
-        # If the store lives on without us, others go on spending what it shows.
-        room = max(0, whole.room) if self._whole.state() == self._state else 0
-        others = ledger.room - room // self.processes
-        if others > 0 and ledger.rises:
-            # Slots are not spent, they are held; by whom, for how long, nobody can say now.
-            ledger.take(others, (0, 0), now)
-            held = Charge(key, ledger.limit, others)
-            self._add(Grant(self.new_id(), key.partition("/")[0], (held,), (0,), now, (0, 0), now.mono + LEASE))
-        elif others > 0:
-            ledger.spend(others, now)
 
 
 class SafeStore(Store):
@@ -150,7 +53,7 @@ class SafeStore(Store):
         inner.back = self._come_back
         self._say = say
         self._lock = threading.RLock()
-        self._share_now: _Share | None = None
+        self._share_now: Share | None = None
         self._tried = self._returned = 0
         self._pause = _RETRY
         self._local: dict[int, Grant] = {}
@@ -184,7 +87,7 @@ class SafeStore(Store):
 
     # -- going away and coming back --------------------------------------------------------------------------------
 
-    def _lost(self, error: Exception) -> _Share:
+    def _lost(self, error: Exception) -> Share:
         """Go to the safe share because of an error of the store, or of ours in it. Anybody else's is raised."""
         if not isinstance(error, StoreError) and not ours(error):
             raise error
@@ -195,7 +98,7 @@ class SafeStore(Store):
                     error = StoreUnavailable(f"{type(error).__name__} in the store: {error}")
                 mono = time.monotonic_ns()
                 self._pause = min(2 * self._pause, _RETRY_LATE) if mono - self._returned < _FLAPS else _RETRY
-                share = self._share_now = _Share(self.inner)
+                share = self._share_now = Share(self.inner)
                 self.degraded = str(error)
                 self._tried = time.monotonic_ns()
                 self._say(
@@ -205,13 +108,13 @@ class SafeStore(Store):
                 )
             return self._share_now
 
-    def _share_or_inner(self) -> _Share | None:
+    def _share_or_inner(self) -> Share | None:
         """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
         share = self._share_now
         again = share is not None and time.monotonic_ns() - self._tried >= self._pause
         return self._come_back() if again else share
 
-    def _come_back(self) -> _Share | None:
+    def _come_back(self) -> Share | None:
         """Bring the store up to date and use it again; returns the safe share if that cannot be done yet. A store that is
         there again calls this before its first sign of life: what is not told by then seems to be somebody else's."""
         with self._lock:
@@ -417,7 +320,7 @@ class SafeStore(Store):
 
     def spare(self) -> PartStore:
         """A safe share beside the store, for calls that something else than the store keeps from being asked there."""
-        return _Share(self.inner)
+        return Share(self.inner)
 
     def new_id(self) -> int:
         return self.inner.new_id()

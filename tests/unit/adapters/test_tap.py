@@ -13,7 +13,7 @@ import urllib3
 from origin import Origin
 
 from headgate import Gate
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.adapters.urllib3 import pool_classes
 from headgate.errors import HeadgateError, RuleError
 from headgate.rules.call import Answer

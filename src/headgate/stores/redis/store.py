@@ -16,7 +16,6 @@ from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
-from headgate.rules.reading import FAULTS
 from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
 from headgate.stores.redis.line import MICRO, Load
 from headgate.stores.redis.lua import member_name
@@ -324,10 +323,7 @@ class RedisStore(News):
     def peek(self, key: str, now: Instant) -> Ledger | None:
         if (copy := self._trips.province(key.partition("/")[0]).copies.get(key)) is None:
             raise StoreUnavailable(f"{key} was never seen; others may have used it")
-        try:
-            ledger = ledger_at(copy[1], there := over_there(now, self.skew()))
-        except FAULTS as error:
-            raise StoreUnavailable(f"the copy of {key} is garbled: {type(error).__name__}") from error
+        ledger = ledger_at(copy[1], there := over_there(now, self.skew()))
         ledger.room = surely_left(ledger, there, now.mono, copy[2], self._trips.held_from())
         return ledger
 
