@@ -93,16 +93,12 @@ class Gate:
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
-        self.home = said.home
-        self.book = said.rulebook()
-        self.max_wait = said.max_wait
-        self.policies = said.policies
+        self.home, self.book = said.home, said.rulebook()
+        self.max_wait, self.policies = said.max_wait, said.policies
         self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
-        self._name = name
-        self.weight = said.weight
+        self._name, self.weight = name, said.weight
         self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
-        self._priority = said.priority
-        self._assigned = said.assigned()
+        self._priority, self._assigned = said.priority, said.assigned()
         self.store, self._secret = opened(said.store, said.home, self.events.say)
         self._identities: dict[tuple[str, str], Identity] = {}
         self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
@@ -154,8 +150,7 @@ class Gate:
 
     @classmethod
     def spare(cls) -> Gate:
-        """The process's other gate, for calls that the shared one cannot govern because something is wrong inside it: a safe
-        share of every limit, in ledgers of this process. It asks no provider for its limits, and knows no policies."""
+        """For calls that the shared gate cannot govern because something is wrong inside it: a safe share of every limit."""
         with cls._default_lock:
             if cls._spare is None:
                 cls._spare = spare_of(cls._default, cls)
