@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help demo test lint format laws soak soak-clocks soak-faults bench clean
+.PHONY: help demo test lint format laws fuzz soak soak-clocks soak-faults bench clean
 
 help:
 	@echo "make demo    three programs and one budget, without and with Headgate (under two minutes)"
 	@echo "make test    everything CI checks: lint, types, import layers, all tests"
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
+	@echo "make fuzz    random answers, messages and records for an hour (SECONDS=... for another time)"
 	@echo "make soak    three programs on real minutes (ARGS=MINUTES, else three)"
 	@echo "make soak-faults  everything at once on a bad network: does anything leak? (ARGS=MINUTES, else thirty)"
 	@echo "make soak-clocks  the same while Date is wrong, near and far, with and without counters (ARGS='--minutes N')"
@@ -38,6 +39,9 @@ format: .venv/test.stamp
 
 laws: .venv/test.stamp
 	$(BIN)/python -m tests.laws.long_run $(or $(WORLDS),10000)
+
+fuzz: .venv/test.stamp
+	$(BIN)/python -m tests.fuzz.long_run $(or $(SECONDS),3600)
 
 soak: .venv/test.stamp
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

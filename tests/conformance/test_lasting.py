@@ -74,15 +74,14 @@ def test_an_exception_inside_keeps_nothing(stores: Open) -> None:
     was = picture(yours, 1)
 
     def fail() -> None:
-        with mine.batch():
-            take(mine)
-            mine.settle(before, at(1), actual={ALL[0].key: 9})
-            mine.refund(kept, at(1))
-            mine.remember("topic", b"value")
-            raise Interruption
+        take(mine)
+        mine.settle(before, at(1), actual={ALL[0].key: 9})
+        mine.refund(kept, at(1))
+        mine.remember("topic", b"value")
+        raise Interruption
 
     with pytest.raises(Interruption):
-        fail()
+        mine.transact(fail)
     assert picture(yours, 1) == was
     assert picture(mine, 1) == was
     assert yours.remember("topic") is None
@@ -95,21 +94,21 @@ def test_an_exception_in_an_inner_batch_ends_the_outer(stores: Open) -> None:
     store = stores()
 
     def fail() -> None:
-        with store.batch():
-            take(store)
-            with store.batch():
-                raise Interruption
+        raise Interruption
+
+    def inner_fails() -> None:
+        take(store)
+        store.transact(fail)
+
+    def caught_between() -> None:
+        take(store)
+        with pytest.raises(Interruption):
+            store.transact(fail)
 
     with pytest.raises(Interruption):
-        fail()
+        store.transact(inner_fails)
     assert picture(store) == ({}, [], {}, 0)
-    with store.batch():
-        take(store)
-        try:
-            with store.batch():
-                raise Interruption
-        except Interruption:
-            pass
+    store.transact(caught_between)
     assert store.read(lambda _: at()).permits == 1
 
 
@@ -119,12 +118,11 @@ def test_a_ban_of_a_failed_batch_errs_on_the_safe_side(stores: Open) -> None:
     take(yours)
 
     def fail() -> None:
-        with mine.batch():
-            mine.block(NS, 60 * SECOND, "ban", "test", at().mono, 0)
-            raise Interruption
+        mine.block(NS, 60 * SECOND, "ban", "test", at().mono, 0)
+        raise Interruption
 
     with pytest.raises(Interruption):
-        fail()
+        mine.transact(fail)
     assert isinstance(mine.reserve(NS, ALL, (NS,), WHO, at(), backlog=None), Refusal)
 
 
@@ -177,9 +175,12 @@ def test_permits_end_in_another_process(stores: Open) -> None:
 def test_ledgers_begun_in_a_batch_are_doubted_in_it(stores: Open) -> None:
     """A clock that proves wrong in the same batch in which a ledger began concerns that ledger too."""
     store = stores()
-    with store.batch():
+
+    def doubted() -> None:
         store.settle(take(store, ALL[0]), at(1))
         store.doubt(NS, at(1))
+
+    store.transact(doubted)
     (view,) = store.read(lambda _: at(2)).ledgers
     assert view.used == 1
 

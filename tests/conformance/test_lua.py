@@ -9,8 +9,7 @@ import os
 import random
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -165,8 +164,8 @@ class Twin(LedgerStore):
         for key in self._dirty:
             self.states[key] = pack(self._live[key])
 
-    def batch(self) -> AbstractContextManager[object]:
-        return nullcontext()
+    def transact(self, work: Callable[[], Any]) -> Any:
+        return work()
 
     def _open(self, key: str) -> Ledger | None:
         if key not in self._live and key in self.states:

@@ -549,11 +549,13 @@ def test_notes(stores: Open) -> None:
 def test_a_batch_joins_verbs(stores: Open) -> None:
     """Verbs inside a batch see each other; others see all of them afterwards."""
     mine, yours = stores(), stores()
-    with mine.batch():
+
+    def verbs() -> None:
         first = granted(mine, charge(WEIGHT, 30))
-        with mine.batch():
-            granted(mine, charge(WEIGHT, 30))
+        mine.transact(lambda: granted(mine, charge(WEIGHT, 30)))
         mine.settle(first, at(1))
+
+    mine.transact(verbs)
     assert (ledger(yours).used, ledger(yours).inflight) == (30, 30)
 
 

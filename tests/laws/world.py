@@ -193,9 +193,12 @@ class Member:
             assert isinstance(call, Call)
             world.again(self, call.crew)
         granted: list[tuple[Call, Grant]] = []
-        with world.store.batch():
+
+        def attempts() -> None:
             for lane in self.queue.due(world.time):
                 self.attempt(lane, granted)
+
+        world.store.transact(attempts)
         for call, grant in granted:
             world.granted(self, call, grant)
         self.set_alarm()

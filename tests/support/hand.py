@@ -105,21 +105,26 @@ class Hand:
 
     def stop_inside(self, spend: bool = True) -> int:
         """Stop in the middle of a transaction, that of a granted call; returns how many were granted all the same."""
-        got: Any = None
+
+        def stop() -> Any:
+            got = self.one() if spend else None
+            print('"inside"', flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return got
+
         try:
-            with self.store.batch():
-                got = self.one() if spend else None
-                print('"inside"', flush=True)
-                os.kill(os.getpid(), signal.SIGSTOP)
+            return isinstance(self.store.transact(stop), Grant)
         except StoreError:
             return 0
-        return isinstance(got, Grant)
 
     def die_inside(self) -> None:
         """Be killed in the middle of a transaction that took something."""
-        with self.store.batch():
+
+        def die() -> None:
             self.one()
             os.kill(os.getpid(), signal.SIGKILL)
+
+        self.store.transact(die)
 
     def threads(self, number: int, tries: int) -> int:
         """So many threads take at once; returns how many were granted in all."""

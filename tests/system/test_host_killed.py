@@ -38,12 +38,15 @@ def kill_inside(store: HostStore, rounds: int, capacity: int) -> None:
         child = os.fork()
         if not child:
             try:
-                with store.batch():
+
+                def inside(number: int = number) -> None:
                     got = store.reserve(SHOP, plan, (SHOP,), WHO, now(), backlog=None)
                     store.block(f"shop/{number}", SECOND, "ban", "never written", now().mono, time.time_ns())
                     if isinstance(got, Grant):
                         store.settle(got, now())
                     os.kill(os.getpid(), signal.SIGKILL)
+
+                store.transact(inside)
             finally:
                 os._exit(1)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL

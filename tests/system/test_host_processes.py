@@ -123,9 +123,10 @@ def test_a_child_keeps_no_lock(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, sys, time\nfrom pathlib import Path\nfrom headgate.stores.host import HostStore\n"
-        "with HostStore(Path(sys.argv[1])).batch():\n"
+        "def inside():\n"
         "    if os.fork():\n        print('inside', flush=True)\n"
         "    time.sleep(30)\n    os._exit(0)\n"
+        "HostStore(Path(sys.argv[1])).transact(inside)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, script, tmp_path / "h"], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -156,8 +157,8 @@ def test_threads(workers: Callable[..., list[Worker]]) -> None:
 def test_two_stores_of_a_folder_in_one_thread(tmp_path: Path) -> None:
     """A transaction of one store inside that of another, in one thread, is refused: it could only wait for itself."""
     one, two = HostStore(tmp_path / "h"), HostStore(tmp_path / "h")
-    with one.batch(), pytest.raises(Exception, match="in the middle of a transaction"):
-        two.remember("x")
+    with pytest.raises(Exception, match="in the middle of a transaction"):
+        one.transact(lambda: two.remember("x"))
     assert two.remember("x", b"1") is None
     assert one.remember("x") == b"1"
     one.close()

@@ -1,7 +1,8 @@
 """The half that all adapters share: from an HTTP request to a permit, and from its fate back to the permit.
 
-An `Attempt` is one request with its permit; a `Governor` opens attempts and waits for them. The whole of a call, with all
-that is done around it, is in `headgate.adapters._errand`. Flows are written once, as generators (`headgate.gate.steps`).
+An `Attempt` is one request with its permit; a `Governor` (`headgate.adapters._governor`) opens it and waits for it. The
+whole of a call, with all that is done around it, is in `headgate.adapters._errand`. Flows are written once, as generators
+(`headgate.gate.steps`).
 
 Where two layers of one program are both governed (ccxt above aiohttp, our transport above a patched one), the upper
 one hands its attempt down with `Attempt.below`; the first real request for the same host takes it (`take`) and is not
@@ -18,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnected
+from headgate.adapters._wire import Outbound, surely_unsent, unconnected
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
 from headgate.gate.errand import tried_of
 from headgate.gate.steps import Steps, drive, drive_async, waiting
@@ -28,25 +29,23 @@ from headgate.ledger.limit import SECOND, Window, parted
 from headgate.policy.retry import Tried
 from headgate.rules.call import Outcome
 from headgate.rules.refusal import redact
+from headgate.stores.faults import ours
 
 if TYPE_CHECKING:
-    from headgate.gate.gate import Gate
+    from headgate.adapters._governor import Governor
     from headgate.gate.permit import Permit
     from headgate.pools.address import Address
-    from headgate.rules.call import Call, Feedback, Priority
+    from headgate.rules.call import Call, Feedback
     from headgate.rules.provider import Provider
 
-__all__ = ["Attempt", "Family", "Governor", "Steps", "drive", "drive_async", "leaving", "peek", "take"]
+__all__ = ["Attempt", "Family", "Steps", "drive", "drive_async", "leaving", "peek", "take"]
 
 log = logging.getLogger("headgate")
 
 SIGNATURE_MARGIN = 0.25
 """Seconds before a signature goes stale by which the request must have left: its own way to the server."""
 
-PASSES = "headgate: a call to %s passes ungoverned"
-
 _QUERY = re.compile(r"\?\S*")
-T = TypeVar("T")
 Family: TypeAlias = Callable[[], type[Exception]]
 """Gives the base error of a client library, imported only when it is needed."""
 
@@ -274,109 +273,10 @@ class Attempt:
         self._done = True
         try:
             verb(self._permit)
-        except Exception:
+        except Exception as error:
+            if not ours(error):
+                raise
             log.warning("headgate: could not record the fate of a call to %s", self.netloc, exc_info=True)
-
-
-class Governor:
-    """How one adapter reaches its gate.
-
-    Args:
-        gate: the gate to ask; ``None`` is the process's shared one, made on first use.
-        priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
-        lenient: for an unchanged program: an unexpected error of ours is logged and the request passes ungoverned.
-            `Rejected` is never swallowed.
-        timeout: seconds that a call may wait; ``None``: the gate's `max_wait`.
-    """
-
-    __slots__ = ("_gate", "lenient", "priority", "timeout")
-
-    def __init__(
-        self,
-        gate: Gate | None = None,
-        *,
-        priority: Priority | int | str | None = None,
-        lenient: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        self._gate = gate
-        self.priority = priority
-        self.lenient = lenient
-        self.timeout = timeout
-
-    @property
-    def gate(self) -> Gate:
-        """The gate that is asked."""
-        if self._gate is not None:
-            return self._gate
-        from headgate.gate.gate import Gate
-
-        return Gate.shared()
-
-    def knows(self, netloc: str, path: str) -> bool:
-        """True if there are rules for a host."""
-        return self._leniently(netloc, lambda: self.gate.book.for_host(netloc, path)) is not None
-
-    def match(self, outbound: Outbound | None) -> Provider | None:
-        """The rules for a request; None: it passes."""
-        if outbound is None:
-            return None
-        return self._leniently(outbound.netloc, lambda: self.gate.match(outbound.netloc, outbound.path))
-
-    def begin(
-        self,
-        outbound: Outbound | None,
-        family: Family,
-        *,
-        is_async: bool,
-        resigned: bool = False,
-        roams: bool = False,
-        timeout: float | None = None,
-        apart: bool = False,
-        known: tuple[Provider, Call] | None = None,
-    ) -> Steps[Attempt | None]:
-        """Opens a request's attempt and waits for it; ``None`` if its host has no rules.
-
-        Args:
-            outbound: the request; ``None`` (no host) passes.
-            family: the client library's own base error; a refusal is raised as both.
-            is_async: whether the steps are driven by `drive_async`.
-            resigned: the caller signs after the wait, so a signature seen now does not matter.
-            roams: the request will leave from `leaving`; without it the default address is meant.
-            timeout: seconds it may wait, if less than the governor says.
-            apart: what is held while a connection is open gets a permit of its own (`Attempt.open`), for the rest is
-                spent with the answer.
-            known: its rules and what they see of it, if the caller has them.
-        """
-        rules = known[0] if known is not None else self.match(outbound)
-        if outbound is None or rules is None:
-            return None
-        call = known[1] if known is not None else outbound.call()
-        attempt = self._leniently(
-            outbound.netloc,
-            lambda: Attempt(self, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout, apart=apart),
-        )
-        if attempt is None:
-            return None
-        try:
-            yield from attempt.wait(is_async=is_async)
-        except Rejected as error:
-            raise in_family(error, family) from None
-        except Exception:
-            if not self.lenient:
-                raise
-            log.warning(PASSES, outbound.netloc, exc_info=True)
-            return None
-        return attempt
-
-    def _leniently(self, netloc: str, ask: Callable[[], T]) -> T | None:
-        try:
-            return ask()
-        except Exception:
-            if not self.lenient:
-                raise
-            log.warning(PASSES, netloc, exc_info=True)
-            return None
 
 
 def peek(netloc: str) -> Attempt | None:

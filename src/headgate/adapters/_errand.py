@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from headgate.adapters._call import Attempt, Family, Governor
+from headgate.adapters._call import Attempt, Family
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, in_family
 from headgate.errors import HeadgateError
 from headgate.gate import priorities
@@ -70,7 +71,7 @@ class Governed(Errand):
         raise NotImplementedError
 
     def untouched(self) -> Steps[Any]:
-        """Send without the gate: trouble of ours must not stop an unchanged program."""
+        """Send without the gate: nobody has rules, or the user lets calls pass when something is wrong inside it."""
         raise NotImplementedError
 
     def moves(self, attempt: Attempt, error: Exception) -> bool:
@@ -127,7 +128,7 @@ def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], .
 def run(errand: Governed) -> Steps[Any]:
     """The call with all that is done around it; returns what its client shows its user."""
     governor = errand.governor
-    pipeline = governor.gate.pipeline
+    pipeline = governor.pipeline
     # Whoever keeps a websocket alive dials again by himself.
     if pipeline is not None and not errand.call.method.startswith("WS"):
         return (yield from pipeline.run(errand))

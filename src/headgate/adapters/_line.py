@@ -17,11 +17,13 @@ from headgate.adapters._call import take
 from headgate.gate.steps import Steps, waiting
 from headgate.ledger.limit import parted
 from headgate.rules.call import Call, Priority
+from headgate.rules.reading import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from headgate.adapters._call import Attempt, Family, Governor
+    from headgate.adapters._call import Attempt, Family
+    from headgate.adapters._governor import Governor
     from headgate.adapters._wire import Outbound
     from headgate.gate.permit import Permit
     from headgate.ledger.limit import Charge
@@ -213,7 +215,7 @@ def dialling(
     """
     if take(outbound.netloc) is not None:
         return None
-    provider = governor.match(outbound)
+    provider = governor.match(outbound, family)
     attempt = yield from governor.begin(outbound, family, is_async=is_async, roams=roams, apart=True)
     if attempt is None or provider is None:
         return None
@@ -223,10 +225,8 @@ def dialling(
 def _tree(message: str | bytes | None) -> dict[str, Any] | None:
     if not message or len(message) > _LONGEST_READ:
         return None
-    try:
-        return msgspec.json.decode(message, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    tree = decoded(message)
+    return tree if isinstance(tree, dict) else None
 
 
 def _verb(tree: dict[str, Any]) -> str:

@@ -27,10 +27,12 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlencode
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, peek
+from headgate.adapters._call import Attempt, Steps, drive, drive_async, peek
 from headgate.adapters._errand import Governed, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, lowered, unconnected
 from headgate.errors import HeadgateError, Rejected
+from headgate.stores.faults import struck
 
 __all__ = ["Sdk", "install", "planned", "problems"]
 
@@ -159,9 +161,11 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
             carrier = given.arguments.get("self", given.arguments.get("session"))
             governor = getattr(carrier, "headgate", None) or default
             outbound = None if governor is None else sdk.outbound(given.arguments)
-        except Exception:  # noqa: BLE001 - wrong arguments and the like: the SDK itself says so, or it sends something
+        except Exception as error:  # wrong arguments and the like: the SDK itself says so, or it sends something
+            if struck(error):
+                raise
             outbound = None
-        rules = None if governor is None else governor.match(outbound)
+        rules = None if governor is None else governor.match(outbound, sdk.family)
         if governor is None or outbound is None or rules is None or peek(outbound.netloc) is not None:
             # Not ours, or in the HTTP client's hands, or waited for by a layer above.
             return original(*args, **kw)
@@ -173,7 +177,7 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
         roams = _roams(sdk, given.arguments, outbound)
         signing = _Signing(governor, outbound, rules, is_async=is_async, family=sdk.family, roams=roams)
         signing.sdk, signing.send = sdk, send
-        pipeline = governor.gate.pipeline
+        pipeline = governor.pipeline
         if pipeline is not None and pipeline.keeps(signing):
             return original(*args, **kw)  # nothing to sign: the HTTP client below does it all, and keeps what it gets
         return drive_all(run(signing))
@@ -194,7 +198,9 @@ def _roams(sdk: Sdk, given: Mapping[str, Any], outbound: Outbound) -> bool:
         (library,) = packages & {"aiohttp", "httpx", "requests"}
         module = import_module(f"headgate.adapters.{library}")
         return not proxies and module.roams(client, f"{outbound.scheme}://{outbound.netloc}{outbound.path}")
-    except Exception:  # noqa: BLE001 - a client of another kind: it leaves from the default address
+    except Exception as error:  # a client of another kind: it leaves from the default address
+        if struck(error):
+            raise
         return False
 
 

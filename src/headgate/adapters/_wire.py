@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-import msgspec
-
 from headgate.errors import HeadgateError
 from headgate.gate.fates import surely_unsent, unconnected
 from headgate.rules.call import Call
+from headgate.rules.reading import decoded
 
 __all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent", "unconnected"]
 
@@ -73,10 +72,7 @@ class Outbound(NamedTuple):
         """The parsed JSON body, or ``None`` when there is none, it is large or it is something else."""
         if not self.body or len(self.body) > _BODY_MAX or "json" not in (self.headers.get("content-type") or ""):
             return None
-        try:
-            return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        return decoded(self.body)
 
 
 def _text(body: bytes | str) -> str:

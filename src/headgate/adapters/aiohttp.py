@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import logging
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from types import MethodType, ModuleType
@@ -24,8 +23,9 @@ from yarl import URL
 
 from headgate.adapters._aiohttp_answers import labelled, made, observe, unread
 from headgate.adapters._aiohttp_sockets import join
-from headgate.adapters._call import Attempt, Governor, Steps, drive_async, leaving, peek, take
+from headgate.adapters._call import Attempt, Steps, drive_async, leaving, peek, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import dialling
 from headgate.adapters._wire import Outbound, netloc_of
 from headgate.gate.errand import Reply, Served
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from headgate.rules.call import Call
 
 __all__ = ["Connector", "Middleware", "govern", "govern_sockets", "middleware", "patch", "roams"]
-
-log = logging.getLogger("headgate")
 
 S = TypeVar("S")
 
@@ -63,7 +61,7 @@ class Middleware:
             return await send()
         if attempt is not None:
             return await drive_async(attempt.carry(send, observe))
-        rules = self.governor.match(outbound)
+        rules = self.governor.match(outbound, _family)
         if rules is None:
             return await send()
         free = _free(request.session) and request.proxy is None
@@ -112,8 +110,7 @@ def patch(module: ModuleType) -> None:
     """
     original = module.ClientSession._request
     if "middlewares" not in inspect.signature(original).parameters:
-        log.warning("headgate: this aiohttp is older than 3.12; its requests pass ungoverned")
-        return
+        raise RuntimeError("this aiohttp is older than 3.12, and its requests cannot be governed: upgrade it")
     ours = Middleware(lenient=True)
     module.ClientSession._request = _asking(original, ours)
     module.ClientSession._ws_connect = _dialling(module.ClientSession._ws_connect, ours.governor)
@@ -136,7 +133,7 @@ def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
         outbound = _planned(self, method, str_or_url, kw)
         if outbound is None or peek(outbound.netloc) is not None:
             return await send(self, method, str_or_url)
-        rules = governor.match(outbound)
+        rules = governor.match(outbound, _family)
         if rules is None:
             return await send(self, method, str_or_url)
         free = roams(self) and not kw.get("proxy")

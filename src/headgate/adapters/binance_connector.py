@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.adapters._sdk import Sdk, install, planned
 from headgate.adapters._wire import Outbound
 

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async
+from headgate.adapters._call import Attempt, Steps, drive, drive_async
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
 from headgate.errors import Rejected, UnknownProvider
 from headgate.gate.errand import Reply, Served
 from headgate.rules.ccxt_tables import acquaint, urls_of
+from headgate.stores.faults import struck
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -155,7 +157,7 @@ def _fetch2(
     roams = _roams(met.governor, exchange)
     while True:
         outbound = _dry_run(met, exchange, (*request[:3], tries.clean))
-        rules = met.governor.match(outbound)
+        rules = met.governor.match(outbound, _family)
         if outbound is None or rules is None:
             return (yield functools.partial(send, request[0], params, *rest, **kw))
         errand = _Call(met.governor, outbound, rules, is_async=is_async, family=_family, resigned=True, roams=roams)
@@ -305,15 +307,18 @@ class _Met:
         return any(self.governor.knows(*place) for place in places)
 
     def _meet(self, exchange: Any, hosts: frozenset[str]) -> None:
+        book = self.governor.gate.book
+        asked = self._asked.setdefault(book, set())
         try:
-            book = self.governor.gate.book
-            asked = self._asked.setdefault(book, set())
             if (exchange.id, hosts) not in asked:
                 asked.add((exchange.id, hosts))
                 acquaint(book, exchange, hosts)
         except UnknownProvider:
             pass  # a class of the user's own
-        except Exception:
+        except Exception as error:
+            if struck(error):
+                asked.discard((exchange.id, hosts))
+                raise
             # Without rules the calls pass, under ccxt's own throttle: as if Headgate were not there.
             log.warning("headgate: ccxt's tables of %s cannot be used", exchange.id, exc_info=True)
 
@@ -327,7 +332,9 @@ def _dry_run(met: _Met, exchange: Any, request: tuple[Any, ...]) -> Outbound | N
         made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
         headers = lowered(exchange.headers) | lowered(made.get("headers"))
         return from_url(made.get("method") or method, made["url"], headers, made.get("body"))
-    except Exception:  # noqa: BLE001 - missing keys and the like: the real call raises the same, and sends nothing
+    except Exception as error:  # missing keys and the like: the real call raises the same, and sends nothing
+        if struck(error):
+            raise
         return None
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, drive_async, take
+from headgate.adapters._call import Attempt, Steps, drive, drive_async, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._httpx_bodies import decoded, drain, drain_async, library, streams, unbroken
 from headgate.adapters._httpx_pools import Pools, remembering, roaming, sending
 from headgate.adapters._wire import Outbound
 from headgate.gate.errand import Reply, Served
 from headgate.gate.steps import on_asyncio
+from headgate.stores.faults import struck
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -171,7 +173,7 @@ def _send(
     if attempt is not None:
         observe = functools.partial(_observe, request, is_async)
         return (yield from attempt.carry(functools.partial(send, request), observe))
-    rules = governor.match(outbound)
+    rules = governor.match(outbound, functools.partial(_family, request))
     if rules is None:
         return (yield functools.partial(send, request))
     roams = isinstance(getattr(transport, "_pool", None), Pools)
@@ -249,7 +251,9 @@ def _outbound(request: Any) -> Outbound:
     path, _, query = url.raw_path.partition(b"?")
     try:
         body = request.content
-    except Exception:  # noqa: BLE001 - RequestNotRead of either library: a stream, which nobody may consume here
+    except Exception as error:  # RequestNotRead of either library: a stream, which nobody may consume here
+        if struck(error):
+            raise
         body = None
     return Outbound(
         request.method,

@@ -17,10 +17,10 @@ from requests.exceptions import ConnectionError, ReadTimeout, RequestException  
 from requests.utils import select_proxy
 from urllib3.exceptions import ReadTimeoutError
 
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import in_family
 from headgate.adapters.urllib3 import pool_classes
-from headgate.errors import CallFailed, HeadgateError, Rejected
+from headgate.errors import CallFailed, HeadgateError
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -65,7 +65,7 @@ class Adapter(HTTPAdapter):
         """Sends a prepared request; a refusal of ours is raised as a ``RequestException``."""
         try:
             return super().send(request, *args, **options)
-        except (Rejected, CallFailed) as error:
+        except HeadgateError as error:
             raise _ours(error, request) from error.__cause__
 
 
@@ -114,7 +114,7 @@ def patch(module: ModuleType) -> None:
     def send(self: Any, request: Any, *args: Any, **options: Any) -> Any:
         try:
             return original(self, request, *args, **options)
-        except (Rejected, CallFailed) as error:
+        except HeadgateError as error:
             raise _ours(error, request) from error.__cause__
 
     module.HTTPAdapter.send = send

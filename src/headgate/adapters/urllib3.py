@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
 
-from headgate.adapters._call import Attempt, Governor, Steps, drive, peek, take
+from headgate.adapters._call import Attempt, Steps, drive, peek, take
 from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
 from headgate.errors import HeadgateError
 from headgate.gate.errand import Reply, Served
@@ -77,7 +78,7 @@ def _hook(cls: Any, governor: Governor) -> None:
             return original_urlopen(pool, method, target, body, headers, *args, **kw)
 
         pool, target = _origin(self, url)
-        rules = pool.headgate.match(outbound)
+        rules = pool.headgate.match(outbound, _family)
         if outbound is None or rules is None:
             return send(pool, target)
         errand = _Call(pool.headgate, outbound, rules, is_async=False, family=_family, roams=_free(pool, target))

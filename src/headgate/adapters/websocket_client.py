@@ -9,7 +9,8 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from headgate.adapters._call import Governor, drive
+from headgate.adapters._call import drive
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import Refused, dialling
 from headgate.adapters.websockets import ending, handshake
 

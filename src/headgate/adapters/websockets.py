@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from headgate.adapters._call import Governor, Steps, drive, drive_async
+from headgate.adapters._call import Steps, drive, drive_async
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import Line, Refused, dialling
 from headgate.adapters._wire import from_url, lowered
 

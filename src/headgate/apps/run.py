@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 import headgate
-from headgate.gate.configuration import configure
+from headgate.gate.configuration import UNGOVERNED_ON_ERROR, configure
 from headgate.gate.gate import Gate
 from headgate.rules.call import Priority
 
@@ -73,7 +73,10 @@ def command(
     os.environ.update({name: value for name, value in chosen.items() if value})
     if os.environ.get("HEADGATE_CONFIG"):  # a child that changes its folder must find it too
         os.environ["HEADGATE_CONFIG"] = str(Path(os.environ["HEADGATE_CONFIG"]).expanduser().resolve())
-    configure().rulebook(derived=True)
+    said = configure()
+    said.rulebook(derived=True)
+    if said.ungoverned_on_error:
+        os.environ[UNGOVERNED_ON_ERROR] = "1"  # also where no configuration can be read
     Gate().close()  # what every child would stumble over is said here, once, before the program starts
     env = environment(dict(os.environ))
     sys.stdout.flush()

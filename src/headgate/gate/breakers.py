@@ -107,10 +107,14 @@ class Breakers:
             failed, worked = counted
             self._counted[scope] = [0, 0]
         topic = _health(scope)
-        with self._store.batch():
+
+        def count() -> tuple[Health, float]:
             before = Health.unpack(self._store.remember(topic))
             health, length = self._settings.after(before, failed, worked, self._steady())
             self._store.remember(topic, health.pack())
+            return health, length
+
+        health, length = self._store.transact(count)
         if length:
             reason = f"the provider is in trouble ({outcome})"
             self._gate.block(scope, length, OPEN, reason)

@@ -29,7 +29,7 @@ from headgate.rules.call import Priority
 from headgate.rules.times import duration
 from headgate.stores.base import Store
 
-__all__ = ["Configuration", "configure"]
+__all__ = ["UNGOVERNED_ON_ERROR", "Configuration", "configure", "switched_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Configuration:
         store: its address, a store object, or ``""``.
         egress: name of the one address that this program is told to use, or ``""``.
         priority: class of calls that name none; None: the route's own.
-        weight, max_wait, learn, policies: as in `Settings`.
+        weight, max_wait, learn, ungoverned_on_error, policies: as in `Settings`.
         hosts: hosts to treat as a provider.
         rules: further rule files.
         sources: who said it, by the name of the setting (``weight``) and by host (``hosts.HOST``): ``argument``, the name
@@ -59,6 +59,7 @@ class Configuration:
     weight: int
     max_wait: float
     learn: bool
+    ungoverned_on_error: bool
     policies: Policies
     hosts: Mapping[str, str]
     rules: tuple[Path, ...]
@@ -187,11 +188,23 @@ def configure(
         weight=max(1, pick("weight", weight, "HEADGATE_WEIGHT", _weight, file.said.weight)),
         max_wait=pick("max_wait", max_wait, "", float, file.said.max_wait),
         learn=pick("learn", learn, "", bool, file.said.learn),
+        ungoverned_on_error=pick(
+            "ungoverned_on_error", None, UNGOVERNED_ON_ERROR, switched_on, file.said.ungoverned_on_error
+        ),
         policies=_policies(pick("policies", policies, "HEADGATE_POLICIES", Policies.named, file.said.policies), file),
         hosts=pick.hosts(hosts),
         rules=(*map(Path, file.said.rules), *map(Path, rules)),
         sources=pick.sources,
     )
+
+
+UNGOVERNED_ON_ERROR = "HEADGATE_UNGOVERNED_ON_ERROR"
+"""The variable by which a user prefers calls that pass ungoverned to calls that are refused, when something is wrong."""
+
+
+def switched_on(text: str) -> bool:
+    """Whether a variable that is a switch says yes."""
+    return text.strip().lower() in {"1", "true", "yes", "on"}
 
 
 @dataclass(slots=True)

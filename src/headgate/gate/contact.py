@@ -7,6 +7,7 @@ day. If asking fails, the rule file's numbers hold.
 from __future__ import annotations
 
 import errno
+import http.client
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from headgate.ledger.limit import SECOND
 from headgate.pools.echo import opener
 from headgate.rules.call import Answer, Call
+from headgate.rules.reading import LARGEST
 from headgate.stores.records import Grant
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ _FRESH: Final = 86_400 * SECOND
 _FAILED: Final = 300 * SECOND
 _PATIENCE: Final = 4.0
 """Seconds to wait for the answer."""
-_MOST: Final = 32 << 20
-"""Bytes of an answer that are read at most."""
+_MOST: Final = LARGEST + 1
+"""Bytes of an answer that are read at most: one more than is parsed."""
 
 
 class Contact:
@@ -71,13 +73,16 @@ class Contact:
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
         store, mono = self._gate.store, time.monotonic_ns()
-        with store.batch():
+
+        def claim() -> bool:
             until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
             if until:
                 self._known[namespace] = until
                 return False
             self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
-        return True
+            return True
+
+        return bool(store.transact(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
         """Ask from the first address that has a connection. True if limits were learned."""
@@ -100,11 +105,12 @@ class Contact:
             return False  # no room even for that: whatever filled it knows the limits
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "headgate"})  # noqa: S310 - the caller's own base URL
         try:
-            with opener(address).open(request, timeout=_PATIENCE) as got:
-                answer = Answer(got.status, {k.lower(): v for k, v in got.headers.items()}, got.read(_MOST))
-        except urllib.error.HTTPError as error:
-            with error:
-                answer = Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read(_MOST))
+            try:
+                with opener(address).open(request, timeout=_PATIENCE) as got:
+                    answer = Answer(got.status, {k.lower(): v for k, v in got.headers.items()}, got.read(_MOST))
+            except urllib.error.HTTPError as error:
+                with error:
+                    answer = Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read(_MOST))
         except urllib.error.URLError as error:
             # Refused, not found by name, or no such address here: it was never sent. Anything else may still arrive.
             absent = getattr(error.reason, "errno", None) == errno.EADDRNOTAVAIL
@@ -113,7 +119,7 @@ class Contact:
                 return False if isinstance(error.reason, socket.gaierror) else None
             gate.settling.lingers(grant)
             return False
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             gate.settling.lingers(grant)
             return False
         told = gate.settling.answered(provider, plan, grant, answer, None)

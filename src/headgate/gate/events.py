@@ -21,6 +21,7 @@ _LEVELS: Final = {
     "overloaded": logging.INFO,
     "banned": logging.WARNING,
     "foreign": logging.WARNING,
+    "unreadable": logging.WARNING,
     "egress": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,

@@ -20,7 +20,7 @@ from headgate.gate.emergency import passing, understood
 from headgate.gate.events import Event, Events
 from headgate.gate.gathering import Jams
 from headgate.gate.held import Held
-from headgate.gate.opening import opened
+from headgate.gate.opening import opened, spare_of
 from headgate.gate.own import Got, OwnErrand
 from headgate.gate.permit import Permit
 from headgate.gate.pipeline import Pipeline
@@ -69,6 +69,7 @@ class Gate:
     """
 
     _default: ClassVar[Gate | None] = None
+    _spare: ClassVar[Gate | None] = None
     _default_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(
@@ -92,16 +93,12 @@ class Gate:
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
-        self.home = said.home
-        self.book = said.rulebook()
-        self.max_wait = said.max_wait
-        self.policies = said.policies
+        self.home, self.book = said.home, said.rulebook()
+        self.max_wait, self.policies = said.max_wait, said.policies
         self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
-        self._name = name
-        self.weight = said.weight
-        self._learn = said.learn
-        self._priority = said.priority
-        self._assigned = said.assigned()
+        self._name, self.weight = name, said.weight
+        self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
+        self._priority, self._assigned = said.priority, said.assigned()
         self.store, self._secret = opened(said.store, said.home, self.events.say)
         self._identities: dict[tuple[str, str], Identity] = {}
         self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
@@ -150,6 +147,14 @@ class Gate:
                 cls._default = cls()
                 atexit.register(cls._default._depart)
             return cls._default
+
+    @classmethod
+    def spare(cls) -> Gate:
+        """For calls that the shared gate cannot govern because something is wrong inside it: a safe share of every limit."""
+        with cls._default_lock:
+            if cls._spare is None:
+                cls._spare = spare_of(cls._default, cls)
+            return cls._spare
 
     def permit(
         self,

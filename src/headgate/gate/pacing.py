@@ -53,12 +53,18 @@ class Pacing:
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         topic = f"pace:{charge.key}"
-        with self._store.batch():
+
+        def cut() -> Paced | None:
             before = Paced.unpack(self._store.remember(topic))
             paced = pace.refused(before, self._steady())
             if paced == before:
-                return
+                return None
             self._write(namespace, charge, paced)
+            return paced
+
+        paced = self._store.transact(cut)
+        if paced is None:
+            return
         self._events.say(
             "paced", f"{charge.key} was refused although there was room: {paced.part / 10:g} % of it is used for now",
             namespace, limit=charge.key, part=paced.part / WHOLE,
@@ -68,12 +74,15 @@ class Pacing:
         mono = time.monotonic_ns()
         if self._store.claim(f"pace-step:{charge.key}", mono, mono + int(pace.step * SECOND)):
             return  # another process has taken this step
-        with self._store.batch():
+
+        def grow() -> None:
             before = Paced.unpack(self._store.remember(f"pace:{charge.key}"))
             paced = pace.grown(before, self._steady())
             # A note that was lost (an emptied server) leaves the row: it is written again, as a whole limit.
             if paced != before or paced.part >= WHOLE:
                 self._write(namespace, charge, paced)
+
+        self._store.transact(grow)
 
     def _write(self, namespace: str, charge: Charge, paced: Paced) -> None:
         self._store.remember(f"pace:{charge.key}", paced.pack())

@@ -8,17 +8,17 @@ costs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from headgate.errors import Rejected, StoreError
-from headgate.gate.room import WaitingRoom
+from headgate.gate.room import WaitingRoom, unbroken
 from headgate.gate.ticket import Ticket, check
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Plan
 from headgate.stores.records import Ask, Grant
-from headgate.waiting.queue import Lane
+from headgate.waiting.queue import Lane, Queue
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -58,33 +58,21 @@ class RemoteRoom(WaitingRoom):
                 return got
         now = time.monotonic_ns()
         ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
-        with self._lock:
-            if self._closed:
-                raise Rejected("the gate is closed")
-            lane = queue.add(ticket)
-            if isinstance(lane.why, Refusal) and not lane.why.unknown:
-                try:
-                    opens = queue.earliest(ticket, max(lane.opens, now))
-                    check(ticket, lane.why._replace(opens=opens), now)
-                except Rejected:
-                    queue.remove(ticket)
-                    raise
-            self._set_alarm()
-        return ticket
+        try:
+            return self._stand(ticket, None, now)
+        except BaseException:
+            self._abandon(ticket)
+            raise
 
     def freed(self, keys: Iterable[str]) -> None:
         if self._queue.count:
-            with self._lock:
-                if self._queue.freed(keys, self._refused_at + _PACE):
-                    self._stale = True
-                    self._set_alarm()
+            self._served_after(lambda queue: queue.freed(keys, self._refused_at + _PACE))
 
-    def look(self) -> None:
-        if self._queue.count:
-            with self._lock:
-                self._queue.look()
-                self._stale = True
-                self._set_alarm()
+    @unbroken
+    def _served_after(self, change: Callable[[Queue], bool]) -> None:
+        if change(self._queue):
+            self._stale = True
+            self._set_alarm()
 
     def tick(self, rung: bool) -> float:
         """The helper thread is awake: round trips until nothing is due."""

@@ -7,31 +7,57 @@ sleeps until the first computed instant, or until somebody who freed units rings
 from __future__ import annotations
 
 import asyncio
-import select
+import functools
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from headgate.errors import Rejected, StoreError
 from headgate.gate.ticket import Ticket, check, too_late
+from headgate.gate.timekeeper import IDLE, keep_time
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Plan
+from headgate.stores.helper import Helper
 from headgate.stores.records import Grant
 from headgate.waiting.queue import Lane, Queue
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
 
-__all__ = ["WaitingRoom"]
+__all__ = ["WaitingRoom", "unbroken"]
 
 _BATCH: Final = 64
 """So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
-_IDLE: Final = 60.0
+_LOOK: Final = 5.0
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def unbroken(method: M) -> M:
+    """A method of the room that holds its lock, and mends the queue if an exception strikes: a signal's handler may raise one
+    between any two instructions."""
+
+    @functools.wraps(method)
+    def run(self: WaitingRoom, *values: Any) -> Any:
+        with self._lock:
+            if self._torn:
+                self._mend()
+            try:
+                return method(self, *values)
+            except (Rejected, ReferenceError):
+                raise
+            except BaseException:
+                self._mend()
+                raise
+
+    return run  # type: ignore[return-value]
 
 
 class WaitingRoom:
@@ -48,8 +74,10 @@ class WaitingRoom:
         self._weight = gate.weight
         self._lock = threading.RLock()
         self._queue = Queue()
+        self._standing: dict[int, Ticket] = {}
+        self._torn = False
         self.waits = Waits(gate.store)
-        self._thread: threading.Thread | None = None
+        self._thread: Helper | None = None
         self._alarm: socket.socket | None = None
         self._closed = False
         self._long: list[tuple[Plan, Refusal]] = []
@@ -77,40 +105,50 @@ class WaitingRoom:
             no = None if got.unknown and got.kind == "limit" else got
         now = time.monotonic_ns()
         ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
-        with self._lock:
-            if self._closed:
-                raise Rejected("the gate is closed")
-            if no is not None:
-                check(ticket, no, now)
-            lane = queue.add(ticket)
-            if no is not None and lane.head() is ticket:
-                lane.opens, lane.why = no.opens, no
-            elif lane.head() is ticket:
-                self._serve(now)
-                if ticket.error is not None:
-                    raise ticket.error
-                if ticket.grant is not None:
-                    return ticket.grant
-            try:
-                if isinstance(lane.why, Refusal) and not lane.why.unknown:
-                    opens = queue.earliest(ticket, max(lane.opens, now))
-                    check(ticket, lane.why._replace(opens=opens), now)
-            except Rejected:
-                queue.remove(ticket)
-                raise
-            self._set_alarm()
+        if no is not None:
+            check(ticket, no, now)
+        try:
+            return self._stand(ticket, no, now)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+
+    @unbroken
+    def _stand(self, ticket: Ticket, no: Refusal | None, now: int) -> Grant | Ticket:
+        """Put a call that was refused (`no`), or not tried yet, into its lane."""
+        if self._closed:
+            raise Rejected("the gate is closed")
+        queue = self._queue
+        self._standing[id(ticket)] = ticket
+        lane = queue.add(ticket)
+        if no is not None and lane.head() is ticket:
+            lane.opens, lane.why = no.opens, no
+        elif lane.head() is ticket:
+            self._serve(now)
+            if ticket.error is not None:
+                raise ticket.error
+            if ticket.grant is not None:
+                del self._standing[id(ticket)]
+                return ticket.grant
+        if isinstance(lane.why, Refusal) and not lane.why.unknown:
+            opens = queue.earliest(ticket, max(lane.opens, now))
+            check(ticket, lane.why._replace(opens=opens), now)
+        self._set_alarm()
         return ticket
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def wait(self, ticket: Ticket) -> Grant:
         """Block this thread until the ticket is served. Raises Rejected."""
-        with self._lock:
-            if ticket.waiting:
-                ticket.event = threading.Event()
         try:
-            if ticket.event is not None:
-                ticket.event.wait()
+            with self._lock:
+                if ticket.waiting:
+                    lock = allocate_lock()
+                    lock.acquire()
+                    ticket.lock = lock
+            while ticket.lock is not None and not ticket.lock.acquire(True, _LOOK):
+                with self._lock:
+                    self._set_alarm()  # should the helper thread have died
         except BaseException:
             self._abandon(ticket)
             raise
@@ -118,29 +156,45 @@ class WaitingRoom:
 
     async def wait_async(self, ticket: Ticket) -> Grant:
         """Await the ticket. Raises Rejected."""
-        with self._lock:
-            if ticket.waiting:
-                ticket.loop = asyncio.get_running_loop()
-                ticket.future = ticket.loop.create_future()
-        if ticket.future is not None:
-            try:
+        try:
+            with self._lock:
+                if ticket.waiting:
+                    ticket.loop = asyncio.get_running_loop()
+                    ticket.future = ticket.loop.create_future()
+            if ticket.future is not None:
                 await ticket.future
-            except BaseException:
-                self._abandon(ticket)
-                raise
+        except BaseException:
+            self._abandon(ticket)
+            raise
         return self._result(ticket)
 
     def _result(self, ticket: Ticket) -> Grant:
+        self._standing.pop(id(ticket), None)
         if ticket.grant is None:
             raise ticket.error or Rejected("the gate was closed")
         self.waits.add(ticket.klass, time.monotonic_ns() - ticket.arrived)
         return ticket.grant
 
+    @unbroken
+    def _leave(self, ticket: Ticket) -> bool:
+        """Take a call out of its lane. Returns whether it stood there."""
+        waiting = ticket.waiting
+        self._standing.pop(id(ticket), None)
+        self._queue.remove(ticket)
+        return waiting
+
+    def _mend(self) -> None:
+        """An exception struck, perhaps in the middle of a change: the queue is made anew of all who stand here."""
+        self._torn = True
+        standing = list(self._standing.values())
+        self._queue = Queue.of([t for t in standing if t.grant is None and t.error is None], self._queue.tickets)
+        self._deliver([t for t in standing if t.grant is not None or t.error is not None])
+        self._torn = False
+        self._set_alarm()
+
     def _abandon(self, ticket: Ticket) -> None:
         """Its caller was cancelled: leave the lane, or give the permit back."""
-        with self._lock:
-            waiting, lane = ticket.waiting, ticket.lane
-            self._queue.remove(ticket)
+        waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
             self._gate.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None:
@@ -152,16 +206,17 @@ class WaitingRoom:
     def freed(self, keys: Iterable[str]) -> None:
         """Units came back on these ledgers in this process."""
         if self._queue.count:
-            with self._lock:
-                if self._queue.freed(keys):
-                    self._serve(time.monotonic_ns())
+            self._served_after(lambda queue: queue.freed(keys))
 
     def look(self) -> None:
         """Something changed that may let anybody pass: try all heads."""
         if self._queue.count:
-            with self._lock:
-                self._queue.look()
-                self._serve(time.monotonic_ns())
+            self._served_after(_all_due)
+
+    @unbroken
+    def _served_after(self, change: Callable[[Queue], bool]) -> None:
+        if change(self._queue):
+            self._serve(time.monotonic_ns())
 
     def _expire(self, now: int) -> list[Ticket]:
         """Take out the calls whose deadline has passed."""
@@ -177,15 +232,9 @@ class WaitingRoom:
         done = self._expire(now)
         more = True
         while more:
-            more = False
             granted: list[tuple[Ticket, Grant]] = []
             try:
-                with self._store.batch():
-                    for tries, lane in enumerate(self._queue.due(now)):
-                        if tries >= _BATCH:
-                            more = True
-                            break
-                        self._try(lane, now, granted, done)
+                more = self._store.transact(lambda: self._try_due(now, granted, done))  # noqa: B023 - called at once
             except StoreError:
                 # What was granted was not written: the calls go back to their places and are tried on the safe share.
                 for ticket, _ in reversed(granted):
@@ -204,6 +253,14 @@ class WaitingRoom:
         long, self._long = self._long, []
         for plan, no in long:
             self._gate.events.say_wait(plan, no, now)
+
+    def _try_due(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
+        """Try the heads that are due, in one transaction. Returns whether there are more."""
+        for tries, lane in enumerate(self._queue.due(now)):
+            if tries >= _BATCH:
+                return True
+            self._try(lane, now, granted, done)
+        return False
 
     def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
         head = lane.head()
@@ -241,8 +298,9 @@ class WaitingRoom:
         """Wake the callers; tasks of one loop together."""
         loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for ticket in done:
-            if ticket.event is not None:
-                ticket.event.set()
+            if ticket.lock is not None:
+                if ticket.lock.locked():
+                    ticket.lock.release()
             elif ticket.loop is not None and ticket.future is not None:
                 loops.setdefault(ticket.loop, []).append(ticket.future)
         for loop, futures in loops.items():
@@ -258,16 +316,13 @@ class WaitingRoom:
         instant = self._queue.next_instant()
         if instant is None:
             return
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             inner, outer = socket.socketpair()
             inner.setblocking(False)
             outer.setblocking(False)
             self._alarm = outer
             self._wakes_at = 0
-            self._thread = threading.Thread(
-                target=_keep_time, args=(weakref.ref(self), inner, self._gate.bell), name="headgate", daemon=True
-            )
-            self._thread.start()
+            self._thread = Helper(keep_time, weakref.ref(self), inner, self._gate.bell)
         elif instant < self._wakes_at and self._alarm is not None:
             self._wakes_at = instant
             try:
@@ -275,17 +330,17 @@ class WaitingRoom:
             except OSError:
                 pass  # its buffer is full: it will wake
 
+    @unbroken
     def tick(self, rung: bool) -> float:
         """The helper thread is awake. Serve what is due; returns seconds to sleep."""
-        with self._lock:
-            if rung:
-                self._queue.look()
-            now = time.monotonic_ns()
-            if self._queue.count:
-                self._serve(now)
-            instant = self._queue.next_instant()
-            self._wakes_at = instant if instant is not None else now + int(_IDLE * SECOND)
-            return max(0.0, (self._wakes_at - time.monotonic_ns()) / SECOND)
+        if rung:
+            self._queue.look()
+        now = time.monotonic_ns()
+        if self._queue.count:
+            self._serve(now)
+        instant = self._queue.next_instant()
+        self._wakes_at = instant if instant is not None else now + int(IDLE * SECOND)
+        return max(0.0, (self._wakes_at - time.monotonic_ns()) / SECOND)
 
     @property
     def count(self) -> int:
@@ -306,51 +361,16 @@ class WaitingRoom:
         self.waits.share()
         if alarm is not None:
             alarm.close()
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None:
             thread.join(timeout=5)
+
+
+def _all_due(queue: Queue) -> bool:
+    queue.look()
+    return True
 
 
 def _wake_all(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-
-def _keep_time(room: weakref.ref[WaitingRoom], alarm: socket.socket, bell: socket.socket | None) -> None:
-    """The helper thread: sleep until the next instant, or until somebody rings."""
-    poll = select.poll()
-    poll.register(alarm, select.POLLIN)
-    if bell is not None:
-        poll.register(bell, select.POLLIN)
-    seconds, rung = 0.0, False
-    try:
-        while True:
-            here = room()
-            if here is None:
-                return
-            seconds = here.tick(rung)
-            del here  # a gate that nobody holds any more may go
-            rung = False
-            for number, _ in poll.poll(min(seconds, _IDLE) * 1000):
-                if number == alarm.fileno():
-                    if not _drain(alarm):
-                        return
-                elif bell is not None:
-                    rung = _drain(bell) or rung
-    except (OSError, ReferenceError, ValueError):
-        return  # closed under us
-    finally:
-        alarm.close()
-
-
-def _drain(channel: socket.socket) -> bool:
-    """Read everything that waits; False if the other end is closed (stream), or only empty datagrams came."""
-    full = False
-    while True:
-        try:
-            got: Any = channel.recv(64)
-        except BlockingIOError:
-            return full
-        if not got and channel.type == socket.SOCK_STREAM:
-            return False
-        full = full or bool(got)

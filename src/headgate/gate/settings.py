@@ -119,6 +119,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         weight: a process's share in fairness among equals.
         max_wait: seconds a call waits that names no timeout.
         learn: whether adapters ask a provider for its limits before the first call.
+        ungoverned_on_error: whether a call may pass ungoverned when something goes wrong inside Headgate; else it keeps to a
+            safe share, or is refused.
         rules: further rule files; relative paths are meant from the configuration file.
         hosts: hosts to treat as a provider.
         providers: by name.
@@ -139,6 +141,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     weight: Weight = 1
     max_wait: Seconds = 900.0
     learn: bool = True
+    ungoverned_on_error: bool = False
     rules: list[str] = []
     hosts: dict[str, str] = {}
     providers: dict[str, ProviderSettings] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ class Settling:
         now = self._times.now(namespace)
         if answer is not None:
             told = rules.feedback(plan, answer, now=now.lo)
+            self._say_unreadable(namespace, told)
             if told.server_time is not None:
                 contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
                 if contradicted:
@@ -143,7 +145,8 @@ class Settling:
 
         Every such ban leaves a note for as long as the longest ban lasts after its end; so many notes, so many steps.
         """
-        with self._store.batch():
+
+        def climb() -> int:
             for state in self._store.blocks.states():
                 # Calls that were on their way when it began are answered alike: that is one ban, not many.
                 if state.scope == scope and state.kind == "ban" and grant.sent.mono < state.ends():
@@ -153,7 +156,17 @@ class Settling:
                 forgotten = mono + length + rules.ban_length(_MOST_STEPS)
                 if not self._store.claim(f"ban:{earlier}:{scope}", mono, forgotten):
                     break
-        return length
+            return length
+
+        return self._store.transact(climb)
+
+    def _say_unreadable(self, namespace: str, told: Feedback) -> None:
+        if told.unreadable:
+            self._events.say_seldom(
+                "unreadable", f"{namespace}: {told.unreadable}", math.inf,
+                f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
+                part=told.unreadable,
+            )  # fmt: skip
 
     def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
         limits = ", ".join(

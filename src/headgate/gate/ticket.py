@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
+from _thread import LockType as Lock
 
 from headgate.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
 from headgate.gate.contact import CONTACT
@@ -26,17 +26,19 @@ class Ticket(Waiter):
         plan: what it is for.
         grant: the permit, once it has it.
         error: why it never will.
+        lock: what its thread waits for: a locked lock of the interpreter's own, which an exception that a signal's handler
+            raises leaves as it is (a `threading.Event` may be left broken).
         movable: whether it would rather be refused than wait for the end of a block: there are other addresses.
     """
 
-    __slots__ = ("error", "event", "future", "grant", "loop", "movable", "plan")
+    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "plan")
 
     def __init__(self, plan: Plan, klass: int, arrived: int, deadline: int) -> None:
         super().__init__(plan.charges, klass, arrived, deadline, plan.scopes)
         self.plan = plan
         self.grant: Grant | None = None
         self.error: Exception | None = None
-        self.event: threading.Event | None = None
+        self.lock: Lock | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
         self.movable = False

@@ -17,6 +17,8 @@ _NOTE: Final = struct.Struct("<qqqq")
 _LOOK: Final = SECOND // 50
 _CREEP: Final = SECOND // 5000
 _instant = tuple.__new__  # a named tuple's own constructor costs twice as much
+_FAR: Final = 86_400 * SECOND
+"""A provider's clock that is said to be further from the wall clock is asked for anew, ns."""
 _SHARE: Final = 5 * SECOND
 """How often bounds that did not narrow much are written for other processes, ns."""
 
@@ -58,6 +60,9 @@ class Times:
         if note is not None and len(note) == _NOTE.size:
             low, high = self._store.skew()
             lo, hi, at, wall = _NOTE.unpack(note)
+            if not (clock.lo - _FAR < lo + low <= hi + high < clock.hi + _FAR and at - high <= clock.at + SECOND):
+                note = None  # garbled: the first doubt holds
+        if note is not None and len(note) == _NOTE.size:
             clock.lo, clock.hi, clock.at, clock.known = lo + low, hi + high, at - high, True
             if not self._store.remote:
                 clock.wall = wall  # that of then: a host that slept since shows as a step at the first look

@@ -62,10 +62,13 @@ class Waits:
             fresh, self._fresh = self._fresh, {}
         if not fresh:
             return
+
+        def add() -> None:
+            for klass, wait in fresh.items():
+                self._store.sum(_topic(klass), (wait.calls, wait.total, wait.longest))
+
         try:
-            with self._store.batch():
-                for klass, wait in fresh.items():
-                    self._store.sum(_topic(klass), (wait.calls, wait.total, wait.longest))
+            self._store.transact(add)
         except StoreError:
             with self._lock:
                 for klass, wait in fresh.items():
@@ -74,9 +77,9 @@ class Waits:
 
 def read_waits(store: Store) -> dict[Priority, Wait]:
     """What all processes have added, for the classes in which anybody waited."""
-    with store.batch():
-        notes = {klass: store.remember(_topic(klass)) for klass in Priority}
-    return {klass: Wait(*_NOTE.unpack(note)) for klass, note in notes.items() if note is not None}
+    notes = store.transact(lambda: {klass: store.remember(_topic(klass)) for klass in Priority})
+    found = {klass: note for klass, note in notes.items() if note is not None and len(note) == _NOTE.size}
+    return {klass: Wait(*_NOTE.unpack(note)) for klass, note in found.items()}
 
 
 def _topic(klass: int) -> str:

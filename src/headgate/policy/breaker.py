@@ -6,6 +6,7 @@ breaker is open (a block of kind ``breaker``), and that it wants probing (a bloc
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ PROBING: Final = "probing"
 
 _TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED, Outcome.NETWORK, Outcome.UNKNOWN})
 _PACKED: Final = struct.Struct("<dIIId")
+_MOST: Final = (1 << 32) - 1
 
 
 def troubled(outcome: Outcome) -> bool | None:
@@ -51,12 +53,16 @@ class Health(NamedTuple):
 
     def pack(self) -> bytes:
         """As a note for the store."""
-        return _PACKED.pack(*self)
+        counts = [min(number, _MOST) for number in (self.failed, self.worked, self.trips)]
+        return _PACKED.pack(self.since, *counts, self.tripped)
 
     @classmethod
     def unpack(cls, note: bytes | None) -> Health:
-        """From such a note; a new one if there is none, or another version's."""
-        return cls(*_PACKED.unpack(note)) if note is not None and len(note) == _PACKED.size else cls()
+        """From such a note; a new one if there is none, if it is another version's or garbled."""
+        if note is None or len(note) != _PACKED.size:
+            return cls()
+        read = cls(*_PACKED.unpack(note))
+        return read if math.isfinite(read.since) and math.isfinite(read.tripped) else cls()
 
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ feeling for the place where it is refused.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -40,8 +41,12 @@ class Paced(NamedTuple):
 
     @classmethod
     def unpack(cls, note: bytes | None) -> Paced:
-        """From such a note; unpaced if there is none, or another version's."""
-        return cls(*_PACKED.unpack(note)) if note is not None and len(note) == _PACKED.size else cls()
+        """From such a note; unpaced if there is none, if it is another version's or garbled."""
+        if note is None or len(note) != _PACKED.size:
+            return cls()
+        read = cls(*_PACKED.unpack(note))
+        whole = all(0 < part <= WHOLE for part in (read.part, read.top, read.low)) and math.isfinite(read.cut)
+        return read if whole else cls()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.client
 import ipaddress
-import json
 import threading
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from headgate.errors import StoreError
 from headgate.ledger.limit import SECOND
 from headgate.pools.address import Address
 from headgate.pools.when import age, stamp
+from headgate.rules.reading import decoded
 from headgate.stores.base import Store
 
 __all__ = ["Echo", "opener", "public_address"]
@@ -69,6 +69,7 @@ class Echo:
         try:
             at, public = (self._store.remember(self._topic(address)) or b"").decode().split(" ")
             old = age(self._store, int(at))
+            public = str(ipaddress.ip_address(public))
         except (StoreError, ValueError):
             return False
         if not 0 <= old < _FRESH:
@@ -104,7 +105,7 @@ def public_address(body: bytes) -> str:
     """
     text = body.decode("utf-8", "replace").strip()
     if text.startswith("{"):
-        said = json.loads(text)
+        said = decoded(text) or {}
         text = next((str(said[key]) for key in ("ip", "origin", "address", "query") if said.get(key)), "")
     # Behind several proxies an echo may list all of them: the first is the client's.
     return str(ipaddress.ip_address(text.split(",")[0].strip().strip('"')))

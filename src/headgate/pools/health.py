@@ -45,7 +45,8 @@ class Health:
         Returns:
             Warnings so far, and how long the address now rests, ns (0: it does not).
         """
-        with self._store.batch():
+
+        def count_it() -> tuple[int, int]:
             count, rests = self._count(f"warnings:{place}")
             count += 1
             length = 0
@@ -53,17 +54,24 @@ class Health:
                 length = self._rest(place, _AFTER_WARNINGS, rests, f"{count} warnings")
                 count, rests = 0, rests + 1
             self._store.remember(f"warnings:{place}", _NOTE.pack(count, rests, stamp(self._store)))
-        return (count or WARNINGS), length
+            return (count or WARNINGS), length
+
+        return self._store.transact(count_it)
 
     def failed(self, place: str) -> int:
         """No connection could be made from there. Returns how long the address now rests, ns."""
-        with self._store.batch():
+
+        def count_it() -> int:
             count, rests = self._count(f"failures:{place}")
             if self.rests(place):  # calls that were on their way at the first failure are no news
                 return 0
             length = self._rest(place, _AFTER_FAILURE, rests, "no connection")
             self._store.remember(f"failures:{place}", _NOTE.pack(count + 1, rests + 1, stamp(self._store)))
-        self._failing.add(place)
+            return length
+
+        length = self._store.transact(count_it)
+        if length:
+            self._failing.add(place)
         return length
 
     def worked(self, place: str) -> None:
@@ -97,6 +105,8 @@ class Health:
         if note is None or len(note) != _NOTE.size:
             return 0, 0
         count, rests, at = _NOTE.unpack(note)
+        if not (0 <= count < 1 << 32 and 0 <= rests < 1 << 32):
+            return 0, 0  # garbled
         old = age(self._store, at)
         if old < 0:
             return 0, 0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from headgate.ledger.limit import SECOND, Limit
 from headgate.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
 from headgate.rules.cost import Amount, evaluate
-from headgate.rules.learning import learn_rows
-from headgate.rules.reading import dig_json
+from headgate.rules.learning import believable, learn_rows
+from headgate.rules.reading import FAULTS, dig_json
 from headgate.rules.refusal import Refusals
 from headgate.rules.routing import CompiledRoute
 from headgate.rules.schema import File, Learn, LimitHeaders
@@ -23,6 +23,14 @@ __all__ = ["Listener"]
 _MOST_RECIPES = 8192
 _BELIEVABLE = 10**15
 """Counters beyond this are noise, not counts."""
+_OVER = 16
+"""A counter or a cost of more than so many times the limit says no more than that: the limit is used up."""
+_EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
+"""The years 2000 and 2200, Unix ns: what lies outside is not the time of any server."""
+
+
+_Part: TypeAlias = Callable[..., Any]
+"""Calls what reads one part of an answer, given the name of the part, and returns what that returns."""
 
 
 class _Report(NamedTuple):
@@ -75,39 +83,60 @@ class Listener:
         return (self._recipes.get(plan) or self._recipe(plan)).needs_body
 
     def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
-        """Everything `answer` tells; `now` in Unix ns."""
+        """Everything `answer` tells; `now` in Unix ns. Whatever cannot be read of it tells nothing, and the rest counts."""
         recipe = self._recipes.get(plan) or self._recipe(plan)
-        headers = answer.headers
         result = Feedback()
+        try:
+            self._read(recipe, plan, answer, now, result, _whole)
+        except FAULTS:
+            result = Feedback()
+            self._read(recipe, plan, answer, now, result, _part_of(result))
+        return result
+
+    def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> None:
+        """Read an answer into `result`; `part` calls what reads one part of it."""
+        headers = answer.headers
         charged = True
         if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
-            charged = self._refusals.read(plan, answer, now, result)
+            charged = self._refused(plan, answer, now, result, part)
         if plan.feedback:
-            for name, key in recipe.used:
-                value = headers.get(name)
-                if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
-                    result.used[key] = int(value)
+            if recipe.used:
+                part("counters", _count_used, recipe.used, headers, result)
             for report in recipe.reports:
-                self._report(report, headers, now, result)
+                part("reports", self._report, report, headers, now, result)
         date = headers.get("date")
         if date is not None:
-            result.server_time = self._server_time(date)
+            result.server_time = part("date", self._server_time, date)
         if not charged:
             result.actual = {charge.key: 0 for charge in plan.charges}
         elif recipe.ok and result.outcome is Outcome.OK:
-            _settle(recipe.ok, answer, result)
+            part("cost", _settle, recipe.ok, answer, result)
         elif recipe.failed and 400 <= answer.status < 500:
-            _settle(recipe.failed, answer, result)
+            part("cost", _settle, recipe.failed, answer, result)
         if recipe.learns and answer.body and result.outcome is Outcome.OK:
-            self._learn(recipe.learns, plan, answer.body, result)
-        return result
+            part("limits", self._learn, recipe.learns, plan, answer.body, result)
+        if result.used:
+            _bound(plan, result.used)
+        if result.actual:
+            _bound(plan, result.actual)
+
+    def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
+        """Read a refusal. Returns whether the provider charges it."""
+        charged: bool | None = part("body", self._refusals.read, plan, answer, now, result)
+        if charged is None:  # its status and its headers are still there
+            charged = part("headers", self._refusals.read, plan, answer._replace(body=None), now, result)
+        if charged is None:
+            self._refusals.bare(plan, answer.status, result)
+        return charged is not False
 
     def _server_time(self, date: str) -> tuple[int, int] | None:
         """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
         known, bounds = self._date
         if date != known:
             seconds = http_date(date)
-            bounds = None if seconds is None else (seconds * SECOND, (seconds + 1) * SECOND)
+            bounds = None
+            if seconds is not None and _EARLIEST <= seconds * SECOND <= _LATEST:
+                bounds = (seconds * SECOND, (seconds + 1) * SECOND)
             self._date = (date, bounds)
         return bounds
 
@@ -116,7 +145,7 @@ class Listener:
         for learn in learns:
             if learn.clock:
                 moment = instant(dig_json(body, learn.clock), learn.clock_format, 0)
-                if moment is not None:
+                if moment is not None and _EARLIEST <= moment <= _LATEST:
                     bounds = (moment, moment + (SECOND if learn.clock_format == "epoch-s" else SECOND // 1000))
                     dated = result.server_time
                     # A body made earlier (cached) contradicts the Date header, which is made with the answer.
@@ -138,7 +167,7 @@ class Listener:
         """
         names, limit = report.headers, report.limit
         capacity = _count(headers.get(names.limit)) if names.limit else None
-        if capacity and capacity != limit.capacity:
+        if capacity and capacity != limit.capacity and believable(capacity, limit.period, limit.window):
             ledger = self._ledger(limit, report.key)
             if self._learned.get(ledger) != (capacity, limit.period):
                 result.learned[ledger] = (capacity, limit.period)
@@ -179,6 +208,37 @@ class Listener:
             self._recipes.clear()
         self._recipes[plan] = recipe
         return recipe
+
+
+def _whole(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
+    """A part of an answer, where all of them can be read."""
+    return read(*arguments)
+
+
+def _part_of(result: Feedback) -> _Part:
+    """What reads the parts of an answer one by one: one that cannot be read is None, and named in `result`."""
+
+    def part(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except FAULTS as error:
+            result.unreadable = ", ".join(filter(None, (result.unreadable, f"{name} ({type(error).__name__})")))
+            return None
+
+    return part
+
+
+def _bound(plan: Plan, told: dict[str, int]) -> None:
+    for charge in plan.charges:
+        if charge.key in told:
+            told[charge.key] = min(max(told[charge.key], 0), _OVER * max(charge.limit.capacity, charge.cost))
+
+
+def _count_used(used: tuple[tuple[str, str], ...], headers: Mapping[str, str], result: Feedback) -> None:
+    for name, key in used:
+        value = headers.get(name)
+        if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
+            result.used[key] = int(value)
 
 
 def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:

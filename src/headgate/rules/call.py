@@ -136,6 +136,7 @@ class Feedback:
         reason: one line for people (code and text of a refusal), without secrets.
         acted: whether the provider may have done what was asked; False if it surely refused before.
         retry_in: ns after the answer before which the provider wants no other try; None if it says nothing.
+        unreadable: which parts of the answer could not be read, and so tell nothing here; ``""``: none.
     """
 
     outcome: Outcome = Outcome.OK
@@ -148,3 +149,4 @@ class Feedback:
     reason: str = ""
     acted: bool = True
     retry_in: int | None = None
+    unreadable: str = ""

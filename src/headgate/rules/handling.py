@@ -13,7 +13,7 @@ import msgspec
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Call, Plan
-from headgate.rules.reading import count, dig, dig_json, header, reader, text
+from headgate.rules.reading import count, decoded, dig, dig_json, header, reader, text
 from headgate.rules.routing import listed
 from headgate.rules.schema import File, Lookup, Merge
 from headgate.rules.times import duration
@@ -56,10 +56,7 @@ class Single:
 
     def split(self, body: bytes) -> dict[str, bytes]:
         """The answers that single calls would have had, by name; nothing if the body is not as the rules say."""
-        try:
-            whole: Any = msgspec.json.decode(body)
-        except msgspec.MsgspecError:
-            return {}
+        whole: Any = decoded(body)
         steps = tuple(self.rule.rows.split(".")) if self.rule.rows else ()
         rows = dig(whole, steps)
         if not isinstance(rows, list):

@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headgate.ledger.limit import Limit, Window
-from headgate.rules.reading import dig
+from headgate.rules.reading import dig, whole
 from headgate.rules.schema import Learn
 from headgate.rules.times import DAY, duration, interval_period
 
-__all__ = ["learn_rows", "match_rows"]
+__all__ = ["believable", "learn_rows", "match_rows"]
 
 _MOST = 10**12
 """A capacity beyond this is a mistake, not a limit."""
+_MOST_DRAINED = 4 * 10**9
+"""The same for a bucket, whose ledger counts billionths of a unit in 64 bits."""
+_LONGEST = 366 * DAY
+
+
+def believable(capacity: int, period: int, window: Window | None = None) -> bool:
+    """Whether a stated limit can be meant: `capacity` in units, `period` in ns (0: of no window)."""
+    return 1 <= capacity <= (_MOST_DRAINED if window is Window.BUCKET else _MOST) and 0 <= period <= _LONGEST
 
 
 class _Row(NamedTuple):
@@ -43,7 +51,7 @@ def learn_rows(
             if (limit.unit == unit if unit else limit.name == learn.limit_name) and limit.window is not Window.SLOTS
         ]
         for limit, row in match_rows(candidates, found):
-            if row.capacity:
+            if row.capacity and believable(row.capacity, row.period, limit.window):
                 learned[limit.name] = (row.capacity, row.period or limit.period)
             if row.used >= 0:
                 used[limit.name] = row.used
@@ -70,7 +78,7 @@ def _row(raw: Any, learn: Learn) -> _Row | None:
     period = _period(raw, learn) if learn.interval else 0
     if period is None or capacity is None or used is None:
         return None
-    if (learn.limit and not 1 <= capacity <= _MOST) or used > _MOST:
+    if (learn.limit and not believable(capacity, period)) or used > _MOST:
         return None
     return _Row(capacity, period, used)
 
@@ -82,13 +90,10 @@ def _period(raw: Any, learn: Learn) -> int | None:
         return None
     try:
         period = duration(word) * number if word[:1].isdecimal() else interval_period(word, number)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return period if 0 < period <= 366 * DAY else None
+    return period if 0 < period <= _LONGEST else None
 
 
 def _whole(raw: Any, path: str) -> int | None:
-    value = dig(raw, tuple(path.split(".")))
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return whole(dig(raw, tuple(path.split("."))))

@@ -7,14 +7,51 @@ for costs, conditions, owners and signatures.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from headgate.rules.call import Call
 
-__all__ = ["Reader", "count", "dig", "dig_json", "header", "number", "reader", "text"]
+__all__ = [
+    "FAULTS",
+    "LARGEST",
+    "Reader",
+    "count",
+    "decoded",
+    "dig",
+    "dig_json",
+    "header",
+    "number",
+    "reader",
+    "sought",
+    "text",
+    "whole",
+]
+
+LARGEST: Final = 32 << 20
+"""Bytes of a JSON text that are parsed at most."""
+_DEEPEST: Final = 64
+"""Levels of lists and objects inside each other that are parsed at most."""
+_DIGITS: Final = 18
+"""Digits of a whole number that is believed: all of them fit into 64 bits."""
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What the parser raises: not JSON, lone surrogates or thousands of digits, and a stack that is nearly full already."""
+FAULTS: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+)
+"""What reading an answer may raise where its sender and we are of different minds. Only these are caught: an exception that
+a signal's handler of the program raises meanwhile is the program's own."""
+_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_PLAIN: Final = bytes(set(range(256)) - _STEP.keys())
 
 Reader = Callable[[Call], Any]
 """Reads one value; None when it is absent. An empty string counts as absent, as servers treat it."""
@@ -59,7 +96,7 @@ def dig_json(body: bytes | str | None, path: str) -> Any:
 
     None when the text is not JSON or has no such field.
     """
-    if not body:
+    if not body or not _fits(body):
         return None
     try:
         raw: Any = body
@@ -72,8 +109,53 @@ def dig_json(body: bytes | str | None, path: str) -> Any:
             if raw is None:
                 return None
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeError):
+    except _UNREADABLE:
         return None
+
+
+def decoded(body: bytes | str | None) -> Any:
+    """The value of a JSON text from anybody: None if it is none, or one beyond the bounds at the top."""
+    if not body or not _fits(body):
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except _UNREADABLE:
+        return None
+
+
+def _fits(body: bytes | str) -> bool:
+    """Whether a text is small and flat enough to be parsed, whatever it is.
+
+    Brackets inside strings count as well: a text that has many of them without their counterparts is not parsed.
+    """
+    if len(body) > LARGEST:
+        return False
+    raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
+    if raw.count(b"[") + raw.count(b"{") <= _DEEPEST:
+        return True
+    level = lowest = 0
+    for bracket in raw.translate(None, _PLAIN):
+        level += _STEP[bracket]
+        lowest = min(lowest, level)
+        if level - lowest > _DEEPEST:
+            return False
+    return True
+
+
+def sought(body: str, path: str) -> list[str]:
+    """The plain values of the last field of a dotted `path` in a text that could not be parsed as JSON, in its order."""
+    name = re.escape(path.rpartition(".")[2])
+    found = re.findall(rf'"{name}"\s{{0,8}}:\s{{0,8}}(?:"([^"]{{0,200}})"|([\w.+-]{{1,40}}))', body)
+    return [quoted or plain for quoted, plain in found]
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, or its digits as text; None if it is neither, or beyond 64 bits."""
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= _DIGITS:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_DIGITS:
+        return value
+    return None
 
 
 def header(headers: Mapping[str, str] | None, name: str) -> str | None:
@@ -96,14 +178,14 @@ def text(value: Any) -> str:
 
 
 def number(value: Any) -> int | None:
-    """A whole number, rounded up; None if it is none."""
+    """A whole number, rounded up; None if it is none, or beyond 64 bits."""
     if isinstance(value, str) and value.isdecimal() and value.isascii():
-        return int(value[:18])
+        return int(value[:_DIGITS])
     if isinstance(value, (bool, type(None))):
         return None
     try:
-        return value if isinstance(value, int) else -int(-float(text(value)) // 1)
-    except (ValueError, OverflowError):
+        return whole(value if isinstance(value, int) else -int(-float(text(value)) // 1))
+    except (ValueError, OverflowError, RecursionError):
         return None
 
 
@@ -120,7 +202,8 @@ def count(value: Any) -> int:
     value = value.strip()
     if value.startswith("["):
         try:
-            return len(msgspec.json.decode(value, type=list[msgspec.Raw]))
-        except msgspec.MsgspecError:
+            if _fits(value):
+                return len(msgspec.json.decode(value, type=list[msgspec.Raw]))
+        except _UNREADABLE:
             pass  # not JSON after all: count the commas, which is never fewer
     return value.count(",") + 1 if value else 0

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-import msgspec
-
 from headgate.ledger.limit import SECOND, Limit, Window
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
-from headgate.rules.reading import dig
+from headgate.rules.reading import decoded, dig, sought
 from headgate.rules.reading import text as as_text
 from headgate.rules.routing import spread
 from headgate.rules.schema import File, Refusal, Retry
@@ -21,6 +19,8 @@ __all__ = ["Refusals", "redact"]
 
 _MOST_TEXT: Final = 65_536
 """Bytes of a body that are read for signatures; refusals are short."""
+_MOST_SEARCHED: Final = 4096
+"""Characters of it in which patterns are sought: of those of a rule file some take time that grows with the square."""
 _MAY_HAVE_ACTED: Final = frozenset({Outcome.OK, Outcome.OVERLOADED, Outcome.FAILED})
 """Errors after which a provider may still have done what was asked; the others are refusals."""
 _RETRY_AFTER: Final = Retry(header="retry-after", format="retry-after")
@@ -49,6 +49,8 @@ class Refusals:
         if answer.status < 400 and not _suspicious(answer.body, self._marks[answer.status]):
             return True
         body, text = _opened(answer.body)
+        if body is None and text.lstrip()[:1] in ("{", "["):
+            result.unreadable = "body (no JSON within our bounds)"
         refusal = next((each for each in self._refusals if _matches(each, plan, answer.status, body, text)), None)
         if refusal is None:
             if answer.status >= 400:
@@ -68,6 +70,19 @@ class Refusals:
         if refusal.block:
             self._hold_owner(refusal, plan, until, now, result)
         return refusal.charged
+
+    def bare(self, plan: Plan, status: int, result: Feedback) -> None:
+        """Classify a refusal of which nothing but the status can be read."""
+        answer = Answer(status, {}, None)
+        refusal = next((each for each in self._refusals if _matches(each, plan, status, None, "")), None)
+        result.blocks, result.full = (), ()
+        if refusal is None:
+            self._unknown(plan, answer, None, "", 0, result)
+            return
+        result.outcome = Outcome(refusal.outcome)
+        result.reason = _reason(status, "")
+        if refusal.block:
+            self._hold_owner(refusal, plan, None, 0, result)
 
     def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
         """An error that no signature knows: what HTTP says."""
@@ -94,7 +109,7 @@ class Refusals:
             charged = [charge.limit for charge in plan.charges]
             return _shortest([limit for limit in charged if limit.name not in self._common] or charged)
         period = 0
-        if refusal.interval and (found := re.search(refusal.interval, text)):
+        if refusal.interval and (found := re.search(refusal.interval, text[:_MOST_SEARCHED])):
             period = interval_period(found[2], int(found[1] or 1))
         result: list[Limit] = []
         for word in refusal.limits:
@@ -155,11 +170,9 @@ def redact(text: str) -> str:
 
 
 def _opened(body: bytes | str | None) -> tuple[Any, str]:
-    text = body[:_MOST_TEXT].decode("utf-8", "replace") if isinstance(body, bytes) else (body or "")[:_MOST_TEXT]
-    try:
-        return msgspec.json.decode(text), text
-    except msgspec.MsgspecError:
-        return None, text
+    """The parsed JSON of a body, None if it cannot be had; and its beginning as text, in which signatures are then sought."""
+    raw = body[:_MOST_TEXT].encode("utf-8", "replace") if isinstance(body, str) else (body or b"")[:_MOST_TEXT]
+    return decoded(raw), re.sub(r"\s+", " ", raw.decode("utf-8", "replace"))
 
 
 def _marks(refusals: list[Refusal], status: int) -> tuple[bytes, ...] | None:
@@ -177,8 +190,13 @@ def _suspicious(body: bytes | str | None, marks: tuple[bytes, ...] | None) -> bo
     """Whether a good answer is worth a closer look: refusals are short, and hold one of their codes."""
     if not body or len(body) > _MOST_TEXT:
         return False
-    raw = body.encode() if isinstance(body, str) else body
+    raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
     return marks is None or any(mark in raw for mark in marks)
+
+
+def _found(body: Any, text: str, path: str) -> Any:
+    """The value at a dotted path of the body; of one that could not be parsed, all values of such a field, or None."""
+    return dig(body, tuple(path.split("."))) if body is not None else sought(text, path) or None
 
 
 def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) -> bool:
@@ -187,20 +205,21 @@ def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) ->
     if refusal.routes and not any(fnmatchcase(plan.route, shape) for shape in refusal.routes):
         return False
     for path, accepted in refusal.body.items():
-        value = dig(body, tuple(path.split(".")))
+        value = _found(body, text, path)
         found = {as_text(each) for each in value} if isinstance(value, list) else {as_text(value)}
         if value is None or found.isdisjoint(as_text(each) for each in accepted):
             return False
-    return not refusal.text or re.search(refusal.text, text) is not None
+    return not refusal.text or re.search(refusal.text, text[:_MOST_SEARCHED]) is not None
 
 
 def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str, now: int) -> int | None:
     if hint.header:
         value: Any = headers.get(hint.header)
     elif hint.body:
-        value = dig(body, tuple(hint.body.split(".")))
+        value = _found(body, text, hint.body)
+        value = value[0] if body is None and value else value
     else:
-        found = re.search(hint.text, text)
+        found = re.search(hint.text, text[:_MOST_SEARCHED])
         value = found[1] if found else None
     return None if value is None else instant(value, hint.format, now)
 

@@ -22,6 +22,8 @@ TimeFormat = Literal[
 
 _UNITS: Final = {"ms": SECOND // 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _MONTHS: Final = {name: number for number, name in enumerate(calendar.month_abbr) if name}
+_LONGEST: Final = 64
+"""Characters of an instant at most; whatever is longer names none."""
 _PART = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
 
 
@@ -69,6 +71,8 @@ def instant(value: object, form: TimeFormat, now: int) -> int | None:
     Not clamped: whoever takes advice from a server bounds it (see the rule file's ``[hints]``).
     """
     text = str(value).strip()
+    if len(text) > _LONGEST:
+        return None
     try:
         if form == "seconds":
             return now + round(float(text) * SECOND)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from headgate.ledger.limit import SECOND
+from headgate.rules.reading import decoded
 from headgate.rules.schema import Socket
 from headgate.rules.times import duration
 
@@ -69,9 +70,8 @@ class Dialect:
             return True, ""
         if len(message) > _SHORT or not self.told:
             return False, ""
-        try:
-            tree = msgspec.json.decode(message, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        tree = decoded(message)
+        if not isinstance(tree, dict):
             return False, ""
         for name, values in self.told:
             if name in tree and (not values or str(tree[name]) in values):

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from headgate.adapters._call import Governor, drive_async
+from headgate.adapters._call import drive_async
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import Line, dialling
 from headgate.adapters.websockets import handshake
 from headgate.ledger.limit import SECOND
@@ -102,17 +103,25 @@ class Dialler:
         await self._apart(lambda: self._change(lambda old, now: Dials(0, 0.0, now)))
 
     def _ask(self) -> float:
-        with self._gate.store.batch():
-            old = Dials.unpack(self._gate.store.remember(self._topic))
+        store = self._gate.store
+
+        def ask() -> float:
+            old = Dials.unpack(store.remember(self._topic))
             wait, new = self._liveness.turn(old, self._now(), random.random())
             if new != old and (old.failures or new.failures):
-                self._gate.store.remember(self._topic, new.pack())
-        return wait
+                store.remember(self._topic, new.pack())
+            return wait
+
+        return store.transact(ask)
 
     def _change(self, change: Callable[[Dials, float], Dials]) -> None:
-        with self._gate.store.batch():
-            old = Dials.unpack(self._gate.store.remember(self._topic))
-            self._gate.store.remember(self._topic, change(old, self._now()).pack())
+        store = self._gate.store
+
+        def write() -> None:
+            old = Dials.unpack(store.remember(self._topic))
+            store.remember(self._topic, change(old, self._now()).pack())
+
+        store.transact(write)
 
     def _now(self) -> float:
         """Steady seconds on the store's clock, as far as this machine knows it."""

@@ -5,6 +5,7 @@ All instants are steady seconds.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -58,7 +59,10 @@ class Dials(NamedTuple):
     @classmethod
     def unpack(cls, note: bytes | None) -> Dials:
         """Of a note, or the beginning."""
-        return cls(*_NOTE.unpack(note)) if note else cls()
+        if note is None or len(note) != _NOTE.size:
+            return cls()
+        read = cls(*_NOTE.unpack(note))
+        return read if read.failures < 1 << 32 and all(map(math.isfinite, read[1:])) else cls()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +129,8 @@ class Liveness:
 
         In trouble one dial of all processes goes first, and the next only after the backoff.
         """
-        if not dials.failures or now - dials.at > self.forget:
+        past = abs(now - dials.at) > self.forget or dials.following - dials.at > 2 * self.longest
+        if not dials.failures or past:
             return 0.0, Dials(0, 0.0, now)
         if now < dials.following:
             return dials.following - now, dials

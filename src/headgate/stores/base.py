@@ -6,8 +6,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
@@ -18,7 +17,11 @@ from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapsh
 
 __all__ = ["SharedStore", "Store"]
 
+T = TypeVar("T")
+
 _THREE: Final = struct.Struct("<QQQ")
+_MOST_SUM: Final = 1 << 62
+"""A sum beyond this was garbled, and begins anew."""
 
 
 class Store(ABC):
@@ -121,8 +124,12 @@ class Store(ABC):
         """Take back the waiting notes of a caller that no longer waits."""
 
     @abstractmethod
-    def batch(self) -> AbstractContextManager[object]:
-        """Several verbs as one transaction, where the store has such; verbs called inside join it."""
+    def transact(self, work: Callable[[], T]) -> T:
+        """Run `work`, and all verbs in it as one transaction, where the store has such; one inside another joins it.
+
+        It is given a function, and is no context manager, because an exception that a signal's handler raises may strike
+        between any two of our instructions: only a `with` on a lock of the interpreter's own is sure to let go of it.
+        """
 
     # -- observe ---------------------------------------------------------------------------------------------------
 
@@ -168,11 +175,14 @@ class Store(ABC):
 
     def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
         """Bring a note of three numbers up to date: the first two are added up, of the third the greatest stays."""
-        with self.batch():
+
+        def add() -> None:
             before = self.remember(topic)
-            old = _THREE.unpack(before) if before is not None else (0, 0, 0)
+            old = _THREE.unpack(before) if before is not None and len(before) == _THREE.size else (0, 0, 0)
             new = numbers[0] + old[0], numbers[1] + old[1], max(numbers[2], old[2])
-            self.remember(topic, _THREE.pack(*new))
+            self.remember(topic, _THREE.pack(*(new if max(new) < _MOST_SUM else numbers)))
+
+        self.transact(add)
 
     @abstractmethod
     def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:

@@ -18,6 +18,8 @@ __all__ = ["EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "wr
 _LONGEST: Final = 7 * 86_400 * SECOND
 """No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not shut
 a program out for a year."""
+_AHEAD: Final = 3650 * 86_400 * SECOND
+"""A block that begins so far in the future was garbled, ns."""
 _EVER: Final = 1 << 62
 EVERYWHERE: Final = "*"
 """Stands for every provider, also one met only later: alone, or before a slash as in ``*/class:order``."""
@@ -101,6 +103,10 @@ class Blocks:
         """Replace all by `states`; those of another boot are moved onto this boot's steady clock."""
         self._states = {}
         for state in states:
+            if state.boot == self.boot and (state.mono > mono + _AHEAD or (state.length or 0) > _LONGEST):
+                # Garbled: none begins in the future, or lasts for longer than any is believed.
+                length = None if state.length is None else min(state.length, _LONGEST)
+                state = msgspec.structs.replace(state, length=length, mono=min(state.mono, mono))
             if state.boot != self.boot:
                 length = state.length
                 if length is not None:
@@ -163,5 +169,5 @@ def read_blocks(path: Path) -> list[BlockState]:
     """The blocks of a file; none if it is missing or unreadable."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[BlockState])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return []

@@ -188,8 +188,7 @@ class BusyStore(LedgerStore):
     def flush(self) -> bool:
         """Write what is pending; True if nothing is left open."""
         if self._later.pending or self._unwritten:
-            with self.batch():
-                pass
+            self.transact(lambda: None)
         return not self._unwritten
 
     def _close_bundles(self) -> None:

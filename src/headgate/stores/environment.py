@@ -72,6 +72,8 @@ class Environment:
         self.looked = False
         self._broken = ""
         self._begun = 0
+        self._txn: Any = None
+        self._number = 0
         self._inode = 0
         self._checked = 0
         self._flock = -1
@@ -98,8 +100,8 @@ class Environment:
         """
         if self._begun:
             raise StoreUnavailable(f"{self.folder}: this thread is in the middle of a transaction of another gate")
-        self._take_lock(self.patience if patience is None else patience)
         try:
+            self._take_lock(self.patience if patience is None else patience)
             now = time.monotonic_ns()
             self.looked = self._env is None or now - self._checked > _CHECK
             if self.looked:
@@ -110,50 +112,64 @@ class Environment:
                 why, self._broken = self._broken, ""
                 self._rebuild(why)
             try:
-                txn = self._env.begin(write=True)
+                self._txn = self._env.begin(write=True)
             except _BROKEN as error:
                 self._rebuild(str(error))
-                txn = self._env.begin(write=True)
+                self._txn = self._env.begin(write=True)
+            self._number = self._txn.id()
         except lmdb.Error as error:
             self._shut()  # what cannot be used is opened anew, and then laid aside if it is broken
             self.unlock()
             raise StoreUnavailable(f"{self.folder}: {error}") from error
-        except BaseException:
-            self.unlock()
-            raise
         self._begun = now
-        return txn
+        return self._txn
 
-    def commit(self, txn: Any) -> None:
+    def commit(self) -> None:
         """Commit and let go of the lock.
 
         Raises:
             StoreUnavailable: it could not be written (nothing was); or it was, but so late that others no longer waited.
         """
-        begun = self._begun
         try:
-            txn.commit()
+            self._txn.commit()
         except lmdb.Error as error:
             self._broken = str(error) if isinstance(error, _BROKEN) else ""
             raise StoreUnavailable(f"{self.folder}: {error}") from error
-        finally:
-            self._begun = 0
-            self.unlock()
-        held = (time.monotonic_ns() - begun) / 1e9
+        self.unlock()
+        held = (time.monotonic_ns() - self._begun) / 1e9
+        self._begun = 0
         if held > self.patience:
             raise StoreUnavailable(
                 f"{self.folder}: this process was stopped for {held:.1f} s inside a transaction; others did not wait for it"
             )
+        self._txn = None
 
-    def abort(self, txn: Any, error: BaseException | None = None) -> None:
-        """Throw the transaction away and let go of the lock; `error`: why, so that a broken store is begun anew."""
+    def abort(self, error: BaseException | None = None) -> bool:
+        """Throw away the transaction that there may be, and let go of the lock. May be called again.
+
+        Args:
+            error: why, so that a broken store is begun anew.
+
+        Returns:
+            Whether the transaction was written all the same: an exception struck only after that.
+        """
         if isinstance(error, _BROKEN):
             self._broken = str(error)
-        try:
-            txn.abort()
-        finally:
-            self._begun = 0
-            self.unlock()
+        written = False
+        if self._txn is not None:
+            try:
+                self._txn.abort()
+            except lmdb.Error:
+                pass  # it is over already
+            written = self.state()[1] >= self._number
+        self._begun, self._txn = 0, None
+        self.unlock()
+        return written
+
+    @property
+    def open(self) -> bool:
+        """Whether a transaction is open; to be asked with `lock` held."""
+        return self._begun != 0
 
     # -- looking without the lock ----------------------------------------------------------------------------------
 
@@ -186,7 +202,7 @@ class Environment:
         try:
             with lmdb.open(str(self.folder / "ledgers"), readonly=True, create=False, lock=_OWN_LOCK) as env:
                 version, boot = _record(env, b"!version"), _record(env, b"!boot")
-                if version is None or int(version) > _VERSION or boot != boot_id().encode():
+                if version is None or _number(version) > _VERSION or boot != boot_id().encode():
                     raise lmdb.Error("its ledgers are not of this boot and version")
                 return _record(env, name)
         finally:
@@ -292,10 +308,10 @@ class Environment:
                 raise lmdb.CorruptedError("the file was cut off")
             with env.begin(write=True) as txn:
                 version, boot = txn.get(b"!version"), txn.get(b"!boot")
-                if version is not None and int(version) > _VERSION:
+                if version is not None and _number(version) > _VERSION:
                     raise StoreVersionError(
-                        f"{self.folder} was written by a newer Headgate (format {int(version)}, this one knows {_VERSION}): "
-                        "upgrade, or set HEADGATE_HOME to another folder"
+                        f"{self.folder} was written by a newer Headgate (format {_number(version)}, this one knows"
+                        f" {_VERSION}): upgrade, or set HEADGATE_HOME to another folder"
                     )
                 if boot is not None and boot != boot_id().encode():
                     raise _Rebooted
@@ -364,6 +380,13 @@ def _record(env: Any, name: bytes) -> bytes | None:
     with env.begin() as txn:
         found: bytes | None = txn.get(name)
         return found
+
+
+def _number(version: bytes) -> int:
+    """The number of a format. Raises lmdb.CorruptedError: it is none."""
+    if not (version.isdigit() and 0 < len(version) < 10):
+        raise lmdb.CorruptedError("the number of its format is garbled")
+    return int(version)
 
 
 def _cut(env: Any, size: int) -> bool:

@@ -6,11 +6,10 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
@@ -26,16 +25,21 @@ from headgate.stores.blocks import read_blocks, write_blocks
 from headgate.stores.busy import BusyStore, Part
 from headgate.stores.environment import Environment, boot_id
 from headgate.stores.names import due, permit_name, permits_of, record_name
-from headgate.stores.records import LEASE, Grant, Snapshot, forget, view
+from headgate.stores.records import LEASE, NOTHING, Grant, Snapshot, forget, view
+from headgate.stores.sound import meant, meant_blocks, meant_learned, read_or
+from headgate.stores.verbs import whole
 from headgate.stores.wake import Doorbells
 
 __all__ = ["HostStore"]
+
+T = TypeVar("T")
 
 _PATIENCE: Final = 0.25
 """Seconds to wait for the lock before the store counts as unavailable."""
 _REAP: Final = SECOND // 50
 """How often a process looks for permits whose lease has ended, ns."""
 _CACHED: Final = 4096
+_NOTHING_HELD: Final[tuple[tuple[str, int], ...]] = ()
 _FILE: Final = "blocks.json"
 
 
@@ -60,7 +64,6 @@ class HostStore(BusyStore, SharedStore):
         self._bells = Doorbells(self.home / "wake")
         self._absences = Absences(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
-        self._depth = 0
         self._hurry = False
         self._rest()
         self._txn: Any = None
@@ -73,71 +76,55 @@ class HostStore(BusyStore, SharedStore):
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
-    def batch(self) -> HostStore:
-        return self
-
-    def __enter__(self) -> None:
+    def transact(self, work: Callable[[], T]) -> T:
         if self._pid != os.getpid():
             self.after_fork()
         environment = self._environment
-        environment.lock.acquire()
-        self._depth += 1
-        if self._depth > 1:
-            return
-        try:
-            self._txn = environment.begin(0.0 if self._hurry else None)
-            self._refresh()
-            self._catch_up()
-            if environment.looked:
-                self._leave_to_absent()
-        except lmdb.Error as error:
-            self._end(commit=False, error=error)
-            raise StoreUnavailable(f"{self.home}: {error}") from error
-        except BaseException:
-            self._end(commit=False)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._depth > 1:
-            self._depth -= 1
-            self._environment.lock.release()
-            return
-        self._end(commit=error is None, error=error)
-        if isinstance(error, lmdb.Error):
-            raise StoreUnavailable(f"{self.home}: {error}") from error
-
-    def _end(self, *, commit: bool, error: BaseException | None = None) -> None:
-        """Write what changed, or forget it; let go of the locks in any case."""
-        txn, self._txn = self._txn, None
-        try:
-            if txn is None:
-                return
-            if not commit:
-                self._environment.abort(txn, error)
+        # Whether we are inside a transaction, the lock tells, which the interpreter itself lets go of. All else may be what
+        # an exception left behind that a signal's handler raised at the worst moment.
+        inside = environment.lock._is_owned()  # type: ignore[attr-defined]
+        with environment.lock:
+            if inside and environment.open:
+                if self._txn is None:
+                    raise StoreUnavailable(
+                        f"{self.home}: this thread is in the middle of a transaction of another gate"
+                    )
+                return work()
+            if inside and not self._hurry:
+                environment.lock.release()  # `_attempt` was struck between its first two instructions
+            if self._txn is not None or environment.open:
+                environment.abort()
                 self._forget()
-                return
             try:
-                self._write(txn)
-            except BaseException as problem:
-                self._environment.abort(txn, problem)
-                self._forget()
-                raise StoreUnavailable(f"{self.home}: {problem}") from problem
-            try:
-                self._environment.commit(txn)
-            except BaseException:
-                self._forget()
+                self._txn = environment.begin(0.0 if self._hurry else None)
+                self._refresh()
+                self._catch_up()
+                if environment.looked:
+                    self._leave_to_absent()
+                result = work()
+                self._write(self._txn)
+                environment.commit()
+                self._arrived()
+                return result
+            except BaseException as error:
+                if environment.abort(error):
+                    self._arrived()
+                else:
+                    self._forget()
+                if isinstance(error, lmdb.Error):
+                    raise StoreUnavailable(f"{self.home}: {error}") from error
                 raise
-            self._dirty.clear()
-            self._stated = self.learned
-            self._later.arrived()
-            if len(self._seen) > _CACHED:
-                self._seen.clear()
-        finally:
-            self._depth = 0
-            self._later.over()
-            self._environment.lock.release()
+            finally:
+                self._txn = None
+                self._later.over()
+
+    def _arrived(self) -> None:
+        """The transaction was written."""
+        self._dirty.clear()
+        self._stated = self.learned
+        self._later.arrived()
+        if len(self._seen) > _CACHED:
+            self._seen.clear()
 
     def _write(self, txn: Any) -> None:
         for key, ledger in self._dirty.items():
@@ -167,12 +154,35 @@ class HostStore(BusyStore, SharedStore):
                 self._share("learned")
             self._raw_generation = self._txn.get(names.GENERATION)
         else:
-            states, learned = self._txn.get(names.BLOCKS), self._txn.get(names.LEARNED)
-            self.blocks.load(names.decode_blocks(states) if states else [], time.monotonic_ns(), time.time_ns())
-            self.learned = names.decode_learned(learned) if learned else {}
-            self._raw_generation = raw
+            self._read_blocks(self._txn.get(names.BLOCKS))
+            self._read_learned(self._txn.get(names.LEARNED))
+            self._raw_generation = self._txn.get(names.GENERATION)
         self._stated = self.learned
         self._changed()
+
+    def _read_blocks(self, raw: bytes | None) -> None:
+        """The blocks as the record tells them; a garbled one is written anew of the synced file and of what is known here."""
+        states = read_or(None, names.decode_blocks, raw or b"[]")
+        if states is None:
+            self.recall()
+            self._share("blocks")
+        else:
+            self.blocks.load(meant_blocks(states), time.monotonic_ns(), time.time_ns())
+            if len(meant_blocks(states)) < len(states) or not states:
+                self.recall()
+
+    def _read_learned(self, raw: bytes | None) -> None:
+        """The stated limits as the record tells them. In place of garbled ones stand those that are known here, and the next
+        first contact asks the provider again."""
+        stated = read_or(None, names.decode_learned, raw or b"{}")
+        self.learned = self._stated if stated is None else meant_learned(stated)
+        if stated is None or self.learned != stated:
+            contacts = names.NOTE + b"contact:"
+            with self._txn.cursor() as cursor:
+                found = cursor.set_range(contacts)
+                while found and cursor.key().startswith(contacts):
+                    found = cursor.delete()
+            self._share("learned")
 
     def recall(self) -> None:
         """Also those of the synced file; needs no transaction."""
@@ -203,10 +213,10 @@ class HostStore(BusyStore, SharedStore):
         if seen is not None and seen[0] == raw:
             self._dirty[key] = seen[1]  # it may be changed from now on, so a failed transaction must drop it
             return seen[1]
-        try:
-            ledger = unpack(raw, seen[1].limit if seen is not None else None)
-        except ValueError:  # lost, as after a rebuild
-            self._txn.put(names.REBUILT, b"%d" % time.monotonic_ns())
+        mono = time.monotonic_ns()
+        ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
+        if ledger is None or not meant(ledger, mono):  # lost, as after a rebuild
+            self._txn.put(names.REBUILT, b"%d" % mono)
             return None
         self._dirty[key] = ledger
         return ledger
@@ -218,7 +228,12 @@ class HostStore(BusyStore, SharedStore):
         since = self._txn.get(names.REBUILT)
         if since is None or not ledger.limit.period:
             return
-        if now.mono - int(since) < ledger.limit.period:
+        mono = time.monotonic_ns()
+        at = int(since) if since.isdigit() and len(since) < 20 else mono + 1
+        if at > mono:  # garbled: the ledgers may have been lost just now
+            self._txn.put(names.REBUILT, b"%d" % mono)
+            at = mono
+        if now.mono - at < ledger.limit.period:
             forget(ledger, now)
 
     def _latest(self, key: str) -> Ledger | None:
@@ -238,10 +253,12 @@ class HostStore(BusyStore, SharedStore):
         raw = self._txn.get(name)
         if raw is None:
             return False
-        left = [
-            (key, units - charge.cost)
-            for (key, units), charge in zip(names.decode_held(raw), grant.charges, strict=True)
-        ]
+        held = read_or(_NOTHING_HELD, names.decode_held, raw)
+        if [key for key, _ in held] != [charge.key for charge in grant.charges]:
+            self._txn.delete(name)
+            self._recount(grant.namespace)
+            return False
+        left = [(key, units - charge.cost) for (key, units), charge in zip(held, grant.charges, strict=True)]
         if any(units > 0 for _, units in left):
             self._txn.put(name, names.encode(left))
         else:
@@ -253,7 +270,8 @@ class HostStore(BusyStore, SharedStore):
             return ()
         self._reaped[namespace] = mono
         prefix = permits_of(namespace)
-        ended = []
+        ended: list[tuple[int, tuple[tuple[str, int], ...]]] = []
+        garbled = False
         with self._txn.cursor() as cursor:
             found = cursor.set_range(prefix)
             while found:
@@ -263,9 +281,42 @@ class HostStore(BusyStore, SharedStore):
                 lease = due(name)
                 if lease > mono:
                     break
-                ended.append((lease, names.decode_held(cursor.value())))
+                held = read_or(None, names.decode_held, cursor.value())
                 found = cursor.delete()  # moves on to the next
+                if held is None or not self._in_flight(held):
+                    garbled = True
+                else:
+                    ended.append((lease, held))
+        if garbled:
+            self._recount(namespace, {key: units for _, held in ended for key, units in held})
         return ended
+
+    def _in_flight(self, held: tuple[tuple[str, int], ...]) -> bool:
+        """Whether what a permit says it holds can be in flight."""
+        for key, units in held:
+            ledger = self._open(key)
+            if ledger is not None and not 0 <= units <= ledger.inflight:
+                return False
+        return True
+
+    def _recount(self, namespace: str, kept: Mapping[str, int] = NOTHING) -> None:
+        """A permit's record was garbled: what no other permit holds of the units in flight counts as spent."""
+        held = dict(kept)
+        prefix = permits_of(namespace)
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                for key, units in read_or(_NOTHING_HELD, names.decode_held, cursor.value()):
+                    held[key] = held.get(key, 0) + max(0, units)
+                found = cursor.next()
+        mono = time.monotonic_ns()
+        for key in self._keys(f"{namespace}/"):
+            ledger = self._open(key)
+            more = ledger.inflight - held.get(key, 0) if ledger is not None else 0
+            if ledger is not None and more > 0:
+                turn = ledger.turn if ledger.base else mono
+                at = Instant(mono, turn - 1, turn)  # by a server's clock: in this window, perhaps in the next one
+                ledger.lapse(more, at, at)
 
     def _keys(self, prefix: str) -> list[str]:
         self._write(self._txn)  # some may have begun in this transaction
@@ -288,13 +339,13 @@ class HostStore(BusyStore, SharedStore):
         self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
         self._txn.put(names.GENERATION, self._raw_generation)
 
+    @whole
     def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        with self:
-            name = record_name(names.NOTE, topic)
-            before: bytes | None = self._txn.get(name)
-            if value is not None:
-                self._txn.put(name, value)
-            return before
+        name = record_name(names.NOTE, topic)
+        before: bytes | None = self._txn.get(name)
+        if value is not None:
+            self._txn.put(name, value)
+        return before
 
     def new_id(self) -> int:
         return self._numbers.getrandbits(63)
@@ -310,8 +361,7 @@ class HostStore(BusyStore, SharedStore):
         except OSError:  # read-only folder: nobody can wake us, the safety look remains
             pass
         try:
-            with self:
-                self._txn.put(names.MEMBER + b"%016x" % member, name.encode())
+            self.transact(lambda: self._txn.put(names.MEMBER + b"%016x" % member, name.encode()))
         except StoreError:
             pass  # a name for people; not worth a failure
         return bell
@@ -321,8 +371,7 @@ class HostStore(BusyStore, SharedStore):
             return  # a forked copy; its parent is still there
         self._bells.take_down(member)
         try:
-            with self:
-                self._txn.delete(names.MEMBER + b"%016x" % member)
+            self.transact(lambda: self._txn.delete(names.MEMBER + b"%016x" % member))
         except StoreError:
             pass
 
@@ -343,16 +392,17 @@ class HostStore(BusyStore, SharedStore):
     def come_back(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
-        with self._attempt():
+        def rejoin() -> None:
             self._rejoin(mark, processes)
             for grant in held:
                 self.adopt(grant)
             for verb in replay:
                 verb()
+
+        self._attempt(rejoin)
         self._absences.end(mark)
 
-    @contextmanager
-    def _attempt(self) -> Iterator[None]:
+    def _attempt(self, work: Callable[[], object]) -> None:
         """A transaction that does not wait for the lock.
 
         Raises:
@@ -363,8 +413,7 @@ class HostStore(BusyStore, SharedStore):
             raise StoreUnavailable(f"{self.home}: another thread is at it")
         try:
             self._hurry = True
-            with self:
-                yield
+            self.transact(work)
         finally:
             self._hurry = False
             lock.release()
@@ -373,7 +422,9 @@ class HostStore(BusyStore, SharedStore):
         """Back after an absence, inside a transaction: hold what is others', give back what was held for us."""
         self._leave_to_absent(mark, processes)
         held = self._txn.pop(record_name(names.ABSENT, mark))
-        for namespace, lease, number, charges in names.decode_absent(held) if held else ():
+        for namespace, lease, number, charges in read_or([], names.decode_absent, held):
+            if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._in_flight(charges)):
+                continue  # garbled: it ends with its lease
             if self._txn.delete(permit_name(namespace, lease, number)):
                 for key, units in charges:
                     ledger = self._open(key)
@@ -406,7 +457,9 @@ class HostStore(BusyStore, SharedStore):
         raw = self._environment.peek(record_name(names.LEDGER, key))
         if raw is None:
             return None
-        ledger = unpack(raw)
+        ledger = read_or(None, unpack, raw)
+        if ledger is None or not meant(ledger, time.monotonic_ns()):
+            raise StoreUnavailable(f"{self.home}: the record of {key} is garbled")
         if now.mono >= ledger.turn:
             ledger.advance(now)
         return ledger
@@ -418,26 +471,28 @@ class HostStore(BusyStore, SharedStore):
         """Why the ledgers were begun anew when this process opened them, or ``""``."""
         return self._environment.rebuilt
 
+    @whole
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        with self:
-            self._write(self._txn)  # what rode with this transaction
-            found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-            living = self._bells.living()
-            dead = []
-            with self._txn.cursor() as cursor:
-                for name, value in cursor:
-                    if name[:1] == names.LEDGER:
-                        key = name[1:].decode()
-                        found.ledgers.append(view(key, unpack(value), now(key.partition("/")[0])))
-                    elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
-                        found.members[int(name[1:], 16)] = value.decode()
-                    elif name[:1] == names.MEMBER:
-                        dead.append(bytes(name))
-                    elif name[:1] == names.PERMIT:
-                        found.permits += 1
-            for name in dead:
-                self._txn.delete(name)
-            return found
+        self._write(self._txn)  # what rode with this transaction
+        found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
+        living = self._bells.living()
+        dead = []
+        with self._txn.cursor() as cursor:
+            for name, value in cursor:
+                if name[:1] == names.LEDGER:
+                    key = name[1:].decode("utf-8", "replace")
+                    ledger = read_or(None, unpack, value)
+                    if ledger is not None and meant(ledger, time.monotonic_ns()):
+                        found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
+                elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
+                    found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
+                elif name[:1] == names.MEMBER:
+                    dead.append(bytes(name))
+                elif name[:1] == names.PERMIT:
+                    found.permits += 1
+        for name in dead:
+            self._txn.delete(name)
+        return found
 
     def after_fork(self) -> None:
         self._bells.abandon()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
 import weakref
 from collections.abc import Callable
@@ -10,10 +10,12 @@ from typing import Final, NamedTuple
 
 from headgate.errors import StoreError
 from headgate.ledger.limit import SECOND, Instant
+from headgate.stores.helper import Helper, Nudge
 from headgate.stores.records import Grant
 
 __all__ = ["Later", "Rider"]
 
+_LOG: Final = logging.getLogger("headgate")
 _CLOSE: Final = SECOND // 1000
 """Transactions that follow within this many ns are close on each other."""
 _RUSH: Final = 100
@@ -43,8 +45,8 @@ class Later:
         self._write = weakref.WeakMethod(write)
         self.pending: list[Rider] = []
         self._riding: list[Rider] = []
-        self._poke = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._poke = Nudge()
+        self._thread: Helper | None = None
         self._last = self._run = 0
 
     def busy(self, mono: int) -> bool:
@@ -53,13 +55,9 @@ class Later:
 
     def poke(self) -> None:
         """There is something to write soon, should no transaction come along."""
-        if not self._poke.is_set():
-            self._poke.set()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_write_soon, args=(weakref.ref(self), self._poke), name="headgate-later", daemon=True
-                )
-                self._thread.start()
+        self._poke.set()
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = Helper(_write_soon, weakref.ref(self), self._poke)
 
     def ride(self) -> list[Rider]:
         """What the transaction that has just begun should end."""
@@ -73,7 +71,8 @@ class Later:
 
     def thrown(self) -> None:
         """The transaction came to nothing: its riders wait for the next."""
-        self.pending[:0] = self._riding
+        waiting = set(map(id, self.pending))  # one that was on its way from one list to the other stands in both
+        self.pending[:0] = [rider for rider in self._riding if id(rider) not in waiting]
         self._riding = []
 
     def over(self) -> None:
@@ -86,17 +85,19 @@ class Later:
     def write(self) -> None:
         """Write what is pending, unless transactions still follow each other."""
         if time.monotonic_ns() - self._last < _CLOSE:
+            self._poke.set()
             return
-        self._poke.clear()
         transaction = self._write()
         try:
             if transaction is not None and not transaction():
                 self._poke.set()
         except StoreError:
             pass  # the next transaction that works takes it along
+        except Exception:  # noqa: BLE001 - told, and tried again
+            _LOG.warning("headgate: what is spent could not be written yet", exc_info=True)
 
 
-def _write_soon(later: weakref.ref[Later], poke: threading.Event) -> None:
+def _write_soon(later: weakref.ref[Later], poke: Nudge) -> None:
     """The helper thread."""
     while True:
         poked = poke.wait(timeout=60.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, TypeVar
 
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
@@ -18,6 +18,7 @@ from headgate.stores.verbs import LedgerStore
 
 __all__ = ["MemoryStore"]
 
+T = TypeVar("T")
 _Pairs = tuple[tuple[Charge, ...], list[tuple[Ledger, int]]]
 _CACHED: Final = 4096
 _SETTLED: Final = Answered()
@@ -31,6 +32,7 @@ class MemoryStore(LedgerStore):
         super().__init__()
         self.members: dict[int, str] = {}
         self._lock = threading.RLock()
+        self._torn = False
         self._ledgers: dict[str, Ledger] = {}
         self._grants: dict[int, Grant] = {}
         self._notes: dict[str, bytes] = {}
@@ -61,29 +63,39 @@ class MemoryStore(LedgerStore):
         mono = now[0]
         with self._lock:
             known = self._pairs.get(id(charges))
-            if known is not None and known[0] is charges and not ahead and not self.blocks and mono < self._next_due:
+            if (
+                known is not None
+                and known[0] is charges
+                and not (ahead or self.blocks or self._torn)
+                and mono < self._next_due
+            ):
                 pairs = known[1]
                 for ledger, cost in pairs:
                     if mono >= ledger.turn or ledger.room - cost < ledger.floor:
                         break
                 else:
-                    marks = []
-                    for ledger, cost in pairs:
-                        ledger.take(cost, who, now)
-                        marks.append(ledger.tally)
-                    grant = Grant(next(self._ids), namespace, charges, marks, now, who, mono + lease)
-                    self._grants[grant.id] = grant
-                    if grant.lease < self._next_due:
-                        self._next_due = grant.lease
-                    return grant
-            got = super().reserve(
-                namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-            )
-            if known is None and isinstance(got, Grant):
+                    try:
+                        marks = []
+                        for ledger, cost in pairs:
+                            ledger.take(cost, who, now)
+                            marks.append(ledger.tally)
+                        grant = Grant(next(self._ids), namespace, charges, marks, now, who, mono + lease)
+                        self._grants[grant.id] = grant
+                        if grant.lease < self._next_due:
+                            self._next_due = grant.lease
+                        return grant
+                    except BaseException:
+                        self._mend()
+                        raise
+        got = super().reserve(
+            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
+        )
+        if known is None and isinstance(got, Grant):
+            with self._lock:
                 if len(self._pairs) > _CACHED:
                     self._pairs.clear()
                 self._pairs[id(charges)] = charges, [(self._ledgers[c.key], c.cost) for c in charges]
-            return got
+        return got
 
     def settle(
         self,
@@ -96,18 +108,22 @@ class MemoryStore(LedgerStore):
     ) -> Answered:
         with self._lock:
             known = self._pairs.get(id(grant.charges))
-            if known is not None and known[0] is grant.charges and not (actual or used or full):
+            if known is not None and known[0] is grant.charges and not (actual or used or full or self._torn):
                 pairs = known[1]
                 for ledger, _ in pairs:
                     if now[0] >= ledger.turn or ledger.rises or ledger.trial:
                         break
                 else:
-                    if self._grants.pop(grant.id, None) is None:
-                        return _LATE
-                    for ledger, cost in pairs:
-                        ledger.settle(cost, cost, now)
-                    return _SETTLED
-            return super().settle(grant, now, actual=actual, used=used, full=full)
+                    try:
+                        if self._grants.pop(grant.id, None) is None:
+                            return _LATE
+                        for ledger, cost in pairs:
+                            ledger.settle(cost, cost, now)
+                        return _SETTLED
+                    except BaseException:
+                        self._mend()
+                        raise
+        return super().settle(grant, now, actual=actual, used=used, full=full)
 
     def _changed(self) -> None:
         super()._changed()
@@ -115,8 +131,42 @@ class MemoryStore(LedgerStore):
 
     # -- what the verbs stand on -----------------------------------------------------------------------------------
 
-    def batch(self) -> AbstractContextManager[object]:
-        return self._lock
+    def transact(self, work: Callable[[], T]) -> T:
+        inside = self._lock._is_owned()  # type: ignore[attr-defined]
+        with self._lock:
+            if inside:
+                return work()
+            if self._torn:
+                self._mend()
+            try:
+                return work()
+            except BaseException:
+                self._mend()
+                raise
+
+    def _mend(self) -> None:
+        """An exception struck, perhaps in the middle of a verb: a signal's handler may raise one anywhere. The permits tell
+        what is in flight; what a ledger has more of than they hold was on its way in or out, and counts as spent."""
+        self._torn = True
+        held: dict[str, int] = {}
+        for grant in self._grants.values():
+            for charge in grant.charges:
+                held[charge.key] = held.get(charge.key, 0) + charge.cost
+        mono = time.monotonic_ns()
+        for key, torn in list(self._ledgers.items()):
+            ledger = unpack(pack(torn), torn.limit)  # what is told by its other numbers is worked out anew
+            turn = ledger.turn if ledger.base else mono
+            at = Instant(mono, turn - 1, turn)  # by a server's clock: in this window, perhaps in the next one
+            more = ledger.inflight - held.get(key, 0)
+            if more < 0:
+                ledger.inflight -= more
+                ledger.room += more
+            elif more:
+                ledger.lapse(more, at, at)
+            self._ledgers[key] = ledger
+        self._next_due = min((grant.lease for grant in self._grants.values()), default=1 << 62)
+        self._pairs.clear()
+        self._torn = False
 
     def _open(self, key: str) -> Ledger | None:
         return self._ledgers.get(key)

@@ -8,79 +8,36 @@ answers that came meanwhile are settled.
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
-from headgate.errors import StoreError
-from headgate.ledger.base import Ledger
+from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit
+from headgate.ledger.limit import SECOND, Charge, Instant
 from headgate.ledger.shares import Who
 from headgate.stores.base import SharedStore, Store
 from headgate.stores.blocks import Blocks, BlockState
-from headgate.stores.memory import MemoryStore
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, forget
+from headgate.stores.faults import ours
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.share import PartStore, Share
 
 __all__ = ["SafeStore"]
 
+T = TypeVar("T")
+
+_LOG: Final = logging.getLogger("headgate")
 _RETRY: Final = SECOND // 20
 """How often to see whether the store is back, ns."""
+_RETRY_LATE: Final = 5 * SECOND
+"""The same for one that is lost again and again, at most, ns."""
+_FLAPS: Final = 10 * SECOND
+"""A store that is lost so soon after its return is lost again, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
-
-
-class _Share(MemoryStore):
-    """This process's part of every limit."""
-
-    def __init__(self, whole: SharedStore) -> None:
-        super().__init__()
-        self.processes = whole.alive()
-        self.mark = whole.depart()
-        self.begins = whole.held_from()
-        self._whole = whole
-        self._state = whole.state()
-        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
-        whole.recall()
-        self.blocks = whole.blocks
-        self.learned = whole.learned
-
-    def _limit(self, charge: Charge) -> Limit:
-        whole = super()._limit(charge)
-        return replace(
-            whole,
-            capacity=max(1, whole.usable // self.processes),
-            headroom=0,
-            refill=max(1, (whole.refill or whole.capacity) // self.processes),
-        )
-
-    def too_small(self, charges: tuple[Charge, ...]) -> str:
-        """The key of a limit that is smaller than the number of processes: then the safe share is nothing."""
-        return next((c.key for c in charges if c.cost and super(_Share, self)._limit(c).usable < self.processes), "")
-
-    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        try:
-            whole = self._whole.peek(key, now)
-        except StoreError:
-            forget(ledger, now)
-            return
-        if whole is None:
-            return  # nobody has used it yet
-        # If the store lives on without us, others go on spending what it shows.
-        room = max(0, whole.room) if self._whole.state() == self._state else 0
-        others = ledger.room - room // self.processes
-        if others > 0 and ledger.rises:
-            # Slots are not spent, they are held; by whom, for how long, nobody can say now.
-            ledger.take(others, (0, 0), now)
-            held = Charge(key, ledger.limit, others)
-            self._add(Grant(self.new_id(), key.partition("/")[0], (held,), (0,), now, (0, 0), now.mono + LEASE))
-        elif others > 0:
-            ledger.spend(others, now)
 
 
 class SafeStore(Store):
@@ -96,8 +53,9 @@ class SafeStore(Store):
         inner.back = self._come_back
         self._say = say
         self._lock = threading.RLock()
-        self._share_now: _Share | None = None
-        self._tried = 0
+        self._share_now: Share | None = None
+        self._tried = self._returned = 0
+        self._pause = _RETRY
         self._local: dict[int, Grant] = {}
         self._replay: list[Callable[[], object]] = []
         self.degraded = ""
@@ -129,10 +87,18 @@ class SafeStore(Store):
 
     # -- going away and coming back --------------------------------------------------------------------------------
 
-    def _lost(self, error: StoreError) -> _Share:
+    def _lost(self, error: Exception) -> Share:
+        """Go to the safe share because of an error of the store, or of ours in it. Anybody else's is raised."""
+        if not isinstance(error, StoreError) and not ours(error):
+            raise error
         with self._lock:
             if self._share_now is None:
-                share = self._share_now = _Share(self.inner)
+                if not isinstance(error, StoreError):
+                    _LOG.warning("headgate: the store could not be used", exc_info=error)
+                    error = StoreUnavailable(f"{type(error).__name__} in the store: {error}")
+                mono = time.monotonic_ns()
+                self._pause = min(2 * self._pause, _RETRY_LATE) if mono - self._returned < _FLAPS else _RETRY
+                share = self._share_now = Share(self.inner)
                 self.degraded = str(error)
                 self._tried = time.monotonic_ns()
                 self._say(
@@ -142,13 +108,13 @@ class SafeStore(Store):
                 )
             return self._share_now
 
-    def _share_or_inner(self) -> _Share | None:
+    def _share_or_inner(self) -> Share | None:
         """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
         share = self._share_now
-        again = share is not None and time.monotonic_ns() - self._tried >= _RETRY
+        again = share is not None and time.monotonic_ns() - self._tried >= self._pause
         return self._come_back() if again else share
 
-    def _come_back(self) -> _Share | None:
+    def _come_back(self) -> Share | None:
         """Bring the store up to date and use it again; returns the safe share if that cannot be done yet. A store that is
         there again calls this before its first sign of life: what is not told by then seems to be somebody else's."""
         with self._lock:
@@ -156,12 +122,19 @@ class SafeStore(Store):
             if share is None:
                 return None
             self._tried = time.monotonic_ns()
-            share.processes = max(1, self.inner.alive())
-            self.inner.recall()
             try:
+                share.processes = max(1, self.inner.alive())
+                self.inner.recall()
                 self.inner.come_back(share.mark, share.processes, self._local.values(), self._replay)
             except StoreError:
                 return share
+            except Exception as error:
+                if not ours(error):
+                    raise
+                _LOG.warning("headgate: what was spent meanwhile could not all be written", exc_info=True)
+                self._replay.clear()  # the leases end by themselves
+                return share
+            self._returned = self._tried
             self._share_now, self.degraded = None, ""
             self._local.clear()
             self._replay.clear()
@@ -175,8 +148,26 @@ class SafeStore(Store):
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
-    def batch(self) -> AbstractContextManager[object]:
-        return _Batch(self)
+    def transact(self, work: Callable[[], T]) -> T:
+        """Of whichever store is in force. One that cannot begin goes on with the safe share; one that cannot be written leads
+        to it, with the error."""
+        begun = False
+
+        def begin() -> T:
+            nonlocal begun
+            begun = True
+            return work()
+
+        if self._share_or_inner() is None:
+            try:
+                return self.inner.transact(begin)
+            except Exception as error:
+                if begun and not isinstance(error, StoreError):
+                    raise
+                self._lost(error)
+                if begun:
+                    raise
+        return work()
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         return self.inner.draw(charges, who, now) if self._share_now is None else None
@@ -185,7 +176,7 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return self.inner.reserve_all(asks, now)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 self._lost(error)
         found: list[Sequence[Grant] | Refusal] = []
         for ask in asks:
@@ -220,23 +211,15 @@ class SafeStore(Store):
                 return self.inner.reserve(
                     namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
                 )
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
-            if now.mono < share.begins:  # others do not know yet that we are away
-                return Refusal(charges[0].key if charges else "", share.begins, unknown=True)
-            small = share.too_small(charges)
-            if small:
-                return Refusal(small, now.mono + SECOND, unknown=True)
             got = share.reserve(
                 namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
             )
             if isinstance(got, Grant):
                 self._local[got.id] = got
-                return got
-        # What fits the whole limit may not fit the share: the store will be back, look again soon.
-        soon = now.mono + SECOND
-        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
+            return got
 
     def settle(
         self,
@@ -251,7 +234,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.settle(grant, now, actual=actual, used=used, full=full)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
@@ -264,7 +247,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.refund(grant, now)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
@@ -276,7 +259,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.hold(grant, until)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if grant.id in self._local:
@@ -327,13 +310,17 @@ class SafeStore(Store):
         if self._share_or_inner() is None:
             try:
                 return verb()
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 self._lost(error)
         with self._lock:
             self._later(verb)
         return None
 
     # -- passed on -------------------------------------------------------------------------------------------------
+
+    def spare(self) -> PartStore:
+        """A safe share beside the store, for calls that something else than the store keeps from being asked there."""
+        return Share(self.inner)
 
     def new_id(self) -> int:
         return self.inner.new_id()
@@ -361,7 +348,7 @@ class SafeStore(Store):
         if share is None:
             try:
                 return self.inner.read(now)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         found = share.read(now)
         found.degraded = self.degraded
@@ -370,31 +357,3 @@ class SafeStore(Store):
     def close(self) -> None:
         self._share_or_inner()
         self.inner.close()
-
-
-class _Batch:
-    """A transaction of whichever store is in force; one that cannot be written leads to the safe share."""
-
-    def __init__(self, store: SafeStore) -> None:
-        self._store = store
-        self._entered: AbstractContextManager[object] | None = None
-
-    def __enter__(self) -> None:
-        if self._store._share_or_inner() is None:
-            try:
-                entered = self._store.inner.batch()
-                entered.__enter__()
-                self._entered = entered
-            except StoreError as error:
-                self._store._lost(error)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._entered is None:
-            return
-        try:
-            self._entered.__exit__(kind, error, trace)
-        except StoreError as problem:
-            self._store._lost(problem)
-            raise

@@ -6,11 +6,11 @@ blocks and learned limits. `reserve`, `settle`, `observe`, `block` and `read` ar
 
 from __future__ import annotations
 
+import functools
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import convert, create
@@ -22,13 +22,27 @@ from headgate.stores.blocks import BlockState
 from headgate.stores.inforce import InForce
 from headgate.stores.records import LEASE, NOTHING, Answered, Grant
 
-__all__ = ["LedgerStore"]
+__all__ = ["LedgerStore", "whole"]
+
+V = TypeVar("V", bound=Callable[..., Any])
 
 _LOOK: Final = SECOND
 """Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
 whoever frees units wakes the waiters."""
 _GRACE: Final = SECOND // 5
+_LONGEST_CLAIM: Final = 400 * 86_400 * SECOND
+"""No task is claimed for longer, ns."""
 """A waiting note outlives the promised instant by this much, ns."""
+
+
+def whole(verb: V) -> V:
+    """A verb that is one transaction, or a part of the one it is called in."""
+
+    @functools.wraps(verb)
+    def run(self: Store, *values: Any, **options: Any) -> Any:
+        return self.transact(lambda: verb(self, *values, **options))
+
+    return run  # type: ignore[return-value]
 
 
 class LedgerStore(Store):
@@ -39,10 +53,6 @@ class LedgerStore(Store):
     def __init__(self, boot: str = "") -> None:
         super().__init__(boot)
         self._in_force = InForce()
-
-    @abstractmethod
-    def batch(self) -> AbstractContextManager[object]:
-        """Several verbs as one transaction; verbs called inside join it."""
 
     @abstractmethod
     def _open(self, key: str) -> Ledger | None:
@@ -72,16 +82,18 @@ class LedgerStore(Store):
     def _share(self, what: str) -> None:
         """Make a changed `blocks` or `learned` known to every process; bans also survive a power cut."""
 
+    @whole
     def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
-        with self.batch():
-            note = self.remember(topic)
-            if note is not None and mono < int(note) and not held:
-                return int(note)
-            self.remember(topic, b"%d" % until)
-            return 0
+        note = self.remember(topic)
+        until_then = int(note) if note is not None and note.isdigit() and len(note) < 20 else 0
+        if mono < until_then < mono + _LONGEST_CLAIM and not held:  # a garbled one is claimed anew
+            return until_then
+        self.remember(topic, b"%d" % until)
+        return 0
 
     # -- reserve ---------------------------------------------------------------------------------------------------
 
+    @whole
     def reserve(
         self,
         namespace: str,
@@ -95,40 +107,39 @@ class LedgerStore(Store):
         weight: int = 1,
         lease: int = LEASE,
     ) -> Grant | Refusal:
-        with self.batch():
-            if self.blocks:
-                blocked = self.blocks.against(scopes, charges, now.mono)
-                if blocked:
-                    return blocked
-            self._reap(namespace, now)
-            ledgers = [self._current(charge, now) for charge in charges]
-            short: list[tuple[Charge, Ledger, int]] = []
-            no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK, short)
-            if no is None:
-                for charge, ledger in zip(charges, ledgers, strict=True):
-                    ledger.take(charge.cost, who, now)
-                    self._keep(charge.key, ledger)
-                grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
-                self._add(grant)
-                return grant
-            if backlog is not None and not no.never:
-                for (
-                    charge,
-                    ledger,
-                    opens,
-                ) in short:  # where there is room, nothing is kept for one that cannot use it yet
-                    wanted = max(backlog.get(charge.key, 0), charge.cost)
-                    ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
-                    self._keep(charge.key, ledger)
-            return no
+        if self.blocks:
+            blocked = self.blocks.against(scopes, charges, now.mono)
+            if blocked:
+                return blocked
+        self._reap(namespace, now)
+        ledgers = [self._current(charge, now) for charge in charges]
+        short: list[tuple[Charge, Ledger, int]] = []
+        no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK, short)
+        if no is None:
+            for charge, ledger in zip(charges, ledgers, strict=True):
+                ledger.take(charge.cost, who, now)
+                self._keep(charge.key, ledger)
+            grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
+            self._add(grant)
+            return grant
+        if backlog is not None and not no.never:
+            for (
+                charge,
+                ledger,
+                opens,
+            ) in short:  # where there is room, nothing is kept for one that cannot use it yet
+                wanted = max(backlog.get(charge.key, 0), charge.cost)
+                ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
+                self._keep(charge.key, ledger)
+        return no
 
+    @whole
     def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
-        with self.batch():
-            for key in keys:
-                ledger = self._open(key)
-                if ledger is not None and who in ledger.rows:
-                    ledger.refused(who, 0, 0, now.mono, 1)
-                    self._keep(key, ledger)
+        for key in keys:
+            ledger = self._open(key)
+            if ledger is not None and who in ledger.rows:
+                ledger.refused(who, 0, 0, now.mono, 1)
+                self._keep(key, ledger)
 
     def _current(self, charge: Charge, now: Instant) -> Ledger:
         """The charge's ledger, advanced to `now`, under the limit in force."""
@@ -159,6 +170,7 @@ class LedgerStore(Store):
 
     # -- settle ----------------------------------------------------------------------------------------------------
 
+    @whole
     def settle(
         self,
         grant: Grant,
@@ -168,43 +180,42 @@ class LedgerStore(Store):
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
     ) -> Answered:
-        with self.batch():
-            held = self._drop(grant)
-            freed: list[str] = []
-            wake: set[int] = set()
-            foreign: dict[str, int] = {}
-            for charge, mark in zip(grant.charges, grant.marks, strict=True):
-                ledger = self._current(charge, now)
-                before = ledger.room
-                cost = actual.get(charge.key, charge.cost) if actual else charge.cost
-                if held:
-                    ledger.settle(charge.cost, cost, now)
-                if used and charge.key in used:
-                    others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
-                    if others:
-                        foreign[charge.key] = others
-                if charge.key in full:
-                    ledger.overrun(grant.sent, now)
-                elif ledger.trial:
-                    ledger.confirm(grant.sent)
-                self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-            return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
+        held = self._drop(grant)
+        freed: list[str] = []
+        wake: set[int] = set()
+        foreign: dict[str, int] = {}
+        for charge, mark in zip(grant.charges, grant.marks, strict=True):
+            ledger = self._current(charge, now)
+            before = ledger.room
+            cost = actual.get(charge.key, charge.cost) if actual else charge.cost
+            if held:
+                ledger.settle(charge.cost, cost, now)
+            if used and charge.key in used:
+                others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
+                if others:
+                    foreign[charge.key] = others
+            if charge.key in full:
+                ledger.overrun(grant.sent, now)
+            elif ledger.trial:
+                ledger.confirm(grant.sent)
+            self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
+        return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
 
+    @whole
     def refund(self, grant: Grant, now: Instant) -> Answered:
-        with self.batch():
-            if not self._drop(grant):
-                return Answered(late=True)
-            freed: list[str] = []
-            wake: set[int] = set()
-            for charge in grant.charges:
-                ledger = self._current(charge, now)
-                before = ledger.room
-                ledger.refund(charge.cost)
-                row = ledger.rows.get(grant.who)
-                if row is not None:
-                    row[0] = max(0, row[0] - charge.cost)
-                self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-            return Answered(tuple(freed), frozenset(wake))
+        if not self._drop(grant):
+            return Answered(late=True)
+        freed: list[str] = []
+        wake: set[int] = set()
+        for charge in grant.charges:
+            ledger = self._current(charge, now)
+            before = ledger.room
+            ledger.refund(charge.cost)
+            row = ledger.rows.get(grant.who)
+            if row is not None:
+                row[0] = max(0, row[0] - charge.cost)
+            self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
+        return Answered(tuple(freed), frozenset(wake))
 
     def _noted(
         self, key: str, ledger: Ledger, before: int, member: int, freed: list[str], wake: set[int], now: Instant
@@ -214,13 +225,13 @@ class LedgerStore(Store):
             wake.update(m for (m, _), row in ledger.rows.items() if row[3] and m != member and row[5] > now.mono)
         self._keep(key, ledger)
 
+    @whole
     def hold(self, grant: Grant, until: int) -> bool:
-        with self.batch():
-            if not self._drop(grant):
-                return False
-            grant.lease = until
-            self._add(grant)
-            return True
+        if not self._drop(grant):
+            return False
+        grant.lease = until
+        self._add(grant)
+        return True
 
     def _reap(self, namespace: str, now: Instant) -> None:
         """Count as spent what was in flight when its lease ended: its holder is gone, the request may have arrived."""
@@ -260,35 +271,35 @@ class LedgerStore(Store):
 
     # -- observe ---------------------------------------------------------------------------------------------------
 
+    @whole
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
-        with self.batch():
-            if not self._merge(namespace, limits):
-                return False
-            self._changed()
-            self._share("learned")
-            return True
+        if not self._merge(namespace, limits):
+            return False
+        self._changed()
+        self._share("learned")
+        return True
 
+    @whole
     def doubt(self, namespace: str, now: Instant) -> None:
-        with self.batch():
-            for key in self._keys(namespace + "/"):
-                ledger = self._open(key)
-                if ledger is not None:
-                    ledger.doubt(now)
-                    self._keep(key, ledger)
+        for key in self._keys(namespace + "/"):
+            ledger = self._open(key)
+            if ledger is not None:
+                ledger.doubt(now)
+                self._keep(key, ledger)
 
     # -- block -----------------------------------------------------------------------------------------------------
 
+    @whole
     def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
-        with self.batch():
-            state = self.blocks.add(scope, length, kind, reason, mono, wall)
+        state = self.blocks.add(scope, length, kind, reason, mono, wall)
+        self._changed()
+        self._share("blocks")
+        return state
+
+    @whole
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        gone = self.blocks.remove(scope, kind)
+        if gone:
             self._changed()
             self._share("blocks")
-            return state
-
-    def unblock(self, scope: str, kind: str = "") -> bool:
-        with self.batch():
-            gone = self.blocks.remove(scope, kind)
-            if gone:
-                self._changed()
-                self._share("blocks")
-            return gone
+        return gone

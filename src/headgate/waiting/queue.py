@@ -98,6 +98,24 @@ class Queue:
         self.count = 0
         """How many calls wait."""
 
+    @classmethod
+    def of(cls, waiters: Iterable[Waiter], tickets: int) -> Queue:
+        """A queue made anew of all who wait, in the order of their tickets, of which `tickets` were given: an exception
+        struck in the middle of a change of the one before. Every lane is due."""
+        made = cls()
+        for waiter in sorted(waiters, key=lambda each: each.ticket or tickets + 1):
+            before, made._tickets = waiter.lane, (waiter.ticket or tickets + 1) - 1
+            lane = made.add(waiter)
+            if before is not None:
+                lane.since = min(lane.since, before.since)
+        made._tickets = tickets + 1
+        return made
+
+    @property
+    def tickets(self) -> int:
+        """How many have been given."""
+        return self._tickets
+
     def busy(self, charges: Iterable[Charge]) -> bool:
         """Whether somebody waits for one of these ledgers, so that a newcomer must queue too."""
         return any(charge.key in self._by_key for charge in charges)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from headgate import Gate
-from headgate.adapters._call import Governor, drive, drive_async
+from headgate.adapters._call import drive, drive_async
+from headgate.adapters._governor import Governor
 from headgate.adapters._line import Line, dialling
 from headgate.adapters.websockets import handshake
 from headgate.errors import Blocked, DeadlineExceeded

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from headgate import Gate, Rejected
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.adapters._sdk import install, planned, problems
 from headgate.adapters.requests import govern as govern_session
 

@@ -43,14 +43,14 @@ def put(environment: Environment, name: bytes, value: bytes) -> None:
     """Write a record."""
     txn = environment.begin()
     txn.put(name, value)
-    environment.commit(txn)
+    environment.commit()
 
 
 def get(environment: Environment, name: bytes) -> bytes | None:
     """Read a record."""
     txn = environment.begin()
     value: bytes | None = txn.get(name)
-    environment.abort(txn)
+    environment.abort()
     return value
 
 
@@ -89,7 +89,7 @@ def test_aborted_is_not_written(environment: Environment) -> None:
     """What was thrown away is not there, and the lock is free."""
     txn = environment.begin()
     txn.put(b"name", b"value")
-    environment.abort(txn)
+    environment.abort()
     assert get(environment, b"name") is None
 
 
@@ -163,19 +163,19 @@ def test_state_changes_with_every_write(environment: Environment) -> None:
 
 def test_written_too_late_is_said(environment: Environment) -> None:
     """Who held the lock beyond the patience is told that others may not have waited."""
-    txn = environment.begin()
+    environment.begin()
     environment._begun -= 10**11
     with pytest.raises(StoreUnavailable, match="others did not wait"):
-        environment.commit(txn)
+        environment.commit()
     assert get(environment, b"name") is None
 
 
 def test_no_transaction_within_another(environment: Environment) -> None:
     """A thread in the middle of a transaction cannot begin a second one: it would wait for itself."""
-    txn = environment.begin()
+    environment.begin()
     with pytest.raises(StoreUnavailable, match="in the middle"):
         environment.begin()
-    environment.abort(txn)
+    environment.abort()
 
 
 def test_a_newer_format_is_left_alone(environment: Environment) -> None:

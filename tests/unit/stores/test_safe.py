@@ -214,18 +214,18 @@ def test_what_is_learned_meanwhile(away: Away) -> None:
 
 
 def test_a_batch_goes_on(away: Away) -> None:
-    """A batch that cannot begin is done with the share; one that cannot be written is an error, then the share."""
+    """A transaction that cannot begin is done with the share; one that cannot be written is an error, then the share."""
     away.go()
-    with away.store.batch():
-        away.get()
+    away.store.transact(away.get)
     away.come()
     away.store.read(now)
-    batch = away.store.batch()
-    batch.__enter__()
-    away.get()
-    away.host._environment._begun -= 10**11  # stopped for a hundred seconds
+
+    def stopped() -> None:
+        away.get()
+        away.host._environment._begun -= 10**11  # stopped for a hundred seconds
+
     with pytest.raises(StoreUnavailable, match="did not wait"):
-        batch.__exit__(None, None, None)
+        away.store.transact(stopped)
     assert away.store.degraded
     away.get()
     assert away.said == ["store lost", "store back", "store lost"]

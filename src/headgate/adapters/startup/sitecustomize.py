@@ -1,8 +1,10 @@
 """Start-up hook of ``headgate run``: Python runs this file in every process that has its folder on ``PYTHONPATH``.
 
 It costs next to nothing until the program imports a library that we govern: only then is Headgate itself imported.
-It must work, or step aside with one line on stderr, in any Python 3 and in any program. So it is written for old ones,
-and does without `typing`, whose import would be most of its cost.
+It must work in any Python 3 and in any program. So it is written for old ones, and does without `typing`, whose import
+would be most of its cost. Where it cannot work, a library that we govern cannot be imported: a program that makes no calls
+with it never notices, and one that does gets an error that says why, instead of calls that nobody counts. Who prefers
+those sets HEADGATE_UNGOVERNED_ON_ERROR=1: then one line on stderr says so.
 """
 
 import os
@@ -39,26 +41,67 @@ OURS = ("headgate", "msgspec", "lmdb")
 """Packages found where `headgate run` lives when the program's interpreter does not have them."""
 
 
-def complain(text: str) -> None:
-    """One line on stderr; the program goes on ungoverned."""
-    sys.stderr.write("headgate: " + text + "; this program runs ungoverned\n")
+def ungoverned() -> bool:
+    """Whether the user prefers programs that run ungoverned to programs that do not run."""
+    return os.environ.get("HEADGATE_UNGOVERNED_ON_ERROR", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def refuse(name: str, why: str) -> None:
+    """A library cannot be governed: its import fails, unless the user has said otherwise."""
+    text = "headgate: cannot govern " + name + ": " + why
+    if not ungoverned():
+        raise ImportError(
+            text
+            + ". It is not imported, for its calls would pass ungoverned (HEADGATE_UNGOVERNED_ON_ERROR=1 lets them)"
+        )
+    sys.stderr.write(text + "; this program runs ungoverned\n")
 
 
 def govern(module: "Any") -> None:
-    """Patches one library that was just imported."""
+    """Patches one library that was just imported. What strikes meanwhile, such as an interrupt, leaves nothing half done."""
+    before = set(sys.modules)
     try:
         ours = __import__(HOOKS[module.__name__], fromlist=["patch"])
         ours.patch(module)
-    except Exception as error:  # noqa: BLE001 - nothing of ours may break the program's import
-        complain("cannot govern " + module.__name__ + " (" + type(error).__name__ + ": " + str(error) + ")")
+    except BaseException as error:
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "headgate":
+                sys.modules.pop(name, None)
+        if not isinstance(error, Exception) or not of_ours(error):
+            raise
+        refuse(module.__name__, type(error).__name__ + ": " + str(error))
+
+
+def of_ours(error: "Any") -> bool:
+    """Whether an exception was raised by our code, or by what we import, and not by a signal's handler of the program."""
+    trace, name = error.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    known = getattr(sys, "stdlib_module_names", ())
+    top = name.partition(".")[0]
+    return top in OURS or top in known or top in ("sitecustomize", "importlib", "") or name in HOOKS or top in TOPS
+
+
+TOPS = {name.partition(".")[0] for name in HOOKS}
 
 
 class Watcher:
-    """A finder that finds nothing itself: it has `govern` called after one of the libraries was imported."""
+    """A finder that finds nothing itself: it has `govern` called after one of the libraries was imported.
+
+    Args:
+        why: why none of them can be governed here; "": they can.
+    """
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         """Called by the import system for every module; answers only for ours."""
         if name not in HOOKS:
+            return None
+        if self.why:
+            refuse(name, self.why)
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
@@ -73,6 +116,7 @@ class Watcher:
         loader = spec.loader
         run = getattr(loader, "exec_module", None)
         if run is None:
+            refuse(spec.name, "its import cannot be watched")
             return spec
 
         def exec_module(module: "Any") -> None:
@@ -83,7 +127,7 @@ class Watcher:
         try:
             loader.exec_module = exec_module
         except AttributeError:
-            complain("cannot watch the import of " + spec.name)
+            refuse(spec.name, "its import cannot be watched")
         return spec
 
 
@@ -124,13 +168,16 @@ def start() -> None:
         places = os.environ.get("HEADGATE_RUN_FROM", "").split(os.pathsep)
         version, places = places[0], places[1:]
         if sys.version_info < (3, 11) or version != sys.implementation.cache_tag:
-            complain("not installed for " + sys.executable)
+            sys.meta_path.insert(0, Watcher("Headgate is not installed for " + sys.executable))
             return
         sys.meta_path.append(Elsewhere(places))
     sys.meta_path.insert(0, Watcher())
     for name in HOOKS:
         if name in sys.modules:
-            govern(sys.modules[name])
+            try:
+                govern(sys.modules[name])
+            except ImportError:
+                del sys.modules[name]  # whoever imports it is told why it cannot be
 
 
 try:

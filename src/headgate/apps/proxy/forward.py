@@ -9,8 +9,9 @@ import aiohttp
 from aiohttp import hdrs, web
 from yarl import URL
 
-from headgate.adapters._call import Attempt, Governor, drive_async
+from headgate.adapters._call import Attempt, drive_async
 from headgate.adapters._errand import run
+from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, surely_unsent
 from headgate.apps.proxy.passing import STALE, Arrived, Passing
 from headgate.apps.proxy.refusal import failure

@@ -20,7 +20,8 @@ from headgate.errors import Rejected
 from headgate.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
-    from headgate.adapters._call import Attempt, Governor, Steps
+    from headgate.adapters._call import Attempt, Steps
+    from headgate.adapters._governor import Governor
     from headgate.adapters._wire import Outbound
     from headgate.rules.call import Call
     from headgate.rules.provider import Provider

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from headgate import __version__
-from headgate.adapters._call import Governor
+from headgate.adapters._governor import Governor
 from headgate.apps.proxy.forward import Forward, Target
 from headgate.apps.proxy.refusal import Refusals, failure
 from headgate.apps.proxy.websocket import Relays, wants_websocket

@@ -19,7 +19,7 @@ from headgate.gate.steps import drive_async
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headgate.adapters._call import Governor
+    from headgate.adapters._governor import Governor
     from headgate.apps.proxy.forward import Target
 
 __all__ = ["Relays", "wants_websocket"]

@@ -12,6 +12,7 @@ import msgspec
 
 from headgate.errors import StoreUnavailable
 from headgate.ledger.limit import SECOND, Instant, Limit
+from headgate.rules.reading import FAULTS
 from headgate.stores.redis.address import Address, connect
 from headgate.stores.redis.lua import script, spec
 
@@ -170,10 +171,14 @@ class Line:
             answered = time.monotonic_ns()
             self.trips += 1
             self.took = answered - sent
-        kind, now, gen, *rest = _decode(raw[0])
+        try:
+            kind, now, gen, *rest = _decode(raw[0])
+            found = Reply(str(kind), int(now), int(gen), rest, raw)
+        except FAULTS as error:
+            raise StoreUnavailable(f"{self.address}: an answer that cannot be read: {type(error).__name__}") from None
         if "now" not in header:
-            self.skew.learn(sent, answered, int(now))
-        return Reply(kind, int(now), int(gen), rest, raw)
+            self.skew.learn(sent, answered, found.now)
+        return found
 
     def _call(self, count: int, arguments: tuple[Any, ...]) -> Sequence[bytes]:
         import redis

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from headgate.errors import StoreUnavailable
 from headgate.ledger.base import Ledger
 from headgate.ledger.limit import SECOND, Instant
+from headgate.rules.reading import FAULTS
 from headgate.stores.records import LEASE, Snapshot, view
 from headgate.stores.redis.line import keys_of
 from headgate.stores.redis.lua import from_lua
@@ -27,10 +29,13 @@ _MOMENT: Final = 2 * SECOND
 
 
 def ledger_at(raw: bytes, now: Instant) -> Ledger:
-    """A ledger as it lies on the server, brought up to `now` on the server's clock."""
-    ledger = from_lua(msgspec.msgpack.decode(raw))
-    if now.mono >= ledger.turn:
-        ledger.advance(now)
+    """A ledger as it lies on the server, brought up to `now` on the server's clock. Raises StoreUnavailable if garbled."""
+    try:
+        ledger = from_lua(msgspec.msgpack.decode(raw))
+        if now.mono >= ledger.turn:
+            ledger.advance(now)
+    except FAULTS as error:
+        raise StoreUnavailable(f"a ledger on the server is garbled: {type(error).__name__}") from error
     return ledger
 
 

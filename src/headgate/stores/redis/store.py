@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.base import Ledger
@@ -26,6 +25,8 @@ from headgate.stores.redis.sight import ledger_at, over_there, read_all, surely_
 from headgate.stores.redis.slices import OPEN, Part, Slice
 
 __all__ = ["RedisStore"]
+
+T = TypeVar("T")
 
 _SHARE: Final = 64
 """A slice takes at most this part of what is free."""
@@ -310,8 +311,8 @@ class RedisStore(News):
 
             self._trips.tell(namespace, Wish(write), now)
 
-    def batch(self) -> AbstractContextManager[object]:
-        return nullcontext()
+    def transact(self, work: Callable[[], T]) -> T:
+        return work()
 
     @property
     def slices_open(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headgate.errors import StoreError, StoreUnavailable
 from headgate.ledger.limit import SECOND, Instant
+from headgate.rules.reading import FAULTS
 from headgate.stores.redis.line import MICRO, Line, Load, Reply
 from headgate.stores.redis.province import NOTES, Province, Wish
 from headgate.stores.redis.slices import Slice
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trips"]
 
+_LOG: Final = logging.getLogger("headgate")
 _SOON: Final = 0.003
 """Seconds after which what ended is told; what ends meanwhile travels along."""
 _BEATS: Final = ((SECOND // 4, 3 * SECOND // 4), (2 * SECOND, 5 * SECOND))
@@ -188,6 +191,10 @@ class Trips:
         except StoreUnavailable as error:
             province.put_back(pending)
             self.broken, failed = str(error), error
+            self.soon(at_once=True)
+        except FAULTS as error:  # what was pending may be what cannot be understood: it is not told again
+            failed = StoreUnavailable(f"{self.line.address}: an answer that cannot be read: {type(error).__name__}")
+            self.broken = str(failed)
             self.soon(at_once=True)
         finally:
             for ride in rides:
@@ -380,8 +387,9 @@ def _keep_telling(trips: weakref.ref[Trips], poke: threading.Event) -> None:
             seconds = here.look()
         except ReferenceError:
             return  # its store is gone
-        except Exception:
+        except Exception:  # noqa: BLE001 - told, and tried again
             if here.closed:  # in the middle of a call: whatever redis-py makes of that
                 return
-            raise
+            _LOG.warning("headgate: the store could not be told what was spent; trying again", exc_info=True)
+            seconds = _PROBE
         del here
