@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,6 +77,7 @@ class Attempt:
         resigned: bool,
         roams: bool,
         timeout: float | None = None,
+        patient: bool = False,
         apart: bool = False,
     ) -> None:
         self._governor = governor
@@ -83,6 +85,7 @@ class Attempt:
         self._outbound = outbound
         self._call = call
         self._timeout = timeout
+        self._patient = patient
         self._signed_until = None if resigned else provider.signed_until(self._call)
         self._permit: Permit | None = None
         self._done = False
@@ -110,6 +113,7 @@ class Attempt:
             functools.partial(gate.first_contact_async, *known),
             is_async=is_async,
         )
+        timeout, block_wait = self._patience()
         ask = functools.partial(
             gate.permit,
             self._provider,
@@ -119,7 +123,8 @@ class Attempt:
             body=call.body,
             headers=call.headers,
             priority=self._governor.priority,
-            timeout=self._patience(),
+            timeout=timeout,
+            block_wait=block_wait,
             roams=self._roams,
         )
         permit = ask()
@@ -141,17 +146,20 @@ class Attempt:
         self._permit = permit
         self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
-    def _patience(self) -> float | None:
-        """Seconds it may wait: never beyond a signature that it already carries."""
-        longest = self._governor.timeout
+    def _patience(self) -> tuple[float | None, float]:
+        """Seconds it may wait in all, never beyond a signature that it already carries; and for the end of a block, which
+        it waits for as long only if it was asked to."""
+        gate, longest = self._governor.gate, self._governor.timeout
+        asked = longest is not None or self._patient
         if self._timeout is not None:
             longest = self._timeout if longest is None else min(longest, self._timeout)
+        block_wait = math.inf if asked else gate.max_block_wait
         if self._signed_until is None:
-            return longest
+            return longest, block_wait
         # The provider judges by its own clock: by the latest that it can be there.
-        now = self._governor.gate.times.now(self._provider.namespace).hi
+        now = gate.times.now(self._provider.namespace).hi
         left = (self._signed_until - now) / SECOND - SIGNATURE_MARGIN
-        return min(max(0.0, left), self._governor.gate.max_wait if longest is None else longest)
+        return min(max(0.0, left), gate.max_wait if longest is None else longest), block_wait
 
     def _explained(self, error: DeadlineExceeded) -> Rejected:
         """A deadline that only the signature set is reported as what it is."""
@@ -286,7 +294,8 @@ class Governor:
         priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
         lenient: for an unchanged program: an unexpected error of ours is logged and the request passes ungoverned.
             `Rejected` is never swallowed.
-        timeout: seconds that a call may wait; ``None``: the gate's `max_wait`.
+        timeout: seconds that a call may wait, also for the end of a block; ``None``: the gate's `max_wait`, and its
+            `max_block_wait` for a block.
     """
 
     __slots__ = ("_gate", "lenient", "priority", "timeout")
@@ -332,6 +341,7 @@ class Governor:
         resigned: bool = False,
         roams: bool = False,
         timeout: float | None = None,
+        patient: bool = False,
         apart: bool = False,
         known: tuple[Provider, Call] | None = None,
     ) -> Steps[Attempt | None]:
@@ -344,6 +354,7 @@ class Governor:
             resigned: the caller signs after the wait, so a signature seen now does not matter.
             roams: the request will leave from `leaving`; without it the default address is meant.
             timeout: seconds it may wait, if less than the governor says.
+            patient: whether the program has asked for `timeout`, so that it also waits as long for the end of a block.
             apart: what is held while a connection is open gets a permit of its own (`Attempt.open`), for the rest is
                 spent with the answer.
             known: its rules and what they see of it, if the caller has them.
@@ -354,7 +365,17 @@ class Governor:
         call = known[1] if known is not None else outbound.call()
         attempt = self._leniently(
             outbound.netloc,
-            lambda: Attempt(self, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout, apart=apart),
+            lambda: Attempt(
+                self,
+                rules,
+                outbound,
+                call,
+                resigned=resigned,
+                roams=roams,
+                timeout=timeout,
+                patient=patient,
+                apart=apart,
+            ),
         )
         if attempt is None:
             return None

@@ -28,6 +28,7 @@ from headgate.adapters._call import Attempt, Governor, Steps, drive_async, leavi
 from headgate.adapters._errand import Governed, kept_headers, run
 from headgate.adapters._line import dialling
 from headgate.adapters._wire import Outbound, netloc_of
+from headgate.errors import Blocked
 from headgate.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
@@ -245,6 +246,17 @@ class _Request(Governed):
         url = URL(f"{self.outbound.base_url}{self.outbound.path}", encoded=True).with_query(self.outbound.query)
         return made(None, self.outbound.method, url, self.session, reply, served)
 
+    def shut(self, block: Blocked) -> Steps[Any]:
+        answer = yield from super().shut(block)
+        # What the session does with a bad answer, where it sees it come.
+        wanted = self.send.keywords.get("raise_for_status")  # type: ignore[attr-defined]
+        wanted = self.session._raise_for_status if wanted is None else wanted
+        if callable(wanted):
+            yield functools.partial(wanted, answer)
+        elif wanted:
+            answer.raise_for_status()
+        return answer
+
     def other(self, call: Call) -> _Request:
         url = URL(self.outbound.base_url).with_path(call.path).with_query(_query(call))
         outbound = _from_yarl(self.outbound.method, url, self.outbound.headers, None)
@@ -328,6 +340,11 @@ def roams(session: Any, url: str = "") -> bool:
     """Whether requests of a session (to any URL) leave from the address that the gate chooses: its connector is one of
     ours, and neither the session nor the environment may name a proxy. One that a request names is the caller's to see."""
     return _free(session) and not (session._default_proxy or session._trust_env)
+
+
+def governs(session: Any, url: str) -> bool:
+    """Whether requests of a session ask a gate, as all do under ``headgate run``."""
+    return hasattr(type(session)._request, "__wrapped__")
 
 
 def _free(session: Any) -> bool:

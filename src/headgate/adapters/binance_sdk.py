@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._call import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -68,8 +69,10 @@ def _family() -> type[Exception]:
     return TooManyRequestsError
 
 
-def _fields(message: str) -> dict[str, Any]:
-    return {"error_message": message, "status_code": -1003, "retry_after": None}
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
+    after = None if reply is None else int(dict(reply.headers)["Retry-After"])
+    code = -1003 if reply is None else code_of(reply, "code", -1003)
+    return {"error_message": message, "status_code": code, "retry_after": after}
 
 
 SDK = Sdk(

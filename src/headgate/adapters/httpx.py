@@ -134,6 +134,14 @@ def roams(client: Any, url: str) -> bool:
     return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), Pools)
 
 
+def governs(client: Any, url: str) -> bool:
+    """Whether requests of a client to a URL ask a gate, as all do under ``headgate run``."""
+    transport = type(client._transport_for_url(library(type(client)).URL(url)))
+    return any(
+        hasattr(getattr(transport, name, None), "__wrapped__") for name in ("handle_request", "handle_async_request")
+    )
+
+
 def patch(module: ModuleType) -> None:
     """Governs every client of an unchanged program: the library's own transports, in place.
 

@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._call import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -66,9 +67,12 @@ def _family() -> type[Exception]:
     return InvalidRequestError  # type: ignore[no-any-return]
 
 
-def _fields(message: str) -> dict[str, Any]:
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
     at = time.strftime("%H:%M:%S", time.gmtime())
-    return {"message": message, "status_code": 10006, "time": at, "request": "", "resp_headers": None}
+    code, headers = 10006, None
+    if reply is not None:
+        code, headers = code_of(reply, "retCode", 0) or reply.status, dict(reply.headers)
+    return {"message": message, "status_code": code, "time": at, "request": "", "resp_headers": headers}
 
 
 SDK = Sdk(

@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._call import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -76,8 +77,9 @@ def _family() -> type[Exception]:
     return BinanceAPIException  # type: ignore[no-any-return]
 
 
-def _fields(message: str) -> dict[str, Any]:
-    return {"status_code": 429, "code": -1003, "message": message, "response": None, "request": None}
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
+    status, code = (429, -1003) if reply is None else (reply.status, code_of(reply, "code", -1003))
+    return {"status_code": status, "code": code, "message": message, "response": None, "request": None}
 
 
 SDK = Sdk(

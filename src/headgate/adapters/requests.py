@@ -16,6 +16,7 @@ from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
 from requests.exceptions import ConnectionError, ReadTimeout, RequestException  # noqa: A004 - requests calls it so
 from requests.utils import select_proxy
 from urllib3.exceptions import ReadTimeoutError
+from urllib3.response import HTTPResponse
 
 from headgate.adapters._call import Governor
 from headgate.adapters._wire import in_family
@@ -66,7 +67,7 @@ class Adapter(HTTPAdapter):
         try:
             return super().send(request, *args, **options)
         except (Rejected, CallFailed) as error:
-            raise _ours(error, request) from error.__cause__
+            raise _ours(error, request, self) from error.__cause__
 
 
 def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
@@ -115,7 +116,7 @@ def patch(module: ModuleType) -> None:
         try:
             return original(self, request, *args, **options)
         except (Rejected, CallFailed) as error:
-            raise _ours(error, request) from error.__cause__
+            raise _ours(error, request, self) from error.__cause__
 
     module.HTTPAdapter.send = send
 
@@ -131,11 +132,20 @@ def roams(session: Any, url: str) -> bool:
     return hasattr(made_of, "headgate") and not select_proxy(url, proxies)
 
 
-def _ours(error: F, request: Any) -> F:
+def governs(session: Any, url: str) -> bool:
+    """Whether requests of a session to a URL ask a gate, as all do under ``headgate run``."""
+    pools = getattr(session.get_adapter(url), "poolmanager", None)
+    return pools is not None and hasattr(pools.pool_classes_by_scheme.get(urlsplit(url).scheme), "headgate")
+
+
+def _ours(error: F, request: Any, adapter: Any) -> F:
     """The error as what requests would have made of its cause."""
     kind: type[Exception] = RequestException
     if isinstance(error, CallFailed) and error.__cause__ is not None:
         kind = ReadTimeout if isinstance(error.__cause__, ReadTimeoutError) else ConnectionError
     made = in_family(error, lambda: kind)
     made.request = request  # type: ignore[attr-defined]
+    raw = getattr(error, "response", None)
+    if isinstance(raw, HTTPResponse):
+        made.response = adapter.build_response(request, raw)  # type: ignore[attr-defined]
     return made

@@ -148,6 +148,8 @@ class Breakers:
             limit=OPEN,
             scope=scope,
             retry_at=time.time() + seconds,
+            seconds=seconds,
+            reason=reason,
         )
 
 

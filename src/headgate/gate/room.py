@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from headgate.errors import Rejected, StoreError
+from headgate.errors import Blocked, Rejected, StoreError
 from headgate.gate.ticket import Ticket, check, too_late
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
@@ -53,12 +53,19 @@ class WaitingRoom:
         self._alarm: socket.socket | None = None
         self._closed = False
         self._long: list[tuple[Plan, Refusal]] = []
+        self._shut: list[tuple[Plan, Refusal]] = []
         self._wakes_at = 0
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
-    def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float) -> Grant | Ticket:
         """A permit now, or a ticket to wait with.
+
+        Args:
+            plan: what the call charges.
+            klass: its class.
+            timeout: seconds it may wait in all; ``inf``: as long as it takes.
+            block_wait: seconds; it does not wait for a block that ends later than so from now.
 
         Raises:
             Rejected: it could not be served by its deadline, or never.
@@ -76,12 +83,12 @@ class WaitingRoom:
             # tell us: then the lane is tried again.
             no = None if got.unknown and got.kind == "limit" else got
         now = time.monotonic_ns()
-        ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
+        ticket = Ticket(plan, klass, now, timeout, block_wait)
+        if no is not None:
+            self._check(ticket, no, now)
         with self._lock:
             if self._closed:
                 raise Rejected("the gate is closed")
-            if no is not None:
-                check(ticket, no, now)
             lane = queue.add(ticket)
             if no is not None and lane.head() is ticket:
                 lane.opens, lane.why = no.opens, no
@@ -91,15 +98,30 @@ class WaitingRoom:
                     raise ticket.error
                 if ticket.grant is not None:
                     return ticket.grant
-            try:
-                if isinstance(lane.why, Refusal) and not lane.why.unknown:
-                    opens = queue.earliest(ticket, max(lane.opens, now))
-                    check(ticket, lane.why._replace(opens=opens), now)
-            except Rejected:
-                queue.remove(ticket)
-                raise
+            self._join(lane, ticket, now)
             self._set_alarm()
         return ticket
+
+    def _join(self, lane: Lane, ticket: Ticket, now: int) -> None:
+        """Take a newcomer out again whom what holds its lane would hold for too long. Raises Rejected."""
+        why = lane.why
+        if not isinstance(why, Refusal) or (why.unknown and why.kind == "limit"):
+            return
+        try:
+            opens = max(lane.opens, now) if why.unknown else self._queue.earliest(ticket, max(lane.opens, now))
+            self._check(ticket, why._replace(opens=opens), now)
+        except Rejected:
+            self._queue.remove(ticket)
+            raise
+
+    def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
+        """`check`, and tell once per block that calls are refused. Raises Rejected."""
+        try:
+            check(ticket, no, now)
+        except Blocked:
+            if ticket.deadline > ticket.arrived:  # else a look at what would be, as at each of several addresses
+                self._gate.events.say_shut(ticket.plan, no, now)
+            raise
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -200,10 +222,13 @@ class WaitingRoom:
         self._tell(now)
 
     def _tell(self, now: int) -> None:
-        """Say who waits for long; to handlers of a program's own, so not inside a transaction."""
+        """Say who waits for long and who is refused; to handlers of a program's own, so not inside a transaction."""
         long, self._long = self._long, []
         for plan, no in long:
             self._gate.events.say_wait(plan, no, now)
+        shut, self._shut = self._shut, []
+        for plan, no in shut:
+            self._gate.events.say_shut(plan, no, now)
 
     def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
         head = lane.head()
@@ -225,16 +250,35 @@ class WaitingRoom:
             granted.append((head, got))
             return
         lane.opens, lane.why = max(got.opens, now + 1), got
-        try:
-            check(head, got, now)
-        except Rejected as error:
-            queue.remove(head)
-            lane.opens = 0
-            head.error = error
-            done.append(head)
+        self._turn_away(lane, got, now, done)
+
+    def _turn_away(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
+        """Refuse the head of a lane that will not be served in time. A block holds all of the lane alike: whoever does not
+        wait for its end is told now."""
+        head = lane.head()
+        if head is None:
             return
-        if got.opens - now > self.LONG:
-            self._long.append((head.plan, got))
+        assert isinstance(head, Ticket)
+        if no.unknown and no.kind != "limit":  # a store that is away looks again soon; the block knows its end
+            no = self._store.blocks.against(head.scopes, head.charges, now) or no
+        refused: Ticket | None = None
+        for waiter in [head] if no.kind == "limit" else list(lane.waiters):
+            assert isinstance(waiter, Ticket)
+            if not waiter.waiting:
+                continue
+            try:
+                check(waiter, no, now)
+            except Rejected as error:
+                self._queue.remove(waiter)
+                waiter.error = error
+                done.append(waiter)
+                refused = waiter
+        if refused is not None and no.kind == "limit":
+            lane.opens = 0
+        elif refused is not None:
+            self._shut.append((refused.plan, no))
+        elif no.opens - now > self.LONG:
+            self._long.append((head.plan, no))
 
     @staticmethod
     def _deliver(done: list[Ticket]) -> None:
