@@ -48,12 +48,16 @@ class Middleware:
     Args:
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call through this middleware; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
 
     __slots__ = ("governor",)
 
-    def __init__(self, gate: Gate | None = None, *, priority: Any = None, lenient: bool = False) -> None:
-        self.governor = Governor(gate, priority=priority, lenient=lenient)
+    def __init__(
+        self, gate: Gate | None = None, *, priority: Any = None, max_wait: float | None = None, lenient: bool = False
+    ) -> None:
+        self.governor = Governor(gate, priority=priority, lenient=lenient, timeout=max_wait)
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
@@ -78,17 +82,19 @@ middleware = Middleware()
 """The middleware that asks the process's shared gate."""
 
 
-def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
     """Governs a session that exists already, in place, and returns it.
 
     Args:
         session: a ``ClientSession``.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = session
     if not any(isinstance(item, Middleware) for item in target._middlewares):
-        ours = Middleware(gate, priority=priority)
+        ours = Middleware(gate, priority=priority, max_wait=max_wait)
         target._middlewares = (*target._middlewares, ours)
         # aiohttp would rather be subclassed; but this one is made already.
         object.__setattr__(target, "_request", MethodType(_asking(type(target)._request, ours), target))

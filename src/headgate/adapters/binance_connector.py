@@ -22,13 +22,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one client in place and returns it.
 
     Args:
         client: ``binance.spot.Spot``, or any other ``binance.api.API``.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     from binance.api import API
 
@@ -36,8 +38,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
 
     target: Any = client
     install(SDK, API)
-    below(target.session, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target.session, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return client
 
 

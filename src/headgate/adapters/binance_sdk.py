@@ -23,13 +23,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs the REST half of one client in place and returns it.
 
     Args:
         client: of any ``binance_sdk_*`` package, or the ``rest_api`` of one.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     import binance_common.utils
 
@@ -38,8 +40,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
     target: Any = client
     session = getattr(target, "rest_api", target)._session
     install(SDK, binance_common.utils)
-    below(session, gate=gate, priority=priority)
-    session.headgate = Governor(gate, priority=priority)
+    below(session, gate=gate, priority=priority, max_wait=max_wait)
+    session.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return client
 
 

@@ -49,17 +49,19 @@ _PROXIES = """proxies aiohttp_proxy httpProxy http_proxy httpProxyCallback http_
 _RETRIES, _DELAY = "maxRetriesOnFailure", "maxRetriesOnFailureDelay"
 
 
-def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None) -> E:
+def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> E:
     """Governs one exchange object in place and returns it.
 
     Args:
         exchange: any ccxt exchange: ``ccxt``, ``ccxt.async_support`` or ``ccxt.pro``.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this exchange; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = exchange
     if "fetch2" not in vars(target):  # else governed already
-        governor = Governor(gate, priority=priority)
+        governor = Governor(gate, priority=priority, timeout=max_wait)
         for name, hook in _hooks(governor, type(target)).items():
             setattr(target, name, MethodType(hook, target))
         if not target.synchronous:

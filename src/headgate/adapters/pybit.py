@@ -25,13 +25,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(session: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(session: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one ``pybit.unified_trading.HTTP`` in place and returns it.
 
     Args:
         session: as made.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     from pybit._http_manager import _V5HTTPManager
 
@@ -39,8 +41,8 @@ def govern(session: C, *, gate: Gate | None = None, priority: Any = None) -> C:
 
     target: Any = session
     install(SDK, _V5HTTPManager)
-    below(target.client, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target.client, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return session
 
 

@@ -25,13 +25,15 @@ _NOT_SENT = ("headers", "requests_params")
 """Entries of a call's data that are meant for the HTTP client."""
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one ``Client`` or ``AsyncClient`` in place and returns it.
 
     Args:
         client: as made; what its constructor or ``create`` has sent already went past the gate.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = client
     from binance.async_client import AsyncClient
@@ -43,8 +45,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
     else:
         from headgate.adapters.requests import govern as below
     install(SDK, AsyncClient if isinstance(target, AsyncClient) else Client)
-    below(target.session, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target.session, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return client
 
 

@@ -38,11 +38,15 @@ class Adapter(HTTPAdapter):
     Args:
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
         **options: as for ``requests.adapters.HTTPAdapter``: ``pool_maxsize``, ``max_retries``...
     """
 
-    def __init__(self, *, gate: Gate | None = None, priority: Any = None, **options: Any) -> None:
-        self._governor = Governor(gate, priority=priority)
+    def __init__(
+        self, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None, **options: Any
+    ) -> None:
+        self._governor = Governor(gate, priority=priority, timeout=max_wait)
         super().__init__(**options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -70,16 +74,18 @@ class Adapter(HTTPAdapter):
             raise _ours(error, request, self) from error.__cause__
 
 
-def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
     """Governs a session that exists already, in place, and returns it. Its adapters keep their pools and options.
 
     Args:
         session: a ``Session``; adapters that are mounted later are governed as well.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = session
-    governor = Governor(gate, priority=priority)
+    governor = Governor(gate, priority=priority, timeout=max_wait)
     original, one_by_one = target.get_adapter, threading.Lock()
 
     @functools.wraps(original)

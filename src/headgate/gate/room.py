@@ -116,12 +116,19 @@ class WaitingRoom:
 
     def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
         """`check`, and tell once per block that calls are refused. Raises Rejected."""
+        no = self._stated(ticket, no, now)
         try:
             check(ticket, no, now)
         except Blocked:
             if ticket.deadline > ticket.arrived:  # else a look at what would be, as at each of several addresses
                 self._gate.events.say_shut(ticket.plan, no, now)
             raise
+
+    def _stated(self, ticket: Ticket, no: Refusal, now: int) -> Refusal:
+        """A refusal with the end of the block: while a store is away it says only when to look again."""
+        if no.kind == "limit" or not no.unknown:
+            return no
+        return self._store.blocks.against(ticket.scopes, ticket.charges, now) or no
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -259,8 +266,7 @@ class WaitingRoom:
         if head is None:
             return
         assert isinstance(head, Ticket)
-        if no.unknown and no.kind != "limit":  # a store that is away looks again soon; the block knows its end
-            no = self._store.blocks.against(head.scopes, head.charges, now) or no
+        no = self._stated(head, no, now)
         refused: Ticket | None = None
         for waiter in [head] if no.kind == "limit" else list(lane.waiters):
             assert isinstance(waiter, Ticket)

@@ -108,7 +108,7 @@ class Denials:
             late = bool(rule.status) and 429 not in rule.status
             if limit is not None and (limit.name in rule.limits or limit.unit in rule.limits):
                 return late, 0
-            if limit is None and rule.block and rule.block == owner:
+            if limit is None and kind in _PROVIDERS and rule.block and rule.block == owner:
                 return late, 1
             if not rule.limits and not rule.block:
                 return late, 2
