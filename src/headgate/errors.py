@@ -81,6 +81,8 @@ class Blocked(Rejected):
         response: what the provider would have answered, as the client library knows it; None where there is no client.
     """
 
+    response: object = None
+
     def __init__(
         self,
         message: str,
@@ -95,7 +97,6 @@ class Blocked(Rejected):
         self.kind = limit
         self.seconds = seconds
         self.reason = reason
-        self.response: object = None
 
 
 class BreakerOpen(Blocked):
