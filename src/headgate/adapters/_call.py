@@ -1,4 +1,4 @@
-"""The half that all adapters share: from an HTTP request to a permit, and from its fate back to the permit.
+"""The half that all adapters share: from an HTTP request to a permit and back (long because an attempt is one object).
 
 An `Attempt` is one request with its permit; a `Governor` opens attempts and waits for them. The whole of a call, with all
 that is done around it, is in `headgate.adapters._errand`. Flows are written once, as generators (`headgate.gate.steps`).
@@ -21,8 +21,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnected
-from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
+from headgate.adapters._wire import Outbound, in_family, stale, surely_unsent, unconnected
+from headgate.errors import DeadlineExceeded, Rejected
 from headgate.gate.errand import tried_of
 from headgate.gate.steps import Steps, drive, drive_async, waiting
 from headgate.ledger.limit import SECOND, Window, parted
@@ -140,15 +140,14 @@ class Attempt:
         except BaseException as error:
             if self.open is not None:
                 self.open.refund()
-            if isinstance(error, DeadlineExceeded):
-                raise self._explained(error) from None
+            if isinstance(error, DeadlineExceeded) and self._signed_until is not None:
+                raise stale(error) from None  # a deadline that only the signature set is reported as what it is
             raise
         self._permit = permit
         self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
     def _patience(self) -> tuple[float | None, float]:
-        """Seconds it may wait in all, never beyond a signature that it already carries; and for the end of a block, which
-        it waits for as long only if it was asked to."""
+        """Seconds it may wait in all, never beyond a signature that it already carries; and for the end of a block."""
         gate, longest = self._governor.gate, self._governor.timeout
         asked = longest is not None or self._patient
         if self._timeout is not None:
@@ -160,18 +159,6 @@ class Attempt:
         now = gate.times.now(self._provider.namespace).hi
         left = (self._signed_until - now) / SECOND - SIGNATURE_MARGIN
         return min(max(0.0, left), gate.max_wait if longest is None else longest), block_wait
-
-    def _explained(self, error: DeadlineExceeded) -> Rejected:
-        """A deadline that only the signature set is reported as what it is."""
-        if self._signed_until is None:
-            return error
-        return SignatureWouldExpire(
-            f"already signed, and stale before it may leave: {error}. Sign after the gate"
-            " (as headgate.adapters.ccxt does), widen the signing window, or spend less",
-            limit=error.limit,
-            scope=error.scope,
-            retry_at=error.retry_at,
-        )
 
     # --- layers -------------------------------------------------------------------------------------------------
 

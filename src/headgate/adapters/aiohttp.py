@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from headgate.gate.gate import Gate
     from headgate.rules.call import Call
 
-__all__ = ["Connector", "Middleware", "govern", "govern_sockets", "middleware", "patch", "roams"]
+__all__ = ["Connector", "Middleware", "govern", "govern_sockets", "governs", "middleware", "patch", "roams"]
 
 log = logging.getLogger("headgate")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headgate.gate.gate import Gate
     from headgate.rules.call import Call
 
-__all__ = ["AsyncTransport", "Transport", "govern", "patch", "roams"]
+__all__ = ["AsyncTransport", "Transport", "govern", "governs", "patch", "roams"]
 
 C = TypeVar("C")
 

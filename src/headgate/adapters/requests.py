@@ -26,7 +26,7 @@ from headgate.errors import CallFailed, HeadgateError, Rejected
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
 
-__all__ = ["Adapter", "govern", "patch", "roams"]
+__all__ = ["Adapter", "govern", "governs", "patch", "roams"]
 
 F = TypeVar("F", bound=HeadgateError)
 S = TypeVar("S")

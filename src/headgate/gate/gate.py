@@ -1,4 +1,4 @@
-"""The gate: one governed call, written once, for tasks and threads alike."""
+"""The gate: one governed call, written once, for tasks and threads alike (long because it explains every argument)."""
 
 from __future__ import annotations
 

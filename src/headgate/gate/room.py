@@ -1,4 +1,4 @@
-"""Where calls wait: lanes in this process, one timer, and a doorbell that other processes ring.
+"""Where calls wait: lanes, one timer, and a doorbell that other processes ring (long because one lock guards all of it).
 
 A call that may go at once never comes here. One that may not stands in a lane (`headgate.waiting`); a helper thread
 sleeps until the first computed instant, or until somebody who freed units rings. asyncio tasks and threads wait alike.
@@ -59,13 +59,8 @@ class WaitingRoom:
     # -- coming in -------------------------------------------------------------------------------------------------
 
     def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float) -> Grant | Ticket:
-        """A permit now, or a ticket to wait with.
-
-        Args:
-            plan: what the call charges.
-            klass: its class.
-            timeout: seconds it may wait in all; ``inf``: as long as it takes.
-            block_wait: seconds; it does not wait for a block that ends later than so from now.
+        """A permit now, or a ticket to wait with: for `timeout` seconds at most, and not for a block that ends more than
+        `block_wait` seconds from now.
 
         Raises:
             Rejected: it could not be served by its deadline, or never.

@@ -30,7 +30,7 @@ _PROVIDERS: Final = frozenset({"ban", "throttle"})
 _UNITS: Final = (("DAY", 86_400), ("HOUR", 3_600), ("MINUTE", 60), ("SECOND", 1))
 
 
-class Full(Protocol):
+class _Full(Protocol):
     """What a refusal may tell of a limit that is full."""
 
     @property
@@ -153,7 +153,7 @@ def worded(
     until: int,
     now: int,
     *,
-    limit: Full | None = None,
+    limit: _Full | None = None,
     texts: bool = False,
     words: str = "",
 ) -> tuple[dict[str, str], Any]:
