@@ -6,7 +6,7 @@
     ├── Rejected                 refused by us, before anything was sent
     │   ├── CannotFit            the cost is above the limit: it could never be allowed
     │   ├── DeadlineExceeded     the earliest possible instant lies after the caller's deadline
-    │   ├── Blocked              a ban, a cooldown or a pause holds the scope for too long
+    │   ├── Blocked              a ban, a cooldown or a pause holds the scope for longer than the call waits for such
     │   │   └── BreakerOpen      the provider is in trouble: nothing is sent to it until a probe succeeds
     │   └── SignatureWouldExpire a signed request would go stale while it waits
     ├── CallFailed               it was sent, and did not work out
@@ -72,7 +72,31 @@ class DeadlineExceeded(Rejected):
 
 
 class Blocked(Rejected):
-    """A ban, a cooldown or a pause holds the scope beyond what the caller would wait."""
+    """A ban, a cooldown or a pause holds the scope for longer than the call waits for a block.
+
+    Attributes:
+        kind: ``ban``, ``throttle``, ``pause`` or ``breaker``; `limit` holds the same.
+        seconds: from the refusal to the end of the block; None if it has no stated end.
+        reason: the words of whoever shut the scope, without secrets.
+        response: what the provider would have answered, as the client library knows it; None where there is no client.
+    """
+
+    response: object = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str = "",
+        scope: str = "",
+        retry_at: float | None = None,
+        seconds: float | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(message, limit=limit, scope=scope, retry_at=retry_at)
+        self.kind = limit
+        self.seconds = seconds
+        self.reason = reason
 
 
 class BreakerOpen(Blocked):

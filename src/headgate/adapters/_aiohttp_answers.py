@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import weakref
 from collections.abc import Callable
+from http.client import responses
 from typing import Any
 
 from aiohttp import ClientResponse, HttpVersion11, RequestInfo, StreamReader
@@ -104,7 +105,7 @@ def made(request: Any, method: str, url: URL, session: Any, reply: Reply, served
     }
     known = inspect.signature(ClientResponse.__init__).parameters
     answer: Any = ClientResponse(method, url, **{name: value for name, value in options.items() if name in known})
-    answer.version, answer.status, answer.reason = HttpVersion11, reply.status, "OK"
+    answer.version, answer.status, answer.reason = HttpVersion11, reply.status, responses.get(reply.status, "")
     answer._headers = CIMultiDictProxy(headers)
     answer._raw_headers = tuple((name.encode(), value.encode()) for name, value in headers.items())
     answer._body = reply.body

@@ -1,4 +1,4 @@
-"""The half that all adapters share: from an HTTP request to a permit, and from its fate back to the permit.
+"""The half that all adapters share: from an HTTP request to a permit and back (long because an attempt is one object).
 
 An `Attempt` is one request with its permit; a `Governor` (`headgate.adapters._governor`) opens it and waits for it. The
 whole of a call, with all that is done around it, is in `headgate.adapters._errand`. Flows are written once, as generators
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from headgate.adapters._wire import Outbound, surely_unsent, unconnected
-from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
+from headgate.adapters._wire import Outbound, stale, surely_unsent, unconnected
+from headgate.errors import DeadlineExceeded
 from headgate.gate.errand import tried_of
 from headgate.gate.steps import Steps, drive, drive_async, waiting
 from headgate.ledger.limit import SECOND, Window, parted
@@ -75,6 +76,7 @@ class Attempt:
         resigned: bool,
         roams: bool,
         timeout: float | None = None,
+        patient: bool = False,
         apart: bool = False,
     ) -> None:
         self._governor = governor
@@ -82,6 +84,7 @@ class Attempt:
         self._outbound = outbound
         self._call = call
         self._timeout = timeout
+        self._patient = patient
         self._signed_until = None if resigned else provider.signed_until(self._call)
         self._permit: Permit | None = None
         self._done = False
@@ -109,6 +112,7 @@ class Attempt:
             functools.partial(gate.first_contact_async, *known),
             is_async=is_async,
         )
+        timeout, block_wait = self._patience()
         ask = functools.partial(
             gate.permit,
             self._provider,
@@ -118,7 +122,8 @@ class Attempt:
             body=call.body,
             headers=call.headers,
             priority=self._governor.priority,
-            timeout=self._patience(),
+            timeout=timeout,
+            block_wait=block_wait,
             roams=self._roams,
         )
         permit = ask()
@@ -134,35 +139,25 @@ class Attempt:
         except BaseException as error:
             if self.open is not None:
                 self.open.refund()
-            if isinstance(error, DeadlineExceeded):
-                raise self._explained(error) from None
+            if isinstance(error, DeadlineExceeded) and self._signed_until is not None:
+                raise stale(error) from None  # a deadline that only the signature set is reported as what it is
             raise
         self._permit = permit
         self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
-    def _patience(self) -> float | None:
-        """Seconds it may wait: never beyond a signature that it already carries."""
-        longest = self._governor.timeout
+    def _patience(self) -> tuple[float | None, float]:
+        """Seconds it may wait in all, never beyond a signature that it already carries; and for the end of a block."""
+        gate, longest = self._governor.gate, self._governor.timeout
+        asked = longest is not None or self._patient
         if self._timeout is not None:
             longest = self._timeout if longest is None else min(longest, self._timeout)
+        block_wait = math.inf if asked else gate.max_block_wait
         if self._signed_until is None:
-            return longest
+            return longest, block_wait
         # The provider judges by its own clock: by the latest that it can be there.
-        now = self._governor.gate.times.now(self._provider.namespace).hi
+        now = gate.times.now(self._provider.namespace).hi
         left = (self._signed_until - now) / SECOND - SIGNATURE_MARGIN
-        return min(max(0.0, left), self._governor.gate.max_wait if longest is None else longest)
-
-    def _explained(self, error: DeadlineExceeded) -> Rejected:
-        """A deadline that only the signature set is reported as what it is."""
-        if self._signed_until is None:
-            return error
-        return SignatureWouldExpire(
-            f"already signed, and stale before it may leave: {error}. Sign after the gate"
-            " (as headgate.adapters.ccxt does), widen the signing window, or spend less",
-            limit=error.limit,
-            scope=error.scope,
-            retry_at=error.retry_at,
-        )
+        return min(max(0.0, left), gate.max_wait if longest is None else longest), block_wait
 
     # --- layers -------------------------------------------------------------------------------------------------
 

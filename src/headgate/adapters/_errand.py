@@ -6,23 +6,28 @@ done around it is then the same for all (`headgate.gate.pipeline`), and so is th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from headgate.adapters._call import Attempt, Family
 from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, in_family
-from headgate.errors import HeadgateError
+from headgate.errors import Blocked, CallFailed, HeadgateError, Rejected
 from headgate.gate import priorities
-from headgate.gate.errand import Errand
+from headgate.gate.errand import Errand, Reply, Served
 from headgate.gate.steps import Steps
 from headgate.gate.trying import unknown
+from headgate.ledger.limit import SECOND
+from headgate.policy.freshness import Service
 from headgate.rules.call import Outcome
 
 if TYPE_CHECKING:
+    from headgate.gate.gate import Gate
+    from headgate.rules.call import Call
     from headgate.rules.provider import Provider
 
-__all__ = ["Governed", "kept_headers", "run"]
+__all__ = ["Governed", "denied", "kept_headers", "run"]
 
 _OF_TRANSPORT = frozenset(
     """connection content-encoding content-length date keep-alive set-cookie transfer-encoding trailer upgrade""".split()  # noqa: SIM905
@@ -87,8 +92,21 @@ class Governed(Errand):
             resigned=self.resigned,
             roams=self.roams,
             timeout=timeout,
+            patient=self.patient,
             known=(self.rules, self.call),
         )
+
+    def shut(self, block: Blocked) -> Steps[Any]:
+        """What an unchanged program sees of a call that a block holds: an answer as the provider would give it."""
+        return self.answer(denied(self.governor.gate, self.rules, self.call, block), Served(Service.REFUSED))
+        yield
+
+    def told(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
+        """The error that a program sees which has asked for the gate: `error` with that answer."""
+        if self.answers:
+            reply = denied(self.governor.gate, self.rules, self.call, block)
+            error.response = self.answer(reply, Served(Service.REFUSED))  # type: ignore[union-attr]
+        return error
 
     # -- the same for all ------------------------------------------------------------------------------------------
 
@@ -125,8 +143,31 @@ def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], .
     )
 
 
+def denied(gate: Gate, rules: Provider, call: Call, block: Blocked) -> Reply:
+    """What the provider would answer to a call that a block holds."""
+    until = 0 if block.retry_at is None else int(block.retry_at * SECOND)
+    made = rules.denial(gate.plan(rules, call), block.kind, block.scope, until, time.time_ns(), str(block))
+    return Reply(made.status, tuple(made.headers.items()), made.body)
+
+
 def run(errand: Governed) -> Steps[Any]:
-    """The call with all that is done around it; returns what its client shows its user."""
+    """The call with all that is done around it; returns what its client shows its user.
+
+    A call that a block holds for longer than it waits is told so in the form of its client: an unchanged program gets the
+    answer that the provider would give, one that has asked for the gate an error that is `Blocked` and holds that answer.
+    """
+    try:
+        return (yield from _run(errand))
+    except (Rejected, CallFailed) as error:
+        block = error if isinstance(error, Blocked) else error.__cause__
+        if not isinstance(block, Blocked) or errand.call.method.startswith("WS"):
+            raise
+        if errand.governor.lenient:
+            return (yield from errand.shut(block))
+        raise errand.told(error, block) from error.__cause__
+
+
+def _run(errand: Governed) -> Steps[Any]:
     governor = errand.governor
     pipeline = governor.pipeline
     # Whoever keeps a websocket alive dials again by himself.

@@ -41,7 +41,8 @@ class Governor:
         lenient: for an unchanged program: at an unexpected error of ours a call keeps to a safe share (`Gate.spare`), and if
             even that fails it is refused, as an error of the client's family; it passes ungoverned only if the user has said
             so (``ungoverned_on_error``). Whatever was not ours, such as what a signal's handler raised, is raised.
-        timeout: seconds that a call may wait; ``None``: the gate's `max_wait`.
+        timeout: seconds that a call may wait, also for the end of a block; ``None``: the gate's `max_wait`, and its
+            `max_block_wait` for a block.
     """
 
     __slots__ = ("_gate", "_told", "lenient", "priority", "timeout")
@@ -98,6 +99,7 @@ class Governor:
         resigned: bool = False,
         roams: bool = False,
         timeout: float | None = None,
+        patient: bool = False,
         apart: bool = False,
         known: tuple[Provider, Call] | None = None,
     ) -> Steps[Attempt | None]:
@@ -110,6 +112,7 @@ class Governor:
             resigned: the caller signs after the wait, so a signature seen now does not matter.
             roams: the request will leave from `leaving`; without it the default address is meant.
             timeout: seconds it may wait, if less than the governor says.
+            patient: whether the program has asked for `timeout`, so that it also waits as long for the end of a block.
             apart: what is held while a connection is open gets a permit of its own (`Attempt.open`), for the rest is
                 spent with the answer.
             known: its rules and what they see of it, if the caller has them.
@@ -122,8 +125,9 @@ class Governor:
             try:
                 call = known[1] if known is not None else outbound.call()
                 attempt = Attempt(
-                    governor, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout, apart=apart
-                )
+                    governor, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout, patient=patient,
+                    apart=apart,
+                )  # fmt: skip
                 yield from attempt.wait(is_async=is_async)
             except Rejected as error:
                 raise in_family(error, family) from None

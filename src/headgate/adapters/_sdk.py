@@ -28,13 +28,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 from headgate.adapters._call import Attempt, Steps, drive, drive_async, peek
-from headgate.adapters._errand import Governed, run
+from headgate.adapters._errand import Governed, denied, run
 from headgate.adapters._governor import Governor
 from headgate.adapters._wire import Outbound, from_url, lowered, unconnected
-from headgate.errors import HeadgateError, Rejected
+from headgate.errors import Blocked, HeadgateError, Rejected
+from headgate.gate.errand import Reply
+from headgate.rules.reading import dig_json
 from headgate.stores.faults import struck
 
-__all__ = ["Sdk", "install", "planned", "problems"]
+__all__ = ["Sdk", "code_of", "install", "planned", "problems"]
 
 log = logging.getLogger("headgate")
 
@@ -61,7 +63,8 @@ class Sdk:
             to the HTTP client.
         client: the HTTP client that sends it, and the proxies that the SDK itself gives to each request.
         family: the SDK's own error that a program expects when its call is refused.
-        fields: attributes of such an error, from our message.
+        fields: attributes of such an error, from our message and, if a block holds the call, from what the provider would
+            have answered.
         signs: methods that an SDK calls for each signature, where it repeats requests inside a call.
     """
 
@@ -70,7 +73,7 @@ class Sdk:
     outbound: Callable[[Mapping[str, Any]], Outbound | None]
     client: Callable[[Mapping[str, Any]], tuple[Any, Any]]
     family: Callable[[], type[Exception]]
-    fields: Callable[[str], Mapping[str, Any]] = lambda message: {}
+    fields: Callable[[str, Reply | None], Mapping[str, Any]] = lambda message, reply: {}
     signs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -94,6 +97,12 @@ def planned(
     if body is not None:
         sent["content-type"] = "application/json"
     return from_url(method, url, sent, body)
+
+
+def code_of(reply: Reply, path: str, otherwise: Any) -> Any:
+    """A provider's own code at a dotted path of an answer."""
+    found = dig_json(reply.body, path)
+    return otherwise if found is None else found
 
 
 def problems(sdk: Sdk, owner: Any) -> list[str]:
@@ -177,6 +186,7 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
         roams = _roams(sdk, given.arguments, outbound)
         signing = _Signing(governor, outbound, rules, is_async=is_async, family=sdk.family, roams=roams)
         signing.sdk, signing.send = sdk, send
+        signing.below = governor.lenient and _governs(sdk, given.arguments, outbound)
         pipeline = governor.pipeline
         if pipeline is not None and pipeline.keeps(signing):
             return original(*args, **kw)  # nothing to sign: the HTTP client below does it all, and keeps what it gets
@@ -194,14 +204,33 @@ def _roams(sdk: Sdk, given: Mapping[str, Any], outbound: Outbound) -> bool:
     no proxy stands between, whether the user gave it to the SDK, to the client or to the environment."""
     try:
         client, proxies = sdk.client(given)
-        packages = {cls.__module__.partition(".")[0] for cls in type(client).__mro__}
-        (library,) = packages & {"aiohttp", "httpx", "requests"}
-        module = import_module(f"headgate.adapters.{library}")
-        return not proxies and module.roams(client, f"{outbound.scheme}://{outbound.netloc}{outbound.path}")
+        return not proxies and bool(_adapter_of(client).roams(client, _url(outbound)))
     except Exception as error:  # a client of another kind: it leaves from the default address
         if struck(error):
             raise
         return False
+
+
+def _governs(sdk: Sdk, given: Mapping[str, Any], outbound: Outbound) -> bool:
+    """Whether the HTTP client asks the gate as well, for what comes without an attempt."""
+    try:
+        client, _ = sdk.client(given)
+        return bool(_adapter_of(client).governs(client, _url(outbound)))
+    except Exception as error:  # a client of another kind, which would just send
+        if struck(error):
+            raise
+        return False
+
+
+def _adapter_of(client: Any) -> Any:
+    """Our module for an HTTP client's library."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(client).__mro__}
+    (library,) = packages & {"aiohttp", "httpx", "requests"}
+    return import_module(f"headgate.adapters.{library}")
+
+
+def _url(outbound: Outbound) -> str:
+    return f"{outbound.scheme}://{outbound.netloc}{outbound.path}"
 
 
 def _signed(sdk: Sdk, original: Any, default: Governor | None) -> Any:
@@ -223,6 +252,8 @@ class _Signing(Governed):
     sdk: Sdk
     send: Callable[[], Any]
     answers = False
+    below = False
+    """Whether the HTTP client answers by itself, as the provider would, to a call that a block holds."""
     held: Attempt | None = None
     repeated = False
     _handed: ExitStack
@@ -258,9 +289,19 @@ class _Signing(Governed):
         self._fill(made)
         return made
 
+    def shut(self, block: Blocked) -> Steps[Any]:
+        # The SDK makes its own error of the answer that the HTTP client gives it.
+        if not self.below:
+            raise self.fail(block, None)
+        return (yield self.send)
+
     def _fill(self, error: Exception) -> None:
         """What a program reads off the SDK's own errors."""
-        for name, value in self.sdk.fields(str(error)).items():
+        block = error if isinstance(error, Blocked) else error.__cause__
+        reply = None
+        if isinstance(block, Blocked):
+            reply = denied(self.governor.gate, self.rules, self.call, block)
+        for name, value in self.sdk.fields(str(error), reply).items():
             setattr(error, name, value)
 
     @contextmanager
@@ -292,6 +333,8 @@ class _Signing(Governed):
                     or self.held
                 )
             except Rejected as error:
+                if self.below and isinstance(error, Blocked):
+                    return
                 self._fill(error)
                 raise
             self._hand()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from headgate.errors import HeadgateError
+from headgate.errors import DeadlineExceeded, HeadgateError, SignatureWouldExpire
 from headgate.gate.fates import surely_unsent, unconnected
 from headgate.rules.call import Call
 from headgate.rules.reading import decoded
 
-__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "surely_unsent", "unconnected"]
+__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "stale", "surely_unsent", "unconnected"]
 
 F = TypeVar("F", bound=HeadgateError)
 
@@ -119,6 +119,17 @@ def in_family(error: F, family: Callable[[], type[Exception]]) -> F:
         return error
     ours: type[F] = getattr(error, "ours", type(error))
     return _rebuild(ours, kind, str(error), dict(vars(error)))
+
+
+def stale(error: DeadlineExceeded) -> SignatureWouldExpire:
+    """The error of a request that is signed already and may not leave before its signature goes stale."""
+    return SignatureWouldExpire(
+        f"already signed, and stale before it may leave: {error}. Sign after the gate"
+        " (as headgate.adapters.ccxt does), widen the signing window, or spend less",
+        limit=error.limit,
+        scope=error.scope,
+        retry_at=error.retry_at,
+    )
 
 
 def _rebuild(ours: type[F], theirs: type[Exception], message: str, fields: dict[str, Any]) -> F:

@@ -28,13 +28,14 @@ from headgate.adapters._errand import Governed, kept_headers, run
 from headgate.adapters._governor import Governor
 from headgate.adapters._line import dialling
 from headgate.adapters._wire import Outbound, netloc_of
+from headgate.errors import Blocked
 from headgate.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
     from headgate.rules.call import Call
 
-__all__ = ["Connector", "Middleware", "govern", "govern_sockets", "middleware", "patch", "roams"]
+__all__ = ["Connector", "Middleware", "govern", "govern_sockets", "governs", "middleware", "patch", "roams"]
 
 S = TypeVar("S")
 
@@ -45,12 +46,16 @@ class Middleware:
     Args:
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call through this middleware; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
 
     __slots__ = ("governor",)
 
-    def __init__(self, gate: Gate | None = None, *, priority: Any = None, lenient: bool = False) -> None:
-        self.governor = Governor(gate, priority=priority, lenient=lenient)
+    def __init__(
+        self, gate: Gate | None = None, *, priority: Any = None, max_wait: float | None = None, lenient: bool = False
+    ) -> None:
+        self.governor = Governor(gate, priority=priority, lenient=lenient, timeout=max_wait)
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
@@ -75,17 +80,19 @@ middleware = Middleware()
 """The middleware that asks the process's shared gate."""
 
 
-def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
     """Governs a session that exists already, in place, and returns it.
 
     Args:
         session: a ``ClientSession``.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = session
     if not any(isinstance(item, Middleware) for item in target._middlewares):
-        ours = Middleware(gate, priority=priority)
+        ours = Middleware(gate, priority=priority, max_wait=max_wait)
         target._middlewares = (*target._middlewares, ours)
         # aiohttp would rather be subclassed; but this one is made already.
         object.__setattr__(target, "_request", MethodType(_asking(type(target)._request, ours), target))
@@ -242,6 +249,17 @@ class _Request(Governed):
         url = URL(f"{self.outbound.base_url}{self.outbound.path}", encoded=True).with_query(self.outbound.query)
         return made(None, self.outbound.method, url, self.session, reply, served)
 
+    def shut(self, block: Blocked) -> Steps[Any]:
+        answer = yield from super().shut(block)
+        # What the session does with a bad answer, where it sees it come.
+        wanted = self.send.keywords.get("raise_for_status")  # type: ignore[attr-defined]
+        wanted = self.session._raise_for_status if wanted is None else wanted
+        if callable(wanted):
+            yield functools.partial(wanted, answer)
+        elif wanted:
+            answer.raise_for_status()
+        return answer
+
     def other(self, call: Call) -> _Request:
         url = URL(self.outbound.base_url).with_path(call.path).with_query(_query(call))
         outbound = _from_yarl(self.outbound.method, url, self.outbound.headers, None)
@@ -325,6 +343,11 @@ def roams(session: Any, url: str = "") -> bool:
     """Whether requests of a session (to any URL) leave from the address that the gate chooses: its connector is one of
     ours, and neither the session nor the environment may name a proxy. One that a request names is the caller's to see."""
     return _free(session) and not (session._default_proxy or session._trust_env)
+
+
+def governs(session: Any, url: str) -> bool:
+    """Whether requests of a session ask a gate, as all do under ``headgate run``."""
+    return hasattr(type(session)._request, "__wrapped__")
 
 
 def _free(session: Any) -> bool:

@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._governor import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -21,13 +22,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one client in place and returns it.
 
     Args:
         client: ``binance.spot.Spot``, or any other ``binance.api.API``.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     from binance.api import API
 
@@ -35,8 +38,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
 
     target: Any = client
     install(SDK, API)
-    below(target.session, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target.session, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return client
 
 
@@ -62,8 +65,10 @@ def _family() -> type[Exception]:
     return ClientError  # type: ignore[no-any-return]
 
 
-def _fields(message: str) -> dict[str, Any]:
-    return {"status_code": 429, "error_code": -1003, "error_message": message, "header": {}, "error_data": None}
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
+    status, code = (429, -1003) if reply is None else (reply.status, code_of(reply, "code", -1003))
+    header = {} if reply is None else dict(reply.headers)
+    return {"status_code": status, "error_code": code, "error_message": message, "header": header, "error_data": None}
 
 
 _PARAMETERS = ("http_method", "url_path", "payload")

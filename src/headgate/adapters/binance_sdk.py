@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._governor import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -22,13 +23,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs the REST half of one client in place and returns it.
 
     Args:
         client: of any ``binance_sdk_*`` package, or the ``rest_api`` of one.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     import binance_common.utils
 
@@ -37,8 +40,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
     target: Any = client
     session = getattr(target, "rest_api", target)._session
     install(SDK, binance_common.utils)
-    below(session, gate=gate, priority=priority)
-    session.headgate = Governor(gate, priority=priority)
+    below(session, gate=gate, priority=priority, max_wait=max_wait)
+    session.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return client
 
 
@@ -68,8 +71,10 @@ def _family() -> type[Exception]:
     return TooManyRequestsError
 
 
-def _fields(message: str) -> dict[str, Any]:
-    return {"error_message": message, "status_code": -1003, "retry_after": None}
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
+    after = None if reply is None else int(dict(reply.headers)["Retry-After"])
+    code = -1003 if reply is None else code_of(reply, "code", -1003)
+    return {"error_message": message, "status_code": code, "retry_after": after}
 
 
 SDK = Sdk(

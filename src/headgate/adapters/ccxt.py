@@ -14,17 +14,19 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http.client import responses
 from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
 from headgate.adapters._call import Attempt, Steps, drive, drive_async
-from headgate.adapters._errand import Governed, kept_headers, run
+from headgate.adapters._errand import Governed, denied, kept_headers, run
 from headgate.adapters._governor import Governor
-from headgate.adapters._wire import Outbound, from_url, lowered, netloc_of
-from headgate.errors import Rejected, UnknownProvider
+from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
+from headgate.errors import Blocked, CallFailed, Rejected, UnknownProvider
 from headgate.gate.errand import Reply, Served
+from headgate.policy.freshness import Service
 from headgate.rules.ccxt_tables import acquaint, urls_of
 from headgate.stores.faults import struck
 
@@ -49,17 +51,19 @@ _PROXIES = """proxies aiohttp_proxy httpProxy http_proxy httpProxyCallback http_
 _RETRIES, _DELAY = "maxRetriesOnFailure", "maxRetriesOnFailureDelay"
 
 
-def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None) -> E:
+def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> E:
     """Governs one exchange object in place and returns it.
 
     Args:
         exchange: any ccxt exchange: ``ccxt``, ``ccxt.async_support`` or ``ccxt.pro``.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this exchange; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = exchange
     if "fetch2" not in vars(target):  # else governed already
-        governor = Governor(gate, priority=priority)
+        governor = Governor(gate, priority=priority, timeout=max_wait)
         for name, hook in _hooks(governor, type(target)).items():
             setattr(target, name, MethodType(hook, target))
         if not target.synchronous:
@@ -191,6 +195,29 @@ class _Call(Governed):
     def untouched(self) -> Steps[Any]:
         return (yield self.send(self.request[0], self.request[3]))
 
+    def shut(self, block: Blocked) -> Steps[Any]:
+        raise self._refused(denied(self.governor.gate, self.rules, self.call, block)) from block
+        yield
+
+    def told(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
+        made = self._refused(denied(self.governor.gate, self.rules, self.call, block))
+        return in_family(error, lambda: type(made))
+
+    def _refused(self, reply: Reply) -> Exception:
+        """What the exchange makes of an answer that refuses: its table of errors decides."""
+        exchange, reason, body = self.exchange, responses.get(reply.status, ""), reply.body.decode()
+        headers = dict(reply.headers) | Served(Service.REFUSED).headers()
+        url, method = f"{self.outbound.base_url}{self.outbound.path}", self.outbound.method
+        exchange.last_response_headers, exchange.last_http_response = headers, body
+        try:
+            parsed = exchange.parse_json(body)
+            exchange.handle_errors(reply.status, reason, url, method, headers, body, parsed, {}, None)
+            exchange.handle_http_status_code(reply.status, reason, url, method, body)
+        except Exception as error:  # noqa: BLE001 - the exchange's own
+            return error
+        made: Exception = _family()(f"{exchange.id} {method} {url} {reply.status} {reason} {body}")
+        return made
+
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
         if self.said is None:
             return None, response
@@ -285,7 +312,8 @@ class _Tries:
         """True if the call shall be made once more."""
         from ccxt.base.errors import OperationFailed
 
-        if self.left < 1 or isinstance(error, Rejected) or not isinstance(error, OperationFailed):
+        ours = isinstance(error, Rejected) or isinstance(error.__cause__, Rejected)
+        if self.left < 1 or ours or not isinstance(error, OperationFailed):
             return False
         self.left -= 1
         return True

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from headgate.gate.gate import Gate
     from headgate.rules.call import Call
 
-__all__ = ["AsyncTransport", "Transport", "govern", "patch", "roams"]
+__all__ = ["AsyncTransport", "Transport", "govern", "governs", "patch", "roams"]
 
 C = TypeVar("C")
 
@@ -34,10 +34,18 @@ C = TypeVar("C")
 class _Base:
     """What both transports share: the gate, and an inner transport made from the first request's own library."""
 
-    def __init__(self, inner: Any = None, *, gate: Gate | None = None, priority: Any = None, **options: Any) -> None:
+    def __init__(
+        self,
+        inner: Any = None,
+        *,
+        gate: Gate | None = None,
+        priority: Any = None,
+        max_wait: float | None = None,
+        **options: Any,
+    ) -> None:
         if inner is not None and options:
             raise TypeError(f"give {', '.join(options)} to the inner transport: it is already made")
-        self._governor = Governor(gate, priority=priority)
+        self._governor = Governor(gate, priority=priority, timeout=max_wait)
         self._inner = inner
         self._options = options
         self._making = threading.Lock()
@@ -61,6 +69,8 @@ class Transport(_Base):
             own library, which leaves from any address of a pool.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call through this transport; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
         **options: for the inner transport when it is made here: ``verify``, ``http2``, ``proxy``, ``limits``...
             A client with ``transport=`` ignores its own.
     """
@@ -110,19 +120,25 @@ class AsyncTransport(_Base):
             await self._inner.aclose()
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs a client that exists already, in place, with its mounts and proxies, and returns it.
 
     Args:
         client: a ``Client`` or an ``AsyncClient`` of either library.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = client
     kind = AsyncTransport if hasattr(target, "aclose") else Transport
 
     def governed(inner: Any) -> Any:
-        return inner if inner is None or isinstance(inner, _Base) else kind(inner, gate=gate, priority=priority)
+        return (
+            inner
+            if inner is None or isinstance(inner, _Base)
+            else kind(inner, gate=gate, priority=priority, max_wait=max_wait)
+        )
 
     target._transport = governed(target._transport)
     target._mounts = {pattern: governed(inner) for pattern, inner in target._mounts.items()}
@@ -134,6 +150,14 @@ def roams(client: Any, url: str) -> bool:
     has set neither a proxy nor a source address."""
     transport = client._transport_for_url(library(type(client)).URL(url))
     return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), Pools)
+
+
+def governs(client: Any, url: str) -> bool:
+    """Whether requests of a client to a URL ask a gate, as all do under ``headgate run``."""
+    transport = type(client._transport_for_url(library(type(client)).URL(url)))
+    return any(
+        hasattr(getattr(transport, name, None), "__wrapped__") for name in ("handle_request", "handle_async_request")
+    )
 
 
 def patch(module: ModuleType) -> None:

@@ -22,13 +22,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(api: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(api: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one API object in place and returns it.
 
     Args:
         api: ``okx.Trade.TradeAPI``, ``okx.MarketData.MarketAPI`` and so on.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this object; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     from okx.okxclient import OkxClient
 
@@ -36,8 +38,8 @@ def govern(api: C, *, gate: Gate | None = None, priority: Any = None) -> C:
 
     target: Any = api
     install(SDK, OkxClient)
-    below(target, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return api
 
 

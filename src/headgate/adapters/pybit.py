@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._governor import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -24,13 +25,15 @@ __all__ = ["SDK", "govern", "patch"]
 C = TypeVar("C")
 
 
-def govern(session: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(session: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one ``pybit.unified_trading.HTTP`` in place and returns it.
 
     Args:
         session: as made.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     from pybit._http_manager import _V5HTTPManager
 
@@ -38,8 +41,8 @@ def govern(session: C, *, gate: Gate | None = None, priority: Any = None) -> C:
 
     target: Any = session
     install(SDK, _V5HTTPManager)
-    below(target.client, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target.client, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return session
 
 
@@ -66,9 +69,12 @@ def _family() -> type[Exception]:
     return InvalidRequestError  # type: ignore[no-any-return]
 
 
-def _fields(message: str) -> dict[str, Any]:
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
     at = time.strftime("%H:%M:%S", time.gmtime())
-    return {"message": message, "status_code": 10006, "time": at, "request": "", "resp_headers": None}
+    code, headers = 10006, None
+    if reply is not None:
+        code, headers = code_of(reply, "retCode", 0) or reply.status, dict(reply.headers)
+    return {"message": message, "status_code": code, "time": at, "request": "", "resp_headers": headers}
 
 
 SDK = Sdk(

@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.adapters._governor import Governor
-from headgate.adapters._sdk import Sdk, install, planned
+from headgate.adapters._sdk import Sdk, code_of, install, planned
 from headgate.adapters._wire import Outbound
 
 if TYPE_CHECKING:
+    from headgate.gate.errand import Reply
     from headgate.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
@@ -24,13 +25,15 @@ _NOT_SENT = ("headers", "requests_params")
 """Entries of a call's data that are meant for the HTTP client."""
 
 
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
+def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
     """Governs one ``Client`` or ``AsyncClient`` in place and returns it.
 
     Args:
         client: as made; what its constructor or ``create`` has sent already went past the gate.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this client; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = client
     from binance.async_client import AsyncClient
@@ -42,8 +45,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None) -> C:
     else:
         from headgate.adapters.requests import govern as below
     install(SDK, AsyncClient if isinstance(target, AsyncClient) else Client)
-    below(target.session, gate=gate, priority=priority)
-    target.headgate = Governor(gate, priority=priority)
+    below(target.session, gate=gate, priority=priority, max_wait=max_wait)
+    target.headgate = Governor(gate, priority=priority, timeout=max_wait)
     return client
 
 
@@ -76,8 +79,9 @@ def _family() -> type[Exception]:
     return BinanceAPIException  # type: ignore[no-any-return]
 
 
-def _fields(message: str) -> dict[str, Any]:
-    return {"status_code": 429, "code": -1003, "message": message, "response": None, "request": None}
+def _fields(message: str, reply: Reply | None) -> dict[str, Any]:
+    status, code = (429, -1003) if reply is None else (reply.status, code_of(reply, "code", -1003))
+    return {"status_code": status, "code": code, "message": message, "response": None, "request": None}
 
 
 SDK = Sdk(

@@ -16,6 +16,7 @@ from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
 from requests.exceptions import ConnectionError, ReadTimeout, RequestException  # noqa: A004 - requests calls it so
 from requests.utils import select_proxy
 from urllib3.exceptions import ReadTimeoutError
+from urllib3.response import HTTPResponse
 
 from headgate.adapters._governor import Governor
 from headgate.adapters._wire import in_family
@@ -25,7 +26,7 @@ from headgate.errors import CallFailed, HeadgateError
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
 
-__all__ = ["Adapter", "govern", "patch", "roams"]
+__all__ = ["Adapter", "govern", "governs", "patch", "roams"]
 
 F = TypeVar("F", bound=HeadgateError)
 S = TypeVar("S")
@@ -37,11 +38,15 @@ class Adapter(HTTPAdapter):
     Args:
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
         **options: as for ``requests.adapters.HTTPAdapter``: ``pool_maxsize``, ``max_retries``...
     """
 
-    def __init__(self, *, gate: Gate | None = None, priority: Any = None, **options: Any) -> None:
-        self._governor = Governor(gate, priority=priority)
+    def __init__(
+        self, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None, **options: Any
+    ) -> None:
+        self._governor = Governor(gate, priority=priority, timeout=max_wait)
         super().__init__(**options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -66,19 +71,21 @@ class Adapter(HTTPAdapter):
         try:
             return super().send(request, *args, **options)
         except HeadgateError as error:
-            raise _ours(error, request) from error.__cause__
+            raise _ours(error, request, self) from error.__cause__
 
 
-def govern(session: S, *, gate: Gate | None = None, priority: Any = None) -> S:
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
     """Governs a session that exists already, in place, and returns it. Its adapters keep their pools and options.
 
     Args:
         session: a ``Session``; adapters that are mounted later are governed as well.
         gate: the gate to ask; ``None`` is the process's shared one.
         priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
     """
     target: Any = session
-    governor = Governor(gate, priority=priority)
+    governor = Governor(gate, priority=priority, timeout=max_wait)
     original, one_by_one = target.get_adapter, threading.Lock()
 
     @functools.wraps(original)
@@ -115,7 +122,7 @@ def patch(module: ModuleType) -> None:
         try:
             return original(self, request, *args, **options)
         except HeadgateError as error:
-            raise _ours(error, request) from error.__cause__
+            raise _ours(error, request, self) from error.__cause__
 
     module.HTTPAdapter.send = send
 
@@ -131,11 +138,20 @@ def roams(session: Any, url: str) -> bool:
     return hasattr(made_of, "headgate") and not select_proxy(url, proxies)
 
 
-def _ours(error: F, request: Any) -> F:
+def governs(session: Any, url: str) -> bool:
+    """Whether requests of a session to a URL ask a gate, as all do under ``headgate run``."""
+    pools = getattr(session.get_adapter(url), "poolmanager", None)
+    return pools is not None and hasattr(pools.pool_classes_by_scheme.get(urlsplit(url).scheme), "headgate")
+
+
+def _ours(error: F, request: Any, adapter: Any) -> F:
     """The error as what requests would have made of its cause."""
     kind: type[Exception] = RequestException
     if isinstance(error, CallFailed) and error.__cause__ is not None:
         kind = ReadTimeout if isinstance(error.__cause__, ReadTimeoutError) else ConnectionError
     made = in_family(error, lambda: kind)
     made.request = request  # type: ignore[attr-defined]
+    raw = getattr(error, "response", None)
+    if isinstance(raw, HTTPResponse):
+        made.response = adapter.build_response(request, raw)  # type: ignore[attr-defined]
     return made

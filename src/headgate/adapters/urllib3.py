@@ -11,6 +11,7 @@ import functools
 import io
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from http.client import responses
 from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -159,17 +160,18 @@ class _Call(Governed):
     def answer(self, reply: Reply, served: Served) -> Any:
         from urllib3 import HTTPHeaderDict, HTTPResponse
 
+        known: dict[str, Any] = {"version_string": "HTTP/1.1"} if _rereadable() else {}
         return HTTPResponse(
             body=io.BytesIO(reply.body),
             headers=HTTPHeaderDict([*reply.headers, *served.headers().items()]),
             status=reply.status,
             version=11,
-            version_string="HTTP/1.1",
-            reason="OK",
+            reason=responses.get(reply.status, ""),
             preload_content=self.options.get("preload_content", True),
             decode_content=False,
             request_method=self.outbound.method,
             request_url=self.url,
+            **known,
         )
 
     def label(self, response: Any, served: Served) -> None:

@@ -89,6 +89,7 @@ def values(said: Configuration) -> Iterator[tuple[str, Any, str]]:
         "priority": None if said.priority is None else said.priority.name.lower(),
         "weight": said.weight,
         "max_wait": said.max_wait,
+        "max_block_wait": said.max_block_wait,
         "learn": said.learn,
     }
     for key, value in scalars.items():

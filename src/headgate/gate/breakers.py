@@ -152,6 +152,8 @@ class Breakers:
             limit=OPEN,
             scope=scope,
             retry_at=time.time() + seconds,
+            seconds=seconds,
+            reason=reason,
         )
 
 

@@ -43,7 +43,7 @@ class Configuration:
         store: its address, a store object, or ``""``.
         egress: name of the one address that this program is told to use, or ``""``.
         priority: class of calls that name none; None: the route's own.
-        weight, max_wait, learn, ungoverned_on_error, policies: as in `Settings`.
+        weight, max_wait, max_block_wait, learn, ungoverned_on_error, policies: as in `Settings`.
         hosts: hosts to treat as a provider.
         rules: further rule files.
         sources: who said it, by the name of the setting (``weight``) and by host (``hosts.HOST``): ``argument``, the name
@@ -58,6 +58,7 @@ class Configuration:
     priority: Priority | None
     weight: int
     max_wait: float
+    max_block_wait: float
     learn: bool
     ungoverned_on_error: bool
     policies: Policies
@@ -166,6 +167,7 @@ def configure(
     priority: Priority | int | str | None = None,
     weight: int | None = None,
     max_wait: float | None = None,
+    max_block_wait: float | None = None,
     learn: bool | None = None,
     policies: Policies | str | None = None,
 ) -> Configuration:
@@ -187,6 +189,9 @@ def configure(
         priority=None if klass == "" else priorities.of(klass),
         weight=max(1, pick("weight", weight, "HEADGATE_WEIGHT", _weight, file.said.weight)),
         max_wait=pick("max_wait", max_wait, "", float, file.said.max_wait),
+        max_block_wait=pick(
+            "max_block_wait", max_block_wait, "HEADGATE_MAX_BLOCK_WAIT", _seconds, file.said.max_block_wait
+        ),
         learn=pick("learn", learn, "", bool, file.said.learn),
         ungoverned_on_error=pick(
             "ungoverned_on_error", None, UNGOVERNED_ON_ERROR, switched_on, file.said.ungoverned_on_error
@@ -260,6 +265,16 @@ def _weight(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"expected a whole number from 1, got {text[:40]!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f"expected a number of seconds from 0, got {text[:40]!r}")
+    return seconds
 
 
 def _pools(said: Settings) -> Iterable[str]:

@@ -100,6 +100,9 @@ class Contact:
         assert route is not None
         gate = self._gate
         plan = provider.plan(Call(*route), gate.identity(address))
+        held = gate.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
+        if held is not None and held.kind != CONTACT:
+            return False  # a ban or a pause holds this call like any other
         grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, 0), gate.times.now(plan.provider))
         if not isinstance(grant, Grant):
             return False  # no room even for that: whatever filled it knows the limits

@@ -37,7 +37,8 @@ class Served(NamedTuple):
 
     def headers(self) -> dict[str, str]:
         """The same for those who read headers: ``x-headgate-answer: hit``, and ``x-headgate-age: 0.417``."""
-        return {"x-headgate-answer": str(self.service), "x-headgate-age": f"{max(0.0, self.age):.3f}"}
+        age = {} if self.service is Service.REFUSED else {"x-headgate-age": f"{max(0.0, self.age):.3f}"}
+        return {"x-headgate-answer": str(self.service), **age}
 
 
 @dataclass(slots=True)
@@ -51,6 +52,8 @@ class Errand(ABC):
         tried: what became of the last attempt.
         urgent: whether it goes before most others, so that it waits for none of them.
         service: where an answer came from that was made for this call.
+        patient: whether the timeout of its attempts is one that the program has asked for, so that they wait for the end of
+            a block as well.
     """
 
     rules: Provider
@@ -59,6 +62,7 @@ class Errand(ABC):
     tried: Tried | None = None
     urgent: bool = False
     service: Service = Service.FRESH
+    patient: bool = False
 
     replayable = True
     """Whether it can be sent more than once (its body is not a stream)."""

@@ -15,11 +15,14 @@ from headgate.rules.call import Plan
 __all__ = ["Event", "Events"]
 
 _LOG: Final = logging.getLogger("headgate")
+_MOST_SHUT: Final = 4096
+"""Blocks of which it is remembered that they were told."""
 _LEVELS: Final = {
     "throttled": logging.WARNING,
     "paced": logging.WARNING,
     "overloaded": logging.INFO,
     "banned": logging.WARNING,
+    "refusing": logging.WARNING,
     "foreign": logging.WARNING,
     "unreadable": logging.WARNING,
     "egress": logging.WARNING,
@@ -72,6 +75,7 @@ class Events:
     def __init__(self) -> None:
         self._handlers: list[Callable[[Event], object]] = []
         self._said: dict[tuple[str, str], float] = {}
+        self._shut: dict[tuple[str, str], int] = {}
 
     def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
         """Call `handler` with every event, in whatever thread it happens; returns what takes it off again."""
@@ -104,3 +108,24 @@ class Events:
             "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.opens - now) / SECOND:.0f} s for {why}",
             plan.provider, key=no.key, seconds=(no.opens - now) / SECOND,
         )  # fmt: skip
+
+    def say_shut(self, plan: Plan, no: Refusal, now: int) -> None:
+        """A call is refused because of a block that lasts for too long: once per block. `now`: steady ns."""
+        about = no.key, no.kind
+        if abs(no.opens - self._shut.get(about, 0)) < SECOND:
+            return
+        if len(self._shut) >= _MOST_SHUT:
+            self._shut.clear()
+        self._shut[about] = no.opens
+        seconds = None if no.opens - now >= 1 << 61 else (no.opens - now) / SECOND
+        until = "until it is resumed"
+        if seconds is not None:
+            until = f"until {time.strftime('%H:%M:%S', time.gmtime(time.time() + seconds))} UTC, for {seconds:.0f} s"
+        self.say(
+            "refusing", f"calls to {no.key} are refused {until} ({no.kind}{': ' + no.reason if no.reason else ''})",
+            plan.provider, scope=no.key, block=no.kind, seconds=seconds,
+        )  # fmt: skip
+
+    def open_again(self, scope: str) -> None:
+        """A block of a scope was taken back: the next one is told anew."""
+        self._shut = {about: end for about, end in self._shut.items() if about[0] != scope}

@@ -1,4 +1,4 @@
-"""The gate: one governed call, written once, for tasks and threads alike."""
+"""The gate: one governed call, written once, for tasks and threads alike (long because it explains every argument)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from headgate.gate import priorities
 from headgate.gate.configuration import configure
-from headgate.gate.contact import Contact
+from headgate.gate.contact import CONTACT, Contact
 from headgate.gate.emergency import passing, understood
 from headgate.gate.events import Event, Events
 from headgate.gate.gathering import Jams
@@ -60,6 +60,8 @@ class Gate:
         priority: class of calls that name none; None: ``$HEADGATE_PRIORITY``, else the route's own.
         weight: this process's share in fairness among equals; None: ``$HEADGATE_WEIGHT``, else 1.
         max_wait: seconds a call waits that names no timeout; None: 900.
+        max_block_wait: seconds such a call waits for the end of a ban, a pause or another block; one that ends later
+            refuses it at once. ``inf``: as long as `max_wait`. None: ``$HEADGATE_MAX_BLOCK_WAIT``, else 30.
         learn: whether adapters ask a provider for its limits before the first call; None: they do.
         policies: what is done around calls (`Policies`, or their names: ``"all"``, ``"retry,cache"``); None:
             ``$HEADGATE_POLICIES``, else nothing but the gate.
@@ -84,17 +86,19 @@ class Gate:
         priority: Priority | int | str | None = None,
         weight: int | None = None,
         max_wait: float | None = None,
+        max_block_wait: float | None = None,
         learn: bool | None = None,
         policies: Policies | str | None = None,
     ) -> None:
         said = configure(
             config, store=store, home=home, hosts=hosts, rules=rules, name=name, priority=priority, weight=weight,
-            max_wait=max_wait, learn=learn, policies=policies,
+            max_wait=max_wait, max_block_wait=max_block_wait, learn=learn, policies=policies,
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
         self.home, self.book = said.home, said.rulebook()
-        self.max_wait, self.policies = said.max_wait, said.policies
+        self.max_wait, self.max_block_wait = said.max_wait, said.max_block_wait
+        self.policies = said.policies
         self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
         self._name, self.weight = name, said.weight
         self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
@@ -167,6 +171,7 @@ class Gate:
         headers: Mapping[str, str] | None = None,
         priority: Priority | int | str | None = None,
         timeout: float | None = None,
+        block_wait: float | None = None,
         egress: str = "",
         account: str = "",
         roams: bool = True,
@@ -181,7 +186,10 @@ class Gate:
             headers: of the request; only the one that names the API key is read.
             priority: who goes first; default: the surrounding `priority` block, the
                 configuration's for such calls, the gate's, the route's.
-            timeout: seconds it may wait; None: the gate's `max_wait`. 0: now or never.
+            timeout: seconds it may wait, also for the end of a block; None: the gate's `max_wait`. 0: now or never;
+                ``inf``: as long as it takes.
+            block_wait: seconds; a block that ends later than so from now refuses it at once. None: `timeout` if it is
+                given, else the gate's `max_block_wait`.
             egress: name of the address the call leaves from; default: the best one of the provider's pool.
             account: name of the account; default: told by the API key.
             roams: whether the caller will send from whatever `Permit.egress` says; if not, the default address is meant.
@@ -220,7 +228,10 @@ class Gate:
             if chosen is None:
                 chosen = self._priority
             klass = plan.priority if chosen is None else chosen
-        return Permit(self, rules, passing(plan), klass, self.max_wait if timeout is None else timeout, address, choice)
+        if block_wait is None:
+            block_wait = self.max_block_wait if timeout is None else timeout
+        timeout = self.max_wait if timeout is None else timeout
+        return Permit(self, rules, passing(plan), klass, timeout, block_wait, address, choice)
 
     def call(
         self,
@@ -240,7 +251,7 @@ class Gate:
             provider, method, path, params, body, headers: as for `permit`.
             send: makes one attempt with the permit it is given, and returns ``(status, headers, body)``. It is called for
                 each attempt, so sign inside it.
-            **options: others of `permit`: ``priority``, ``timeout``, ``egress``, ``account``.
+            **options: others of `permit`: ``priority``, ``timeout``, ``block_wait``, ``egress``, ``account``.
 
         Raises:
             Rejected: it was not sent.
@@ -349,12 +360,20 @@ class Gate:
             raise ValueError(f"a scope is shut for more than 0 seconds, not for {seconds:g}")
         length = None if seconds is None else int(seconds * SECOND)
         self.store.block(scope, length, kind, reason, time.monotonic_ns(), time.time_ns())
+        if kind != CONTACT:
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Let the waiting calls of every process look: a block began or ended."""
+        if not self.store.remote:  # a server rings for itself
+            self.store.wake([m for m in self.read().members if m != self.member])
+        self.room.look()
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         """Open a scope again and let the waiting calls of every process look."""
         gone = self.store.unblock(scope, kind)
-        self.store.wake([m for m in self.read().members if m != self.member])
-        self.room.look()
+        self.events.open_again(scope)
+        self.rouse()
         return gone
 
     def first_contact(self, provider: Provider, base_url: str) -> None:

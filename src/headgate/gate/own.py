@@ -71,6 +71,9 @@ class OwnErrand(Errand):
         call, gate = self.call, self._gate
         own = self._options.get("timeout")
         patience = timeout if own is None else own if timeout is None else min(own, timeout)
+        block_wait = self._options.get("block_wait")
+        if block_wait is None and own is None and not self.patient:
+            block_wait = gate.max_block_wait
         permit = gate.permit(
             self.rules,
             call.method,
@@ -78,7 +81,7 @@ class OwnErrand(Errand):
             params=call.params,
             body=call.body,
             headers=call.headers,
-            **{**self._options, "timeout": patience},
+            **{**self._options, "timeout": patience, "block_wait": block_wait},
         )
         yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
         try:

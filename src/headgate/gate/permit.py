@@ -32,7 +32,18 @@ class Permit:
         waited: seconds it waited.
     """
 
-    __slots__ = ("_choice", "_deadline", "_gate", "_grant", "_klass", "_provider", "egress", "plan", "waited")
+    __slots__ = (
+        "_block_wait",
+        "_choice",
+        "_deadline",
+        "_gate",
+        "_grant",
+        "_klass",
+        "_provider",
+        "egress",
+        "plan",
+        "waited",
+    )
 
     def __init__(
         self,
@@ -41,6 +52,7 @@ class Permit:
         plan: Plan,
         klass: int,
         timeout: float,
+        block_wait: float,
         egress: Address,
         choice: Choice | None = None,
     ) -> None:
@@ -48,6 +60,7 @@ class Permit:
         self._provider = provider
         self._klass = klass
         self._deadline = timeout
+        self._block_wait = block_wait
         self._grant: Grant | None = None
         self._choice = choice
         self.plan = plan
@@ -67,7 +80,7 @@ class Permit:
         if self._choice is not None:
             self._roam(self._choice)
             return
-        got = self._gate.room.ask(self.plan, self._klass, self._deadline)
+        got = self._gate.room.ask(self.plan, self._klass, self._deadline, self._block_wait)
         if not isinstance(got, Grant):
             begun = time.monotonic()
             got = self._gate.room.wait(got)
@@ -81,7 +94,7 @@ class Permit:
         if self._choice is not None:
             await self._roam_async(self._choice)
             return
-        got = self._gate.room.ask(self.plan, self._klass, self._deadline)
+        got = self._gate.room.ask(self.plan, self._klass, self._deadline, self._block_wait)
         if not isinstance(got, Grant):
             begun = time.monotonic()
             got = await self._gate.room.wait_async(got)
@@ -91,7 +104,7 @@ class Permit:
     def _roam(self, choice: Choice) -> None:
         """`acquire` where there are several addresses."""
         room, begun = self._gate.room, time.monotonic()
-        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline)
+        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
             while True:
@@ -107,7 +120,7 @@ class Permit:
     async def _roam_async(self, choice: Choice) -> None:
         """The same without blocking the event loop."""
         room, begun = self._gate.room, time.monotonic()
-        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline)
+        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
             while True:

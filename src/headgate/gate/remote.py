@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from headgate.errors import Rejected, StoreError
+from headgate.errors import StoreError
 from headgate.gate.room import WaitingRoom, unbroken
-from headgate.gate.ticket import Ticket, check
+from headgate.gate.ticket import Ticket
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Plan
@@ -50,14 +50,14 @@ class RemoteRoom(WaitingRoom):
         self._stale = False
         """Units came back while a round trip was under way: its refusals may be out of date."""
 
-    def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float) -> Grant | Ticket:
         queue = self._queue
         if self._gate.times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
             got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
             if got is not None:
                 return got
         now = time.monotonic_ns()
-        ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
+        ticket = Ticket(plan, klass, now, timeout, block_wait)
         try:
             return self._stand(ticket, None, now)
         except BaseException:
@@ -166,17 +166,4 @@ class RemoteRoom(WaitingRoom):
         lane.opens, lane.why = max(no.opens, now + _PACE), no
         if self._stale and no.kind == "limit":
             lane.opens = now + _PACE
-        head = lane.head()
-        if head is None:
-            return
-        assert isinstance(head, Ticket)
-        try:
-            check(head, no, now)
-        except Rejected as error:
-            self._queue.remove(head)
-            lane.opens = 0
-            head.error = error
-            done.append(head)
-            return
-        if no.opens - now > self.LONG:
-            self._long.append((head.plan, no))
+        self._turn_away(lane, no, now, done)

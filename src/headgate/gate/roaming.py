@@ -47,8 +47,9 @@ class Crowd:
             self._lines.pop(scope, None)
 
 
-def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: float) -> Steps:
-    """A permit from whichever address has room, or has it first; `Choice.address` tells which.
+def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: float, block_wait: float) -> Steps:
+    """A permit from whichever address has room, or has it first; `Choice.address` tells which. Arguments as for
+    `WaitingRoom.ask`.
 
     Raises:
         Rejected: none could serve it by its deadline.
@@ -61,7 +62,7 @@ def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: f
                 order.append((0.0, 0.0, at, address))
                 break
             try:
-                got = room.ask(choice.plan(address), klass, 0.0)
+                got = room.ask(choice.plan(address), klass, 0.0, 0.0)
                 grant = got if isinstance(got, Grant) else (yield got)
             except CannotFit:
                 raise
@@ -75,7 +76,8 @@ def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: f
             order.append((round(_opens(refused, choice.plan(address), line) / _ALIKE), line, at, address))
         order.sort(key=lambda entry: entry[:3])
         try:
-            return (yield from _stand(room, crowd, choice, klass, deadline, [entry[3] for entry in order]))
+            addresses = [entry[3] for entry in order]
+            return (yield from _stand(room, crowd, choice, klass, deadline, block_wait, addresses))
         except Blocked:
             # A ban came over the address while it stood in line: look again everywhere, unless it was the last word.
             if choice.only or not choice.moved or time.monotonic() >= deadline:
@@ -92,14 +94,20 @@ def _opens(refused: Rejected, plan: Plan, line: float) -> float:
 
 
 def _stand(
-    room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, deadline: float, addresses: list[Address]
+    room: WaitingRoom,
+    crowd: Crowd,
+    choice: Choice,
+    klass: int,
+    deadline: float,
+    block_wait: float,
+    addresses: list[Address],
 ) -> Steps:
     """Stand in the first line that may serve it in time."""
     first: Rejected | None = None
     for address in addresses:
         plan, scope = choice.plan(address), choice.scope(address)
         try:
-            got = room.ask(plan, klass, max(0.0, deadline - time.monotonic()))
+            got = room.ask(plan, klass, max(0.0, deadline - time.monotonic()), block_wait)
         except CannotFit:
             raise
         except Rejected as error:

@@ -1,4 +1,4 @@
-"""Where calls wait: lanes in this process, one timer, and a doorbell that other processes ring.
+"""Where calls wait: lanes, one timer, and a doorbell that other processes ring (long because one lock guards all of it).
 
 A call that may go at once never comes here. One that may not stands in a lane (`headgate.waiting`); a helper thread
 sleeps until the first computed instant, or until somebody who freed units rings. asyncio tasks and threads wait alike.
@@ -16,7 +16,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from headgate.errors import Rejected, StoreError
+from headgate.errors import Blocked, Rejected, StoreError
 from headgate.gate.ticket import Ticket, check, too_late
 from headgate.gate.timekeeper import IDLE, keep_time
 from headgate.gate.waits import Waits
@@ -81,12 +81,14 @@ class WaitingRoom:
         self._alarm: socket.socket | None = None
         self._closed = False
         self._long: list[tuple[Plan, Refusal]] = []
+        self._shut: list[tuple[Plan, Refusal]] = []
         self._wakes_at = 0
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
-    def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
-        """A permit now, or a ticket to wait with.
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float) -> Grant | Ticket:
+        """A permit now, or a ticket to wait with: for `timeout` seconds at most, and not for a block that ends more than
+        `block_wait` seconds from now.
 
         Raises:
             Rejected: it could not be served by its deadline, or never.
@@ -104,9 +106,9 @@ class WaitingRoom:
             # tell us: then the lane is tried again.
             no = None if got.unknown and got.kind == "limit" else got
         now = time.monotonic_ns()
-        ticket = Ticket(plan, klass, now, now + int(timeout * SECOND))
+        ticket = Ticket(plan, klass, now, timeout, block_wait)
         if no is not None:
-            check(ticket, no, now)
+            self._check(ticket, no, now)
         try:
             return self._stand(ticket, no, now)
         except BaseException:
@@ -130,11 +132,37 @@ class WaitingRoom:
             if ticket.grant is not None:
                 del self._standing[id(ticket)]
                 return ticket.grant
-        if isinstance(lane.why, Refusal) and not lane.why.unknown:
-            opens = queue.earliest(ticket, max(lane.opens, now))
-            check(ticket, lane.why._replace(opens=opens), now)
+        self._join(lane, ticket, now)
         self._set_alarm()
         return ticket
+
+    def _join(self, lane: Lane, ticket: Ticket, now: int) -> None:
+        """Take a newcomer out again whom what holds its lane would hold for too long. Raises Rejected."""
+        why = lane.why
+        if not isinstance(why, Refusal) or (why.unknown and why.kind == "limit"):
+            return
+        try:
+            opens = max(lane.opens, now) if why.unknown else self._queue.earliest(ticket, max(lane.opens, now))
+            self._check(ticket, why._replace(opens=opens), now)
+        except Rejected:
+            self._queue.remove(ticket)
+            raise
+
+    def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
+        """`check`, and tell once per block that calls are refused. Raises Rejected."""
+        no = self._stated(ticket, no, now)
+        try:
+            check(ticket, no, now)
+        except Blocked:
+            if ticket.deadline > ticket.arrived:  # else a look at what would be, as at each of several addresses
+                self._gate.events.say_shut(ticket.plan, no, now)
+            raise
+
+    def _stated(self, ticket: Ticket, no: Refusal, now: int) -> Refusal:
+        """A refusal with the end of the block: while a store is away it says only when to look again."""
+        if no.kind == "limit" or not no.unknown:
+            return no
+        return self._store.blocks.against(ticket.scopes, ticket.charges, now) or no
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -249,10 +277,13 @@ class WaitingRoom:
         self._tell(now)
 
     def _tell(self, now: int) -> None:
-        """Say who waits for long; to handlers of a program's own, so not inside a transaction."""
+        """Say who waits for long and who is refused; to handlers of a program's own, so not inside a transaction."""
         long, self._long = self._long, []
         for plan, no in long:
             self._gate.events.say_wait(plan, no, now)
+        shut, self._shut = self._shut, []
+        for plan, no in shut:
+            self._gate.events.say_shut(plan, no, now)
 
     def _try_due(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
         """Try the heads that are due, in one transaction. Returns whether there are more."""
@@ -282,16 +313,34 @@ class WaitingRoom:
             granted.append((head, got))
             return
         lane.opens, lane.why = max(got.opens, now + 1), got
-        try:
-            check(head, got, now)
-        except Rejected as error:
-            queue.remove(head)
-            lane.opens = 0
-            head.error = error
-            done.append(head)
+        self._turn_away(lane, got, now, done)
+
+    def _turn_away(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
+        """Refuse the head of a lane that will not be served in time. A block holds all of the lane alike: whoever does not
+        wait for its end is told now."""
+        head = lane.head()
+        if head is None:
             return
-        if got.opens - now > self.LONG:
-            self._long.append((head.plan, got))
+        assert isinstance(head, Ticket)
+        no = self._stated(head, no, now)
+        refused: Ticket | None = None
+        for waiter in [head] if no.kind == "limit" else list(lane.waiters):
+            assert isinstance(waiter, Ticket)
+            if not waiter.waiting:
+                continue
+            try:
+                check(waiter, no, now)
+            except Rejected as error:
+                self._queue.remove(waiter)
+                waiter.error = error
+                done.append(waiter)
+                refused = waiter
+        if refused is not None and no.kind == "limit":
+            lane.opens = 0
+        elif refused is not None:
+            self._shut.append((refused.plan, no))
+        elif no.opens - now > self.LONG:
+            self._long.append((head.plan, no))
 
     @staticmethod
     def _deliver(done: list[Ticket]) -> None:

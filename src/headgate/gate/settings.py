@@ -94,10 +94,12 @@ class ProviderSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ProgramSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One program, by the name that ``headgate status`` shows: `weight` and `priority` as below, for it alone."""
+    """One program, by the name that ``headgate status`` shows: `weight`, `priority` and `max_block_wait` as below, for it
+    alone."""
 
     weight: Weight | None = None
     priority: Class | None = None
+    max_block_wait: Seconds | None = None
 
 
 class AlertSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -118,6 +120,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         egress: name of the address that calls leave from, or all about several of them.
         weight: a process's share in fairness among equals.
         max_wait: seconds a call waits that names no timeout.
+        max_block_wait: seconds such a call waits for the end of a block (a ban, a pause); one that ends later refuses it.
         learn: whether adapters ask a provider for its limits before the first call.
         ungoverned_on_error: whether a call may pass ungoverned when something goes wrong inside Headgate; else it keeps to a
             safe share, or is refused.
@@ -140,6 +143,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     priority: Class | None = None
     weight: Weight = 1
     max_wait: Seconds = 900.0
+    max_block_wait: Seconds = 30.0
     learn: bool = True
     ungoverned_on_error: bool = False
     rules: list[str] = []

@@ -134,6 +134,8 @@ class Settling:
         ]
         news = now.mono + length > max((state.ends() for state in alike), default=0) + SECOND
         self._store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
+        if news:
+            self._gate.rouse()
         if block.kind == "ban" and news:
             self._events.say(
                 "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from _thread import LockType as Lock
+from typing import Final
 
 from headgate.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
 from headgate.gate.contact import CONTACT
@@ -16,7 +17,17 @@ from headgate.rules.call import Plan
 from headgate.stores.records import Grant
 from headgate.waiting.queue import Waiter
 
-__all__ = ["Ticket", "check", "too_late"]
+__all__ = ["Ticket", "check", "span", "too_late"]
+
+_EVER: Final = 1 << 62
+"""The end of a block that has none, steady ns."""
+_FOREVER: Final = 10**9
+"""Seconds from which on a wait has no end."""
+
+
+def span(seconds: float) -> int:
+    """A wait in ns. ``inf`` is longer than any block."""
+    return _EVER if seconds >= _FOREVER else int(seconds * SECOND)
 
 
 class Ticket(Waiter):
@@ -29,13 +40,15 @@ class Ticket(Waiter):
         lock: what its thread waits for: a locked lock of the interpreter's own, which an exception that a signal's handler
             raises leaves as it is (a `threading.Event` may be left broken).
         movable: whether it would rather be refused than wait for the end of a block: there are other addresses.
+        patience: ns; a block that ends later than so from now refuses it.
     """
 
-    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "plan")
+    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
 
-    def __init__(self, plan: Plan, klass: int, arrived: int, deadline: int) -> None:
-        super().__init__(plan.charges, klass, arrived, deadline, plan.scopes)
+    def __init__(self, plan: Plan, klass: int, arrived: int, timeout: float, block_wait: float) -> None:
+        super().__init__(plan.charges, klass, arrived, min(arrived + span(timeout), _EVER), plan.scopes)
         self.plan = plan
+        self.patience = span(block_wait)
         self.grant: Grant | None = None
         self.error: Exception | None = None
         self.lock: Lock | None = None
@@ -45,7 +58,7 @@ class Ticket(Waiter):
 
 
 def check(ticket: Ticket, no: Refusal, now: int) -> None:
-    """Refuse a call at once that cannot be served by its deadline.
+    """Refuse a call at once that cannot be served by its deadline, or that does not wait for the end of such a block.
 
     Args:
         ticket: of the call.
@@ -64,19 +77,26 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
             limit=limit.name,
             scope=no.key,
         )
-    moves = ticket.movable and no.kind not in ("limit", CONTACT)
+    blocked = no.kind != "limit"
+    moves = ticket.movable and blocked
     in_time = no.opens <= ticket.deadline and not moves and no.kind != OPEN
-    if in_time or (no.unknown and no.kind == "limit") or no.kind == CONTACT:
+    if blocked:
+        in_time = in_time and no.opens - now <= ticket.patience
+    if in_time or (no.unknown and not blocked) or no.kind == CONTACT:
         return  # in time, or whoever settles, or asks the provider for its limits, will wake us
-    at = wall + (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
-    wait = "until it is resumed" if at is None else f"for {(no.opens - now) / SECOND:.1f} s"
-    kept = max(0, ticket.deadline - now) / SECOND
+    left = (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
+    at = None if left is None else wall + left
+    wait = "until it is resumed" if left is None else f"for {left:.1f} s"
+    kept = max(0, min(ticket.deadline - now, ticket.patience if blocked else _EVER)) / SECOND
     if no.kind == OPEN:
         text = f"the breaker of {spoken(no.key)} is open {wait}: {no.reason}"
-        raise BreakerOpen(text, limit=no.kind, scope=no.key, retry_at=at)
-    if no.kind != "limit":
+        raise BreakerOpen(text, limit=no.kind, scope=no.key, retry_at=at, seconds=left, reason=no.reason)
+    if blocked:
         text = f"{spoken(no.key)} is shut {wait} ({no.kind}{': ' + no.reason if no.reason else ''})"
-        raise Blocked(f"{text}; the call would wait {kept:.1f} s at most", limit=no.kind, scope=no.key, retry_at=at)
+        text += f"; the call would wait {kept:.1f} s at most"
+        if no.kind == "pause":
+            text += f". `headgate resume {spoken(no.key)}` takes the pause back"
+        raise Blocked(text, limit=no.kind, scope=no.key, retry_at=at, seconds=left, reason=no.reason)
     name = no.key.split("/")[1] if "/" in no.key else no.key
     raise DeadlineExceeded(
         f"{no.key} has no room {wait}; the call would wait {kept:.1f} s at most",

@@ -49,6 +49,7 @@ class Trying:
         begun = time.monotonic()
         retry = self._retry or _NONE
         deadline = begun + (retry.deadline or self._max_wait)
+        errand.patient = retry.deadline is not None
         repeat = Repeat(errand.replayable and errand.rules.handling.safe(errand.call, plan), begun, deadline)
         story: list[str] = []
         with self._lock:

@@ -176,6 +176,17 @@ class Ledger:
         """Nobody will say what became of `reserved` units in flight; if they ever arrived, it was by `at`."""
         self.settle(reserved, reserved, at)
 
+    def recount(self, inflight: int, mono: int) -> None:
+        """Hold what permits say is in flight, `inflight` units; what was held beyond that counts as spent at steady instant
+        `mono`, in this window and in the next."""
+        more = self.inflight - inflight
+        if more < 0:
+            self.inflight -= more
+            self.room += more
+        elif more:
+            at = mono if self.early == FAR else max(mono, self.early)
+            self.lapse(more, Instant(at, at, at), Instant(at, at, at))
+
     def refund(self, reserved: int) -> None:
         """Give back `reserved` units in flight that were surely never sent."""
         self.inflight -= reserved

@@ -43,6 +43,14 @@ class Edges:
         self.doubt = min(BLIND_DOUBT, period // 20)
         self.lo = self.hi = self.peak = self.sent = self.told = 0
 
+    def dump(self) -> list[int]:
+        """All that is known, for `codec`."""
+        return [self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told]
+
+    def load(self, numbers: list[int]) -> None:
+        """Inverse of `dump`."""
+        self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told = numbers
+
     @property
     def blind(self) -> bool:
         """Whether nothing has shown an edge yet, and no refusal has contradicted the dates."""

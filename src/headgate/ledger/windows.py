@@ -267,18 +267,17 @@ class Fixed(Ledger):
         self._place()
 
     def dump_own(self) -> list[int]:
-        edges = self.edges
         return [
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
+            self.held, self.trial, self.tried, self.probed, *self.edges.dump(),
         ]  # fmt: skip
 
     def load_own(self, own: list[int]) -> None:
-        edges = self.edges
         (
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, edges.lo, edges.hi, edges.doubt, edges.whole, edges.peak, edges.sent, edges.told,
+            self.held, self.trial, self.tried, self.probed, *edges,
         ) = own  # fmt: skip
+        self.edges.load(edges)
         self._place()
 
 

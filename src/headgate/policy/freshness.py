@@ -26,6 +26,8 @@ class Service(StrEnum):
     """Part of an answer to several calls."""
     STALE = "stale"
     """Kept and older than that: the provider gave none."""
+    REFUSED = "refused"
+    """Made here, as the provider would answer: a ban or another block holds the call."""
 
 
 class Kept(NamedTuple):

@@ -179,7 +179,7 @@ class Listener:
             )
             # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
             if reset is not None and now < reset <= now + max(2 * limit.period, 60 * SECOND):
-                result.blocks += (Block(report.key, reset, "throttle", "no units remain until the stated reset"),)
+                result.blocks += (Block(report.key, reset, "limit", "no units remain until the stated reset"),)
         cost = _count(headers.get(names.cost)) if names.cost else None
         if cost is not None:
             result.actual[report.key] = cost

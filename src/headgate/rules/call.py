@@ -111,7 +111,7 @@ class Block:
     Attributes:
         scope: the owner, as in `Plan.scopes`, or a `Charge.key` to hold one limit only.
         until: wall-clock Unix nanoseconds, or 0 when the provider named no end (the rules' default applies then).
-        kind: ``ban``, ``throttle``, ``pause``.
+        kind: ``ban``, ``throttle``, ``pause``; ``limit`` where a ledger's budget is spent until then, which calls wait for.
         reason: one line for people; never holds a secret.
     """
 

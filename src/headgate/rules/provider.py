@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
+from typing import TYPE_CHECKING
 
 from headgate.ledger.limit import SECOND, Charge
 from headgate.rules.answer import Listener
@@ -17,6 +18,9 @@ from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from headgate.rules.schema import File
 from headgate.rules.scopes import ANYONE, OwnerOf, owner_of, scope_text
 from headgate.rules.times import duration, instant
+
+if TYPE_CHECKING:
+    from headgate.rules.denial import Denial, Denials
 
 __all__ = ["Provider"]
 
@@ -108,6 +112,7 @@ class Provider:
         self.handling = handling or Handling(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._listener = Listener(file, self.namespace, self.limits, self._router.labels, self._learned)
+        self._denials: Denials | None = None
         self._places: dict[CompiledRoute, _Place] = {}
         # Places that method and path alone decide: all plain routes without conditions.
         self._plain = {at: self._place(found[0]) for at, found in self._router.plain.items() if not found[0].tests}
@@ -185,6 +190,14 @@ class Provider:
         window = number(reader(signing.window)(call)) if signing.window else None
         length = duration(signing.default) if window is None else max(window, 0) * (SECOND // 1000)
         return signed + min(length, duration(signing.longest))
+
+    def denial(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
+        """What it would answer to a call that a block holds; arguments as for `Denials.make`."""
+        if self._denials is None:
+            from headgate.rules.denial import Denials  # for those who are shut out
+
+            self._denials = Denials(self)
+        return self._denials.make(plan, kind, scope, until, now, words)
 
     def ban_length(self, earlier: int = 0) -> int:
         """Nanoseconds that a ban lasts which states no end, after so many `earlier` ones."""

@@ -35,7 +35,7 @@ class BlockState(msgspec.Struct, frozen=True):
 
     Attributes:
         scope: the owner, or the key of one ledger.
-        kind: ``ban``, ``throttle``, ``pause`` or ``breaker``.
+        kind: ``ban``, ``throttle``, ``pause``, ``breaker``, or ``limit``: budget that is spent until then.
         reason: one line for people.
         length: ns, or None for a pause without an end.
         mono, wall: when it began, on the steady and the wall clock, ns.

@@ -312,11 +312,8 @@ class HostStore(BusyStore, SharedStore):
         mono = time.monotonic_ns()
         for key in self._keys(f"{namespace}/"):
             ledger = self._open(key)
-            more = ledger.inflight - held.get(key, 0) if ledger is not None else 0
-            if ledger is not None and more > 0:
-                turn = ledger.turn if ledger.base else mono
-                at = Instant(mono, turn - 1, turn)  # by a server's clock: in this window, perhaps in the next one
-                ledger.lapse(more, at, at)
+            if ledger is not None and ledger.inflight > held.get(key, 0):
+                ledger.recount(held.get(key, 0), mono)
 
     def _keys(self, prefix: str) -> list[str]:
         self._write(self._txn)  # some may have begun in this transaction

@@ -155,14 +155,7 @@ class MemoryStore(LedgerStore):
         mono = time.monotonic_ns()
         for key, torn in list(self._ledgers.items()):
             ledger = unpack(pack(torn), torn.limit)  # what is told by its other numbers is worked out anew
-            turn = ledger.turn if ledger.base else mono
-            at = Instant(mono, turn - 1, turn)  # by a server's clock: in this window, perhaps in the next one
-            more = ledger.inflight - held.get(key, 0)
-            if more < 0:
-                ledger.inflight -= more
-                ledger.room += more
-            elif more:
-                ledger.lapse(more, at, at)
+            ledger.recount(held.get(key, 0), mono)
             self._ledgers[key] = ledger
         self._next_due = min((grant.lease for grant in self._grants.values()), default=1 << 62)
         self._pairs.clear()

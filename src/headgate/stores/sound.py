@@ -61,7 +61,9 @@ def meant(ledger: Ledger, mono: int) -> bool:
         past = [ledger.at]
     if min(counts) < 0 or max(counts) > _MOST or any(at > mono + _AHEAD for at in past):
         return False
-    if not isinstance(ledger, Fixed) and ledger.era > (mono + _AHEAD) // max(1, min(ledger.limit.period or SECOND, SECOND)):
+    if not isinstance(ledger, Fixed) and ledger.era > (mono + _AHEAD) // max(
+        1, min(ledger.limit.period or SECOND, SECOND)
+    ):
         return False
     if ledger.hot > ledger.era + 1:
         return False

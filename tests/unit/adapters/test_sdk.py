@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from headgate import Gate, Rejected
+from headgate import Blocked, Gate, Rejected
 from headgate.adapters._governor import Governor
 from headgate.adapters._sdk import install, planned, problems
 from headgate.adapters.requests import govern as govern_session
@@ -99,6 +99,23 @@ def test_a_refusal_is_the_sdks_own_error(kind: Kind, origin: Any, gate: Any, spe
         assert {name: getattr(one, name) for name in kind.fields} == kind.fields
     assert spent("few-1d") == (2, 0)
     assert len(origin.arrivals) == 2
+
+
+@EACH
+def test_a_long_ban_is_the_sdks_own_error(kind: Kind, origin: Any, gate: Any) -> None:
+    """It is told at once, with the status and the code that the provider would have sent; who asked to wait waits."""
+    gate.block(f"testland@{origin.place}", 75, "ban", "by the shop")
+    with pytest.raises(kind.family) as caught:
+        kind.one(origin.url, gate, [("GET", "/priced", {})])
+    error: Any = caught.value
+    assert isinstance(error, Blocked) and error.seconds is not None
+    codes = {name: value for name, value in kind.fields.items() if "code" in name}
+    if kind.sdk.name == "pybit":
+        codes = {"status_code": 429}  # what Testland answers has no `retCode`
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert {name: getattr(one, name) for name in codes} == codes
+        assert (one.kind, one.response) == ("ban", None)
+    assert origin.arrivals == []
 
 
 @EACH

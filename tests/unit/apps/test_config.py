@@ -105,6 +105,7 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
         "priority": (None, "default"),
         "weight": (2, "file:1"),
         "max_wait": (900.0, "default"),
+        "max_block_wait": (30.0, "default"),
         "learn": (True, "default"),
         "policies": ("none", "default"),
         'hosts."127.0.0.1:9300"': ("binance-usdm", "file:19"),

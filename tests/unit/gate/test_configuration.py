@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,22 @@ def test_a_tier(config: Config, new_gate: Callable[..., Gate]) -> None:
     assert (every.limits["calls"].capacity, every.limits["orders"].capacity) == (20, 180)
     some = new_gate(config=config('[providers.kraken]\ntier = { orders = "pro" }')).provider("kraken")
     assert (some.limits["calls"].capacity, some.limits["orders"].capacity) == (15, 180)
+
+
+def test_how_long_a_block_is_waited_for(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 s, unless file, program, variable or argument say otherwise; ``inf`` is as long as it takes."""
+    assert configure(config("")).max_block_wait == 30
+    file = config("max_block_wait = 5\n[programs.bot]\nmax_block_wait = inf\n")
+    found = [configure(file), configure(file, name="bot"), configure(file, max_block_wait=0)]
+    monkeypatch.setenv("HEADGATE_MAX_BLOCK_WAIT", "900")
+    found.append(configure(file))
+    assert [each.max_block_wait for each in found] == [5, math.inf, 0, 900]
+    sources = [each.sources["max_block_wait"] for each in found]
+    assert sources == [f"{file}:1", f"{file}:3", "argument", "HEADGATE_MAX_BLOCK_WAIT"]
+    for wrong in ("soon", "-1", "nan"):
+        monkeypatch.setenv("HEADGATE_MAX_BLOCK_WAIT", wrong)
+        with pytest.raises(RuleError, match=r"HEADGATE_MAX_BLOCK_WAIT.*a number of seconds from 0"):
+            configure(file)
 
 
 def test_programs(config: Config, new_gate: Callable[..., Gate]) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from headgate.rules.call import Answer
+from headgate.rules.envelopes import Envelope, filled, put
 from headgate.rules.reading import dig
 from headgate.rules.times import duration, interval_name
 
-from .envelopes import Envelope, filled, put
 from .incoming import Failure
 from .refusing import Refused, Refuser, write_instant
 from .wording import interval

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from headgate.rules.call import Answer, Outcome
-from headgate.rules.reading import dig
+from headgate.rules.denial import worded, write_instant
 from headgate.rules.times import duration
 
-from .envelopes import Envelope, put
 from .incoming import Failure
-from .sample import sample
-from .wording import interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from headgate.rules.envelopes import Envelope
     from headgate.rules.schema import Refusal as Rule
-    from headgate.rules.times import TimeFormat
 
     from .accounting import StrictLimit
     from .incoming import Arrival
@@ -107,29 +102,8 @@ class Refuser:
 
         Hints that are texts belong to some refusals only; those of the whole file are given if `texts` is set.
         """
-        headers: dict[str, str] = {}
-        body: Any = msgspec.json.decode(self._envelope.failed)
-        text = sample(rule.text) if rule.text else ""
-        if rule.interval and limit is not None:
-            word, number = interval(limit.period)
-            text += f" {limit.capacity} {limit.unit} per {number} {word}"
-        retry = self._file.hints.retry if rule.retry is None else rule.retry
-        for hint in retry if until and self._options.retry_after else ():
-            value = write_instant(hint.format, until, now)
-            if hint.header:
-                headers[hint.header] = value
-            elif hint.body and (rule.retry or hint.body.partition(".")[0] in (body or {})):
-                body = put(body, hint.body, int(value) if value.isdecimal() else value)
-            elif rule.retry or texts:
-                text = f"{text} {sample(hint.text, value)}".strip()
-        for path, accepted in rule.body.items():
-            # Files compare as text; whether it is a number on the wire, the envelope shows.
-            known = dig(body, tuple(path.split(".")))
-            body = put(body, path, str(accepted[0]) if isinstance(known, str) else accepted[0])
-        if text:
-            # Where the file wants fixed words at the place of the message, the text goes beside it.
-            place = self._envelope.message if self._envelope.message not in rule.body else "detail"
-            body = put(body, place, text)
+        until = until if self._options.retry_after else 0
+        headers, body = worded(self._file, self._envelope, rule, until, now, limit=limit, texts=texts)
         return Refused(rule, limit, status, msgspec.json.encode(body), headers=headers, penalty=penalty)
 
     def _recognised(self, arrival: Arrival, rule: Rule, failure: Failure) -> bool:
@@ -159,26 +133,3 @@ class Refuser:
         rules = [rule for rule in rules if not rule.limits and rule.outcome != "banned"]
         yield from (rule for rule in rules if rule.block and rule.block in limit.scope)
         yield from (rule for rule in rules if not rule.block)
-
-
-def write_instant(form: TimeFormat, instant: int, now: int) -> str:
-    """`instant` as a header or a field names it, rounded up to what the form can show. All in Unix ns."""
-    ahead = max(0, instant - now)
-    match form:
-        case "seconds" | "retry-after":
-            return str(-(-ahead // SECOND))
-        case "milliseconds":
-            return str(-(-ahead // 1_000_000))
-        case "duration":
-            return f"{-(-ahead // 1_000_000)}ms"
-        case "epoch-s":
-            return str(-(-instant // SECOND))
-        case "epoch-ms":
-            return str(-(-instant // 1_000_000))
-        case _:
-            date = formatdate(-(-instant // SECOND), usegmt=True)
-            return _rfc3339(instant) if form == "rfc3339" else date
-
-
-def _rfc3339(instant: int) -> str:
-    return datetime.fromtimestamp(-(-instant // SECOND), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from headgate.rules.times import interval_name
+from headgate.rules.denial import interval
+from headgate.rules.envelopes import Envelope
 
 from .incoming import Fault
 
@@ -14,20 +15,6 @@ if TYPE_CHECKING:
     from .accounting import Refusal, StrictLimit
 
 __all__ = ["Trouble", "Wording", "check_key", "check_signed", "interval"]
-
-SECOND = 1_000_000_000
-_UNITS = (("DAY", 86_400), ("HOUR", 3_600), ("MINUTE", 60), ("SECOND", 1))
-
-
-def interval(period: int) -> tuple[str, int]:
-    """A period in nanoseconds as Binance writes it: ``("MINUTE", 1)``, ``("SECOND", 10)``; ours: ``("1500ms", 1)``."""
-    seconds, rest = divmod(period, SECOND)
-    if rest:
-        return interval_name(period), 1
-    for name, length in _UNITS:
-        if seconds % length == 0:
-            return name, seconds // length
-    raise AssertionError("every whole number of seconds is a multiple of one")
 
 
 class Trouble(NamedTuple):
@@ -47,6 +34,7 @@ class Wording:
 
     def __init__(self, *, futures: bool) -> None:
         self.futures = futures
+        self._envelope = Envelope.of("binance-usdm" if futures else "binance-spot")
         unknown = "Unknown error, please check your request or try again later."
         timeout = "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
         overload = "Server is currently overloaded with other requests. Please try again in a few minutes."
@@ -91,17 +79,7 @@ class Wording:
 
     def banned(self, ip: str, until: int) -> Fault:
         """The 418 of an address that is banned until `until` (nanoseconds)."""
-        end = until // 1_000_000
-        if self.futures:
-            text = (
-                f"Way too many requests; IP({ip}) banned until {end}. "
-                "Please use the websocket for live updates to avoid bans."
-            )
-        else:
-            text = (
-                f"Way too much request weight used; IP banned until {end}. "
-                "Please use WebSocket Streams for live updates to avoid bans."
-            )
+        text = self._envelope.banned_text(ip, until)
         return Fault(-1003, text, status=418, until=until)
 
     def trouble(self, dice: random.Random) -> tuple[Fault, bool]:

@@ -16,10 +16,10 @@ from headgate.adapters._wire import Outbound, surely_unsent
 from headgate.apps.proxy.passing import STALE, Arrived, Passing
 from headgate.apps.proxy.refusal import failure
 from headgate.apps.proxy.wire import Passed, body_of, kept, passed, readable, spelled, unpacked
-from headgate.errors import Blocked, CallFailed, Rejected
+from headgate.errors import CallFailed, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from multidict import CIMultiDict
 
@@ -67,27 +67,13 @@ class Target:
         return Outbound(method, self.upstream.scheme, self.upstream.netloc, self.path, self.query, headers, body)
 
 
-async def admitted(governors: Sequence[Governor], outbound: Outbound, *, apart: bool = False) -> Attempt | None:
-    """Waits for the gate; None if the host has no rules.
-
-    Args:
-        governors: to be asked in turn. All but the last only tell of a ban, which no client shall wait for unasked.
-        outbound: what is to be sent.
-        apart: as for `Governor.begin`.
+async def admitted(governor: Governor, outbound: Outbound, *, apart: bool = False) -> Attempt | None:
+    """Waits for the gate; None if the host has no rules. `apart` as for `Governor.begin`.
 
     Raises:
         Rejected: it may not leave.
     """
-    *hasty, patient = [
-        governor.begin(outbound, _ours, is_async=True, roams=True, apart=apart) for governor in governors
-    ]
-    for steps in hasty:
-        try:
-            return await drive_async(steps)
-        except Rejected as error:
-            if isinstance(error, Blocked) and error.limit == "ban":
-                raise
-    return await drive_async(patient)
+    return await drive_async(governor.begin(outbound, _ours, is_async=True, roams=True, apart=apart))
 
 
 def _ours() -> type[Exception]:
@@ -104,7 +90,7 @@ class Forward:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def exchange(self, target: Target, governors: Sequence[Governor]) -> web.StreamResponse:
+    async def exchange(self, target: Target, governor: Governor) -> web.StreamResponse:
         """Send a call when it may go, and give its answer to the client as it comes.
 
         Raises:
@@ -115,18 +101,17 @@ class Forward:
         whole = body is None or isinstance(body, bytes)
         again = whole and target.request.method in _SAFE
         outbound = target.outbound(body if isinstance(body, bytes) else None)
-        patient = governors[-1]
 
         async def send(outbound: Outbound, attempt: Attempt | None) -> aiohttp.ClientResponse:
             return await self._send(target, attempt, body, outbound)
 
-        if patient.gate.pipeline is not None and patient.knows(outbound.netloc, outbound.path):
-            rules = patient.match(outbound)
+        if governor.gate.pipeline is not None and governor.knows(outbound.netloc, outbound.path):
+            rules = governor.match(outbound)
             if rules is not None:
-                errand = Passing(governors, admitted, outbound, rules, send, whole=whole, again=again)
+                errand = Passing(governor, outbound, rules, send, whole=whole, again=again)
                 return await self._managed(target, errand)
         while True:
-            attempt = await admitted(governors, outbound)
+            attempt = await admitted(governor, outbound)
             with kept(attempt):
                 try:
                     answer = await send(outbound, attempt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -52,8 +52,7 @@ class Passing(Governed):
     """One call of one client.
 
     Args:
-        governors: as for `admitted`; `admit` is that function.
-        outbound, rules: as for `Governed`.
+        governor, outbound, rules: as for `Governed`.
         send: sends one.
         whole: whether it can be sent more than once.
         again: whether it may be sent again by ourselves, when a kept connection was closed.
@@ -61,8 +60,7 @@ class Passing(Governed):
 
     def __init__(
         self,
-        governors: Sequence[Governor],
-        admit: Callable[[Sequence[Governor], Outbound], Awaitable[Attempt | None]],
+        governor: Governor,
         outbound: Outbound,
         rules: Provider,
         send: Send,
@@ -70,16 +68,10 @@ class Passing(Governed):
         whole: bool,
         again: bool,
     ) -> None:
-        super().__init__(governors[-1], outbound, rules, is_async=True, family=lambda: Rejected, roams=True)
+        super().__init__(governor, outbound, rules, is_async=True, family=lambda: Rejected, roams=True)
         self.replayable = whole
-        self._governors = governors
-        self._admit = admit
         self._send = send
         self._again = again
-
-    def begin(self, timeout: float | None) -> Steps[Attempt | None]:
-        attempt: Attempt | None = yield functools.partial(self._admit, self._governors, self.outbound)
-        return attempt
 
     def once(self, attempt: Attempt) -> Steps[Arrived]:
         with kept(attempt):
@@ -138,9 +130,7 @@ class Passing(Governed):
     def other(self, call: Call) -> Passing:
         query = urlencode(call.params or {}, doseq=True)
         outbound = self.outbound._replace(path=call.path, query=query, body=None)
-        return Passing(
-            self._governors, self._admit, outbound, self.rules, self._send, whole=True, again=self._again
-        )  # fmt: skip
+        return Passing(self.governor, outbound, self.rules, self._send, whole=True, again=self._again)
 
 
 def _decoded(answer: aiohttp.ClientResponse, body: bytes) -> bytes | None:

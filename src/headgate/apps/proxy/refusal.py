@@ -1,4 +1,5 @@
-"""What a client is told instead of an answer, as JSON: which limit, whose, until when, who spent it, what to do."""
+"""What a client is told instead of an answer: for a ban or another block what the provider would say, for a budget that
+is spent, as JSON, which limit, whose, until when, who spent it, what to do."""
 
 from __future__ import annotations
 
@@ -9,19 +10,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from multidict import CIMultiDict
 
-from headgate.errors import Blocked, CannotFit, Rejected, SignatureWouldExpire
-from headgate.gate.emergency import spoken
+from headgate.adapters._errand import denied
+from headgate.errors import CannotFit, Rejected, SignatureWouldExpire
+from headgate.gate.errand import Served
+from headgate.policy.freshness import Service
 from headgate.rules.call import Priority
 
 if TYPE_CHECKING:
     from headgate import Gate
+    from headgate.errors import Blocked
+    from headgate.rules.call import Call
+    from headgate.rules.provider import Provider
     from headgate.stores.records import Snapshot
 
 __all__ = ["Refusals", "failure"]
 
-_LOOK_AGAIN = 60
-"""Seconds after which to ask again where nobody can know (a pause that somebody will take back)."""
 _FRESH = 1.0
 """Seconds for which one look at the store serves all refusals: a client that loops must not make us busy."""
 _SPENDERS = 5
@@ -46,6 +51,13 @@ class Refusals:
         self._gate = gate
         self._looked = -_FRESH
         self._found: Snapshot | None = None
+
+    def shut(self, block: Blocked, rules: Provider, call: Call) -> web.Response:
+        """The provider's own answer to a call that a block holds, with ``Retry-After`` in whole seconds."""
+        reply = denied(self._gate, rules, call, block)
+        headers = CIMultiDict([*reply.headers, *Served(Service.REFUSED).headers().items()])
+        headers["X-Headgate-Error"] = type(block).__name__
+        return web.Response(status=reply.status, body=reply.body, headers=headers)
 
     def answer(self, error: Rejected) -> web.Response:
         """429 with ``Retry-After``, in whole seconds and never too early."""
@@ -99,7 +111,7 @@ def _wait(error: Rejected) -> int | None:
         return None
     if error.retry_at is not None:
         return max(1, math.ceil(error.retry_at - time.time()))
-    return _LOOK_AGAIN if isinstance(error, Blocked) else 1
+    return 1
 
 
 def _remedy(error: Rejected) -> str:
@@ -107,8 +119,4 @@ def _remedy(error: Rejected) -> str:
         return "Ask for less in one call: it costs more than the limit ever allows."
     if isinstance(error, SignatureWouldExpire):
         return "Sign it anew and send it after Retry-After, or widen the signing window (such as recvWindow)."
-    if isinstance(error, Blocked) and error.limit == "pause":
-        return f"Somebody paused it; `headgate resume {spoken(error.scope)}` takes that back."
-    if isinstance(error, Blocked):
-        return "Wait until then. Calls that reach the provider before make it worse."
     return "Send it again after Retry-After, or let it wait here: X-Headgate-Timeout says for how many seconds."

@@ -14,12 +14,10 @@ from headgate.adapters._governor import Governor
 from headgate.apps.proxy.forward import Forward, Target
 from headgate.apps.proxy.refusal import Refusals, failure
 from headgate.apps.proxy.websocket import Relays, wants_websocket
-from headgate.errors import HeadgateError, Rejected
+from headgate.errors import Blocked, HeadgateError, Rejected
 from headgate.gate import priorities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import aiohttp
 
     from headgate import Gate
@@ -44,7 +42,7 @@ class Proxy:
         self._gate = gate
         self._upstreams = upstreams
         self._token = token.encode()
-        self._governors = (Governor(gate, timeout=0.0), Governor(gate))
+        self._governor = Governor(gate)
         self._forward = Forward(session)
         self._refusals = Refusals(gate)
         self._stopping = False
@@ -100,30 +98,35 @@ class Proxy:
                 upstreams=urls,
             )
         try:
-            governors = self._steered(request)
+            governor = self._steered(request)
         except (HeadgateError, ValueError) as error:
             return failure(400, "BadRequest", str(error))
         target = Target(request, upstream, rest)
-        if wants_websocket(request):
-            return await self.relays.exchange(target, governors)
-        return await self._forward.exchange(target, governors)
+        upgrade = wants_websocket(request)
+        try:
+            return await (self.relays if upgrade else self._forward).exchange(target, governor)
+        except Blocked as error:
+            rules = governor.match(target.outbound(None, upgrade=upgrade))
+            if self._stopping or rules is None:
+                raise
+            return self._refusals.shut(error, rules, target.outbound(None, upgrade=upgrade).call())
 
-    def _steered(self, request: web.BaseRequest) -> Sequence[Governor]:
-        """How this client wants to wait; a ban is waited for only by who said for how long."""
+    def _steered(self, request: web.BaseRequest) -> Governor:
+        """How this client wants to wait; for the end of a long block waits only who said for how long."""
         klass = request.headers.get("X-Headgate-Priority")
         patience = request.headers.get("X-Headgate-Timeout")
         if klass is None and patience is None:
-            return self._governors
+            return self._governor
         priority = None if klass is None else priorities.of(klass)
         if patience is None:
-            return [Governor(self._gate, priority=priority, timeout=seconds) for seconds in (0.0, None)]
+            return Governor(self._gate, priority=priority)
         try:
             seconds = float(patience)
         except ValueError:
             seconds = -1.0
         if not (seconds >= 0 and math.isfinite(seconds)):
             raise ValueError("X-Headgate-Timeout is a number of seconds, such as 2.5; 0: now or never")
-        return [Governor(self._gate, priority=priority, timeout=seconds)]
+        return Governor(self._gate, priority=priority, timeout=seconds)
 
 
 def _split(raw: str) -> tuple[str, str]:

@@ -17,8 +17,6 @@ from headgate.errors import Rejected
 from headgate.gate.steps import drive_async
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from headgate.adapters._governor import Governor
     from headgate.apps.proxy.forward import Target
 
@@ -54,7 +52,7 @@ class Relays:
         """Close all of them with 1001 (going away)."""
         self._stop.set()
 
-    async def exchange(self, target: Target, governors: Sequence[Governor]) -> web.StreamResponse:
+    async def exchange(self, target: Target, governor: Governor) -> web.StreamResponse:
         """Connect when the gate allows it, and relay until one side closes.
 
         Raises:
@@ -63,9 +61,9 @@ class Relays:
         request, headers = target.request, target.headers
         asked = [name.strip() for name in headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",") if name.strip()]
         outbound = target.outbound(None, upgrade=True)
-        attempt = await admitted(governors, outbound, apart=True)
-        rules = governors[-1].match(outbound)
-        line = None if attempt is None or rules is None else Line(governors[-1], rules, outbound, attempt)
+        attempt = await admitted(governor, outbound, apart=True)
+        rules = governor.match(outbound)
+        line = None if attempt is None or rules is None else Line(governor, rules, outbound, attempt)
         for name in [name for name in headers if name.lower().startswith("sec-websocket-")]:
             headers.popall(name, None)
         connect = self._session.ws_connect(

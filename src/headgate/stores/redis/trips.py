@@ -233,13 +233,7 @@ class Trips:
             for key, (_, raw, _) in province.copies.items():
                 load.items.append(["put", load.ledger(key), load.blob(raw)])
             wishes = [*map(self._store.regain, list(province.slices.values())), *wishes]
-        jumps = self.line.skew.jumps
-        if province.jumps != jumps:  # what ledgers have learned of edges stands on the server's clock
-
-            def doubted(_: Any, __: Load) -> None:
-                province.jumps = jumps
-
-            wishes = [Wish(lambda load: ["doubt", []], doubted), *wishes]
+        wishes = [*self._doubts(province), *wishes]
         for wish in wishes:
             item = wish.write(load)
             if item:
@@ -277,6 +271,15 @@ class Trips:
             if province.epoch >= 0:
                 header["epoch"] = province.epoch
         return load, header, done
+
+    def _doubts(self, province: Province) -> list[Wish]:
+        """What ledgers have learned of edges stands on the server's clock: if that jumped, they are told."""
+        jumps = self.line.skew.jumps
+
+        def doubted(_: Any, __: Load) -> None:
+            province.jumps = jumps
+
+        return [] if province.jumps == jumps else [Wish(lambda load: ["doubt", []], doubted)]
 
     def _take(self, province: Province, load: Load, reply: Reply, done: list[Wish]) -> None:
         """Take the results in and hand them out."""

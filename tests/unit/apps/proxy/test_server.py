@@ -91,24 +91,40 @@ def test_a_refusal_explains_itself(raw: Any, proxied: Any) -> None:
     assert len(raw.requests) == 2
 
 
-def test_a_ban_is_never_sent_upstream(raw: Any, gate: Any, proxied: Any) -> None:
-    """Nor is it waited for, however soon it ends; the client is told until when."""
-    gate.block(gate.scope("testland/ip:default"), 4, "ban", "asked too much")
-    assert gate.max_wait > 4
-    found = proxied(lambda here: here.get("/testland/a"))
-    told = error_of(found)
-    assert (found[0], told["kind"], told["limit"]) == (429, "Blocked", "ban")
-    assert 1 <= told["retry_after"] <= 4
+def test_a_long_ban_is_told_in_the_providers_form(raw: Any, gate: Any, proxied: Any) -> None:
+    """Nothing is sent upstream, and nobody waits; the client gets what the provider would say, and until when."""
+    gate.block(gate.scope("testland/ip:default"), 75, "ban", "asked too much")
+    gate.max_wait = 900
+    begun = time.monotonic()
+    head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: p\r\n\r\n"))
+    assert time.monotonic() - begun < 30
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert 45 <= int(head.split(b"Retry-After: ")[1].split(b"\r\n")[0]) <= 75
+    assert b"X-Headgate-Error: Blocked" in head and b"x-headgate-answer: refused" in head
+    told = json.loads(body)
+    assert told["code"] == -1003
     assert "asked too much" in told["message"]
     assert raw.requests == []
 
 
+def test_a_short_ban_is_waited_for(raw: Any, gate: Any, proxied: Any) -> None:
+    """So is a long one by a client that says for how long it waits, and that ends in time."""
+    gate.block(gate.scope("testland/ip:default"), 0.4, "ban", "asked too much")
+    begun = time.monotonic()
+    assert proxied(lambda here: here.get("/testland/a"))[0] == 200
+    assert time.monotonic() - begun >= 0.3
+    gate.max_block_wait = 0.0
+    gate.block(gate.scope("testland/ip:default"), 0.4, "ban", "asked too much")
+    assert proxied(lambda here: here.get("/testland/a", "X-Headgate-Timeout: 20"))[0] == 200
+
+
 def test_a_pause_without_end_says_how_to_end_it(raw: Any, gate: Any, proxied: Any) -> None:
     """Nobody can know when: ask again in a minute."""
-    gate.block(gate.scope("testland"), None)
-    told = error_of(proxied(lambda here: here.get("/testland/a")))
-    assert (told["until"], told["retry_after"]) == (None, 60)
-    assert "headgate resume testland" in told["remedy"]
+    gate.block(gate.scope("testland"), None, reason="for lunch")
+    head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: p\r\n\r\n"))
+    assert b"Retry-After: 60\r\n" in head
+    assert "for lunch" in json.loads(body)["message"]
+    assert "headgate resume testland" in json.loads(body)["message"]
 
 
 def test_what_never_fits_is_not_worth_a_retry(raw: Any, gate: Any, proxied: Any) -> None:

@@ -24,8 +24,10 @@ MICRO: Final = 1_000
 """Nanoseconds in a microsecond."""
 _NANO: Final = 1_000_000_000
 _WINDOWS: Final = tuple(Window)
-_UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 9, 18))
+_UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 9, 17))
 """Where in a fixed ledger's own numbers units stand; all others are instants or lengths."""
+_EARLY_OF_FIXED: Final = frozenset((5, 11, 12, 13, 15, 16, 18))
+"""Which of those are rounded down: earlier instants and lower bounds."""
 _ROW: Final = 9
 _NAME: Final = re.compile(r"\b[A-Z][A-Z_]+\b")
 _CONSTANTS: Final = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ([^\n\[({]+)$", re.M)
@@ -90,12 +92,8 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
     """
     own: list[int] = []
     if isinstance(ledger, Fixed):
-        carry, late, stamp, foreign, expected, seen, kept, again, until, held, trial, tried, probed, *edges = ledger.dump_own()
-        low, high, doubt, whole, peak, sent, told = edges
-        own = [
-            carry, _up(late), _up(stamp), foreign, expected, seen // MICRO, kept, again, _up(until), held, _up(trial),
-            tried // MICRO, probed // MICRO, low // MICRO, _up(high), doubt // MICRO, whole // MICRO, peak, sent // MICRO, _up(told),
-        ]  # fmt: skip
+        numbers = enumerate(ledger.dump_own())
+        own = [x if i in _UNITS_OF_FIXED else x // MICRO if i in _EARLY_OF_FIXED else _up(x) for i, x in numbers]
     elif isinstance(ledger, First):
         begun = max(1, ledger.begun // MICRO) if ledger.begun else 0  # 0 says that no window is open
         own = [begun, _up(ledger.anchor), ledger.carry, _up(ledger.last), ledger.owed]

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from headgate.apps.emulator.sample import sample
 from headgate.rules.book import DATA
 from headgate.rules.files import read
+from headgate.rules.sample import sample
 
 
 @pytest.mark.parametrize(

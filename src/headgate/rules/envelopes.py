@@ -1,4 +1,4 @@
-"""How providers wrap their answers: `envelopes.toml`, read once per emulation."""
+"""How providers wrap their answers: `envelopes.toml`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ok: JSON of an answer that says nothing but yes.
         failed: JSON that the fields of a refusal are put into.
         message: dotted path of a refusal's text in it.
+        banned: the text of a ban: ``$until`` is its end in Unix ms, ``$ip`` the address in parentheses, or nothing.
         routes: answers of single routes, by method and template.
     """
 
     ok: str = "{}"
     failed: str = "{}"
     message: str = "message"
+    banned: str = ""
     routes: dict[str, str] = {}
 
     @classmethod
@@ -35,6 +37,10 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The provider's envelope; a plain one for a provider that has none."""
         text = Path(__file__).with_name("envelopes.toml").read_text("utf-8")
         return msgspec.convert(tomllib.loads(text), dict[str, Envelope]).get(provider, cls())
+
+    def banned_text(self, ip: str, until: int) -> str:
+        """What is said to `ip` (``""``: nobody knows it) that is banned until `until` (Unix ns)."""
+        return Template(self.banned).substitute(ip=f"({ip})" if ip else "", until=until // 1_000_000)
 
 
 def filled(template: str, now: int) -> bytes:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate.apps.emulator import envelopes
-from headgate.apps.emulator.envelopes import Envelope, filled, put
+from headgate.rules import envelopes
 from headgate.rules.book import DATA
+from headgate.rules.envelopes import Envelope, filled, put
 
 NOW = 1_763_694_000_123_456_789
 TABLE = tomllib.loads(Path(envelopes.__file__).with_name("envelopes.toml").read_text("utf-8"))
