@@ -63,9 +63,9 @@ class Edges:
 
     @property
     def vague(self) -> bool:
-        """Whether calls that are made on purpose near an edge would narrow the bounds: not below a call's own way there and
-        back."""
-        return not self.blind and 240 * (self.width - 2 * (self.told - self.sent)) > self.period
+        """Whether calls that are made on purpose near an edge would narrow the bounds: not without counters, and not below
+        a call's own way there and back."""
+        return bool(self.told) and 240 * (self.width - 2 * (self.told - self.sent)) > self.period
 
     def begin(self, now: Instant) -> None:
         """Believe the dates within `doubt`."""

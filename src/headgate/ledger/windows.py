@@ -87,6 +87,7 @@ class Fixed(Ledger):
 
     def _hold(self, now: Instant, late: int) -> None:
         """Let all that is spent count in any window up to instant `late` of the counting clock."""
+        self.used += self.held
         self.carry, self.late, self.stamp = self.used, max(self.late, late), now.mono
         self.kept = self.again = 0
         self._end_trial()

@@ -137,7 +137,7 @@ local function blind(L)
 end
 
 local function vague(L)
-  return not blind(L) and 240 * (L.hi - L.lo - 2 * (L.told - L.sent)) > L.period
+  return L.told ~= 0 and 240 * (L.hi - L.lo - 2 * (L.told - L.sent)) > L.period
 end
 
 local function edges_begin(L, now)
@@ -296,6 +296,7 @@ end
 
 -- Fixed: let all that is spent count in any window up to instant `late` of the counting clock.
 local function hold(L, now, late)
+  L.used = L.used + L.held
   L.carry, L.late, L.stamp = L.used, max(L.late, late), now.mono
   L.kept, L.again, L.held, L.trial, L.tried = 0, 0, 0, 0, 0
 end
