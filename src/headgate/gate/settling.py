@@ -102,15 +102,17 @@ class Settling:
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
         done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
-        for block in told.blocks:
-            self._shut(rules, block, grant, now)
+        # Only now, by the clock that this very answer has taught.
+        told.retry_in = None if told.wait is None else told.wait.length(now)
+        held = self._hold(rules, plan, told, grant, now)
         if told.outcome is Outcome.THROTTLED:
-            self._throttled(plan, told)
+            self._throttled(plan, told, held)
             self._pacing.throttled(rules, plan, told)
         elif told.outcome is Outcome.OVERLOADED:
             self._events.say("overloaded", f"{plan.route} was not served: {told.reason}", namespace, route=plan.route)
         elif told.outcome is Outcome.OK:
             self._pacing.answered(rules, plan, waited=waited)
+            self._pacing.went_well(plan, grant.sent.mono)
         self.after(namespace, done)
         return told
 
@@ -121,10 +123,31 @@ class Settling:
         elif told.outcome is not Outcome.BANNED:
             self._gate.egress.worked(choice, told.used)
 
-    def _shut(self, rules: Provider, block: Block, grant: Grant, now: Instant) -> None:
-        namespace = rules.namespace
-        length = max(0, block.until - now.lo) if block.until else self._ban_length(rules, block.scope, grant, now.mono)
-        if not length:
+    def _hold(self, rules: Provider, plan: Plan, told: Feedback, grant: Grant, now: Instant) -> int:
+        """Keep calls back as the answer says; returns for how long at most, ns.
+
+        Where the provider does not say for how long, it is a guess, which grows while the provider goes on refusing.
+        """
+        held = 0
+        guessed = told.outcome is Outcome.THROTTLED and told.wait is None
+        for block in told.blocks:
+            if block.wait is None:
+                length = self._ban_length(rules, block.scope, grant, now.mono)
+            else:
+                length = block.wait.length(now)
+            if guessed:
+                length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
+            held = max(held, length)
+            self._shut(rules.namespace, block, length, now)
+        if guessed:
+            for key in set(told.full) - {block.scope for block in told.blocks}:
+                length = self._pacing.longer(plan.provider, key, 0, grant.sent.mono, now.mono)
+                held = max(held, length)
+                self._shut(rules.namespace, Block(key, None, "throttle", told.reason), length, now)
+        return held
+
+    def _shut(self, namespace: str, block: Block, length: int, now: Instant) -> None:
+        if length <= 0:
             return
         # Calls that were on their way when it began are told the same end: that is news once.
         alike = [
@@ -161,9 +184,13 @@ class Settling:
         )
         self._events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
 
-    def _throttled(self, plan: Plan, told: Feedback) -> None:
+    def _throttled(self, plan: Plan, told: Feedback, held: int) -> None:
         """By our count there was room. If the provider never tells its time, its windows may lie anywhere."""
         edges = [charge.limit.period for charge in plan.charges if charge.limit.window is Window.FIXED]
         if edges:
             self._times.clock(plan.provider).widen(min(edges) // 2)
-        self._events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)
+        wait = f"; such calls wait {held / SECOND:.1f} s" if held else ""
+        self._events.say(
+            "throttled", f"{plan.route or 'a call'} was refused: {told.reason}{wait}", plan.provider,
+            route=plan.route, seconds=held / SECOND,
+        )  # fmt: skip
