@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +22,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from headgate.adapters._wire import Outbound, in_family, surely_unsent, unconnected
 from headgate.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
 from headgate.gate.errand import tried_of
+from headgate.gate.fates import described
 from headgate.gate.steps import Steps, drive, drive_async, waiting
 from headgate.ledger.limit import SECOND, Window, parted
 from headgate.policy.retry import Tried
 from headgate.rules.call import Outcome
-from headgate.rules.refusal import redact
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -45,7 +44,6 @@ SIGNATURE_MARGIN = 0.25
 
 PASSES = "headgate: a call to %s passes ungoverned"
 
-_QUERY = re.compile(r"\?\S*")
 T = TypeVar("T")
 Family: TypeAlias = Callable[[], type[Exception]]
 """Gives the base error of a client library, imported only when it is needed."""
@@ -96,6 +94,7 @@ class Attempt:
         self.elsewhere = False
         self.told: Feedback | None = None
         self._told_at = 0.0
+        self._left = 0.0
         self.fate: Outcome | None = None
         self.text: tuple[dict[str, str], str] | None = None
 
@@ -139,6 +138,7 @@ class Attempt:
                 raise self._explained(error) from None
             raise
         self._permit = permit
+        self._left = time.monotonic()
         self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
     def _patience(self) -> float | None:
@@ -246,9 +246,14 @@ class Attempt:
     def tried(self, error: BaseException | None) -> Tried | None:
         """What became of it, for whoever decides what follows; `error` is what the client raised, if it did."""
         if self.fate is not None:
-            said = f"{type(error).__name__}: {redact(_QUERY.sub('?[...]', str(error)))}" if error is not None else ""
+            said = described(error, time.monotonic() - self._left, self.netloc) if error is not None else ""
             return Tried(self.fate, self.fate is Outcome.UNKNOWN, reason=said)
         return tried_of(self.told, self._told_at)
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds that it may take from when it is sent; None: as long as its client lets it."""
+        return self._governor.gate.policies.attempt_timeout
 
     @property
     def waited(self) -> float:

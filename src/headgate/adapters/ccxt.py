@@ -180,6 +180,9 @@ class _Call(Governed):
 
     def once(self, attempt: Attempt) -> Steps[Any]:
         path, _, _, params = self.request
+        longest = attempt.longest
+        if longest is not None and self.exchange.timeout > longest * 1000:
+            self.exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
         with _inside(attempt):
             try:
                 return (yield from attempt.carry(self.send(path, params), _observe))
@@ -188,6 +191,12 @@ class _Call(Governed):
 
     def untouched(self) -> Steps[Any]:
         return (yield self.send(self.request[0], self.request[3]))
+
+    def late(self, seconds: float) -> Exception:
+        from ccxt.base.errors import RequestTimeout
+
+        error: Exception = RequestTimeout(f"{self.exchange.id}: no answer within {seconds:g} s")
+        return error
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
         if self.said is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +52,7 @@ class Errand(ABC):
         tried: what became of the last attempt.
         urgent: whether it goes before most others, so that it waits for none of them.
         service: where an answer came from that was made for this call.
+        leaving: called when the next attempt has its permit and is about to be sent.
     """
 
     rules: Provider
@@ -59,6 +61,7 @@ class Errand(ABC):
     tried: Tried | None = None
     urgent: bool = False
     service: Service = Service.FRESH
+    leaving: Callable[[], None] | None = None
 
     replayable = True
     """Whether it can be sent more than once (its body is not a stream)."""
@@ -80,6 +83,10 @@ class Errand(ABC):
 
     def label(self, response: Any, served: Served) -> None:
         """Say on a real answer where it came from, where the client has a place for that."""
+
+    def late(self, seconds: float) -> Exception:
+        """The client's own error for an attempt that was cut off after so many seconds."""
+        return TimeoutError(f"no answer within {seconds:g} s")
 
     def other(self, call: Call) -> Errand | None:
         """Another call by the same client, to the same host; None if it cannot be made here."""
@@ -105,7 +112,8 @@ def tried_of(told: Feedback | None, now: float) -> Tried:
     if told is None or told.outcome is Outcome.OK:
         return Tried(Outcome.OK)
     at = None if told.retry_in is None else now + told.retry_in / SECOND
-    return Tried(told.outcome, told.acted, at, bool(told.full or told.blocks), told.reason)
+    held = bool(told.full or told.blocks)
+    return Tried(told.outcome, told.acted, at, held, told.reason, now + told.held / SECOND)
 
 
 def packed(reply: Reply, at: int, ttl: float) -> bytes:

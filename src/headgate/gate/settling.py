@@ -12,6 +12,7 @@ from headgate.ledger.limit import SECOND, Instant, Window
 from headgate.pools.pool import Choice
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
 from headgate.rules.provider import Provider
+from headgate.rules.times import Wait
 from headgate.stores.records import LEASE, Answered, Grant
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ class Settling:
         done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
         # Only now, by the clock that this very answer has taught.
         told.retry_in = None if told.wait is None else told.wait.length(now)
-        held = self._hold(rules, plan, told, grant, now)
+        told.held = max(self._hold(rules, plan, told, grant, now), _filled(plan, told, now))
         if told.outcome is Outcome.THROTTLED:
-            self._throttled(plan, told, held)
+            self._throttled(plan, told)
             self._pacing.throttled(rules, plan, told)
         elif told.outcome is Outcome.OVERLOADED:
             self._events.say("overloaded", f"{plan.route} was not served: {told.reason}", namespace, route=plan.route)
@@ -131,10 +132,8 @@ class Settling:
         held = 0
         guessed = told.outcome is Outcome.THROTTLED and told.wait is None
         for block in told.blocks:
-            if block.wait is None:
-                length = self._ban_length(rules, block.scope, grant, now.mono)
-            else:
-                length = block.wait.length(now)
+            wait = block.wait
+            length = self._ban_length(rules, block.scope, grant, now.mono) if wait is None else wait.length(now)
             if guessed:
                 length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
             held = max(held, length)
@@ -184,13 +183,29 @@ class Settling:
         )
         self._events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
 
-    def _throttled(self, plan: Plan, told: Feedback, held: int) -> None:
+    def _throttled(self, plan: Plan, told: Feedback) -> None:
         """By our count there was room. If the provider never tells its time, its windows may lie anywhere."""
         edges = [charge.limit.period for charge in plan.charges if charge.limit.window is Window.FIXED]
         if edges:
             self._times.clock(plan.provider).widen(min(edges) // 2)
-        wait = f"; such calls wait {held / SECOND:.1f} s" if held else ""
+        wait = f"; such calls wait {told.held / SECOND:.1f} s" if told.held else ""
         self._events.say(
             "throttled", f"{plan.route or 'a call'} was refused: {told.reason}{wait}", plan.provider,
-            route=plan.route, seconds=held / SECOND,
+            route=plan.route, seconds=told.held / SECOND,
         )  # fmt: skip
+
+
+def _filled(plan: Plan, told: Feedback, now: Instant) -> int:
+    """Ns until the limits that a refusal has filled have room for the same call again."""
+    lengths = [0]
+    for charge in plan.charges:
+        limit = charge.limit
+        if charge.key not in told.full or not limit.period:
+            continue
+        if limit.window is Window.FIXED:
+            lengths.append(Wait(window=(limit.period, limit.origin)).length(now))
+        elif limit.window is Window.BUCKET:
+            lengths.append(limit.period * charge.cost // (limit.refill or limit.capacity))
+        else:
+            lengths.append(limit.period)
+    return max(lengths)

@@ -29,6 +29,7 @@ class Tried:
         retry_at: steady seconds before which the provider wants no other try; None if it did not say.
         held: whether a limit or a block now holds the next attempt by itself until it may pass.
         reason: one line for people, without secrets.
+        until: steady seconds until which it is held, as far as is known.
     """
 
     outcome: Outcome
@@ -36,6 +37,7 @@ class Tried:
     retry_at: float | None = None
     held: bool = False
     reason: str = ""
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

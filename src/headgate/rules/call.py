@@ -138,6 +138,7 @@ class Feedback:
         acted: whether the provider may have done what was asked; False if it surely refused before.
         wait: for how long the provider wants no other try; None if it says nothing.
         retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
+        held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
     """
 
     outcome: Outcome = Outcome.OK
@@ -151,3 +152,4 @@ class Feedback:
     acted: bool = True
     wait: Wait | None = None
     retry_in: int | None = None
+    held: int = 0

@@ -15,8 +15,8 @@ PACED: Final = "~pace/"
 No limit of a rule file can have such a name, so what the provider states is never overwritten."""
 
 REFUSED: Final = "~refused/"
-"""Begins the rows that say how often in a row a scope was refused without a stated end: (times, steady ns on the store's clock
-until which it is held for it)."""
+"""Begins the rows that say how often in a row a scope was refused without a stated end: (times, steady ns of the store
+until which it is held)."""
 
 
 class InForce:
