@@ -102,10 +102,12 @@ class Settling:
                     told.actual[charge.key] = cost
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
-        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
+        # Where the provider says when to come back, that is how long the limit is shut, and no more is made of it.
+        full = told.full if told.wait is None else ()
+        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=full)
         # Only now, by the clock that this very answer has taught.
         told.retry_in = None if told.wait is None else told.wait.length(now)
-        told.held = max(self._hold(rules, plan, told, grant, now), _filled(plan, told, now))
+        told.held = max(self._hold(rules, plan, told, grant, now), _filled(plan, full, now))
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
             self._pacing.throttled(rules, plan, told)
@@ -195,12 +197,12 @@ class Settling:
         )  # fmt: skip
 
 
-def _filled(plan: Plan, told: Feedback, now: Instant) -> int:
+def _filled(plan: Plan, full: tuple[str, ...], now: Instant) -> int:
     """Ns until the limits that a refusal has filled have room for the same call again."""
     lengths = [0]
     for charge in plan.charges:
         limit = charge.limit
-        if charge.key not in told.full or not limit.period:
+        if charge.key not in full or not limit.period:
             continue
         if limit.window is Window.FIXED:
             lengths.append(Wait(window=(limit.period, limit.origin)).length(now))

@@ -95,16 +95,12 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     first: Seconds = 1.0
     factor: Annotated[float, Meta(ge=1, title="a factor from 1")] = 2.0
     longest: Seconds = 32.0
-    backoff: Annotated[tuple[Seconds, ...], Meta(max_length=100)] = ()
-    jitter: tuple[Factor, Factor] | None = None
+    backoff: Annotated[tuple[Seconds, ...], Meta(max_length=100, title="a list of seconds from 0")] = ()
+    jitter: Annotated[tuple[Factor, Factor], Meta(title="two factors from 0")] | None = None
     attempt_timeout: Annotated[float, Meta(gt=0, title="seconds above 0")] | None = None
     deadline: Annotated[float, Meta(gt=0, title="seconds above 0")] | None = None
     budget: Annotated[float, Meta(ge=0, title="retries per call, from 0")] = 0.2
     reserve: Annotated[float, Meta(ge=0, title="retries per second, from 0")] = 1.0
-
-    def __post_init__(self) -> None:
-        if self.jitter is not None and self.jitter[0] > self.jitter[1]:
-            raise ValueError(f"jitter = [{self.jitter[0]:g}, {self.jitter[1]:g}]: write the smaller factor first")
 
     def next(self, call: Repeat, tried: Tried, nth: int, now: float, dice: float) -> Again | Stop:
         """What follows an attempt that did not succeed.
@@ -147,7 +143,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             bound = max(least, self.backoff[min(nth, len(self.backoff)) - 1])
         else:
             bound = backoff(nth, max(self.first, least), self.factor, max(self.longest, least))
-        low, high = self.jitter or ((1.0, 1.0) if self.backoff else spread)
+        low, high = sorted(self.jitter) if self.jitter else ((1.0, 1.0) if self.backoff else spread)
         return bound * (low + dice * (high - low))
 
 

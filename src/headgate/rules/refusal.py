@@ -25,6 +25,8 @@ _MOST_TEXT: Final = 65_536
 _MAY_HAVE_ACTED: Final = frozenset({Outcome.OK, Outcome.OVERLOADED, Outcome.FAILED})
 """Errors after which a provider may still have done what was asked; the others are refusals."""
 _TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED})
+_SHUT_OUT: Final = frozenset({403, 418})
+"""Statuses that, with a word on when to come back, mean whoever asks and not what is asked for: a firewall's, a ban's."""
 _LONGEST: Final = 7 * DAY
 """Ns beyond which no standard header is believed. A rule file's `longest` bounds the provider's own hints."""
 
@@ -106,7 +108,7 @@ class Refusals:
         elif answer.status >= 500 or answer.status == 408:
             result.outcome = Outcome.FAILED
         elif told and result.wait is not None:
-            result.outcome = Outcome.THROTTLED
+            result.outcome = Outcome.BANNED if answer.status in _SHUT_OUT else Outcome.THROTTLED
         else:
             result.outcome = Outcome.BAD_REQUEST
         result.acted = result.outcome in _MAY_HAVE_ACTED
