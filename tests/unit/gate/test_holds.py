@@ -102,7 +102,7 @@ def test_it_grows_for_the_next_process_too(make: Make, request: pytest.FixtureRe
         answered(first, 429, "/slot")
         forget(first, "shop/slots/ip:default")
     second = make()
-    answered(second, 200, "/quick")  # another limit: it says nothing of this one
+    answered(second, 200, "/burst")  # another limit: it says nothing of this one
     agree(first, second)
     assert answered(second, 429, "/slot").held >= 8 * SECOND
     forget(second, "shop/slots/ip:default")
@@ -142,10 +142,10 @@ def forget(gate: Gate, scope: str) -> None:
 
 
 def agree(one: Gate, other: Gate) -> None:
-    """Wait until both know the same of the provider."""
-    end = time.monotonic() + 10
-    while one.store.learned.get("shop") != other.store.learned.get("shop"):
-        assert time.monotonic() < end
-        with other.permit("shop", "GET", "/quick", timeout=10) as permit:
+    """Wait until both know of the same refusals."""
+    row, end = "~refused/slots/ip:default", time.monotonic() + 10
+    while one.store.learned.get("shop", {}).get(row) != other.store.learned.get("shop", {}).get(row):
+        assert time.monotonic() < end, (one.store.learned, other.store.learned)
+        with other.permit("shop", "GET", "/burst", timeout=10) as permit:
             permit.settle(200, {})
         time.sleep(0.02)
