@@ -224,15 +224,12 @@ class Attempt:
             return
         self.fate = Outcome.NETWORK
         if unconnected(error):
-            self._tell(self._unreachable)
+            self._tell(lambda permit: setattr(self, "elsewhere", permit.unreachable()))
         elif unsent or surely_unsent(error):
             self.unsent()
         else:
             self.fate = Outcome.UNKNOWN
             self._tell(lambda permit: permit.unknown())
-
-    def _unreachable(self, permit: Permit) -> None:
-        self.elsewhere = permit.unreachable()
 
     def unsent(self) -> None:
         """Nothing was sent after all (no connection, an answer from a cache, another host)."""
