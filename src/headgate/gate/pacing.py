@@ -63,7 +63,7 @@ class Pacing:
                 self._next[charge.key] = time.monotonic() + pace.step
                 self._apart(self._grow, plan.provider, charge, pace)
 
-    def longer(self, namespace: str, scope: str, least: int, sent: int, mono: int) -> int:
+    def longer(self, namespace: str, scope: str, least: int, sent: int, mono: int, *, filled: int = 0) -> int:
         """How long to hold a scope that was refused without a word on when to come back: longer each time in a row.
 
         Args:
@@ -71,6 +71,7 @@ class Pacing:
             scope: an owner, or the key of a ledger.
             least: ns that it is held at least.
             sent, mono: when the refused call was sent, and now, steady ns.
+            filled: ns for which its ledger has no room anyway; that is enough for the first in a row.
 
         Returns:
             ns.
@@ -79,9 +80,10 @@ class Pacing:
         row = REFUSED + scope[len(namespace) + 1 :]
         before = Streak(*self._store.learned.get(namespace, {}).get(row, (0, 0)))
         nth = before.nth(sent + skew, mono + skew)
-        length = int(self._retry.pause(nth, random.random(), spread=_SPREAD, least=least / SECOND) * SECOND)
+        low, high = (1.0, 1.0) if nth == 1 and filled else _SPREAD
+        length = int(self._retry.pause(nth, random.random(), spread=(low, high), least=least / SECOND) * SECOND)
         if nth > before.refusals or not before.covers(sent + skew, mono + skew):
-            self._store.learn(namespace, {row: (nth, mono + skew + length)})
+            self._store.learn(namespace, {row: (nth, mono + skew + max(length, filled))})
         return max(length, least)
 
     def went_well(self, plan: Plan, sent: int) -> None:

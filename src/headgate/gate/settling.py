@@ -107,7 +107,7 @@ class Settling:
         done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=full)
         # Only now, by the clock that this very answer has taught.
         told.retry_in = None if told.wait is None else told.wait.length(now)
-        told.held = max(self._hold(rules, plan, told, grant, now), _filled(plan, full, now))
+        told.held = self._hold(rules, plan, told, grant, now)
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
             self._pacing.throttled(rules, plan, told)
@@ -141,10 +141,11 @@ class Settling:
             held = max(held, length)
             self._shut(rules.namespace, block, length, now)
         if guessed:
-            for key in set(told.full) - {block.scope for block in told.blocks}:
-                length = self._pacing.longer(plan.provider, key, 0, grant.sent.mono, now.mono)
-                held = max(held, length)
-                self._shut(rules.namespace, Block(key, None, "throttle", told.reason), length, now)
+            for key, filled in _filled(plan, told, now).items():
+                length = self._pacing.longer(plan.provider, key, 0, grant.sent.mono, now.mono, filled=filled)
+                held = max(held, length, filled)
+                if length > filled:
+                    self._shut(rules.namespace, Block(key, None, "throttle", told.reason), length, now)
         return held
 
     def _shut(self, namespace: str, block: Block, length: int, now: Instant) -> None:
@@ -197,17 +198,16 @@ class Settling:
         )  # fmt: skip
 
 
-def _filled(plan: Plan, full: tuple[str, ...], now: Instant) -> int:
-    """Ns until the limits that a refusal has filled have room for the same call again."""
-    lengths = [0]
-    for charge in plan.charges:
-        limit = charge.limit
-        if charge.key not in full or not limit.period:
+def _filled(plan: Plan, told: Feedback, now: Instant) -> dict[str, int]:
+    """The limits that a refusal has filled, and in how many ns each has room for the same call again."""
+    found = dict.fromkeys(told.full, 0)
+    for key, limit, cost in plan.charges:
+        if key not in found or not limit.period:
             continue
         if limit.window is Window.FIXED:
-            lengths.append(Wait(window=(limit.period, limit.origin)).length(now))
+            found[key] = Wait(window=(limit.period, limit.origin)).length(now)
         elif limit.window is Window.BUCKET:
-            lengths.append(limit.period * charge.cost // (limit.refill or limit.capacity))
+            found[key] = limit.period * cost // (limit.refill or limit.capacity)
         else:
-            lengths.append(limit.period)
-    return max(lengths)
+            found[key] = limit.period
+    return found
