@@ -385,7 +385,8 @@ class World:
                 others = chance.choice([-20, -3, 0, 1, 2, 5, 5, 20, charge.limit.usable])
                 used[charge.key] = max(0, about + others)
         full = [charge.key for charge in part.charges if chance.random() < 0.01]
-        done = self.twin.settle(part, now, actual=actual, used=used, full=full)
+        stated = chance.random() < 0.3
+        done = self.twin.settle(part, now, actual=actual, used=used, full=full, stated=stated)
         parts = [
             [
                 i,
@@ -400,7 +401,7 @@ class World:
                 part.charges, part.marks, self.numbers([c.key for c in part.charges]), strict=True
             )
         ]
-        item = ["settle", f"{part.id:016x}", part.permits, parts, list(part.sent), member_name(part.who[0])]
+        item = ["settle", f"{part.id:016x}", part.permits, parts, list(part.sent), member_name(part.who[0]), stated]
         self.items.append(item)
         foreign = dict(zip(self.numbers(list(done.foreign)), done.foreign.values(), strict=True))
         self.expected.append([*self.answered(done), foreign])

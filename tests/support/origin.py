@@ -118,6 +118,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.do_ok(origin, params, seen)
 
+    def do_status(self, origin: Origin, params: dict[str, str], seen: int) -> None:
+        """The status that is asked for."""
+        self.answer(int(params["status"]), {"msg": "no"}, **origin.hints)
+
     def do_reset(self, origin: Origin, params: dict[str, str], seen: int) -> None:
         """Takes the request and closes the connection."""
         self.close_connection = True

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,11 +24,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from headgate.adapters._wire import Outbound, stale, surely_unsent, unconnected
 from headgate.errors import DeadlineExceeded
 from headgate.gate.errand import tried_of
+from headgate.gate.fates import described
 from headgate.gate.steps import Steps, drive, drive_async, waiting
 from headgate.ledger.limit import SECOND, Window, parted
 from headgate.policy.retry import Tried
 from headgate.rules.call import Outcome
-from headgate.rules.refusal import redact
 from headgate.stores.faults import ours
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ log = logging.getLogger("headgate")
 SIGNATURE_MARGIN = 0.25
 """Seconds before a signature goes stale by which the request must have left: its own way to the server."""
 
-_QUERY = re.compile(r"\?\S*")
 Family: TypeAlias = Callable[[], type[Exception]]
 """Gives the base error of a client library, imported only when it is needed."""
 
@@ -98,6 +96,7 @@ class Attempt:
         self.elsewhere = False
         self.told: Feedback | None = None
         self._told_at = 0.0
+        self._left = 0.0
         self.fate: Outcome | None = None
         self.text: tuple[dict[str, str], str] | None = None
 
@@ -143,6 +142,7 @@ class Attempt:
                 raise stale(error) from None  # a deadline that only the signature set is reported as what it is
             raise
         self._permit = permit
+        self._left = time.monotonic()
         self.slots = any(charge.limit.window is Window.SLOTS for charge in permit.plan.charges)
 
     def _patience(self) -> tuple[float | None, float]:
@@ -218,15 +218,12 @@ class Attempt:
             return
         self.fate = Outcome.NETWORK
         if unconnected(error):
-            self._tell(self._unreachable)
+            self._tell(lambda permit: setattr(self, "elsewhere", permit.unreachable()))
         elif unsent or surely_unsent(error):
             self.unsent()
         else:
             self.fate = Outcome.UNKNOWN
             self._tell(lambda permit: permit.unknown())
-
-    def _unreachable(self, permit: Permit) -> None:
-        self.elsewhere = permit.unreachable()
 
     def unsent(self) -> None:
         """Nothing was sent after all (no connection, an answer from a cache, another host)."""
@@ -240,9 +237,14 @@ class Attempt:
     def tried(self, error: BaseException | None) -> Tried | None:
         """What became of it, for whoever decides what follows; `error` is what the client raised, if it did."""
         if self.fate is not None:
-            said = f"{type(error).__name__}: {redact(_QUERY.sub('?[...]', str(error)))}" if error is not None else ""
+            said = described(error, time.monotonic() - self._left, self.netloc) if error is not None else ""
             return Tried(self.fate, self.fate is Outcome.UNKNOWN, reason=said)
         return tried_of(self.told, self._told_at)
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds that it may take from when it is sent; None: as long as its client lets it."""
+        return self._governor.gate.policies.attempt_timeout
 
     @property
     def waited(self) -> float:

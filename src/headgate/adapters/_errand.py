@@ -6,6 +6,7 @@ done around it is then the same for all (`headgate.gate.pipeline`), and so is th
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from headgate.adapters._wire import Outbound, in_family
 from headgate.errors import Blocked, CallFailed, HeadgateError, Rejected
 from headgate.gate import priorities
 from headgate.gate.errand import Errand, Reply, Served
-from headgate.gate.steps import Steps
+from headgate.gate.steps import Steps, on_asyncio, within
 from headgate.gate.trying import unknown
 from headgate.ledger.limit import SECOND
 from headgate.policy.freshness import Service
@@ -117,8 +118,10 @@ class Governed(Errand):
             attempt = attempt or (yield from self.begin(timeout))
             if attempt is None:
                 return (yield from self.untouched())
+            if self.leaving is not None:
+                self.leaving()
             try:
-                response = yield from self.once(attempt)
+                response = yield from self._in_time(attempt)
             except BaseException as error:
                 self.tried = attempt.tried(error)
                 if not (isinstance(error, Exception) and self.moves(attempt, error)):
@@ -126,6 +129,13 @@ class Governed(Errand):
             else:
                 self.tried = attempt.tried(None)
                 return response
+
+    def _in_time(self, attempt: Attempt) -> Steps[Any]:
+        """One attempt, for as long as one may take. What is not on asyncio is cut off by its client's own timeouts."""
+        longest = attempt.longest
+        if longest is None or not (self.is_async and on_asyncio()):
+            return (yield from self.once(attempt))
+        return (yield from within(self.once(attempt), longest, functools.partial(self.late, longest)))
 
     def fail(self, error: HeadgateError, cause: BaseException | None) -> Exception:
         """Also of the client's family: of the very kind that came from below, if one did."""

@@ -17,7 +17,7 @@ from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-from aiohttp import ClientError, TCPConnector, payload
+from aiohttp import ClientError, SocketTimeoutError, TCPConnector, payload
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -195,6 +195,9 @@ class _Hop(Governed):
     def untouched(self) -> Steps[Any]:
         return (yield functools.partial(self.handler, self.request))
 
+    def late(self, seconds: float) -> Exception:
+        return SocketTimeoutError(f"no answer within {seconds:g} s")
+
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
         body = yield response.read
         response.content = unread(body)
@@ -241,6 +244,7 @@ class _Request(Governed):
     def untouched(self) -> Steps[Any]:
         return (yield functools.partial(self.send, self.session, self.outbound.method, self.url))
 
+    late = _Hop.late
     read = _Hop.read
     label = _Hop.label
     discard = _Hop.discard

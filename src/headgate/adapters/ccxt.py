@@ -186,6 +186,9 @@ class _Call(Governed):
 
     def once(self, attempt: Attempt) -> Steps[Any]:
         path, _, _, params = self.request
+        longest = attempt.longest
+        if longest is not None and self.exchange.timeout > longest * 1000:
+            self.exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
         with _inside(attempt):
             try:
                 return (yield from attempt.carry(self.send(path, params), _observe))
@@ -217,6 +220,12 @@ class _Call(Governed):
             return error
         made: Exception = _family()(f"{exchange.id} {method} {url} {reply.status} {reason} {body}")
         return made
+
+    def late(self, seconds: float) -> Exception:
+        from ccxt.base.errors import RequestTimeout
+
+        error: Exception = RequestTimeout(f"{self.exchange.id}: no answer within {seconds:g} s")
+        return error
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
         if self.said is None:

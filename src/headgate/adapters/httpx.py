@@ -192,6 +192,8 @@ def _send(
 ) -> Steps[Any]:
     outbound = _outbound(request)
     attempt = take(outbound.netloc)
+    if attempt is not None:
+        _hurry(request, attempt)
     if attempt is not None and attempt.observed_above:
         return (yield functools.partial(send, request))
     if attempt is not None:
@@ -216,8 +218,13 @@ class _Call(Governed):
     send: Callable[[Any], Any]
 
     def once(self, attempt: Attempt) -> Steps[Any]:
+        _hurry(self.request, attempt)
         observe = functools.partial(_observe, self.request, self.is_async)
         return (yield from attempt.carry(functools.partial(self.send, self.request), observe))
+
+    def late(self, seconds: float) -> Exception:
+        error: Exception = library(type(self.request)).ReadTimeout(f"no answer within {seconds:g} s")
+        return error
 
     def untouched(self) -> Steps[Any]:
         return (yield functools.partial(self.send, self.request))
@@ -253,6 +260,16 @@ class _Call(Governed):
         )
         made.request, made.send = request, self.send
         return made
+
+
+def _hurry(request: Any, attempt: Attempt) -> None:
+    """Let no step of sending a request take longer than the attempt may."""
+    longest = attempt.longest
+    if longest is not None:
+        known = request.extensions.get("timeout") or {}
+        steps = {name: known.get(name) for name in ("connect", "read", "write", "pool")}
+        shorter = {name: longest if value is None else min(value, longest) for name, value in steps.items()}
+        request.extensions = {**request.extensions, "timeout": shorter}
 
 
 def _observe(request: Any, is_async: bool, attempt: Attempt, response: Any) -> Steps[Any]:

@@ -32,6 +32,8 @@ __all__ = ["patch", "pool_classes"]
 
 _MOST_CONNECTIONS = 256
 """Connections to one host that a pool keeps open at most, unless its user asked for more."""
+_NAMES = "retries redirect assert_same_host timeout pool_timeout release_conn chunked body_pos".split()  # noqa: SIM905
+"""What ``urlopen`` also takes by position, after the headers."""
 _BODY_MAX = 16_777_216
 """Bytes of an answer that are read ahead at most, to be classified or learned from."""
 
@@ -68,15 +70,17 @@ def _hook(cls: Any, governor: Governor) -> None:
 
     @functools.wraps(original_urlopen)
     def urlopen(self: Any, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **kw: Any) -> Any:
+        kw.update(zip(_NAMES, args, strict=False))
         outbound = _outbound(self, method, url, body, headers)
         above = peek(outbound.netloc) if outbound else None
         if above is not None and (not above.observed_above or above.taken()):
             # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
             pool, target = _leaving(self, above.egress, url)
-            return original_urlopen(pool, method, target, body, headers, *args, **kw)
+            _hurry(kw, pool, above)
+            return original_urlopen(pool, method, target, body, headers, **kw)
 
         def send(pool: Any, target: str) -> Any:
-            return original_urlopen(pool, method, target, body, headers, *args, **kw)
+            return original_urlopen(pool, method, target, body, headers, **kw)
 
         pool, target = _origin(self, url)
         rules = pool.headgate.match(outbound, _family)
@@ -132,6 +136,7 @@ class _Call(Governed):
 
     def once(self, attempt: Attempt) -> Steps[Any]:
         try:
+            _hurry(self.options, self.pool, attempt)
             with attempt.below(observed_above=False):
                 response = yield lambda: self.send(*_leaving(self.pool, attempt.egress, self.url))
         except BaseException as error:
@@ -194,6 +199,15 @@ class _Call(Governed):
         made = _Call(self.governor, outbound, self.rules, is_async=False, family=self.family, roams=self.roams)
         made.pool, made.url, made.send, made.options = self.pool, url, self.send, self.options
         return made
+
+
+def _hurry(options: dict[str, Any], pool: Any, attempt: Attempt) -> None:
+    """Let neither connecting nor reading take longer than the attempt may. `options`: of ``urlopen``."""
+    longest = attempt.longest
+    if longest is not None:
+        given = pool._get_timeout(options["timeout"]) if "timeout" in options else pool.timeout.clone()
+        given.total = longest if given.total is None else min(given.total, longest)
+        options["timeout"] = given
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,6 +55,7 @@ class Errand(ABC):
         service: where an answer came from that was made for this call.
         patient: whether the timeout of its attempts is one that the program has asked for, so that they wait for the end of
             a block as well.
+        leaving: called when the next attempt has its permit and is about to be sent.
     """
 
     rules: Provider
@@ -63,6 +65,7 @@ class Errand(ABC):
     urgent: bool = False
     service: Service = Service.FRESH
     patient: bool = False
+    leaving: Callable[[], None] | None = None
 
     replayable = True
     """Whether it can be sent more than once (its body is not a stream)."""
@@ -84,6 +87,10 @@ class Errand(ABC):
 
     def label(self, response: Any, served: Served) -> None:
         """Say on a real answer where it came from, where the client has a place for that."""
+
+    def late(self, seconds: float) -> Exception:
+        """The client's own error for an attempt that was cut off after so many seconds."""
+        return TimeoutError(f"no answer within {seconds:g} s")
 
     def other(self, call: Call) -> Errand | None:
         """Another call by the same client, to the same host; None if it cannot be made here."""
@@ -109,7 +116,8 @@ def tried_of(told: Feedback | None, now: float) -> Tried:
     if told is None or told.outcome is Outcome.OK:
         return Tried(Outcome.OK)
     at = None if told.retry_in is None else now + told.retry_in / SECOND
-    return Tried(told.outcome, told.acted, at, bool(told.full or told.blocks), told.reason)
+    held = bool(told.full or told.blocks)
+    return Tried(told.outcome, told.acted, at, held, told.reason, now + told.held / SECOND)
 
 
 def packed(reply: Reply, at: int, ttl: float) -> bytes:

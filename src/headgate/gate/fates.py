@@ -5,11 +5,13 @@ Classes of libraries are recognised by name, so that none is imported.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from headgate.rules.call import Outcome
+from headgate.rules.refusal import redact
 
-__all__ = ["fate_of", "surely_unsent", "unconnected"]
+__all__ = ["described", "fate_of", "surely_unsent", "unconnected"]
 
 _UNSENT = frozenset(
     """httpx.ConnectError httpx.ConnectTimeout httpx.PoolTimeout httpx.UnsupportedProtocol httpx.ProxyError
@@ -33,6 +35,9 @@ _BLAMELESS = frozenset(
 )
 """No address would have done better."""
 
+_PHASES = (("pool", "pool timeout"), ("connect", "connect timeout"), ("write", "write timeout"))
+"""What the name of a timeout's class holds, and what to call it; any other is one of reading."""
+_QUERY = re.compile(r"\?\S*")
 
 _MISTAKES = frozenset({AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError, ValueError})
 """Exceptions of exactly these types are somebody's bug and say nothing of the network."""
@@ -43,6 +48,26 @@ def fate_of(error: BaseException) -> Outcome | None:
     if surely_unsent(error):
         return Outcome.NETWORK
     return None if type(error) in _MISTAKES else Outcome.UNKNOWN
+
+
+def described(error: BaseException, seconds: float, host: str) -> str:
+    """One line for people: which exception it was, what it waited for, how long after it was sent, and whom it asked.
+
+    Holds no query and nothing that could be a key.
+
+    Args:
+        error: what the client raised.
+        seconds: from sending to the error.
+        host: ``host:port``, or what else to call whom it asked.
+    """
+    kind = type(error)
+    package = kind.__module__.partition(".")[0]
+    name = kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
+    text = redact(_QUERY.sub("?[...]", str(error) or str(error.__cause__ or ""))).rstrip(".")
+    timeout = ""
+    if isinstance(error, TimeoutError) or "timeout" in kind.__name__.lower():
+        timeout = next((words for part, words in _PHASES if part in kind.__name__.lower()), "read timeout") + " "
+    return f"{name}{f': {text}' if text else ''} ({timeout}after {seconds:.1f} s, {host})"
 
 
 def surely_unsent(error: BaseException) -> bool:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headgate.gate import priorities
 from headgate.gate.errand import Errand, Reply, Served, tried_of
-from headgate.gate.fates import fate_of
+from headgate.gate.fates import described, fate_of
 from headgate.gate.permit import Permit
-from headgate.gate.steps import Steps, waiting
+from headgate.gate.steps import Steps, waiting, within
 from headgate.policy.freshness import Service
 from headgate.policy.retry import Tried
 from headgate.rules.call import Call, Outcome
-from headgate.rules.refusal import redact
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
@@ -84,18 +86,49 @@ class OwnErrand(Errand):
             **{**self._options, "timeout": patience, "block_wait": block_wait},
         )
         yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
+        if self.leaving is not None:
+            self.leaving()
+        left, longest = time.monotonic(), gate.policies.attempt_timeout
         try:
-            status, headers, body = yield functools.partial(self._send, permit)
+            if longest is None:
+                status, headers, body = yield functools.partial(self._send, permit)
+            elif self.is_async:
+                status, headers, body = yield from within(self._sending(permit), longest, lambda: self.late(longest))
+            else:
+                status, headers, body = yield functools.partial(self._cut_off, permit, longest)
         except BaseException as error:
             fate = fate_of(error) if isinstance(error, Exception) else None
             permit.refund() if fate is Outcome.NETWORK else permit.unknown()
             if fate is not None:
-                reason = f"{type(error).__name__}: {redact(str(error))}"
+                reason = described(error, time.monotonic() - left, self.rules.namespace)
                 self.tried = Tried(fate, fate is Outcome.UNKNOWN, reason=reason)
             raise
         told = permit.settle(status, headers, body)
         self.tried = tried_of(told, time.monotonic())
         return Got(status, headers, body)
+
+    def _sending(self, permit: Permit) -> Steps[Any]:
+        return (yield functools.partial(self._send, permit))
+
+    def _cut_off(self, permit: Permit, seconds: float) -> Any:
+        """Send in a thread, which is left to itself when its time is over: nothing can stop it from outside."""
+        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                done.put((self._send(permit), None))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                done.put((None, error))
+
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(work,), name="headgate-attempt", daemon=True).start()
+        try:
+            result, error = done.get(timeout=seconds)
+        except queue.Empty:
+            raise self.late(seconds) from None
+        if error is not None:
+            raise error
+        return result
 
     def read(self, response: Got) -> Steps[tuple[Reply | None, Got]]:
         return Reply(response.status, tuple(response.headers.items()), response.body), response

@@ -1,23 +1,31 @@
-"""Pace after refusals, kept for all processes: what one finds out about a limit, the others use from their next call on."""
+"""Pace after refusals, kept for all processes: what one finds out about a limit, the others use from their next call on.
+
+Two rows beside the stated numbers of a provider: the part of a limit that is used, and how often in a row a scope was
+refused without a word on when to come back.
+"""
 
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from headgate.ledger.limit import SECOND, Charge, Window
-from headgate.policy.pace import WHOLE, Pace, Paced
+from headgate.policy.pace import WHOLE, Pace, Paced, Streak
+from headgate.policy.retry import Retry
 from headgate.rules.call import Feedback, Plan
 from headgate.rules.provider import Provider
-from headgate.stores.inforce import PACED
+from headgate.stores.inforce import PACED, REFUSED
 
 if TYPE_CHECKING:
     from headgate.gate.gate import Gate
 
 __all__ = ["Pacing"]
 
+_SPREAD: Final = (1.0, 1.5)
+"""Jitter of a hold whose length is a guess, unless the user has set another: never shorter than the last one."""
 _GUESSED: Final = 0.85
 """What is left of a limit whose number is a guess: it is refused again and again, so each time costs less than usual."""
 
@@ -30,6 +38,10 @@ class Pacing:
         self._events = gate.events
         self._next: dict[str, float] = {}
         """By ledger key, steady seconds before which there is nothing to do."""
+        retry = gate.policies.retry
+        self._retry = retry if isinstance(retry, Retry) else Retry()
+        self._refused: dict[str, tuple[Mapping[str, tuple[int, int]], frozenset[str]]] = {}
+        """By namespace, the rows as they were looked at last, and those among them that tell of refusals in a row."""
 
     def throttled(self, rules: Provider, plan: Plan, told: Feedback) -> None:
         """A call was refused. Where nothing that the provider says explains it, less of the limit is used."""
@@ -50,6 +62,46 @@ class Pacing:
             if waited or not pace.guessed:
                 self._next[charge.key] = time.monotonic() + pace.step
                 self._apart(self._grow, plan.provider, charge, pace)
+
+    def longer(self, namespace: str, scope: str, least: int, sent: int, mono: int, *, filled: int = 0) -> int:
+        """How long to hold a scope that was refused without a word on when to come back: longer each time in a row.
+
+        Args:
+            namespace: the provider's.
+            scope: an owner, or the key of a ledger.
+            least: ns that it is held at least.
+            sent, mono: when the refused call was sent, and now, steady ns.
+            filled: ns for which its ledger has no room anyway; that is enough for the first in a row.
+
+        Returns:
+            ns.
+        """
+        skew = sum(self._store.skew()) // 2
+        row = REFUSED + scope[len(namespace) + 1 :]
+        before = Streak(*self._store.learned.get(namespace, {}).get(row, (0, 0)))
+        nth = before.nth(sent + skew, mono + skew)
+        low, high = (1.0, 1.0) if nth == 1 and filled else _SPREAD
+        length = int(self._retry.pause(nth, random.random(), spread=(low, high), least=least / SECOND) * SECOND)
+        if nth > before.refusals or not before.covers(sent + skew, mono + skew):
+            self._store.learn(namespace, {row: (nth, mono + skew + max(length, filled))})
+        return max(length, least)
+
+    def went_well(self, plan: Plan, sent: int) -> None:
+        """A call went well that was sent at the steady instant `sent` (ns): refusals of its scopes before that are over."""
+        known = self._store.learned.get(plan.provider)
+        if not known:
+            return
+        seen, rows = self._refused.get(plan.provider, (None, frozenset()))
+        if seen is not known:
+            rows = frozenset(row for row, (refusals, _) in known.items() if refusals and row.startswith(REFUSED))
+            self._refused[plan.provider] = known, rows
+        if not rows:
+            return
+        start, skew = len(plan.provider) + 1, sum(self._store.skew()) // 2
+        scopes = {REFUSED + scope[start:] for scope in (*plan.scopes, *(charge.key for charge in plan.charges))}
+        over = {row: (0, 0) for row in rows & scopes if known[row][1] <= sent + skew}
+        if over:
+            self._store.learn(plan.provider, over)
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         topic = f"pace:{charge.key}"

@@ -13,6 +13,7 @@ from headgate.ledger.limit import SECOND, Instant, Window
 from headgate.pools.pool import Choice
 from headgate.rules.call import Answer, Block, Feedback, Outcome, Plan
 from headgate.rules.provider import Provider
+from headgate.rules.times import Wait
 from headgate.stores.records import LEASE, Answered, Grant
 
 if TYPE_CHECKING:
@@ -103,9 +104,12 @@ class Settling:
                     told.actual[charge.key] = cost
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
-        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full)
-        for block in told.blocks:
-            self._shut(rules, block, grant, now)
+        # Where the provider says when to come back, that is how long the limit is shut, and no more is made of it.
+        stated = told.wait is not None
+        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full, stated=stated)
+        # Only now, by the clock that this very answer has taught.
+        told.retry_in = None if told.wait is None else told.wait.length(now)
+        told.held = self._hold(rules, plan, told, grant, now)
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
             self._pacing.throttled(rules, plan, told)
@@ -113,6 +117,7 @@ class Settling:
             self._events.say("overloaded", f"{plan.route} was not served: {told.reason}", namespace, route=plan.route)
         elif told.outcome is Outcome.OK:
             self._pacing.answered(rules, plan, waited=waited)
+            self._pacing.went_well(plan, grant.sent.mono)
         self.after(namespace, done)
         return told
 
@@ -123,10 +128,30 @@ class Settling:
         elif told.outcome is not Outcome.BANNED:
             self._gate.egress.worked(choice, told.used)
 
-    def _shut(self, rules: Provider, block: Block, grant: Grant, now: Instant) -> None:
-        namespace = rules.namespace
-        length = max(0, block.until - now.lo) if block.until else self._ban_length(rules, block.scope, grant, now.mono)
-        if not length:
+    def _hold(self, rules: Provider, plan: Plan, told: Feedback, grant: Grant, now: Instant) -> int:
+        """Keep calls back as the answer says; returns for how long at most, ns.
+
+        Where the provider does not say for how long, it is a guess, which grows while the provider goes on refusing.
+        """
+        held = 0
+        guessed = told.outcome is Outcome.THROTTLED and told.wait is None
+        for block in told.blocks:
+            wait = block.wait
+            length = self._ban_length(rules, block.scope, grant, now.mono) if wait is None else wait.length(now)
+            if guessed:
+                length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
+            held = max(held, length)
+            self._shut(rules.namespace, block, length, now)
+        if guessed:
+            for key, filled in _filled(plan, told, now).items():
+                length = self._pacing.longer(plan.provider, key, 0, grant.sent.mono, now.mono, filled=filled)
+                held = max(held, length, filled)
+                if length > filled:
+                    self._shut(rules.namespace, Block(key, None, "throttle", told.reason), length, now)
+        return held
+
+    def _shut(self, namespace: str, block: Block, length: int, now: Instant) -> None:
+        if length <= 0:
             return
         # Calls that were on their way when it began are told the same end: that is news once.
         alike = [
@@ -181,4 +206,23 @@ class Settling:
         edges = [charge.limit.period for charge in plan.charges if charge.limit.window is Window.FIXED]
         if edges:
             self._times.clock(plan.provider).widen(min(edges) // 2)
-        self._events.say("throttled", f"{plan.route} was refused: {told.reason}", plan.provider, route=plan.route)
+        wait = f"; such calls wait {told.held / SECOND:.1f} s" if told.held else ""
+        self._events.say(
+            "throttled", f"{plan.route or 'a call'} was refused: {told.reason}{wait}", plan.provider,
+            route=plan.route, seconds=told.held / SECOND,
+        )  # fmt: skip
+
+
+def _filled(plan: Plan, told: Feedback, now: Instant) -> dict[str, int]:
+    """The limits that a refusal has filled, and in how many ns each has room for the same call again."""
+    found = dict.fromkeys(told.full, 0)
+    for key, limit, cost in plan.charges:
+        if key not in found or not limit.period:
+            continue
+        if limit.window is Window.FIXED:
+            found[key] = Wait(window=(limit.period, limit.origin)).length(now)
+        elif limit.window is Window.BUCKET:
+            found[key] = limit.period * cost // (limit.refill or limit.capacity)
+        else:
+            found[key] = limit.period
+    return found

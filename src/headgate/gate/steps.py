@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Parked", "Steps", "drive", "drive_async", "on_asyncio", "pausing", "waiting"]
+__all__ = ["Parked", "Steps", "drive", "drive_async", "on_asyncio", "pausing", "waiting", "within"]
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
@@ -72,6 +72,38 @@ async def _sleep(seconds: float) -> None:
     import asyncio
 
     await asyncio.sleep(seconds)
+
+
+def within(steps: Steps[T], seconds: float, late: Callable[[], Exception]) -> Steps[T]:
+    """The same flow, driven by `drive_async` on asyncio, for so many seconds at most.
+
+    Raises:
+        Exception: what `late` makes, inside the flow, where the time is over.
+    """
+    ends = time.monotonic() + seconds
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = yield functools.partial(_in_time, step, ends, late)
+            except BaseException as error:  # noqa: BLE001 - handed to the flow, which raises it again
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def _in_time(step: Callable[[], Awaitable[Any]], ends: float, late: Callable[[], Exception]) -> Any:
+    import asyncio
+
+    try:
+        async with asyncio.timeout(max(0.0, ends - time.monotonic())) as time_left:
+            return await step()
+    except TimeoutError as error:
+        if time_left.expired():
+            raise late() from error
+        raise
 
 
 def on_asyncio() -> bool:

@@ -28,7 +28,7 @@ _GAP: Final = SECOND // 1000
 
 
 def moment() -> tuple[int, int]:
-    """Steady and wall clock, read together, ns. A thread that loses its processor in between does not see a clock that steps."""
+    """Steady and wall clock, read together, ns: a thread that loses its processor in between sees no clock that steps."""
     for _ in range(8):
         mono, wall = time.monotonic_ns(), time.time_ns()
         if time.monotonic_ns() - mono < _GAP:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
 from headgate.gate.breakers import Breakers
 from headgate.gate.errand import Errand
 from headgate.gate.steps import Steps, pausing
+from headgate.ledger.limit import SECOND
 from headgate.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried
 from headgate.rules.call import Outcome, Plan
 
@@ -32,6 +35,7 @@ class Trying:
     """
 
     def __init__(self, gate: Gate, retry: Retry | None, breakers: Breakers | None) -> None:
+        self._gate = weakref.proxy(gate)
         self._events = gate.events
         self._max_wait = gate.max_wait
         self._retry = retry
@@ -61,19 +65,32 @@ class Trying:
                 if error is not None:
                     raise error
                 return response
+            failed = time.monotonic()
             story.append(f"{tried.outcome}{': ' + tried.reason.rstrip('.') if tried.reason else ''}")
             verdict = self._verdict(retry, errand, repeat, tried, len(story))
             if isinstance(verdict, Stop):
                 return self._stop(errand, plan, verdict, story, response, error, begun)
             if response is not None:
                 yield from errand.discard(response)
+            delay = max(verdict.delay, self._held(plan, tried))
             self._events.say(
-                "retry", f"{plan.route or 'a call'} is made again in {verdict.delay:.2f} s: {story[-1]}", plan.provider,
-                route=plan.route, attempt=len(story) + 1, outcome=str(tried.outcome), delay=verdict.delay,
+                "retry", f"{plan.route or 'a call'} is made again in {delay:.2f} s: {story[-1]}", plan.provider,
+                route=plan.route, attempt=len(story) + 1, outcome=str(tried.outcome), delay=delay,
             )  # fmt: skip
+            errand.leaving = functools.partial(_left, errand, story, failed)
             if verdict.delay:
-                story[-1] += f" (again after {verdict.delay:.2f} s)"
                 yield pausing(verdict.delay, is_async=errand.is_async)
+
+    def _held(self, plan: Plan, tried: Tried) -> float:
+        """Seconds for which the gate will hold the next attempt by itself, as far as is known: by what the last answer
+        said, and by what holds such calls anyway, a ban for one."""
+        now = time.monotonic_ns()
+        held = tried.until - now / SECOND
+        if not self._gate.egress.pools:  # else it may leave from another address
+            no = self._gate.store.blocks.against(plan.scopes, plan.charges, now)
+            if no is not None and not no.unknown:
+                held = max(held, (no.opens - now) / SECOND)
+        return held
 
     def _once(
         self, errand: Errand, plan: Plan, deadline: float, story: list[str]
@@ -147,6 +164,12 @@ class Trying:
         text = f"{plan.route or 'a call'} failed: {tries}. {why}"
         self._events.say("gave up", text, plan.provider, route=plan.route, tries=len(story))
         return RetriesExhausted(text, route=plan.route, tries=tuple(story), response=response)
+
+
+def _left(errand: Errand, story: list[str], failed: float) -> None:
+    """The next attempt leaves: now it is known how long it has waited, for its backoff, a ban, a limit, or all."""
+    errand.leaving = None
+    story[-1] += f" (again after {time.monotonic() - failed:.2f} s)"
 
 
 def unknown(errand: Errand, plan: Plan, story: list[str], response: object = None) -> CallFailed:

@@ -226,9 +226,11 @@ class Ledger:
     def confirm(self, sent: Instant) -> None:
         """A call that was reserved at `sent` was answered and not refused; only asked during a `trial`."""
 
-    def overrun(self, sent: Instant, now: Instant) -> None:
-        """The provider refused a call that was reserved at `sent`, because this limit is used up."""
-        self.fill(now)
+    def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
+        """The provider refused a call that was reserved at `sent`, because this limit is used up; if it `stated` for how
+        long, a block holds it, and nothing more is made of it here."""
+        if not stated:
+            self.fill(now)
 
     def doubt(self, now: Instant) -> None:
         """The clock by which windows were told was wrong; `now` is by the right one. Let nothing spent be forgotten early."""

@@ -237,14 +237,14 @@ class Fixed(Ledger):
             self._end_trial()
             self._place()
 
-    def overrun(self, sent: Instant, now: Instant) -> None:
+    def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
         edges, begin = self.edges, self.roll - self.limit.period
         if begin <= sent.mono < self._possible(now, edges.whole) and edges.sent < begin:
             self._take_back(now, self.limit.usable)
             return
         if edges.blind:
             self._open(now)
-        self.fill(now)
+        super().overrun(sent, now, stated)
 
     def doubt(self, now: Instant) -> None:
         self.edges.begin(now)

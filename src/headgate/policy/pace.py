@@ -12,11 +12,15 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-__all__ = ["WHOLE", "Pace", "Paced"]
+from headgate.ledger.limit import SECOND
+
+__all__ = ["WHOLE", "Pace", "Paced", "Streak"]
 
 WHOLE: Final = 1000
 """The part of a limit that is used is told in thousandths."""
 _LEAST: Final = 10
+_FORGOTTEN: Final = 600 * SECOND
+"""Ns after a hold has ended without a further refusal by which nobody remembers it."""
 _PACKED: Final = struct.Struct("<iidi")
 
 
@@ -47,6 +51,29 @@ class Paced(NamedTuple):
         read = cls(*_PACKED.unpack(note))
         whole = all(0 < part <= WHOLE for part in (read.part, read.top, read.low)) and math.isfinite(read.cut)
         return read if whole else cls()
+
+
+class Streak(NamedTuple):
+    """Refusals in a row of one scope, none of which said when to come back.
+
+    Attributes:
+        refusals: how many; calls that were on their way together count as one.
+        ends: steady ns, of the store's clock, until which calls are held for the last.
+    """
+
+    refusals: int = 0
+    ends: int = 0
+
+    def covers(self, sent: int, now: int) -> bool:
+        """Whether a call sent at `sent` (steady ns) left before the last hold was over: then it tells nothing new."""
+        return self.refusals > 0 and sent < self.ends < now + _FORGOTTEN
+
+    def nth(self, sent: int, now: int) -> int:
+        """Which in a row a refusal is that came at `now` to a call sent at `sent`."""
+        if self.covers(sent, now):
+            return self.refusals
+        # A clock that began anew (a reboot), or a refusal so long ago that it was another trouble.
+        return self.refusals + 1 if 0 <= now - self.ends < _FORGOTTEN else 1
 
 
 @dataclass(frozen=True, slots=True)

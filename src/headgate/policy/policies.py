@@ -65,5 +65,10 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise RuleError(f"no policy is called {unknown[0]!r}: use all, none, or some of {known}")
         return cls(**dict.fromkeys(names, True))
 
+    @property
+    def attempt_timeout(self) -> float | None:
+        """Seconds that one attempt may take; None: as long as its client lets it."""
+        return self.retry.attempt_timeout if isinstance(self.retry, Retry) else None
+
     def __bool__(self) -> bool:
         return any((self.retry, self.breaker, self.cache, self.batch))

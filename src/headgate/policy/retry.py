@@ -29,6 +29,7 @@ class Tried:
         retry_at: steady seconds before which the provider wants no other try; None if it did not say.
         held: whether a limit or a block now holds the next attempt by itself until it may pass.
         reason: one line for people, without secrets.
+        until: steady seconds until which it is held, as far as is known.
     """
 
     outcome: Outcome
@@ -36,6 +37,7 @@ class Tried:
     retry_at: float | None = None
     held: bool = False
     reason: str = ""
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +69,35 @@ class Stop(NamedTuple):
     unknown: bool = False
 
 
+Seconds = Annotated[float, Meta(ge=0, title="seconds from 0")]
+Factor = Annotated[float, Meta(ge=0, title="a factor from 0")]
+
+
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often and how soon a failed call is made again.
 
     Attributes:
-        attempts: tries in all; scenario B's bot used 3 and then 5, D's at most 5 retries.
-        first: seconds of the first backoff's upper bound; the real one is drawn between 0 and it (full jitter).
-        factor: by which the bound grows from try to try; B: 2, 4, 8, 16, 32 s.
+        attempts: tries in all.
+        first: seconds of the first backoff, before jitter.
+        factor: by which the backoff grows from try to try.
         longest: seconds beyond which it does not grow.
+        backoff: seconds of each backoff instead of `first`, `factor` and `longest`; the last one is repeated.
+        jitter: each backoff is multiplied by a number drawn between these two. None: between 0 and 1 (full jitter); with
+            `backoff`, none.
+        attempt_timeout: seconds that one attempt may take from when it is sent. A call that was cut off so was sent: it is
+            made again only if that is safe.
         deadline: seconds from asking to the last retry; None: the gate's `max_wait`.
         budget: retries allowed per call made by this process, in the long run, so that retries never storm.
         reserve: retries per second allowed on top, so that a quiet process may retry at all.
     """
 
     attempts: Annotated[int, Meta(ge=1, le=100, title="tries from 1 to 100")] = 6
-    first: Annotated[float, Meta(ge=0, title="seconds from 0")] = 1.0
+    first: Seconds = 1.0
     factor: Annotated[float, Meta(ge=1, title="a factor from 1")] = 2.0
-    longest: Annotated[float, Meta(ge=0, title="seconds from 0")] = 32.0
+    longest: Seconds = 32.0
+    backoff: Annotated[tuple[Seconds, ...], Meta(max_length=100, title="a list of seconds from 0")] = ()
+    jitter: Annotated[tuple[Factor, Factor], Meta(title="two factors from 0")] | None = None
+    attempt_timeout: Annotated[float, Meta(gt=0, title="seconds above 0")] | None = None
     deadline: Annotated[float, Meta(gt=0, title="seconds above 0")] | None = None
     budget: Annotated[float, Meta(ge=0, title="retries per call, from 0")] = 0.2
     reserve: Annotated[float, Meta(ge=0, title="retries per second, from 0")] = 1.0
@@ -114,7 +128,23 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return 0.0  # the gate holds it to the very instant
         if tried.retry_at is not None:
             return max(0.0, tried.retry_at - now)
-        return dice * backoff(nth, self.first, self.factor, self.longest)
+        return self.pause(nth, dice)
+
+    def pause(self, nth: int, dice: float, *, spread: tuple[float, float] = (0.0, 1.0), least: float = 0.0) -> float:
+        """Seconds to wait after the `nth` failure in a row.
+
+        Args:
+            nth: from 1.
+            dice: a random number from 0 to 1.
+            spread: the jitter where the user has said nothing of it.
+            least: seconds of the first wait at least, from which the next ones grow.
+        """
+        if self.backoff:
+            bound = max(least, self.backoff[min(nth, len(self.backoff)) - 1])
+        else:
+            bound = backoff(nth, max(self.first, least), self.factor, max(self.longest, least))
+        low, high = sorted(self.jitter) if self.jitter else ((1.0, 1.0) if self.backoff else spread)
+        return bound * (low + dice * (high - low))
 
 
 def backoff(nth: int, first: float, factor: float, longest: float) -> float:

@@ -16,7 +16,7 @@ from headgate.rules.reading import FAULTS, dig_json
 from headgate.rules.refusal import Refusals
 from headgate.rules.routing import CompiledRoute
 from headgate.rules.schema import File, Learn, LimitHeaders
-from headgate.rules.times import http_date, instant, interval_name
+from headgate.rules.times import http_date, instant, interval_name, stated
 
 __all__ = ["Listener"]
 
@@ -83,7 +83,14 @@ class Listener:
         return (self._recipes.get(plan) or self._recipe(plan)).needs_body
 
     def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
-        """Everything `answer` tells; `now` in Unix ns. Whatever cannot be read of it tells nothing, and the rest counts."""
+        """Everything `answer` tells; whatever cannot be read of it tells nothing, and the rest counts.
+
+        Args:
+            plan: of the call.
+            answer: to it.
+            now: what the server's clock is believed to show at the earliest, Unix ns. It only tells what is ahead from
+                what is past: the answer's own date goes before it.
+        """
         recipe = self._recipes.get(plan) or self._recipe(plan)
         result = Feedback()
         try:
@@ -96,17 +103,18 @@ class Listener:
     def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> None:
         """Read an answer into `result`; `part` calls what reads one part of it."""
         headers = answer.headers
+        date = headers.get("date")
+        if date is not None:
+            result.server_time = part("date", self._server_time, date)
+        seen = now if result.server_time is None else result.server_time[0]
         charged = True
         if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
-            charged = self._refused(plan, answer, now, result, part)
+            charged = self._refused(plan, answer, seen, result, part)
         if plan.feedback:
             if recipe.used:
                 part("counters", _count_used, recipe.used, headers, result)
             for report in recipe.reports:
-                part("reports", self._report, report, headers, now, result)
-        date = headers.get("date")
-        if date is not None:
-            result.server_time = part("date", self._server_time, date)
+                part("reports", self._report, report, headers, seen, result)
         if not charged:
             result.actual = {charge.key: 0 for charge in plan.charges}
         elif recipe.ok and result.outcome is Outcome.OK:
@@ -159,7 +167,7 @@ class Listener:
                     result.learned[self._ledger(self._limits[name], key) if key else name] = numbers
                 result.used.update({keys[name]: count for name, count in used.items() if name in keys})
 
-    def _report(self, report: _Report, headers: Mapping[str, str], now: int, result: Feedback) -> None:
+    def _report(self, report: _Report, headers: Mapping[str, str], seen: int, result: Feedback) -> None:
         """Limit, rest, reset and cost as headers state them.
 
         What remains is counted in the provider's window, which may be another than ours by the time the answer is here:
@@ -174,12 +182,10 @@ class Listener:
         remaining = _count(headers.get(names.remaining)) if names.remaining else None
         if remaining is not None:
             result.used[report.key] = max((capacity or limit.capacity) - remaining, 0)
-            reset = (
-                instant(headers.get(names.reset), names.reset_format, now) if names.reset and not remaining else None
-            )
+            wait = stated(headers.get(names.reset), names.reset_format) if names.reset and not remaining else None
             # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
-            if reset is not None and now < reset <= now + max(2 * limit.period, 60 * SECOND):
-                result.blocks += (Block(report.key, reset, "limit", "no units remain until the stated reset"),)
+            if wait is not None and 0 < (wait.after or wait.at - seen) <= max(2 * limit.period, 60 * SECOND):
+                result.blocks += (Block(report.key, wait, "limit", "no units remain until the stated reset"),)
         cost = _count(headers.get(names.cost)) if names.cost else None
         if cost is not None:
             result.actual[report.key] = cost

@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
 from headgate.ledger.limit import Charge
+from headgate.rules.times import Wait
 
 __all__ = ["Answer", "Block", "Call", "Feedback", "Identity", "Outcome", "Plan", "Priority"]
 
@@ -110,13 +111,13 @@ class Block:
 
     Attributes:
         scope: the owner, as in `Plan.scopes`, or a `Charge.key` to hold one limit only.
-        until: wall-clock Unix nanoseconds, or 0 when the provider named no end (the rules' default applies then).
+        wait: how long; None for a ban of which the provider named no end: it is longer for those who were banned before.
         kind: ``ban``, ``throttle``, ``pause``; ``limit`` where a ledger's budget is spent until then, which calls wait for.
         reason: one line for people; never holds a secret.
     """
 
     scope: str
-    until: int
+    wait: Wait | None
     kind: str = "ban"
     reason: str = ""
 
@@ -135,7 +136,9 @@ class Feedback:
         learned: limits as the provider states them: limit name -> (capacity in units, period in ns).
         reason: one line for people (code and text of a refusal), without secrets.
         acted: whether the provider may have done what was asked; False if it surely refused before.
-        retry_in: ns after the answer before which the provider wants no other try; None if it says nothing.
+        wait: for how long the provider wants no other try; None if it says nothing.
+        retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
+        held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
         unreadable: which parts of the answer could not be read, and so tell nothing here; ``""``: none.
     """
 
@@ -148,5 +151,7 @@ class Feedback:
     learned: dict[str, tuple[int, int]] = field(default_factory=dict)
     reason: str = ""
     acted: bool = True
+    wait: Wait | None = None
     retry_in: int | None = None
     unreadable: str = ""
+    held: int = 0

@@ -13,7 +13,8 @@ from headgate.rules.reading import decoded, dig, sought
 from headgate.rules.reading import text as as_text
 from headgate.rules.routing import spread
 from headgate.rules.schema import File, Refusal, Retry
-from headgate.rules.times import duration, instant, interval_period
+from headgate.rules.standard import Standard, read_standard
+from headgate.rules.times import DAY, Wait, bounded, duration, interval_period, latest, stated
 
 __all__ = ["Refusals", "redact"]
 
@@ -23,7 +24,11 @@ _MOST_SEARCHED: Final = 4096
 """Characters of it in which patterns are sought: of those of a rule file some take time that grows with the square."""
 _MAY_HAVE_ACTED: Final = frozenset({Outcome.OK, Outcome.OVERLOADED, Outcome.FAILED})
 """Errors after which a provider may still have done what was asked; the others are refusals."""
-_RETRY_AFTER: Final = Retry(header="retry-after", format="retry-after")
+_TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED})
+_SHUT_OUT: Final = frozenset({403, 418})
+"""Statuses that, with a word on when to come back, mean whoever asks and not what is asked for: a firewall's, a ban's."""
+_LONGEST: Final = 7 * DAY
+"""Ns beyond which no standard header is believed. A rule file's `longest` bounds the provider's own hints."""
 
 
 class Refusals:
@@ -31,7 +36,7 @@ class Refusals:
 
     def __init__(self, file: File, namespace: str, limits: Mapping[str, Limit]) -> None:
         self._refusals = file.refusals
-        self._hints = file.hints.retry or [_RETRY_AFTER]
+        self._hints = file.hints.retry
         self._shortest = duration(file.hints.shortest)
         self._longest = duration(file.hints.longest)
         self._prefix = f"{namespace}/"
@@ -45,7 +50,14 @@ class Refusals:
         self._marks = {status: _marks(file.refusals, status) for status in self.odd_statuses}
 
     def read(self, plan: Plan, answer: Answer, now: int, result: Feedback) -> bool:
-        """Classify `answer` into `result`. False if the provider does not charge a call it refuses so."""
+        """Classify `answer` into `result`. False if the provider does not charge a call it refuses so.
+
+        Args:
+            plan: of the call.
+            answer: to it.
+            now: what the server's clock shows at the earliest, Unix ns.
+            result: what is written to.
+        """
         if answer.status < 400 and not _suspicious(answer.body, self._marks[answer.status]):
             return True
         body, text = _opened(answer.body)
@@ -57,18 +69,26 @@ class Refusals:
                 self._unknown(plan, answer, body, text, now, result)
             return True
         result.outcome = Outcome(refusal.outcome)
-        if result.outcome is not Outcome.OK:
-            result.reason = _reason(answer.status, text)
-            # A provider does not count what it turned away at the door.
-            result.acted = refusal.charged and result.outcome in _MAY_HAVE_ACTED
-        retry = self._hints if refusal.retry is None else refusal.retry
-        until = self._until(retry, answer.headers, body, text, now)
-        result.retry_in = None if until is None else until - now
+        if result.outcome is Outcome.OK:
+            return refusal.charged
+        result.reason = _reason(answer.status, text)
+        # A provider does not count what it turned away at the door.
+        result.acted = refusal.charged and result.outcome in _MAY_HAVE_ACTED
+        hints = self._hints if refusal.retry is None else refusal.retry
+        standard = read_standard(answer.headers)
+        wait = self._wait(hints, standard, answer.headers, body, text, now)
+        hold = duration(refusal.hold) if refusal.hold else 0
+        if (
+            wait is not None and refusal.retry == []
+        ):  # its hints are known to be wrong: they never shorten what is known
+            wait = wait._replace(after=max(wait.after, hold))
+        result.wait = wait
         if refusal.limits or (result.outcome is Outcome.THROTTLED and not refusal.block):
-            end = now + duration(refusal.hold) if until is None and refusal.hold else until
-            self._hold_limits(self._named(refusal, text, plan), plan, end, now, result)
+            end = Wait(after=hold) if wait is None and hold else wait
+            self._hold_limits(self._named(refusal, text, plan), plan, end, result)
         if refusal.block:
-            self._hold_owner(refusal, plan, until, now, result)
+            self._hold_owner(refusal.block, plan, wait, hold, result)
+        self._hold_at_all(plan, standard, result)
         return refusal.charged
 
     def bare(self, plan: Plan, status: int, result: Feedback) -> None:
@@ -82,23 +102,43 @@ class Refusals:
         result.outcome = Outcome(refusal.outcome)
         result.reason = _reason(status, "")
         if refusal.block:
-            self._hold_owner(refusal, plan, None, 0, result)
+            self._hold_owner(refusal.block, plan, None, 0, result)
 
     def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
         """An error that no signature knows: what HTTP says."""
         result.reason = _reason(answer.status, text)
-        until = self._until(self._hints, answer.headers, body, text, now)
-        result.retry_in = None if until is None else until - now
+        standard = read_standard(answer.headers)
+        result.wait = self._wait(self._hints, standard, answer.headers, body, text, now)
+        # Whoever is told when to come back was not told that the request is wrong.
+        told = standard.retry_after is not None or (answer.status == 403 and standard.used_up is not None)
         if answer.status == 429:
             result.outcome = Outcome.THROTTLED
-            self._hold_limits(_shortest(charge.limit for charge in plan.charges), plan, until, now, result)
+            limits = _shortest(charge.limit for charge in plan.charges)
+            self._hold_limits(limits, plan, result.wait, result)
+            if not limits:  # of slots alone: none is full for a time, but this was one too many
+                wait = result.wait or Wait(after=self._shortest)
+                result.blocks = tuple(Block(each.key, wait, "throttle", result.reason) for each in plan.charges)
         elif answer.status in {503, 529}:
             result.outcome = Outcome.OVERLOADED
         elif answer.status >= 500 or answer.status == 408:
             result.outcome = Outcome.FAILED
+        elif told and result.wait is not None:
+            result.outcome = Outcome.BANNED if answer.status in _SHUT_OUT else Outcome.THROTTLED
         else:
             result.outcome = Outcome.BAD_REQUEST
         result.acted = result.outcome in _MAY_HAVE_ACTED
+        self._hold_at_all(plan, standard, result)
+
+    def _hold_at_all(self, plan: Plan, standard: Standard, result: Feedback) -> None:
+        """Where the rules name nothing that a refusal holds: its standard headers are obeyed all the same, and one that is
+        throttled is not sent again at once.
+
+        A service in trouble is left alone as a whole; any other refusal may mean no more than the address that asked.
+        """
+        if result.outcome in _TROUBLE and result.wait is not None and any(standard):
+            self._hold_owner("provider", plan, result.wait, 0, result)
+        elif result.outcome in {Outcome.THROTTLED, Outcome.BANNED} and not (result.blocks or result.full):
+            self._hold_owner("ip", plan, result.wait, 0, result)
 
     def _named(self, refusal: Refusal, text: str, plan: Plan) -> list[Limit]:
         """The limits that a refusal says are used up: of each unit, the window it names or else the shortest.
@@ -120,33 +160,32 @@ class Refusals:
             result += [limit for limit in limits if limit.period == period] or _shortest(limits)
         return result
 
-    def _hold_limits(self, limits: Iterable[Limit], plan: Plan, until: int | None, now: int, result: Feedback) -> None:
+    def _hold_limits(self, limits: Iterable[Limit], plan: Plan, wait: Wait | None, result: Feedback) -> None:
         for limit in limits:
             keys = tuple(charge.key for charge in plan.charges if charge.limit.name == limit.name)
             result.full += keys
-            if until is not None:
-                end = until
+            if wait is not None:
+                end = wait
             elif keys or not limit.period:
                 continue
             else:
                 # Not ours to fill, for this call did not spend on it; but it is full, so hold it for its window.
-                end = _window_end(limit, now)
+                end = _rest_of(limit)
             for key in keys or filter(None, (self.key(limit, plan),)):
                 result.blocks += (Block(key, end, "throttle", result.reason),)
 
-    def _hold_owner(self, refusal: Refusal, plan: Plan, until: int | None, now: int, result: Feedback) -> None:
+    def _hold_owner(self, owner: str, plan: Plan, wait: Wait | None, hold: int, result: Feedback) -> None:
         banned = result.outcome is Outcome.BANNED
-        if until is None:
+        if wait is None and (hold or not banned):
             # A ban of no stated length: how long it is depends on how many there were (`Provider.ban_length`).
-            length = duration(refusal.hold) if refusal.hold else 0 if banned else self._shortest
-            until = now + length if length else 0
-        if refusal.block == "provider":
+            wait = Wait(after=hold or self._shortest)
+        if owner == "provider":
             scope: str | None = plan.provider
         else:
-            start = f"{self._prefix}{refusal.block}:"
+            start = f"{self._prefix}{owner}:"
             scope = next((each for each in plan.scopes if each.startswith(start)), None)
         if scope is not None:
-            result.blocks += (Block(scope, until, "ban" if banned else "throttle", result.reason),)
+            result.blocks += (Block(scope, wait, "ban" if banned else "throttle", result.reason),)
 
     def key(self, limit: Limit, plan: Plan) -> str:
         """The ledger of `limit` for the owners of `plan`, though it was not charged; "" if they do not tell."""
@@ -155,12 +194,18 @@ class Refusals:
             return ""
         return f"{self._prefix}{limit.name}/" + ",".join(f"{kind}:{owners[kind]}" for kind in limit.scope)
 
-    def _until(self, retry: list[Retry], headers: Mapping[str, str], body: Any, text: str, now: int) -> int | None:
-        """The latest instant that any hint names, within bounds: too late costs time, too early costs a ban."""
-        instants = [moment for hint in retry if (moment := _hint(hint, headers, body, text, now)) is not None]
-        if not instants:
-            return None
-        return min(max(*instants, now + self._shortest), now + self._longest)
+    def _wait(
+        self, hints: list[Retry], standard: Standard, headers: Mapping[str, str], body: Any, text: str, now: int
+    ) -> Wait | None:
+        """The latest that any hint names, within bounds: too late costs time, too early costs a ban."""
+        own = latest(_hint(hint, headers, body, text) for hint in hints)
+        said = latest(standard)
+        return latest(
+            (
+                None if own is None else bounded(own, self._shortest, self._longest, now),
+                None if said is None else bounded(said, self._shortest, _LONGEST, now),
+            )
+        )
 
 
 def redact(text: str) -> str:
@@ -212,7 +257,7 @@ def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) ->
     return not refusal.text or re.search(refusal.text, text[:_MOST_SEARCHED]) is not None
 
 
-def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str, now: int) -> int | None:
+def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str) -> Wait | None:
     if hint.header:
         value: Any = headers.get(hint.header)
     elif hint.body:
@@ -221,7 +266,7 @@ def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str, now: in
     else:
         found = re.search(hint.text, text[:_MOST_SEARCHED])
         value = found[1] if found else None
-    return None if value is None else instant(value, hint.format, now)
+    return None if value is None else stated(value, hint.format)
 
 
 def _shortest(limits: Iterable[Limit]) -> list[Limit]:
@@ -235,10 +280,11 @@ def _shortest(limits: Iterable[Limit]) -> list[Limit]:
     return list(best.values())
 
 
-def _window_end(limit: Limit, now: int) -> int:
+def _rest_of(limit: Limit) -> Wait:
+    """Until a limit has room again that is full: what is left of its window, or a minute of a window that slides."""
     if limit.window is Window.FIXED:
-        return now + limit.period - (now - limit.origin) % limit.period
-    return now + min(limit.period, 60 * SECOND)
+        return Wait(window=(limit.period, limit.origin))
+    return Wait(after=min(limit.period, 60 * SECOND))
 
 
 def _reason(status: int, text: str) -> str:

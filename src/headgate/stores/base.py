@@ -99,6 +99,7 @@ class Store(ABC):
         actual: Mapping[str, int] = NOTHING,
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
+        stated: bool = False,
     ) -> Answered:
         """The answer came: what was in flight is spent.
 
@@ -108,6 +109,7 @@ class Store(ABC):
             actual: real cost by key, where it differs from the reserved one.
             used: the provider's used-counters by key.
             full: keys of limits that the provider says are used up.
+            stated: whether it also says for how long; then they are not taken as used up until their windows end.
         """
 
     @abstractmethod

@@ -155,6 +155,7 @@ class BusyStore(LedgerStore):
         actual: Mapping[str, int] = NOTHING,
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
+        stated: bool = False,
     ) -> Answered:
         if not (actual or used or full) and self._later.busy(now.mono):
             latest = [self._latest(charge.key) for charge in grant.charges]
@@ -162,7 +163,7 @@ class BusyStore(LedgerStore):
                 self._later.pending.append(Rider(grant, now))
                 self._later.poke()
                 return _SETTLED
-        return super().settle(grant, now, actual=actual, used=used, full=full)
+        return super().settle(grant, now, actual=actual, used=used, full=full, stated=stated)
 
     def _catch_up(self) -> None:
         """A transaction has begun: write what is pending, and give back what closed bundles did not hand out."""

@@ -8,11 +8,15 @@ from typing import Final
 
 from headgate.ledger.limit import Charge, Limit, Window
 
-__all__ = ["PACED", "InForce"]
+__all__ = ["PACED", "REFUSED", "InForce"]
 
 PACED: Final = "~pace/"
 """Begins the rows among the stated limits that say how much of a ledger's limit to use: (thousandths, ns that mean nothing).
 No limit of a rule file can have such a name, so what the provider states is never overwritten."""
+
+REFUSED: Final = "~refused/"
+"""Begins the rows that say how often in a row a scope was refused without a stated end: (times, steady ns of the store
+until which it is held)."""
 
 
 class InForce:

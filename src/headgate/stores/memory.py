@@ -105,6 +105,7 @@ class MemoryStore(LedgerStore):
         actual: Mapping[str, int] = NOTHING,
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
+        stated: bool = False,
     ) -> Answered:
         with self._lock:
             known = self._pairs.get(id(grant.charges))
@@ -123,7 +124,7 @@ class MemoryStore(LedgerStore):
                     except BaseException:
                         self._mend()
                         raise
-        return super().settle(grant, now, actual=actual, used=used, full=full)
+        return super().settle(grant, now, actual=actual, used=used, full=full, stated=stated)
 
     def _changed(self) -> None:
         super()._changed()

@@ -229,18 +229,21 @@ class SafeStore(Store):
         actual: Mapping[str, int] = NOTHING,
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
+        stated: bool = False,
     ) -> Answered:
         share = self._share_or_inner()
         if share is None:
             try:
-                return self.inner.settle(grant, now, actual=actual, used=used, full=full)
+                return self.inner.settle(grant, now, actual=actual, used=used, full=full, stated=stated)
             except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
-                return self._later(lambda: self.inner.settle(grant, now, actual=actual, used=used, full=full))
+                return self._later(
+                    lambda: self.inner.settle(grant, now, actual=actual, used=used, full=full, stated=stated)
+                )
             self._later(lambda: self.inner.spent(grant, actual, now))
-            return share.settle(grant, now, actual=actual, full=full)
+            return share.settle(grant, now, actual=actual, full=full, stated=stated)
 
     def refund(self, grant: Grant, now: Instant) -> Answered:
         share = self._share_or_inner()

@@ -179,6 +179,7 @@ class LedgerStore(Store):
         actual: Mapping[str, int] = NOTHING,
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
+        stated: bool = False,
     ) -> Answered:
         held = self._drop(grant)
         freed: list[str] = []
@@ -195,7 +196,7 @@ class LedgerStore(Store):
                 if others:
                     foreign[charge.key] = others
             if charge.key in full:
-                ledger.overrun(grant.sent, now)
+                ledger.overrun(grant.sent, now, stated)
             elif ledger.trial:
                 ledger.confirm(grant.sent)
             self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)

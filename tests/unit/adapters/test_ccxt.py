@@ -15,7 +15,7 @@ import ccxt.async_support
 import ccxt.pro
 import pytest
 
-from headgate import Gate, Rejected
+from headgate import Gate, OutcomeUnknown, Policies, Rejected, RetriesExhausted, Retry
 from headgate.adapters.ccxt import govern
 
 COLOURS = pytest.mark.parametrize("kind", ["sync", "async", "pro"])
@@ -213,3 +213,33 @@ def test_hooks_are_where_we_think(name: str) -> None:
     )
     sign = list(inspect.signature(module.Exchange.sign).parameters)
     assert sign[:5] == ["self", "path", "api", "method", "params"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_attempt_has_a_time_of_its_own(kind: str, origin: Any) -> None:
+    """A read that hangs is cut off and made again, an order is cut off and not repeated; both are ccxt's own errors."""
+    module = {"sync": ccxt, "async": ccxt.async_support}[kind]
+    policies = Policies(retry=Retry(attempts=2, backoff=(0,), attempt_timeout=0.4))
+    with Gate("memory://", hosts={origin.place: "binance-usdm"}, learn=False, policies=policies) as gate:
+        exchange = govern(module.binanceusdm({"apiKey": "k" * 8, "secret": "s" * 8}), gate=gate)
+        exchange.urls["api"] = dict.fromkeys(exchange.urls["api"], f"{origin.url}/fapi/v1")
+        calls = (exchange.fapiPublicGetTime, exchange.fapiPrivatePostOrder)
+
+        async def both() -> list[Any]:
+            try:
+                return [await asyncio.gather(call({"do": "hang"}), return_exceptions=True) for call in calls]
+            finally:
+                await exchange.close()
+
+        begun = time.monotonic()
+        ended = asyncio.run(both()) if kind == "async" else [[_error(call)] for call in calls]
+        assert time.monotonic() - begun < 6
+        assert [type(each).__mro__[1] for (each,) in ended] == [RetriesExhausted, OutcomeUnknown]
+        assert all(isinstance(each, ccxt.RequestTimeout) for (each,) in ended)
+        assert origin.paths() == ["/fapi/v1/time"] * 2 + ["/fapi/v1/order"]
+
+
+def _error(call: Callable[..., Any]) -> Exception:
+    with pytest.raises(ccxt.BaseError) as caught:
+        call({"do": "hang"})
+    return caught.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -204,6 +205,61 @@ def test_hints_are_obeyed(client: Any, made: Any, origin: Any) -> None:
     assert client[0](gate)("GET", f"{origin.url}/priced?do=trouble").status == 200
     assert time.monotonic() - begun >= 1.0
     assert 0.9 < told[0].fields["delay"] <= 1.0
+
+
+@pytest.mark.parametrize("status", ["403", "503"])
+def test_what_is_told_is_what_follows(client: Any, made: Any, origin: Any, status: str) -> None:
+    """The delay of an event is the one that follows, also where a limit or a ban makes it; so is the one in the story."""
+    origin.hints = {"Retry_After": "1"}
+    gate = made(retry=Retry(attempts=2))
+    told = events(gate, "retry")
+    with pytest.raises(RetriesExhausted) as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?do=status&status={status}")
+    first, second = [arrival.at for arrival in origin.arrivals if arrival.path == "/priced"]
+    assert second - first >= 1.0
+    assert -0.2 < second - first - told[0].fields["delay"] < 1.0
+    assert f"made again in {told[0].fields['delay']:.2f} s" in told[0].message
+    waited = float(caught.value.tries[0].rpartition("(again after ")[2].removesuffix(" s)"))
+    assert 0.8 <= waited <= second - first + 0.2
+
+
+# -- attempts that take too long -----------------------------------------------------------------------------------
+
+
+def test_an_attempt_has_a_time_of_its_own(client: Any, made: Any, origin: Any) -> None:
+    """What is not answered in time is cut off and made again; the story names the exception, the time and the host."""
+    gate = made(retry=Retry(attempts=2, first=0.01, attempt_timeout=0.4))
+    begun = time.monotonic()
+    with pytest.raises(RetriesExhausted) as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?do=hang&secret=abcdefghijklmnopqrstuvwxyz")
+    assert 0.8 <= time.monotonic() - begun < 1.9  # the client's own timeout, of a second each, would take longer
+    assert isinstance(caught.value, client[1])
+    assert origin.paths() == ["/priced", "/priced"]
+    for line in caught.value.tries:
+        assert re.match(r"unknown: \w+\.\w*Time\w*", line), line
+        assert re.search(rf"\(read timeout after 0\.[4-9] s, {origin.place}\)", line), line
+    assert "GET /priced" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_order_that_was_cut_off_is_not_repeated(client: Any, made: Any, origin: Any) -> None:
+    """It was sent, and nobody knows what became of it."""
+    gate = made(retry=Retry(first=0.01, attempt_timeout=0.3))
+    with pytest.raises(OutcomeUnknown) as caught:
+        client[0](gate)("POST", f"{origin.url}/form?do=hang")
+    assert isinstance(caught.value, client[1])
+    assert origin.paths() == ["/form"]
+
+
+def test_an_exact_ladder_is_kept(client: Any, made: Any, origin: Any) -> None:
+    """Backoffs as they are written."""
+    gate = made(retry=Retry(attempts=4, backoff=(0.3, 0.1, 0.2)))
+    told = events(gate, "retry")
+    with pytest.raises(RetriesExhausted):
+        client[0](gate)("GET", f"{origin.url}/priced?do=trouble")
+    assert [event.fields["delay"] for event in told] == [0.3, 0.1, 0.2]
+    at = [arrival.at for arrival in origin.arrivals if arrival.path == "/priced"]
+    assert all(later - earlier >= wait for earlier, later, wait in zip(at, at[1:], (0.3, 0.1, 0.2), strict=False))
 
 
 def test_nothing_is_repeated_beyond_the_budget(client: Any, made: Any, origin: Any) -> None:

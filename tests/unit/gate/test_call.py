@@ -268,3 +268,49 @@ def test_parked_wakes_threads_and_tasks() -> None:
     assert found == [True] * 3
     assert parked.wait(0)
     assert asyncio.run(Parked().wait_async(0.01)) is False
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_attempt_is_cut_off(make: Make, is_async: bool) -> None:
+    """A function that does not come back is left alone; a read is made again, an order is not."""
+    gate = make(retry=Retry(attempts=2, backoff=(0,), attempt_timeout=0.2))
+    ended = threading.Event()
+    sent: list[Permit] = []
+
+    def send(permit: Permit) -> Any:
+        sent.append(permit)
+        ended.wait(20)
+        return OK
+
+    async def send_async(permit: Permit) -> Any:
+        sent.append(permit)
+        await asyncio.sleep(20)
+
+    def call(*what: str) -> Any:
+        if is_async:
+            return asyncio.run(gate.call_async("testland", *what, send_async))
+        return gate.call("testland", *what, send)
+
+    try:
+        with pytest.raises(RetriesExhausted) as caught:
+            call("GET", "/rate")
+        assert len(sent) == 2
+        assert caught.value.tries[-1].startswith("unknown: TimeoutError: no answer within 0.2 s (read timeout after ")
+        with pytest.raises(OutcomeUnknown):
+            call("POST", "/form")
+        assert len(sent) == 3
+    finally:
+        ended.set()
+    assert all(not permit.held for permit in sent)
+
+
+def test_an_attempt_in_time_is_as_ever(make: Make) -> None:
+    """Its answer and its own errors come through the thread that makes it."""
+    gate = make(retry=Retry(attempts=1, attempt_timeout=5))
+    assert gate.call("testland", "GET", "/rate", lambda permit: OK).status == 200
+
+    def wrong(permit: Permit) -> Any:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        gate.call("testland", "GET", "/rate", wrong)

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from headgate.policy.pace import WHOLE, Pace, Paced
+from headgate.ledger.limit import SECOND
+from headgate.policy.pace import WHOLE, Pace, Paced, Streak
 
 RIGHT, GUESS = Pace(60.0), Pace(1.0, beta=0.85, guessed=True)
 
@@ -74,3 +75,15 @@ def test_a_guess_finds_the_truth(truth: int) -> None:
             paced = GUESS.refused(paced, now)
     assert spent > 0.85 * truth * 3000
     assert refused < 3000 / 20
+
+
+def test_refusals_in_a_row() -> None:
+    """Each that follows a hold counts; calls that were on their way do not, and an old trouble is forgotten."""
+    first = Streak()
+    assert first.nth(sent=10 * SECOND, now=11 * SECOND) == 1
+    held = Streak(3, 100 * SECOND)
+    assert held.covers(sent=99 * SECOND, now=101 * SECOND)
+    assert held.nth(sent=99 * SECOND, now=101 * SECOND) == 3
+    assert held.nth(sent=100 * SECOND, now=101 * SECOND) == 4
+    assert held.nth(sent=900 * SECOND, now=901 * SECOND) == 1
+    assert Streak(3, 90_000 * SECOND).nth(sent=5 * SECOND, now=6 * SECOND) == 1  # its clock began anew

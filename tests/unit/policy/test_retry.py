@@ -113,3 +113,26 @@ def test_a_quiet_process_may_retry() -> None:
 def test_no_budget_at_all_means_none() -> None:
     """Whoever sets both to nothing gets no retries."""
     assert not Budget(Retry(budget=0, reserve=0), 0.0).take(100.0)
+
+
+def test_an_exact_ladder() -> None:
+    """Backoffs are as they are written, the last again and again; without jitter unless some is wanted."""
+    retry = Retry(backoff=(2, 4, 8, 16, 32))
+    assert [delay(retry.next(READ, Tried(Outcome.UNKNOWN), nth, 0.0, 0.3)) for nth in (1, 2, 3, 4, 5)] == [
+        2,
+        4,
+        8,
+        16,
+        32,
+    ]
+    assert [retry.pause(nth, 0.9) for nth in (6, 60)] == [32, 32]
+    shaken = Retry(backoff=(2, 4), jitter=(0.5, 1.5))
+    assert [shaken.pause(2, dice) for dice in (0.0, 0.5, 1.0)] == [2, 4, 6]
+    assert Retry(jitter=(1.0, 1.0)).pause(3, 0.1) == 4
+
+
+def test_guesses_grow_from_what_is_known() -> None:
+    """A hold that the rules name is the first step, and the ladder goes on from there."""
+    assert [Retry().pause(nth, 0.0, spread=(1.0, 1.5)) for nth in (1, 2, 3, 9)] == [1, 2, 4, 32]
+    assert [Retry().pause(nth, 0.0, spread=(1.0, 1.5), least=10) for nth in (1, 2, 3)] == [10, 20, 32]
+    assert [Retry(backoff=(2, 4)).pause(nth, 0.0, spread=(1.0, 1.5), least=3) for nth in (1, 2)] == [3, 4]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.call import Answer, Block, Call, Feedback, Outcome
@@ -127,7 +128,7 @@ def test_nothing_remains(provider: Provider) -> None:
     reset = NOW + SECOND // 2
     told = tell(provider, ("GET", "/c"), x_left="0", x_reset=str(reset // 1_000_000))
     assert (told.used, told.full) == ({C: 10}, ())
-    assert [(block.scope, block.until, block.kind) for block in told.blocks] == [(C, reset, "limit")]
+    assert [(block.scope, until(block, NOW), block.kind) for block in told.blocks] == [(C, reset, "limit")]
     for wrong in (NOW - SECOND, NOW + 3600 * SECOND):
         told = tell(provider, ("GET", "/c"), x_left="0", x_reset=str(wrong // 1_000_000))
         assert (told.used, told.full, told.blocks) == ({C: 10}, (), ())

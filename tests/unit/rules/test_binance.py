@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND, Window
 from headgate.rules.book import Rulebook
@@ -344,13 +345,13 @@ def test_bans_and_throttles(book: Rulebook, name: str, call: str) -> None:
     told = refused(provider, call, 429, words)
     assert (told.outcome, told.full, told.blocks) == (Outcome.THROTTLED, (weights,), ())
     told = refused(provider, call, 429, words, retry_after="13")
-    assert [(b.scope, b.until, b.kind) for b in told.blocks] == [(weights, NOW + 13 * SECOND, "throttle")]
+    assert [(b.scope, until(b, NOW), b.kind) for b in told.blocks] == [(weights, NOW + 13 * SECOND, "throttle")]
     words = '{"code":-1003,"msg":"Way too many requests; IP(192.0.2.7) banned until 1795220741000. Please use the websocket"}'
     for status, more in [(418, {}), (418, {"retry_after": "120"}), (429, {}), (403, {})]:
         told = refused(provider, call, status, words, **more)
         assert told.outcome is Outcome.BANNED
-        assert [(b.scope, b.until, b.kind) for b in told.blocks] == [(ip, NOW + 120 * SECOND, "ban")]
-    assert [b.until for b in refused(provider, call, 418, "").blocks] == [0]
+        assert [(b.scope, until(b, NOW), b.kind) for b in told.blocks] == [(ip, NOW + 120 * SECOND, "ban")]
+    assert [until(b, NOW) for b in refused(provider, call, 418, "").blocks] == [0]
     assert [provider.ban_length(earlier) // SECOND for earlier in (0, 1, 2, 99)] == [120, 240, 480, 3 * 86_400]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.book import Rulebook
@@ -75,7 +76,7 @@ def test_limits_are_read(coinm: Provider) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "outcome", "full", "until"),
+    ("status", "body", "outcome", "full", "ends"),
     [
         (429, {"code": -1003, "msg": "Too many requests; limit is 2400 per 1 MINUTE."}, Outcome.THROTTLED, (WEIGHT,), []),
         (429, {"code": -1015, "msg": "Too many new orders; limit is 1200 per 1 MINUTE."}, Outcome.THROTTLED, (ORDERS,), []),
@@ -86,10 +87,10 @@ def test_limits_are_read(coinm: Provider) -> None:
     ],
 )  # fmt: skip
 def test_refusals(
-    coinm: Provider, status: int, body: Any, outcome: Outcome, full: tuple[str, ...], until: list[int]
+    coinm: Provider, status: int, body: Any, outcome: Outcome, full: tuple[str, ...], ends: list[int]
 ) -> None:
     """As on USD-M."""
     found = told(coinm, plan(coinm, "POST /dapi/v1/batchOrders"), status, body)
-    assert (found.outcome, found.full, [b.until for b in found.blocks]) == (outcome, full, until)
+    assert (found.outcome, found.full, [until(b, NOW) for b in found.blocks]) == (outcome, full, ends)
     if outcome is Outcome.OVERLOADED:
         assert found.actual == {WEIGHT: 0, ORDERS: 0}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.book import Rulebook
@@ -107,7 +108,9 @@ def test_penalty_box(bitget: Provider) -> None:
     """A refusal of the address shuts it for five minutes."""
     answer = told(bitget, plan(bitget, TICKERS), 429, {"code": "429", "msg": "Too many requests from this IP"})
     assert answer.outcome is Outcome.BANNED
-    assert [(b.scope, b.until, b.kind) for b in answer.blocks] == [("bitget/ip:default", NOW + 300 * SECOND, "ban")]
+    assert [(b.scope, until(b, NOW), b.kind) for b in answer.blocks] == [
+        ("bitget/ip:default", NOW + 300 * SECOND, "ban")
+    ]
 
 
 def test_leaders(bitget: Provider) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND, Window
 from headgate.rules.book import Rulebook
@@ -134,7 +135,7 @@ def test_usage_headers(provider: Provider) -> None:
     assert (answer.used, answer.full, answer.blocks, answer.learned) == ({key: 50}, (), (), {})
     answer = told(provider, found, 200, **headers(0, reset=NOW // 1_000_000 + 4000))
     assert answer.used == {key: 200}
-    assert [(b.scope, b.until) for b in answer.blocks] == [(key, NOW + 4 * SECOND)]
+    assert [(b.scope, until(b, NOW)) for b in answer.blocks] == [(key, NOW + 4 * SECOND)]
 
 
 def test_size_is_learned_for_one_pool(provider: Provider) -> None:
@@ -155,7 +156,7 @@ def test_refusals(provider: Provider, status: int, label: str) -> None:
     assert (answer.outcome, answer.full) == (Outcome.THROTTLED, (key,))
     reset = NOW // 1_000_000 + 2500
     answer = told(provider, found, status, {"label": label}, x_gate_ratelimit_reset_timestamp=str(reset))
-    assert [(b.scope, b.until) for b in answer.blocks] == [(key, NOW + 2500 * SECOND // 1000)]
+    assert [(b.scope, until(b, NOW)) for b in answer.blocks] == [(key, NOW + 2500 * SECOND // 1000)]
 
 
 def test_other_errors(provider: Provider) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND, Window
 from headgate.rules.book import Rulebook
@@ -112,7 +113,7 @@ def test_spot_refusals(
     found = told(spot, plan(spot, line), 200, {"error": [error]})
     assert found.outcome is outcome
     assert tuple(key.split("/")[1] for key in found.full) == full
-    assert {b.scope.split("/")[1].split(":")[0]: (b.until - NOW) // SECOND for b in found.blocks} == blocks
+    assert {b.scope.split("/")[1].split(":")[0]: (until(b, NOW) - NOW) // SECOND for b in found.blocks} == blocks
 
 
 def test_spot_lockout(spot: Provider) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND, Window
 from headgate.rules.book import Rulebook
@@ -119,7 +120,7 @@ def test_refusals(spot: Provider, status: int) -> None:
     body = {"code": "429000", "msg": "Too many requests. System-level rate limit exceeded."}
     answer = told(spot, found, status, body, gw_ratelimit_reset="7000")
     assert (answer.outcome, answer.full) == (Outcome.THROTTLED, (key,))
-    assert [(b.scope, b.until) for b in answer.blocks] == [(key, NOW + 7 * SECOND)]
+    assert [(b.scope, until(b, NOW)) for b in answer.blocks] == [(key, NOW + 7 * SECOND)]
     answer = told(spot, found, status, body)
     assert (answer.full, answer.blocks) == ((key,), ())
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.book import Rulebook
@@ -143,7 +144,7 @@ def test_refusals(okx: Provider, line: str, status: int, body: Any, outcome: Out
 def test_cap_named_by_another_call(okx: Provider) -> None:
     """A spot order does not spend on the cap; should a refusal name it all the same, it is held for its window."""
     found = told(okx, plan(okx, ORDER, body={"instId": SPOT}), 200, {"code": "50061"})
-    assert [(b.scope, b.until - NOW) for b in found.blocks] == [("okx/account-2s/account:anonymous", 2 * SECOND)]
+    assert [(b.scope, until(b, NOW) - NOW) for b in found.blocks] == [("okx/account-2s/account:anonymous", 2 * SECOND)]
 
 
 def test_cap_is_read(okx: Provider) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
+from tests.support.ends import until
 
 from headgate.ledger.limit import SECOND
 from headgate.rules.book import Rulebook
@@ -95,7 +96,7 @@ def test_headers(orderly: Provider) -> None:
     answer = told(orderly, found, 200, {"success": True}, **headers)
     assert (answer.used, answer.actual, answer.learned, answer.blocks) == ({POOL: 100}, {POOL: 5}, {}, ())
     answer = told(orderly, found, 200, {"success": True}, **{**headers, "x_ratelimit_remaining": "0"})
-    assert [(b.scope, b.until) for b in answer.blocks] == [(POOL, NOW + 20 * SECOND)]
+    assert [(b.scope, until(b, NOW)) for b in answer.blocks] == [(POOL, NOW + 20 * SECOND)]
     assert told(orderly, found, 200, **{**headers, "x_ratelimit_limit": "2400"}).learned == {
         "query-1m": (2400, 60 * SECOND)
     }
@@ -107,7 +108,7 @@ def test_query_refusal(orderly: Provider) -> None:
     body = {"success": False, "code": "RATE_LIMIT_EXCEEDED", "retry_after": (NOW + 9 * SECOND) // MILLI}
     answer = told(orderly, found, 429, body, retry_after="8")
     assert (answer.outcome, answer.full) == (Outcome.THROTTLED, (POOL,))
-    assert [(b.scope, b.until) for b in answer.blocks] == [(POOL, NOW + 9 * SECOND)]
+    assert [(b.scope, until(b, NOW)) for b in answer.blocks] == [(POOL, NOW + 9 * SECOND)]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.times import duration, http_date, instant, interval_name, interval_period
+from headgate.ledger.limit import SECOND, Instant
+from headgate.rules.times import (
+    Wait,
+    bounded,
+    duration,
+    http_date,
+    instant,
+    interval_name,
+    interval_period,
+    latest,
+    stated,
+)
 
 NOW = 1_795_220_621 * SECOND
 
@@ -89,3 +99,60 @@ def test_instant(value: object, form: str, offset: float) -> None:
 def test_no_instant(value: object, form: str) -> None:
     """Nonsense is None in every format and never raises."""
     assert instant(value, form, NOW) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777),
+        ("Sun Nov  6 08:49:37 1994", 784_111_777),
+        ("Saturday, 21-Nov-26 00:23:41 GMT", 1_795_220_621),
+        ("Sunday, 06-Foo-94 08:49:37 GMT", None),
+        ("Sun Nov  6 08:49:37 94", None),
+    ],
+)
+def test_all_forms_of_dates(text: str, seconds: int | None) -> None:
+    """The three forms of RFC 9110 are one instant; what only looks like one is none."""
+    assert http_date(text) == seconds
+
+
+def test_a_length_stays_a_length() -> None:
+    """Whatever the clock is found to be; an instant takes the longest way that the doubt allows."""
+    for doubt in (0, SECOND, 3600 * SECOND):
+        now = Instant(7, NOW - doubt, NOW + doubt)
+        assert Wait(after=3 * SECOND).length(now) == 3 * SECOND
+        assert Wait(at=NOW + 3 * SECOND).length(now) == 3 * SECOND + doubt
+        assert Wait(after=SECOND, at=NOW - 2 * doubt).length(now) == SECOND
+
+
+def test_the_rest_of_a_window() -> None:
+    """Up to the edge after the latest that the server's clock may show, from the earliest."""
+    wait = Wait(window=(60 * SECOND, 0))
+    begun = NOW - NOW % (60 * SECOND)
+    assert wait.length(Instant(0, begun + 50 * SECOND, begun + 50 * SECOND)) == 10 * SECOND
+    assert wait.length(Instant(0, begun + 59 * SECOND, begun + 61 * SECOND)) == 61 * SECOND
+
+
+def test_latest_and_bounds() -> None:
+    """Of several the last counts, however each is said; bounds move it, and what has passed is nothing."""
+    both = latest([Wait(after=3 * SECOND), None, Wait(at=NOW + 5 * SECOND)])
+    assert both == Wait(3 * SECOND, NOW + 5 * SECOND)
+    assert latest([None]) is None
+    assert bounded(Wait(after=1), SECOND, 60 * SECOND, NOW) == Wait(after=SECOND)
+    assert bounded(Wait(after=10**30), SECOND, 60 * SECOND, NOW) == Wait(after=60 * SECOND)
+    assert bounded(Wait(at=NOW + 10**30), SECOND, 60 * SECOND, NOW) == Wait(SECOND, NOW + 60 * SECOND)
+    assert bounded(Wait(at=NOW), SECOND, 60 * SECOND, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        ("30", Wait(30 * SECOND)),
+        ("1795220631", Wait(at=NOW + 10 * SECOND)),
+        ("1795220631000", Wait(at=NOW + 10 * SECOND)),
+    ],
+)
+def test_a_reset_is_told_by_its_size(value: str, wait: Wait) -> None:
+    """Seconds, or an epoch in seconds or milliseconds."""
+    assert stated(value, "reset") == wait

@@ -92,6 +92,9 @@ class Passing(Governed):
         answer = yield functools.partial(self._send, self.outbound, None)
         return Arrived(None, answer)
 
+    def late(self, seconds: float) -> Exception:
+        return aiohttp.SocketTimeoutError(f"no answer within {seconds:g} s")
+
     def moves(self, attempt: Attempt, error: Exception) -> bool:
         if attempt.elsewhere and self.replayable:
             return True

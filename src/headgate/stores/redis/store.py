@@ -152,6 +152,7 @@ class RedisStore(News):
         actual: Mapping[str, int] = NOTHING,
         used: Mapping[str, int] = NOTHING,
         full: Iterable[str] = (),
+        stated: bool = False,
     ) -> Answered:
         if isinstance(grant, Part):
             if not grant.open:
@@ -172,7 +173,7 @@ class RedisStore(News):
                 ]
                 for charge, mark in zip(grant.charges, grant.marks, strict=True)
             ]  # fmt: skip
-            return ["settle", number, 1, parts, sent, member_name(grant.who[0])]
+            return ["settle", number, 1, parts, sent, member_name(grant.who[0]), stated]
 
         def done(result: Any, load: Load) -> None:
             self._ended(grant)

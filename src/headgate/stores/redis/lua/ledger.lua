@@ -561,7 +561,7 @@ local function confirm(L, sent)
 end
 
 -- The provider refused a call that was reserved at `sent`.
-local function overrun(L, sent, now)
+local function overrun(L, sent, now, stated)
   if L.kind == FIXED then
     local begin = L.roll - L.period
     if begin <= sent.mono and sent.mono < possible(L, now, L.whole) and L.sent < begin then
@@ -570,7 +570,7 @@ local function overrun(L, sent, now)
     end
     if blind(L) then open_edges(L, now) end
   end
-  fill(L, now)
+  if not stated then fill(L, now) end
 end
 
 local function doubt(L, now)

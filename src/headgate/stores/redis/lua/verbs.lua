@@ -21,6 +21,7 @@
 --           wanted: of the permits, so many that calls wait for; they are decided one by one where a limit is nearly full
 --           -> {ok, permits, {mark..}} | {no, i or scope, opens, unknown, never, kind, reason} | {skip}
 --   settle  permit permits {{i, limit, reserved, actual, used or nil, mark, full}..} {mono, lo, hi} member
+--           stated
 --           -> {held, {freed i..}, {member to wake..}, {i, foreign..}}
 --   refund  permit permits {{i, limit, units}..} member class   -> {held, {freed i..}, {member to wake..}}
 --   hold    permit until                       -> bool     withdraw {i..} member class       -> true
@@ -394,7 +395,7 @@ local function settle_permit(item)
       local others = observe(L, part[5], sent, part[6], reserved, actual, now)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
     end
-    if part[7] then overrun(L, sent, now) elseif L.trial ~= 0 then confirm(L, sent) end
+    if part[7] then overrun(L, sent, now, item[7]) elseif L.trial ~= 0 then confirm(L, sent) end
     noted(i, L, before, member, freed, wake)
   end
   return {was_held, freed, listed(wake), foreign}
