@@ -156,10 +156,10 @@ class Fuzz:
         told = provider.feedback(plan, answer, now=NOW)
         assert time.process_time() - begun < SLOWEST
         for block in told.blocks:
-            assert block.until == 0 or NOW - SECOND < block.until <= NOW + LONGEST, block
+            assert block.wait is None or 0 <= block.wait.length(Instant(0, NOW, NOW)) <= LONGEST, block
         assert all(count >= 0 for count in (*told.used.values(), *told.actual.values()))
         assert all(1 <= capacity <= 10**12 and period >= 0 for capacity, period in told.learned.values())
-        assert told.retry_in is None or 0 <= told.retry_in <= LONGEST
+        assert told.wait is None or 0 <= told.wait.length(Instant(0, NOW, NOW)) <= LONGEST
         assert told.server_time is None or 0 < told.server_time[0] <= told.server_time[1] < 1 << 63
         assert SECRET not in told.reason
         assert len(told.reason) < 300

@@ -27,7 +27,7 @@ _GAP: Final = SECOND // 1000
 """Two clocks are read together if so little time passes meanwhile, ns."""
 
 
-def moment() -> tuple[int, int]:
+def _moment() -> tuple[int, int]:
     """Steady and wall clock, read together, ns: a thread that loses its processor in between sees no clock that steps."""
     for _ in range(8):
         mono, wall = time.monotonic_ns(), time.time_ns()
@@ -52,7 +52,7 @@ class Times:
         if mono - clock.looked < _LOOK and (mono - clock.at < SECOND or not clock.known):
             # A moment ago the wall clock had not stepped, and drift since the last answer is below a millisecond.
             return _instant(Instant, (mono, mono + clock.lo - _CREEP, mono + clock.hi + _CREEP))
-        now = clock.instant(*moment())
+        now = clock.instant(*_moment())
         if clock.stepped:
             clock.stepped = False
             # What ledgers have learned of edges stands on steady time, which may have stood still.
@@ -68,7 +68,7 @@ class Times:
         return self._clocks.get(namespace) or self._load(namespace)
 
     def _load(self, namespace: str) -> ServerClock:
-        clock = ServerClock(*moment())
+        clock = ServerClock(*_moment())
         note = self._store.remember(f"clock:{namespace}")
         if note is not None and len(note) == _NOTE.size:
             low, high = self._store.skew()
@@ -105,4 +105,4 @@ class Times:
                 note = _NOTE.pack(clock.lo - high, clock.hi - low, clock.at + low, clock.wall)
         if share:
             self._store.note(f"clock:{namespace}", note)
-        return contradicted, clock.instant(*moment())
+        return contradicted, clock.instant(*_moment())

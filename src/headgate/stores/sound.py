@@ -15,7 +15,7 @@ from headgate.ledger.windows import First, Fixed
 from headgate.rules.learning import believable
 from headgate.rules.reading import FAULTS
 from headgate.stores.blocks import BlockState
-from headgate.stores.inforce import PACED
+from headgate.stores.inforce import PACED, REFUSED
 
 __all__ = ["meant", "meant_blocks", "meant_learned", "read_or"]
 
@@ -84,7 +84,13 @@ def meant_learned(limits: dict[str, dict[str, tuple[int, int]]]) -> dict[str, di
         namespace: {
             name: numbers
             for name, numbers in rows.items()
-            if (0 < numbers[0] <= 1000 if name.startswith(PACED) else believable(*numbers))
+            if (
+                min(numbers) >= 0
+                if name.startswith(REFUSED)
+                else 0 < numbers[0] <= 1000
+                if name.startswith(PACED)
+                else believable(*numbers)
+            )
         }
         for namespace, rows in limits.items()
     }

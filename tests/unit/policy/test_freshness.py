@@ -47,4 +47,4 @@ def test_what_is_of_use_is_still_there(ttl: float, error: float, banned: float, 
 
 def test_services_have_names_for_headers() -> None:
     """One word each."""
-    assert {str(service) for service in Service} == {"fresh", "hit", "shared", "batched", "stale"}
+    assert {str(service) for service in Service} == {"fresh", "hit", "shared", "batched", "stale", "refused"}
