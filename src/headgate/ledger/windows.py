@@ -113,6 +113,7 @@ class Fixed(Ledger):
         """
         self.era -= 1
         self.foreign = self.expected = self.seen = 0
+        self._end_trial()
         self._open(now)
         self.used = max(self.used, spent)
         self._place()
@@ -187,6 +188,8 @@ class Fixed(Ledger):
         self.tally += actual
         self.room += reserved - actual
         if at.mono >= self.early:
+            if self.late < self.roll + self.edges.lo:
+                self.carry = 0  # what was held before cannot be in the next window
             self.carry += actual
             self.late, self.stamp = max(self.late, at.mono + self.edges.hi), max(self.stamp, at.mono)
 

@@ -184,6 +184,147 @@ class TestFixed:
         assert advanced(ledger, at(105)) == 20
 
 
+MINUTE = Limit("minute", "weight", 1000, 60 * SECOND)
+
+
+def counted(ledger: Fixed, units: int, used: int, sent: float, answered: float) -> int:
+    """One call whose answer states a counter. Returns what of it seems to be another program's."""
+    now = at(sent)
+    if now.mono >= ledger.turn:
+        ledger.advance(now)
+    mark = ledger.tally
+    ledger.take(units, WHO, now)
+    now = at(answered)
+    if now.mono >= ledger.turn:
+        ledger.advance(now)
+    ledger.settle(units, units, now)
+    return ledger.observe(used, at(sent), mark, units, units, now)
+
+
+class TestEdges:
+    """Fixed windows whose provider dates its answers by another clock than the one that counts."""
+
+    def test_the_first_counter_opens_the_bounds(self) -> None:
+        """From the first counter on the edge may lie two seconds either way, and what is spent there counts on both sides."""
+        ledger = fixed(at(30), MINUTE)
+        counted(ledger, 100, 100, 30, 30.1)
+        assert (ledger.early, ledger.roll) == (at(58).mono, at(62).mono)
+        counted(ledger, 50, 150, 58.5, 58.6)
+        assert advanced(ledger, at(61.9)) == 850
+        assert advanced(ledger, at(62)) == 950
+
+    def test_a_drop_narrows_them(self) -> None:
+        """A counter that dropped between two answers shows where the edge is, here and in the windows to come."""
+        ledger = fixed(at(30), MINUTE)
+        counted(ledger, 100, 100, 30, 30.1)
+        counted(ledger, 50, 150, 59.0, 59.1)
+        counted(ledger, 50, 50, 60.5, 60.6)
+        assert advanced(ledger, at(60.7)) == 900  # it has rolled, and 100 were spent about the edge
+        counted(ledger, 10, 60, 70, 70.1)
+        assert ledger.room == 940  # the counter says that 50 of them were not counted here
+        assert at(118.9).mono <= ledger.early < ledger.roll <= at(120.7).mono
+
+    def test_a_counter_that_goes_on_takes_the_window_back(self) -> None:
+        """After our edge it states more than all of ours and no less than before: the window had not turned over."""
+        ledger = fixed(at(30), MINUTE)
+        counted(ledger, 400, 400, 30, 30.1)
+        ledger.edges.lo, ledger.edges.hi = -SECOND // 10, SECOND // 10  # believed, and wrong
+        ledger.advance(at(60.2))
+        assert counted(ledger, 10, 410, 60.3, 60.4) == 0
+        assert (ledger.used, ledger.carry, ledger.foreign) == (410, 10, 0)
+        assert ledger.roll == at(62).mono
+        assert advanced(ledger, at(62)) == 990
+
+    def test_what_no_edge_explains_is_a_strangers(self) -> None:
+        """In the middle of a window a counter that shows more than ours shows another program."""
+        ledger = fixed(at(30), MINUTE)
+        counted(ledger, 10, 10, 30, 30.1)
+        assert counted(ledger, 10, 120, 40, 40.1) == 100
+
+    def test_what_was_set_aside_by_mistake_comes_back_at_once(self) -> None:
+        """When the window is taken back, nothing is expected of others any more."""
+        ledger = fixed(at(30), MINUTE)
+        counted(ledger, 400, 400, 30, 30.1)
+        ledger.edges.lo, ledger.edges.hi = -SECOND // 10, SECOND // 10
+        ledger.foreign = ledger.expected = 300
+        ledger.advance(at(60.2))
+        assert ledger.expected > 200
+        counted(ledger, 10, 410, 60.3, 60.4)
+        assert ledger.expected == ledger.foreign == 0
+        assert advanced(ledger, at(62)) == 990
+
+    def test_a_refusal_just_after_our_edge_is_evidence_of_the_edge(self) -> None:
+        """Without counters: the window before is full until the latest possible edge, and the doubt stays wide."""
+        ledger = fixed(at(30), MINUTE)
+        spend(ledger, 1000, at(30), at(31))
+        ledger.advance(at(60.3))
+        ledger.take(1, WHO, at(60.3))
+        ledger.settle(1, 1, at(60.4))
+        ledger.overrun(at(60.3), at(60.4), stated=True)
+        assert (ledger.room, ledger.roll) == (0, at(62).mono)
+        assert advanced(ledger, at(62)) == 999
+        assert ledger.roll == at(122).mono
+
+    def test_a_refusal_in_the_middle_of_a_window_is_not(self) -> None:
+        """It fills the window; one that says for how long leaves the limit to the block that it brings."""
+        for stated, room in ((False, 0), (True, 899)):
+            ledger = fixed(at(30), MINUTE)
+            spend(ledger, 100, at(30), at(31))
+            spend(ledger, 1, at(40), at(40.1))
+            ledger.overrun(at(40), at(40.1), stated)
+            assert ledger.room == room
+
+    def test_without_counters_one_call_tries_the_window(self) -> None:
+        """What the window before holds stays charged until one call has gone beyond it and was answered well."""
+        ledger = fixed(at(30), MINUTE)
+        spend(ledger, 900, at(30), at(31))
+        ledger.advance(at(60.25))
+        assert ledger.opens(100, WHO, at(60.25)) == 0  # fits in whichever window it is
+        ledger.take(100, WHO, at(60.25))
+        assert ledger.opens(10, WHO, at(60.26)) == 0  # the one that tries
+        ledger.take(10, WHO, at(60.26))
+        assert ledger.opens(10, WHO, at(60.27)) == -ledger.trial < UNKNOWN
+        ledger.settle(100, 100, at(60.3))
+        ledger.confirm(at(60.25))
+        assert ledger.trial  # that one would have been answered in any case
+        ledger.settle(10, 10, at(60.4))
+        ledger.confirm(at(60.26))
+        assert (ledger.trial, ledger.room) == (0, 890)
+
+    def test_a_trial_without_an_answer_ends(self) -> None:
+        """An edge cannot be later than the doubt: then the window has begun, whatever became of the call."""
+        ledger = fixed(at(30), MINUTE)
+        spend(ledger, 1000, at(30), at(31))
+        ledger.advance(at(60.25))
+        assert ledger.opens(10, WHO, at(60.25)) == 0
+        ledger.take(10, WHO, at(60.25))
+        assert ledger.opens(10, WHO, at(60.3)) == -at(64.25).mono
+        assert ledger.opens(10, WHO, at(64.25)) == 0
+
+    def test_the_last_units_probe_the_edge(self) -> None:
+        """Three calls are kept for the stretch in which the edge may lie: one for each of its quarters."""
+        ledger = fixed(at(30), MINUTE)
+        counted(ledger, 975, 975, 30, 30.1)
+        assert ledger.opens(5, WHO, at(31)) == 0
+        ledger.take(5, WHO, at(31))
+        ledger.take(5, WHO, at(31))
+        ledger.settle(10, 10, at(31.1))
+        assert ledger.opens(5, WHO, at(32)) == at(58).mono
+        assert ledger.opens(5, WHO, at(58)) == 0
+        ledger.take(5, WHO, at(58))
+        assert ledger.opens(5, WHO, at(58.1)) == at(59).mono
+        assert ledger.opens(5, WHO, at(59)) == 0
+
+    def test_a_period_after_it_arrived_nothing_counts(self) -> None:
+        """Where every instant may be an edge, what is spent leaves a period after its answer, not at the end of a window."""
+        ledger = fixed(at(30.5), FIXED)
+        counted(ledger, 10, 10, 30.5, 30.6)
+        assert ledger.opens(1, WHO, at(30.7)) > 0
+        ledger.advance(at(31.3))
+        assert ledger.room == 0
+        assert advanced(ledger, at(31.61)) == 10
+
+
 class TestFirst:
     """From the first request that arrives."""
 

@@ -320,7 +320,7 @@ end
 -- Fixed: the window before had not rolled when we believed it had, and `spent` units counted in it.
 local function take_back(L, now, spent)
   L.era = L.era - 1
-  L.foreign, L.expected, L.seen = 0, 0, 0
+  L.foreign, L.expected, L.seen, L.held, L.trial, L.tried = 0, 0, 0, 0, 0, 0
   open_edges(L, now)
   L.used = max(L.used, spent)
   place(L)
@@ -483,6 +483,7 @@ local function settle(L, reserved, actual, at)
     if kind == FIXED then
       L.tally = L.tally + actual
       if at.mono >= L.early then
+        if L.late < L.roll + L.lo then L.carry = 0 end
         L.carry = L.carry + actual
         L.late, L.stamp = max(L.late, at.mono + L.hi), max(L.stamp, at.mono)
       end
