@@ -16,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from headgate.ledger.limit import SECOND
+from headgate.ledger.shares import AGED
 from headgate.pools.echo import opener
 from headgate.rules.call import Answer, Call
 from headgate.stores.records import Grant
@@ -95,7 +96,7 @@ class Contact:
         assert route is not None
         gate = self._gate
         plan = provider.plan(Call(*route), gate.identity(address))
-        grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, 0), gate.times.now(plan.provider))
+        grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, AGED), gate.times.now(plan.provider))
         if not isinstance(grant, Grant):
             return False  # no room even for that: whatever filled it knows the limits
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "headgate"})  # noqa: S310 - the caller's own base URL

@@ -50,7 +50,7 @@ class RemoteRoom(WaitingRoom):
         self._stale = False
         """Units came back while a round trip was under way: its refusals may be out of date."""
 
-    def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
+    def ask(self, plan: Plan, klass: int, timeout: float, *, probe: bool = False) -> Grant | Ticket:
         queue = self._queue
         if self._gate.times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
             got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
@@ -68,6 +68,7 @@ class RemoteRoom(WaitingRoom):
                     check(ticket, lane.why._replace(opens=opens), now)
                 except Rejected:
                     queue.remove(ticket)
+                    self._missed([] if probe else [(ticket, lane.why)])
                     raise
             self._set_alarm()
         return ticket
@@ -127,7 +128,7 @@ class RemoteRoom(WaitingRoom):
         left = _BATCH
         for number, lane in enumerate(self._queue.ready(now)):
             backlog, ahead = self._queue.backlog(lane), self._queue.ahead(lane, now)
-            who = self._who[lane.rank(now)[0]]
+            who = self._who[lane.standing(now)]
             mine: list[_Group] = []
             for waiter in lane.waiters:
                 if not waiter.waiting:
@@ -186,6 +187,7 @@ class RemoteRoom(WaitingRoom):
             check(head, no, now)
         except Rejected as error:
             self._queue.remove(head)
+            self._missed([(head, no)])
             lane.opens = 0
             head.error = error
             done.append(head)

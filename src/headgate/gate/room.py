@@ -57,8 +57,13 @@ class WaitingRoom:
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
-    def ask(self, plan: Plan, klass: int, timeout: float) -> Grant | Ticket:
+    def ask(self, plan: Plan, klass: int, timeout: float, *, probe: bool = False) -> Grant | Ticket:
         """A permit now, or a ticket to wait with.
+
+        Args:
+            plan, klass: what is wanted, in which class.
+            timeout: how long it may wait, s.
+            probe: it may be had elsewhere: a refusal does not count as something that the class missed here.
 
         Raises:
             Rejected: it could not be served by its deadline, or never.
@@ -81,7 +86,11 @@ class WaitingRoom:
             if self._closed:
                 raise Rejected("the gate is closed")
             if no is not None:
-                check(ticket, no, now)
+                try:
+                    check(ticket, no, now)
+                except Rejected:
+                    self._missed([] if probe else [(ticket, no)])
+                    raise
             lane = queue.add(ticket)
             if no is not None and lane.head() is ticket:
                 lane.opens, lane.why = no.opens, no
@@ -97,9 +106,23 @@ class WaitingRoom:
                     check(ticket, lane.why._replace(opens=opens), now)
             except Rejected:
                 queue.remove(ticket)
+                self._missed([] if probe else [(ticket, lane.why)])
                 raise
             self._set_alarm()
         return ticket
+
+    def _missed(self, calls: Iterable[tuple[Ticket, Refusal | None]]) -> None:
+        """Calls were refused because they cannot be served in time: let the store know that they were wanted."""
+        sums: dict[tuple[str, int], tuple[dict[str, int], dict[str, int]]] = {}
+        for ticket, no in calls:
+            if no is None or no.kind != "limit" or no.never:
+                continue
+            missed, left = self._queue.missed(ticket, no)
+            units, _ = sums.setdefault((ticket.plan.provider, ticket.klass), ({}, left))
+            for key, more in missed.items():
+                units[key] = units.get(key, 0) + more
+        for (provider, klass), (units, left) in sums.items():
+            self._store.withdraw(units, self._who[klass], self._now(provider), units, left)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +168,8 @@ class WaitingRoom:
             self._gate.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None:
             # Nobody of this process waits in that lane any more.
-            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider))
+            left = self._queue.backlog(lane)
+            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider), left=left)
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -170,6 +194,8 @@ class WaitingRoom:
             assert isinstance(waiter, Ticket)
             waiter.error = too_late(waiter)
             gone.append(waiter)
+        if gone:
+            self._missed([(each, each.lane.why if each.lane is not None else None) for each in gone])
         return gone
 
     def _serve(self, now: int) -> None:
@@ -214,7 +240,7 @@ class WaitingRoom:
             plan.provider,
             plan.charges,
             plan.scopes,
-            self._who[lane.rank(now)[0]],
+            self._who[lane.standing(now)],
             self._now(plan.provider),
             backlog=queue.backlog(lane),
             ahead=queue.ahead(lane, now),
@@ -229,6 +255,7 @@ class WaitingRoom:
             check(head, got, now)
         except Rejected as error:
             queue.remove(head)
+            self._missed([(head, got)])
             lane.opens = 0
             head.error = error
             done.append(head)

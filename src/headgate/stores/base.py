@@ -117,8 +117,23 @@ class Store(ABC):
         whose answer will not come. False if the lease had already ended."""
 
     @abstractmethod
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
-        """Take back the waiting notes of a caller that no longer waits."""
+    def withdraw(
+        self,
+        keys: Iterable[str],
+        who: Who,
+        now: Instant,
+        missed: Mapping[str, int] = NOTHING,
+        left: Mapping[str, int] = NOTHING,
+    ) -> None:
+        """Calls no longer wait: take back their waiting notes.
+
+        Args:
+            keys: of their ledgers.
+            who: (member, class).
+            now: the instant.
+            missed: units by key of calls that were not served in time. Like what it took, they count as what the class wants.
+            left: units by key that others of the class in this process still wait for.
+        """
 
     @abstractmethod
     def batch(self) -> AbstractContextManager[object]:

@@ -64,7 +64,7 @@ class MemoryStore(LedgerStore):
             if known is not None and known[0] is charges and not ahead and not self.blocks and mono < self._next_due:
                 pairs = known[1]
                 for ledger, cost in pairs:
-                    if now[ledger.base] >= ledger.turn or ledger.room - cost < ledger.floor:
+                    if now[ledger.base] >= ledger.turn or ledger.room - cost < ledger.floor or who[1] > ledger.calm:
                         break
                 else:
                     marks = []

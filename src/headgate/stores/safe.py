@@ -284,9 +284,16 @@ class SafeStore(Store):
             self._later(lambda: self.inner.hold(grant, until))
             return True
 
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+    def withdraw(
+        self,
+        keys: Iterable[str],
+        who: Who,
+        now: Instant,
+        missed: Mapping[str, int] = NOTHING,
+        left: Mapping[str, int] = NOTHING,
+    ) -> None:
         if self._share_or_inner() is None:
-            self._try(lambda: self.inner.withdraw(keys, who, now))
+            self._try(lambda: self.inner.withdraw(keys, who, now, missed, left))
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         return bool(self._try(lambda: self.inner.learn(namespace, limits)))

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from headgate.errors import Blocked, CannotFit, Rejected, SignatureWouldExpire
 from headgate.gate.emergency import spoken
+from headgate.ledger.shares import AGED
 from headgate.rules.call import Priority
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Refusals:
         spenders: list[dict[str, Any]] = [
             {
                 "process": self._found.members.get(member, "gone"),
-                "priority": Priority(klass).name.lower(),
+                "priority": Priority(klass % AGED).name.lower(),
                 "taken": row[0],
             }
             for (member, klass), row in rows

@@ -298,7 +298,14 @@ class RedisStore(News):
         self._trips.province(grant.namespace).slices[number] = new
         self._trips.tell(grant.namespace, Wish(lambda load: self._adopt(load, new)), None)
 
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+    def withdraw(
+        self,
+        keys: Iterable[str],
+        who: Who,
+        now: Instant,
+        missed: Mapping[str, int] = NOTHING,
+        left: Mapping[str, int] = NOTHING,
+    ) -> None:
         namespaces: dict[str, list[str]] = {}
         for key in keys:
             namespaces.setdefault(key.partition("/")[0], []).append(key)
@@ -306,7 +313,8 @@ class RedisStore(News):
         for namespace, names in namespaces.items():
 
             def write(load: Load, names: list[str] = names) -> list[Any]:
-                return ["withdraw", [load.ledger(key) for key in names], member_name(member), klass]
+                of = [(load.ledger(key), missed.get(key, 0), left.get(key, 0)) for key in names]
+                return ["withdraw", of, member_name(member), klass]
 
             self._trips.tell(namespace, Wish(write), now)
 
