@@ -407,9 +407,7 @@ class World:
     def come(self, crew: Crew) -> None:
         """Calls that come at their own pace."""
         if self.time < self.end:
-            self.later(
-                int(self.random.expovariate(1 / crew.every)) if crew.random else crew.every, self.come, crew
-            )
+            self.later(int(self.random.expovariate(1 / crew.every)) if crew.random else crew.every, self.come, crew)
             for _ in range(crew.workers):
                 self.want(crew)
 

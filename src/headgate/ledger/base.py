@@ -278,7 +278,18 @@ class Ledger:
             now = taken + given
             if now or before or flags or blocked:
                 wanted = max(now, (now + wanted) // 2)  # demand comes at random: one quiet era does not end it
-                rows[who] = [0, taken, (flags & 1) << 1, blocked, head, until, weight, 0, wanted, *self._past(burst, now)]
+                rows[who] = [
+                    0,
+                    taken,
+                    (flags & 1) << 1,
+                    blocked,
+                    head,
+                    until,
+                    weight,
+                    0,
+                    wanted,
+                    *self._past(burst, now),
+                ]
         self.rows = rows
         self.era = era
         self.cool()

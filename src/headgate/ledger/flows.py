@@ -145,7 +145,8 @@ class Bucket(Ledger):
         # Upper classes live on what comes back; kept are the bursts that run ahead of it, the more the nearer their demand
         # is to the refill. Nothing lies idle for that as long as the bucket is not empty.
         rate, usable = self._refill(), self.limit.usable
-        ahead = min(upper.burst + 2 * upper.burst * upper.even // max(rate - upper.even, rate // 8, 1), usable // 2)
+        even = upper.share + upper.even
+        ahead = min(upper.burst + 3 * upper.burst * even // max(rate - even, rate // 8, 1), usable // 2)
         keep = min(max(upper.share, upper.blocked, ahead) + others, usable - cost)
         return 0 if self.room - cost >= keep else self.frees(cost + keep - self.room, now)
 

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from headgate.ledger.base import Ledger
     from headgate.ledger.limit import Instant
 
-__all__ = ["AGED", "BURST", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach", "reach_evenly"]
+__all__ = [
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
+    "reach_evenly",
+]  # fmt: skip
 
 KEEP_UPPER: Final = 5
 """Per cent of a limit kept for classes above the caller's in any case, melting where the window ends."""
-BURST: Final = SECOND // 10
+_BURST: Final = SECOND // 10
 """What a row asks for within this much (ns), and within a 64th of the period, it asks for at once. A call whose window ends
 that soon waits no longer than this: so much earlier, what is kept for upper classes has melted."""
-SLOT_KEPT: Final = 5 * SECOND
+_SLOT_KEPT: Final = 5 * SECOND
 """So long after its peak (ns) slots are kept for a row that had them; in as long again that melts away."""
 FOREVER: Final = 1 << 62
 _MOST: Final = 1 << 52
@@ -94,7 +97,7 @@ def above(ledger: Ledger, klass: int, now: Instant) -> Upper:
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:
     """A row asks for so much; what it asks for within a moment is one burst."""
     since = mono - row[10]
-    if since >= BURST or since * 64 >= period:
+    if since >= _BURST or since * 64 >= period:
         row[9], row[10] = 0, mono
     row[11] = min(row[11] + units * (2 * row[9] + units), _MOST)
     row[9] += units
@@ -103,9 +106,9 @@ def note_burst(row: Row, units: int, mono: int, period: int) -> None:
 def _lately(row: Row, mono: int) -> int:
     """Slots: units in flight at the peak, as far as that has not melted."""
     age = mono - row[10]
-    if age <= SLOT_KEPT:
+    if age <= _SLOT_KEPT:
         return row[11]
-    return -(-row[11] * (2 * SLOT_KEPT - age) // SLOT_KEPT) if age < 2 * SLOT_KEPT else 0
+    return -(-row[11] * (2 * _SLOT_KEPT - age) // _SLOT_KEPT) if age < 2 * _SLOT_KEPT else 0
 
 
 def note_peak(row: Row, units: int, mono: int) -> None:
@@ -125,7 +128,7 @@ def _above_slots(ledger: Ledger, level: int, share: int, mono: int) -> Upper:
             peak = _lately(row, mono)
             if peak > row[9]:
                 idle += peak - row[9]
-                end = row[10] + 2 * SLOT_KEPT - (peak - 1) * SLOT_KEPT // row[11]
+                end = row[10] + 2 * _SLOT_KEPT - (peak - 1) * _SLOT_KEPT // row[11]
                 falls = min(falls, end) if falls else end
     return Upper(share, blocked, 0, idle, falls)
 
@@ -144,8 +147,10 @@ def reach(units: int, upper: Upper, others: int, most: int, span: int) -> int:
     long = ((units + 1) * span - 1) // slope if slope else FOREVER
     if upper.even:
         even = upper.share + upper.even
-        best = max(((units + 1) * span - 1) // (_STEEP * even + others), _reach(units, even, upper.burst, others, span, 1))
-        long = min(long, best + min(BURST, span >> 3))
+        best = max(
+            ((units + 1) * span - 1) // (_STEEP * even + others), _reach(units, even, upper.burst, others, span, 1)
+        )
+        long = min(long, best + min(_BURST, span >> 3))
     return long
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import create
 from headgate.ledger.limit import SECOND, Instant, Limit, Window
-from headgate.ledger.shares import fair_lack, upper_blocked
+from headgate.ledger.shares import above, fair_lack
 
 
 def at(seconds: float) -> Instant:
@@ -77,10 +77,10 @@ def test_upper_classes_that_wait() -> None:
     ledger = minute()
     ledger.refused((1, 0), 5, 20, at(610).mono, 1)
     ledger.refused((2, 1), 5, 7, at(605).mono, 1)
-    assert upper_blocked(ledger.rows, (3, 2), at(600).mono) == 27
-    assert upper_blocked(ledger.rows, (3, 2), at(606).mono) == 20
-    assert upper_blocked(ledger.rows, (3, 1), at(600).mono) == 20
-    assert upper_blocked(ledger.rows, (3, 0), at(600).mono) == 0
+    assert above(ledger, 2, at(600)).blocked == 27
+    assert above(ledger, 2, at(606)).blocked == 20
+    assert above(ledger, 1, at(600)).blocked == 20
+    assert above(ledger, 0, at(600)).blocked == 0
 
 
 def test_flows_leave_what_the_less_served_wait_for() -> None:
