@@ -80,8 +80,8 @@ def above(ledger: Ledger, klass: int, now: Instant) -> Upper:
     period = limit.period
     if not period:
         return _above_slots(ledger, level, share, mono)
-    # The rest of an era is taken to go on at the rate of its beginning, at most fourfold.
-    past = max(now[ledger.base] - limit.origin - ledger.era * period, period // 4)
+    # The rest of an era is taken to go on at the rate of its beginning: at most fourfold, or twofold where nothing melts.
+    past = max(now[ledger.base] - limit.origin - ledger.era * period, period // (4 if ledger.melts else 2))
     for (_, other), row in ledger.rows.items():
         if other & 7 < level:
             if row[3] and row[5] > mono:

@@ -171,7 +171,10 @@ def test_the_name_may_come_from_the_environment(config: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("wish", "told"),
     [
-        ('"shop/weight-1m" = 6', "shop has no limit 'weight-1m'. Write shop/LIMIT; it has: weight-1h, tokens-1h, slots."),
+        (
+            '"shop/weight-1m" = 6',
+            "shop has no limit 'weight-1m'. Write shop/LIMIT; it has: weight-1h, tokens-1h, slots.",
+        ),
         ('"weight-1h" = 6', "no provider is called 'weight-1h'"),
         ('"shop/weight-1h" = 0', "expected a whole number from 1, got 0"),
     ],
@@ -185,9 +188,7 @@ def test_a_wrong_part_is_one_error_with_its_line(config: Path, wish: str, told: 
     assert told in str(caught.value)
 
 
-def test_commands_show_it(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_show_it(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`config check`, `config show` and `explain` tell what a program may spend."""
     monkeypatch.setenv("HEADGATE_CONFIG", str(config))
     told = []

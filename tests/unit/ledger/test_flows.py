@@ -26,9 +26,7 @@ def bucket(capacity: int = 10, period: int = SECOND, refill: int = 0) -> Bucket:
     return Bucket(Limit("l", "w", capacity, period, Window.BUCKET, refill=refill))
 
 
-def spend(
-    ledger: Sliding | Bucket, units: int, taken: Instant, settled: Instant, who: tuple[int, int] = WHO
-) -> None:
+def spend(ledger: Sliding | Bucket, units: int, taken: Instant, settled: Instant, who: tuple[int, int] = WHO) -> None:
     """Take and settle."""
     ledger.advance(taken)
     ledger.take(units, who, taken)

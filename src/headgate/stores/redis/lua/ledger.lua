@@ -541,7 +541,7 @@ local function above(L, class, now)
   local fixed, blocked, even, burst, falls = floor(L.usable * KEEP_UPPER / 100), 0, 0, 0, 0
   local past
   if L.kind ~= SLOTS then
-    past = max((L.kind == FIXED and now.lo - L.origin or mono) - L.era * period, floor(period / 4))
+    past = max((L.kind == FIXED and now.lo - L.origin or mono) - L.era * period, floor(period / (L.kind <= FIRST and 4 or 2)))
   end
   for r = 1, #rows, ROW do
     if rows[r + CLASS] % AGED < level then
