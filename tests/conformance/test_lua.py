@@ -97,7 +97,7 @@ class Script:
         names = [name.decode() for name in self.client.smembers(PREFIX + "ledgers")]
         found = {name: decode(self.client.get(f"{PREFIX}L:{name}"))[2:15] for name in names}
         for ledger in found.values():
-            for until in range(7, len(ledger[-1]), 15):
+            for until in range(7, len(ledger[-1]), 16):
                 ledger[-1][until] = min(ledger[-1][until], FAR)
         return found
 
@@ -703,7 +703,7 @@ def test_silent_member_has_its_share(shop: Script) -> None:
     shop.raw(header(10), [])
     assert {key: ledger[7] for key, ledger in shop.ledgers().items()} == {WEIGHT_KEY: 50, SLOTS_KEY: 2}
     assert [ledger[12][:2] for ledger in shop.ledgers().values()] == [[ANN, 0]] * 2
-    assert [len(ledger[12]) for ledger in shop.ledgers().values()] == [15, 15]
+    assert [len(ledger[12]) for ledger in shop.ledgers().values()] == [16, 16]
     shop.raw(header(200), [["beat", ANN, 10 * SECOND]])
     assert {key: ledger[7] for key, ledger in shop.ledgers().items()} == {WEIGHT_KEY: 50, SLOTS_KEY: 2}
     shop.raw(header(201), [["beat", BEN, 10 * SECOND]])
@@ -875,7 +875,7 @@ def test_permits_that_no_copy_knew_are_taken(shop: Script) -> None:
     shop.raw(header(2), [["regain", "p9", 2, [[1, 1, 4], [2, 2, 1]], BEN, 0, EPOCH + MINUTE]], BOTH)
     assert counts(shop) == [[90, 8], [0, 2]]
     assert shop.permits() == {"p9": (EPOCH + MINUTE, 2, {WEIGHT_KEY: 8, SLOTS_KEY: 2})}
-    assert shop.ledgers()[WEIGHT_KEY][12][15:18] == [BEN, 0, 3]
+    assert shop.ledgers()[WEIGHT_KEY][12][16:19] == [BEN, 0, 3]
 
 
 def test_copy_joins_a_ledger_that_began_anew(shop: Script) -> None:

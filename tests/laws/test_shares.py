@@ -166,6 +166,29 @@ def test_critical_demand_at_random_is_served_first(window: Window, part: float) 
     assert late <= 0.02 * calls
 
 
+@pytest.mark.parametrize("window", [Window.FIXED, Window.FIRST, Window.SLIDING, Window.BUCKET])
+def test_a_new_demand_is_believed_from_its_first_call(window: Window) -> None:
+    """Critical calls that began three seconds before thirty low tasks did never fail: not in the first window either."""
+    failed = calls = 0
+    for seed in range(4):
+        account = World(
+            Terms(
+                seed=seed,
+                limits=(Limit("weight", "weight", 600, 60 * SECOND, window),),
+                routes=(Route({0: 5}), Route({0: 1})),
+                crews=(
+                    Crew(0, 1, (0,), klass=0, every=2 * SECOND, patience=5 * SECOND),
+                    Crew(1, 30, (1,), klass=3, since=3 * SECOND),
+                ),
+                span=70 * SECOND,
+            )
+        ).run()
+        failed += account.failed[0]
+        calls += len(account.waits[0])
+    assert calls > 130
+    assert failed <= 1
+
+
 def test_bursts_of_critical_calls_fit() -> None:
     """Six critical calls at once every ten seconds: a whole burst is left free, whenever it comes."""
     account = World(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from headgate.ledger.limit import Instant, Limit
-from headgate.ledger.shares import AGED, KEEP_UPPER, NOBODY, Row, Upper, Who, above, fair_lack, note_burst, reach
+from headgate.ledger.shares import AGED, KEEP_UPPER, NOBODY, Row, Upper, Who, above, fair_lack, newly, note_burst, reach
 
 __all__ = ["NEVER", "UNKNOWN", "Ledger"]
 
@@ -145,7 +145,7 @@ class Ledger:
         """The row of `who`; one that is missing begins."""
         row = self.rows.get(who)
         if row is None:
-            row = self.rows[who] = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+            row = self.rows[who] = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
             if who[1] < min(self.calm, AGED):
                 self.calm = who[1]
         return row
@@ -254,10 +254,9 @@ class Ledger:
 
     # -- eras ------------------------------------------------------------------------------------------------------
 
-    def _past(self, burst: list[int], asked: int) -> list[int]:
-        """The last four numbers of a row in the next era, of the `asked` units of this one."""
-        units, since, squares, mean = burst
-        return [units, since, 0, squares // asked if asked else mean]
+    def _past(self, row: Row, asked: int) -> list[int]:
+        """The last five numbers of a row in the next era, of the `asked` units of this one."""
+        return [row[9], row[10], 0, row[11] // asked if asked else row[12], 0]
 
     def cool(self) -> None:
         """Set `floor` by whether somebody was refused lately, and `calm` by who wanted something."""
@@ -270,14 +269,19 @@ class Ledger:
             return
         following = era == self.era + 1
         rows: dict[Who, Row] = {}
-        for who, (taken, before, flags, blocked, head, until, weight, given, wanted, *burst) in self.rows.items():
+        for who, row in self.rows.items():
+            taken, before, flags, blocked, head, until, weight, given, wanted = row[:9]
             if not following:
                 taken = before = flags = given = wanted = 0
             if until <= mono:
                 blocked = 0
-            now = taken + given
-            if now or before or flags or blocked:
-                wanted = max(now, (now + wanted) // 2)  # demand comes at random: one quiet era does not end it
+            asked = taken + given
+            if asked or before or flags or blocked:
+                # Demand comes at random: one quiet era does not end it. Of a new one only the last part was seen.
+                now, period = asked, self.limit.period
+                if period and not wanted:
+                    now = asked * period // newly(row, mono, period, 32 if self.melts else 8)
+                wanted = max(now, (now + wanted) // 2)
                 rows[who] = [
                     0,
                     taken,
@@ -288,7 +292,7 @@ class Ledger:
                     weight,
                     0,
                     wanted,
-                    *self._past(burst, now),
+                    *self._past(row, asked),
                 ]
         self.rows = rows
         self.era = era

@@ -21,7 +21,7 @@ _KINDS: dict[Window, type[Ledger]] = {
 _NUMBER = {kind: number for number, kind in enumerate(Window)}
 _WINDOWS = tuple(Window)
 _HEAD = 12
-_ROW = 15
+_ROW = 16
 _FORMAT = 16
 """Added to the number of the kind: the rows are of this length. Rows of another are left out: they tell who wanted what, not
 what is spent."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from headgate.ledger.base import FAR, UNKNOWN, Ledger
 from headgate.ledger.limit import SECOND, Instant, Limit
-from headgate.ledger.shares import Upper, Who, note_peak, reach_evenly
+from headgate.ledger.shares import Row, Upper, Who, note_peak, reach_evenly
 
 __all__ = ["Bucket", "Sliding", "Slots"]
 
@@ -200,8 +200,8 @@ class Slots(Ledger):
             return 0
         return -upper.falls if upper.falls and spare >= 0 else UNKNOWN
 
-    def _past(self, burst: list[int], asked: int) -> list[int]:
-        return burst
+    def _past(self, row: Row, asked: int) -> list[int]:
+        return row[9:]
 
     def fill(self, now: Instant) -> None:
         """Somebody else holds the slots; nothing here can say for how long."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headgate.ledger.limit import Instant
 
 __all__ = [
-    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "newly", "note_burst", "note_peak", "reach",
     "reach_evenly",
 ]  # fmt: skip
 
@@ -48,8 +48,9 @@ Row = list[int]
 """[taken in this era, taken in the last, refused (1: in this era, 2: in the last), waiting units, cost of the next
 call that waits, steady ns at which the waiting note expires, weight, units given up in this era, wanted in an earlier era
 (taken and given up), units of the present burst, steady ns at which it began, sum of the squares of this era's bursts,
-mean burst of the last era]. For slots the last four are: units in flight, steady ns of the peak, most units in flight
-lately, 0. A list, because it is packed and unpacked with every transaction of a shared store."""
+mean burst of the last era, steady ns at which it first asked in this era (0: not yet)]. For slots the last five are: units
+in flight, steady ns of the peak, most units in flight lately, 0, 0. A list, because it is packed and unpacked with every
+transaction of a shared store."""
 
 
 class Upper(NamedTuple):
@@ -89,9 +90,15 @@ def above(ledger: Ledger, klass: int, now: Instant) -> Upper:
             if other & AGED:
                 continue
             asked = row[0] + row[7]
-            even += max(row[8], asked * period // past)
+            even += max(row[8], asked * period // (past if row[8] else newly(row, mono, period)))
             burst = max(burst, row[12], row[11] // asked if asked else 0)
     return Upper(share, blocked, min(even, limit.usable), min(burst, limit.usable))
+
+
+def newly(row: Row, mono: int, period: int, most: int = 32) -> int:
+    """Ns for which a row has asked that did not ask before this era. A demand is believed from its first call on, to go on for
+    a whole period at most `most` times as much: if it is none, what is kept for it soon falls."""
+    return max(mono - row[13], period // most) if row[13] else period
 
 
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:
@@ -101,6 +108,7 @@ def note_burst(row: Row, units: int, mono: int, period: int) -> None:
         row[9], row[10] = 0, mono
     row[11] = min(row[11] + units * (2 * row[9] + units), _MOST)
     row[9] += units
+    row[13] = row[13] or mono
 
 
 def _lately(row: Row, mono: int) -> int:

@@ -24,7 +24,7 @@ MICRO: Final = 1_000
 """Nanoseconds in a microsecond."""
 _NANO: Final = 1_000_000_000
 _WINDOWS: Final = tuple(Window)
-_ROW: Final = 15
+_ROW: Final = 16
 _NAME: Final = re.compile(r"\b[A-Z][A-Z_]+\b")
 _CONSTANTS: Final = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ([^\n\[({]+)$", re.M)
 _PARTS: Final = ("ledger.lua", "verbs.lua", "seldom.lua", "call.lua")
@@ -98,7 +98,7 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
         own = [*divmod(ledger.level, _NANO), _up(ledger.at)]
     rows: list[int | str] = []
     for (member, klass), row in ledger.rows.items():
-        rows += (member_name(member), klass, *row[:5], _up(row[5]), *row[6:10], _up(row[10]), *row[11:])
+        rows += (member_name(member), klass, *row[:5], _up(row[5]), *row[6:10], _up(row[10]), *row[11:13], _up(row[13]))
     return [
         seq, 0, *spec(ledger.limit), ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot, own, rows,
         0, 0, 0, 0, _ROW,
@@ -120,6 +120,7 @@ def from_lua(state: list[Any], limit: Limit | None = None) -> Ledger:
         row = rows[r + 2 : r + _ROW]
         row[5] *= MICRO
         row[10] *= MICRO
+        row[13] *= MICRO
         ledger.rows[int(rows[r], 16), rows[r + 1]] = row
     ledger.room = limit.usable - ledger.used - ledger.inflight
     ledger.cool()

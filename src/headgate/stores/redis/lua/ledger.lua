@@ -13,7 +13,7 @@
 --  14 own        fixed {carry, late, stamp, foreign, expected, seen}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
 --  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, missed, wanted before, burst, since,
---                squares, mean burst, ... oldest first}; see `Row` in headgate/ledger/shares.py
+--                squares, mean burst, first asked, ... oldest first}; see `Row` in headgate/ledger/shares.py
 --  16 born       when it began, us: tells whether two copies descend from one ledger
 --  17 epoch      of the server, when it was written; the next are as of when that began, or of the copy put since
 --  18 root       seq      19 rooted   units in flight under permits that have a record
@@ -31,9 +31,9 @@ local SLOT_KEPT = 5000000
 local STEEP = 16
 local MOST = 4503599627370496
 local AGED, CALM = 8, 99
-local ROW = 15
+local ROW = 16
 local MEMBER, CLASS, TAKEN, BEFORE, FLAGS, WAITING, HEAD, UNTIL, WEIGHT = 0, 1, 2, 3, 4, 5, 6, 7, 8
-local MISSED, WANTED, AT_ONCE, SINCE, SQUARES, MEAN = 9, 10, 11, 12, 13, 14
+local MISSED, WANTED, AT_ONCE, SINCE, SQUARES, MEAN, ASKED_AT = 9, 10, 11, 12, 13, 14, 15
 local floor, max, min = math.floor, math.max, math.min
 
 -- a * b over c, whole numbers, a and b not negative: quotient and remainder without an error, however large the product.
@@ -83,7 +83,7 @@ local function row_of(L, member, class)
     r = #rows + 1
     rows[r], rows[r + CLASS], rows[r + TAKEN], rows[r + BEFORE], rows[r + FLAGS] = member, class, 0, 0, 0
     rows[r + WAITING], rows[r + HEAD], rows[r + UNTIL], rows[r + WEIGHT] = 0, 0, 0, 1
-    for i = MISSED, MEAN do rows[r + i] = 0 end
+    for i = MISSED, ASKED_AT do rows[r + i] = 0 end
     if class < min(L.calm, AGED) then L.calm = class end
   end
   return r
@@ -95,6 +95,13 @@ local function note_burst(rows, r, units, mono, period)
   if since >= BURST or since * 64 >= period then rows[r + AT_ONCE], rows[r + SINCE] = 0, mono end
   rows[r + SQUARES] = min(rows[r + SQUARES] + units * (2 * rows[r + AT_ONCE] + units), MOST)
   rows[r + AT_ONCE] = rows[r + AT_ONCE] + units
+  if rows[r + ASKED_AT] == 0 then rows[r + ASKED_AT] = mono end
+end
+
+-- For how long a row has asked that did not ask before this era.
+local function newly(rows, r, mono, period, most)
+  local first = rows[r + ASKED_AT]
+  return first ~= 0 and max(mono - first, floor(period / most)) or period
 end
 
 -- Slots: units in flight at the peak, as far as that has not melted.
@@ -224,7 +231,9 @@ local function enter(L, era, mono)
     if asked ~= 0 or before ~= 0 or flags ~= 0 or waiting ~= 0 then
       rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = old[r], old[r + CLASS], 0, taken, 2 * (flags % 2)
       rows[n + 6], rows[n + 7], rows[n + 8], rows[n + 9] = waiting, old[r + HEAD], old[r + UNTIL], old[r + WEIGHT]
-      rows[n + 10], rows[n + 11] = 0, max(asked, floor((asked + wanted) / 2))
+      local rate = asked
+      if wanted == 0 and L.kind ~= SLOTS then rate = share(asked, L.period, newly(old, r, mono, L.period, L.kind <= FIRST and 32 or 8)) end
+      rows[n + 10], rows[n + 11], rows[n + 16] = 0, max(rate, floor((rate + wanted) / 2)), 0
       rows[n + 12], rows[n + 13], rows[n + 14], rows[n + 15] = old[r + AT_ONCE], old[r + SINCE], old[r + SQUARES], old[r + MEAN]
       if L.kind ~= SLOTS then
         if asked ~= 0 then rows[n + 15] = floor(old[r + SQUARES] / asked) end
@@ -550,7 +559,7 @@ local function above(L, class, now)
         -- what aged calls take is no demand of the class
       elseif past then
         local asked = rows[r + TAKEN] + rows[r + MISSED]
-        local rate = share(asked, period, past)
+        local rate = share(asked, period, rows[r + WANTED] ~= 0 and past or newly(rows, r, mono, period, 32))
         even = even + max(rows[r + WANTED], rate)
         burst = max(burst, rows[r + MEAN], asked ~= 0 and floor(rows[r + SQUARES] / asked) or 0)
       else
