@@ -53,6 +53,7 @@ def microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows, "_SLOT_ERA", 60 * SECOND)
     monkeypatch.setattr(shares, "_BURST", SECOND // 10)
     monkeypatch.setattr(shares, "_SLOT_KEPT", 5 * SECOND)
+    monkeypatch.setattr(shares, "_SECOND", SECOND)
     monkeypatch.setattr(verbs, "_LOOK", SECOND)
     monkeypatch.setattr(verbs, "_GRACE", SECOND // 5)
 

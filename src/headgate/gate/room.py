@@ -20,6 +20,7 @@ from headgate.gate.ticket import Ticket, check, too_late
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
+from headgate.ledger.shares import AGED
 from headgate.rules.call import Plan
 from headgate.stores.records import Grant
 from headgate.waiting.queue import Lane, Queue
@@ -156,7 +157,7 @@ class WaitingRoom:
     def _result(self, ticket: Ticket) -> Grant:
         if ticket.grant is None:
             raise ticket.error or Rejected("the gate was closed")
-        self.waits.add(ticket.klass, time.monotonic_ns() - ticket.arrived)
+        self.waits.add(ticket.klass % AGED, time.monotonic_ns() - ticket.arrived)
         return ticket.grant
 
     def _abandon(self, ticket: Ticket) -> None:

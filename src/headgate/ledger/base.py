@@ -12,7 +12,19 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from headgate.ledger.limit import Instant, Limit
-from headgate.ledger.shares import AGED, KEEP_UPPER, NOBODY, Row, Upper, Who, above, fair_lack, newly, note_burst, reach
+from headgate.ledger.shares import (
+    AGED,
+    KEEP_UPPER,
+    NOBODY,
+    Row,
+    Upper,
+    Who,
+    above,
+    believed,
+    fair_lack,
+    note_burst,
+    reach,
+)
 
 __all__ = ["NEVER", "UNKNOWN", "Ledger"]
 
@@ -278,9 +290,9 @@ class Ledger:
             asked = taken + given
             if asked or before or flags or blocked:
                 # Demand comes at random: one quiet era does not end it. Of a new one only the last part was seen.
-                now, period = asked, self.limit.period
-                if period and not wanted:
-                    now = asked * period // newly(row, mono, period, 32 if self.melts else 8)
+                now = asked
+                if not (wanted or self.rises):
+                    now = believed(row, asked, mono, self.limit, *((32, 2) if self.melts else (8, 4)))
                 wanted = max(now, (now + wanted) // 2)
                 rows[who] = [
                     0,

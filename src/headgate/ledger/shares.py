@@ -18,10 +18,10 @@ from headgate.ledger.limit import SECOND
 
 if TYPE_CHECKING:
     from headgate.ledger.base import Ledger
-    from headgate.ledger.limit import Instant
+    from headgate.ledger.limit import Instant, Limit
 
 __all__ = [
-    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "newly", "note_burst", "note_peak", "reach",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "believed", "fair_lack", "note_burst", "note_peak", "reach",
     "reach_evenly",
 ]  # fmt: skip
 
@@ -35,12 +35,13 @@ _SLOT_KEPT: Final = 5 * SECOND
 FOREVER: Final = 1 << 62
 _MOST: Final = 1 << 52
 """Squares are summed up to this, so that every store can hold them exactly."""
+_SECOND: Final = SECOND
 _STEEP: Final = 16
 """At the end of a window, what is kept of the last burst melts away as if so many times more were wanted."""
 
 AGED: Final = 8
-"""Added to a class: a call that was lifted to it because it waited for long. It goes as one of that class, and those below
-leave it what it waits for; but what such calls take is no demand of the class."""
+"""Added to a class: the call goes as one of that class, and those below leave it what it waits for; but what it takes is no
+demand of the class. So are calls that were lifted because they waited for long, first contacts, and what is set aside."""
 
 Who = tuple[int, int]
 """(member number, priority class: 0 is the highest; see `AGED`)."""
@@ -90,15 +91,20 @@ def above(ledger: Ledger, klass: int, now: Instant) -> Upper:
             if other & AGED:
                 continue
             asked = row[0] + row[7]
-            even += max(row[8], asked * period // (past if row[8] else newly(row, mono, period)))
+            even += max(row[8], asked * period // past) if row[8] else believed(row, asked, mono, limit)
             burst = max(burst, row[12], row[11] // asked if asked else 0)
     return Upper(share, blocked, min(even, limit.usable), min(burst, limit.usable))
 
 
-def newly(row: Row, mono: int, period: int, most: int = 32) -> int:
-    """Ns for which a row has asked that did not ask before this era. A demand is believed from its first call on, to go on for
-    a whole period at most `most` times as much: if it is none, what is kept for it soon falls."""
-    return max(mono - row[13], period // most) if row[13] else period
+def believed(row: Row, asked: int, mono: int, limit: Limit, most: int = 32, part: int = 2) -> int:
+    """What a row wants in a whole period that asked for `asked` units in this era and for nothing before.
+
+    A demand is believed from its first call on: it is taken to go on at its pace, but as at least a second's, at most `most`
+    times as much, and at most a `part`-th of the limit. If it does not go on, that soon falls.
+    """
+    period = limit.period
+    past = min(max(mono - row[13], period // most, _SECOND), period) if row[13] else period
+    return max(asked, min(asked * period // past, limit.usable // part))
 
 
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:

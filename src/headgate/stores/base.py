@@ -14,7 +14,7 @@ from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import Blocks, BlockState
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 
 __all__ = ["SharedStore", "Store"]
 
@@ -118,12 +118,7 @@ class Store(ABC):
 
     @abstractmethod
     def withdraw(
-        self,
-        keys: Iterable[str],
-        who: Who,
-        now: Instant,
-        missed: Mapping[str, int] = NOTHING,
-        left: Mapping[str, int] = NOTHING,
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
     ) -> None:
         """Calls no longer wait: take back their waiting notes.
 

@@ -25,7 +25,7 @@ from headgate.ledger.shares import Who
 from headgate.stores.base import SharedStore, Store
 from headgate.stores.blocks import Blocks, BlockState
 from headgate.stores.memory import MemoryStore
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, forget
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units, forget
 
 __all__ = ["SafeStore"]
 
@@ -239,13 +239,7 @@ class SafeStore(Store):
         return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
 
     def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
+        self, grant: Grant, now: Instant, *, actual: Units = NOTHING, used: Units = NOTHING, full: Iterable[str] = ()
     ) -> Answered:
         share = self._share_or_inner()
         if share is None:
@@ -285,12 +279,7 @@ class SafeStore(Store):
             return True
 
     def withdraw(
-        self,
-        keys: Iterable[str],
-        who: Who,
-        now: Instant,
-        missed: Mapping[str, int] = NOTHING,
-        left: Mapping[str, int] = NOTHING,
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
     ) -> None:
         if self._share_or_inner() is None:
             self._try(lambda: self.inner.withdraw(keys, who, now, missed, left))

@@ -20,7 +20,7 @@ from headgate.ledger.shares import Who
 from headgate.stores.base import Store
 from headgate.stores.blocks import BlockState
 from headgate.stores.inforce import InForce
-from headgate.stores.records import LEASE, NOTHING, Answered, Grant
+from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Units
 
 __all__ = ["LedgerStore"]
 
@@ -123,12 +123,7 @@ class LedgerStore(Store):
             return no
 
     def withdraw(
-        self,
-        keys: Iterable[str],
-        who: Who,
-        now: Instant,
-        missed: Mapping[str, int] = NOTHING,
-        left: Mapping[str, int] = NOTHING,
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
     ) -> None:
         with self.batch():
             for key in keys:

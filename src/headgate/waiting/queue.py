@@ -82,9 +82,9 @@ class Lane:
 
     def rank(self, now: int) -> tuple[int, int]:
         """Order among heads: effective class, then arrival. A lane long unserved is lifted, but never to the top."""
-        lifted = self.klass - (now - self.since) // AGEING
-        klass = self.klass if self.klass <= 1 else max(1, lifted)
-        return klass, self.waiters[0].ticket
+        klass = self.klass % AGED
+        lifted = klass - (now - self.since) // AGEING
+        return klass if klass <= 1 else max(1, lifted), self.waiters[0].ticket
 
     def standing(self, now: int) -> int:
         """The class of the head as ledgers know it."""

@@ -17,7 +17,7 @@ from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from headgate.stores.redis.line import MICRO, Load
 from headgate.stores.redis.lua import member_name
 from headgate.stores.redis.news import EVER, News
@@ -299,12 +299,7 @@ class RedisStore(News):
         self._trips.tell(grant.namespace, Wish(lambda load: self._adopt(load, new)), None)
 
     def withdraw(
-        self,
-        keys: Iterable[str],
-        who: Who,
-        now: Instant,
-        missed: Mapping[str, int] = NOTHING,
-        left: Mapping[str, int] = NOTHING,
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
     ) -> None:
         namespaces: dict[str, list[str]] = {}
         for key in keys:

@@ -98,10 +98,12 @@ local function note_burst(rows, r, units, mono, period)
   if rows[r + ASKED_AT] == 0 then rows[r + ASKED_AT] = mono end
 end
 
--- For how long a row has asked that did not ask before this era.
-local function newly(rows, r, mono, period, most)
-  local first = rows[r + ASKED_AT]
-  return first ~= 0 and max(mono - first, floor(period / most)) or period
+-- What a row wants in a whole period that asked for `asked` units in this era and for nothing before.
+local function believed(L, rows, r, asked, mono, most, part)
+  local first, past = rows[r + ASKED_AT], L.period
+  if first ~= 0 then past = min(max(mono - first, floor(past / most), 1000000), past) end
+  local rate = share(asked, L.period, past)
+  return max(asked, min(rate, floor(L.usable / part)))
 end
 
 -- Slots: units in flight at the peak, as far as that has not melted.
@@ -232,7 +234,9 @@ local function enter(L, era, mono)
       rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = old[r], old[r + CLASS], 0, taken, 2 * (flags % 2)
       rows[n + 6], rows[n + 7], rows[n + 8], rows[n + 9] = waiting, old[r + HEAD], old[r + UNTIL], old[r + WEIGHT]
       local rate = asked
-      if wanted == 0 and L.kind ~= SLOTS then rate = share(asked, L.period, newly(old, r, mono, L.period, L.kind <= FIRST and 32 or 8)) end
+      if wanted == 0 and L.kind ~= SLOTS then
+        rate = believed(L, old, r, asked, mono, L.kind <= FIRST and 32 or 8, L.kind <= FIRST and 2 or 4)
+      end
       rows[n + 10], rows[n + 11], rows[n + 16] = 0, max(rate, floor((rate + wanted) / 2)), 0
       rows[n + 12], rows[n + 13], rows[n + 14], rows[n + 15] = old[r + AT_ONCE], old[r + SINCE], old[r + SQUARES], old[r + MEAN]
       if L.kind ~= SLOTS then
@@ -559,8 +563,12 @@ local function above(L, class, now)
         -- what aged calls take is no demand of the class
       elseif past then
         local asked = rows[r + TAKEN] + rows[r + MISSED]
-        local rate = share(asked, period, rows[r + WANTED] ~= 0 and past or newly(rows, r, mono, period, 32))
-        even = even + max(rows[r + WANTED], rate)
+        if rows[r + WANTED] ~= 0 then
+          local rate = share(asked, period, past)
+          even = even + max(rows[r + WANTED], rate)
+        else
+          even = even + believed(L, rows, r, asked, mono, 32, 2)
+        end
         burst = max(burst, rows[r + MEAN], asked ~= 0 and floor(rows[r + SQUARES] / asked) or 0)
       else
         local peak = lately(rows, r, mono)
