@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from headgate.ledger.limit import Instant, Limit
 
 __all__ = [
-    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "believed", "fair_lack", "note_burst", "note_peak", "reach",
-    "reach_evenly",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "believed", "fair_lack", "note_burst", "note_peak",
+    "reach", "reach_evenly",
 ]  # fmt: skip
 
 KEEP_UPPER: Final = 5
