@@ -20,10 +20,10 @@ from headgate.ledger.shares import (
     Upper,
     Who,
     above,
-    believed,
     fair_lack,
     note_burst,
     reach,
+    wanted_next,
 )
 
 __all__ = ["NEVER", "UNKNOWN", "Ledger"]
@@ -112,11 +112,25 @@ class Ledger:
             return NEVER
         if not cost:
             return 0
-        spare, most = self.room - cost, self.limit.usable - cost
-        upper = above(self, who[1], now) if who[1] & 7 else NOBODY
         lack = fair_lack(self, who, now) if self.era - self.hot <= 1 else 0
+        if not who[1] & 7:
+            return self._opens(cost, NOBODY, lack, ahead, now)
+        upper = above(self, who[1], now.mono)
+        found = self._opens(cost, upper, lack, ahead, now)
+        for later in (1, 2):
+            edge = (self.era + later) * self.limit.period
+            if not upper.even or found <= edge or self.base:
+                break
+            # Within a window that knows no eras, less is expected from the next era on, and then nothing.
+            upper = above(self, who[1], now.mono, later)
+            found = max(edge, self._opens(cost, upper, lack, ahead, now))
+        return found
+
+    def _opens(self, cost: int, upper: Upper, lack: int, ahead: int, now: Instant) -> int:
+        """`opens` for so much to be left to upper classes and, of its own, to other members."""
         if not self.melts:
             return self.opens_flow(cost, upper, max(lack, ahead), now)
+        spare, most = self.room - cost, self.limit.usable - cost
         if spare == most:
             return 0  # nothing else is taken: that must be enough
         if spare < 0:
@@ -282,18 +296,14 @@ class Ledger:
         following = era == self.era + 1
         rows: dict[Who, Row] = {}
         for who, row in self.rows.items():
-            taken, before, flags, blocked, head, until, weight, given, wanted = row[:9]
-            if not following:
-                taken = before = flags = given = wanted = 0
+            taken, _, flags, blocked, head, until, weight, given, _ = row[:9]
             if until <= mono:
                 blocked = 0
+            if not following:
+                taken = flags = given = 0
             asked = taken + given
-            if asked or before or flags or blocked:
-                # Demand comes at random: one quiet era does not end it. Of a new one only the last part was seen.
-                now = asked
-                if not (wanted or self.rises):
-                    now = believed(row, asked, mono, self.limit, *((32, 2) if self.melts else (8, 4)))
-                wanted = max(now, (now + wanted) // 2)
+            if asked or flags & 1 or blocked:
+                wanted = wanted_next(self, row) if following else 0
                 rows[who] = [
                     0,
                     taken,

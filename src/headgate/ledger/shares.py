@@ -18,11 +18,11 @@ from headgate.ledger.limit import SECOND
 
 if TYPE_CHECKING:
     from headgate.ledger.base import Ledger
-    from headgate.ledger.limit import Instant, Limit
+    from headgate.ledger.limit import Instant
 
 __all__ = [
-    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "believed", "fair_lack", "note_burst", "note_peak",
-    "reach", "reach_evenly",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
+    "reach_evenly", "wanted_next",
 ]  # fmt: skip
 
 KEEP_UPPER: Final = 5
@@ -75,36 +75,44 @@ class Upper(NamedTuple):
 NOBODY: Final = Upper(0, 0, 0, 0)
 
 
-def above(ledger: Ledger, klass: int, now: Instant) -> Upper:
-    """What the classes above `klass` are expected to want."""
-    limit, mono, level = ledger.limit, now.mono, klass & 7
+def above(ledger: Ledger, klass: int, mono: int, later: int = 0) -> Upper:
+    """What the classes above `klass` are expected to want, so many eras later, should nobody ask before."""
+    limit, level = ledger.limit, klass & 7
     share, blocked, even, burst = limit.usable * KEEP_UPPER // 100, 0, 0, 0
-    period = limit.period
-    if not period:
+    if not limit.period:
         return _above_slots(ledger, level, share, mono)
-    # The rest of an era is taken to go on at the rate of its beginning: at most fourfold, or twofold where nothing melts.
-    past = max(now[ledger.base] - limit.origin - ledger.era * period, period // (4 if ledger.melts else 2))
     for (_, other), row in ledger.rows.items():
         if other & 7 < level:
-            if row[3] and row[5] > mono:
-                blocked += row[3]
-            if other & AGED:
-                continue
+            waiting = row[3] if row[5] > mono else 0
+            blocked += waiting
             asked = row[0] + row[7]
-            even += max(row[8], asked * period // past) if row[8] else believed(row, asked, mono, limit)
-            burst = max(burst, row[12], row[11] // asked if asked else 0)
+            if other & AGED or (later and not (asked or row[2] & 1 or waiting)) or later > 1:
+                continue
+            even += wanted_next(ledger, row) if later else _wanted(ledger, row, asked)
+            burst = max(burst, row[11] // asked if asked else 0, 0 if later and asked else row[12])
     return Upper(share, blocked, min(even, limit.usable), min(burst, limit.usable))
 
 
-def believed(row: Row, asked: int, mono: int, limit: Limit, most: int = 32, part: int = 2) -> int:
-    """What a row wants in a whole period that asked for `asked` units in this era and for nothing before.
+def _wanted(ledger: Ledger, row: Row, asked: int) -> int:
+    """What a row wants in a whole period, of which it asked for `asked` units in this era.
 
-    A demand is believed from its first call on: it is taken to go on at its pace, but as at least a second's, at most `most`
-    times as much, and at most a `part`-th of the limit. If it does not go on, that soon falls.
+    It is taken to go on at its pace. Of one that asked before, at most fourfold (twofold where nothing melts). A new demand
+    is believed from its first call on: its pace as at least a second's, and for a part of the limit.
     """
-    period = limit.period
-    past = min(max(mono - row[13], period // most, _SECOND), period) if row[13] else period
-    return max(asked, min(asked * period // past, limit.usable // part))
+    limit, melts = ledger.limit, ledger.melts
+    period, past = limit.period, row[10] - row[13]
+    if row[8]:
+        return max(row[8], asked * period // max(past, period // (4 if melts else 2)))
+    past = min(max(past, period // (32 if melts else 8), _SECOND), period)
+    return max(asked, min(asked * period // past, limit.usable // (2 if melts else 4)))
+
+
+def wanted_next(ledger: Ledger, row: Row) -> int:
+    """What a row is expected to want in the next era. Demand comes at random: a quiet era halves what was expected."""
+    asked = row[0] + row[7]
+    if not row[8] and ledger.limit.period:
+        return _wanted(ledger, row, asked)
+    return max(asked, (asked + row[8]) // 2)
 
 
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:

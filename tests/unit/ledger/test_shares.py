@@ -67,7 +67,7 @@ def test_silent_members_are_forgotten() -> None:
     """After two windows without a word a member is not reckoned with."""
     ledger = minute()
     ledger.refused((1, 2), 1, 5, at(660).mono, 1)
-    for minutes in (11, 12, 13):
+    for minutes in (11, 12):
         ledger.advance(at(60 * minutes))
     assert ledger.rows == {}
 
@@ -77,10 +77,10 @@ def test_upper_classes_that_wait() -> None:
     ledger = minute()
     ledger.refused((1, 0), 5, 20, at(610).mono, 1)
     ledger.refused((2, 1), 5, 7, at(605).mono, 1)
-    assert above(ledger, 2, at(600)).blocked == 27
-    assert above(ledger, 2, at(606)).blocked == 20
-    assert above(ledger, 1, at(600)).blocked == 20
-    assert above(ledger, 0, at(600)).blocked == 0
+    assert above(ledger, 2, at(600).mono).blocked == 27
+    assert above(ledger, 2, at(606).mono).blocked == 20
+    assert above(ledger, 1, at(600).mono).blocked == 20
+    assert above(ledger, 0, at(600).mono).blocked == 0
 
 
 def test_flows_leave_what_the_less_served_wait_for() -> None:
@@ -134,8 +134,7 @@ def test_after_two_windows_without_a_call_only_the_fixed_share_is_kept() -> None
         ledger.advance(at(60 * minutes))
         kept.append(left_free(ledger, (2, 3), at(60 * minutes)))
     assert 300 < kept[0] < 600
-    assert 150 < kept[1] < kept[0]
-    assert kept[2] == 30
+    assert kept[1] == 30
     assert ledger.calm >= 3
 
 

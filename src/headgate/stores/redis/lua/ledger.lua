@@ -98,12 +98,24 @@ local function note_burst(rows, r, units, mono, period)
   if rows[r + ASKED_AT] == 0 then rows[r + ASKED_AT] = mono end
 end
 
--- What a row wants in a whole period that asked for `asked` units in this era and for nothing before.
-local function believed(L, rows, r, asked, mono, most, part)
-  local first, past = rows[r + ASKED_AT], L.period
-  if first ~= 0 then past = min(max(mono - first, floor(past / most), 1000000), past) end
-  local rate = share(asked, L.period, past)
-  return max(asked, min(rate, floor(L.usable / part)))
+-- What a row wants in a whole period, of which it asked for `asked` units in this era.
+local function wanted(L, rows, r, asked)
+  local period, melts = L.period, L.kind <= FIRST
+  local past = rows[r + SINCE] - rows[r + ASKED_AT]
+  if rows[r + WANTED] ~= 0 then
+    local rate = share(asked, period, max(past, floor(period / (melts and 4 or 2))))
+    return max(rows[r + WANTED], rate)
+  end
+  past = min(max(past, floor(period / (melts and 32 or 8)), 1000000), period)
+  local rate = share(asked, period, past)
+  return max(asked, min(rate, floor(L.usable / (melts and 2 or 4))))
+end
+
+-- What a row is expected to want in the next era.
+local function wanted_next(L, rows, r)
+  local asked, before = rows[r + TAKEN] + rows[r + MISSED], rows[r + WANTED]
+  if before == 0 and L.kind ~= SLOTS then return wanted(L, rows, r, asked) end
+  return max(asked, floor((asked + before) / 2))
 end
 
 -- Slots: units in flight at the peak, as far as that has not melted.
@@ -225,19 +237,15 @@ local function enter(L, era, mono)
   local following = era == L.era + 1
   local old, rows, n = L.rows, {}, 0
   for r = 1, #old, ROW do
-    local taken, before, flags, waiting = old[r + TAKEN], old[r + BEFORE], old[r + FLAGS], old[r + WAITING]
-    local missed, wanted = old[r + MISSED], old[r + WANTED]
-    if not following then taken, before, flags, missed, wanted = 0, 0, 0, 0, 0 end
+    local taken, flags, waiting = old[r + TAKEN], old[r + FLAGS], old[r + WAITING]
+    local missed = old[r + MISSED]
+    if not following then taken, flags, missed = 0, 0, 0 end
     if old[r + UNTIL] <= mono then waiting = 0 end
     local asked = taken + missed
-    if asked ~= 0 or before ~= 0 or flags ~= 0 or waiting ~= 0 then
+    if asked ~= 0 or flags % 2 ~= 0 or waiting ~= 0 then
       rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = old[r], old[r + CLASS], 0, taken, 2 * (flags % 2)
       rows[n + 6], rows[n + 7], rows[n + 8], rows[n + 9] = waiting, old[r + HEAD], old[r + UNTIL], old[r + WEIGHT]
-      local rate = asked
-      if wanted == 0 and L.kind ~= SLOTS then
-        rate = believed(L, old, r, asked, mono, L.kind <= FIRST and 32 or 8, L.kind <= FIRST and 2 or 4)
-      end
-      rows[n + 10], rows[n + 11], rows[n + 16] = 0, max(rate, floor((rate + wanted) / 2)), 0
+      rows[n + 10], rows[n + 11], rows[n + 16] = 0, following and wanted_next(L, old, r) or 0, 0
       rows[n + 12], rows[n + 13], rows[n + 14], rows[n + 15] = old[r + AT_ONCE], old[r + SINCE], old[r + SQUARES], old[r + MEAN]
       if L.kind ~= SLOTS then
         if asked ~= 0 then rows[n + 15] = floor(old[r + SQUARES] / asked) end
@@ -549,27 +557,20 @@ end
 
 -- What the classes above a caller's are expected to want: the fixed share, what they wait for, what they want in a period, what
 -- they want at once (of slots: what they lack of it), and when that falls (slots).
-local function above(L, class, now)
-  local rows, mono, period, level = L.rows, now.mono, L.period, class % AGED
+local function above(L, class, mono, later)
+  local rows, level = L.rows, class % AGED
   local fixed, blocked, even, burst, falls = floor(L.usable * KEEP_UPPER / 100), 0, 0, 0, 0
-  local past
-  if L.kind ~= SLOTS then
-    past = max((L.kind == FIXED and now.lo - L.origin or mono) - L.era * period, floor(period / (L.kind <= FIRST and 4 or 2)))
-  end
   for r = 1, #rows, ROW do
     if rows[r + CLASS] % AGED < level then
-      if rows[r + WAITING] ~= 0 and rows[r + UNTIL] > mono then blocked = blocked + rows[r + WAITING] end
-      if rows[r + CLASS] >= AGED then
-        -- what aged calls take is no demand of the class
-      elseif past then
-        local asked = rows[r + TAKEN] + rows[r + MISSED]
-        if rows[r + WANTED] ~= 0 then
-          local rate = share(asked, period, past)
-          even = even + max(rows[r + WANTED], rate)
-        else
-          even = even + believed(L, rows, r, asked, mono, 32, 2)
-        end
-        burst = max(burst, rows[r + MEAN], asked ~= 0 and floor(rows[r + SQUARES] / asked) or 0)
+      local waits = rows[r + UNTIL] > mono and rows[r + WAITING] or 0
+      local asked = rows[r + TAKEN] + rows[r + MISSED]
+      blocked = blocked + waits
+      if rows[r + CLASS] >= AGED or later > 1 or later == 1 and asked == 0 and rows[r + FLAGS] % 2 == 0 and waits == 0 then
+        -- what aged calls take is no demand of the class; and who has been silent for long will be forgotten
+      elseif L.kind ~= SLOTS then
+        even = even + (later == 1 and wanted_next(L, rows, r) or wanted(L, rows, r, asked))
+        if later == 0 or asked == 0 then burst = max(burst, rows[r + MEAN]) end
+        if asked ~= 0 then burst = max(burst, floor(rows[r + SQUARES] / asked)) end
       else
         local peak = lately(rows, r, mono)
         if peak > rows[r + AT_ONCE] then
@@ -581,7 +582,7 @@ local function above(L, class, now)
       end
     end
   end
-  if past then even, burst = min(even, L.usable), min(burst, L.usable) end
+  if L.kind ~= SLOTS then even, burst = min(even, L.usable), min(burst, L.usable) end
   return fixed, blocked, even, burst, falls
 end
 
@@ -716,16 +717,10 @@ local function opens_sliding(L, cost, fixed, blocked, even, burst, others, now)
   return -(now.mono + period)
 end
 
--- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
-local function opens(L, cost, member, class, now, ahead)
+-- When `cost` units may be taken, if so much is to be left to upper classes and to others: 0 if now, else an instant or unknown.
+local function opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ahead, now)
   local kind, usable = L.kind, L.usable
-  if kind == FIXED then come_back(L, now) end
-  if cost > usable then return NEVER end
-  if cost == 0 then return 0 end
-  local spare, most, lack = L.room - cost, usable - cost, 0
-  local fixed, blocked, even, burst, falls = 0, 0, 0, 0, 0
-  if class % AGED ~= 0 then fixed, blocked, even, burst, falls = above(L, class, now) end
-  if L.era - L.hot <= 1 then lack = fair_lack(L, member, class, now.mono) end
+  local spare, most = L.room - cost, usable - cost
   if kind <= FIRST then
     if spare == most then return 0 end
     if spare < 0 then return frees(L, cost, now) end
@@ -759,4 +754,23 @@ local function opens(L, cost, member, class, now, ahead)
   keep = min(max(fixed, blocked, keep) + lack, most)
   if spare >= keep then return 0 end
   return frees(L, cost + keep - L.room, now)
+end
+
+-- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
+local function opens(L, cost, member, class, now, ahead)
+  if L.kind == FIXED then come_back(L, now) end
+  if cost > L.usable then return NEVER end
+  if cost == 0 then return 0 end
+  local lack = L.era - L.hot <= 1 and fair_lack(L, member, class, now.mono) or 0
+  if class % AGED == 0 then return opens_above(L, cost, 0, 0, 0, 0, 0, lack, ahead, now) end
+  local fixed, blocked, even, burst, falls = above(L, class, now.mono, 0)
+  local found = opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ahead, now)
+  for later = 1, 2 do
+    local edge = (L.era + later) * L.period
+    if even == 0 or found <= edge or L.kind == FIXED then break end
+    -- Within a window that knows no eras, less is expected from the next era on, and then nothing.
+    fixed, blocked, even, burst, falls = above(L, class, now.mono, later)
+    found = max(edge, opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ahead, now))
+  end
+  return found
 end
