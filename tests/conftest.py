@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from headgate.ledger import edge
+
 # A loaded machine must not fail a property because one example was slow; the run as a whole has its timeout.
 settings.register_profile("suite", deadline=None, print_blob=True)
 settings.load_profile("suite")
@@ -21,3 +23,10 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("HEADGATE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def dates_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock that dates answers is the one that counts, for tests of the arithmetic on one clock."""
+    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
+    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)

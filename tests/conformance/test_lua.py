@@ -17,7 +17,7 @@ import pytest
 import redis
 from tests.support.server import Server
 
-from headgate.ledger import edge, flows
+from headgate.ledger import edge, flows, shares
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import pack, unpack
 from headgate.ledger.decide import Refusal
@@ -52,6 +52,9 @@ def microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "FIRST_DOUBT", 2 * SECOND)
     monkeypatch.setattr(edge, "BLIND_DOUBT", SECOND // 4)
     monkeypatch.setattr(flows, "_SLOT_ERA", 60 * SECOND)
+    monkeypatch.setattr(shares, "_BURST", SECOND // 10)
+    monkeypatch.setattr(shares, "_SLOT_KEPT", 5 * SECOND)
+    monkeypatch.setattr(shares, "_SECOND", SECOND)
     monkeypatch.setattr(verbs, "_LOOK", SECOND)
     monkeypatch.setattr(verbs, "_GRACE", SECOND // 5)
 
@@ -96,7 +99,7 @@ class Script:
         names = [name.decode() for name in self.client.smembers(PREFIX + "ledgers")]
         found = {name: decode(self.client.get(f"{PREFIX}L:{name}"))[2:15] for name in names}
         for ledger in found.values():
-            for until in range(7, len(ledger[-1]), 9):
+            for until in range(7, len(ledger[-1]), 16):
                 ledger[-1][until] = min(ledger[-1][until], FAR)
         return found
 
@@ -128,8 +131,8 @@ def shown(ledger: Ledger) -> list[Any]:
         own = [*divmod(own[0], 1_000_000_000), own[1]]
     rows: list[Any] = []
     for (member, klass), row in ledger.rows.items():
-        rows += (member_name(member), klass, *row[:5], min(row[5], FAR), row[6])
-    return [*numbers[:11], own, rows]
+        rows += (member_name(member), klass, *row[:5], min(row[5], FAR), *row[6:])
+    return [numbers[0] % 16, *numbers[1:11], own, rows]
 
 
 class Permit(Grant):
@@ -209,7 +212,7 @@ class Twin(LedgerStore):
     def new_id(self) -> int:
         return next(self._ids)
 
-    def most(self, charges: Sequence[Charge], most: int, part: int, now: Instant) -> int:
+    def most(self, charges: Sequence[Charge], most: int, part: int, who: Who, now: Instant) -> int:
         """How many permits at once fit without a closer look."""
         for charge in charges:
             ledger = self._current(charge, now)
@@ -217,6 +220,8 @@ class Twin(LedgerStore):
                 return 1
             if charge.cost:
                 most = min(most, ledger.room // (part * charge.cost), (ledger.room - ledger.floor) // charge.cost)
+            while who[1] > ledger.calm and most > 1 and ledger.opens(most * charge.cost, who, now):
+                most //= 2
         return max(1, most)
 
     def _keys(self, prefix: str) -> list[str]:
@@ -313,7 +318,8 @@ class World:
 
     def who(self) -> Who:
         """A member and a class."""
-        return self.chance.choice(self.members), self.chance.randrange(self.classes)
+        klass = self.chance.randrange(self.classes)
+        return self.chance.choice(self.members), klass + (shares.AGED if self.chance.random() < 0.05 else 0)
 
     def numbers(self, keys: Sequence[str]) -> list[int]:
         """Ledgers as the script counts them."""
@@ -332,7 +338,7 @@ class World:
         backlog = chance.choice([None, {}, {chance.choice(which): chance.randrange(1, 200)}])
         ahead = chance.choice([{}, {}, {}, {chance.choice(which): chance.randrange(1, 50)}])
         most, part = chance.choice([1, 1, 8, 32]), chance.choice([64, 8])
-        permits = self.twin.most(charges, most, part, now) if most > 1 and not ahead else 1
+        permits = self.twin.most(charges, most, part, who, now) if most > 1 and not ahead else 1
         times = tuple(Charge(key, limit, cost * permits) for key, limit, cost in charges)
         got = self.twin.reserve(
             NS, times, (), who, now, weight=weight, lease=self.lease,
@@ -432,8 +438,14 @@ class World:
     def withdraw(self, now: Instant) -> None:
         """A caller no longer waits."""
         which, who = self.chosen(), self.who()
-        self.twin.withdraw([self.keys[i] for i in which], who, now)
-        self.items.append(["withdraw", [i + 1 for i in which], member_name(who[0]), who[1]])
+        missed = {i: self.chance.choice([0, 0, 1, 5, self.cost(i)]) for i in which}
+        left = {i: self.chance.choice([0, 0, 3]) for i in which}
+        self.twin.withdraw(
+            [self.keys[i] for i in which], who, now,
+            {self.keys[i]: units for i, units in missed.items()}, {self.keys[i]: units for i, units in left.items()},
+        )  # fmt: skip
+        of = [[i + 1, missed[i], left[i]] for i in which]
+        self.items.append(["withdraw", of, member_name(who[0]), who[1]])
         self.expected.append(True)
 
     def doubts(self, now: Instant) -> None:
@@ -694,7 +706,7 @@ def test_silent_member_has_its_share(shop: Script) -> None:
     shop.raw(header(10), [])
     assert {key: ledger[7] for key, ledger in shop.ledgers().items()} == {WEIGHT_KEY: 50, SLOTS_KEY: 2}
     assert [ledger[12][:2] for ledger in shop.ledgers().values()] == [[ANN, 0]] * 2
-    assert [len(ledger[12]) for ledger in shop.ledgers().values()] == [9, 9]
+    assert [len(ledger[12]) for ledger in shop.ledgers().values()] == [16, 16]
     shop.raw(header(200), [["beat", ANN, 10 * SECOND]])
     assert {key: ledger[7] for key, ledger in shop.ledgers().items()} == {WEIGHT_KEY: 50, SLOTS_KEY: 2}
     shop.raw(header(201), [["beat", BEN, 10 * SECOND]])
@@ -866,7 +878,7 @@ def test_permits_that_no_copy_knew_are_taken(shop: Script) -> None:
     shop.raw(header(2), [["regain", "p9", 2, [[1, 1, 4], [2, 2, 1]], BEN, 0, EPOCH + MINUTE]], BOTH)
     assert counts(shop) == [[90, 8], [0, 2]]
     assert shop.permits() == {"p9": (EPOCH + MINUTE, 2, {WEIGHT_KEY: 8, SLOTS_KEY: 2})}
-    assert shop.ledgers()[WEIGHT_KEY][12][9:12] == [BEN, 0, 3]
+    assert shop.ledgers()[WEIGHT_KEY][12][16:19] == [BEN, 0, 3]
 
 
 def test_copy_joins_a_ledger_that_began_anew(shop: Script) -> None:

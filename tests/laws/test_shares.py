@@ -107,6 +107,145 @@ def test_critical_calls_go_at_once(window: Window) -> None:
     assert account.shares[0] >= 0.98
 
 
+def beside(
+    window: Window, part: float, low: int = 3, high: int = 0, seed: int = 1, **more: object
+) -> tuple[Account, list[int]]:
+    """Calls of weight 5 that want `part` of 600 a minute and may wait for 5 s, beside thirty greedy tasks of a class below
+    them in another process. Returns what became of it and how long the calls waited, from the third minute on."""
+    crew = Crew(0, 1, (0,), klass=high, every=int(300 * SECOND / (600 * part)), patience=5 * SECOND, **more)  # type: ignore[arg-type]
+    account = World(
+        Terms(
+            seed=seed,
+            limits=(Limit("weight", "weight", 600, 60 * SECOND, window),),
+            routes=(Route({0: 5}), Route({0: 1})),
+            crews=(crew, Crew(1, 30, (1,), klass=low)),
+            span=720 * SECOND,
+            doubt=(5 * MILLI, 5 * MILLI),
+            warm=120 * SECOND,
+        )
+    ).run()
+    assert not account.refusals
+    assert not account.leaks
+    return account, sorted(account.waits[0])
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize(
+    ("window", "least"),
+    # Where units come back all the time, room for the next call must lie there when it comes.
+    [(Window.FIXED, 0.99), (Window.FIRST, 0.99), (Window.SLIDING, 0.95), (Window.BUCKET, 0.99)],
+)
+def test_critical_demand_is_served_first(window: Window, least: float, part: float) -> None:
+    """Critical demand of up to 80 % of a limit: none fails, hardly any waits for 100 ms, and the rest is used by others."""
+    account, waits = beside(window, part)
+    assert account.failed[0] == 0
+    assert waits[len(waits) * 99 // 100] < 100 * MILLI
+    assert account.shares[0] >= least
+    assert account.taken[1] > 0.7 * (1 - part) * 600 * 12
+
+
+@pytest.mark.parametrize(("high", "low"), [(0, 1), (1, 2), (2, 4), (3, 4)])
+def test_each_class_is_served_before_those_below(high: int, low: int) -> None:
+    """What holds for critical calls holds for every class against the ones below it."""
+    account, waits = beside(Window.FIXED, 0.5, low, high)
+    assert account.failed[0] == 0
+    assert waits[len(waits) * 99 // 100] < 100 * MILLI
+    assert account.shares[0] >= 0.98
+
+
+@pytest.mark.parametrize("window", [Window.FIXED, Window.FIRST, Window.BUCKET])
+@pytest.mark.parametrize("part", [0.25, 0.8])
+def test_critical_demand_at_random_is_served_first(window: Window, part: float) -> None:
+    """The same for calls that come at random moments, so that their number differs from minute to minute."""
+    late = calls = 0
+    for seed in range(4):
+        account, waits = beside(window, part, seed=seed, random=True)
+        assert account.shares[0] >= 0.97
+        calls += len(waits) + account.failed[0]
+        late += account.failed[0] + sum(wait > 100 * MILLI for wait in waits)
+    assert late <= 0.02 * calls
+
+
+@pytest.mark.parametrize(
+    ("window", "most"),
+    # Where nothing melts, less is kept for a demand that may be none.
+    [(Window.FIXED, 1), (Window.FIRST, 1), (Window.BUCKET, 1), (Window.SLIDING, 10)],
+)
+def test_a_new_demand_is_believed_from_its_first_call(window: Window, most: int) -> None:
+    """Critical calls that began three seconds before thirty low tasks do not fail in the first window either."""
+    failed = calls = 0
+    for seed in range(4):
+        account = World(
+            Terms(
+                seed=seed,
+                limits=(Limit("weight", "weight", 600, 60 * SECOND, window),),
+                routes=(Route({0: 5}), Route({0: 1})),
+                crews=(
+                    Crew(0, 1, (0,), klass=0, every=2 * SECOND, patience=5 * SECOND),
+                    Crew(1, 30, (1,), klass=3, since=3 * SECOND),
+                ),
+                span=70 * SECOND,
+            )
+        ).run()
+        failed += account.failed[0]
+        calls += len(account.waits[0])
+    assert calls + failed > 130
+    assert failed <= most
+
+
+def test_bursts_of_critical_calls_fit() -> None:
+    """Six critical calls at once every ten seconds: a whole burst is left free, whenever it comes."""
+    account = World(
+        Terms(
+            seed=1,
+            limits=(Limit("weight", "weight", 600, 60 * SECOND),),
+            routes=(Route({0: 5}), Route({0: 1})),
+            crews=(
+                Crew(0, 6, (0,), klass=0, every=10 * SECOND, patience=5 * SECOND),
+                Crew(1, 30, (1,), klass=3),
+            ),
+            span=720 * SECOND,
+            warm=120 * SECOND,
+        )
+    ).run()
+    assert account.failed[0] == 0
+    assert max(account.waits[0]) < 100 * MILLI
+    assert account.shares[0] >= 0.99
+
+
+def test_slots_that_critical_calls_had_are_left_to_them() -> None:
+    """Eight of ten slots are always in critical hands, call after call, beside thirty low tasks; the others are used."""
+    account = World(
+        Terms(
+            seed=1,
+            limits=(Limit("slots", "slots", 10, 0, Window.SLOTS),),
+            routes=(Route({0: 1}),),
+            crews=(Crew(0, 8, (0,), klass=0, pause=20 * MILLI), Crew(1, 30, (0,), klass=3)),
+            span=60 * SECOND,
+            warm=5 * SECOND,
+        )
+    ).run()
+    waits = sorted(account.waits[0])
+    assert waits[len(waits) * 99 // 100] < 100 * MILLI
+    # About 100 ms each way in use: ten calls a second and slot.
+    assert account.taken[1] > 0.7 * 2 * 10 * 60
+    assert account.taken[0] > 0.7 * 8 * 8 * 60
+
+
+def test_slots_are_not_left_for_long() -> None:
+    """Ten seconds after the last critical call all slots are used by others again."""
+    account = World(
+        Terms(
+            seed=1,
+            limits=(Limit("slots", "slots", 10, 0, Window.SLOTS),),
+            routes=(Route({0: 1}),),
+            crews=(Crew(0, 8, (0,), klass=0, every=1000 * SECOND), Crew(1, 30, (0,), klass=3)),
+            span=100 * SECOND,
+        )
+    ).run()
+    assert account.taken[1] > 0.9 * 10 * 10 * 90 * 0.9
+
+
 def test_low_classes_age() -> None:
     """A background program is served in the end although a higher class of its own process takes all it can."""
     account = run(1, (Crew(0, 64, (1,), klass=2), Crew(0, 4, (1,), klass=4)))

@@ -11,6 +11,7 @@ import copy
 import heapq
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,12 @@ class Crew:
     rhythm: int = 0
     """All of them rest for so long, and work for so long, ns; 0: no rest."""
     patience: int = 1 << 60
-    """How long a call waits for its permit, ns."""
+    """How long a call waits for its permit, ns. One that cannot have it by then gives up at once, as the gate has it."""
+    every: int = 0
+    """Its calls come at their own pace, whatever became of the last ones: `workers` at once every so many ns; 0: each
+    worker makes its next call after its last."""
+    random: bool = False
+    """They come at random, so often on average."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ class Terms:
     """Mean ns between requests of a program that Headgate does not govern; 0: none. Each costs one on limit 0."""
     foreign_since: int = 0
     weights: tuple[int, ...] = ()
+    warm: int = 0
+    """Waits and failures of calls that came within so many ns of the start are not counted."""
 
     def describe(self) -> str:
         """The terms in short, for a failure's message."""
@@ -178,6 +186,9 @@ class Member:
                 world.granted(self, call, got)
                 return
             no = got
+            if self.hopeless(call, no):
+                self.gave_up(call, no)
+                return
         lane = queue.add(call)
         if lane.head() is call:
             if no is not None:
@@ -191,7 +202,7 @@ class Member:
         world = self.world
         for call in self.queue.expired(world.time):
             assert isinstance(call, Call)
-            world.again(self, call.crew)
+            self.gave_up(call, call.lane.why)
         granted: list[tuple[Call, Grant]] = []
 
         def attempts() -> None:
@@ -209,7 +220,7 @@ class Member:
         head = lane.head()
         assert isinstance(head, Call)
         got = world.store.reserve(
-            NAMESPACE, head.charges, (), (self.id, lane.rank(now)[0]), self.now(),
+            NAMESPACE, head.charges, (), (self.id, lane.standing(now)), self.now(),
             backlog=queue.backlog(lane), ahead=queue.ahead(lane, now), weight=self.weight, lease=world.terms.lease,
         )  # fmt: skip
         world.tries += 1
@@ -219,6 +230,24 @@ class Member:
         else:
             assert not got.never, "a route of this world can never fit"
             lane.opens, lane.why = max(got.opens, now + 1), got
+            if self.hopeless(head, got):
+                queue.remove(head)
+                lane.opens = 0
+                self.gave_up(head, got)
+
+    def hopeless(self, call: Call, no: Refusal) -> bool:
+        """Whether a call need not wait at all."""
+        return not no.unknown and no.opens > call.deadline
+
+    def gave_up(self, call: Call, no: Refusal | None) -> None:
+        """A call could not be served in time."""
+        world = self.world
+        if call.arrived >= world.start + world.terms.warm:
+            world.account.failed[world.terms.crews.index(call.crew)] += 1
+        if no is not None:
+            missed, left = self.queue.missed(call, no)
+            world.store.withdraw(missed, (self.id, call.klass), self.now(), missed, left)
+        world.again(self, call.crew)
 
     def set_alarm(self) -> None:
         """See that we wake in time."""
@@ -267,6 +296,8 @@ class Account:
     calls: int = 0
     waits: dict[int, list[int]] = field(default_factory=dict)
     """By crew: how long each call waited, ns."""
+    failed: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """By crew: calls that gave up because they could not be served in time."""
     taken: dict[int, int] = field(default_factory=dict)
     """By crew: units accepted on limit 0."""
     shares: list[float] = field(default_factory=list)
@@ -332,6 +363,9 @@ class World:
         """Let the world pass, then let everything in flight come home."""
         terms, account = self.terms, self.account
         for crew in terms.crews:
+            if crew.every:
+                self.later(crew.since + self.random.randrange(crew.every), self.come, crew)
+                continue
             for _ in range(crew.workers):
                 self.later(crew.since + self.random.randrange(SECOND // 20), self.want, crew)
         for at, member in terms.crashes:
@@ -383,9 +417,16 @@ class World:
             self.later(self.random.randrange(2 * SECOND), member.cancel, call)
         member.ask(call)
 
+    def come(self, crew: Crew) -> None:
+        """Calls that come at their own pace."""
+        if self.time < self.end:
+            self.later(int(self.random.expovariate(1 / crew.every)) if crew.random else crew.every, self.come, crew)
+            for _ in range(crew.workers):
+                self.want(crew)
+
     def again(self, member: Member, crew: Crew) -> None:
         """A worker's call is over."""
-        if not member.dead:
+        if not member.dead and not crew.every:
             pause = int(self.random.expovariate(1 / crew.pause)) if crew.pause else 0
             self.later(pause, self.want, crew)
 
@@ -393,7 +434,8 @@ class World:
         """The permit is there: send the request."""
         terms, account = self.terms, self.account
         account.calls += 1
-        account.waits.setdefault(terms.crews.index(call.crew), []).append(self.time - call.arrived)
+        if call.arrived >= self.start + terms.warm:
+            account.waits.setdefault(terms.crews.index(call.crew), []).append(self.time - call.arrived)
         if self.random.random() < terms.cancelled / 4:
             self.later(self.random.randrange(SECOND // 10), self.unsent, member, call, grant)
             return

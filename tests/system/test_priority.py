@@ -7,8 +7,13 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
-from headgate import Gate, Priority
+import httpx
+
+from headgate import Gate, Priority, SignatureWouldExpire
+from headgate.adapters.httpx import Transport
+from headgate.stores.records import LedgerView
 
 from .conftest import WINDOW, World
 
@@ -41,6 +46,62 @@ def test_critical_calls_go_at_once_through_a_saturated_budget(world: Callable[..
     assert waits[int(len(waits) * 0.99)] < 0.1, waits[-5:]
     assert len(shares) >= 2
     assert min(shares) >= 0.95, shares
+
+
+def test_critical_signed_calls_never_fail_beside_a_crowd(world: Callable[..., World]) -> None:
+    """Signed calls that need 25 % of the limit and cannot wait for a second leave at once beside thirty low tasks of another
+    process, from the second whole minute (here 5 s) on; the tasks use all the rest."""
+    here = world(capacity=600)
+    here.start(names=[SPENDER], workers=30, options=["--priority", "low"])
+    every = WINDOW * 5 / (0.25 * 600)
+    took: list[float] = []
+    failed: list[str] = []
+    with (
+        Gate(home=here.home, hosts=here.emulator.hosts, priority="critical") as gate,
+        httpx.Client(transport=Transport(gate=gate), base_url=here.emulator.url, timeout=10) as client,
+    ):
+        client.get("/fapi/v1/time")  # the limits are learned
+        begin = here.next_edge()
+        start = time.monotonic()
+        for number in range(int(3 * WINDOW / every)):
+            time.sleep(max(0.0, start + number * every - time.monotonic()))
+            counts = time.monotonic() > start + WINDOW
+            query = urlencode({"timestamp": time.time_ns() // 1_000_000, "recvWindow": 1000, "signature": "0" * 64})
+            asked = time.monotonic()
+            try:
+                client.get(f"/fapi/v2/balance?{query}", headers={"X-MBX-APIKEY": "k" * 12})
+            except SignatureWouldExpire as error:
+                failed += [str(error)] if counts else []
+            else:
+                took += [time.monotonic() - asked] if counts else []
+    took.sort()
+    here.next_edge()
+    shares = here.shares(begin + WINDOW, begin + 3 * WINDOW)
+    assert here.refused() == (0, 0)
+    assert not failed, failed
+    assert len(took) > 50
+    assert took[len(took) * 95 // 100] < 0.3, took[-5:]
+    assert len(shares) == 2
+    assert min(shares) >= 0.96, shares
+
+
+def test_a_program_keeps_to_its_part(world: Callable[..., World], tmp_path: Path) -> None:
+    """Two processes of one name spend, together and exactly, what the configuration leaves to the program."""
+    here = world()
+    file = tmp_path / "headgate.toml"
+    file.write_text('[programs.collector]\nlimits = { "binance-usdm/weight-1m" = 200 }\n')
+    here.start(names=[SPENDER] * 2, workers=8, options=["--name", "collector", "--config", str(file)])
+    begin = here.next_edge()
+    time.sleep(2 * WINDOW)
+    here.emulator.stats()
+    assert here.refused() == (0, 0)
+    assert here.shares(begin, begin + 2 * WINDOW) == [0.2, 0.2]
+    assert {view.limit.capacity for view in _ledgers(here) if view.key.endswith("~cap/program:collector")} == {200}
+
+
+def _ledgers(here: World) -> list[LedgerView]:
+    with Gate(home=here.home, hosts=here.emulator.hosts) as gate:
+        return gate.read().ledgers
 
 
 def test_equal_programs_get_equal_parts(world: Callable[..., World]) -> None:

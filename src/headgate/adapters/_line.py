@@ -179,6 +179,8 @@ class Line:
             priority=self._governor.priority if data else Priority.CRITICAL,
             timeout=self._governor.timeout, roams=False,
         )  # fmt: skip
+        if not data:
+            permit.aside()
         permit.plan = dataclasses.replace(plan, charges=charges, scopes=plan.scopes if data else ())
         return permit
 

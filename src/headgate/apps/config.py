@@ -162,6 +162,11 @@ def _changes(said: Configuration, book: Rulebook) -> Iterator[str]:
         for limit in provider.limits.values():
             if limit != before[limit.name]:
                 yield f"{name} {limit.name}: {_limit(limit)} (the rules: {_limit(before[limit.name])})"
+    for program, own in said.said.programs.items():
+        for name, units in own.limits.items():
+            provider_name, _, limit_name = name.partition("/")
+            limit = book.provider(provider_name).limits[limit_name]
+            yield f"program {program}: {units:,} of {provider_name} {limit_name} ({_limit(limit)})"
 
 
 def _limit(limit: Limit) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import click
 import msgspec
 
-from headgate.gate.configuration import configure
+from headgate.gate.configuration import Configuration, configure
 from headgate.rules.call import Call
 from headgate.rules.ccxt_tables import derive, exchanges_at
-from headgate.rules.explanation import GRADES, Explanation, Provenance
+from headgate.rules.explanation import GRADES, Explanation, ProgramCap, Provenance
 from headgate.rules.provider import Provider
 from headgate.rules.times import interval_name
 
@@ -31,7 +32,8 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
         raise click.UsageError(f"{url!r} names no host. Write for example https://fapi.binance.com/fapi/v1/time")
     host = place.netloc.rpartition("@")[2].lower()
     path = place.path or "/"
-    provider = configure(rules=extra).rulebook().for_host(host, path)
+    said = configure(rules=extra)
+    provider = said.rulebook().for_host(host, path)
     derived = exchanges_at([host]) if provider is None else []
     if derived:
         provider = Provider(derive(derived[0]))
@@ -43,6 +45,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
     except msgspec.DecodeError as error:
         raise click.UsageError(f"--body is not JSON: {error}") from None
     found = provider.explain(Call(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
+    found = msgspec.structs.replace(found, caps=list(_caps(said, provider, found)))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
     else:
@@ -51,6 +54,16 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
             click.echo(
                 f"  Only calls through ccxt are governed so. For all: headgate rules show {derived[0]} --from-ccxt"
             )
+
+
+def _caps(said: Configuration, provider: Provider, found: Explanation) -> Iterator[ProgramCap]:
+    """What the configuration leaves to programs of the limits that the call spends."""
+    for program, own in said.said.programs.items():
+        for share in found.limits:
+            name = f"{provider.name}/{share.name}"
+            if name in own.limits:
+                place = said.file.place(f"$.programs.{program}.limits.{name}")
+                yield ProgramCap(program, share.name, own.limits[name], place)
 
 
 def _untouched(host: str, *, as_json: bool) -> None:
@@ -108,6 +121,8 @@ def _show(method: str, url: str, found: Explanation) -> None:
     }
     for tag, each in sorted(witnesses.items()):
         console.print(f"  {tag}: {escape(each.title)}, read {each.read}, {_grade(each.confidence)}")
+    for cap in found.caps:
+        console.print(escape(f"  {cap.limit}: program {cap.program} may spend {cap.units} of it ({cap.place})"))
     for share in found.limits:
         if share.provenance.note:
             console.print(f"  {share.name}: {escape(share.provenance.note)}")

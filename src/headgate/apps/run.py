@@ -54,10 +54,18 @@ def _folder(package: str) -> str:
     help="Class of this program's calls, unless a call says otherwise.",
 )
 @click.option("--weight", type=click.IntRange(min=1), help="This program's share among equals (others have 1).")
+@click.option(
+    "--name", help="This program's name in lists and in [programs.NAME] of the configuration ($HEADGATE_NAME)."
+)
 @click.option("--home", type=click.Path(file_okay=False, resolve_path=True), help="State folder ($HEADGATE_HOME).")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
 def command(
-    config: str | None, priority: str | None, weight: int | None, home: str | None, argv: tuple[str, ...]
+    config: str | None,
+    priority: str | None,
+    weight: int | None,
+    name: str | None,
+    home: str | None,
+    argv: tuple[str, ...],
 ) -> None:
     """Run COMMAND with every HTTP call of it, and of its Python children, governed.
 
@@ -68,9 +76,10 @@ def command(
         "HEADGATE_CONFIG": config,
         "HEADGATE_PRIORITY": priority,
         "HEADGATE_WEIGHT": weight and str(weight),
+        "HEADGATE_NAME": name,
         "HEADGATE_HOME": home,
     }
-    os.environ.update({name: value for name, value in chosen.items() if value})
+    os.environ.update({variable: value for variable, value in chosen.items() if value})
     if os.environ.get("HEADGATE_CONFIG"):  # a child that changes its folder must find it too
         os.environ["HEADGATE_CONFIG"] = str(Path(os.environ["HEADGATE_CONFIG"]).expanduser().resolve())
     said = configure()

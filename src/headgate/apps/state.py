@@ -13,6 +13,7 @@ from headgate.gate.settings import load_settings, open_store_name
 from headgate.gate.times import Times
 from headgate.gate.waits import Wait, read_waits
 from headgate.ledger.limit import SECOND
+from headgate.ledger.shares import AGED
 from headgate.pools.pool import Egress
 from headgate.pools.report import AddressView, views
 from headgate.rules.call import Priority
@@ -156,7 +157,7 @@ def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
         "spenders": [
             {
                 "process": members.get(member, f"gone-{member % 10000:04d}"),
-                "priority": Priority(klass).name.lower() if klass < len(Priority) else str(klass),
+                "priority": Priority(klass % AGED).name.lower(),
                 "taken": row[0],
                 "taken_before": row[1],
                 "waiting": row[3],

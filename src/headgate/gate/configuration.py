@@ -26,6 +26,7 @@ from headgate.policy.policies import Policies
 from headgate.pools.settings import EgressSettings
 from headgate.rules.book import Rulebook
 from headgate.rules.call import Priority
+from headgate.rules.numbers import Cap
 from headgate.rules.times import duration
 from headgate.stores.base import Store
 
@@ -94,6 +95,7 @@ class Configuration:
                 tiers=_tiers(said),
                 overrides=_overrides(said),
                 smooth=frozenset(name for name, provider in said.providers.items() if provider.pace == "smooth"),
+                caps=self._caps(),
             )
         except UnknownProvider as error:
             for host, name in self.said.hosts.items():
@@ -115,6 +117,11 @@ class Configuration:
             *((f"$.headroom.{name}", name) for name in said.headroom),
             *((f"$.priorities.{pattern}", pattern.partition("/")[0].split()[:1]) for pattern in said.priorities),
             *((f"$.egress.pools.{name}", name) for name in _pools(said) if name != "*"),
+            *(
+                (f"$.programs.{program}.limits.{limit}", limit.partition("/")[0])
+                for program, own in said.programs.items()
+                for limit in own.limits
+            ),
         ]
         wrong: set[str] = set()
         for key, name in spoken:
@@ -127,6 +134,10 @@ class Configuration:
                 pattern = key.removeprefix("$.priorities.")
                 if pattern != key and (reason := unknown_pattern(pattern, provider)):
                     yield self.file.error(key, reason)
+                limit = key.partition(".limits.")[2].partition("/")[2] if key.startswith("$.programs.") else None
+                if limit is not None and limit not in provider.limits:
+                    has = ", ".join(provider.limits)
+                    yield self.file.error(key, f"{name} has no limit {limit!r}. Write {name}/LIMIT; it has: {has}.")
             except UnknownProvider:
                 yield self.file.error(key, f"no provider is called {name!r}. There are: {', '.join(known)}.")
             except RuleError as error:
@@ -140,6 +151,16 @@ class Configuration:
         if not self.said.priorities:
             return None
         return Assigned({pattern: priorities.of(klass) for pattern, klass in self.said.priorities.items()})
+
+    def _caps(self) -> dict[str, dict[str, Cap]]:
+        """By provider and limit, how much this program may spend."""
+        found: dict[str, dict[str, Cap]] = {}
+        own = self.said.programs.get(self.program)
+        for name, units in own.limits.items() if own is not None else ():
+            provider, _, limit = name.partition("/")
+            place = self.file.place(f"$.programs.{self.program}.limits.{name}")
+            found.setdefault(provider, {})[limit] = Cap(self.program, units, place)
+        return found
 
     def _contradictions(self) -> Iterator[RuleError]:
         for name, provider in self.said.providers.items():

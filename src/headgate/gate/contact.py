@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from headgate.ledger.limit import SECOND
+from headgate.ledger.shares import AGED
 from headgate.pools.echo import opener
 from headgate.rules.call import Answer, Call
 from headgate.rules.reading import LARGEST
@@ -103,7 +104,7 @@ class Contact:
         held = gate.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
         if held is not None and held.kind != CONTACT:
             return False  # a ban or a pause holds this call like any other
-        grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, 0), gate.times.now(plan.provider))
+        grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, AGED), gate.times.now(plan.provider))
         if not isinstance(grant, Grant):
             return False  # no room even for that: whatever filled it knows the limits
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "headgate"})  # noqa: S310 - the caller's own base URL

@@ -32,6 +32,7 @@ from headgate.gate.settling import Settling
 from headgate.gate.steps import Steps, drive, drive_async
 from headgate.gate.times import Times
 from headgate.ledger.limit import SECOND
+from headgate.ledger.shares import AGED
 from headgate.policy.policies import Policies
 from headgate.pools.address import Address
 from headgate.pools.pool import Choice, Egress, Pool
@@ -117,7 +118,7 @@ class Gate:
         self.held = Held()
         self.bell: socket.socket | None = None
         self.member = secrets.randbits(62) | 1
-        self.who = tuple((self.member, klass) for klass in range(len(Priority)))
+        self.who = tuple((self.member, klass) for klass in range(2 * AGED))
         self.times = Times(self.store)
         self.room = (RemoteRoom if self.store.remote else WaitingRoom)(self)
         self.settling = Settling(self)

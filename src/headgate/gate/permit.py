@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from headgate.gate.roaming import roam
+from headgate.ledger.shares import AGED
 from headgate.pools.address import Address
 from headgate.pools.pool import Choice
 from headgate.rules.call import Answer, Feedback, Plan
@@ -66,6 +67,11 @@ class Permit:
         self.plan = plan
         self.egress = egress
         self.waited = 0.0
+
+    def aside(self) -> Permit:
+        """It goes first like the others of its class, but is no demand: nothing is kept free for more of its kind."""
+        self._klass |= AGED
+        return self
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

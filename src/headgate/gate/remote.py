@@ -50,7 +50,7 @@ class RemoteRoom(WaitingRoom):
         self._stale = False
         """Units came back while a round trip was under way: its refusals may be out of date."""
 
-    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float) -> Grant | Ticket:
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
         queue = self._queue
         if self._gate.times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
             got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
@@ -59,7 +59,7 @@ class RemoteRoom(WaitingRoom):
         now = time.monotonic_ns()
         ticket = Ticket(plan, klass, now, timeout, block_wait)
         try:
-            return self._stand(ticket, None, now)
+            return self._stand(ticket, None, now, probe)
         except BaseException:
             self._abandon(ticket)
             raise
@@ -115,7 +115,7 @@ class RemoteRoom(WaitingRoom):
         left = _BATCH
         for number, lane in enumerate(self._queue.ready(now)):
             backlog, ahead = self._queue.backlog(lane), self._queue.ahead(lane, now)
-            who = self._who[lane.rank(now)[0]]
+            who = self._who[lane.standing(now)]
             mine: list[_Group] = []
             for waiter in lane.waiters:
                 if not waiter.waiting:

@@ -62,7 +62,7 @@ def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: f
                 order.append((0.0, 0.0, at, address))
                 break
             try:
-                got = room.ask(choice.plan(address), klass, 0.0, 0.0)
+                got = room.ask(choice.plan(address), klass, 0.0, 0.0, probe=True)
                 grant = got if isinstance(got, Grant) else (yield got)
             except CannotFit:
                 raise
@@ -107,7 +107,7 @@ def _stand(
     for address in addresses:
         plan, scope = choice.plan(address), choice.scope(address)
         try:
-            got = room.ask(plan, klass, max(0.0, deadline - time.monotonic()), block_wait)
+            got = room.ask(plan, klass, max(0.0, deadline - time.monotonic()), block_wait, probe=first is not None)
         except CannotFit:
             raise
         except Rejected as error:

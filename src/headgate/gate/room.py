@@ -22,6 +22,7 @@ from headgate.gate.timekeeper import IDLE, keep_time
 from headgate.gate.waits import Waits
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND
+from headgate.ledger.shares import AGED
 from headgate.rules.call import Plan
 from headgate.stores.helper import Helper
 from headgate.stores.records import Grant
@@ -86,9 +87,14 @@ class WaitingRoom:
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
-    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float) -> Grant | Ticket:
-        """A permit now, or a ticket to wait with: for `timeout` seconds at most, and not for a block that ends more than
-        `block_wait` seconds from now.
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
+        """A permit now, or a ticket to wait with.
+
+        Args:
+            plan, klass: what is wanted, in which class.
+            timeout: how long it may wait, s.
+            block_wait: a block that ends later than so from now is not waited for, s.
+            probe: it may be had elsewhere: a refusal does not count as something that the class missed here.
 
         Raises:
             Rejected: it could not be served by its deadline, or never.
@@ -108,15 +114,19 @@ class WaitingRoom:
         now = time.monotonic_ns()
         ticket = Ticket(plan, klass, now, timeout, block_wait)
         if no is not None:
-            self._check(ticket, no, now)
+            try:
+                self._check(ticket, no, now)
+            except Rejected:
+                self._missed([] if probe else [(ticket, no)])
+                raise
         try:
-            return self._stand(ticket, no, now)
+            return self._stand(ticket, no, now, probe)
         except BaseException:
             self._abandon(ticket)
             raise
 
     @unbroken
-    def _stand(self, ticket: Ticket, no: Refusal | None, now: int) -> Grant | Ticket:
+    def _stand(self, ticket: Ticket, no: Refusal | None, now: int, probe: bool) -> Grant | Ticket:
         """Put a call that was refused (`no`), or not tried yet, into its lane."""
         if self._closed:
             raise Rejected("the gate is closed")
@@ -132,11 +142,11 @@ class WaitingRoom:
             if ticket.grant is not None:
                 del self._standing[id(ticket)]
                 return ticket.grant
-        self._join(lane, ticket, now)
+        self._join(lane, ticket, now, probe)
         self._set_alarm()
         return ticket
 
-    def _join(self, lane: Lane, ticket: Ticket, now: int) -> None:
+    def _join(self, lane: Lane, ticket: Ticket, now: int, probe: bool) -> None:
         """Take a newcomer out again whom what holds its lane would hold for too long. Raises Rejected."""
         why = lane.why
         if not isinstance(why, Refusal) or (why.unknown and why.kind == "limit"):
@@ -146,6 +156,7 @@ class WaitingRoom:
             self._check(ticket, why._replace(opens=opens), now)
         except Rejected:
             self._queue.remove(ticket)
+            self._missed([] if probe else [(ticket, why)])
             raise
 
     def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
@@ -163,6 +174,19 @@ class WaitingRoom:
         if no.kind == "limit" or not no.unknown:
             return no
         return self._store.blocks.against(ticket.scopes, ticket.charges, now) or no
+
+    def _missed(self, calls: Iterable[tuple[Ticket, Refusal | None]]) -> None:
+        """Calls were refused because they cannot be served in time: let the store know that they were wanted."""
+        sums: dict[tuple[str, int], tuple[dict[str, int], dict[str, int]]] = {}
+        for ticket, no in calls:
+            if no is None or no.kind != "limit" or no.never:
+                continue
+            missed, left = self._queue.missed(ticket, no)
+            units, _ = sums.setdefault((ticket.plan.provider, ticket.klass), ({}, left))
+            for key, more in missed.items():
+                units[key] = units.get(key, 0) + more
+        for (provider, klass), (units, left) in sums.items():
+            self._store.withdraw(units, self._who[klass], self._now(provider), units, left)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +224,7 @@ class WaitingRoom:
         self._standing.pop(id(ticket), None)
         if ticket.grant is None:
             raise ticket.error or Rejected("the gate was closed")
-        self.waits.add(ticket.klass, time.monotonic_ns() - ticket.arrived)
+        self.waits.add(ticket.klass % AGED, time.monotonic_ns() - ticket.arrived)
         return ticket.grant
 
     @unbroken
@@ -227,7 +251,8 @@ class WaitingRoom:
             self._gate.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None:
             # Nobody of this process waits in that lane any more.
-            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider))
+            left = self._queue.backlog(lane)
+            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider), left=left)
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -253,6 +278,8 @@ class WaitingRoom:
             assert isinstance(waiter, Ticket)
             waiter.error = too_late(waiter)
             gone.append(waiter)
+        if gone:
+            self._missed([(each, each.lane.why if each.lane is not None else None) for each in gone])
         return gone
 
     def _serve(self, now: int) -> None:
@@ -302,7 +329,7 @@ class WaitingRoom:
             plan.provider,
             plan.charges,
             plan.scopes,
-            self._who[lane.rank(now)[0]],
+            self._who[lane.standing(now)],
             self._now(plan.provider),
             backlog=queue.backlog(lane),
             ahead=queue.ahead(lane, now),
@@ -332,6 +359,7 @@ class WaitingRoom:
                 check(waiter, no, now)
             except Rejected as error:
                 self._queue.remove(waiter)
+                self._missed([(waiter, no)])
                 waiter.error = error
                 done.append(waiter)
                 refused = waiter

@@ -95,11 +95,17 @@ class ProviderSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class ProgramSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One program, by the name that ``headgate status`` shows: `weight`, `priority` and `max_block_wait` as below, for it
-    alone."""
+    alone.
+
+    Attributes:
+        limits: by ``PROVIDER/LIMIT``, how many units of it all processes of that name may spend together in each of its
+            windows.
+    """
 
     weight: Weight | None = None
     priority: Class | None = None
     max_block_wait: Seconds | None = None
+    limits: dict[str, Whole] = {}
 
 
 class AlertSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -315,7 +321,9 @@ def parse_hosts(hosts: str | Mapping[str, str] | None) -> dict[str, str]:
 
 
 def program_name() -> str:
-    """What to call this process in lists: the script's name and the process number."""
+    """What to call this process in lists: ``$HEADGATE_NAME`` or else the script's name, and the process number."""
+    if name := os.environ.get("HEADGATE_NAME"):
+        return f"{name}[{os.getpid()}]"
     script = Path(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else Path("python")
     if script.name == "__main__.py":  # python -m package
         script = script.parent

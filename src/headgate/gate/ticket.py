@@ -71,9 +71,10 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
     wall = time.time()
     if no.never:
         cost, limit = next((c.cost, c.limit) for c in ticket.charges if c.key == no.key)
+        why = f"more than {no.key} ever allows ({limit.usable})"
         raise CannotFit(
-            f"{ticket.plan.route or ticket.plan.provider} costs {cost} {limit.unit}, "
-            f"more than {no.key} ever allows ({limit.usable})",
+            f"{ticket.plan.route or ticket.plan.provider} costs {cost} {limit.unit}, {why}"
+            + (f": {limit.place}" if limit.place else ""),
             limit=limit.name,
             scope=no.key,
         )

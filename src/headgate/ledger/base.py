@@ -12,7 +12,19 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from headgate.ledger.limit import Instant, Limit
-from headgate.ledger.shares import KEEP_UPPER, Row, Who, fair_lack, upper_blocked
+from headgate.ledger.shares import (
+    AGED,
+    KEEP_UPPER,
+    NOBODY,
+    Row,
+    Upper,
+    Who,
+    above,
+    fair_lack,
+    note_burst,
+    reach,
+    wanted_next,
+)
 
 __all__ = ["NEVER", "UNKNOWN", "Ledger"]
 
@@ -22,6 +34,8 @@ UNKNOWN: Final = -1
 """It opens when somebody settles; no instant can be computed. Any number below `NEVER` says the same, and that it cannot be
 before the steady instant of the opposite sign."""
 FAR: Final = 1 << 62
+CALM: Final = 99
+"""Below every class."""
 
 
 class Ledger:
@@ -41,13 +55,17 @@ class Ledger:
             not given out before one call has tried it; 0: no need.
         era: number of the (pseudo-)window in which the members' rows count.
         hot: last era in which somebody was refused.
-        floor: room that must remain for a grant without a closer look.
+        floor: room that must remain for a grant without a closer look, to a caller whose class is not below `calm`.
+        calm: the highest class that wanted something lately; those below it must leave it what it is expected to want.
         rows: per (member, class), what it took and wants; see `shares.Row`.
     """
 
     __slots__ = (
-        "early", "era", "floor", "hot", "inflight", "limit", "probed", "room", "rows", "tally", "trial", "turn", "used",
+        "calm", "early", "era", "floor", "hot", "inflight", "limit", "probed", "room", "rows", "tally", "trial", "turn",
+        "used",
     )  # fmt: skip
+    aligned: ClassVar[bool] = False
+    """Whether eras are the windows themselves (fixed windows), whose rows end with them."""
     rises: ClassVar[bool] = False
     """Whether settling at the reserved cost leaves more room than before (slots: yes)."""
     melts: ClassVar[bool] = False
@@ -59,6 +77,7 @@ class Ledger:
         self.early = FAR
         self.era = -1
         self.hot = -9
+        self.calm = CALM
         self.rows: dict[Who, Row] = {}
         self.room = limit.usable
         self.floor = limit.usable * KEEP_UPPER // 100
@@ -102,36 +121,46 @@ class Ledger:
             return NEVER
         if not cost:
             return 0
-        spare = self.room - cost
-        upper = self.limit.usable * KEEP_UPPER // 100 if who[1] else 0
-        blocked = upper_blocked(self.rows, who, now.mono) if who[1] else 0
         lack = fair_lack(self, who, now) if self.era - self.hot <= 1 else 0
-        if self.melts:
-            keep = min(max(upper, blocked) + lack, self.limit.usable - cost)
-            to_come, span = self.left(now)
-            if spare >= 0 and keep * to_come // span <= spare:
-                return 0
-            end = self.frees(cost, now)
-            if spare < 0 or end < 0:
-                return end
-            # keep * left melts below spare + 1 when this much of the window is still to come
-            return min(end, now.mono + to_come - ((spare + 1) * span - 1) // keep)
-        return self.opens_flow(cost, upper, max(lack, ahead), blocked, now)
+        if not who[1] & 7:
+            return self._opens(cost, NOBODY, lack, ahead, now)
+        upper = above(self, who[1], now.mono)
+        found = self._opens(cost, upper, lack, ahead, now)
+        for later in (1, 2):
+            edge = (self.era + later) * self.limit.period
+            if not upper.even or found <= edge or self.aligned:
+                break
+            # Within a window that knows no eras, less is expected from the next era on, and then nothing.
+            upper = above(self, who[1], now.mono, later)
+            found = max(edge, self._opens(cost, upper, lack, ahead, now))
+        return found
 
-    def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
+    def _opens(self, cost: int, upper: Upper, lack: int, ahead: int, now: Instant) -> int:
+        """`opens` for so much to be left to upper classes and, of its own, to other members."""
+        if not self.melts:
+            return self.opens_flow(cost, upper, max(lack, ahead), now)
+        spare, most = self.room - cost, self.limit.usable - cost
+        if spare == most:
+            return 0  # nothing else is taken: that must be enough
+        if spare < 0:
+            return self.frees(cost, now)
+        to_come, span = self.left(now)
+        long = reach(spare, upper, lack, most, span)
+        if to_come <= long:
+            return 0
+        end = self.frees(cost, now)
+        return end if end < 0 else min(end, now.mono + to_come - long)
+
+    def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
         """`opens` where units come back all the time.
 
         Args:
             cost: units.
-            upper: to be left to upper classes in any case.
-            others: to be left to other members of the class and to older calls.
-            blocked: what upper classes wait for.
+            upper: what upper classes want.
+            others: to be left to other members of the class and to older calls, units.
             now: the instant.
         """
-        keep = min(max(upper, blocked) + others, self.limit.usable - cost)
-        if self.room - cost >= keep:
-            return 0
-        return self.frees(cost + keep - self.room, now)
+        raise NotImplementedError
 
     def take(self, cost: int, who: Who, now: Instant) -> None:
         """Put `cost` units in flight for `who`; the decision has been made."""
@@ -142,10 +171,21 @@ class Ledger:
         try:
             row = self.rows[who]
         except KeyError:
-            row = self.rows[who] = [0, 0, 0, 0, 0, 0, 1]
+            row = self._row(who)
         row[0] += cost
         if row[3]:
             row[3] = max(0, row[3] - cost)
+        if not self.rises:
+            note_burst(row, cost, now.mono, self.limit.period)
+
+    def _row(self, who: Who) -> Row:
+        """The row of `who`; one that is missing begins."""
+        row = self.rows.get(who)
+        if row is None:
+            row = self.rows[who] = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+            if who[1] < min(self.calm, AGED):
+                self.calm = who[1]
+        return row
 
     def refused(self, who: Who, head: int, backlog: int, until: int, weight: int) -> None:
         """Note that `who` wanted units and had to wait.
@@ -157,12 +197,28 @@ class Ledger:
             until: steady instant (ns) at which the note is forgotten, should its author vanish.
             weight: the member's share in fairness.
         """
-        row = self.rows.setdefault(who, [0, 0, 0, 0, 0, 0, 1])
+        row = self._row(who)
         if backlog:
             self.hot = self.era
             self.floor = FAR
             row[2] |= 1
         row[3], row[4], row[5], row[6] = backlog, min(head, backlog), until, weight
+
+    def missed(self, who: Who, units: int, waiting: int, mono: int) -> None:
+        """Note that calls of `who` gave up.
+
+        Args:
+            who: (member, class).
+            units: what they would have cost.
+            waiting: units that others of it still wait for.
+            mono: steady ns.
+        """
+        row = self._row(who)
+        row[3] = min(row[3], waiting)
+        if units:
+            row[7] += units
+            if not self.rises:
+                note_burst(row, units, mono, self.limit.period)
 
     # -- settling --------------------------------------------------------------------------------------------------
 
@@ -186,6 +242,15 @@ class Ledger:
         elif more:
             at = mono if self.early == FAR else max(mono, self.early)
             self.lapse(more, Instant(at, at, at), Instant(at, at, at))
+
+    def returned(self, who: Who, units: int, mono: int, *, spent: bool) -> None:
+        """`units` of `who` are in flight no more; of those `spent` it need not be told unless that `rises`."""
+        row = self.rows.get(who)
+        if row is not None and row[0] and not spent:
+            left = max(0, row[0] - units)
+            if not self.rises:
+                row[11] = row[11] * left // row[0]
+            row[0] = left
 
     def refund(self, reserved: int) -> None:
         """Give back `reserved` units in flight that were surely never sent."""
@@ -246,8 +311,13 @@ class Ledger:
 
     # -- eras ------------------------------------------------------------------------------------------------------
 
+    def _past(self, row: Row, asked: int) -> list[int]:
+        """The last five numbers of a row in the next era, of the `asked` units of this one."""
+        return [row[9], row[10], 0, row[11] // asked if asked else row[12], 0]
+
     def cool(self) -> None:
-        """Set `floor` by whether somebody was refused lately."""
+        """Set `floor` by whether somebody was refused lately, and `calm` by who wanted something."""
+        self.calm = min([klass for _, klass in self.rows if klass < AGED], default=CALM)
         self.floor = FAR if self.era - self.hot <= 1 else self.limit.usable * KEEP_UPPER // 100
 
     def enter(self, era: int, mono: int) -> None:
@@ -256,13 +326,27 @@ class Ledger:
             return
         following = era == self.era + 1
         rows: dict[Who, Row] = {}
-        for who, (taken, _, flags, blocked, head, until, weight) in self.rows.items():
-            if not following:
-                taken = flags = 0
+        for who, row in self.rows.items():
+            taken, _, flags, blocked, head, until, weight, given, _ = row[:9]
             if until <= mono:
                 blocked = 0
-            if taken or flags & 1 or blocked:
-                rows[who] = [0, taken, (flags & 1) << 1, blocked, head, until, weight]
+            if not following:
+                taken = flags = given = 0
+            asked = taken + given
+            if asked or flags & 1 or blocked:
+                wanted = wanted_next(self, row) if following else 0
+                rows[who] = [
+                    0,
+                    taken,
+                    (flags & 1) << 1,
+                    blocked,
+                    head,
+                    until,
+                    weight,
+                    0,
+                    wanted,
+                    *self._past(row, asked),
+                ]
         self.rows = rows
         self.era = era
         self.cool()

@@ -21,7 +21,10 @@ _KINDS: dict[Window, type[Ledger]] = {
 _NUMBER = {kind: number for number, kind in enumerate(Window)}
 _WINDOWS = tuple(Window)
 _HEAD = 12
-_ROW = 9
+_ROW = 16
+_FORMAT = 16
+"""Added to the number of the kind: the rows are of this length. Rows of another are left out: they tell who wanted what, not
+what is spent."""
 
 
 def create(limit: Limit) -> Ledger:
@@ -40,6 +43,7 @@ def convert(ledger: Ledger, limit: Limit, now: Instant) -> Ledger:
     other.take(ledger.inflight, (0, 0), now)
     other.spend(ledger.used, now)
     other.rows.clear()
+    other.cool()
     return other
 
 
@@ -48,7 +52,7 @@ def pack(ledger: Ledger) -> bytes:
     limit = ledger.limit
     own = ledger.dump_own()
     numbers = [
-        _NUMBER[limit.window], limit.capacity, limit.headroom, limit.period, limit.refill, limit.origin,
+        _NUMBER[limit.window] + _FORMAT, limit.capacity, limit.headroom, limit.period, limit.refill, limit.origin,
         ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot, len(own), *own,
     ]  # fmt: skip
     for (member, klass), row in ledger.rows.items():
@@ -72,7 +76,7 @@ def unpack(raw: bytes, limit: Limit | None = None) -> Ledger:
         raise ValueError(f"a ledger has at least {_HEAD} whole numbers, not {len(raw)} bytes")
     numbers = list(struct.unpack(f"<{len(raw) // 8}q", raw))
     number, capacity, headroom, period, refill, origin, used, inflight, tally, era, hot, owned = numbers[:_HEAD]
-    rest = numbers[_HEAD + owned :]
+    number, rest = number % _FORMAT, numbers[_HEAD + owned :] if number // _FORMAT == 1 else []
     if owned < 0 or len(rest) % _ROW or not 0 <= number < len(_NUMBER):
         raise ValueError("numbers of a ledger do not add up")
     if limit is None or (number, capacity, headroom, period, refill, origin) != (

@@ -57,7 +57,7 @@ def refusal(
     """
     worst: Refusal | None = None
     for charge, ledger in zip(charges, ledgers, strict=True):
-        if ledger.room - charge.cost >= ledger.floor and not ahead:
+        if ledger.room - charge.cost >= ledger.floor and who[1] <= ledger.calm and not ahead:
             continue
         opens = ledger.opens(charge.cost, who, now, ahead.get(charge.key, 0))
         if opens == 0:

@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 from headgate.ledger.base import FAR, UNKNOWN, Ledger
 from headgate.ledger.limit import SECOND, Instant, Limit
+from headgate.ledger.shares import Row, Upper, Who, note_peak, reach_evenly
 
 __all__ = ["Bucket", "Sliding", "Slots"]
 
@@ -62,21 +63,21 @@ class Sliding(Ledger):
             if len(marks) == 3:
                 self._place()
 
-    def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
-        # Upper classes may want `upper` evenly over a period: kept is what comes back too late for that, at any time to come.
-        # What is taken now comes back after a whole period. So nothing lies idle for them where units come back steadily.
+    def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
+        # Upper classes may want their units evenly over a period: kept is what comes back too late for that, at any time to
+        # come. What is taken now comes back after a whole period. So little lies idle where units come back steadily.
         period, usable, pieces = self.limit.period, self.limit.usable, len(self.marks) // 3
         spare = self.room - cost
         free = spare - others
         ends = [mark + period for mark in self.marks[::3]]
         freed = [0, *accumulate(self.marks[1::3])]
         melted = [0] * (pieces + 1)  # from when on enough comes back by each piece's end, and by all that follow
-        for i in range(pieces - 1, -1, -1) if upper else ():
-            melted[i] = max(melted[i + 1], ends[i] - ((free + freed[i] + 1) * period - 1) // upper)
+        for i in range(pieces - 1, -1, -1) if upper.share or upper.even else ():
+            melted[i] = max(melted[i + 1], ends[i] - reach_evenly(free + freed[i], upper, period))
         for i in range(pieces + 1):
             opens = ends[i - 1] if i else now.mono
             if spare + freed[i] < usable - cost:  # else nothing is taken at all: that must be enough
-                if free + freed[i] < blocked or free + self.used < upper:
+                if free + freed[i] < upper.blocked or free + self.used < max(upper.share, upper.even):
                     continue
                 opens = max(opens, melted[i])
             if i == pieces or opens < ends[i]:
@@ -140,6 +141,15 @@ class Bucket(Ledger):
         rate = _NANO * self._refill()
         return sign * max(now.mono + 1, self.at - (-over * self.limit.period // rate))
 
+    def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
+        # Upper classes live on what comes back; kept are the bursts that run ahead of it, the more the nearer their demand
+        # is to the refill. Nothing lies idle for that as long as the bucket is not empty.
+        rate, usable = self._refill(), self.limit.usable
+        even = upper.share + upper.even
+        ahead = min(upper.burst + 3 * upper.burst * even // max(rate - even, rate // 8, 1), usable // 2)
+        keep = min(max(upper.share, upper.blocked, ahead) + others, usable - cost)
+        return 0 if self.room - cost >= keep else self.frees(cost + keep - self.room, now)
+
     def dump_own(self) -> list[int]:
         return [self.level, self.at]
 
@@ -158,6 +168,24 @@ class Slots(Ledger):
         self.enter(now.mono // _SLOT_ERA, now.mono)
         self.turn = (self.era + 1) * _SLOT_ERA
 
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        row = self.rows[who]
+        row[9] += cost
+        note_peak(row, row[9], now.mono)
+
+    def missed(self, who: Who, units: int, waiting: int, mono: int) -> None:
+        super().missed(who, units, waiting, mono)
+        row = self.rows[who]
+        note_peak(row, row[9] + units, mono)
+
+    def returned(self, who: Who, units: int, mono: int, *, spent: bool) -> None:
+        super().returned(who, units, mono, spent=spent)
+        row = self.rows.get(who)
+        if row is not None:
+            note_peak(row, row[9], mono)
+            row[9] = max(0, row[9] - units)
+
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.refund(reserved)
         self.tally += reserved
@@ -165,8 +193,15 @@ class Slots(Ledger):
     def frees(self, units: int, now: Instant) -> int:
         return UNKNOWN
 
-    def opens_flow(self, cost: int, upper: int, others: int, blocked: int, now: Instant) -> int:
-        return super().opens_flow(cost, 0, others, blocked, now)  # nothing is kept for classes that do not ask
+    def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
+        # Nothing is kept for classes that did not ask lately.
+        spare = self.room - cost
+        if spare >= min(max(upper.burst, upper.blocked) + others, self.limit.usable - cost):
+            return 0
+        return -upper.falls if upper.falls and spare >= 0 else UNKNOWN
+
+    def _past(self, row: Row, asked: int) -> list[int]:
+        return row[9:]
 
     def fill(self, now: Instant) -> None:
         """Somebody else holds the slots; nothing here can say for how long."""

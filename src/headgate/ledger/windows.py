@@ -40,6 +40,7 @@ class Fixed(Ledger):
         "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "roll", "seen", "stamp",
         "tried",
     )  # fmt: skip
+    aligned: ClassVar[bool] = True
     melts: ClassVar[bool] = True
 
     def __init__(self, limit: Limit) -> None:

@@ -12,6 +12,7 @@ from headgate.ledger.limit import SECOND, Limit
 from headgate.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
 from headgate.rules.cost import Amount, evaluate
 from headgate.rules.learning import believable, learn_rows
+from headgate.rules.numbers import CAP
 from headgate.rules.reading import FAULTS, dig_json
 from headgate.rules.refusal import Refusals
 from headgate.rules.routing import CompiledRoute
@@ -52,6 +53,8 @@ class _Recipe(NamedTuple):
     failed: tuple[tuple[str, int, Amount], ...]
     learns: tuple[Learn, ...]
     needs_body: bool
+    caps: tuple[tuple[str, str], ...]
+    """(charge key, key of the charge on the program's cap), where what the call really costs is known of one owner."""
 
 
 class Listener:
@@ -115,18 +118,25 @@ class Listener:
                 part("counters", _count_used, recipe.used, headers, result)
             for report in recipe.reports:
                 part("reports", self._report, report, headers, seen, result)
-        if not charged:
-            result.actual = {charge.key: 0 for charge in plan.charges}
-        elif recipe.ok and result.outcome is Outcome.OK:
-            part("cost", _settle, recipe.ok, answer, result)
-        elif recipe.failed and 400 <= answer.status < 500:
-            part("cost", _settle, recipe.failed, answer, result)
+        self._cost(recipe, plan, answer, result, part, charged)
         if recipe.learns and answer.body and result.outcome is Outcome.OK:
             part("limits", self._learn, recipe.learns, plan, answer.body, result)
         if result.used:
             _bound(plan, result.used)
         if result.actual:
             _bound(plan, result.actual)
+
+    @staticmethod
+    def _cost(recipe: _Recipe, plan: Plan, answer: Answer, result: Feedback, part: _Part, charged: bool) -> None:
+        """What the call really cost."""
+        if not charged:
+            result.actual = {charge.key: 0 for charge in plan.charges}
+        elif recipe.ok and result.outcome is Outcome.OK:
+            part("cost", _settle, recipe.ok, answer, result)
+        elif recipe.failed and 400 <= answer.status < 500:
+            part("cost", _settle, recipe.failed, answer, result)
+        if result.actual:
+            result.actual.update({cap: result.actual[key] for key, cap in recipe.caps if key in result.actual})
 
     def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
         """Read a refusal. Returns whether the provider charges it."""
@@ -209,7 +219,7 @@ class Listener:
         failed = _changes(plan, route.failed if route else {})
         learns = tuple(learn for learn in self._file.learn if _speaks_of(learn, plan.route))
         needs_body = bool(learns) or any(not isinstance(amount, int) for _, _, amount in ok)
-        recipe = _Recipe(tuple(used), tuple(reports), ok, failed, learns, needs_body)
+        recipe = _Recipe(tuple(used), tuple(reports), ok, failed, learns, needs_body, _caps(plan))
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
         self._recipes[plan] = recipe
@@ -286,6 +296,12 @@ def _changes(plan: Plan, amounts: Mapping[str, Amount]) -> tuple[tuple[str, int,
         for charge in plan.charges
         if charge.limit.name in amounts and names.count(charge.limit.name) == 1
     )
+
+
+def _caps(plan: Plan) -> tuple[tuple[str, str], ...]:
+    names = [charge.limit.name for charge in plan.charges]
+    keys = {charge.limit.name: charge.key for charge in plan.charges}
+    return tuple((keys[name], keys[name + CAP]) for name in names if name + CAP in keys and names.count(name) == 1)
 
 
 def _is_private(plan: Plan) -> bool:

@@ -13,6 +13,7 @@ from headgate.errors import RuleError, UnknownProvider
 from headgate.rules.check_costs import refuse_unready
 from headgate.rules.checks import check
 from headgate.rules.files import read, read_head
+from headgate.rules.numbers import Cap
 from headgate.rules.provider import Provider
 from headgate.rules.schema import File
 
@@ -44,8 +45,9 @@ class Rulebook:
         tiers: Mapping[str, Mapping[str, str]],
         overrides: Mapping[str, Mapping[str, tuple[int, int]]],
         smooth: Container[str] = (),
+        caps: Mapping[str, Mapping[str, Cap]] | None = None,
     ) -> None:
-        self._smooth = smooth
+        self._smooth, self._caps = smooth, caps or {}
         self._headroom, self._tiers, self._overrides = headroom, tiers, overrides
         self._entries = dict(entries)
         self._files = dict(files)
@@ -73,6 +75,7 @@ class Rulebook:
         tiers: Mapping[str, Mapping[str, str]] | None = None,
         overrides: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
         smooth: Container[str] = (),
+        caps: Mapping[str, Mapping[str, Cap]] | None = None,
     ) -> Rulebook:
         """The bundled rule files, and `extra` ones, which replace a bundled file of the same name.
 
@@ -83,6 +86,7 @@ class Rulebook:
             tiers: by provider and limit (``*`` for all), the customer's tier.
             overrides: by provider and limit, a number of the user's own: (capacity in units, period in ns; 0 keeps it).
             smooth: providers whose windows are spent evenly.
+            caps: by provider and limit, how much of it this program may spend.
         """
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
@@ -96,7 +100,7 @@ class Rulebook:
                 )
             files[entry.name] = _checked(path)
             entries[entry.name] = entry
-        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {}, smooth)
+        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {}, smooth, caps)
 
     def add(self, file: File, at: Iterable[str] = ()) -> None:
         """Take in rules that were made at run time, for a provider that has no file; again is nothing.
@@ -170,6 +174,7 @@ class Rulebook:
                         tiers=self._tiers.get(wished),
                         overrides=self._overrides.get(wished),
                         smooth=wished in self._smooth,
+                        caps=self._caps.get(wished),
                     )
                     self._providers[name, namespace] = provider
         return provider

@@ -11,7 +11,7 @@ from headgate.rules.routing import listed
 from headgate.rules.schema import File, Sourced
 from headgate.rules.times import interval_name
 
-__all__ = ["GRADES", "Explanation", "LimitShare", "Provenance", "Witness", "describe", "provenance"]
+__all__ = ["GRADES", "Explanation", "LimitShare", "ProgramCap", "Provenance", "Witness", "describe", "provenance"]
 
 GRADES = {
     "D": "vendor documentation",
@@ -83,6 +83,16 @@ class LimitShare(msgspec.Struct, frozen=True):
         )
 
 
+class ProgramCap(msgspec.Struct, frozen=True):
+    """How much of a limit one program may spend, all processes of its name together."""
+
+    program: str
+    limit: str
+    units: int
+    place: str
+    """``FILE:LINE``."""
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """Everything the rules know of one call."""
 
@@ -105,6 +115,8 @@ class Explanation(msgspec.Struct, frozen=True):
     """``METHOD /path`` of the call as which it can be made together with others; ``""`` if it cannot."""
     twice: bool = False
     """Making it twice does no more than making it once."""
+    caps: list[ProgramCap] = []
+    """What programs may spend of these limits at most, by the configuration."""
     ask: str = ""
     """The call that tells what became of it, where that matters and is known."""
 

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from headgate.errors import RuleError
 from headgate.ledger.limit import Limit, Window
 from headgate.rules.routing import limit_of
 from headgate.rules.schema import File
 
-__all__ = ["chosen", "smoothed", "stated"]
+__all__ = ["CAP", "Cap", "capped", "chosen", "smoothed", "stated"]
+
+CAP = "~cap"
+"""Ends the name of a limit that caps one program's part of another."""
 
 _SLICES = 10
 """Parts of a window over which smooth pacing spreads its budget: a burst is a tenth of it."""
 
 T = TypeVar("T")
+
+
+class Cap(NamedTuple):
+    """How much of a limit one program may spend.
+
+    Attributes:
+        program: its name.
+        units: in every window of the limit, all processes of that name together.
+        place: where the configuration says so.
+    """
+
+    program: str
+    units: int
+    place: str
 
 
 def chosen(
@@ -79,6 +96,23 @@ def smoothed(limit: Limit) -> Limit | None:
         period=limit.period // slices,
         window=Window.SLIDING,
         scope=limit.scope,
+    )
+
+
+def capped(limit: Limit, cap: Cap) -> Limit:
+    """A second limit that keeps one program to its part of `limit`, of all owners together."""
+    # Where a provider's windows begin when it pleases, no span as long as one may hold more.
+    known = limit.window in {Window.FIXED, Window.SLOTS}
+    return Limit(
+        name=f"{limit.name}{CAP}",
+        unit=limit.unit,
+        capacity=cap.units,
+        period=limit.period,
+        window=limit.window if known else Window.SLIDING,
+        scope=("program",),
+        origin=limit.origin,
+        own=True,
+        place=f"program {cap.program!r} may spend {cap.units} of {limit.name}, says {cap.place}",
     )
 
 

@@ -12,11 +12,11 @@ from headgate.rules.answer import Listener
 from headgate.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
 from headgate.rules.explanation import Explanation, LimitShare, provenance
 from headgate.rules.handling import Handling
-from headgate.rules.numbers import chosen, smoothed, stated
+from headgate.rules.numbers import Cap, capped, chosen, smoothed, stated
 from headgate.rules.reading import number, reader, text
 from headgate.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from headgate.rules.schema import File
-from headgate.rules.scopes import ANYONE, OwnerOf, owner_of, scope_text
+from headgate.rules.scopes import ANYONE, OwnerOf, cleaned, owner_of, scope_text
 from headgate.rules.times import duration, instant
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Provider:
         router: Router | None = None,
         handling: Handling | None = None,
         smooth: bool = False,
+        caps: Mapping[str, Cap] | None = None,
     ) -> None:
         """Put the rules of `file` to work.
 
@@ -90,6 +91,7 @@ class Provider:
             overrides: by limit, the user's own number: (capacity in units, period in ns; 0 keeps it).
             router, handling: of the same file, if there are such already.
             smooth: spread the budget of each window evenly over it (`smoothed`).
+            caps: by limit, how much of it this program may spend.
 
         Raises:
             RuleError: a limit or a tier that does not exist, or a number that leaves nothing.
@@ -111,6 +113,8 @@ class Provider:
         self._router = router or Router(file)
         self.handling = handling or Handling(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
+        self._caps = dict(caps or {})
+        self._capped = {name: (cap, capped(self.limits[name], cap)) for name, cap in self._caps.items()}
         self._listener = Listener(file, self.namespace, self.limits, self._router.labels, self._learned)
         self._denials: Denials | None = None
         self._places: dict[CompiledRoute, _Place] = {}
@@ -165,6 +169,7 @@ class Provider:
             router=self._router,
             handling=self.handling,
             smooth=self._smooth,
+            caps=self._caps,
         )
 
     def learn_route(self) -> tuple[str, str] | None:
@@ -267,6 +272,10 @@ class Provider:
                     even = smoothed(limit) if self._smooth else None
                     if even is not None:  # a call larger than a part of the window takes the whole part
                         charges.append(Charge(f"{self.namespace}/{even.name}/{scope}", even, min(part, even.capacity)))
+                if name in self._capped:
+                    cap, own = self._capped[name]
+                    scope = scope_text((("program", cleaned(cap.program)),))
+                    charges.append(Charge(f"{self.namespace}/{own.name}/{scope}", own, cost))
         scopes = [self.namespace, f"{self.namespace}/class:{route.rule.class_}"]
         for kind, value in owners.items():
             scopes += [f"{self.namespace}/{kind}:{each}" for each in dict.fromkeys(value.split(","))]

@@ -11,7 +11,7 @@ from headgate.rules.call import Call, Identity
 from headgate.rules.reading import header, reader, text
 from headgate.rules.schema import Owner
 
-__all__ = ["ANONYMOUS", "ANYONE", "BUILT_IN", "OwnerOf", "digest", "owner_of", "scope_text"]
+__all__ = ["ANONYMOUS", "ANYONE", "BUILT_IN", "OwnerOf", "cleaned", "digest", "owner_of", "scope_text"]
 
 ANONYMOUS = "anonymous"
 """The account and key of a call that shows none."""
@@ -30,7 +30,7 @@ def digest(secret: bytes, value: str) -> str:
 def owner_of(kind: str, owners: Mapping[str, Owner]) -> OwnerOf:
     """The function that names the owner of `kind`, from the rule file's ``[owners]``."""
     if kind == "ip":
-        return lambda call, identity, endpoint: _clean(identity.egress)
+        return lambda call, identity, endpoint: cleaned(identity.egress)
     if kind == "endpoint":
         return lambda call, identity, endpoint: endpoint
     if kind == "connection":
@@ -42,7 +42,7 @@ def owner_of(kind: str, owners: Mapping[str, Owner]) -> OwnerOf:
     names = (owner.header,) if isinstance(owner.header, str) else tuple(owner.header)
     pattern = re.compile(owner.pattern) if owner.pattern else None
     if kind == "account":
-        return lambda call, identity, endpoint: _clean(identity.account) or _secret(names, pattern, call, identity)
+        return lambda call, identity, endpoint: cleaned(identity.account) or _secret(names, pattern, call, identity)
     return lambda call, identity, endpoint: _secret(names, pattern, call, identity)
 
 
@@ -81,12 +81,12 @@ def _value(owner: Owner) -> OwnerOf:
         if pattern is not None and (found := pattern.search(name)):
             name = found[1] if pattern.groups else found[0]
         name = next((pool for shape, pool in owner.names.items() if fnmatchcase(name, shape)), name)
-        return _clean(name)
+        return cleaned(name)
 
     return value_of
 
 
-def _clean(name: str) -> str:
+def cleaned(name: str) -> str:
     """Fit for a key: no comma (it joins owners), no blanks or control characters, not endless."""
     if name.isalnum() and len(name) <= 80:
         return name

@@ -13,7 +13,7 @@ from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import Blocks, BlockState
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 
 __all__ = ["SharedStore", "Store"]
 
@@ -122,8 +122,18 @@ class Store(ABC):
         whose answer will not come. False if the lease had already ended."""
 
     @abstractmethod
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
-        """Take back the waiting notes of a caller that no longer waits."""
+    def withdraw(
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
+        """Calls no longer wait: take back their waiting notes.
+
+        Args:
+            keys: of their ledgers.
+            who: (member, class).
+            now: the instant.
+            missed: units by key of calls that were not served in time. Like what it took, they count as what the class wants.
+            left: units by key that others of the class in this process still wait for.
+        """
 
     @abstractmethod
     def transact(self, work: Callable[[], T]) -> T:

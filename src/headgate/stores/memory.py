@@ -71,7 +71,7 @@ class MemoryStore(LedgerStore):
             ):
                 pairs = known[1]
                 for ledger, cost in pairs:
-                    if mono >= ledger.turn or ledger.room - cost < ledger.floor:
+                    if mono >= ledger.turn or ledger.room - cost < ledger.floor or who[1] > ledger.calm:
                         break
                 else:
                     try:

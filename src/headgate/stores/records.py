@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from headgate.ledger.base import Ledger
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit
 from headgate.ledger.shares import Who
 from headgate.stores.blocks import BlockState
 
-__all__ = ["LEASE", "NOTHING", "Answered", "Ask", "Grant", "LedgerView", "Snapshot", "forget", "view"]
+__all__ = ["LEASE", "NOTHING", "Answered", "Ask", "Grant", "LedgerView", "Snapshot", "Units", "forget", "view"]
 
 LEASE: Final = 60 * SECOND
 """How long a permit is held when its holder is not heard of again, ns."""
 _HARSH: Final = 300 * SECOND
 """Windows up to this long are taken as used up when their ledger was lost; longer ones as used by half, ns."""
-NOTHING: Final[Mapping[str, int]] = {}
+Units: TypeAlias = Mapping[str, int]
+"""Units by ledger key."""
+NOTHING: Final[Units] = {}
 """No costs, no counters, no backlog."""
 
 

@@ -22,7 +22,7 @@ from headgate.ledger.shares import Who
 from headgate.stores.base import SharedStore, Store
 from headgate.stores.blocks import Blocks, BlockState
 from headgate.stores.faults import ours
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from headgate.stores.share import PartStore, Share
 
 __all__ = ["SafeStore"]
@@ -226,8 +226,8 @@ class SafeStore(Store):
         grant: Grant,
         now: Instant,
         *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
+        actual: Units = NOTHING,
+        used: Units = NOTHING,
         full: Iterable[str] = (),
         stated: bool = False,
     ) -> Answered:
@@ -270,9 +270,11 @@ class SafeStore(Store):
             self._later(lambda: self.inner.hold(grant, until))
             return True
 
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+    def withdraw(
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
         if self._share_or_inner() is None:
-            self._try(lambda: self.inner.withdraw(keys, who, now))
+            self._try(lambda: self.inner.withdraw(keys, who, now, missed, left))
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         return bool(self._try(lambda: self.inner.learn(namespace, limits)))

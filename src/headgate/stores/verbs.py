@@ -20,7 +20,7 @@ from headgate.ledger.shares import Who
 from headgate.stores.base import Store
 from headgate.stores.blocks import BlockState
 from headgate.stores.inforce import InForce
-from headgate.stores.records import LEASE, NOTHING, Answered, Grant
+from headgate.stores.records import LEASE, NOTHING, Answered, Grant, Units
 
 __all__ = ["LedgerStore", "whole"]
 
@@ -134,11 +134,16 @@ class LedgerStore(Store):
         return no
 
     @whole
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+    def withdraw(
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
         for key in keys:
             ledger = self._open(key)
-            if ledger is not None and who in ledger.rows:
-                ledger.refused(who, 0, 0, now.mono, 1)
+            units = missed.get(key, 0)
+            if ledger is not None and (units or who in ledger.rows):
+                if now.mono >= ledger.turn:
+                    ledger.advance(now)
+                ledger.missed(who, units, left.get(key, 0), now.mono)
                 self._keep(key, ledger)
 
     def _current(self, charge: Charge, now: Instant) -> Ledger:
@@ -191,6 +196,8 @@ class LedgerStore(Store):
             cost = actual.get(charge.key, charge.cost) if actual else charge.cost
             if held:
                 ledger.settle(charge.cost, cost, now)
+                if ledger.rises:
+                    ledger.returned(grant.who, charge.cost, now.mono, spent=True)
             if used and charge.key in used:
                 others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
                 if others:
@@ -212,9 +219,7 @@ class LedgerStore(Store):
             ledger = self._current(charge, now)
             before = ledger.room
             ledger.refund(charge.cost)
-            row = ledger.rows.get(grant.who)
-            if row is not None:
-                row[0] = max(0, row[0] - charge.cost)
+            ledger.returned(grant.who, charge.cost, now.mono, spent=False)
             self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
         return Answered(tuple(freed), frozenset(wake))
 

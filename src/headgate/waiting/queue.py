@@ -14,6 +14,7 @@ from typing import Final
 
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import SECOND, Charge
+from headgate.ledger.shares import AGED
 
 __all__ = ["AGEING", "Lane", "Queue", "Waiter"]
 
@@ -81,9 +82,14 @@ class Lane:
 
     def rank(self, now: int) -> tuple[int, int]:
         """Order among heads: effective class, then arrival. A lane long unserved is lifted, but never to the top."""
-        lifted = self.klass - (now - self.since) // AGEING
-        klass = self.klass if self.klass <= 1 else max(1, lifted)
-        return klass, self.waiters[0].ticket
+        klass = self.klass % AGED
+        lifted = klass - (now - self.since) // AGEING
+        return klass if klass <= 1 else max(1, lifted), self.waiters[0].ticket
+
+    def standing(self, now: int) -> int:
+        """The class of the head as ledgers know it."""
+        klass = self.rank(now)[0]
+        return klass if klass == self.klass else klass + AGED
 
 
 class Queue:
@@ -214,6 +220,17 @@ class Queue:
     def backlog(self, lane: Lane) -> dict[str, int]:
         """Units by ledger that the lane's class waits for in this process."""
         return {key: self._demand.get((key, lane.klass), 0) for key in lane.keys}
+
+    def missed(self, waiter: Waiter, no: Refusal) -> tuple[dict[str, int], dict[str, int]]:
+        """By ledger, the units that a call wanted which gave up, and those that others of its class still wait for.
+
+        Args:
+            waiter: it stands in no lane any more.
+            no: what held it. Other ledgers had room for it, so there it missed nothing.
+        """
+        keys = [charge.key for charge in waiter.charges]
+        units = {charge.key: charge.cost for charge in waiter.charges if charge.key == no.key and no.kind == "limit"}
+        return {key: units.get(key, 0) for key in keys}, {key: self._demand.get((key, waiter.klass), 0) for key in keys}
 
     def ahead(self, lane: Lane, now: int) -> dict[str, int]:
         """Units by ledger that heads before this lane's head wait for."""

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger import edge
 from headgate.ledger.base import Ledger
 from headgate.ledger.codec import create
 from headgate.ledger.decide import refusal
 from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
 
+pytestmark = pytest.mark.usefixtures("dates_count")
+
 NOW = Instant(600 * SECOND, 600 * SECOND, 600 * SECOND)
 LATER = 601 * SECOND
 WHO = (1, 0)
-
-
-@pytest.fixture(autouse=True)
-def dates_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock that dates answers is the one that counts: instants are exact."""
-    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
-    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)
 
 
 def ledger(name: str, window: Window, used: int, inflight: int = 0) -> tuple[Charge, Ledger]:

@@ -26,10 +26,10 @@ def bucket(capacity: int = 10, period: int = SECOND, refill: int = 0) -> Bucket:
     return Bucket(Limit("l", "w", capacity, period, Window.BUCKET, refill=refill))
 
 
-def spend(ledger: Sliding | Bucket, units: int, taken: Instant, settled: Instant) -> None:
+def spend(ledger: Sliding | Bucket, units: int, taken: Instant, settled: Instant, who: tuple[int, int] = WHO) -> None:
     """Take and settle."""
     ledger.advance(taken)
-    ledger.take(units, WHO, taken)
+    ledger.take(units, who, taken)
     ledger.advance(settled)
     ledger.settle(units, units, settled)
 
@@ -77,7 +77,7 @@ class TestSliding:
     def test_something_is_left_for_upper_classes(self) -> None:
         """After a burst a low class leaves 5 %, melting as the time shrinks until the burst comes back."""
         ledger, low, high = sliding(100), (1, 2), (1, 0)
-        spend(ledger, 95, at(5), at(5))
+        spend(ledger, 95, at(5), at(5), low)
         assert ledger.opens(1, high, at(5.1)) == 0
         opens = ledger.opens(2, low, at(5.1))
         assert at(5.1).mono < opens < at(6).mono
@@ -88,7 +88,7 @@ class TestSliding:
         """If enough comes back in time for upper classes, a low class may take all that is free."""
         ledger, low = sliding(100), (1, 2)
         for i in range(95):
-            spend(ledger, 1, at(5 + i / 95), at(5 + i / 95))
+            spend(ledger, 1, at(5 + i / 95), at(5 + i / 95), low)
         ledger.advance(at(5.999))
         assert ledger.opens(ledger.room, low, at(5.999)) == 0
 

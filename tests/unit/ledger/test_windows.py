@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger import edge
 from headgate.ledger.base import UNKNOWN
 from headgate.ledger.limit import SECOND, Instant, Limit, Window
 from headgate.ledger.windows import First, Fixed
@@ -43,13 +42,6 @@ def advanced(ledger: Fixed | First, now: Instant) -> int:
     if now.mono >= ledger.turn:
         ledger.advance(now)
     return ledger.room
-
-
-@pytest.fixture
-def dates_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock that dates answers is the one that counts, for tests of the arithmetic on one clock."""
-    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
-    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)
 
 
 @pytest.mark.usefixtures("dates_count")

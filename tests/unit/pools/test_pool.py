@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,19 @@ def test_a_pinned_call_waits_for_its_address(new_gate: Callable[..., Gate]) -> N
     with pytest.raises(DeadlineExceeded) as caught:
         take(gate, account="desk")
     assert caught.value.scope == "shop/weight-1h/ip:a"
+
+
+def test_low_calls_leave_a_pinned_address_what_critical_ones_want(new_gate: Callable[..., Gate]) -> None:
+    """Low calls of the pool use the other addresses to the end, and not the last units of that to which others are pinned."""
+    gate = new_gate(POOL + 'pin = { desk = "a" }\n')
+    for _ in range(3):
+        assert take(gate, account="desk", priority="critical") == "a"
+    used: list[str] = []
+    with contextlib.suppress(DeadlineExceeded):
+        used += (take(gate, priority="low") for _ in range(100))
+    assert used.count("b") == used.count("c") == 10
+    assert used.count("a") < 7
+    assert take(gate, account="desk", priority="critical") == "a"
 
 
 def test_a_call_that_waits_gets_what_is_freed(new_gate: Callable[..., Gate]) -> None:

@@ -15,6 +15,7 @@ from multidict import CIMultiDict
 from headgate.adapters._errand import denied
 from headgate.errors import CannotFit, Rejected, SignatureWouldExpire
 from headgate.gate.errand import Served
+from headgate.ledger.shares import AGED
 from headgate.policy.freshness import Service
 from headgate.rules.call import Priority
 
@@ -94,7 +95,7 @@ class Refusals:
         spenders: list[dict[str, Any]] = [
             {
                 "process": self._found.members.get(member, "gone"),
-                "priority": Priority(klass).name.lower(),
+                "priority": Priority(klass % AGED).name.lower(),
                 "taken": row[0],
             }
             for (member, klass), row in rows

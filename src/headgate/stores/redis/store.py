@@ -16,7 +16,7 @@ from headgate.ledger.base import Ledger
 from headgate.ledger.decide import Refusal
 from headgate.ledger.limit import Charge, Instant
 from headgate.ledger.shares import Who
-from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot
+from headgate.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from headgate.stores.redis.line import MICRO, Load
 from headgate.stores.redis.lua import member_name
 from headgate.stores.redis.news import EVER, News
@@ -300,7 +300,9 @@ class RedisStore(News):
         self._trips.province(grant.namespace).slices[number] = new
         self._trips.tell(grant.namespace, Wish(lambda load: self._adopt(load, new)), None)
 
-    def withdraw(self, keys: Iterable[str], who: Who, now: Instant) -> None:
+    def withdraw(
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
         namespaces: dict[str, list[str]] = {}
         for key in keys:
             namespaces.setdefault(key.partition("/")[0], []).append(key)
@@ -308,7 +310,8 @@ class RedisStore(News):
         for namespace, names in namespaces.items():
 
             def write(load: Load, names: list[str] = names) -> list[Any]:
-                return ["withdraw", [load.ledger(key) for key in names], member_name(member), klass]
+                of = [(load.ledger(key), missed.get(key, 0), left.get(key, 0)) for key in names]
+                return ["withdraw", of, member_name(member), klass]
 
             self._trips.tell(namespace, Wish(write), now)
 

@@ -28,7 +28,7 @@ _UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 9, 17))
 """Where in a fixed ledger's own numbers units stand; all others are instants or lengths."""
 _EARLY_OF_FIXED: Final = frozenset((5, 11, 12, 13, 15, 16, 18))
 """Which of those are rounded down: earlier instants and lower bounds."""
-_ROW: Final = 9
+_ROW: Final = 16
 _NAME: Final = re.compile(r"\b[A-Z][A-Z_]+\b")
 _CONSTANTS: Final = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ([^\n\[({]+)$", re.M)
 _PARTS: Final = ("ledger.lua", "verbs.lua", "seldom.lua", "call.lua")
@@ -103,10 +103,10 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
         own = [*divmod(ledger.level, _NANO), _up(ledger.at)]
     rows: list[int | str] = []
     for (member, klass), row in ledger.rows.items():
-        rows += (member_name(member), klass, *row[:5], _up(row[5]), row[6])
+        rows += (member_name(member), klass, *row[:5], _up(row[5]), *row[6:10], _up(row[10]), *row[11:13], _up(row[13]))
     return [
         seq, 0, *spec(ledger.limit), ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot, own, rows,
-        0, 0, 0, 0,
+        0, 0, 0, 0, _ROW,
     ]  # fmt: skip
 
 
@@ -120,10 +120,12 @@ def from_lua(state: list[Any], limit: Limit | None = None) -> Ledger:
     limit = limit_of(state, limit)
     ledger = create(limit)
     ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot = state[8:13]
-    own, rows = state[13], state[14]
+    own, rows = state[13], state[14] if len(state) > 19 and state[19] == _ROW else []
     for r in range(0, len(rows), _ROW):
         row = rows[r + 2 : r + _ROW]
         row[5] *= MICRO
+        row[10] *= MICRO
+        row[13] *= MICRO
         ledger.rows[int(rows[r], 16), rows[r + 1]] = row
     ledger.room = limit.usable - ledger.used - ledger.inflight
     ledger.cool()

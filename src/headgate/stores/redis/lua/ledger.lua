@@ -13,10 +13,12 @@
 --  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, held,
 --                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
---  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, ... oldest first}
+--  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, missed, wanted before, burst, since,
+--                squares, mean burst, first asked, ... oldest first}; see `Row` in headgate/ledger/shares.py
 --  16 born       when it began, us: tells whether two copies descend from one ledger
 --  17 epoch      of the server, when it was written; the next are as of when that began, or of the copy put since
 --  18 root       seq      19 rooted   units in flight under permits that have a record
+--  20 row        length of a row; rows of another length are left out
 
 local FAR = 9007199254740992
 local NEVER, UNKNOWN = -2, -1
@@ -29,8 +31,14 @@ local FIRST_DOUBT = 2000000
 local BLIND_DOUBT = 250000
 local DRIFT = 5000
 local LATER = 4096
-local ROW = 9
+local BURST = 100000
+local SLOT_KEPT = 5000000
+local STEEP = 16
+local MOST = 4503599627370496
+local AGED, CALM = 8, 99
+local ROW = 16
 local MEMBER, CLASS, TAKEN, BEFORE, FLAGS, WAITING, HEAD, UNTIL, WEIGHT = 0, 1, 2, 3, 4, 5, 6, 7, 8
+local MISSED, WANTED, AT_ONCE, SINCE, SQUARES, MEAN, ASKED_AT = 9, 10, 11, 12, 13, 14, 15
 local floor, max, min = math.floor, math.max, math.min
 
 -- a * b over c, whole numbers, a and b not negative: quotient and remainder without an error, however large the product.
@@ -73,18 +81,69 @@ local function find(rows, member, class)
 end
 
 -- As `find`; a row that is missing begins.
-local function row_of(rows, member, class)
+local function row_of(L, member, class)
+  local rows = L.rows
   local r = find(rows, member, class)
   if not r then
     r = #rows + 1
     rows[r], rows[r + CLASS], rows[r + TAKEN], rows[r + BEFORE], rows[r + FLAGS] = member, class, 0, 0, 0
     rows[r + WAITING], rows[r + HEAD], rows[r + UNTIL], rows[r + WEIGHT] = 0, 0, 0, 1
+    for i = MISSED, ASKED_AT do rows[r + i] = 0 end
+    if class < min(L.calm, AGED) then L.calm = class end
   end
   return r
 end
 
--- Whether somebody was refused lately sets the room that must remain for a grant without a closer look.
+-- What a row asks for within a moment is one burst.
+local function note_burst(rows, r, units, mono, period)
+  local since = mono - rows[r + SINCE]
+  if since >= BURST or since * 64 >= period then rows[r + AT_ONCE], rows[r + SINCE] = 0, mono end
+  rows[r + SQUARES] = min(rows[r + SQUARES] + units * (2 * rows[r + AT_ONCE] + units), MOST)
+  rows[r + AT_ONCE] = rows[r + AT_ONCE] + units
+  if rows[r + ASKED_AT] == 0 then rows[r + ASKED_AT] = mono end
+end
+
+-- What a row wants in a whole period, of which it asked for `asked` units in this era.
+local function wanted(L, rows, r, asked)
+  local period, melts = L.period, L.kind <= FIRST
+  local past = rows[r + SINCE] - rows[r + ASKED_AT]
+  if rows[r + WANTED] ~= 0 then
+    local rate = share(asked, period, max(past, floor(period / (melts and 4 or 2))))
+    return max(rows[r + WANTED], rate)
+  end
+  past = min(max(past, floor(period / (melts and 32 or 8)), 1000000), period)
+  local rate = share(asked, period, past)
+  return max(asked, min(rate, floor(L.usable / (melts and 2 or 4))))
+end
+
+-- What a row is expected to want in the next era.
+local function wanted_next(L, rows, r)
+  local asked, before = rows[r + TAKEN] + rows[r + MISSED], rows[r + WANTED]
+  if before == 0 and L.kind ~= SLOTS then return wanted(L, rows, r, asked) end
+  return max(asked, floor((asked + before) / 2))
+end
+
+-- Slots: units in flight at the peak, as far as that has not melted.
+local function lately(rows, r, mono)
+  local age = mono - rows[r + SINCE]
+  if age <= SLOT_KEPT then return rows[r + SQUARES] end
+  if age >= 2 * SLOT_KEPT then return 0 end
+  local units, rest = share(rows[r + SQUARES], 2 * SLOT_KEPT - age, SLOT_KEPT)
+  return rest > 0 and units + 1 or units
+end
+
+-- Slots: so many units were in flight, or wanted.
+local function note_peak(rows, r, units, mono)
+  if units >= lately(rows, r, mono) then rows[r + SQUARES], rows[r + SINCE] = units, mono end
+end
+
+-- Whether somebody was refused lately sets the room that must remain for a grant without a closer look; who wanted something,
+-- to whom that applies.
 local function cool(L)
+  L.calm = CALM
+  for r = 1, #L.rows, ROW do
+    if L.rows[r + CLASS] < min(L.calm, AGED) then L.calm = L.rows[r + CLASS] end
+  end
   L.floor = L.era - L.hot <= 1 and FAR or floor(L.usable * KEEP_UPPER / 100)
 end
 
@@ -219,7 +278,7 @@ local function load(raw)
   local L = {
     seq = s[1], base = s[2], kind = s[3], capacity = s[4], headroom = s[5], period = s[6], refill = s[7], origin = s[8],
     usable = s[4] - s[5], rate = s[7] ~= 0 and s[7] or s[4],
-    used = s[9], inflight = s[10], tally = s[11], era = s[12], hot = s[13], rows = s[15],
+    used = s[9], inflight = s[10], tally = s[11], era = s[12], hot = s[13], rows = s[20] == ROW and s[15] or {},
     born = s[16], epoch = s[17], root = s[18], rooted = s[19], trial = 0,
   }
   local own, kind = s[14], L.kind
@@ -257,7 +316,7 @@ local function dump(L)
   end
   return cmsgpack.pack({
     L.seq, L.base, kind, L.capacity, L.headroom, L.period, L.refill, L.origin,
-    L.used, L.inflight, L.tally, L.era, L.hot, own, L.rows, L.born, L.epoch, L.root, L.rooted,
+    L.used, L.inflight, L.tally, L.era, L.hot, own, L.rows, L.born, L.epoch, L.root, L.rooted, ROW,
   })
 end
 
@@ -267,12 +326,20 @@ local function enter(L, era, mono)
   local following = era == L.era + 1
   local old, rows, n = L.rows, {}, 0
   for r = 1, #old, ROW do
-    local taken, refused, waiting = old[r + TAKEN], old[r + FLAGS] % 2, old[r + WAITING]
-    if not following then taken, refused = 0, 0 end
+    local taken, flags, waiting = old[r + TAKEN], old[r + FLAGS], old[r + WAITING]
+    local missed = old[r + MISSED]
+    if not following then taken, flags, missed = 0, 0, 0 end
     if old[r + UNTIL] <= mono then waiting = 0 end
-    if taken ~= 0 or refused ~= 0 or waiting ~= 0 then
-      rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = old[r], old[r + CLASS], 0, taken, 2 * refused
+    local asked = taken + missed
+    if asked ~= 0 or flags % 2 ~= 0 or waiting ~= 0 then
+      rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = old[r], old[r + CLASS], 0, taken, 2 * (flags % 2)
       rows[n + 6], rows[n + 7], rows[n + 8], rows[n + 9] = waiting, old[r + HEAD], old[r + UNTIL], old[r + WEIGHT]
+      rows[n + 10], rows[n + 11], rows[n + 16] = 0, following and wanted_next(L, old, r) or 0, 0
+      rows[n + 12], rows[n + 13], rows[n + 14], rows[n + 15] = old[r + AT_ONCE], old[r + SINCE], old[r + SQUARES], old[r + MEAN]
+      if L.kind ~= SLOTS then
+        if asked ~= 0 then rows[n + 15] = floor(old[r + SQUARES] / asked) end
+        rows[n + 14] = 0
+      end
       n = n + ROW
     end
   end
@@ -431,19 +498,55 @@ end
 local function take(L, cost, member, class, mono)
   occupy(L, cost, mono)
   local rows = L.rows
-  local r = row_of(rows, member, class)
+  local r = row_of(L, member, class)
   rows[r + TAKEN] = rows[r + TAKEN] + cost
   if rows[r + WAITING] ~= 0 then rows[r + WAITING] = max(0, rows[r + WAITING] - cost) end
+  if L.kind ~= SLOTS then
+    note_burst(rows, r, cost, mono, L.period)
+  else
+    rows[r + AT_ONCE] = rows[r + AT_ONCE] + cost
+    note_peak(rows, r, rows[r + AT_ONCE], mono)
+  end
 end
 
 local function refused(L, member, class, head, waiting, till, weight)
   local rows = L.rows
-  local r = row_of(rows, member, class)
+  local r = row_of(L, member, class)
   if waiting ~= 0 then
     L.hot, L.floor = L.era, FAR
     if rows[r + FLAGS] % 2 == 0 then rows[r + FLAGS] = rows[r + FLAGS] + 1 end
   end
   rows[r + WAITING], rows[r + HEAD], rows[r + UNTIL], rows[r + WEIGHT] = waiting, min(head, waiting), till, weight
+end
+
+-- Calls gave up that would have cost `units`; others of the member still wait for `waiting`.
+local function missed(L, member, class, units, waiting, mono)
+  local rows = L.rows
+  local r = row_of(L, member, class)
+  rows[r + WAITING] = min(rows[r + WAITING], waiting)
+  rows[r + MISSED] = rows[r + MISSED] + units
+  if L.kind == SLOTS then
+    note_peak(rows, r, rows[r + AT_ONCE] + units, mono)
+  elseif units ~= 0 then
+    note_burst(rows, r, units, mono, L.period)
+  end
+end
+
+-- Units of a member are in flight no more; of those `spent` it need only be told for slots.
+local function returned(L, member, class, units, mono, spent)
+  local rows = L.rows
+  local r = find(rows, member, class)
+  if not r then return end
+  local taken = rows[r + TAKEN]
+  if taken ~= 0 and not spent then
+    local left = max(0, taken - units)
+    if L.kind ~= SLOTS then rows[r + SQUARES] = share(rows[r + SQUARES], left, taken) end
+    rows[r + TAKEN] = left
+  end
+  if L.kind == SLOTS then
+    note_peak(rows, r, rows[r + AT_ONCE], mono)
+    rows[r + AT_ONCE] = max(0, rows[r + AT_ONCE] - units)
+  end
 end
 
 local function refund(L, reserved)
@@ -624,13 +727,61 @@ local function convert(L, limit, now)
   return L
 end
 
--- Units that classes above the caller's wait for now.
-local function upper_waits(rows, class, mono)
-  local sum = 0
+-- What the classes above a caller's are expected to want: the fixed share, what they wait for, what they want in a period, what
+-- they want at once (of slots: what they lack of it), and when that falls (slots).
+local function above(L, class, mono, later)
+  local rows, level = L.rows, class % AGED
+  local fixed, blocked, even, burst, falls = floor(L.usable * KEEP_UPPER / 100), 0, 0, 0, 0
   for r = 1, #rows, ROW do
-    if rows[r + WAITING] ~= 0 and rows[r + CLASS] < class and rows[r + UNTIL] > mono then sum = sum + rows[r + WAITING] end
+    if rows[r + CLASS] % AGED < level then
+      local waits = rows[r + UNTIL] > mono and rows[r + WAITING] or 0
+      local asked = rows[r + TAKEN] + rows[r + MISSED]
+      blocked = blocked + waits
+      if rows[r + CLASS] >= AGED or later > 1 or later == 1 and asked == 0 and rows[r + FLAGS] % 2 == 0 and waits == 0 then
+        -- what aged calls take is no demand of the class; and who has been silent for long will be forgotten
+      elseif L.kind ~= SLOTS then
+        even = even + (later == 1 and wanted_next(L, rows, r) or wanted(L, rows, r, asked))
+        if later == 0 or asked == 0 then burst = max(burst, rows[r + MEAN]) end
+        if asked ~= 0 then burst = max(burst, floor(rows[r + SQUARES] / asked)) end
+      else
+        local peak = lately(rows, r, mono)
+        if peak > rows[r + AT_ONCE] then
+          burst = burst + peak - rows[r + AT_ONCE]
+          local melts = share(peak - 1, SLOT_KEPT, rows[r + SQUARES])
+          local over = rows[r + SINCE] + 2 * SLOT_KEPT - melts
+          falls = falls ~= 0 and min(falls, over) or over
+        end
+      end
+    end
   end
-  return sum
+  if L.kind ~= SLOTS then even, burst = min(even, L.usable), min(burst, L.usable) end
+  return fixed, blocked, even, burst, falls
+end
+
+-- The lowest of the lines m + m / a + a b, for `m` units on average in bursts of `b`: for how long a time to come `units` are
+-- enough.
+local function reach_lines(units, even, burst, others, span, part)
+  local best = -1
+  for power = 0, 4 do
+    local a = 2 ^ power
+    local rest = units - a * burst
+    if rest < 0 then break end
+    best = max(best, share_less(rest + 1, span, even + floor(even / (a * part)) + others))
+  end
+  return best
+end
+
+-- Longest time to come for which it is enough to leave `units`, where a window ends.
+local function reach(units, fixed, blocked, even, burst, others, most, span)
+  local slope = min(max(fixed, blocked) + others, most)
+  local long = slope ~= 0 and share_less(units + 1, span, slope) or FAR
+  if even ~= 0 then
+    even = fixed + even
+    local best = share_less(units + 1, span, STEEP * even + others)
+    best = max(best, reach_lines(units, even, burst, others, span, 1))
+    long = min(long, best + min(BURST, floor(span / 8)))
+  end
+  return long
 end
 
 -- Units that must be left to the other members of the caller's class.
@@ -708,7 +859,7 @@ local function frees(L, units, now)
 end
 
 -- Sliding: what upper classes may want evenly over a period is kept only as far as it comes back too late for that.
-local function opens_sliding(L, cost, upper, others, blocked, now)
+local function opens_sliding(L, cost, fixed, blocked, even, burst, others, now)
   local marks, period, usable = L.marks, L.period, L.usable
   local spare = L.room - cost
   local free = spare - others
@@ -718,11 +869,14 @@ local function opens_sliding(L, cost, upper, others, blocked, now)
   for i = pieces - 1, 0, -1 do
     melted[i] = melted[i + 1]
     -- Pieces by which not even what others need is back are passed over below.
-    if upper ~= 0 and free + freed[i] >= 0 then
-      melted[i] = max(melted[i], marks[3 * i + 1] + period - share_less(free + freed[i] + 1, period, upper))
+    local units = free + freed[i]
+    if units >= 0 and fixed ~= 0 and even == 0 then
+      melted[i] = max(melted[i], marks[3 * i + 1] + period - share_less(units + 1, period, fixed))
+    elseif units >= 0 and even ~= 0 then
+      melted[i] = max(melted[i], marks[3 * i + 1] + period - reach_lines(units, fixed + even, burst, 0, period, 4))
     end
   end
-  local kept = free + L.used < upper
+  local kept = free + L.used < max(fixed, even)
   for i = 0, pieces do
     local opens = i > 0 and marks[3 * i - 2] + period or now.mono
     local could = true
@@ -735,18 +889,13 @@ local function opens_sliding(L, cost, upper, others, blocked, now)
   return -(now.mono + period)
 end
 
-local function opens_in_general(L, cost, member, class, now, ahead)
+-- When `cost` units may be taken, if so much is to be left to upper classes and to others: 0 if now, else an instant or unknown.
+local function opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ahead, now)
   local kind, usable = L.kind, L.usable
-  if cost > usable then return NEVER end
-  if cost == 0 then return 0 end
-  local spare, upper, blocked, lack = L.room - cost, 0, 0, 0
-  if class ~= 0 then
-    upper = floor(usable * KEEP_UPPER / 100)
-    blocked = upper_waits(L.rows, class, now.mono)
-  end
-  if L.era - L.hot <= 1 then lack = fair_lack(L, member, class, now.mono) end
+  local spare, most = L.room - cost, usable - cost
   if kind <= FIRST then
-    local keep = min(max(upper, blocked) + lack, usable - cost)
+    if spare == most then return 0 end
+    if spare < 0 then return frees(L, cost, now) end
     local period, to_come = L.period
     if kind == FIXED then
       to_come = max(L.early - now.mono, 0)
@@ -759,17 +908,41 @@ local function opens_in_general(L, cost, member, class, now, ahead)
       end
       to_come = max(over - now.mono, 0)
     end
-    if spare >= 0 and share(keep, to_come, period) <= spare then return 0 end
+    local long = reach(spare, fixed, blocked, even, burst, lack, most, period)
+    if to_come <= long then return 0 end
     local over = frees(L, cost, now)
-    if spare < 0 or over < 0 then return over end
-    return min(over, now.mono + to_come - share_less(spare + 1, period, keep))
+    return over < 0 and over or min(over, now.mono + to_come - long)
   end
   lack = max(lack, ahead)
-  if kind == SLIDING then return opens_sliding(L, cost, upper, lack, blocked, now) end
-  if kind == SLOTS then upper = 0 end
-  local keep = min(max(upper, blocked) + lack, usable - cost)
+  if kind == SLIDING then return opens_sliding(L, cost, fixed, blocked, even, burst, lack, now) end
+  if kind == SLOTS then
+    if spare >= min(max(burst, blocked) + lack, most) then return 0 end
+    return falls ~= 0 and spare >= 0 and -falls or UNKNOWN
+  end
+  local rate = L.rate
+  even = fixed + even
+  local more = share(3 * burst, even, max(rate - even, floor(rate / 8), 1))
+  local keep = min(burst + more, floor(usable / 2))
+  keep = min(max(fixed, blocked, keep) + lack, most)
   if spare >= keep then return 0 end
   return frees(L, cost + keep - L.room, now)
+end
+
+local function opens_in_general(L, cost, member, class, now, ahead)
+  if cost > L.usable then return NEVER end
+  if cost == 0 then return 0 end
+  local lack = L.era - L.hot <= 1 and fair_lack(L, member, class, now.mono) or 0
+  if class % AGED == 0 then return opens_above(L, cost, 0, 0, 0, 0, 0, lack, ahead, now) end
+  local fixed, blocked, even, burst, falls = above(L, class, now.mono, 0)
+  local found = opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ahead, now)
+  for later = 1, 2 do
+    local edge = (L.era + later) * L.period
+    if even == 0 or found <= edge or L.kind == FIXED then break end
+    -- Within a window that knows no eras, less is expected from the next era on, and then nothing.
+    fixed, blocked, even, burst, falls = above(L, class, now.mono, later)
+    found = max(edge, opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ahead, now))
+  end
+  return found
 end
 
 -- Fixed: when a call may go that would take of the last few units: one in each quarter of where the edge may lie.

@@ -23,9 +23,11 @@ local function seldom_verbs()
 
   function more.withdraw(item)
     for i = 1, #item[2] do
-      local L = open[names[item[2][i]]]
-      if L and find(L.rows, item[3], item[4]) then
-        refused(L, item[3], item[4], 0, 0, mono, 1)
+      local of = item[2][i]
+      local L = open[names[of[1]]]
+      if L and (of[2] > 0 or find(L.rows, item[3], item[4])) then
+        if ripe(L, now) then advance(L, now) end
+        missed(L, item[3], item[4], of[2], of[3], mono)
         keep(L)
       end
     end

@@ -24,7 +24,7 @@
 --           stated
 --           -> {held, {freed i..}, {member to wake..}, {i, foreign..}}
 --   refund  permit permits {{i, limit, units}..} member class   -> {held, {freed i..}, {member to wake..}}
---   hold    permit until                       -> bool     withdraw {i..} member class       -> true
+--   hold    permit until                       -> bool     withdraw {{i, missed, left}..} member class -> true
 --   doubt   {i..}; none: all of the namespace  -> count    put i blob                        -> bool
 --   adopt   permit permits {{i, limit, cost}..} {mono, lo, hi} member class until            -> true
 --   regain  permit permits {{i, limit, cost}..} member class until                           -> bool
@@ -294,12 +294,14 @@ end
 -- -- verbs ------------------------------------------------------------------------------------------------------------
 
 -- How many permits at once fit without a closer look, of which all take at most one `part`-th of what is free.
-local function most_of(most, part, charges, ledgers, ahead)
+local function most_of(most, part, charges, ledgers, ahead, member, class)
   if next(ahead) then return 1 end
   for c = 1, #charges do
     local cost, L = charges[c][3], ledgers[c]
     if L.kind == SLOTS or L.floor == FAR then return 1 end
     if cost > 0 then most = min(most, floor(L.room / (part * cost)), floor((L.room - L.floor) / cost)) end
+    -- What is kept for classes above the caller's is kept from all of them together.
+    while class > L.calm and most > 1 and opens(L, most * cost, member, class, now, 0) ~= 0 do most = floor(most / 2) end
   end
   return max(1, most)
 end
@@ -324,7 +326,7 @@ local function reserve(item)
   for c = 1, #charges do ledgers[c] = current(charges[c][1], charges[c][2], now) end
   for c = 1, #charges do
     local i, cost, L = charges[c][1], charges[c][3], ledgers[c]
-    if look_closer or L.room - cost < L.floor then
+    if look_closer or L.room - cost < L.floor or class > L.calm then
       local at = opens(L, cost, member, class, now, ahead[i] or 0)
       if at == NEVER then return {'no', i, 0, false, true, 'limit', ''} end
       if at ~= 0 then
@@ -335,7 +337,7 @@ local function reserve(item)
     end
   end
   if not worst then
-    local permits = most > 1 and most_of(most, part, charges, ledgers, ahead) or 1
+    local permits = most > 1 and most_of(most, part, charges, ledgers, ahead, member, class) or 1
     local marks = {}
     for c = 1, #charges do
       local L = ledgers[c]
@@ -346,7 +348,7 @@ local function reserve(item)
     while permits < wanted do
       for c = 1, #charges do
         local i, cost, L = charges[c][1], charges[c][3], ledgers[c]
-        if (look_closer or L.room - cost < L.floor) and opens(L, cost, member, class, now, ahead[i] or 0) ~= 0 then
+        if (look_closer or L.room - cost < L.floor or class > L.calm) and opens(L, cost, member, class, now, ahead[i] or 0) ~= 0 then
           wanted = permits
           break
         end
@@ -382,6 +384,7 @@ end
 
 local function settle_permit(item)
   local permit, permits, parts, sent, member = item[2], item[3], item[4], item[5], item[6]
+  local whose = record(permit)
   local was_held = drop(permit, permits, parts)
   sent = {mono = sent[1], lo = sent[2], hi = sent[3]}
   local freed, wake, foreign = {}, {}, {}
@@ -390,7 +393,10 @@ local function settle_permit(item)
     local i, reserved, actual = part[1], part[3], part[4]
     local L = current(i, part[2], now)
     local before = L.room
-    if was_held then settle(L, reserved, actual, now) end
+    if was_held then
+      settle(L, reserved, actual, now)
+      if L.kind == SLOTS then returned(L, whose[2], whose[3], reserved, now.mono, true) end
+    end
     if part[5] then
       local others = observe(L, part[5], sent, part[6], reserved, actual, now)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
@@ -410,8 +416,7 @@ local function refund_permit(item)
     local L = current(i, parts[p][2], now)
     local before = L.room
     refund(L, units)
-    local r = find(L.rows, member, class)
-    if r then L.rows[r + TAKEN] = max(0, L.rows[r + TAKEN] - units) end
+    returned(L, member, class, units, now.mono, false)
     noted(i, L, before, member, freed, wake)
   end
   return {true, freed, listed(wake)}
@@ -426,6 +431,7 @@ local function undo(permit)
     if L then
       if ripe(L, now) then advance(L, now) end
       refund(L, found[r + 1])
+      if L.kind == SLOTS then returned(L, found[2], found[3], found[r + 1], mono, true) end
       keep(L)
       waiting(L, '', {})
     end
