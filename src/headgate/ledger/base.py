@@ -92,8 +92,13 @@ class Ledger:
         """Steady instant (ns) at which `units` more than now will be free, or unknown (see `UNKNOWN`)."""
         raise NotImplementedError
 
-    def left(self, now: Instant) -> tuple[int, int]:
-        """Share of the window still to come, as a fraction (numerator, denominator); only asked where `melts`."""
+    def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
+        """Share of the window still to come, as a fraction (numerator, denominator); only asked where `melts`.
+
+        Args:
+            now: the instant.
+            pressing: whether upper classes want something; then it counts to the latest possible end.
+        """
         raise NotImplementedError
 
     def dump_own(self) -> list[int]:
@@ -144,7 +149,7 @@ class Ledger:
             return 0  # nothing else is taken: that must be enough
         if spare < 0:
             return self.frees(cost, now)
-        to_come, span = self.left(now)
+        to_come, span = self.left(now, bool(upper.even or upper.blocked))
         long = reach(spare, upper, lack, most, span)
         if to_come <= long:
             return 0

@@ -177,9 +177,9 @@ class Fixed(Ledger):
     def frees(self, units: int, now: Instant) -> int:
         return max(now.mono + 1, self.turn)
 
-    def left(self, now: Instant) -> tuple[int, int]:
-        # What is kept has melted before the next window can have begun: later it would be taken out of that one.
-        return max(self.early - now.mono, 0), self.limit.period
+    def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
+        # What nobody wants has melted before the next window can have begun: later it would be taken out of that one.
+        return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period
 
     # -- settling --------------------------------------------------------------------------------------------------
 
@@ -371,7 +371,7 @@ class First(Ledger):
         end = self._ends()
         return max(now.mono + 1, end) if end else UNKNOWN
 
-    def left(self, now: Instant) -> tuple[int, int]:
+    def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
         # What is kept melts so early that the last of it is answered before the window can end: what is in flight over
         # the end blurs the next one's beginning.
         period = self.limit.period

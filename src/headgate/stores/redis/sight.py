@@ -60,7 +60,7 @@ def surely_left(ledger: Ledger, there: Instant, mono: int, seen: int, held: int)
     """
     limit, room = ledger.limit, max(0, ledger.room)
     if ledger.melts:
-        to_come, span = ledger.left(there)
+        to_come, span = ledger.left(there, True)
         begun = mono - max(0, span - to_come)
     else:
         begun = mono - (limit.period or LEASE)

@@ -898,7 +898,7 @@ local function opens_above(L, cost, fixed, blocked, even, burst, falls, lack, ah
     if spare < 0 then return frees(L, cost, now) end
     local period, to_come = L.period
     if kind == FIXED then
-      to_come = max(L.early - now.mono, 0)
+      to_come = max(((even ~= 0 or blocked ~= 0) and L.roll or L.early) - now.mono, 0)
     else
       local over = ends(L)
       if L.anchor ~= 0 then
