@@ -125,9 +125,9 @@ class TakesLowerForLater(Edges):
 
     __slots__ = ()
 
-    def counter(self, used: int, sent: int, now: int, origin: int) -> bool:
+    def counter(self, used: int, sent: int, mark: int, now: int, origin: int) -> bool:
         agrees = used >= self.peak or self._between(self.sent, now, origin)
-        self.peak, self.sent, self.told = used, sent, now
+        self.peak, self.sent, self.told, self.mark = used, sent, now, mark
         return agrees
 
 

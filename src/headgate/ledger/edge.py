@@ -33,23 +33,24 @@ class Edges:
         whole: the first doubt of this period, ns.
         peak: the highest used-counter since the last drop, units; 0: none.
         sent, told: steady instants between which that counter was stated, ns.
+        mark: running total of the ledger when that call was sent.
     """
 
-    __slots__ = ("doubt", "hi", "lo", "peak", "period", "sent", "told", "whole")
+    __slots__ = ("doubt", "hi", "lo", "mark", "peak", "period", "sent", "told", "whole")
 
     def __init__(self, period: int) -> None:
         self.period = period
         self.whole = min(FIRST_DOUBT, period // 2)
         self.doubt = min(BLIND_DOUBT, period // 20)
-        self.lo = self.hi = self.peak = self.sent = self.told = 0
+        self.lo = self.hi = self.peak = self.sent = self.told = self.mark = 0
 
     def dump(self) -> list[int]:
         """All that is known, for `codec`."""
-        return [self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told]
+        return [self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark]
 
     def load(self, numbers: list[int]) -> None:
         """Inverse of `dump`."""
-        self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told = numbers
+        self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark = numbers
 
     @property
     def blind(self) -> bool:
@@ -70,7 +71,7 @@ class Edges:
     def begin(self, now: Instant) -> None:
         """Believe the dates within `doubt`."""
         self.lo, self.hi = now.lo - now.mono - self.doubt, now.hi - now.mono + self.doubt
-        self.peak = self.sent = self.told = 0
+        self.peak = self.sent = self.told = self.mark = 0
 
     def open(self, now: Instant) -> None:
         """Any edge within the whole first doubt is possible again; a doubt that was whole already is doubled."""
@@ -101,12 +102,13 @@ class Edges:
         self.lo, self.hi = self.lo - more, self.hi + more
         self.dated(now)
 
-    def counter(self, used: int, sent: int, now: int, origin: int) -> bool:
+    def counter(self, used: int, sent: int, mark: int, now: int, origin: int) -> bool:
         """Take in a used-counter.
 
         Args:
             used: units, as the answer states them.
             sent, now: steady instants at which its request was reserved and its answer came.
+            mark: running total of the ledger when it was reserved.
             origin: of the limit.
 
         Returns:
@@ -120,7 +122,7 @@ class Edges:
             agrees = self._between(self.sent, now, origin)
         elif used < self.peak:
             return True
-        self.peak, self.sent, self.told = used, sent, now
+        self.peak, self.sent, self.told, self.mark = used, sent, now, mark
         return agrees
 
     def _between(self, after: int, before: int, origin: int) -> bool:

@@ -207,10 +207,14 @@ class Fixed(Ledger):
             self._open(now)
         begin = self.roll - period
         before = edges.peak if begin - period <= edges.sent < begin else 0
-        if edges.counter(used, sent.mono, now.mono, self.limit.origin):
-            self._place()
-        else:
+        peak, since = edges.peak, self.tally - edges.mark
+        if not edges.counter(used, sent.mono, mark, now.mono, self.limit.origin):
             self._open(now)
+        if edges.peak < peak:
+            # An edge has passed since that counter was stated: what was settled before its call was sent counts no more.
+            self.used, self.carry, self.kept, self.again = min(self.used, since), min(self.carry, since), 0, 0
+            self.foreign = min(self.foreign, self.used)
+        self._place()
         if now.mono >= self.turn:
             self.advance(now)
         if sent.mono < self.roll - period or now.mono >= self.early:

@@ -35,7 +35,7 @@ def opened(period: int = MINUTE) -> Edges:
 
 def told(edges: Edges, used: int, sent: float, now: float) -> bool:
     """A counter on an answer."""
-    return edges.counter(used, round(sent * SECOND), round(now * SECOND), 0)
+    return edges.counter(used, round(sent * SECOND), 0, round(now * SECOND), 0)
 
 
 def test_the_first_doubt_is_small_until_something_shows_an_edge() -> None:
@@ -169,5 +169,5 @@ def test_the_truth_stays_inside(seed: int) -> None:
         if rolled > era:
             edges.drift(rolled - era if era else 0, dated(mono))
             era = rolled
-        assert edges.counter(windows[window], sent, mono, 0)
+        assert edges.counter(windows[window], sent, 0, mono, 0)
         assert edges.lo <= counting(mono) - mono <= edges.hi
