@@ -34,23 +34,24 @@ class Edges:
         peak: the highest used-counter since the last drop, units; 0: none.
         sent, told: steady instants between which that counter was stated, ns.
         mark: running total of the ledger when that call was sent.
+        shown: number of the latest window that a drop has shown to have begun; 0: none.
     """
 
-    __slots__ = ("doubt", "hi", "lo", "mark", "peak", "period", "sent", "told", "whole")
+    __slots__ = ("doubt", "hi", "lo", "mark", "peak", "period", "sent", "shown", "told", "whole")
 
     def __init__(self, period: int) -> None:
         self.period = period
         self.whole = min(FIRST_DOUBT, period // 2)
         self.doubt = min(BLIND_DOUBT, period // 20)
-        self.lo = self.hi = self.peak = self.sent = self.told = self.mark = 0
+        self.lo = self.hi = self.peak = self.sent = self.told = self.mark = self.shown = 0
 
     def dump(self) -> list[int]:
         """All that is known, for `codec`."""
-        return [self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark]
+        return [self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark, self.shown]
 
     def load(self, numbers: list[int]) -> None:
         """Inverse of `dump`."""
-        self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark = numbers
+        self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark, self.shown = numbers
 
     @property
     def blind(self) -> bool:
@@ -71,7 +72,7 @@ class Edges:
     def begin(self, now: Instant) -> None:
         """Believe the dates within `doubt`."""
         self.lo, self.hi = now.lo - now.mono - self.doubt, now.hi - now.mono + self.doubt
-        self.peak = self.sent = self.told = self.mark = 0
+        self.peak = self.sent = self.told = self.mark = self.shown = 0
 
     def open(self, now: Instant) -> None:
         """Any edge within the whole first doubt is possible again; a doubt that was whole already is doubled."""
@@ -129,9 +130,10 @@ class Edges:
         """An edge lies between two steady instants."""
         period, slack = self.period, self.period // _DRIFT
         if before - after + 2 * slack >= period:
+            self.shown = (before + self.hi - origin) // period
             return True  # one surely does
         number = ((after + before + self.lo + self.hi) // 2 - origin + period // 2) // period
-        edge = number * period + origin
+        edge, self.shown = number * period + origin, number
         lo, hi = edge - before - slack, edge - after + slack
         if 2 * self.doubt >= period and self.width + hi - lo >= period:
             if hi - lo < self.width:  # all was possible

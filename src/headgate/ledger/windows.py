@@ -206,14 +206,13 @@ class Fixed(Ledger):
         if edges.blind:
             self._open(now)
         begin = self.roll - period
-        before = edges.peak if begin - period <= edges.sent < begin else 0
+        before = edges.peak if begin - period <= edges.sent < begin and edges.shown < self.era else 0
         peak, since = edges.peak, self.tally - edges.mark
         if not edges.counter(used, sent.mono, mark, now.mono, self.limit.origin):
             self._open(now)
         if edges.peak < peak:
             # An edge has passed since that counter was stated: what was settled before its call was sent counts no more.
             self.used, self.carry, self.kept, self.again = min(self.used, since), min(self.carry, since), 0, 0
-            self.foreign = min(self.foreign, self.used)
         self._place()
         if now.mono >= self.turn:
             self.advance(now)
@@ -247,7 +246,7 @@ class Fixed(Ledger):
 
     def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
         edges, begin = self.edges, self.roll - self.limit.period
-        if begin <= sent.mono < self._possible(now, edges.whole) and edges.sent < begin:
+        if begin <= sent.mono < self._possible(now, edges.whole) and edges.shown < self.era:
             self._take_back(now, self.limit.usable)
             return
         if edges.blind:

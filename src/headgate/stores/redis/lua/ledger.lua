@@ -11,7 +11,7 @@
 --   4 capacity   5 headroom   6 period   7 refill   8 origin      the limit in force
 --   9 used      10 inflight  11 tally   12 era     13 hot
 --  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, held,
---                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told, mark}; first {begun, anchor, carry, last, owed};
+--                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told, mark, shown}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
 --  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, missed, wanted before, burst, since,
 --                squares, mean burst, first asked, ... oldest first}; see `Row` in headgate/ledger/shares.py
@@ -188,7 +188,7 @@ end
 local function edges_anew(L)
   L.whole = min(FIRST_DOUBT, floor(L.period / 2))
   L.doubt = min(BLIND_DOUBT, floor(L.period / 20))
-  L.lo, L.hi, L.peak, L.sent, L.told, L.mark = 0, 0, 0, 0, 0, 0
+  L.lo, L.hi, L.peak, L.sent, L.told, L.mark, L.shown = 0, 0, 0, 0, 0, 0, 0
 end
 
 local function blind(L)
@@ -201,7 +201,7 @@ end
 
 local function edges_begin(L, now)
   L.lo, L.hi = now.lo - now.mono - L.doubt, now.hi - now.mono + L.doubt
-  L.peak, L.sent, L.told, L.mark = 0, 0, 0, 0
+  L.peak, L.sent, L.told, L.mark, L.shown = 0, 0, 0, 0, 0
 end
 
 local function edges_open(L, now)
@@ -226,9 +226,13 @@ end
 
 local function edges_between(L, after, before)
   local period, slack = L.period, floor(L.period / DRIFT)
-  if before - after + 2 * slack >= period then return true end
+  if before - after + 2 * slack >= period then
+    L.shown = floor((before + L.hi - L.origin) / period)
+    return true
+  end
   local number = floor((floor((after + before + L.lo + L.hi) / 2) - L.origin + floor(period / 2)) / period)
   local edge = number * period + L.origin
+  L.shown = number
   local lo, hi = edge - before - slack, edge - after + slack
   local width = L.hi - L.lo
   if 2 * L.doubt >= period and width + hi - lo >= period then
@@ -287,7 +291,7 @@ local function load(raw)
     L.kept, L.again, L.kept_until, L.held, L.trial, L.tried, L.probed =
       own[7], own[8], own[9], own[10], own[11], own[12], own[13]
     L.lo, L.hi, L.doubt, L.whole = own[14], own[15], own[16], own[17]
-    L.peak, L.sent, L.told, L.mark = own[18], own[19], own[20], own[21]
+    L.peak, L.sent, L.told, L.mark, L.shown = own[18], own[19], own[20], own[21], own[22]
   elseif kind == FIRST then
     L.begun, L.anchor, L.carry, L.last, L.owed = own[1], own[2], own[3], own[4], own[5]
   elseif kind == SLIDING then
@@ -306,7 +310,7 @@ local function dump(L)
     own = {
       L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen, L.kept, L.again, L.kept_until, L.held, L.trial,
       L.tried, L.probed,
-      L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told, L.mark,
+      L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told, L.mark, L.shown,
     }
   elseif kind == FIRST then
     own = {L.begun, L.anchor, L.carry, L.last, L.owed}
@@ -628,12 +632,11 @@ local function observe(L, used, sent, mark, reserved, actual, now)
   local period = L.period
   if blind(L) then open_edges(L, now) end
   local begin = L.roll - period
-  local before = (begin - period <= L.sent and L.sent < begin) and L.peak or 0
+  local before = (begin - period <= L.sent and L.sent < begin and L.shown < L.era) and L.peak or 0
   local peak, since = L.peak, L.tally - L.mark
   if not edges_counter(L, used, sent.mono, mark, now.mono) then open_edges(L, now) end
   if L.peak < peak then
     L.used, L.carry, L.kept, L.again = min(L.used, since), min(L.carry, since), 0, 0
-    L.foreign = min(L.foreign, L.used)
   end
   place(L)
   if ripe(L, now) then advance(L, now) end
@@ -675,7 +678,7 @@ end
 local function overrun(L, sent, now, stated)
   if L.kind == FIXED then
     local begin = L.roll - L.period
-    if begin <= sent.mono and sent.mono < possible(L, now, L.whole) and L.sent < begin then
+    if begin <= sent.mono and sent.mono < possible(L, now, L.whole) and L.shown < L.era then
       take_back(L, now, L.usable)
       return
     end
