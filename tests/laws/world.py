@@ -240,14 +240,14 @@ class Member:
         return not no.unknown and no.opens > call.deadline
 
     def gave_up(self, call: Call, no: Refusal | None) -> None:
-        """A call could not be served in time."""
+        """A call could not be served in time. Its worker does not ask again in the same instant."""
         world = self.world
         if call.arrived >= world.start + world.terms.warm:
             world.account.failed[world.terms.crews.index(call.crew)] += 1
         if no is not None:
             missed, left = self.queue.missed(call, no)
             world.store.withdraw(missed, (self.id, call.klass), self.now(), missed, left)
-        world.again(self, call.crew)
+        world.later(SECOND // 10, world.again, self, call.crew)
 
     def set_alarm(self) -> None:
         """See that we wake in time."""

@@ -57,7 +57,7 @@ class Fixed(Ledger):
             edges.begin(now)
         elif not edges.dated(now):
             self._hold(now, now.mono + edges.hi)
-        era = (now.mono + edges.lo - origin) // period
+        era = max((now.mono + edges.lo - origin) // period, edges.shown)
         if era > self.era:
             self._forecast(period)
             spent = self.used
@@ -214,7 +214,7 @@ class Fixed(Ledger):
             # An edge has passed since that counter was stated: what was settled before its call was sent counts no more.
             self.used, self.carry, self.kept, self.again = min(self.used, since), min(self.carry, since), 0, 0
         self._place()
-        if now.mono >= self.turn:
+        if now.mono >= self.turn or edges.shown > self.era:
             self.advance(now)
         if sent.mono < self.roll - period or now.mono >= self.early:
             return 0  # the counter may speak of another window than ours

@@ -226,10 +226,6 @@ end
 
 local function edges_between(L, after, before)
   local period, slack = L.period, floor(L.period / DRIFT)
-  if before - after + 2 * slack >= period then
-    L.shown = floor((before + L.hi - L.origin) / period)
-    return true
-  end
   local number = floor((floor((after + before + L.lo + L.hi) / 2) - L.origin + floor(period / 2)) / period)
   local edge = number * period + L.origin
   L.shown = number
@@ -249,7 +245,11 @@ local function edges_counter(L, used, sent, mark, at)
   local agrees = true
   if used < L.peak and 4 * used <= 3 * L.peak then
     if sent < L.told then return true end
-    agrees = edges_between(L, L.sent, at)
+    if at - L.sent + 2 * floor(L.period / DRIFT) >= L.period then
+      sent = 0
+    else
+      agrees = edges_between(L, L.sent, at)
+    end
   elseif used < L.peak then
     return true
   end
@@ -416,7 +416,7 @@ local function advance(L, now)
     elseif not edges_dated(L, now) then
       hold(L, now, mono + L.hi)
     end
-    local era = floor((mono + L.lo - L.origin) / period)
+    local era = max(floor((mono + L.lo - L.origin) / period), L.shown)
     if era > L.era then
       forecast(L)
       local spent = L.used
@@ -639,7 +639,7 @@ local function observe(L, used, sent, mark, reserved, actual, now)
     L.used, L.carry, L.kept, L.again = min(L.used, since), min(L.carry, since), 0, 0
   end
   place(L)
-  if ripe(L, now) then advance(L, now) end
+  if ripe(L, now) or L.shown > L.era then advance(L, now) end
   if sent.mono < L.roll - period or now.mono >= L.early then return 0 end
   local bound = used + L.tally - mark - actual
   local foreign = max(0, used - (L.used + L.inflight + more))
