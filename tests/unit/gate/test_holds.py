@@ -93,10 +93,9 @@ def test_calls_under_way_are_one_refusal(make: Make) -> None:
     assert max(permit.settle(429, {}).held for permit in permits) <= 3 * SECOND // 2
 
 
-def test_it_grows_for_the_next_process_too(make: Make, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("make", ["host://", "redis://"], indirect=True)
+def test_it_grows_for_the_next_process_too(make: Make) -> None:
     """What one gate was refused, another goes on from; when that one is answered well, the first begins anew."""
-    if "memory" in request.node.name:
-        pytest.skip("nobody else sees this store")
     first = make()
     for _ in range(3):
         answered(first, 429, "/slot")

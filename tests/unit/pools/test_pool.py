@@ -154,7 +154,8 @@ def test_three_refusals_send_it_to_rest(new_gate: Callable[..., Gate]) -> None:
     events: list[str] = []
     gate.on(lambda event: events.append(event.message) if event.kind == "egress" else None)
     for _ in range(3):
-        gate.unblock("shop/weight-1h/ip:a")
+        for state in gate.store.blocks.states():
+            gate.unblock(state.scope)
         with gate.permit("shop", "GET", "/slot") as permit:
             assert permit.egress.name == "a"
             permit.settle(429)

@@ -209,13 +209,9 @@ class RedisStore(News):
         return told[0] if told else Answered()
 
     def settled(self, whole: Slice, permits: int) -> Wish:
-
         def write(load: Load) -> list[Any]:
-            parts = []
-            for charge in whole.charges:
-                units = charge.cost * permits
-                limit = load.limit(self._in_force.of(charge, self.learned))
-                parts.append([load.ledger(charge.key), limit, units, units, False, 0, False])
+            known = [(c, load.limit(self._in_force.of(c, self.learned)), c.cost * permits) for c in whole.charges]
+            parts = [[load.ledger(c.key), limit, units, units, False, 0, False] for c, limit, units in known]
             return ["settle", whole.number, permits, parts, whole.sent, member_name(whole.who[0])]
 
         return Wish(write, self._told(whole, permits))
