@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.laws.draw import draw, untidy
-from tests.laws.world import Member, World
+from tests.laws.world import World
 
 from headgate.ledger import codec, edge, windows
 from headgate.ledger.edge import Edges
@@ -149,6 +149,23 @@ class NeverOpens(Edges):
         self.doubt = self.whole
 
 
+class BelievesDates(Edges):
+    """Takes the middle of what dates say for the clock that counts."""
+
+    __slots__ = ()
+
+    def begin(self, now: Instant) -> None:
+        self.whole = self.doubt = 0
+        self.dated(now)
+
+    def dated(self, now: Instant) -> bool:
+        self.lo = self.hi = (now.lo + now.hi) // 2 - now.mono
+        return True
+
+    def counter(self, used: int, sent: int, mark: int, now: int, origin: int) -> bool:
+        return True
+
+
 class AnyEdge(Edges):
     """Believes in the nearest edge where a drop may be of two."""
 
@@ -189,16 +206,8 @@ def test_a_wrong_ledger_is_caught(mutant: type, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_clock_without_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members who believe their clock are refused in some worlds, where it is also believed to be the one that counts."""
-    believed = Member.now
-
-    def sure(self: Member) -> Instant:
-        now = believed(self)
-        return Instant(now.mono, (now.lo + now.hi) // 2, (now.lo + now.hi) // 2)
-
-    monkeypatch.setattr(Member, "now", sure)
-    monkeypatch.setattr(edge, "FIRST_DOUBT", 0)
-    monkeypatch.setattr(edge, "BLIND_DOUBT", 0)
+    """Ledgers that believe the middle of what dates say, without doubt, are refused in some worlds."""
+    monkeypatch.setattr(windows, "Edges", BelievesDates)
     assert caught(Window.FIXED)
 
 

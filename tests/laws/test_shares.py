@@ -275,7 +275,7 @@ def test_big_costs_are_not_starved(window: Window, member: int) -> None:
         assert len(account.waits[1]) >= 5
         assert account.taken[0] > 0
         longest.append(max(account.waits[1]))
-    assert sorted(longest)[2] <= 60 * SECOND
+    assert sorted(longest)[2] <= 62 * SECOND  # six windows and what blurs their ends
 
 
 def test_big_costs_get_slots() -> None:

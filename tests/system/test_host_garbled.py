@@ -115,8 +115,9 @@ def call(gate: Gate, origin: Origin, times: int, path: str = "/x", method: str =
     fates = []
     for _ in range(times):
         try:
-            pools.request(method, f"http://{origin.place}{path}")
-            fates.append("sent")
+            answer = pools.request(method, f"http://{origin.place}{path}")
+            # A long block is told in the provider's form: an answer of our own.
+            fates.append(Blocked.__name__ if answer.headers.get("x-headgate-answer") == "refused" else "sent")
         except HeadgateError as error:
             fates.append(type(error).__name__)
     pools.clear()
