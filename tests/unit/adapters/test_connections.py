@@ -71,10 +71,12 @@ def test_cancelled_calls_give_their_slots_back(lib: ModuleType, origin: Any, gat
     """Two slots, twenty calls that are cancelled in the queue or while they stream: afterwards both are free."""
 
     async def main() -> None:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate), timeout=5) as client:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate), timeout=30) as client:
             for _ in range(5):
                 tasks = [asyncio.create_task(client.get(f"{origin.url}/stream?do=stall")) for _ in range(4)]
-                await asyncio.sleep(0.1)
+                # Long enough for two to stream: one that is cancelled before its answer has begun may still arrive, and
+                # lingers.
+                await asyncio.sleep(0.3)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
