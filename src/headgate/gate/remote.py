@@ -95,7 +95,7 @@ class RemoteRoom(WaitingRoom):
             self._tell(now)
             if not groups:
                 break
-        return super().tick(rung=False)
+        return super().tick(False)
 
     def _serve(self, now: int) -> None:
         """Only `tick` serves, without the lock."""

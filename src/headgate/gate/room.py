@@ -46,12 +46,12 @@ def unbroken(method: M) -> M:
     between any two instructions."""
 
     @functools.wraps(method)
-    def run(self: WaitingRoom, *values: Any) -> Any:
+    def run(self: WaitingRoom, *values: Any, **options: Any) -> Any:
         with self._lock:
             if self._torn:
                 self._mend()
             try:
-                return method(self, *values)
+                return method(self, *values, **options)
             except (Rejected, ReferenceError):
                 raise
             except BaseException:
