@@ -126,7 +126,9 @@ class Fixed(Ledger):
     def _forecast(self, period: int) -> None:
         """From what others spent in the window that ends, expect what they will spend in the next."""
         if self.foreign or self.expected:
-            begin = self.roll - period
+            begin = (
+                self.roll + self.early
+            ) // 2 - period  # neither the earliest nor the latest: it is no matter of safety
             # Evidence may end early in the window: the rest is taken to go on at the same rate, at most fourfold.
             witnessed = max(self.seen - begin, period // 4) if self.seen else period
             sample = self.foreign * period // min(witnessed, period)
