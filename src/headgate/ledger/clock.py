@@ -15,7 +15,7 @@ __all__ = ["FIRST_DOUBT", "ServerClock"]
 FIRST_DOUBT: Final = SECOND
 """Until the server has said its time, the wall clock is believed to be right within this much, ns."""
 _SLACK: Final = SECOND // 100
-"""The clock that stamps an answer and the clock that counts need not be the same machine's, ns."""
+"""Machines of one provider that stamp answers may differ by so much before any has shown more, ns."""
 _APART: Final = 4 * SECOND
 """Several machines may answer, whose clocks differ by up to so much, ns; beyond it the clock was set."""
 _DRIFT: Final = 5_000

@@ -64,6 +64,11 @@ class Edges:
         return self.hi - self.lo
 
     @property
+    def _slack(self) -> int:
+        """How far the clocks may move apart within a window, ns."""
+        return self.period // _DRIFT
+
+    @property
     def vague(self) -> bool:
         """Whether calls that are made on purpose near an edge would narrow the bounds: not without counters, and not below
         a call's own way there and back."""
@@ -71,7 +76,7 @@ class Edges:
 
     def begin(self, now: Instant) -> None:
         """Believe the dates within `doubt`."""
-        self.lo, self.hi = now.lo - now.mono - self.doubt, now.hi - now.mono + self.doubt
+        self.lo, self.hi = self._low(now), self._high(now)
         self.peak = self.sent = self.told = self.mark = self.shown = 0
 
     def open(self, now: Instant) -> None:
@@ -99,7 +104,7 @@ class Edges:
 
     def drift(self, windows: int, now: Instant) -> None:
         """So many windows have passed in which the clocks may have moved apart."""
-        more = self.period // _DRIFT * windows
+        more = self._slack * windows
         self.lo, self.hi = self.lo - more, self.hi + more
         self.dated(now)
 
@@ -120,7 +125,7 @@ class Edges:
         if used < self.peak and 4 * used <= 3 * self.peak:
             if sent < self.told:
                 return True  # under way together: neither surely arrived first
-            if now - self.sent + 2 * (self.period // _DRIFT) >= self.period:
+            if now - self.sent + 2 * self._slack >= self.period:
                 sent = 0  # there is an edge in any case: which window this one was counted in is not known
             else:
                 agrees = self._between(self.sent, now, origin)
@@ -131,7 +136,7 @@ class Edges:
 
     def _between(self, after: int, before: int, origin: int) -> bool:
         """An edge lies between two steady instants that are less than a period apart."""
-        period, slack = self.period, self.period // _DRIFT
+        period, slack = self.period, self._slack
         number = ((after + before + self.lo + self.hi) // 2 - origin + period // 2) // period
         edge, self.shown = number * period + origin, number
         lo, hi = edge - before - slack, edge - after + slack
