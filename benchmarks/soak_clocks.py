@@ -75,10 +75,10 @@ class Case:
 
     @property
     def law(self) -> tuple[int, float]:
-        """At most so many refusals, and at least this share of each full window.
+        """At most so many times a refusal, and at least this share of each full window.
 
-        Without counters only a refusal can teach that the edge lies elsewhere; it costs the rest of its window, and of the
-        next one what is carried over.
+        Without counters only a refusal can teach that the edge lies elsewhere. Calls that were under way at that moment may
+        share its fate. It costs the rest of its window, and of the next one what is carried over.
         """
         least = 0.9 if self.far or not self.counters else 0.98
         return 0 if self.counters else 1, least if self.least is None else self.least
@@ -132,7 +132,9 @@ class Outcome:
         """What breaks the law; nothing if all is well."""
         most, least = self.case.law
         found = [f"{self.bans} bans"] * bool(self.bans)
-        if len(self.refused) > most:
+        trip = 4.0 if self.case.far else 0.3
+        times = [at for at, last in zip(self.refused, [0.0, *self.refused], strict=False) if at - last > trip]
+        if len(times) > most:
             begin = self.refused[0]
             found.append(
                 f"{len(self.refused)} refused, at +{', +'.join(f'{at - begin:.2f}' for at in self.refused[:12])} s"

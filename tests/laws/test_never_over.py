@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_one_refusal_teaches_where_there_are_no_counters(ahead: float) -> None:
         world = World(minutes(ahead, seed, chatty=False))
         assert world.run().refusals <= (abs(ahead) > 0.25)
         assert min(shares(world)) >= 0.97
+
+
+@pytest.mark.parametrize("ahead", [0.4, 1.5])
+def test_one_refusal_teaches_whenever_programs_start(ahead: float, scenarios: int) -> None:
+    """What a window holds is not known well when its first calls may have counted in the one before: a call that goes well
+    is no proof then that the next has begun."""
+    for seed in range(scenarios // 10):
+        r = random.Random(seed)
+        pause = r.choice((0, 0, 100, 300)) * MILLI
+        crews = tuple(Crew(member, 4, (0, 1, 2), pause=pause, since=r.randrange(8 * SECOND)) for member in range(3))
+        terms = Terms(
+            seed=seed, limits=(Limit("weight", "weight", 700, 8 * SECOND),), crews=crews,
+            routes=(Route({0: 10}), Route({0: 20}), Route({0: 5})), span=40 * SECOND, up=(MILLI, 150 * MILLI),
+            down=(MILLI, 20 * MILLI), learns="date", doubt=(300 * MILLI, 300 * MILLI), ahead=(int(ahead * SECOND),), chatty=False,
+        )  # fmt: skip
+        assert World(terms).run().refusals <= 1, seed
 
 
 def test_a_lesson_without_counters_is_learned_once(scenarios: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
 from tests.laws.world import MILLI, Account, Crew, Route, Terms, World
 
@@ -38,9 +40,9 @@ def critical(period: int) -> Crew:
 )
 def test_minutes_are_used(crews: tuple[Crew, ...], chatty: bool) -> None:
     """At least 99.5 % of 60 s windows are used, also with something kept for upper classes and for others."""
-    account = run(60, crews, chatty=chatty)
-    assert not account.refusals
-    assert account.shares[0] >= 0.995
+    accounts = [run(60, crews, chatty=chatty, seed=seed) for seed in (1, 2, 3)]
+    assert not sum(account.refusals for account in accounts)
+    assert mean(account.shares[0] for account in accounts) >= 0.995
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,18 @@ class Fixed(Ledger):
             whatever a clock says.
         kept: units of `used` that were carried into this window; at steady instant `kept_until` no window holds them.
         again: units of `kept` that are part of `carry` too.
-        held: during a trial, units that the window before holds if it is not over after all.
-        tried: steady instant (ns) at which the one call of the trial was taken; 0: not yet.
+        held: during a trial, units that the window before holds at most if it is not over after all.
+        least: what it holds at least, units.
+        loose: units of `used` that the window before may hold instead.
+        tried: steady instant (ns) at which the one call of the trial that is under way was taken; 0: none is.
         foreign: units of other programs found in this window (they are part of `used`).
         expected: units of other programs expected in a whole window; what has not been seen of them is set aside.
         seen: latest steady instant (ns) in this window at which a used-counter told us about others.
     """
 
     __slots__ = (
-        "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "roll", "seen", "stamp",
-        "tried",
+        "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "least", "loose", "roll",
+        "seen", "stamp", "tried",
     )  # fmt: skip
     aligned: ClassVar[bool] = True
     melts: ClassVar[bool] = True
@@ -48,6 +50,7 @@ class Fixed(Ledger):
         self.edges = Edges(limit.period)
         self.carry = self.late = self.stamp = self.foreign = self.expected = self.seen = 0
         self.kept = self.kept_until = self.again = self.held = self.tried = self.roll = 0
+        self.least = self.loose = 0
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
@@ -67,8 +70,14 @@ class Fixed(Ledger):
             self.used = self.kept = self.carry if last >= era and now.mono < self.kept_until else 0
             self.carry = self.again = self.kept if last > era else 0
             self._end_trial()
-            if edges.blind and spent > self.kept:
-                self.trial, self.held = now.mono + min(2 * edges.whole, period // 2), spent - self.kept
+            if edges.blind:
+                # A ledger that begins within a window knows of nothing before, but its calls may count there.
+                begin = now.mono if self.era >= 0 else era * period + origin - edges.lo
+                until = begin + min(2 * edges.whole, period // 2)
+                if now.mono < until:
+                    self.trial, self.held = until, spent - self.kept
+                    self.least = max(0, self.held - self.loose)
+            self.loose = self.kept + self.inflight
             edges.drift(era - self.era if self.era >= 0 else 0, now)
             self.enter(era, now.mono)
         elif self.kept and now.mono >= self.kept_until:
@@ -81,10 +90,11 @@ class Fixed(Ledger):
         self.early, self.roll = end - self.edges.hi, end - self.edges.lo
         self.turn = min(self.roll, self.kept_until) if self.kept else self.roll
         self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
-        self.room -= self.held
+        # The answer of the call that is tried leaves more room in any case, so that it wakes the next.
+        self.room -= self.held + bool(self.tried)
 
     def _end_trial(self) -> None:
-        self.trial = self.held = self.tried = 0
+        self.trial = self.held = self.least = self.tried = 0
 
     def _hold(self, now: Instant, late: int) -> None:
         """Let all that is spent count in any window up to instant `late` of the counting clock."""
@@ -148,14 +158,13 @@ class Fixed(Ledger):
         self._return(now)
         opens = super().opens(cost, who, now)
         if opens > 0 and self.trial:
-            # The window before, if it is not over, has no more room: one call goes, and its answer shows whether it is.
+            # The window before, if it is not over, may have no more room: one call at a time goes until the answers show
+            # that it is over.
             if self.tried:
                 return -self.trial
             self.room += self.held
             opens = super().opens(cost, who, now)
             self.room -= self.held
-            if not opens:
-                self.tried = now.mono
             return opens
         return opens or (self._probe(cost, now) if cost else 0)
 
@@ -183,12 +192,20 @@ class Fixed(Ledger):
         # What nobody wants has melted before the next window can have begun: later it would be taken out of that one.
         return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period
 
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        if self.trial and cost and self.room < 0:
+            self.tried = now.mono
+            self.room -= 1
+
     # -- settling --------------------------------------------------------------------------------------------------
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.inflight -= reserved
         self.used += actual
         self.tally += actual
+        if self.trial:
+            self.loose += actual
         self.room += reserved - actual
         if at.mono >= self.early:
             if self.late < self.roll + self.edges.lo:
@@ -243,7 +260,12 @@ class Fixed(Ledger):
 
     def confirm(self, sent: Instant) -> None:
         if self.tried and sent.mono >= self.tried:
-            self._end_trial()
+            # If the window before still counts, it holds all that was answered since as well, and has refused nothing.
+            self.held = min(self.held, max(0, self.limit.capacity - (self.used - self.kept)))
+            self.tried = 0
+            if self.held < self.least or not self.held:
+                self.loose = min(self.loose, self.limit.capacity - self.least)
+                self._end_trial()
             self._place()
 
     def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
@@ -279,13 +301,13 @@ class Fixed(Ledger):
     def dump_own(self) -> list[int]:
         return [
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, *self.edges.dump(),
+            self.held, self.trial, self.tried, self.probed, *self.edges.dump(), self.least, self.loose,
         ]  # fmt: skip
 
     def load_own(self, own: list[int]) -> None:
         (
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, *edges,
+            self.held, self.trial, self.tried, self.probed, *edges, self.least, self.loose,
         ) = own  # fmt: skip
         self.edges.load(edges)
         self._place()

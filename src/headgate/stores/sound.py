@@ -44,6 +44,7 @@ def meant(ledger: Ledger, mono: int) -> bool:
     if isinstance(ledger, Fixed):
         edges, half = ledger.edges, ledger.limit.period // 2
         counts += [ledger.carry, ledger.foreign, ledger.expected, ledger.kept, ledger.again, ledger.held, edges.peak]
+        counts += [ledger.least, ledger.loose]
         past = [ledger.stamp, ledger.kept_until, ledger.trial, ledger.probed, ledger.tried, edges.told]
         if not (edges.lo <= edges.hi and 0 <= edges.doubt <= edges.whole <= half):
             return False

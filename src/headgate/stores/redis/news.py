@@ -91,16 +91,19 @@ class News(SharedStore):
     # -- observe ---------------------------------------------------------------------------------------------------
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        # What is known here and what the server says of it are the same numbers.
+        whole = {name: (capacity, period // MICRO * MICRO) for name, (capacity, period) in limits.items()}
+
         def here() -> bool:
             with self._news:
-                if not self._merge(namespace, limits):
+                if not self._merge(namespace, whole):
                     return False
                 self._changed()
                 return True
 
         if not here():
             return False
-        wire = {name: [capacity, period // MICRO] for name, (capacity, period) in limits.items()}
+        wire = {name: [capacity, period // MICRO] for name, (capacity, period) in whole.items()}
         self._trips.tell(namespace, Wish(lambda load: ["learn", wire], lambda result, load: here()), None, now=True)
         return True
 

@@ -24,7 +24,7 @@ MICRO: Final = 1_000
 """Nanoseconds in a microsecond."""
 _NANO: Final = 1_000_000_000
 _WINDOWS: Final = tuple(Window)
-_UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 9, 17, 20, 21))
+_UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 9, 17, 20, 21, 22, 23))
 """Where in a fixed ledger's own numbers units and the number of a window stand; all others are instants or lengths."""
 _EARLY_OF_FIXED: Final = frozenset((5, 11, 12, 13, 15, 16, 18))
 """Which of those are rounded down: earlier instants and lower bounds."""

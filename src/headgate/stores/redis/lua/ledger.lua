@@ -11,7 +11,8 @@
 --   4 capacity   5 headroom   6 period   7 refill   8 origin      the limit in force
 --   9 used      10 inflight  11 tally   12 era     13 hot
 --  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, held,
---                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told, mark, shown}; first {begun, anchor, carry, last, owed};
+--                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told, mark, shown,
+--                and least, loose}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
 --  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, missed, wanted before, burst, since,
 --                squares, mean burst, first asked, ... oldest first}; see `Row` in headgate/ledger/shares.py
@@ -180,6 +181,7 @@ local function place(L)
   if kind == FIXED then
     if L.expected > L.foreign then L.room = L.room - (L.expected - L.foreign) end
     L.room = L.room - L.held
+    if L.tried ~= 0 then L.room = L.room - 1 end
   end
 end
 
@@ -269,6 +271,7 @@ local function create(limit)
   set_limit(L, limit)
   L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = 0, 0, 0, 0, 0, 0
   L.kept, L.again, L.kept_until, L.held, L.trial, L.tried, L.probed, L.early, L.roll = 0, 0, 0, 0, 0, 0, 0, FAR, 0
+  L.least, L.loose = 0, 0
   edges_anew(L)
   L.begun, L.anchor, L.last, L.owed = 0, 0, 0, 0
   L.level, L.part, L.at, L.marks = 0, 0, 0, {}
@@ -292,6 +295,7 @@ local function load(raw)
       own[7], own[8], own[9], own[10], own[11], own[12], own[13]
     L.lo, L.hi, L.doubt, L.whole = own[14], own[15], own[16], own[17]
     L.peak, L.sent, L.told, L.mark, L.shown = own[18], own[19], own[20], own[21], own[22]
+    L.least, L.loose = own[23], own[24]
   elseif kind == FIRST then
     L.begun, L.anchor, L.carry, L.last, L.owed = own[1], own[2], own[3], own[4], own[5]
   elseif kind == SLIDING then
@@ -311,6 +315,7 @@ local function dump(L)
       L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen, L.kept, L.again, L.kept_until, L.held, L.trial,
       L.tried, L.probed,
       L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told, L.mark, L.shown,
+      L.least, L.loose,
     }
   elseif kind == FIRST then
     own = {L.begun, L.anchor, L.carry, L.last, L.owed}
@@ -370,7 +375,7 @@ end
 local function hold(L, now, late)
   L.used = L.used + L.held
   L.carry, L.late, L.stamp = L.used, max(L.late, late), now.mono
-  L.kept, L.again, L.held, L.trial, L.tried = 0, 0, 0, 0, 0
+  L.kept, L.again, L.held, L.least, L.trial, L.tried = 0, 0, 0, 0, 0, 0
 end
 
 -- Fixed: written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future.
@@ -392,7 +397,7 @@ end
 -- Fixed: the window before had not rolled when we believed it had, and `spent` units counted in it.
 local function take_back(L, now, spent)
   L.era = L.era - 1
-  L.foreign, L.expected, L.seen, L.held, L.trial, L.tried = 0, 0, 0, 0, 0, 0
+  L.foreign, L.expected, L.seen, L.held, L.least, L.trial, L.tried = 0, 0, 0, 0, 0, 0, 0
   open_edges(L, now)
   L.used = max(L.used, spent)
   place(L)
@@ -426,10 +431,15 @@ local function advance(L, now)
       L.used = L.kept
       L.carry = last > era and L.kept or 0
       L.again = L.carry
-      L.held, L.trial, L.tried = 0, 0, 0
-      if blind(L) and spent > L.kept then
-        L.trial, L.held = mono + min(2 * L.whole, floor(period / 2)), spent - L.kept
+      L.held, L.least, L.trial, L.tried = 0, 0, 0, 0
+      if blind(L) then
+        local till = (L.era >= 0 and mono or era * period + L.origin - L.lo) + min(2 * L.whole, floor(period / 2))
+        if mono < till then
+          L.trial, L.held = till, spent - L.kept
+          L.least = max(0, L.held - L.loose)
+        end
       end
+      L.loose = L.kept + L.inflight
       local more = L.era >= 0 and floor(period / DRIFT) * (era - L.era) or 0
       L.lo, L.hi = L.lo - more, L.hi + more
       edges_dated(L, now)
@@ -504,6 +514,7 @@ local function take(L, cost, member, class, mono)
   occupy(L, cost, mono)
   local rows = L.rows
   local r = row_of(L, member, class)
+  if L.trial ~= 0 and cost > 0 and L.room < 0 then L.tried, L.room = mono, L.room - 1 end
   rows[r + TAKEN] = rows[r + TAKEN] + cost
   if rows[r + WAITING] ~= 0 then rows[r + WAITING] = max(0, rows[r + WAITING] - cost) end
   if L.kind ~= SLOTS then
@@ -590,6 +601,7 @@ local function settle(L, reserved, actual, at)
     L.inflight, L.used, L.room = L.inflight - reserved, L.used + actual, L.room + reserved - actual
     if kind == FIXED then
       L.tally = L.tally + actual
+      if L.trial ~= 0 then L.loose = L.loose + actual end
       if at.mono >= L.early then
         if L.late < L.roll + L.lo then L.carry = 0 end
         L.carry = L.carry + actual
@@ -669,7 +681,12 @@ end
 -- A call reserved at `sent` was answered and not refused.
 local function confirm(L, sent)
   if L.tried ~= 0 and sent.mono >= L.tried then
-    L.held, L.trial, L.tried = 0, 0, 0
+    L.held = min(L.held, max(0, L.capacity - (L.used - L.kept)))
+    L.tried = 0
+    if L.held < L.least or L.held == 0 then
+      L.loose = min(L.loose, L.capacity - L.least)
+      L.held, L.least, L.trial = 0, 0, 0
+    end
     place(L)
   end
 end
@@ -970,7 +987,7 @@ end
 -- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
 local function opens(L, cost, member, class, now, ahead)
   if L.kind ~= FIXED then return opens_in_general(L, cost, member, class, now, ahead) end
-  if L.trial ~= 0 and now.mono >= L.trial then L.held, L.trial, L.tried = 0, 0, 0 end
+  if L.trial ~= 0 and now.mono >= L.trial then L.held, L.least, L.trial, L.tried = 0, 0, 0, 0 end
   advance(L, now)
   come_back(L, now)
   local at = opens_in_general(L, cost, member, class, now, ahead)
@@ -979,7 +996,6 @@ local function opens(L, cost, member, class, now, ahead)
     L.room = L.room + L.held
     at = opens_in_general(L, cost, member, class, now, ahead)
     L.room = L.room - L.held
-    if at == 0 then L.tried = now.mono end
     return at
   end
   if at ~= 0 or cost == 0 then return at end
