@@ -90,7 +90,8 @@ def test_one_refusal_teaches_whenever_programs_start(ahead: float, scenarios: in
         terms = Terms(
             seed=seed, limits=(Limit("weight", "weight", 700, 8 * SECOND),), crews=crews,
             routes=(Route({0: 10}), Route({0: 20}), Route({0: 5})), span=40 * SECOND, up=(MILLI, 150 * MILLI),
-            down=(MILLI, 20 * MILLI), learns="date", doubt=(300 * MILLI, 300 * MILLI), ahead=(int(ahead * SECOND),), chatty=False,
+            down=(MILLI, 20 * MILLI), learns="date", doubt=(300 * MILLI, 300 * MILLI), ahead=(int(ahead * SECOND),),
+            chatty=False,
         )  # fmt: skip
         assert World(terms).run().refusals <= 1, seed
 
