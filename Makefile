@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: help demo test lint format laws fuzz soak soak-clocks soak-faults bench clean
 
 help:
-	@echo "make demo    three programs and one budget, without and with Headgate (under two minutes)"
+	@echo "make demo    three programs and one budget, without and with Ratekeeper (under two minutes)"
 	@echo "make test    everything CI checks: lint, types, import layers, all tests"
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
@@ -22,7 +22,7 @@ help:
 	@tools/setup $* >&2
 
 demo: .venv/demo.stamp
-	@$(BIN)/headgate demo $(ARGS)
+	@$(BIN)/ratekeeper demo $(ARGS)
 
 test: lint
 	@echo "pytest"

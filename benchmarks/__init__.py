@@ -1,1 +1,1 @@
-"""Headgate beside its peers, measured in one run: `make bench`, or `python -m benchmarks --help`."""
+"""Ratekeeper beside its peers, measured in one run: `make bench`, or `python -m benchmarks --help`."""

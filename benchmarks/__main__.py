@@ -49,8 +49,8 @@ def speed(quick: bool, folder: Path) -> Lines:
     yield ""
     yield from said(
         "Microseconds per permit on limits that are never reached; the ratio is to three aiolimiter acquires. "
-        "Peers only take; Headgate takes, and settles when the answer is there. `headgate` is the whole "
-        "`async with gate.permit(...)`, `headgate store` the two verbs inside it. The calls of limits, "
+        "Peers only take; Ratekeeper takes, and settles when the answer is there. `ratekeeper` is the whole "
+        "`async with gate.permit(...)`, `ratekeeper store` the two verbs inside it. The calls of limits, "
         "throttled-py and pyrate-limiter are their synchronous ones."
     )
     count, rounds = (2000, 3) if quick else (10_000, 9)
@@ -142,7 +142,7 @@ def truthfulness(quick: bool, folder: Path) -> Lines:
         f"server's. Share of the limit used, and share of the requests refused, over {periods} s. The server "
         "does not count what it refuses, and bans nobody; real ones do."
     )
-    names = ("headgate", *PEERS, "no limiter")
+    names = ("ratekeeper", *PEERS, "no limiter")
     for processes in (1, 3):
         found = truths(names, processes, periods)
         rows = [
@@ -153,7 +153,7 @@ def truthfulness(quick: bool, folder: Path) -> Lines:
             yield from said("One program:")
         else:
             yield from said(
-                "Three programs on one address. Headgate and pyrate-limiter (SQLite, file lock) share the limit; the "
+                "Three programs on one address. Ratekeeper and pyrate-limiter (SQLite, file lock) share the limit; the "
                 "others cannot without a server, so each program believes that the limit is its own, as unrelated "
                 "programs do:"
             )
@@ -180,7 +180,7 @@ def passing(quick: bool, folder: Path) -> Lines:
     yield "## (g) The proxy"
     yield ""
     yield from said(
-        "One call on one connection, then as many as 16 connections get answered, through `headgate proxy` and straight "
+        "One call on one connection, then as many as 16 connections get answered, through `ratekeeper proxy` and straight "
         "to the same upstream, which does nothing but answer. `aiohttp alone` is the shortest proxy that can be made of "
         "the library that ours is made of; `no rules` is ours for a host that is not governed. `busy` is what the proxy's "
         "process spends on a call, and a million divided by it is what one core could pass on in a second. The programs "
@@ -215,7 +215,7 @@ def server(quick: bool, folder: Path) -> Lines:
     seconds, rounds = (1.0, 1) if quick else (3.0, 3)
     for names in (LOOPS, (*LOADED, FULL)):
         one, four = (load(names, processes, seconds, rounds) for processes in (1, 4))
-        best = max(it.rate for name, it in four.items() if not name.startswith("headgate"))
+        best = max(it.rate for name, it in four.items() if not name.startswith("ratekeeper"))
         rows = [
             [
                 name,
@@ -238,12 +238,12 @@ def around(quick: bool, folder: Path) -> Lines:
     yield ""
     yield from said(
         "Microseconds per call that succeeds at once, in one process, answered from memory: one that is made, and one "
-        "whose answer is kept. Headgate does what the stack does, under the limits that its ledger counts; with `host://` "
+        "whose answer is kept. Ratekeeper does what the stack does, under the limits that its ledger counts; with `host://` "
         "limits, breaker and kept answers are shared by all processes. The stack's retries, breaker and cache are this "
         "process's own."
     )
     found = stacks(500 if quick else 5000, 3 if quick else 9, folder)
-    best = min(made for name, (made, _) in found.items() if not name.startswith("headgate"))
+    best = min(made for name, (made, _) in found.items() if not name.startswith("ratekeeper"))
     rows = [[name, f"{made:.1f}", f"{made / best:.1f}×", f"{hit:.1f}"] for name, (made, hit) in found.items()]
     yield from table(["", "made", "ratio", "kept"], rows)
 
@@ -272,7 +272,7 @@ def preamble() -> Lines:
     )
     yield from said(
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} "
-        f"cores. Headgate {version('headgate')}; {peers}."
+        f"cores. Ratekeeper {version('ratekeeper')}; {peers}."
     )
 
 

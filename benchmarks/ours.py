@@ -1,4 +1,4 @@
-"""Headgate behind the same three questions as its `peers`."""
+"""Ratekeeper behind the same three questions as its `peers`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import AMPLE, SPANS, Settle, Take
-from headgate import Gate
-from headgate.stores.records import Grant
+from ratekeeper import Gate
+from ratekeeper.stores.records import Grant
 
 __all__ = ["FORMS", "permits", "shared_permits", "taker"]
 
-FORMS = ("headgate", "headgate store")
+FORMS = ("ratekeeper", "ratekeeper store")
 """A whole permit, as users take it; and the two verbs of the store inside it, which is what the peers' calls do."""
 
 RULES = """
@@ -69,7 +69,7 @@ def permits(form: str, limits: int, folder: Path, store: str = "memory://") -> C
 
     async def run(count: int) -> None:
         with _gate(folder, store, *_ample(limits)) as gate:
-            if form == "headgate":
+            if form == "ratekeeper":
                 for _ in range(count):
                     async with gate.permit("benchmark", "GET", "/"):
                         pass
@@ -84,7 +84,7 @@ def permits(form: str, limits: int, folder: Path, store: str = "memory://") -> C
 def shared_permits(form: str, folder: Path) -> Callable[[], Any]:
     """See `peers.shared_permits`."""
     gate = _gate(folder, "host://", *_ample(1))
-    if form != "headgate":
+    if form != "ratekeeper":
         return _verbs(gate)
 
     def take() -> None:
@@ -95,7 +95,7 @@ def shared_permits(form: str, folder: Path) -> Callable[[], Any]:
 
 
 def taker(kind: str, capacity: int, period: float, folder: Path, *, shared: bool) -> Take:
-    """See `peers.taker`. Headgate alone makes use of the answer: the used-counter and the date."""
+    """See `peers.taker`. Ratekeeper alone makes use of the answer: the used-counter and the date."""
     limit = LIMIT.format(name="only", capacity=capacity, period=period, window=kind, used="x-used")
     gate = _gate(folder, "host://" if shared else "memory://", limit)
 

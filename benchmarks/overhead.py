@@ -1,4 +1,4 @@
-"""What Headgate costs a program that uses it: its import, and each governed httpx call."""
+"""What Ratekeeper costs a program that uses it: its import, and each governed httpx call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def imports(rounds: int) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     code = "import asyncio, time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1000)"
     for _ in range(rounds):
-        for what in ("import headgate", "from headgate import Gate"):
+        for what in ("import ratekeeper", "from ratekeeper import Gate"):
             done = subprocess.run([sys.executable, "-c", code.format(what)], capture_output=True, text=True, check=True)
             found.setdefault(what, []).append(float(done.stdout))
     return {what: statistics.median(times) for what, times in found.items()}
@@ -31,8 +31,8 @@ def governed(count: int, rounds: int, folder: Path) -> dict[str, tuple[float, fl
     """
     import httpx
 
-    from headgate import Gate
-    from headgate.adapters.httpx import AsyncTransport
+    from ratekeeper import Gate
+    from ratekeeper.adapters.httpx import AsyncTransport
 
     class Instant(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -39,9 +39,9 @@ def _answer(_permit: Any = None) -> tuple[int, dict[str, str], bytes]:
     return 200, {"content-type": "application/json"}, b"[]"
 
 
-def _headgate(store: str) -> Callable[[Path, bool], Made]:
+def _ratekeeper(store: str) -> Callable[[Path, bool], Made]:
     def make(home: Path, kept: bool) -> Made:
-        from headgate import Cache, Gate, Policies
+        from ratekeeper import Cache, Gate, Policies
 
         policies = Policies(retry=True, breaker=True, batch=True, cache=Cache(market=3600.0) if kept else True)
         # A limit that is never reached, or the calls would wait.
@@ -101,8 +101,8 @@ def _again(library: str) -> Callable[[Callable[[], Any]], Any]:
 
 
 _CONTENDERS: dict[str, Callable[[Path, bool], Made]] = {
-    "headgate, memory://": _headgate("memory://"),
-    "headgate, host:// (all processes)": _headgate("host://"),
+    "ratekeeper, memory://": _ratekeeper("memory://"),
+    "ratekeeper, host:// (all processes)": _ratekeeper("host://"),
     "tenacity + pybreaker + limits + cachetools": _stacked("tenacity"),
     "stamina + pybreaker + limits + cachetools": _stacked("stamina"),
 }

@@ -1,4 +1,4 @@
-"""What `headgate proxy` adds to a call, and how many calls it can pass on: beside the same upstream asked directly."""
+"""What `ratekeeper proxy` adds to a call, and how many calls it can pass on: beside the same upstream asked directly."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def _bare(pipe: Connection, upstream: int) -> None:
 def _proxy(pipe: Connection, way: str, upstream: int, folder: Path) -> None:
     import logging
 
-    from headgate import Gate
-    from headgate.apps.proxy.serve import Options, serve
-    from headgate.apps.proxy.upstreams import parse
+    from ratekeeper import Gate
+    from ratekeeper.apps.proxy.serve import Options, serve
+    from ratekeeper.apps.proxy.upstreams import parse
 
     logging.disable()
     rules = folder / "bench.toml"

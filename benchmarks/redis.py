@@ -20,11 +20,11 @@ from benchmarks.peers import AMPLE
 __all__ = ["FULL", "LOADED", "LOOPS", "TASKS", "Load", "load"]
 
 TASKS = 64
-LOOPS = ("headgate", "limits", "pyrate-limiter")
+LOOPS = ("ratekeeper", "limits", "pyrate-limiter")
 """One caller after the other, in a loop."""
 REACHED = 5000
 """Permits a second of a limit that all want more of."""
-FULL = f"headgate, {TASKS} tasks, {REACHED:,} a second allowed"
+FULL = f"ratekeeper, {TASKS} tasks, {REACHED:,} a second allowed"
 LOADED = tuple(f"{name}, {TASKS} tasks" for name in LOOPS)
 """So many tasks of an event loop that ask at once."""
 
@@ -47,7 +47,7 @@ class Load(NamedTuple):
 
 
 def _loop(name: str, url: str, folder: Path) -> Once:
-    if name == "headgate":
+    if name == "ratekeeper":
         gate = _gate(folder, url, LIMIT.format(name="only", capacity=AMPLE, period=1, window="fixed", used=""))
 
         def take() -> None:
@@ -71,7 +71,7 @@ def _loop(name: str, url: str, folder: Path) -> Once:
 
 
 async def _task(name: str, url: str, folder: Path, capacity: int) -> OnceAsync:
-    if name == "headgate":
+    if name == "ratekeeper":
         # Nobody tells this server's clock: a bucket has no edge to be in doubt about.
         window = "fixed" if capacity == AMPLE else "bucket"
         gate = _gate(folder, url, LIMIT.format(name="only", capacity=capacity, period=1, window=window, used=""))

@@ -1,4 +1,4 @@
-"""Strict servers: each counts a request at the instant it arrives. They share no code with Headgate.
+"""Strict servers: each counts a request at the instant it arrives. They share no code with Ratekeeper.
 
 The protocol is one line each way over TCP, so that the server is never what is measured: the request is ``COST``, the
 answer ``STATUS USED DATE``, with the units counted in the window and the time of day in whole seconds, as real servers

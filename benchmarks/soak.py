@@ -1,4 +1,5 @@
-"""Three unchanged programs under ``headgate run`` on real minutes: ``make soak``, or ``python -m benchmarks.soak [MINUTES]``.
+"""Three unchanged programs under ``ratekeeper run`` on real minutes: ``make soak``, or
+``python -m benchmarks.soak [MINUTES]``.
 
 The emulator enforces Binance's published rules for futures (2,400 weight a minute). Shown: how much of each full minute was
 used, and what was refused. Exit status 1 if a full minute was used to less than 98 %, or anything was refused.
@@ -14,8 +15,8 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from headgate.apps.demo.stage import Programs
-from headgate.testing import Emulator
+from ratekeeper.apps.demo.stage import Programs
+from ratekeeper.testing import Emulator
 
 MINUTE = 60
 ENOUGH = 0.98

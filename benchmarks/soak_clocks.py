@@ -1,7 +1,7 @@
 """Three unchanged programs while ``Date`` is wrong: ``make soak-clocks``, or ``python -m benchmarks.soak_clocks``.
 
 Each world has an exchange of its own, whose ``Date`` is off by so much, its counters shown or not, near or far away, and
-three programs of its own under ``headgate run`` with their state folder. All worlds live at the same time, on real minutes.
+three programs of its own under ``ratekeeper run`` with their state folder. All worlds live at the same time, on real minutes.
 Shown: what was refused, bans, how often another program was suspected, and how much of each full minute was used. Exit status
 1 if a world breaks its `Case.law`.
 """
@@ -25,8 +25,8 @@ from rich.table import Table
 from tests.support.server import Server
 from tests.support.strict import StrictServer
 
-from headgate.apps.demo.stage import Programs
-from headgate.testing import Emulator
+from ratekeeper.apps.demo.stage import Programs
+from ratekeeper.testing import Emulator
 
 __all__ = ["OFFSETS", "Case", "Emulated", "Exchange", "Outcome", "Schedule", "live", "main"]
 
@@ -253,7 +253,7 @@ def live(
     said, window = folder / "said.txt", schedule.window
     with ExitStack() as stack:
         exchange = open_exchange(case, schedule, folder, stack)
-        more = {"HEADGATE_STORE": stack.enter_context(Server(folder / "server")).url} if case.store == "redis" else {}
+        more = {"RATEKEEPER_STORE": stack.enter_context(Server(folder / "server")).url} if case.store == "redis" else {}
         programs = Programs(
             exchange.url,
             schedule.longest,

@@ -40,14 +40,14 @@ def soak(
 ) -> dict[str, Any]:
     """Run it, with a look and other trouble after so many seconds; returns the figures, what grew, and what the exchange
     counted."""
-    from headgate.testing import Emulator
+    from ratekeeper.testing import Emulator
 
     dice = random.Random(seed)
     with Emulator("binance-usdm", latency=(1, 20), ban_after=40) as emulator:
         environment = {
             **os.environ,
-            "HEADGATE_HOME": str(folder),
-            "HEADGATE_HOSTS": emulator.hosts,
+            "RATEKEEPER_HOME": str(folder),
+            "RATEKEEPER_HOSTS": emulator.hosts,
         }
         command = [sys.executable, "-m", "benchmarks.soak_faults", "--child", emulator.url, "--minutes", str(minutes)]
         with (folder / "child.log").open("w") as log:

@@ -41,11 +41,11 @@ def live(url: str, seconds: float) -> None:
 async def _live(url: str, seconds: float) -> None:
     import httpx
 
-    from headgate import Breaker, Cache, Gate, Interval, Policies, Poller, Restart, Retry, Supervisor, gather_bounded
-    from headgate.adapters.aiohttp import govern as govern_session
-    from headgate.adapters.ccxt import govern
-    from headgate.adapters.httpx import AsyncTransport
-    from headgate.sessions.stream import Stream
+    from ratekeeper import Breaker, Cache, Gate, Interval, Policies, Poller, Restart, Retry, Supervisor, gather_bounded
+    from ratekeeper.adapters.aiohttp import govern as govern_session
+    from ratekeeper.adapters.ccxt import govern
+    from ratekeeper.adapters.httpx import AsyncTransport
+    from ratekeeper.sessions.stream import Stream
 
     end = time.monotonic() + seconds
     policies = Policies(
@@ -164,7 +164,7 @@ def _say(gate: Any, done: Any, begun: int) -> None:
         "notes": len(shown.ledgers) + len(shown.blocks),
         "calls": sum(done.values()),
     }
-    draft = Path(os.environ["HEADGATE_HOME"]) / "own.draft"
+    draft = Path(os.environ["RATEKEEPER_HOME"]) / "own.draft"
     draft.write_text(json.dumps(figures))
     draft.replace(draft.with_name("own.json"))
 
@@ -172,7 +172,7 @@ def _say(gate: Any, done: Any, begun: int) -> None:
 def _requests(url: str, gate: Any, stop: threading.Event, done: Any) -> None:
     import requests
 
-    from headgate.adapters.requests import Adapter
+    from ratekeeper.adapters.requests import Adapter
 
     with requests.Session() as session:
         session.mount("http://", Adapter(gate=gate))

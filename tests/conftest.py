@@ -1,4 +1,4 @@
-"""What all tests share: a Headgate home of their own."""
+"""What all tests share: a Ratekeeper home of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from headgate.ledger import edge
+from ratekeeper.ledger import edge
 
 # A loaded machine must not fail a property because one example was slow; the run as a whole has its timeout.
 settings.register_profile("suite", deadline=None, print_blob=True)
@@ -18,10 +18,10 @@ settings.load_profile("suite")
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep every test, and the processes it starts, away from the user's own ledgers and settings."""
-    for name in [name for name in os.environ if name.startswith("HEADGATE_")]:
+    for name in [name for name in os.environ if name.startswith("RATEKEEPER_")]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
-    monkeypatch.setenv("HEADGATE_HOME", str(home))
+    monkeypatch.setenv("RATEKEEPER_HOME", str(home))
     return home
 
 

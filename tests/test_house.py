@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "headgate"
+SOURCE = ROOT / "src" / "ratekeeper"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 PURE = ("ledger", "waiting")
@@ -25,7 +26,7 @@ IMPURE = frozenset(
     selectors shutil signal socket ssl subprocess sys tempfile threading time urllib uuid warnings""".split()  # noqa: SIM905
 )
 LAZY = tuple("aiohttp ccxt click httpx httpx2 lmdb redis requests rich urllib3 websocket websockets".split())  # noqa: SIM905
-"""What `import headgate` must not load: a program pays only for what it uses."""
+"""What `import ratekeeper` must not load: a program pays only for what it uses."""
 LONGEST = 400
 
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -54,6 +55,22 @@ def imported(module: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield node.lineno, node.module or ""
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, *MODULES, *ROOT.glob("examples/**/*.md"), *ROOT.glob("examples/**/*.py")], ids=ids
+)
+def test_install_lines_work(path: Path) -> None:
+    """Ratekeeper is not published: what tells how to install it names a clone, and extras that exist."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for line in re.findall(r"^.*pip install.*$", path.read_text(encoding="utf-8"), re.M):
+        for word in re.findall(r"[^\s'\"`]+", line.partition("pip install")[2]):
+            assert not word.startswith("ratekeeper"), line
+            if word.startswith("."):
+                assert "in a clone" in line, line
+                named = re.fullmatch(r"\.(?:\[([a-z0-9,]+)\])?", word)
+                assert named is not None, line
+                assert set((named[1] or "demo").split(",")) <= set(extras), line
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(SOURCE).parts[0] in PURE], ids=ids)
@@ -112,15 +129,15 @@ def test_all_is_exact(path: Path) -> None:
 
 def test_root_is_complete() -> None:
     """Every name the package promises can be had, and `dir()` shows it although it is loaded late."""
-    headgate = importlib.import_module("headgate")
-    assert {"Gate", "Priority", "priority"} <= set(headgate.__all__)
-    assert all(hasattr(headgate, name) for name in headgate.__all__)
-    assert set(headgate.__all__) <= set(dir(headgate))
+    ratekeeper = importlib.import_module("ratekeeper")
+    assert {"Gate", "Priority", "priority"} <= set(ratekeeper.__all__)
+    assert all(hasattr(ratekeeper, name) for name in ratekeeper.__all__)
+    assert set(ratekeeper.__all__) <= set(dir(ratekeeper))
 
 
 def test_import_is_light() -> None:
-    """`import headgate` loads no client library, no terminal library and no store."""
-    code = f"import sys, headgate; print(*[name for name in {LAZY!r} if name in sys.modules])"
+    """`import ratekeeper` loads no client library, no terminal library and no store."""
+    code = f"import sys, ratekeeper; print(*[name for name in {LAZY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
 

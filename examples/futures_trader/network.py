@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from headgate import Event, Gate, Interval, Poller, Rejected
+from ratekeeper import Event, Gate, Interval, Poller, Rejected
 
 COUNTED = ("errors", "retries", "retried", "gave_up", "unknown", "throttled", "bans", "stale")
 TROUBLE = ("network", "unknown", "overloaded", "failed")
@@ -52,7 +52,7 @@ class Monitor:
 
     async def _probe(self) -> float:
         """Milliseconds from asking to the answer; the wait for leave is not among them."""
-        assert self._provider is not None, "no rules for this host: set HEADGATE_HOSTS"
+        assert self._provider is not None, "no rules for this host: set RATEKEEPER_HOSTS"
         async with self._gate.permit(self._provider, "GET", "/fapi/v1/ping", priority="high") as permit:
             began = time.monotonic()
             answer = await self._client.get("/fapi/v1/ping")

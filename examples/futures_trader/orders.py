@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import ccxt.async_support as ccxt
 
-from headgate import OutcomeUnknown
+from ratekeeper import OutcomeUnknown
 
 
 async def fate(exchange: Any, ask: str) -> Any:

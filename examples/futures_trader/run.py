@@ -18,10 +18,10 @@ from typing import Any
 
 from network import report
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 HERE = Path(__file__).parent
-HEADGATE = [sys.executable, "-m", "headgate"]
+RATEKEEPER = [sys.executable, "-m", "ratekeeper"]
 KEY = "k1"
 FAULTS = {"hangup": 0.10, "errors": 0.05, "hang": 0.04}
 BAN = 4.0
@@ -39,20 +39,20 @@ class Stage:
     """The exchange, the trader in a process of its own, and what it tells."""
 
     def __init__(self, folder: Path, emulator: Emulator, *, quiet: bool) -> None:
-        config = (HERE / "headgate.toml").read_text()
+        config = (HERE / "ratekeeper.toml").read_text()
         for real, here in SHORTER:
             assert real in config, real
             config = config.replace(real, here)
-        (folder / "headgate.toml").write_text(config)
+        (folder / "ratekeeper.toml").write_text(config)
         self.emulator, self.quiet = emulator, quiet
         self.history = folder / "network.jsonl"
         self.told: list[dict[str, Any]] = []
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HEADGATE_", "TRADER_"))}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RATEKEEPER_", "TRADER_"))}
         self.environment = {
             **clean,
-            "HEADGATE_HOME": str(folder / "home"),
-            "HEADGATE_CONFIG": str(folder / "headgate.toml"),
-            "HEADGATE_HOSTS": emulator.hosts,
+            "RATEKEEPER_HOME": str(folder / "home"),
+            "RATEKEEPER_CONFIG": str(folder / "ratekeeper.toml"),
+            "RATEKEEPER_HOSTS": emulator.hosts,
             "BINANCE_URL": emulator.url,
             "BINANCE_STREAM": emulator.url.replace("http://", "ws://") + "/stream",
             "BINANCE_KEY": KEY,
@@ -114,12 +114,12 @@ class Stage:
         before = len(self.orders())
         self.until(f"{count} orders", lambda: len(self.orders()) >= before + count)
 
-    def headgate(self, *arguments: str) -> None:
+    def ratekeeper(self, *arguments: str) -> None:
         """A command, as a person gives it."""
-        subprocess.run([*HEADGATE, *arguments], env=self.environment, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([*RATEKEEPER, *arguments], env=self.environment, stdout=subprocess.DEVNULL, check=True)
 
     def said(self) -> str:
-        """What the trader and Headgate wrote to the terminal."""
+        """What the trader and Ratekeeper wrote to the terminal."""
         self._said.seek(0)
         return self._said.read()
 
@@ -162,15 +162,15 @@ def perform(stage: Stage, log: Path) -> dict[str, Any]:
     stage.hear("shut", kind="ban")
     stage.trade(3)
 
-    stage.tell("headgate pause orders")
-    stage.headgate("pause", "orders", "--reason", "looking first")
+    stage.tell("ratekeeper pause orders")
+    stage.ratekeeper("pause", "orders", "--reason", "looking first")
     before = len(stage.orders())  # the command is over: from here on there must be no more
     stage.hear("withdrawn", why="paused")
     stage.hear("failed", 5, job="trade", error="Blocked")
     paused = len(stage.orders()) - before
     resting = sum(order["status"] == "NEW" for order in stage.orders().values())
-    stage.tell("headgate resume orders")
-    stage.headgate("resume", "orders")
+    stage.tell("ratekeeper resume orders")
+    stage.ratekeeper("resume", "orders")
     stage.trade(3)
 
     emulator.options(**dict.fromkeys(FAULTS, 0))

@@ -1,6 +1,6 @@
 """Trades one Binance USD-M future over a bad network, with ccxt: ``python trader.py``.
 
-Nothing in here waits for a limit or repeats a call; headgate.toml says how that is done. What it does about trouble: leave
+Nothing in here waits for a limit or repeats a call; ratekeeper.toml says how that is done. What it does about trouble: leave
 out what can wait, stop its orders when somebody says so, and tell why.
 """
 
@@ -17,10 +17,10 @@ import ccxt.async_support as ccxt
 from network import Monitor
 from orders import Orders
 
-from headgate import Gate, HeadgateError, Interval, Poller
-from headgate.adapters.ccxt import govern
-from headgate.gate.emergency import spoken
-from headgate.sessions.stream import Stream
+from ratekeeper import Gate, Interval, Poller, RatekeeperError
+from ratekeeper.adapters.ccxt import govern
+from ratekeeper.gate.emergency import spoken
+from ratekeeper.sessions.stream import Stream
 
 URL = os.environ.get("BINANCE_URL", "https://fapi.binance.com")
 STREAM = os.environ.get("BINANCE_STREAM", "wss://fstream.binance.com/stream")
@@ -105,8 +105,8 @@ class Trader:
         """Asks again and again. What goes wrong is told; a ban is waited out."""
 
         def failed(error: Exception) -> None:
-            # Headgate's errors hold no secrets; ccxt's may hold a whole signed address.
-            text = str(error) if isinstance(error, HeadgateError) else ""
+            # Ratekeeper's errors hold no secrets; ccxt's may hold a whole signed address.
+            text = str(error) if isinstance(error, RatekeeperError) else ""
             self.tell("failed", job=name, error=type(error).__name__, why=text)
 
         return Poller(job, interval, on_error=failed)
@@ -190,7 +190,7 @@ class Trader:
         """Take the open order back; a pause lets cancels pass. Whether that worked."""
         try:
             await self.orders.withdraw()
-        except (HeadgateError, ccxt.BaseError) as error:
+        except (RatekeeperError, ccxt.BaseError) as error:
             self.tell("not withdrawn", error=type(error).__name__)
             return False
         self.tell("withdrawn", why=why)

@@ -11,9 +11,9 @@ from ladder import Ladder
 from session import Session
 from settings import Settings
 
-from headgate import Gate
-from headgate.gate.events import Event
-from headgate.sessions.supervisor import Supervisor
+from ratekeeper import Gate
+from ratekeeper.gate.events import Event
+from ratekeeper.sessions.supervisor import Supervisor
 
 SHOWN = {
     "throttled", "paced", "banned", "retry", "gave up", "unknown", "breaker", "breaker closed", "cache hit", "cache stale",
@@ -29,9 +29,9 @@ def show(event: Event) -> None:
 
 
 async def main() -> None:
-    logging.getLogger("headgate").addHandler(logging.NullHandler())  # `show` prints it
+    logging.getLogger("ratekeeper").addHandler(logging.NullHandler())  # `show` prints it
     settings = Settings.read()
-    with Gate() as gate:  # policies and headroom: headgate.toml
+    with Gate() as gate:  # policies and headroom: ratekeeper.toml
         gate.on(show)
         key = Key(settings.account, settings.secret)
         exchange = Exchange(gate, settings.url, key, (settings.answers_within, settings.waits))

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from headgate import Gate, OutcomeUnknown, Permit
+from ratekeeper import Gate, OutcomeUnknown, Permit
 
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 NOT_FOUND = -1006
@@ -84,7 +84,7 @@ class Exchange:
         parts = urlsplit(url)
         provider = gate.match(parts.netloc)
         if provider is None:
-            raise SystemExit(f"no rules for {parts.netloc}: set HEADGATE_HOSTS={parts.netloc}=orderly")
+            raise SystemExit(f"no rules for {parts.netloc}: set RATEKEEPER_HOSTS={parts.netloc}=orderly")
         self._provider = provider
         self._client = httpx.AsyncClient(base_url=url, timeout=patience[0], headers={"User-Agent": "grid_bot"})
         self._wait = patience[1]
@@ -98,7 +98,7 @@ class Exchange:
 
         Raises:
             Refused: the exchange said no.
-            Rejected, RetriesExhausted, OutcomeUnknown: see `headgate.errors`.
+            Rejected, RetriesExhausted, OutcomeUnknown: see `ratekeeper.errors`.
         """
         target = path + ("?" + urlencode(query) if query else "")
         text = json.dumps(body) if body is not None else ""

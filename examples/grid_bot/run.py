@@ -146,8 +146,8 @@ class Storm:
     def by_hand(self) -> None:
         """A person has the session started again."""
         since = time.time()
-        said = self.stage.headgate("sessions", "recover", "grid").strip()
-        self.stage.tell(f"headgate sessions recover grid: {said}")
+        said = self.stage.ratekeeper("sessions", "recover", "grid").strip()
+        self.stage.tell(f"ratekeeper sessions recover grid: {said}")
         self.stage.until("recovered by hand", self.stage.healthy)
         self.spans["by hand"] = (since, time.time())
 
@@ -156,7 +156,7 @@ class Storm:
         stage = self.stage
         orders = stage.orders()
         rows = orders["by_client_id"].values()
-        status = json.loads(stage.headgate("status", "--json"))
+        status = json.loads(stage.ratekeeper("status", "--json"))
         throttled = stage.throttled() - self.found["burst"]["refused"] - self.found["refused_before_the_burst"]
         state = stage.record().state
         return {

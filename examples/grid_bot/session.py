@@ -12,10 +12,10 @@ from exchange import Exchange, Told
 from ladder import Ladder
 from settings import Settings
 
-from headgate import Blocked, BreakerOpen, Interval, Poller
-from headgate.sessions.liveness import Liveness
-from headgate.sessions.stopping import stop_all_async
-from headgate.sessions.stream import Stream
+from ratekeeper import Blocked, BreakerOpen, Interval, Poller
+from ratekeeper.sessions.liveness import Liveness
+from ratekeeper.sessions.stopping import stop_all_async
+from ratekeeper.sessions.stream import Stream
 
 
 class Prices:

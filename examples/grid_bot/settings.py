@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from headgate.sessions.restarts import Restart
+from ratekeeper.sessions.restarts import Restart
 
 
 @dataclass(frozen=True)

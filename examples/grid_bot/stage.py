@@ -15,8 +15,8 @@ from typing import Any
 
 from exchange import Key, base58
 
-from headgate.sessions.history import Record, Records
-from headgate.testing import Emulator
+from ratekeeper.sessions.history import Record, Records
+from ratekeeper.testing import Emulator
 
 HERE = Path(__file__).parent
 HASTE = 60
@@ -67,24 +67,24 @@ class Stage:
         self._no_dns = folder / "no-dns"
         (folder / "names").mkdir()
         (folder / "names" / "sitecustomize.py").write_text(NAME_SERVER)
-        config = (HERE / "headgate.toml").read_text()
+        config = (HERE / "ratekeeper.toml").read_text()
         for real, here in (("first = 1.0, longest = 16.0", "first = 0.2, longest = 2.0"),
                            ("cooldown = 5.0, longest = 60.0", "cooldown = 1.0, longest = 4.0"),
                            ("cache = true", 'cache = { ttl = { "orderly GET /v1/positions" = 2.0 } }')):  # fmt: skip
             assert real in config
             config = config.replace(real, here)
-        (folder / "headgate.toml").write_text(config)
+        (folder / "ratekeeper.toml").write_text(config)
         self.emulator = Emulator("orderly", latency=(2, 6), log=str(self._log), ban_after=0, seed=7)
         port = self.emulator.url.rpartition(":")[2]
         self.home = folder / "home"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RATEKEEPER_")}
         self.environment = {
             **clean,
             "PYTHONPATH": os.pathsep.join(filter(None, [str(folder / "names"), clean.get("PYTHONPATH", "")])),
             "NO_PROXY": "*",
-            "HEADGATE_HOME": str(self.home),
-            "HEADGATE_CONFIG": str(folder / "headgate.toml"),
-            "HEADGATE_HOSTS": f"{NAME}:{port}=orderly",
+            "RATEKEEPER_HOME": str(self.home),
+            "RATEKEEPER_CONFIG": str(folder / "ratekeeper.toml"),
+            "RATEKEEPER_HOSTS": f"{NAME}:{port}=orderly",
             "ORDERLY_URL": f"http://{NAME}:{port}",
             "ORDERLY_ACCOUNT": ACCOUNT,
             "ORDERLY_SECRET": base58(secrets.token_bytes(32)),
@@ -150,9 +150,9 @@ class Stage:
             return there == ours and sorted([*map(int, kept["orders"]), kept["gap"]]) == [*range(-LEVELS, LEVELS + 1)]
         return False
 
-    def headgate(self, *arguments: str) -> str:
-        """What a command of Headgate prints."""
-        command = [sys.executable, "-m", "headgate", *arguments]
+    def ratekeeper(self, *arguments: str) -> str:
+        """What a command of Ratekeeper prints."""
+        command = [sys.executable, "-m", "ratekeeper", *arguments]
         return subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=True, text=True).stdout
 
     # -- what it met with

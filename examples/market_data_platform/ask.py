@@ -9,7 +9,7 @@ import argparse
 import json
 from typing import Any
 
-from headgate import Gate, Rejected
+from ratekeeper import Gate, Rejected
 
 
 def ask(gate: Gate, method: str, path: str, account: str, wait: float) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from typing import Any
 
 from figures import Span, answered, the_ban, utilisation
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 HERE = Path(__file__).parent
-HEADGATE = [sys.executable, "-m", "headgate"]
+RATEKEEPER = [sys.executable, "-m", "ratekeeper"]
 PROGRAMS = {
-    "collector": [*HEADGATE, "run", "--", sys.executable, str(HERE / "collector.py")],
+    "collector": [*RATEKEEPER, "run", "--", sys.executable, str(HERE / "collector.py")],
     "trader": [sys.executable, str(HERE / "trader.py")],  # has the one line itself
-    "monitor": [*HEADGATE, "run", "--", sys.executable, str(HERE / "monitor.py")],
+    "monitor": [*RATEKEEPER, "run", "--", sys.executable, str(HERE / "monitor.py")],
 }
 ADDRESSES = [f"127.0.0.{n}" for n in (2, 3, 4, 5)]
 BANNED = ADDRESSES[0]
@@ -66,12 +66,12 @@ class Stage:
             Emulator("binance-usdm", window=WINDOW, capacity=CAPACITY, latency=LATENCY, log=self._log)
         )
         self.okx = stack.enter_context(Emulator("okx", latency=LATENCY))
-        others = {name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RATEKEEPER_")}
         self.environment = {
             **others,
-            "HEADGATE_CONFIG": str(HERE / "headgate.toml"),
-            "HEADGATE_HOME": str(folder / "home"),
-            "HEADGATE_HOSTS": f"{self.binance.hosts},{self.okx.hosts}",
+            "RATEKEEPER_CONFIG": str(HERE / "ratekeeper.toml"),
+            "RATEKEEPER_HOME": str(folder / "home"),
+            "RATEKEEPER_HOSTS": f"{self.binance.hosts},{self.okx.hosts}",
             "BINANCE_URL": self.binance.url,
             "OKX_URL": self.okx.url,
             "BINANCE_KEY": "k1",
@@ -88,8 +88,8 @@ class Stage:
         return float(self.binance.stats()["now"])
 
     def status(self) -> list[dict[str, Any]]:
-        """What `headgate status` says of each address, shown and returned."""
-        said = self._run([*HEADGATE, "status", "--json"])
+        """What `ratekeeper status` says of each address, shown and returned."""
+        said = self._run([*RATEKEEPER, "status", "--json"])
         rows: list[dict[str, Any]] = said["addresses"]
         self.waits = said["waits"]
         for row in rows:

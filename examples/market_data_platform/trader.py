@@ -1,6 +1,6 @@
 """Places and cancels orders on Binance with httpx. Governed by one line: the client's transport.
 
-It knows nothing of limits and addresses. That its key must leave from one address stands in headgate.toml.
+It knows nothing of limits and addresses. That its key must leave from one address stands in ratekeeper.toml.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import httpx
 
-from headgate.adapters.httpx import Transport
+from ratekeeper.adapters.httpx import Transport
 
 BINANCE = os.environ.get("BINANCE_URL", "https://fapi.binance.com")
 KEY, SECRET = os.environ["BINANCE_KEY"], os.environ["BINANCE_SECRET"]

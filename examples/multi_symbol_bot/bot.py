@@ -15,8 +15,8 @@ from typing import Any
 
 import ccxt.async_support as ccxt
 
-from headgate import CallFailed, Congestion, Event, Gate, OutcomeUnknown, Rejected, gather_bounded
-from headgate.adapters.ccxt import govern
+from ratekeeper import CallFailed, Congestion, Event, Gate, OutcomeUnknown, Rejected, gather_bounded
+from ratekeeper.adapters.ccxt import govern
 
 MINUTE = float(os.environ.get("BOT_MINUTE", "60"))
 """Seconds for which refusals count. More than 5: half as many calls side by side, and gaps. More than 10: one at a time."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 HERE = Path(__file__).parent
 NAMES = ("one", "two")
@@ -35,7 +35,7 @@ CANDLES = "/api/v2/mix/market/candles?symbol=BTCUSDT&productType=USDT-FUTURES&gr
 
 @contextmanager
 def neighbour(url: str, threads: int = 4) -> Iterator[None]:
-    """A program without Headgate that asks for candles some hundred times a second: five times what the address may."""
+    """A program without Ratekeeper that asks for candles some hundred times a second: five times what the address may."""
     over = threading.Event()
 
     def ask() -> None:
@@ -132,14 +132,14 @@ def throttled(emulator: Emulator) -> dict[str, int]:
 def perform(folder: Path, tell: Callable[[str], None], *, tables: bool) -> dict[str, Any]:
     """The whole run; returns its figures."""
     others = {
-        name: value for name, value in os.environ.items() if not name.startswith(("HEADGATE_", "BOT_", "BITGET_"))
+        name: value for name, value in os.environ.items() if not name.startswith(("RATEKEEPER_", "BOT_", "BITGET_"))
     }
     with Emulator("bitget", latency=(10, 30), seed=7, ban_after=0) as emulator, ExitStack() as stack:
         environment = {
             **others,
-            "HEADGATE_CONFIG": str(HERE / "headgate.toml"),
-            "HEADGATE_HOME": str(folder / "home"),
-            "HEADGATE_HOSTS": emulator.hosts,
+            "RATEKEEPER_CONFIG": str(HERE / "ratekeeper.toml"),
+            "RATEKEEPER_HOME": str(folder / "home"),
+            "RATEKEEPER_HOSTS": emulator.hosts,
             "BITGET_URL": emulator.url,
             "BITGET_SECRET": "any",
             "BITGET_PASSWORD": "any",

@@ -6,10 +6,10 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from headgate import Gate, Retry
-from headgate.gate.errand import tried_of
-from headgate.policy.retry import Again, Repeat
-from headgate.rules.call import Answer, Call
+from ratekeeper import Gate, Retry
+from ratekeeper.gate.errand import tried_of
+from ratekeeper.policy.retry import Again, Repeat
+from ratekeeper.rules.call import Answer, Call
 
 CODES = (
     (429, "429", "Too Many Requests", "a limit is used up; the code is text"),
@@ -50,7 +50,7 @@ def usage(gate: Gate, seconds: float) -> Table:
 
 
 def errors(gate: Gate) -> Table:
-    """What Headgate takes Bitget's answers for, and what follows for an order and for a question."""
+    """What Ratekeeper takes Bitget's answers for, and what follows for an order and for a question."""
     rules, retry = gate.provider("bitget"), gate.policies.retry
     retry = retry if isinstance(retry, Retry) else Retry()
     table = Table(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from headgate.stores.base import Store
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
 
 Open = Callable[[], Store]
 NS, WHO = "shop", (7, 0)

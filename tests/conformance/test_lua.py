@@ -17,16 +17,16 @@ import pytest
 import redis
 from tests.support.server import Server
 
-from headgate.ledger import edge, flows, shares
-from headgate.ledger.base import Ledger
-from headgate.ledger.codec import pack, unpack
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import Charge, Instant, Limit, Window
-from headgate.ledger.shares import Who
-from headgate.stores import verbs
-from headgate.stores.records import NOTHING, Answered, Grant
-from headgate.stores.redis.lua import from_lua, member_name, script, to_lua
-from headgate.stores.verbs import LedgerStore
+from ratekeeper.ledger import edge, flows, shares
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import pack, unpack
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import Charge, Instant, Limit, Window
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores import verbs
+from ratekeeper.stores.records import NOTHING, Answered, Grant
+from ratekeeper.stores.redis.lua import from_lua, member_name, script, to_lua
+from ratekeeper.stores.verbs import LedgerStore
 
 NS = "shop"
 SECOND = 1_000_000
@@ -34,7 +34,7 @@ EPOCH = 1_763_000_000 * SECOND
 FAR = 1 << 53
 PREFIX = f"hg:{{{NS}}}:"
 FIXED_KEYS = [PREFIX + name for name in ("meta", "permits", "held", "blocks", "members", "ledgers")]
-WORLDS = int(os.environ.get("HEADGATE_LUA_WORLDS", "24"))
+WORLDS = int(os.environ.get("RATEKEEPER_LUA_WORLDS", "24"))
 CALLS = 150
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 

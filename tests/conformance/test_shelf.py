@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tests.support.server import Server
 
-from headgate.stores.redis.address import parse_address
-from headgate.stores.redis.line import Line
-from headgate.stores.shelf import FileShelf, MemoryShelf, ServerShelf, Shelf
+from ratekeeper.stores.redis.address import parse_address
+from ratekeeper.stores.redis.line import Line
+from ratekeeper.stores.shelf import FileShelf, MemoryShelf, ServerShelf, Shelf
 
 KEY, OTHER = b"\x01" * 16, b"\x02" * 16
 
@@ -96,7 +96,7 @@ def test_a_file_is_for_all_processes_and_only_its_owner(tmp_path: Path) -> None:
     """Another process finds it; nobody else may read it."""
     FileShelf(tmp_path / "answers", 4000).put(KEY, b"shared", 60)
     code = (
-        "import sys; from pathlib import Path; from headgate.stores.shelf import FileShelf;"
+        "import sys; from pathlib import Path; from ratekeeper.stores.shelf import FileShelf;"
         "print(FileShelf(Path(sys.argv[1]), 4000).get(b'\\x01' * 16))"
     )
     done = subprocess.run(
@@ -110,7 +110,7 @@ def test_a_file_is_for_all_processes_and_only_its_owner(tmp_path: Path) -> None:
 def test_another_boot_s_answers_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their instants mean nothing now."""
     FileShelf(tmp_path, 4000).put(KEY, b"old", 3600)
-    monkeypatch.setattr("headgate.stores.shelf.boot_id", lambda: "another")
+    monkeypatch.setattr("ratekeeper.stores.shelf.boot_id", lambda: "another")
     assert FileShelf(tmp_path, 4000).get(KEY) is None
 
 

@@ -14,13 +14,13 @@ import pytest
 import redis
 from tests.support.server import Server
 
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from headgate.stores.base import Store
-from headgate.stores.host import HostStore
-from headgate.stores.memory import MemoryStore
-from headgate.stores.records import LEASE, Grant, LedgerView
-from headgate.stores.redis.store import RedisStore
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.records import LEASE, Grant, LedgerView
+from ratekeeper.stores.redis.store import RedisStore
 
 Open = Callable[[], Store]
 

@@ -4,11 +4,11 @@ What a block is, its first line says:
 
 * ```` ```python ````: run. The blocks of a page share their names and may `await`. A block that starts with a comment
   which is a file name (`# bot.py`) is saved under that name instead.
-* ```` ```console ````: each line after `$ ` that calls `headgate` or `python` is run and must succeed; `export A=B`
+* ```` ```console ````: each line after `$ ` that calls `ratekeeper` or `python` is run and must succeed; `export A=B`
   holds for the rest of the page; other commands (`pip`, `git`, `make`) are for the reader only. A command that ends in
   `&` runs until the page ends. The lines below a command must appear in its output, in that order; `…` stands for
   anything.
-* The word `no-run` after the language: Python is parsed and its imports of Headgate are tried; a console block is left
+* The word `no-run` after the language: Python is parsed and its imports of Ratekeeper are tried; a console block is left
   alone.
 
 Python blocks that name Binance reach the emulators instead, when the environment variable `EXAMPLES_HOSTS` maps the one
@@ -93,7 +93,7 @@ class Page:
             return
         tree = ast.parse("\n" * (line - 1) + source, str(self.path))
         if not run:
-            tree.body = [node for node in ast.walk(tree) if is_import_of_headgate(node)]  # type: ignore[misc]
+            tree.body = [node for node in ast.walk(tree) if is_import_of_ratekeeper(node)]  # type: ignore[misc]
         code: CodeType = compile(tree, str(self.path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         waiting = eval(code, self.names)
         if asyncio.iscoroutine(waiting):
@@ -108,7 +108,7 @@ class Page:
                 command = command[:-1] + more.removeprefix("> ")
             if command.startswith("export "):
                 os.environ.update(word.split("=", 1) for word in shlex.split(command)[1:])
-            elif re.match(r"(\w+=\S+ )*(headgate|python)\b", command):
+            elif re.match(r"(\w+=\S+ )*(ratekeeper|python)\b", command):
                 self.command(command, [line.strip() for line in expected.splitlines() if line.strip()])
 
     def command(self, command: str, expected: list[str]) -> None:
@@ -159,11 +159,11 @@ def missing(expected: list[str], printed: list[str]) -> str:
     return ""
 
 
-def is_import_of_headgate(node: ast.AST) -> bool:
+def is_import_of_ratekeeper(node: ast.AST) -> bool:
     """Whether a statement imports a name of ours."""
     if isinstance(node, ast.ImportFrom):
-        return (node.module or "").split(".")[0] == "headgate"
-    return isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "headgate" for alias in node.names)
+        return (node.module or "").split(".")[0] == "ratekeeper"
+    return isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "ratekeeper" for alias in node.names)
 
 
 if __name__ == "__main__":

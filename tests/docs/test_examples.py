@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -32,7 +32,7 @@ def emulators() -> Iterator[dict[str, str]]:
         urls = {"binance-usdm": usdm, "binance-spot": spot}
         yield {
             "EXAMPLES_HOSTS": json.dumps({real: urls[name].url for real, name in BINANCE.items()}),
-            "HEADGATE_HOSTS": f"{usdm.hosts},{spot.hosts}",
+            "RATEKEEPER_HOSTS": f"{usdm.hosts},{spot.hosts}",
         }
 
 

@@ -9,28 +9,28 @@ from typing import Any, Final
 
 import msgspec
 
-from headgate.adapters._line import _topics, _tree, _verb
-from headgate.gate.errand import unpacked
-from headgate.ledger.codec import pack, unpack
-from headgate.ledger.limit import SECOND, Instant, Limit, Window
-from headgate.policy.breaker import Breaker, Health
-from headgate.policy.pace import Pace, Paced
-from headgate.pools.echo import public_address
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Call, Identity, Outcome, Plan
-from headgate.rules.provider import Provider
-from headgate.rules.reading import FAULTS
-from headgate.rules.routing import listed
-from headgate.sessions.dialects import dialect_of
-from headgate.sessions.liveness import Dials, Liveness
-from headgate.stores.redis.lua import from_lua
-from headgate.stores.sound import meant, read_or
+from ratekeeper.adapters._line import _topics, _tree, _verb
+from ratekeeper.gate.errand import unpacked
+from ratekeeper.ledger.codec import pack, unpack
+from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
+from ratekeeper.policy.breaker import Breaker, Health
+from ratekeeper.policy.pace import Pace, Paced
+from ratekeeper.pools.echo import public_address
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Answer, Call, Identity, Outcome, Plan
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.reading import FAULTS
+from ratekeeper.rules.routing import listed
+from ratekeeper.sessions.dialects import dialect_of
+from ratekeeper.sessions.liveness import Dials, Liveness
+from ratekeeper.stores.redis.lua import from_lua
+from ratekeeper.stores.sound import meant, read_or
 
 __all__ = ["Fuzz"]
 
 NOW: Final = 1_700_000_000 * SECOND
 LONGEST: Final = 7 * 86_400 * SECOND
-"""No block is believed to be longer (`headgate.stores.blocks`)."""
+"""No block is believed to be longer (`ratekeeper.stores.blocks`)."""
 SECRET: Final = "sEcReT" * 8
 SLOWEST: Final = 2.0
 """Seconds of processor time that reading one answer may take, a hundred times what it does."""
@@ -251,7 +251,7 @@ def always(provider: Provider, plan: Plan) -> set[int]:
 
 
 def _ledger(window: Window, dice: random.Random) -> Any:
-    from headgate.ledger.codec import create
+    from ratekeeper.ledger.codec import create
 
     period = 0 if window is Window.SLOTS else 60 * SECOND
     ledger = create(Limit("x", "requests", 100, period, window))

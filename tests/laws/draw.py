@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tests.laws.world import MILLI, Crew, Route, Terms
 
-from headgate.ledger.limit import SECOND, Limit, Window
+from ratekeeper.ledger.limit import SECOND, Limit, Window
 
 KINDS = (Window.FIXED, Window.FIXED, Window.FIXED, Window.FIRST, Window.SLIDING, Window.BUCKET, Window.SLOTS)
 

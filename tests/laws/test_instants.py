@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from headgate.ledger.base import Ledger
-from headgate.ledger.codec import create, pack, unpack
-from headgate.ledger.decide import Refusal, refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from headgate.ledger.windows import First
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import create, pack, unpack
+from ratekeeper.ledger.decide import Refusal, refusal
+from ratekeeper.ledger.first import First
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 
 pytestmark = pytest.mark.usefixtures("dates_count")
 

@@ -6,13 +6,14 @@ import pytest
 from tests.laws.draw import draw, untidy
 from tests.laws.world import World
 
-from headgate.ledger import codec, edge, windows
-from headgate.ledger.edge import Edges
-from headgate.ledger.flows import Bucket, Sliding, Slots
-from headgate.ledger.limit import Instant, Window
-from headgate.ledger.shares import Who
-from headgate.ledger.windows import First, Fixed
-from headgate.stores.memory import MemoryStore
+from ratekeeper.ledger import codec, edge, windows
+from ratekeeper.ledger.edge import Edges
+from ratekeeper.ledger.first import First
+from ratekeeper.ledger.fixed import Fixed
+from ratekeeper.ledger.flows import Bucket, Sliding, Slots
+from ratekeeper.ledger.limit import Instant, Window
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores.memory import MemoryStore
 
 WORLDS = 1000
 

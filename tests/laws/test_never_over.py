@@ -9,8 +9,8 @@ import pytest
 from tests.laws.draw import blind, draw, untidy
 from tests.laws.world import MILLI, Crew, Route, Terms, World
 
-from headgate.ledger.limit import SECOND, Limit, Window
-from headgate.stores.host import HostStore
+from ratekeeper.ledger.limit import SECOND, Limit, Window
+from ratekeeper.stores.host import HostStore
 
 BATCHES = 20
 

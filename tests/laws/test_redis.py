@@ -9,7 +9,7 @@ from tests.laws.draw import draw
 from tests.laws.world import World
 from tests.support.server import Server
 
-from headgate.stores.redis.store import RedisStore
+from ratekeeper.stores.redis.store import RedisStore
 
 WORLDS = 60
 

@@ -7,7 +7,7 @@ from statistics import mean
 import pytest
 from tests.laws.world import MILLI, Account, Crew, Route, Terms, World
 
-from headgate.ledger.limit import SECOND, Limit, Window
+from ratekeeper.ledger.limit import SECOND, Limit, Window
 
 CAPACITY = 2400
 ROUTES = (Route({0: 10}), Route({0: 20}), Route({0: 40}), Route({0: 1}))

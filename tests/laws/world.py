@@ -1,4 +1,4 @@
-"""A small universe on a virtual clock: programs under Headgate on one side, providers that count on the other.
+"""A small universe on a virtual clock: programs under Ratekeeper on one side, providers that count on the other.
 
 Programs share a store and wait in the project's own queue, pumped as the gate pumps it; between them and the providers lie
 random delays, lost requests, lost answers, clocks that are wrong, cancelled calls and programs that die. Nothing sleeps,
@@ -18,17 +18,17 @@ from typing import Any
 
 from tests.laws.servers import BucketServer, FirstServer, FixedServer, Server, SlidingServer, SlotsServer
 
-from headgate.ledger.clock import ServerClock
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from headgate.stores.base import Store
-from headgate.stores.memory import MemoryStore
-from headgate.stores.records import Answered, Grant
-from headgate.waiting.queue import Lane, Queue, Waiter
+from ratekeeper.ledger.clock import ServerClock
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.records import Answered, Grant
+from ratekeeper.waiting.queue import Lane, Queue, Waiter
 
 MILLI = SECOND // 1000
 LINGER = 10 * SECOND
-"""How long after its caller gave up a request may still be under way, at most; see `headgate.gate.gate.LINGER`."""
+"""How long after its caller gave up a request may still be under way, at most; see `ratekeeper.gate.gate.LINGER`."""
 NAMESPACE = "provider"
 
 
@@ -99,7 +99,7 @@ class Terms:
     late: int = 2 * MILLI
     """Timers and wake-ups are late by at most so much."""
     foreign: int = 0
-    """Mean ns between requests of a program that Headgate does not govern; 0: none. Each costs one on limit 0."""
+    """Mean ns between requests of a program that Ratekeeper does not govern; 0: none. Each costs one on limit 0."""
     foreign_since: int = 0
     weights: tuple[int, ...] = ()
     warm: int = 0
@@ -533,7 +533,7 @@ class World:
                     self.later(0, self.want, crew)
 
     def stranger(self) -> None:
-        """A request of a program that Headgate does not govern."""
+        """A request of a program that Ratekeeper does not govern."""
         if self.time < self.end:
             server = self.servers[0]
             before = server.refusals

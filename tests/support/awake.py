@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 __all__ = ["served", "until_served"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Answer, Call, Feedback, Identity, Plan
-from headgate.rules.handling import Single
-from headgate.rules.provider import Provider
-from headgate.rules.routing import listed
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan
+from ratekeeper.rules.handling import Single
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.routing import listed
 
 __all__ = ["NOW", "WHO", "ask", "call_of", "charges", "key", "matches", "plan", "safe", "single", "told"]
 

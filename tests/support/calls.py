@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headgate.ledger.limit import Limit, Window
-from headgate.rules.call import Call, Plan
-from headgate.rules.provider import Provider
-from headgate.rules.routing import listed
-from headgate.rules.schema import Condition, RouteRule
+from ratekeeper.ledger.limit import Limit, Window
+from ratekeeper.rules.call import Call, Plan
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.routing import listed
+from ratekeeper.rules.schema import Condition, RouteRule
 
 SECOND = 1_000_000_000
 INSTRUMENT = "BTC-USDT-SWAP"

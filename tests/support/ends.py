@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headgate.ledger.limit import Instant
-from headgate.rules.call import Block
+from ratekeeper.ledger.limit import Instant
+from ratekeeper.rules.call import Block
 
 __all__ = ["until"]
 

@@ -16,7 +16,7 @@ _TOLD = 8000
 
 
 def figures_of(folder: Path, timeout: float) -> dict[str, Any]:
-    """What ``run.py --json`` prints. It makes a home of its own, and drops what the environment says of Headgate."""
+    """What ``run.py --json`` prints. It makes a home of its own, and drops what the environment says of Ratekeeper."""
     done = subprocess.run(
         [sys.executable, "-W", "error", str(folder / "run.py"), "--json"],
         env=os.environ, capture_output=True, text=True, timeout=timeout, check=False,

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from headgate.errors import StoreError
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
-from headgate.stores.safe import SafeStore
+from ratekeeper.errors import StoreError
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
+from ratekeeper.stores.safe import SafeStore
 
 SHOP = "shop"
 KEY = "shop/weight/ip:default"

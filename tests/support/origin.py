@@ -192,7 +192,7 @@ class Origin:
 
     def paths(self) -> list[str]:
         """Paths that arrived, apart from the first contact's own reading of the limits."""
-        return [a.path for a in self.arrivals if a.headers.get("user-agent") != "headgate"]
+        return [a.path for a in self.arrivals if a.headers.get("user-agent") != "ratekeeper"]
 
     def __enter__(self) -> Origin:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from headgate import Gate
-from headgate.adapters import binance_connector as our_connector
-from headgate.adapters import binance_sdk as our_binance_sdk
-from headgate.adapters import okx as our_okx
-from headgate.adapters import pybit as our_pybit
-from headgate.adapters import python_binance as our_python_binance
-from headgate.adapters._sdk import Sdk
+from ratekeeper import Gate
+from ratekeeper.adapters import binance_connector as our_connector
+from ratekeeper.adapters import binance_sdk as our_binance_sdk
+from ratekeeper.adapters import okx as our_okx
+from ratekeeper.adapters import pybit as our_pybit
+from ratekeeper.adapters import python_binance as our_python_binance
+from ratekeeper.adapters._sdk import Sdk
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # python-binance imports what websockets deprecates

@@ -1,4 +1,4 @@
-"""A program that wants as much as it can get: candles, each call worth 10. Knows nothing of Headgate.
+"""A program that wants as much as it can get: candles, each call worth 10. Knows nothing of Ratekeeper.
 
     python spender.py BASE_URL SECONDS THREADS
 

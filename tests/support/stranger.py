@@ -1,4 +1,4 @@
-"""A program that does not use Headgate, and spends of the same budget."""
+"""A program that does not use Ratekeeper, and spends of the same budget."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class StrictServer:
 
     @property
     def hosts(self) -> str:
-        """For ``HEADGATE_HOSTS``."""
+        """For ``RATEKEEPER_HOSTS``."""
         return f"127.0.0.1:{self._port}=binance-usdm"
 
     # -- HTTP

@@ -20,7 +20,7 @@ class FakeTelegram:
         token: the one that is taken.
 
     Attributes:
-        url: what to give as ``HEADGATE_TELEGRAM_URL``.
+        url: what to give as ``RATEKEEPER_TELEGRAM_URL``.
         sent: (chat, text) of every message that the bot wrote.
         arrivals: (instant, method) of every call; steady seconds.
         troubles: what to do with the next calls: a status with a body, or None to hang up without an answer.

@@ -15,8 +15,8 @@ import time
 
 import requests
 
-from headgate.adapters.requests import govern
-from headgate.errors import Rejected
+from ratekeeper.adapters.requests import govern
+from ratekeeper.errors import Rejected
 
 BASE, KEY, THREADS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 placed: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from headgate.apps.emulator.options import LimitChange, Options
-from headgate.apps.emulator.server import Emulation
-from headgate.rules.book import Rulebook
+from ratekeeper.apps.emulator.options import LimitChange, Options
+from ratekeeper.apps.emulator.server import Emulation
+from ratekeeper.rules.book import Rulebook
 
 ROOMY = 10_000
 

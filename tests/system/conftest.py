@@ -1,6 +1,6 @@
-"""What the system tests share: programs under ``headgate run``, and what the emulator saw of them.
+"""What the system tests share: programs under ``ratekeeper run``, and what the emulator saw of them.
 
-Windows are 5 s long here: the emulator's list of limits declares them, and Headgate learns them from it.
+Windows are 5 s long here: the emulator's list of limits declares them, and Ratekeeper learns them from it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tests.support.awake import served, until_served
 
-from headgate.apps.demo.stage import Programs
-from headgate.testing import Emulator
+from ratekeeper.apps.demo.stage import Programs
+from ratekeeper.testing import Emulator
 
 WINDOW, CAPACITY, WORKERS = 5, 1000, 4
 LONG = 90
@@ -24,12 +24,12 @@ LONG = 90
 
 
 class World:
-    """One emulator, one state folder, and programs under ``headgate run``.
+    """One emulator, one state folder, and programs under ``ratekeeper run``.
 
     Attributes:
         emulator: the exchange.
         home: the state folder.
-        said: file of what the programs write to stderr, Headgate's warnings among it.
+        said: file of what the programs write to stderr, Ratekeeper's warnings among it.
     """
 
     def __init__(self, folder: Path, stack: ExitStack, **options: Any) -> None:

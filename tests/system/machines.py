@@ -1,4 +1,4 @@
-"""Machines that share a server: programs under ``headgate run``, each machine with a state folder of its own."""
+"""Machines that share a server: programs under ``ratekeeper run``, each machine with a state folder of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 __all__ = ["Machine"]
 
@@ -32,14 +32,14 @@ class Machine:
         self.said = folder / "said.txt"
         environment = {
             **os.environ,
-            "HEADGATE_HOME": str(folder / "home"),
-            "HEADGATE_STORE": store,
-            "HEADGATE_HOSTS": emulator.hosts,
+            "RATEKEEPER_HOME": str(folder / "home"),
+            "RATEKEEPER_STORE": store,
+            "RATEKEEPER_HOSTS": emulator.hosts,
         }
         with self.said.open("ab") as said:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "headgate", "run", "--", sys.executable, str(_SPENDER), emulator.url,
+                    sys.executable, "-m", "ratekeeper", "run", "--", sys.executable, str(_SPENDER), emulator.url,
                     str(seconds), str(threads),
                 ],
                 env=environment, stdout=said, stderr=said, start_new_session=True,

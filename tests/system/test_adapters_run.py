@@ -1,4 +1,4 @@
-"""`headgate run`: real programs that know nothing of Headgate, in real processes, against a real server."""
+"""`ratekeeper run`: real programs that know nothing of Ratekeeper, in real processes, against a real server."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
-from headgate.apps.run import environment
+from ratekeeper import Gate
+from ratekeeper.apps.run import environment
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from origin import Origin
 
-HEADGATE = [sys.executable, "-c", "from headgate.apps.cli import main; main()", "run"]
+RATEKEEPER = [sys.executable, "-c", "from ratekeeper.apps.cli import main; main()", "run"]
 
 
 @pytest.fixture
 def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
     """A server that every process of the test takes for Binance's futures."""
     with Origin() as server:
-        monkeypatch.setenv("HEADGATE_HOSTS", f"{server.place}=binance-usdm")
+        monkeypatch.setenv("RATEKEEPER_HOSTS", f"{server.place}=binance-usdm")
         monkeypatch.setenv("URL", server.url + "/fapi/v1")
         yield server
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Writes a program and runs it under `headgate run`."""
+    """Writes a program and runs it under `ratekeeper run`."""
 
     def start(source: str, *options: str, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
         file = tmp_path / "program.py"
         file.write_text("import os\nURL = os.environ['URL']\n" + textwrap.dedent(source))
         warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]  # the programs leave clients open, as programs do
-        command = [*HEADGATE, *options, "--", sys.executable, *warnings, str(file)]
+        command = [*RATEKEEPER, *options, "--", sys.executable, *warnings, str(file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **more)
         assert not check or (done.returncode == 0 and not done.stderr), done.stderr
         return done
@@ -115,14 +115,14 @@ def test_unchanged_programs_are_governed(client: str, program: Any, origin: Orig
 OURS = {
     "httpx": """
         import httpx
-        from headgate.adapters.httpx import Transport
+        from ratekeeper.adapters.httpx import Transport
         with httpx.Client(transport=Transport(), follow_redirects=True) as client:
             assert client.get(URL + '/klines?limit=1500').json()['ok']
             assert client.get(URL + '/klines?limit=1500&do=redirect').json()['ok']
     """,
     "requests": """
         import requests
-        from headgate.adapters.requests import Adapter
+        from ratekeeper.adapters.requests import Adapter
         with requests.Session() as session:
             session.mount('http://', Adapter())
             assert session.get(URL + '/klines?limit=1500').json()['ok']
@@ -130,7 +130,7 @@ OURS = {
     """,
     "aiohttp": """
         import aiohttp, asyncio
-        from headgate.adapters.aiohttp import middleware
+        from ratekeeper.adapters.aiohttp import middleware
         async def main():
             async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
                 for more in ('', '&do=redirect'):
@@ -140,7 +140,7 @@ OURS = {
     """,
     "ccxt": """
         import ccxt
-        from headgate.adapters.ccxt import govern
+        from ratekeeper.adapters.ccxt import govern
         exchange = govern(ccxt.binanceusdm())
         exchange.urls['api'] = dict.fromkeys(exchange.urls['api'], URL)
         exchange.fapiPublicGetKlines({'limit': 1500})
@@ -150,7 +150,7 @@ OURS = {
 
 
 @pytest.mark.parametrize("client", OURS)
-def test_a_program_that_knows_headgate_is_not_charged_twice(client: str, program: Any, origin: Origin) -> None:
+def test_a_program_that_knows_ratekeeper_is_not_charged_twice(client: str, program: Any, origin: Origin) -> None:
     """Two calls and one redirect (to a call of weight 5): each real request is charged once, whoever saw it first."""
     program(OURS[client])
     assert len(origin.paths()) == 3
@@ -286,51 +286,57 @@ def test_wait_is_outside_the_timeout_of_aiohttp(program: Any, origin: Origin) ->
 
 def test_options_reach_the_program(program: Any, origin: Origin, tmp_path: Path) -> None:
     """`--home`, `--priority` and `--config` become the environment that the program's gate reads."""
-    config = tmp_path / "headgate.toml"
+    config = tmp_path / "ratekeeper.toml"
     config.write_text("")
     wanted = [str(tmp_path / "there"), "high", str(config)]
     options = ["--home", wanted[0], "--priority", wanted[1], "--config", wanted[2]]
-    done = program("print(*(os.environ['HEADGATE_' + n] for n in ('HOME', 'PRIORITY', 'CONFIG')))", *options)
+    done = program("print(*(os.environ['RATEKEEPER_' + n] for n in ('HOME', 'PRIORITY', 'CONFIG')))", *options)
     assert done.stdout.split() == wanted
 
 
 def test_exit_codes_and_signals_are_the_programs_own(program: Any, origin: Origin) -> None:
-    """The command takes the place of `headgate run`: what it returns and what kills it is what the caller sees."""
+    """The command takes the place of `ratekeeper run`: what it returns and what kills it is what the caller sees."""
     assert program("raise SystemExit(7)", check=False).returncode == 7
     assert program("import os; os.kill(os.getpid(), 15)", check=False).returncode == -signal.SIGTERM
-    done = subprocess.run([*HEADGATE, "no-such-command-here"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (127, "headgate run: no-such-command-here: No such file or directory\n")
-    done = subprocess.run([*HEADGATE, "--", "/"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*RATEKEEPER, "no-such-command-here"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (127, "ratekeeper run: no-such-command-here: No such file or directory\n")
+    done = subprocess.run([*RATEKEEPER, "--", "/"], capture_output=True, text=True, check=False)
     assert done.returncode == 126
 
 
 def test_own_options_of_the_command_pass(tmp_path: Path) -> None:
     """Options after the command's name are the command's, with and without `--`."""
     for dashes in ([], ["--"]):
-        command = [*HEADGATE, *dashes, sys.executable, "-c", "import sys; print(sys.argv[1:])", "--home", "x", "-h"]
+        command = [*RATEKEEPER, *dashes, sys.executable, "-c", "import sys; print(sys.argv[1:])", "--home", "x", "-h"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "['--home', 'x', '-h']"
 
 
-def test_interpreter_without_headgate(tmp_path: Path) -> None:
+def test_interpreter_without_ratekeeper(tmp_path: Path) -> None:
     """Another environment of the same Python finds ours, and nothing else of ours; in another Python a program that imports
     nothing that we govern is left alone (for others see `test_run_refuses`)."""
     venv.create(tmp_path / "env", symlinks=True)
     python = str(tmp_path / "env" / "bin" / "python")
-    code = "import headgate, headgate.gate.gate, importlib.util as u; print(headgate.__file__, u.find_spec('ccxt'))"
-    done = subprocess.run([*HEADGATE, python, "-c", code], capture_output=True, text=True, check=True)
-    assert re.match(r"\S+headgate/__init__.py None\n", done.stdout) and not done.stderr
-    elsewhere = {**environment(dict(os.environ)), "HEADGATE_RUN_FROM": "cpython-399"}
+    code = (
+        "import ratekeeper, ratekeeper.gate.gate, importlib.util as u; print(ratekeeper.__file__, u.find_spec('ccxt'))"
+    )
+    done = subprocess.run([*RATEKEEPER, python, "-c", code], capture_output=True, text=True, check=True)
+    assert re.match(r"\S+ratekeeper/__init__.py None\n", done.stdout) and not done.stderr
+    elsewhere = {**environment(dict(os.environ)), "RATEKEEPER_RUN_FROM": "cpython-399"}
     done = subprocess.run([python, "-c", "print(7)"], capture_output=True, text=True, check=True, env=elsewhere)
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_wrong_settings_stop_before_the_program_starts(program: Any, origin: Origin) -> None:
-    """What every child would stumble over is said once, by `headgate run` itself."""
-    for name, value in (("HEADGATE_HOSTS", "nonsense"), ("HEADGATE_HOSTS", "x=no-such"), ("HEADGATE_STORE", "tape://")):
+    """What every child would stumble over is said once, by `ratekeeper run` itself."""
+    for name, value in (
+        ("RATEKEEPER_HOSTS", "nonsense"),
+        ("RATEKEEPER_HOSTS", "x=no-such"),
+        ("RATEKEEPER_STORE", "tape://"),
+    ):
         done = program("print(7)", check=False, env={**os.environ, name: value})
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("headgate: ") and done.stderr.count("\n") == 1
+        assert done.stderr.startswith("ratekeeper: ") and done.stderr.count("\n") == 1
 
 
 def test_a_gate_that_cannot_be_made_lets_nothing_pass(origin: Origin) -> None:
@@ -341,11 +347,11 @@ def test_a_gate_that_cannot_be_made_lets_nothing_pass(origin: Origin) -> None:
         f"try: print(requests.get({origin.url!r} + '/time').status_code)\n"
         "except requests.RequestException as error: print(error)\n"
     )
-    env = {**environment(dict(os.environ)), "HEADGATE_HOSTS": "nonsense"}
+    env = {**environment(dict(os.environ)), "RATEKEEPER_HOSTS": "nonsense"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert "is not HOST[:PORT]=PROVIDER" in done.stdout
     assert not origin.arrivals
-    env["HEADGATE_UNGOVERNED_ON_ERROR"] = "1"
+    env["RATEKEEPER_UNGOVERNED_ON_ERROR"] = "1"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "200\n"
     assert "passes ungoverned" in done.stderr
@@ -359,12 +365,12 @@ def test_nested_runs_add_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_start_up_is_cheap() -> None:
-    """A program that uses none of the libraries pays less than 15 ms, and none of Headgate is imported."""
+    """A program that uses none of the libraries pays less than 15 ms, and none of Ratekeeper is imported."""
     env = environment(dict(os.environ))
     costs = []
     for _ in range(3):
         done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", "import sys; print('headgate' in sys.modules)"],
+            [sys.executable, "-X", "importtime", "-c", "import sys; print('ratekeeper' in sys.modules)"],
             capture_output=True,
             text=True,
             check=True,

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 import aiohttp
 import pytest
 
-from headgate import Gate
-from headgate.adapters.aiohttp import govern
-from headgate.errors import Rejected
-from headgate.testing import Emulator
+from ratekeeper import Gate
+from ratekeeper.adapters.aiohttp import govern
+from ratekeeper.errors import Rejected
+from ratekeeper.testing import Emulator
 
 PATH = "/v2/ws/public"
 CONNECTIONS, DIALS, MESSAGES = "ws-connections", "ws-connects-5m", "ws-messages-1s"

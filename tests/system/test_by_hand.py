@@ -1,4 +1,4 @@
-"""`headgate exchange` and the Telegram bot against the emulator, as processes of their own, while trading is paused."""
+"""`ratekeeper exchange` and the Telegram bot against the emulator, as processes of their own, while trading is paused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ccxt
 import pytest
 from tests.support.telegram import FakeTelegram
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 KEY, SECRET, TOKEN = "k" + "1", "s" + "1", "77:" + "t" * 4
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -27,15 +27,15 @@ class Place:
     def __init__(self, folder: Path, emulator: Emulator) -> None:
         self.folder = folder
         self.emulator = emulator
-        (folder / "headgate.toml").write_text(
+        (folder / "ratekeeper.toml").write_text(
             f'hosts = {{ "{emulator.hosts.partition("=")[0]}" = "binance-usdm" }}\n'
             f'[exchanges.main]\nexchange = "binanceusdm"\nkey = "MAIN_KEY"\nsecret = "MAIN_SECRET"\nurl = "{emulator.url}"\n'
             f"[telegram]\nchats = [{OWNER}]\n"
         )
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")},
-            "HEADGATE_HOME": str(folder),
-            "HEADGATE_POLICIES": "all",  # of the programs; what a person sees is never a kept answer
+            **{name: value for name, value in os.environ.items() if not name.startswith("RATEKEEPER_")},
+            "RATEKEEPER_HOME": str(folder),
+            "RATEKEEPER_POLICIES": "all",  # of the programs; what a person sees is never a kept answer
             "MAIN_KEY": KEY,
             "MAIN_SECRET": SECRET,
         }
@@ -45,7 +45,7 @@ class Place:
     def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Run a command without a terminal; returns what it said."""
         done = subprocess.run(
-            [sys.executable, "-m", "headgate", *arguments],
+            [sys.executable, "-m", "ratekeeper", *arguments],
             env={**self.environment, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
@@ -83,12 +83,12 @@ def test_look_cancel_and_close_while_everything_is_paused(place: Place) -> None:
     assert place.run("exchange", "cancel-all", "--yes") == "cancelled 2 of 2 open orders\n"
     assert place.run("exchange", "orders") == "no open orders\n"
     done = place.run("exchange", "close", "BTCUSDT", "--yes")
-    assert done.startswith("BTC/USDT:USDT long 0.02: closed; order headgateclose")
+    assert done.startswith("BTC/USDT:USDT long 0.02: closed; order ratekeeperclose")
     assert "filled 0.02 at" in done
     assert place.size() == 0
     assert place.run("exchange", "close", BTC, "--yes") == f"no open position in {BTC}\n"
     placed = place.emulator.stats()["orders"][Emulator.account(KEY)]["by_client_id"]
-    ours = {name: each for name, each in placed.items() if name.startswith("headgateclose")}
+    ours = {name: each for name, each in placed.items() if name.startswith("ratekeeperclose")}
     assert [(each["arrived"], each["placed"]) for each in ours.values()] == [(1, 1)]
     assert "PAUSE everything" in place.run("status")
     assert place.run("resume", "everything") == "everything is open again\n"
@@ -107,7 +107,7 @@ def test_what_is_missing_is_said_in_one_line(place: Place) -> None:
     assert "MAIN_KEY is not set" in place.run("exchange", "positions", code=2, MAIN_KEY="")
     assert "There are: main" in place.run("exchange", "positions", "--account", "other", code=2)
     assert "ccxt knows no exchange" in place.run("exchange", "positions", "--exchange", "nowhere", code=2)
-    assert "set HEADGATE_EXCHANGE_KEY" in place.run("exchange", "positions", "--exchange", "bybit", code=2)
+    assert "set RATEKEEPER_EXCHANGE_KEY" in place.run("exchange", "positions", "--exchange", "bybit", code=2)
     assert "no market 'DOGEMOON'" in place.run("exchange", "close", "dogemoon", "--yes", code=2)
     place.emulator.ban(seconds=300)
     said = place.run("exchange", "positions", code=2)
@@ -118,7 +118,7 @@ def test_what_is_missing_is_said_in_one_line(place: Place) -> None:
 
 def test_the_bot_pauses_shows_and_closes(place: Place) -> None:
     """From an allowed chat: status, pause, positions, and a close that asks back; others are ignored; no token in the log."""
-    environment = {**place.environment, "HEADGATE_TELEGRAM_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
+    environment = {**place.environment, "RATEKEEPER_TELEGRAM_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
     with FakeTelegram(TOKEN) as telegram:
         telegram.write(STRANGER, "/pause")
         telegram.write(STRANGER, "/close BTCUSDT")
@@ -127,8 +127,8 @@ def test_the_bot_pauses_shows_and_closes(place: Place) -> None:
         hint = {"ok": False, "error_code": 429, "description": "Too Many Requests", "parameters": {"retry_after": 1}}
         telegram.troubles.append(("sendMessage", (429, hint)))
         bot = subprocess.Popen(
-            [sys.executable, "-m", "headgate", "telegram"],
-            env={**environment, "HEADGATE_TELEGRAM_URL": telegram.url},
+            [sys.executable, "-m", "ratekeeper", "telegram"],
+            env={**environment, "RATEKEEPER_TELEGRAM_URL": telegram.url},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         try:
@@ -168,6 +168,6 @@ def test_a_wrong_token_ends_the_bot_with_one_line(place: Place) -> None:
     """Nothing would change it; the line does not show it."""
     with FakeTelegram(TOKEN) as telegram:
         wrong = "88:" + "w" * 4
-        said = place.run("telegram", code=2, HEADGATE_TELEGRAM_TOKEN=wrong, HEADGATE_TELEGRAM_URL=telegram.url)
-        assert said == "headgate: Telegram refuses getUpdates: 401 Unauthorized\n"
-    assert "HEADGATE_TELEGRAM_TOKEN: is not set" in place.run("telegram", code=2)
+        said = place.run("telegram", code=2, RATEKEEPER_TELEGRAM_TOKEN=wrong, RATEKEEPER_TELEGRAM_URL=telegram.url)
+        assert said == "ratekeeper: Telegram refuses getUpdates: 401 Unauthorized\n"
+    assert "RATEKEEPER_TELEGRAM_TOKEN: is not set" in place.run("telegram", code=2)

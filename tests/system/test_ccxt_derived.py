@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from headgate import Gate
+from ratekeeper import Gate
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from origin import Origin
 
-HEADGATE = [sys.executable, "-c", "from headgate.apps.cli import main; main()"]
+RATEKEEPER = [sys.executable, "-c", "from ratekeeper.apps.cli import main; main()"]
 SECONDS, SPACING, BURST = 4.0, 0.25, 0.5
 """How long the programs run; hollaex's rateLimit, and the bucket that comes of it (two calls), in seconds."""
 
@@ -64,7 +64,7 @@ def test_three_programs_keep_one_pace(origin: Origin, tmp_path: Path, monkeypatc
     for number, source in enumerate((SYNC, SYNC, ASYNC)):
         file = tmp_path / f"bot{number}.py"
         file.write_text(textwrap.dedent(HEAD) + textwrap.dedent(source), encoding="utf-8")
-        command = [*HEADGATE, "run", "--", sys.executable, "-W", "ignore", str(file)]
+        command = [*RATEKEEPER, "run", "--", sys.executable, "-W", "ignore", str(file)]
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     said = [each.communicate(timeout=60) for each in running]
     assert [each.returncode for each in running] == [0, 0, 0], said
@@ -78,6 +78,6 @@ def test_three_programs_keep_one_pace(origin: Origin, tmp_path: Path, monkeypatc
     assert owners == {f"ccxt-hollaex@{origin.place}/pace-500ms/ip:default"}
     # The name is known to every process, also to one that never saw an exchange object.
     pause = subprocess.run(
-        [*HEADGATE, "pause", "ccxt-hollaex"], capture_output=True, text=True, timeout=60, check=False
+        [*RATEKEEPER, "pause", "ccxt-hollaex"], capture_output=True, text=True, timeout=60, check=False
     )
     assert pause.returncode == 0 and "ccxt-hollaex is paused" in pause.stdout, pause

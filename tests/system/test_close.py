@@ -9,10 +9,10 @@ from typing import Any
 import ccxt
 import pytest
 
-from headgate.apps.exchange import told
-from headgate.apps.exchange.accounts import chosen
-from headgate.apps.exchange.desk import Closed, Desk, DeskError
-from headgate.testing import Emulator
+from ratekeeper.apps.exchange import told
+from ratekeeper.apps.exchange.accounts import chosen
+from ratekeeper.apps.exchange.desk import Closed, Desk, DeskError
+from ratekeeper.testing import Emulator
 
 KEY = "k" + "1"
 BTC = "BTC/USDT:USDT"
@@ -29,10 +29,10 @@ def emulator() -> Iterator[Emulator]:
 def desk(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     """A desk at it, with a short position of two hundredths; looks follow each other without waiting."""
     for name, value in {"HOME": str(tmp_path), "HOSTS": emulator.hosts, "STORE": "", "CONFIG": ""}.items():
-        monkeypatch.setenv(f"HEADGATE_{name}", value)
-    monkeypatch.setenv("HEADGATE_EXCHANGE_KEY", KEY)
-    monkeypatch.setenv("HEADGATE_EXCHANGE_SECRET", "s" + "1")
-    (tmp_path / "headgate.toml").write_text(f'[exchanges.binanceusdm]\nurl = "{emulator.url}"\n')
+        monkeypatch.setenv(f"RATEKEEPER_{name}", value)
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_KEY", KEY)
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_SECRET", "s" + "1")
+    (tmp_path / "ratekeeper.toml").write_text(f'[exchanges.binanceusdm]\nurl = "{emulator.url}"\n')
     with Desk(chosen(), sleep=lambda seconds: None) as made:
         made.exchange.create_order(made.symbol("BTC/USDT"), "market", "sell", 0.02)
         yield made
@@ -75,7 +75,7 @@ def test_an_order_that_never_arrived(desk: Desk, emulator: Emulator, monkeypatch
     monkeypatch.setattr(desk.exchange, "fetch", failing(desk, ccxt.NetworkError("cut"), sent=False))
     closed = desk.close_position(position)
     assert (closed.fate, closed.left, closed.done) == ("not found", 0.02, False)
-    assert "0.02 left open; order headgateclose" in told(closed)
+    assert "0.02 left open; order ratekeeperclose" in told(closed)
     assert "did not arrive, as far as can be seen" in told(closed)
     assert orders(emulator, closed) == {}
 
@@ -83,8 +83,8 @@ def test_an_order_that_never_arrived(desk: Desk, emulator: Emulator, monkeypatch
 def test_an_exchange_that_says_no(desk: Desk, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal (here: an open order has that name already) is told in one line, and the position is still there."""
     [position] = desk.positions()
-    monkeypatch.setattr("headgate.apps.exchange.desk.secrets.token_hex", lambda size: "0" * 2 * size)
-    taken = {"clientOrderId": "headgateclose" + "0" * 16}
+    monkeypatch.setattr("ratekeeper.apps.exchange.desk.secrets.token_hex", lambda size: "0" * 2 * size)
+    taken = {"clientOrderId": "ratekeeperclose" + "0" * 16}
     desk.exchange.create_order(BTC, "limit", "buy", 0.01, 50_000, taken)
     closed = desk.close_position(position)
     assert (closed.fate, closed.left, closed.done) == ("refused", 0.02, False)
@@ -99,7 +99,7 @@ def test_an_exchange_that_is_gone(desk: Desk, emulator: Emulator) -> None:
     emulator.close()
     closed = desk.close_position(position)
     assert (closed.fate, closed.left, closed.done) == ("unknown", None, False)
-    assert "cannot be read; order headgateclose" in told(closed)
+    assert "cannot be read; order ratekeeperclose" in told(closed)
     assert "look before you send another one" in told(closed)
     with pytest.raises(DeskError, match="binanceusdm: "):
         desk.positions()

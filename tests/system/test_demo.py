@@ -1,4 +1,4 @@
-"""``headgate demo`` as a newcomer meets it: without a terminal, as JSON, and stopped with Ctrl-C."""
+"""``ratekeeper demo`` as a newcomer meets it: without a terminal, as JSON, and stopped with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-DEMO = [sys.executable, "-m", "headgate", "demo"]
+DEMO = [sys.executable, "-m", "ratekeeper", "demo"]
 
 
 def test_bare_gets_banned_and_governed_uses_everything(own_home: Path) -> None:
@@ -22,7 +22,7 @@ def test_bare_gets_banned_and_governed_uses_everything(own_home: Path) -> None:
     found = json.loads(done.stdout)
     assert done.stderr == ""
     assert found["budget"] == {"capacity": 2400, "unit": "weight", "seconds": 10}
-    bare, governed = found["without_headgate"], found["with_headgate"]
+    bare, governed = found["without_ratekeeper"], found["with_ratekeeper"]
     assert bare["throttled"] > 0
     assert bare["bans"] >= 1
     assert bare["banned_seconds"] > 2

@@ -27,11 +27,11 @@ import httpx
 import pytest
 import requests
 
-from headgate import Event, Gate, Rejected
-from headgate.adapters.aiohttp import Connector, Middleware
-from headgate.adapters.httpx import AsyncTransport, Transport
-from headgate.adapters.requests import Adapter
-from headgate.testing import Emulator
+from ratekeeper import Event, Gate, Rejected
+from ratekeeper.adapters.aiohttp import Connector, Middleware
+from ratekeeper.adapters.httpx import AsyncTransport, Transport
+from ratekeeper.adapters.requests import Adapter
+from ratekeeper.testing import Emulator
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
@@ -57,7 +57,7 @@ class Venue:
 
     def __init__(self, folder: Path, stack: ExitStack, config: str, **options: Any) -> None:
         self._log = folder / "arrivals.jsonl"
-        self.config = folder / "headgate.toml"
+        self.config = folder / "ratekeeper.toml"
         self.config.write_text(config)
         settings = {"window": WINDOW, "capacity": CAPACITY, "log": str(self._log), **options}
         self.emulator = stack.enter_context(Emulator("binance-usdm", **settings))
@@ -434,14 +434,14 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_unchanged_program_uses_all_addresses(name: str, venue: Callable[..., Venue], own_home: Path) -> None:
-    """Under ``headgate run``: 80 calls that cost more than one address has, from several addresses, none refused."""
+    """Under ``ratekeeper run``: 80 calls that cost more than one address has, from several addresses, none refused."""
     here = venue(window=600, capacity=205)
     source = f"BASE = {here.emulator.url!r}\nURL = BASE + {KLINES!r}\n{PROGRAMS[name]}\nprint('done')"
-    environment = {**os.environ, "HEADGATE_HOSTS": here.emulator.hosts, "HEADGATE_CONFIG": str(here.config)}
+    environment = {**os.environ, "RATEKEEPER_HOSTS": here.emulator.hosts, "RATEKEEPER_CONFIG": str(here.config)}
     begin = [
         sys.executable,
         "-m",
-        "headgate",
+        "ratekeeper",
         "run",
         "--",
         sys.executable,
@@ -458,7 +458,7 @@ def test_an_unchanged_program_uses_all_addresses(name: str, venue: Callable[...,
     assert sum(found.values()) == 80
     assert set(found) >= {"127.0.0.2", "127.0.0.3"} and "127.0.0.1" not in found
     shown = subprocess.run(
-        [sys.executable, "-m", "headgate", "status", "--json"],
+        [sys.executable, "-m", "ratekeeper", "status", "--json"],
         env=environment, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     rows = {row["address"]: row for row in json.loads(shown.stdout)["addresses"]}

@@ -11,7 +11,7 @@ import ccxt
 import ccxt.async_support
 import pytest
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 CASES = [("binance-usdm", "binanceusdm", "BTC/USDT:USDT"), ("binance-spot", "binance", "BTC/USDT")]
 KEY = "k" + "1"

@@ -1,4 +1,4 @@
-"""The emulator as a real process: started as users start it, and as `headgate.testing` does."""
+"""The emulator as a real process: started as users start it, and as `ratekeeper.testing` does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 TIME = "/fapi/v1/time"
 
@@ -34,8 +34,8 @@ def get(emulator: Emulator, path: str = TIME, *, source: str = "127.0.0.1") -> t
 
 
 def start(*arguments: str, **more: Any) -> subprocess.Popen[str]:
-    """`headgate emulate` with these arguments."""
-    line = [sys.executable, "-m", "headgate.apps.emulate", *arguments]
+    """`ratekeeper emulate` with these arguments."""
+    line = [sys.executable, "-m", "ratekeeper.apps.emulate", *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
 
 
@@ -51,12 +51,12 @@ def second_address() -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_line_at_the_start_and_a_summary_at_the_end(number: signal.Signals) -> None:
-    """The first line can be copied into HEADGATE_HOSTS; Ctrl-C and SIGTERM end it cleanly."""
+    """The first line can be copied into RATEKEEPER_HOSTS; Ctrl-C and SIGTERM end it cleanly."""
     child = start("binance-usdm", "--port", "0")
     assert child.stdout is not None
     line = child.stdout.readline().strip()
     port = line.split("127.0.0.1:", 1)[1].split(" ", 1)[0]
-    assert line == f"Emulating binance-usdm on http://127.0.0.1:{port} (HEADGATE_HOSTS=127.0.0.1:{port}=binance-usdm)"
+    assert line == f"Emulating binance-usdm on http://127.0.0.1:{port} (RATEKEEPER_HOSTS=127.0.0.1:{port}=binance-usdm)"
     child.send_signal(number)
     rest, _ = child.communicate(timeout=10)
     assert child.returncode == 0
@@ -82,7 +82,7 @@ def test_the_test_class_says_why_it_could_not_start() -> None:
 def test_it_stops_when_the_program_that_started_it_dies() -> None:
     """A killed test run leaves no emulator behind."""
     code = (
-        "import os, signal; from headgate.testing import Emulator; emulator = Emulator();"
+        "import os, signal; from ratekeeper.testing import Emulator; emulator = Emulator();"
         "print(emulator.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)

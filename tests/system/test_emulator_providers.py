@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Answer, Call, Feedback, Outcome
-from headgate.rules.files import parse
-from headgate.testing import Emulator
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.files import parse
+from ratekeeper.testing import Emulator
 
 MINE = """
 format = 1

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Call, Feedback, Outcome
-from headgate.rules.provider import Provider
-from headgate.testing import Emulator
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.provider import Provider
+from ratekeeper.testing import Emulator
 
 SECOND = 1_000_000_000
 SKEW = 3.0

@@ -1,6 +1,6 @@
 """Every rule file, enforced by the emulator and saturated by a governed client: nothing refused, nothing left unused.
 
-The emulator runs as a process with a clock that is wrong and latency on both ways. The client is aiohttp with Headgate's
+The emulator runs as a process with a clock that is wrong and latency on both ways. The client is aiohttp with Ratekeeper's
 middleware. Each limit that a short test can fill gets workers of its own, who ask for more than there is.
 Windows of a minute and more are shortened; the client reads the shortened rules from the emulator.
 """
@@ -22,12 +22,12 @@ import aiohttp
 import pytest
 from tests.support.calls import SECOND, Pace, Spend, spends
 
-from headgate import Gate, Priority
-from headgate.adapters.aiohttp import Middleware
-from headgate.ledger.limit import Limit, Window
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.provider import Provider
-from headgate.testing import Emulator
+from ratekeeper import Gate, Priority
+from ratekeeper.adapters.aiohttp import Middleware
+from ratekeeper.ledger.limit import Limit, Window
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.provider import Provider
+from ratekeeper.testing import Emulator
 
 SKEW = 7.3
 """Seconds by which the emulator's clock is ahead."""

@@ -83,8 +83,8 @@ def test_one_call_asks(found: dict[str, Any]) -> None:
 
 
 def test_the_programs_had_no_trouble(found: dict[str, Any]) -> None:
-    """The collector complains of the ban, once for each request that was on its way, Headgate says it once, and that is all:
-    nothing passed ungoverned, no order failed."""
+    """The collector complains of the ban, once for each request that was on its way, Ratekeeper says it once, and that is
+    all: nothing passed ungoverned, no order failed."""
     lines = found["said"].splitlines()
     complaints = [line for line in lines if line.startswith("collector: 418 ")]
     assert len(complaints) == found["ban"]["on_the_way"]
@@ -93,9 +93,9 @@ def test_the_programs_had_no_trouble(found: dict[str, Any]) -> None:
 
 
 def test_the_programs_know_nothing_of_limits() -> None:
-    """Headgate is one import in one of the programs; no limit, address or wait for a limit stands in any of them."""
+    """Ratekeeper is one import in one of the programs; no limit, address or wait for a limit stands in any of them."""
     for name in PROGRAMS:
         text = (FOLDER / f"{name}.py").read_text()
         code = text.split('"""', 2)[2]
-        assert code.count("headgate") == (1 if name == "trader" else 0)
+        assert code.count("ratekeeper") == (1 if name == "trader" else 0)
         assert "127.0.0." not in code and "429" not in code and "Retry-After" not in code

@@ -14,9 +14,9 @@ import ccxt.async_support
 import pytest
 from tests.support.example import figures_of
 
-from headgate import Cache, Gate, Policies
-from headgate.adapters.ccxt import govern
-from headgate.testing import Emulator
+from ratekeeper import Cache, Gate, Policies
+from ratekeeper.adapters.ccxt import govern
+from ratekeeper.testing import Emulator
 
 FOLDER = Path(__file__).parents[2] / "examples" / "multi_symbol_bot"
 OFF = {"ticker LUNA/USDT:USDT", "candles LUNA/USDT:USDT"}
@@ -93,7 +93,7 @@ def test_orders_are_placed_once(found: dict[str, Any], rounds: list[dict[str, An
 
 
 def test_no_pool_is_full(found: dict[str, Any]) -> None:
-    """Nothing but what Headgate says of the flood and of the trouble is in the log of the bots."""
+    """Nothing but what Ratekeeper says of the flood and of the trouble is in the log of the bots."""
     assert "pool" not in found["said"] and "Traceback" not in found["said"]
     assert all(line.startswith("bitget@") for line in found["said"].splitlines()), found["said"]
 
@@ -102,9 +102,9 @@ def test_the_tables_tell(tmp_path: Path) -> None:
     """What each code is taken for; an endpoint that is full is red."""
     with Emulator("bitget") as emulator:
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")},
-            "HEADGATE_HOME": str(tmp_path), "HEADGATE_HOSTS": emulator.hosts, "FORCE_COLOR": "1", "TERM": "xterm",
-            "HEADGATE_CONFIG": str(FOLDER / "headgate.toml"),
+            **{name: value for name, value in os.environ.items() if not name.startswith("RATEKEEPER_")},
+            "RATEKEEPER_HOME": str(tmp_path), "RATEKEEPER_HOSTS": emulator.hosts, "FORCE_COLOR": "1", "TERM": "xterm",
+            "RATEKEEPER_CONFIG": str(FOLDER / "ratekeeper.toml"),
         }  # fmt: skip
         environment.pop("NO_COLOR", None)
         with Gate(home=tmp_path, hosts=emulator.hosts, config=os.devnull) as gate:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from headgate import Gate
-from headgate.adapters.httpx import AsyncTransport
-from headgate.testing import Emulator
+from ratekeeper import Gate
+from ratekeeper.adapters.httpx import AsyncTransport
+from ratekeeper.testing import Emulator
 
 GUESS, TRUTH = 100, 60
 RULES = f"""

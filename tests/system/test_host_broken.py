@@ -14,11 +14,11 @@ import lmdb
 import pytest
 from tests.support.hand import SHOP, Worker, charges, now
 
-from headgate.errors import StoreUnavailable, StoreVersionError
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Instant
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
+from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
 
 CAPACITY, PAGE = 300, 4096
 Start = Callable[..., Worker]

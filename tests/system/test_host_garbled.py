@@ -16,12 +16,12 @@ import msgspec
 import pytest
 import urllib3
 
-from headgate import Gate
-from headgate.adapters._governor import Governor
-from headgate.adapters.urllib3 import pool_classes
-from headgate.errors import Blocked, HeadgateError
-from headgate.ledger.limit import SECOND
-from headgate.stores.records import Grant
+from ratekeeper import Gate
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters.urllib3 import pool_classes
+from ratekeeper.errors import Blocked, RatekeeperError
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.stores.records import Grant
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
@@ -109,7 +109,7 @@ def gate_of(home: Path, origin: Origin) -> Gate:
 
 
 def call(gate: Gate, origin: Origin, times: int, path: str = "/x", method: str = "GET") -> list[str]:
-    """What became of so many calls through an adapter as `headgate run` puts it into programs."""
+    """What became of so many calls through an adapter as `ratekeeper run` puts it into programs."""
     pools = urllib3.PoolManager(retries=False)
     pools.pool_classes_by_scheme = pool_classes(Governor(gate, lenient=True), pools.pool_classes_by_scheme)
     fates = []
@@ -117,8 +117,8 @@ def call(gate: Gate, origin: Origin, times: int, path: str = "/x", method: str =
         try:
             answer = pools.request(method, f"http://{origin.place}{path}")
             # A long block is told in the provider's form: an answer of our own.
-            fates.append(Blocked.__name__ if answer.headers.get("x-headgate-answer") == "refused" else "sent")
-        except HeadgateError as error:
+            fates.append(Blocked.__name__ if answer.headers.get("x-ratekeeper-answer") == "refused" else "sent")
+        except RatekeeperError as error:
             fates.append(type(error).__name__)
     pools.clear()
     return fates
@@ -168,7 +168,7 @@ def test_a_garbled_record_opens_no_tap(
 ) -> None:
     """One kind of record after the other, and all of them, hold other bytes: the server sees no call above the limit, the
     ban is kept, no call fails but by a refusal of ours, and the next process finds a store that works."""
-    caplog.set_level(logging.CRITICAL, "headgate")
+    caplog.set_level(logging.CRITICAL, "ratekeeper")
     home, before = tmp_path / "h", len(origin.arrivals)
     shutil.copytree(whole, home, ignore=shutil.ignore_patterns("wake"))
     assert garble(home, KINDS if kind == "all" else (kind,), GARBLED[how], random.Random(f"{kind} {how}"))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.support.hand import KEY, SHOP, Worker, charges, now
 
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Instant
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked, for speed")
 WHO = (7, 0)

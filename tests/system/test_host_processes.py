@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from tests.support.hand import SHOP, Worker, charges, now
 
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks")
 CAPACITY = 300
@@ -122,7 +122,7 @@ def test_a_child_keeps_no_lock(tmp_path: Path) -> None:
     """A child forked in the middle of a transaction that never calls us does not hold the lock of its dead parent."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom headgate.stores.host import HostStore\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom ratekeeper.stores.host import HostStore\n"
         "def inside():\n"
         "    if os.fork():\n        print('inside', flush=True)\n"
         "    time.sleep(30)\n    os._exit(0)\n"
@@ -177,7 +177,7 @@ def test_a_lock_held_by_many_is_only_crowded(tmp_path: Path) -> None:
     store.remember("x", b"1")
     # The other one never lets go of the lock between its transactions, for twice our patience.
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom headgate.stores.host import HostStore\n"
+        "import sys, time\nfrom pathlib import Path\nfrom ratekeeper.stores.host import HostStore\n"
         "store = HostStore(Path(sys.argv[1]), patience=5.0)\nstore.remember('z', b'')\n"
         "store._environment._take_lock(1.0)\nprint('ready', flush=True)\nend = time.monotonic() + 1.2\n"
         "while time.monotonic() < end:\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.server import Server
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 TRADER = Path(__file__).parents[1] / "support" / "trader.py"
 PROCESSES = 3
@@ -34,7 +34,7 @@ class Trading:
         folder: for state and the emulator's log.
         stack: what is started ends with it.
         limits: of the emulator.
-        store: ``HEADGATE_STORE``.
+        store: ``RATEKEEPER_STORE``.
     """
 
     def __init__(self, folder: Path, stack: ExitStack, limits: dict[str, tuple[int, float]], store: str) -> None:
@@ -42,9 +42,9 @@ class Trading:
         self.emulator = stack.enter_context(Emulator("binance-usdm", limits=limits, log=self.log))
         self.environment = {
             **os.environ,
-            "HEADGATE_HOME": str(folder / "home"),
-            "HEADGATE_STORE": store,
-            "HEADGATE_HOSTS": self.emulator.hosts,
+            "RATEKEEPER_HOME": str(folder / "home"),
+            "RATEKEEPER_STORE": store,
+            "RATEKEEPER_HOSTS": self.emulator.hosts,
         }
         self.traders = [stack.enter_context(self._trader(number)) for number in range(PROCESSES)]
 
@@ -52,10 +52,10 @@ class Trading:
         command = [sys.executable, str(TRADER), self.emulator.url, f"key{number}", "4"]
         return subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    def headgate(self, *arguments: str) -> float:
+    def ratekeeper(self, *arguments: str) -> float:
         """Run a command; returns the instant (Unix seconds) at which it was over."""
         done = subprocess.run(
-            [sys.executable, "-m", "headgate", *arguments], env=self.environment, capture_output=True, text=True
+            [sys.executable, "-m", "ratekeeper", *arguments], env=self.environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return time.time()
@@ -109,10 +109,10 @@ def test_a_pause_stops_orders_of_all_processes_and_lets_cancels_pass(
     with ExitStack() as stack:
         trading = Trading(tmp_path, stack, limits, store)
         until(lambda: len(trading.arrivals(CANCEL)) >= 2 * PROCESSES and trading.accounts(CANCEL, 0) == PROCESSES)
-        paused = trading.headgate("pause", scope)
+        paused = trading.ratekeeper("pause", scope)
         time.sleep(2.5)  # windows turn meanwhile, and slices and bundles close
         before = time.time()
-        resumed = trading.headgate("resume", scope)
+        resumed = trading.ratekeeper("resume", scope)
         until(lambda: trading.accounts(ORDER, resumed) == PROCESSES)
         trading.end()
         late = [float(str(row["t"])) - paused for row in trading.arrivals(ORDER, paused, before)]

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 
 import httpx
 
-from headgate import Gate, Priority, SignatureWouldExpire
-from headgate.adapters.httpx import Transport
-from headgate.stores.records import LedgerView
+from ratekeeper import Gate, Priority, SignatureWouldExpire
+from ratekeeper.adapters.httpx import Transport
+from ratekeeper.stores.records import LedgerView
 
 from .conftest import WINDOW, World
 
@@ -88,7 +88,7 @@ def test_critical_signed_calls_never_fail_beside_a_crowd(world: Callable[..., Wo
 def test_a_program_keeps_to_its_part(world: Callable[..., World], tmp_path: Path) -> None:
     """Two processes of one name spend, together and exactly, what the configuration leaves to the program."""
     here = world()
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text('[programs.collector]\nlimits = { "binance-usdm/weight-1m" = 200 }\n')
     here.start(names=[SPENDER] * 2, workers=8, options=["--name", "collector", "--config", str(file)])
     begin = here.next_edge()

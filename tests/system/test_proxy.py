@@ -1,4 +1,4 @@
-"""`headgate proxy` as a process of its own, used by curl, Node and Python programs that know nothing of Headgate."""
+"""`ratekeeper proxy` as a process of its own, used by curl, Node and Python programs that know nothing of Ratekeeper."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
-from headgate.testing import Emulator
+from ratekeeper import Gate
+from ratekeeper.testing import Emulator
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests" / "support"))
@@ -63,8 +63,8 @@ class Running:
     """
 
     def __init__(self, *options: str, home: Path, hosts: str = "") -> None:
-        line = [sys.executable, "-m", "headgate", "proxy", "--port", "0", *options]
-        environment = {**os.environ, "HEADGATE_HOME": str(home), "HEADGATE_HOSTS": hosts}
+        line = [sys.executable, "-m", "ratekeeper", "proxy", "--port", "0", *options]
+        environment = {**os.environ, "RATEKEEPER_HOME": str(home), "RATEKEEPER_HOSTS": hosts}
         self._ended: tuple[int, str] | None = None
         self.child = subprocess.Popen(
             line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -111,7 +111,7 @@ def proxy(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 def run(*line: str, url: str = "") -> subprocess.CompletedProcess[str]:
     """A command to its end."""
-    environment = {**os.environ, "HEADGATE_PROXY": url}
+    environment = {**os.environ, "RATEKEEPER_PROXY": url}
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -158,7 +158,7 @@ def test_three_languages_and_a_governed_program_share_one_budget(proxy: Callable
     shares = [row["accepted"] / row["capacity"] for row in rows]
     assert len(shares) >= 2
     assert min(shares) >= 0.95, shares
-    assert any(name.startswith("headgate proxy") for name in names)
+    assert any(name.startswith("ratekeeper proxy") for name in names)
 
 
 @needs_curl
@@ -168,10 +168,10 @@ def test_curl_and_node_see_their_bytes_arrive(proxy: Callable[..., Running]) -> 
     with Raw() as raw:
         here = proxy("--token", "t-1", "--upstream", f"echo={raw.url}")
         query = "?a=%2F1&b=@x&list=[1,%202]&sig=A%3d%3D"
-        curl = run("curl", "-sg", "--path-as-is", "-H", "X-Headgate-Token: t-1", f"{here.url}/echo/a//b/../c{query}")
+        curl = run("curl", "-sg", "--path-as-is", "-H", "X-Ratekeeper-Token: t-1", f"{here.url}/echo/a//b/../c{query}")
         code = (
             f"const url = '{here.url}/t/t-1/echo/n%7Eode{query}'; const body = new Uint8Array(300000).fill(255);"
-            "const answer = await fetch(url, {method: 'POST', body, headers: {'X-Headgate-Priority': 'high'}});"
+            "const answer = await fetch(url, {method: 'POST', body, headers: {'X-Ratekeeper-Priority': 'high'}});"
             "process.stdout.write(String((await answer.arrayBuffer()).byteLength))"
         )
         node = run("node", "--input-type=module", "-e", code)
@@ -181,7 +181,7 @@ def test_curl_and_node_see_their_bytes_arrive(proxy: Callable[..., Running]) -> 
     assert head.startswith(f"POST /n%7Eode{query} HTTP/1.1\r\n".encode())
     assert body == b"\xff" * 300_000
     assert node.stdout == str(len(raw.requests[1])), node
-    assert not any(secret in b"".join(raw.requests).lower() for secret in (b"t-1", b"x-headgate"))
+    assert not any(secret in b"".join(raw.requests).lower() for secret in (b"t-1", b"x-ratekeeper"))
     assert len(raw.requests) == 2
 
 
@@ -213,11 +213,11 @@ def test_a_ban_is_passed_on_once_and_then_kept_from_the_provider(proxy: Callable
         assert here.get(TIME)[0] == 200
         emulator.ban(seconds=60)
         status, headers, _ = here.get(TIME)
-        assert (status, "X-Headgate-Error" in headers) == (418, False)
+        assert (status, "X-Ratekeeper-Error" in headers) == (418, False)
         arrived = emulator.stats()["totals"]["arrivals"]
         status, headers, body = here.get(TIME)
         told = json.loads(body)
-        assert (status, told["code"], headers["X-Headgate-Error"]) == (418, -1003, "Blocked")
+        assert (status, told["code"], headers["X-Ratekeeper-Error"]) == (418, -1003, "Blocked")
         assert "banned until" in told["msg"]
         assert 50 <= int(headers["Retry-After"]) <= 65
         # A second proxy, started only now, knows of it too.
@@ -300,13 +300,13 @@ def test_a_token_file_lets_it_listen_elsewhere(proxy: Callable[..., Running], tm
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without preparation")
 def test_calls_leave_from_several_addresses(proxy: Callable[..., Running], tmp_path: Path) -> None:
     """Each address brings its own budget; a banned one is left, and nothing is sent from it."""
-    config = tmp_path / "headgate.toml"
+    config = tmp_path / "ratekeeper.toml"
     config.write_text(
         '[egress.addresses]\na = "127.0.0.2"\nb = "127.0.0.3"\n[egress.pools.binance-usdm]\nprimary = ["a", "b"]\n'
     )
     with Emulator("binance-usdm", window=86_400, capacity=40) as emulator:
         here = proxy("--config", str(config), hosts=emulator.hosts)
-        statuses = [here.get(TIME, X_Headgate_Timeout="0")[0] for _ in range(60)]
+        statuses = [here.get(TIME, X_Ratekeeper_Timeout="0")[0] for _ in range(60)]
         assert statuses == [200] * 60
         assert {"127.0.0.2", "127.0.0.3"} <= set(emulator.stats()["ips"])
     with Emulator("binance-usdm") as emulator:

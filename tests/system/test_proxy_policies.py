@@ -1,4 +1,4 @@
-"""`headgate proxy` with policies: what programs in any language get of kept answers, retries and merged calls."""
+"""`ratekeeper proxy` with policies: what programs in any language get of kept answers, retries and merged calls."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from headgate import Gate
-from headgate.adapters.httpx import Transport
-from headgate.testing import Emulator
+from ratekeeper import Gate
+from ratekeeper.adapters.httpx import Transport
+from ratekeeper.testing import Emulator
 
 from .test_proxy import Running
 
@@ -34,7 +34,7 @@ def emulator() -> Iterator[Emulator]:
 @pytest.fixture
 def proxy(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     """A proxy with all policies."""
-    monkeypatch.setenv("HEADGATE_POLICIES", "all")
+    monkeypatch.setenv("RATEKEEPER_POLICIES", "all")
     made = Running(home=tmp_path / "home", hosts=emulator.hosts)
     yield made
     made.end()
@@ -57,7 +57,7 @@ def test_one_question_is_asked_once(proxy: Running, emulator: Emulator, tmp_path
     assert {status for status, _, _ in found} == {200}
     assert len({body for _, _, body in found}) == 1
     assert len(json.loads(found[0][2])) == 500
-    assert Counter(headers["x-headgate-answer"] for _, headers, _ in found)["fresh"] <= 1
+    assert Counter(headers["x-ratekeeper-answer"] for _, headers, _ in found)["fresh"] <= 1
     # Packed or not, whoever asks gets what he can read.
     _, headers, body = proxy.get(KLINES, Accept_Encoding="gzip")
     assert headers["content-encoding"] is None
@@ -67,7 +67,7 @@ def test_one_question_is_asked_once(proxy: Running, emulator: Emulator, tmp_path
     ):
         again = client.get(emulator.url + KLINES.removeprefix("/binance-usdm"))
     assert again.content == body
-    assert again.headers["x-headgate-answer"] == "hit"
+    assert again.headers["x-ratekeeper-answer"] == "hit"
     assert arrivals(emulator, "GET /fapi/v1/klines") == 1
 
 
@@ -109,16 +109,16 @@ def test_the_last_answer_is_what_the_client_gets(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it stays bad, it is the provider's own words."""
-    settings = tmp_path / "headgate.toml"
+    settings = tmp_path / "ratekeeper.toml"
     settings.write_text("[policies]\nretry = { attempts = 2, first = 0.01 }\n")
-    monkeypatch.setenv("HEADGATE_CONFIG", str(settings))
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(settings))
     here = Running(home=tmp_path / "home", hosts=emulator.hosts)
     try:
         assert here.get("/binance-usdm/fapi/v1/time")[0] == 200
         emulator.options(errors=1.0)
         status, headers, _ = here.get(KLINES)
         assert status == 503
-        assert headers["x-headgate-error"] is None
+        assert headers["x-ratekeeper-error"] is None
         assert emulator.stats()["totals"]["errors"] == 2
     finally:
         here.end()

@@ -21,9 +21,9 @@ import redis
 from tests.support.relay import Relay
 from tests.support.server import Server, free_port
 
-from headgate import Gate
-from headgate.errors import Rejected, StoreError
-from headgate.ledger.limit import SECOND
+from ratekeeper import Gate
+from ratekeeper.errors import Rejected, StoreError
+from ratekeeper.ledger.limit import SECOND
 
 RULES = Path(__file__).parents[1] / "support" / "testland.toml"
 Machines = Callable[..., Gate]
@@ -129,15 +129,15 @@ def test_units_that_one_machine_frees_wake_the_other(machine: Machines) -> None:
 
 
 def test_status_shows_the_store_in_force(machine: Machines, server: Server) -> None:
-    """`headgate status` from a third machine: limits, spenders, bans, waits, and where they were read; no password."""
+    """`ratekeeper status` from a third machine: limits, spenders, bans, waits, and where they were read; no password."""
     gate = machine()
     for _ in range(7):
         take(gate)
     gate.block("testland/ip:9", 60, "ban", "too fast")
     until(lambda: spent(gate) == 7)
     done = subprocess.run(
-        [sys.executable, "-m", "headgate", "status", "--json"],
-        env={**os.environ, "HEADGATE_STORE": server.url.replace("//", "//:@")},
+        [sys.executable, "-m", "ratekeeper", "status", "--json"],
+        env={**os.environ, "RATEKEEPER_STORE": server.url.replace("//", "//:@")},
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     data = json.loads(done.stdout)
@@ -210,7 +210,7 @@ def test_a_wrong_password_is_told_once_and_not_shown(tmp_path: Path) -> None:
             assert "password" in lost[0].lower() or "auth" in lost[0].lower()
             assert wrong not in " ".join(said) + repr(gate.read()) + repr(vars(gate))
         done = subprocess.run(
-            [sys.executable, "-m", "headgate", "status"], env={**os.environ, "HEADGATE_STORE": url},
+            [sys.executable, "-m", "ratekeeper", "status"], env={**os.environ, "RATEKEEPER_STORE": url},
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode != 0
@@ -222,8 +222,8 @@ def test_an_acl_user_with_few_rights(machine: Machines, server: Server) -> None:
     """A user that may only run what the documentation lists, on keys that begin with hg:, is enough for everything."""
     word = "limited"
     with redis.Redis(port=server.port) as client:
-        client.execute_command("ACL", "SETUSER", "headgate", "reset", "on", f">{word}", *rights())
-    url = server.url.replace("//", f"//headgate:{word}@")
+        client.execute_command("ACL", "SETUSER", "ratekeeper", "reset", "on", f">{word}", *rights())
+    url = server.url.replace("//", f"//ratekeeper:{word}@")
     mine, yours = machine(url), machine(url)
     take(mine)
     take(yours)
@@ -232,14 +232,14 @@ def test_an_acl_user_with_few_rights(machine: Machines, server: Server) -> None:
     until(lambda: spent(mine) == 2)
     assert not mine.read().degraded
     with redis.Redis(port=server.port) as client:
-        denied = [row for row in client.acl_log() if row["username"] == "headgate"]
+        denied = [row for row in client.acl_log() if row["username"] == "ratekeeper"]
     assert not denied, denied
 
 
 def rights() -> list[str]:
     """The ACL rules as the how-to page has them."""
     page = Path(__file__).parents[2] / "docs" / "how-to" / "share-a-budget-between-machines.md"
-    (line,) = [text for text in page.read_text().splitlines() if text.startswith("user headgate ")]
+    (line,) = [text for text in page.read_text().splitlines() if text.startswith("user ratekeeper ")]
     return [word for word in line.split()[2:] if word != "on" and not word.startswith(("#", ">"))]
 
 
@@ -274,7 +274,7 @@ def test_tls(machine: Machines, server: Server, tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
-from headgate import Gate
+from ratekeeper import Gate
 gate = Gate(sys.argv[1], home=sys.argv[2], rules=[sys.argv[3]], hosts={})
 held = [gate.permit("testland", "GET", "/") for _ in range(5)]
 for permit in held:

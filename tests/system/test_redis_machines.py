@@ -21,7 +21,7 @@ from tests.support.awake import until_served
 from tests.support.relay import Relay
 from tests.support.server import Server, free_port
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 from .machines import Machine
 

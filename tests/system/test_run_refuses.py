@@ -1,4 +1,4 @@
-"""`headgate run` where a library cannot be governed: its import fails with one clear line, and nothing else does."""
+"""`ratekeeper run` where a library cannot be governed: its import fails with one clear line, and nothing else does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import headgate
+import ratekeeper
 
-STARTUP = Path(headgate.__file__).parent / "adapters" / "startup"
+STARTUP = Path(ratekeeper.__file__).parent / "adapters" / "startup"
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def libraries(tmp_path: Path) -> Path:
 
 
 def run(code: str, libraries: Path, python: str = sys.executable, **env: str) -> subprocess.CompletedProcess[str]:
-    """A program as `headgate run` starts it."""
+    """A program as `ratekeeper run` starts it."""
     return subprocess.run(
         [python, "-c", code],
-        env={**os.environ, "PYTHONPATH": f"{STARTUP}{os.pathsep}{libraries}", "HEADGATE_RUN_FROM": "other", **env},
+        env={**os.environ, "PYTHONPATH": f"{STARTUP}{os.pathsep}{libraries}", "RATEKEEPER_RUN_FROM": "other", **env},
         capture_output=True,
         text=True,
         timeout=60,
@@ -35,22 +35,22 @@ def run(code: str, libraries: Path, python: str = sys.executable, **env: str) ->
 
 
 OTHER = getattr(sys, "_base_executable", sys.executable)
-"""The interpreter of which the environment was made: Headgate is not installed for it."""
+"""The interpreter of which the environment was made: Ratekeeper is not installed for it."""
 
 
-def test_an_interpreter_without_headgate(libraries: Path) -> None:
+def test_an_interpreter_without_ratekeeper(libraries: Path) -> None:
     """A program that imports nothing that we govern runs as it is; one that does is told why it cannot."""
     done = run("import harmless; print('ran')", libraries, OTHER)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
     done = run("import httpx; print('ungoverned')", libraries, OTHER)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "Headgate is not installed for" in done.stderr.splitlines()[-1]
+    assert "Ratekeeper is not installed for" in done.stderr.splitlines()[-1]
 
 
 def test_the_switch_lets_it_run(libraries: Path) -> None:
     """Who says so gets the program, with one line on stderr."""
-    done = run("import httpx; print('ran')", libraries, OTHER, HEADGATE_UNGOVERNED_ON_ERROR="1")
+    done = run("import httpx; print('ran')", libraries, OTHER, RATEKEEPER_UNGOVERNED_ON_ERROR="1")
     assert (done.returncode, done.stdout) == (0, "ran\n")
     assert "runs ungoverned" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -64,7 +64,7 @@ def test_a_library_that_cannot_be_patched(libraries: Path) -> None:
         "    except ImportError as error:\n        print('refused:', error)\n"
     )
     done = run(code, libraries)
-    assert done.stdout.count("refused: headgate: cannot govern httpx: AttributeError") == 2
+    assert done.stdout.count("refused: ratekeeper: cannot govern httpx: AttributeError") == 2
 
 
 def test_an_interrupted_first_import(libraries: Path) -> None:
@@ -80,13 +80,13 @@ def test_an_interrupted_first_import(libraries: Path) -> None:
         "signal.signal(signal.SIGALRM, handler)\n"
         "class Strikes:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'headgate.gate.errand' and Strikes in map(type, sys.meta_path):\n"
+        "        if name == 'ratekeeper.gate.errand' and Strikes in map(type, sys.meta_path):\n"
         "            sys.meta_path.remove(strikes)\n"
         "            signal.raise_signal(signal.SIGALRM)\n"
         "strikes = Strikes()\n"
         "sys.meta_path.insert(0, strikes)\n"
         "try:\n    import httpx\n"
-        "except Stop:\n    print('stopped', 'httpx' in sys.modules, 'headgate.adapters._call' in sys.modules)\n"
+        "except Stop:\n    print('stopped', 'httpx' in sys.modules, 'ratekeeper.adapters._call' in sys.modules)\n"
         "import httpx\n"
         "print(hasattr(httpx.HTTPTransport.handle_request, '__wrapped__'))\n"
     )

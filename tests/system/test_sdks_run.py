@@ -1,4 +1,4 @@
-"""`headgate run`: unchanged programs of every exchange SDK, in processes of their own, share and saturate a budget."""
+"""`ratekeeper run`: unchanged programs of every exchange SDK, in processes of their own, share and saturate a budget."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
-HEADGATE = [sys.executable, "-m", "headgate", "run", "--"]
+RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run", "--"]
 QUIET = ["-W", "ignore"]
-"""The SDKs leave clients open and import what is deprecated; what Headgate warns of is logged."""
+"""The SDKs leave clients open and import what is deprecated; what Ratekeeper warns of is logged."""
 
 HEAD = """
 import os, threading, time
@@ -96,11 +96,11 @@ OTHERS = {
 
 
 def start(source: str, url: str, hosts: str, folder: Path, seconds: float, *, env: Any = None, head: str = HEAD) -> Any:
-    """Starts a program under `headgate run`."""
+    """Starts a program under `ratekeeper run`."""
     file = folder / f"program-{len(list(folder.iterdir()))}.py"
     file.write_text(head + f"RECEIVE = {RECEIVE}\n" + textwrap.dedent(source))
-    more = {"URL": url, "SECONDS": str(seconds), "HEADGATE_HOSTS": hosts, **(env or {})}
-    command = [*HEADGATE, sys.executable, *QUIET, str(file)]
+    more = {"URL": url, "SECONDS": str(seconds), "RATEKEEPER_HOSTS": hosts, **(env or {})}
+    command = [*RATEKEEPER, sys.executable, *QUIET, str(file)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env={**os.environ, **more}, text=True, **pipes)
 
@@ -112,7 +112,7 @@ def finish(programs: dict[str, Any]) -> dict[str, int]:
         for name, program in programs.items():
             out, err = program.communicate(timeout=60)
             assert program.returncode == 0, f"{name}: {err}"
-            assert not re.search("ungoverned|is not as Headgate knows it", err), err
+            assert not re.search("ungoverned|is not as Ratekeeper knows it", err), err
             made[name] = int(out)
     finally:
         for program in programs.values():
@@ -161,7 +161,7 @@ def test_bybit_and_okx(tmp_path: Path) -> None:
             config.write_text(f"rules = ['{name}.toml']")
             for number in range(2):
                 place = (emulator.url, emulator.hosts, tmp_path / "programs", 15)
-                env = {"HEADGATE_CONFIG": str(config)}
+                env = {"RATEKEEPER_CONFIG": str(config)}
                 programs[f"{name}-{number}"] = start(OTHERS[name], *place, env=env)
         made = finish(programs)
         totals = {name: emulator.stats()["totals"] for name, emulator in emulators.items()}
@@ -191,7 +191,7 @@ def test_a_moved_hook_leaves_the_http_client(tmp_path: Path) -> None:
         session.endpoint = URL
         for _ in range(3):
             session.get_open_orders(category='linear')
-        from headgate import Gate
+        from ratekeeper import Gate
         print(sum(view.used for view in Gate.shared().read().ledgers if '/user-50-1s/' in view.key))
     """
     with Emulator("bybit") as emulator:
@@ -201,7 +201,7 @@ def test_a_moved_hook_leaves_the_http_client(tmp_path: Path) -> None:
         out, err = program.communicate(timeout=60)
     assert (program.returncode, out) == (0, "3\n"), err
     assert re.fullmatch(
-        r"headgate: pybit \S+ is not as Headgate knows it \(_V5HTTPManager._submit_request is gone\)\. .+\n", err
+        r"ratekeeper: pybit \S+ is not as Ratekeeper knows it \(_V5HTTPManager._submit_request is gone\)\. .+\n", err
     )
 
 
@@ -209,20 +209,20 @@ TWICE = """
     import requests
     from pybit.unified_trading import HTTP
     from okx.MarketData import MarketAPI
-    from headgate.adapters.okx import govern as govern_okx
-    from headgate.adapters.pybit import govern
+    from ratekeeper.adapters.okx import govern as govern_okx
+    from ratekeeper.adapters.pybit import govern
     session = HTTP(api_key='k1', api_secret='s1')
     session.endpoint = URL
     govern(session).get_open_orders(category='linear')
     govern_okx(MarketAPI('k1', 's1', 'p1', domain=OKX)).get_candlesticks(instId='BTC-USDT')
-    from headgate import Gate
+    from ratekeeper import Gate
     views = Gate.shared().read().ledgers
     print(sum(view.used + view.inflight for view in views if '/user-50-1s/' in view.key or '/ip-40-2s/' in view.key))
 """
 
 
-def test_a_program_that_knows_headgate_is_not_charged_twice(tmp_path: Path) -> None:
-    """A one-liner under `headgate run`: object and class, SDK and HTTP client are governed; each call is charged once."""
+def test_a_program_that_knows_ratekeeper_is_not_charged_twice(tmp_path: Path) -> None:
+    """A one-liner under `ratekeeper run`: object and class, SDK and HTTP client are governed; each call is charged once."""
     with Emulator("bybit") as bybit, Emulator("okx") as okx:
         source = f"OKX = {okx.url!r}\n" + textwrap.dedent(TWICE)
         program = start(source, bybit.url, f"{bybit.hosts},{okx.hosts}", tmp_path, 0)
@@ -238,7 +238,7 @@ THREE = """
     client.futures_klines(symbol='BTCUSDT', interval='1m', limit=1500)
     client.futures_coin_klines(symbol='BTCUSD_PERP', interval='1m', limit=1500)
     client.futures_create_order(symbol='BTCUSDT', side='BUY', type='MARKET', quantity='1')
-    from headgate import Gate
+    from ratekeeper import Gate
     views = Gate.shared().read().ledgers
     found = {}
     for view in views:
@@ -292,10 +292,10 @@ def test_an_unchanged_program_of_an_sdk_uses_all_addresses(name: str, tmp_path: 
     log = tmp_path / "arrivals.jsonl"
     with Emulator(provider, **options, log=str(log)) as emulator:
         (tmp_path / "rules.toml").write_text(emulator.rules())
-        config = tmp_path / "headgate.toml"
+        config = tmp_path / "ratekeeper.toml"
         config.write_text(('rules = ["rules.toml"]\n' if limits else "") + SEVERAL)
         place = (emulator.url, emulator.hosts, tmp_path / "programs", 0)
-        program = start(source, *place, env={"HEADGATE_CONFIG": str(config)}, head=HEAD.replace(UNTIL, TEN))
+        program = start(source, *place, env={"RATEKEEPER_CONFIG": str(config)}, head=HEAD.replace(UNTIL, TEN))
         made = finish({name: program})
         totals = emulator.stats()["totals"]
     assert made == {name: 20}

@@ -20,8 +20,8 @@ PATIENCE = 30.0
 ASYNC = """
 import asyncio, sys
 from pathlib import Path
-from headgate.sessions.restarts import Restart
-from headgate.sessions.supervisor import Supervisor
+from ratekeeper.sessions.restarts import Restart
+from ratekeeper.sessions.supervisor import Supervisor
 
 async def grid(session):
     print("began", flush=True)
@@ -41,7 +41,7 @@ asyncio.run(main())
 """
 
 THREADS = """
-from headgate.sessions.supervisor import Supervisor
+from ratekeeper.sessions.supervisor import Supervisor
 
 def grid(session):
     print("began", flush=True)
@@ -95,7 +95,7 @@ class Program:
 
 def env(folder: Path) -> dict[str, str]:
     """The environment of programs and commands."""
-    return {**os.environ, "HEADGATE_HOME": str(folder / "home"), "PYTHONWARNINGS": "default"}
+    return {**os.environ, "RATEKEEPER_HOME": str(folder / "home"), "PYTHONWARNINGS": "default"}
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def program(folder: Path, code: str) -> Iterator[Program]:
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    """What ``headgate sessions …`` says."""
-    words = [sys.executable, "-m", "headgate", "sessions", *arguments]
+    """What ``ratekeeper sessions …`` says."""
+    words = [sys.executable, "-m", "ratekeeper", "sessions", *arguments]
     done = subprocess.run(words, env=env(folder), capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == code, done.stderr
     return (done.stdout + done.stderr).strip()

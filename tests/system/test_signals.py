@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import faulthandler, json, random, signal, sys, time
-from headgate import Gate
+from ratekeeper import Gate
 class Stop(Exception): pass
 armed = False
 def handler(*_):
@@ -58,9 +58,9 @@ capacity = 10000000
 def test_a_soft_time_limit_breaks_nothing(store: str, seed: int, tmp_path: Path) -> None:
     """Struck hundreds of times at random moments, it raises nothing but what the handler raised, hangs nowhere, and serves
     fifty calls afterwards without a wait."""
-    config = tmp_path / "headgate.toml"
+    config = tmp_path / "ratekeeper.toml"
     config.write_text(WIDE)
-    env = {"HEADGATE_HOME": str(tmp_path / "h"), "HEADGATE_STORE": store, "HEADGATE_CONFIG": str(config)}
+    env = {"RATEKEEPER_HOME": str(tmp_path / "h"), "RATEKEEPER_STORE": store, "RATEKEEPER_CONFIG": str(config)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(seed), "2"],
         env=env,

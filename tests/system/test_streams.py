@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from headgate import Gate
-from headgate.apps.run import environment
-from headgate.sessions.liveness import Liveness
-from headgate.sessions.stream import Message, Stream
-from headgate.sessions.transports import Aiohttp, Transport, Websockets
-from headgate.testing import Emulator
+from ratekeeper import Gate
+from ratekeeper.apps.run import environment
+from ratekeeper.sessions.liveness import Liveness
+from ratekeeper.sessions.stream import Message, Stream
+from ratekeeper.sessions.transports import Aiohttp, Transport, Websockets
+from ratekeeper.testing import Emulator
 
 QUICK = Liveness(stale_after=1.0, first=0.1, longest=1.0, overlap=0.3, overlap_most=3.0)
 TOPIC = "btcusdt@trade"
@@ -79,7 +79,7 @@ async def with_transport(name: str, use: Callable[[Transport], Any]) -> None:
         async with aiohttp.ClientSession() as session:
             await use(Aiohttp(session))
     await asyncio.sleep(0)
-    assert [task.get_name() for task in asyncio.all_tasks() if "headgate" in task.get_name()] == []
+    assert [task.get_name() for task in asyncio.all_tasks() if "ratekeeper" in task.get_name()] == []
 
 
 @pytest.mark.parametrize("library", transports())
@@ -327,21 +327,22 @@ CCXT_PRO = """
 
 GOVERNED = CCXT_PRO.replace(
     "exchange = ccxt.pro.binanceusdm()",
-    "from headgate.adapters.ccxt import govern; exchange = govern(ccxt.pro.binanceusdm())",
+    "from ratekeeper.adapters.ccxt import govern; exchange = govern(ccxt.pro.binanceusdm())",
 )
 
 
 def run_all(emulator: Emulator, folder: Path, programs: dict[str, str], *, unchanged: bool = True) -> None:
-    """Run programs at once, to their ends; Headgate is told of the emulator, and of `unchanged` ones, by the environment."""
+    """Run programs at once, to their ends; Ratekeeper is told of the emulator, and of `unchanged` ones, by the
+    environment."""
     rules = folder / "short.toml"
     rules.write_text(emulator.rules())
-    settings = folder / "headgate.toml"
+    settings = folder / "ratekeeper.toml"
     settings.write_text(f'rules = ["{rules}"]\n')
     env = {
         **(environment(dict(os.environ)) if unchanged else os.environ),
-        "HEADGATE_HOSTS": emulator.hosts,
-        "HEADGATE_HOME": str(folder / "home"),
-        "HEADGATE_CONFIG": str(settings),
+        "RATEKEEPER_HOSTS": emulator.hosts,
+        "RATEKEEPER_HOME": str(folder / "home"),
+        "RATEKEEPER_CONFIG": str(settings),
         "URL": url(emulator),
     }
     running = []
@@ -358,7 +359,7 @@ def run_all(emulator: Emulator, folder: Path, programs: dict[str, str], *, uncha
 
 
 def test_unchanged_programs_keep_to_the_limits(tmp_path: Path) -> None:
-    """Programs that know nothing of Headgate: dials wait across all, messages on each connection, and none is cut."""
+    """Programs that know nothing of Ratekeeper: dials wait across all, messages on each connection, and none is cut."""
     with Emulator("binance-spot", limits={"connections-5m": (5, 3.0)}) as emulator:
         run_all(emulator, tmp_path, PROGRAMS)
         stats = emulator.stats()

@@ -49,8 +49,8 @@ def results(
         yield {name: pool.submit(live, name, folders[name]) for name in WORLDS}
 
 
-def test_room_is_made_for_a_program_that_does_not_use_headgate(world: Callable[..., World]) -> None:
-    """A fourth, ungoverned program spends 20 %: Headgate says so, and after the first window nobody is refused.
+def test_room_is_made_for_a_program_that_does_not_use_ratekeeper(world: Callable[..., World]) -> None:
+    """A fourth, ungoverned program spends 20 %: Ratekeeper says so, and after the first window nobody is refused.
 
     In that first window the newcomer is refused up to 20 times; a ban for it would only hide what follows.
     """

@@ -20,15 +20,15 @@ import httpx
 import pytest
 import requests
 
-from headgate import Blocked, Event, Gate, Policies, Retry
-from headgate.adapters.aiohttp import Middleware
-from headgate.adapters.aiohttp import govern as govern_session
-from headgate.adapters.ccxt import govern
-from headgate.adapters.httpx import Transport
-from headgate.adapters.requests import Adapter
-from headgate.testing import Emulator
+from ratekeeper import Blocked, Event, Gate, Policies, Retry
+from ratekeeper.adapters.aiohttp import Middleware
+from ratekeeper.adapters.aiohttp import govern as govern_session
+from ratekeeper.adapters.ccxt import govern
+from ratekeeper.adapters.httpx import Transport
+from ratekeeper.adapters.requests import Adapter
+from ratekeeper.testing import Emulator
 
-HEADGATE = [sys.executable, "-m", "headgate", "run", "--"]
+RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run", "--"]
 BAN = 600.0
 QUICK = 90.0
 """Seconds within which a program has ended that was told, on a loaded machine."""
@@ -40,7 +40,7 @@ def tell(**found):
     print(json.dumps(found, default=str))
 def answered(status, headers, body):
     headers = {name.lower(): value for name, value in dict(headers).items()}
-    tell(status=status, after=headers.get('retry-after'), made=headers.get('x-headgate-answer'), body=body)
+    tell(status=status, after=headers.get('retry-after'), made=headers.get('x-ratekeeper-answer'), body=body)
 """
 
 HTTP = {
@@ -182,8 +182,8 @@ class Place:
         self.emulator = emulator
         self.home = home
         self.env = {
-            **os.environ, "URL": emulator.url, "HEADGATE_HOSTS": emulator.hosts, "HEADGATE_HOME": str(home),
-            "HEADGATE_STORE": "host://",
+            **os.environ, "URL": emulator.url, "RATEKEEPER_HOSTS": emulator.hosts, "RATEKEEPER_HOME": str(home),
+            "RATEKEEPER_STORE": "host://",
         }  # fmt: skip
         self.namespace = emulator.hosts.partition("=")[2] + "@" + emulator.hosts.partition("=")[0]
 
@@ -192,10 +192,10 @@ class Place:
         return Gate("host://", home=self.home, hosts=self.emulator.hosts, learn=False, **options)
 
     def start(self, source: str, **env: str) -> subprocess.Popen[str]:
-        """A program under `headgate run`."""
+        """A program under `ratekeeper run`."""
         file = self.home.parent / f"program-{len(list(self.home.parent.iterdir()))}.py"
         file.write_text(HEAD + textwrap.dedent(source))
-        command = [*HEADGATE, sys.executable, "-W", "ignore", str(file)]
+        command = [*RATEKEEPER, sys.executable, "-W", "ignore", str(file)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env={**self.env, **env}, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -337,9 +337,9 @@ def test_retries_do_not_hide_it(usdm: Place) -> None:
                 import httpx
                 with httpx.Client() as client:
                     got = [client.get(URL + '/fapi/v1/klines', params={'symbol': 'BTCUSDT'}) for _ in range(8)]
-                tell(statuses=[each.status_code for each in got], made=[each.headers['x-headgate-answer'] for each in got])
+                tell(statuses=[each.status_code for each in got], made=[each.headers['x-ratekeeper-answer'] for each in got])
                 """,
-                HEADGATE_POLICIES="all",
+                RATEKEEPER_POLICIES="all",
             )
         }
     )["retry"]
@@ -405,12 +405,12 @@ def test_who_asked_to_wait_waits(tmp_path: Path) -> None:
         place = Place(emulator, tmp_path / "home")
         with place.gate() as gate:
             gate.block(f"{place.namespace}/ip:default", 6, "ban", "by the exchange")
-            (quick,) = seen({"quick": place.start(wait, HEADGATE_MAX_BLOCK_WAIT="1")})["quick"]
+            (quick,) = seen({"quick": place.start(wait, RATEKEEPER_MAX_BLOCK_WAIT="1")})["quick"]
             assert quick["status"] == 418
             gate.block(f"{place.namespace}/ip:default", 12, "ban", "by the exchange")
             found = seen(
                 {
-                    "asked": place.start(wait, HEADGATE_MAX_BLOCK_WAIT="inf"),
+                    "asked": place.start(wait, RATEKEEPER_MAX_BLOCK_WAIT="inf"),
                     "short": place.start(wait),  # less than the default of 30 s
                 }
             )
@@ -428,13 +428,13 @@ def test_a_pause_by_hand_is_told_at_once_too(usdm: Place, tmp_path: Path) -> Non
     with Emulator("binance-usdm") as emulator:
         place = Place(emulator, tmp_path / "home")
         for options, after in (([], "60"), (["--seconds", "240"], "")):
-            pause = [sys.executable, "-m", "headgate", "pause", "everything", "--reason", "Ann is at lunch", *options]
+            pause = [sys.executable, "-m", "ratekeeper", "pause", "everything", "--reason", "Ann is at lunch", *options]
             subprocess.run(pause, env=place.env, check=True, capture_output=True)
             (told,) = seen({"paused": place.start(ask)})["paused"]
             assert (told["status"], told["made"], told["body"]["code"]) == (429, "refused", -1003)
-            assert "Ann is at lunch" in told["body"]["msg"] and "headgate resume everything" in told["body"]["msg"]
+            assert "Ann is at lunch" in told["body"]["msg"] and "ratekeeper resume everything" in told["body"]["msg"]
             assert told["after"] == after or 100 < int(told["after"]) <= 240
-            resume = [sys.executable, "-m", "headgate", "resume", "everything"]
+            resume = [sys.executable, "-m", "ratekeeper", "resume", "everything"]
             subprocess.run(resume, env=place.env, check=True, capture_output=True)
         assert place.arrived() == 0
 

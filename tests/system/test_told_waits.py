@@ -63,8 +63,8 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, type[Handle
 def test_the_next_request_is_not_early(case: tuple[str, str, type[Handler], str], tmp_path: Path) -> None:
     """Two seconds are two, though the refusal's own date is the first word on the server's clock."""
     provider, path, handler, host = case
-    environment = {**os.environ, "HEADGATE_HOSTS": f"{host}={provider}", "HEADGATE_HOME": str(tmp_path / "home")}
-    command = [str(Path(sys.executable).with_name("headgate")), "run", "--", sys.executable, "-c", PROGRAM]
+    environment = {**os.environ, "RATEKEEPER_HOSTS": f"{host}={provider}", "RATEKEEPER_HOME": str(tmp_path / "home")}
+    command = [str(Path(sys.executable).with_name("ratekeeper")), "run", "--", sys.executable, "-c", PROGRAM]
     subprocess.run([*command, f"http://{host}{path}"], env=environment, check=True, timeout=60)
     assert handler.arrivals[1] - handler.arrivals[0] >= 2.0
     assert handler.arrivals[1] - handler.arrivals[0] < 12  # not for a window more, or for ever

@@ -1,8 +1,8 @@
 """The law while ``Date`` is wrong: what dates an answer is not what counts it (``make soak-clocks`` is the long form).
 
-Three unchanged programs under ``headgate run`` in each world, each world with an exchange and a state folder of its own, all
-of them at the same time. Windows last 8 s here, and 30 s where calls take up to 3 s and some are never answered. A world is
-judged after the first edges that its programs saw; what is refused counts from the first moment.
+Three unchanged programs under ``ratekeeper run`` in each world, each world with an exchange and a state folder of its own,
+all of them at the same time. Windows last 8 s here, and 30 s where calls take up to 3 s and some are never answered. A world
+is judged after the first edges that its programs saw; what is refused counts from the first moment.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.support.server import Server
 
-from headgate.testing import Emulator
+from ratekeeper.testing import Emulator
 
 BOTS = 6
 SECONDS = 8.0
@@ -25,14 +25,14 @@ import httpx
 client = httpx.Client(timeout=10)
 def ask(symbol):
     answer = client.get(URL + "/fapi/v1/klines", params={"symbol": symbol, "interval": "1m", "limit": 20})
-    return answer.status_code, answer.headers.get("x-headgate-age"), answer.json()
+    return answer.status_code, answer.headers.get("x-ratekeeper-age"), answer.json()
 """
 REQUESTS = """
 import requests
 session = requests.Session()
 def ask(symbol):
     answer = session.get(URL + "/fapi/v1/klines", params={"symbol": symbol, "interval": "1m", "limit": 20}, timeout=10)
-    return answer.status_code, answer.headers.get("x-headgate-age"), answer.json()
+    return answer.status_code, answer.headers.get("x-ratekeeper-age"), answer.json()
 """
 CCXT = """
 import ccxt
@@ -43,7 +43,7 @@ for name, url in list(apis.items()):
         apis[name] = url.replace("https://fapi.binance.com", URL)
 def ask(symbol):
     rows = exchange.fapiPublicGetKlines({"symbol": symbol, "interval": "1m", "limit": 20})
-    return 200, exchange.last_response_headers.get("x-headgate-age"), rows
+    return 200, exchange.last_response_headers.get("x-ratekeeper-age"), rows
 """
 LOOP = """
 import json, sys, time
@@ -65,10 +65,10 @@ def _run(folder: Path, emulator: Emulator, policies: str, store: str = "host://"
     """All bots at once; what each reports."""
     environment = {
         **os.environ,
-        "HEADGATE_HOME": str(folder),
-        "HEADGATE_HOSTS": emulator.hosts,
-        "HEADGATE_STORE": store,
-        "HEADGATE_POLICIES": policies,
+        "RATEKEEPER_HOME": str(folder),
+        "RATEKEEPER_HOSTS": emulator.hosts,
+        "RATEKEEPER_STORE": store,
+        "RATEKEEPER_POLICIES": policies,
         "PYTHONWARNINGS": "ignore",
     }
     head = f"URL, SECONDS, SYMBOLS = {emulator.url!r}, {SECONDS}, {SYMBOLS!r}\n"
@@ -76,7 +76,7 @@ def _run(folder: Path, emulator: Emulator, policies: str, store: str = "host://"
     for number in range(BOTS):
         script = folder / f"bot{number}.py"
         script.write_text(head + (HTTPX, REQUESTS, CCXT)[number % 3] + LOOP)
-        command = [sys.executable, "-m", "headgate", "run", "--", sys.executable, str(script)]
+        command = [sys.executable, "-m", "ratekeeper", "run", "--", sys.executable, str(script)]
         bots.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )

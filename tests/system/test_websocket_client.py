@@ -1,4 +1,4 @@
-"""websocket-client under Headgate, against the emulator: what a connection holds, and that it comes back."""
+"""websocket-client under Ratekeeper, against the emulator: what a connection holds, and that it comes back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import websocket
 
-from headgate import Gate
-from headgate.adapters.websocket_client import patch
-from headgate.errors import Rejected
-from headgate.testing import Emulator
+from ratekeeper import Gate
+from ratekeeper.adapters.websocket_client import patch
+from ratekeeper.errors import Rejected
+from ratekeeper.testing import Emulator
 
 PATH = "/v2/ws/public"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
+from ratekeeper import Gate
 
 SUPPORT = Path(__file__).parents[2] / "support"
 sys.path.append(str(SUPPORT))

@@ -1,4 +1,4 @@
-"""headgate.adapters.aiohttp against a real server."""
+"""ratekeeper.adapters.aiohttp against a real server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from headgate import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
-from headgate.adapters.aiohttp import Middleware, middleware
+from ratekeeper import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
+from ratekeeper.adapters.aiohttp import Middleware, middleware
 
 
 def run(gate: Any, use: Callable[[aiohttp.ClientSession], Awaitable[Any]], **options: Any) -> Any:
@@ -59,7 +59,7 @@ def test_redirects_and_resends_are_charged(gate: Any, origin: Any, spent: Any) -
 
 
 def test_refusal_is_a_client_error(gate: Any, origin: Any) -> None:
-    """A rejected call raises what existing except clauses catch, and what Headgate's users catch; nothing is sent."""
+    """A rejected call raises what existing except clauses catch, and what Ratekeeper's users catch; nothing is sent."""
 
     async def use(session: aiohttp.ClientSession) -> None:
         for _ in range(2):
@@ -139,9 +139,9 @@ def test_stream_holds_its_slot(gate: Any, origin: Any, spent: Any) -> None:
 
 def test_shared_gate(monkeypatch: pytest.MonkeyPatch, origin: Any) -> None:
     """`middleware` as it stands asks the shared gate, which knows the hosts of the environment."""
-    monkeypatch.setenv("HEADGATE_STORE", "memory://")
-    monkeypatch.setenv("HEADGATE_HOSTS", f"{origin.place}=binance-usdm")
-    from headgate import Gate
+    monkeypatch.setenv("RATEKEEPER_STORE", "memory://")
+    monkeypatch.setenv("RATEKEEPER_HOSTS", f"{origin.place}=binance-usdm")
+    from ratekeeper import Gate
 
     monkeypatch.setattr(Gate, "_default", None)
 

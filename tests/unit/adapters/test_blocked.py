@@ -14,11 +14,11 @@ import httpx2
 import pytest
 import requests
 
-from headgate import Blocked, Gate
-from headgate.adapters import aiohttp as for_aiohttp
-from headgate.adapters import ccxt as for_ccxt
-from headgate.adapters import httpx as for_httpx
-from headgate.adapters import requests as for_requests
+from ratekeeper import Blocked, Gate
+from ratekeeper.adapters import aiohttp as for_aiohttp
+from ratekeeper.adapters import ccxt as for_ccxt
+from ratekeeper.adapters import httpx as for_httpx
+from ratekeeper.adapters import requests as for_requests
 
 Ask = Callable[..., int]
 
@@ -91,7 +91,7 @@ def test_the_error_holds_the_answer(name: str, origin: Any, gate: Gate) -> None:
     assert isinstance(error, Blocked)
     assert (error.kind, error.scope, error.reason) == ("ban", f"testland@{origin.place}/ip:default", "by the shop")
     assert getattr(error.response, "status_code", getattr(error.response, "status", 0)) == 429
-    assert error.response.headers["x-headgate-answer"] == "refused"
+    assert error.response.headers["x-ratekeeper-answer"] == "refused"
     assert 30 < int(error.response.headers["Retry-After"]) <= 75
     assert origin.arrivals == []
 
@@ -131,6 +131,6 @@ def test_ccxt_asks_its_exchange_what_it_would_raise(kind: str, family: type[Exce
                 exchange.fapiPublicGetTime()
             assert isinstance(caught.value, Blocked)
             assert caught.value.kind == kind
-            assert exchange.last_response_headers["x-headgate-answer"] == "refused"
+            assert exchange.last_response_headers["x-ratekeeper-answer"] == "refused"
             gate.unblock(scope)
         assert len(origin.arrivals) == (kind != "breaker")

@@ -1,4 +1,4 @@
-"""headgate.adapters.ccxt with real ccxt exchanges against a real server."""
+"""ratekeeper.adapters.ccxt with real ccxt exchanges against a real server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import ccxt.async_support
 import ccxt.pro
 import pytest
 
-from headgate import Gate, OutcomeUnknown, Policies, Rejected, RetriesExhausted, Retry
-from headgate.adapters.ccxt import govern
+from ratekeeper import Gate, OutcomeUnknown, Policies, Rejected, RetriesExhausted, Retry
+from ratekeeper.adapters.ccxt import govern
 
 COLOURS = pytest.mark.parametrize("kind", ["sync", "async", "pro"])
 
@@ -98,7 +98,7 @@ def test_retries_are_charged(kind: str, run: Any, origin: Any, spent: Any) -> No
 
 @COLOURS
 def test_refusal_is_a_rate_limit_error(kind: str, run: Any, origin: Any) -> None:
-    """A rejected call raises ccxt's RateLimitExceeded, which is also Headgate's; nothing is sent or retried."""
+    """A rejected call raises ccxt's RateLimitExceeded, which is also Ratekeeper's; nothing is sent or retried."""
     origin.limits = [{"rateLimitType": "REQUEST_WEIGHT", "interval": "DAY", "intervalNum": 1, "limit": 12}]
     klines = {"symbol": "BTCUSDT", "interval": "1m", "limit": 1500}
     run(kind, "fapiPublicGetKlines", klines)

@@ -14,9 +14,9 @@ import httpx2
 import pytest
 import requests
 
-from headgate.adapters.aiohttp import govern
-from headgate.adapters.httpx import AsyncTransport
-from headgate.adapters.requests import Adapter
+from ratekeeper.adapters.aiohttp import govern
+from ratekeeper.adapters.httpx import AsyncTransport
+from ratekeeper.adapters.requests import Adapter
 
 LIBRARIES = pytest.mark.parametrize("lib", [httpx, httpx2], ids=lambda lib: lib.__name__)
 

@@ -1,4 +1,4 @@
-"""headgate.adapters.httpx, with httpx and httpx2, against a real server."""
+"""ratekeeper.adapters.httpx, with httpx and httpx2, against a real server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import httpx
 import httpx2
 import pytest
 
-from headgate import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
-from headgate.adapters.httpx import AsyncTransport, Transport
+from ratekeeper import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
+from ratekeeper.adapters.httpx import AsyncTransport, Transport
 
 BOTH = pytest.mark.parametrize("lib", [httpx, httpx2], ids=["httpx", "httpx2"])
 
@@ -66,7 +66,7 @@ def test_redirects_are_charged(lib: ModuleType, origin: Any, gate: Any, spent: A
 
 @BOTH
 def test_refusal_is_the_librarys_own_error(lib: ModuleType, origin: Any, gate: Any) -> None:
-    """A rejected call raises what existing except clauses catch, and what Headgate's users catch; nothing is sent."""
+    """A rejected call raises what existing except clauses catch, and what Ratekeeper's users catch; nothing is sent."""
 
     def use(get: Any) -> Any:
         while len(origin.arrivals) < 2:

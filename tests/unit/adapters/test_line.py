@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from headgate import Gate
-from headgate.adapters._call import drive, drive_async
-from headgate.adapters._governor import Governor
-from headgate.adapters._line import Line, dialling
-from headgate.adapters.websockets import handshake
-from headgate.errors import Blocked, DeadlineExceeded
+from ratekeeper import Gate
+from ratekeeper.adapters._call import drive, drive_async
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._line import Line, dialling
+from ratekeeper.adapters.websockets import handshake
+from ratekeeper.errors import Blocked, DeadlineExceeded
 
 URL = "ws://127.0.0.1:9/v2/ws/public"
 InFlight = Callable[[str], int]

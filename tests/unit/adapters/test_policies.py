@@ -17,11 +17,11 @@ import httpx2
 import pytest
 import requests
 
-from headgate import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown, Policies, RetriesExhausted, Retry
-from headgate.adapters.aiohttp import Middleware
-from headgate.adapters.httpx import AsyncTransport, Transport
-from headgate.adapters.requests import Adapter
-from headgate.rules.call import Call
+from ratekeeper import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown, Policies, RetriesExhausted, Retry
+from ratekeeper.adapters.aiohttp import Middleware
+from ratekeeper.adapters.httpx import AsyncTransport, Transport
+from ratekeeper.adapters.requests import Adapter
+from ratekeeper.rules.call import Call
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 QUICK = Retry(first=0.02)
@@ -310,8 +310,8 @@ def test_an_answer_is_given_again(client: Any, made: Any, origin: Any) -> None:
     ask = client[0](gate)
     first, again = (ask("GET", f"{origin.url}/rate?symbol=A") for _ in range(2))
     assert first.body == again.body
-    assert (first.headers["x-headgate-answer"], again.headers["x-headgate-answer"]) == ("fresh", "hit")
-    assert 0 <= float(again.headers["x-headgate-age"]) < 60
+    assert (first.headers["x-ratekeeper-answer"], again.headers["x-ratekeeper-answer"]) == ("fresh", "hit")
+    assert 0 <= float(again.headers["x-ratekeeper-age"]) < 60
     assert again.headers["x-place"] == "here"
     assert ask("GET", f"{origin.url}/rate?symbol=B").body != first.body
     assert origin.paths() == ["/rate", "/rate"]
@@ -365,11 +365,11 @@ def test_a_stale_answer_is_better_than_none(client: Any, made: Any, origin: Any)
     origin.trouble = True
     time.sleep(0.06)
     stale = ask("GET", url)
-    assert (stale.status, stale.headers["x-headgate-answer"]) == (200, "stale")
-    assert float(stale.headers["x-headgate-age"]) >= 0.06
+    assert (stale.status, stale.headers["x-ratekeeper-answer"]) == (200, "stale")
+    assert float(stale.headers["x-ratekeeper-age"]) >= 0.06
     sent = len(origin.paths())
     gate.block(f"testland@{origin.place}/ip:default", 60, "ban", "for this test")
-    assert ask("GET", url).headers["x-headgate-answer"] == "stale"
+    assert ask("GET", url).headers["x-ratekeeper-answer"] == "stale"
     assert len(origin.paths()) == sent
     assert len(told) == 2
 
@@ -383,7 +383,7 @@ def test_a_stale_answer_serves_when_the_breaker_opens_between_two_tries(client: 
     assert ask("GET", url).status == 200
     origin.trouble = True
     time.sleep(0.06)
-    assert ask("GET", url).headers["x-headgate-answer"] == "stale"
+    assert ask("GET", url).headers["x-ratekeeper-answer"] == "stale"
     assert len(origin.paths()) == 2
 
 
@@ -453,7 +453,7 @@ def test_single_calls_are_made_as_one(client: Any, made: Any, origin: Any) -> No
     assert {symbol: seen.body["data"]["symbol"] for symbol, seen in found.items() if symbol != "Z"} == {
         symbol: symbol for symbol in "ABCD"
     }
-    assert {found[symbol].headers["x-headgate-answer"] for symbol in "ABCD"} == {"batched"}
+    assert {found[symbol].headers["x-ratekeeper-answer"] for symbol in "ABCD"} == {"batched"}
     assert (found["Z"].status, found["Z"].body["code"]) == (400, -1121)
     assert sorted(origin.paths()) == ["/rate", "/rates"]
     assert [event.fields["calls"] for event in told] == [5]

@@ -1,4 +1,4 @@
-"""headgate.adapters.requests and the urllib3 pools below it, against a real server."""
+"""ratekeeper.adapters.requests and the urllib3 pools below it, against a real server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import requests
 import urllib3
 from urllib3.util import Retry
 
-from headgate import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
-from headgate.adapters.requests import Adapter
+from ratekeeper import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
+from ratekeeper.adapters.requests import Adapter
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_redirects_and_inner_retries_are_charged(gate: Any, origin: Any, spent: 
 
 
 def test_refusal_is_a_request_exception(session: Any, origin: Any) -> None:
-    """A rejected call raises what existing except clauses catch, and what Headgate's users catch; it pickles."""
+    """A rejected call raises what existing except clauses catch, and what Ratekeeper's users catch; it pickles."""
     for _ in range(2):
         session.get(f"{origin.url}/few")
     with pytest.raises(requests.RequestException) as caught:
@@ -148,7 +148,7 @@ def test_pickled_adapter_asks_the_shared_gate() -> None:
     """Sessions with our adapter can still be sent to other processes."""
     copy = pickle.loads(pickle.dumps(Adapter(pool_maxsize=3)))
     assert copy._pool_maxsize == 3
-    assert copy.poolmanager.pool_classes_by_scheme["https"].headgate is copy._governor
+    assert copy.poolmanager.pool_classes_by_scheme["https"].ratekeeper is copy._governor
 
 
 def test_hooks_are_where_we_think(origin: Any) -> None:

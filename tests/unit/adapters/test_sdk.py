@@ -18,10 +18,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from headgate import Blocked, Gate, Rejected
-from headgate.adapters._governor import Governor
-from headgate.adapters._sdk import install, planned, problems
-from headgate.adapters.requests import govern as govern_session
+from ratekeeper import Blocked, Gate, Rejected
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._sdk import install, planned, problems
+from ratekeeper.adapters.requests import govern as govern_session
 
 from forward import ForwardProxy  # isort: skip
 from sdks import KINDS, Kind  # isort: skip - from tests/support, which the folder's conftest puts on the path
@@ -191,9 +191,9 @@ def pooled(origin: Any, tmp_path: Path) -> Iterator[Callable[[str], Gate]]:
     with ExitStack() as stack:
 
         def make(first: str = '"127.0.0.2"') -> Gate:
-            (tmp_path / "headgate.toml").write_text(POOL.format(first=first))
+            (tmp_path / "ratekeeper.toml").write_text(POOL.format(first=first))
             rules = [Path(__file__).parents[2] / "support" / "testland.toml"]
-            settings = {"config": tmp_path / "headgate.toml", "hosts": {origin.place: "testland"}, "max_wait": 2}
+            settings = {"config": tmp_path / "ratekeeper.toml", "hosts": {origin.place: "testland"}, "max_wait": 2}
             return stack.enter_context(Gate("memory://", rules=rules, **settings))
 
         yield make
@@ -287,8 +287,8 @@ def test_hooks_are_where_we_think(name: str) -> None:
     """Every private method that we hook is there, takes what we read, and signs inside, before it sends."""
     kind = KINDS[name]
     advice = (
-        f"{kind.sdk.name} {version(kind.sdk.name)} has moved what Headgate hooks. Look at how it signs and sends now,"
-        f" change headgate.adapters (the module that describes {kind.sdk.name}), then this test"
+        f"{kind.sdk.name} {version(kind.sdk.name)} has moved what Ratekeeper hooks. Look at how it signs and sends now,"
+        f" change ratekeeper.adapters (the module that describes {kind.sdk.name}), then this test"
     )
     assert not problems(kind.sdk, kind.owner), advice
     source = inspect.getsource(inspect.unwrap(getattr(kind.owner, next(iter(kind.sdk.calls)))))
@@ -304,7 +304,7 @@ def test_a_moved_hook_is_said_and_harmless(caplog: pytest.LogCaptureFixture) -> 
             return verb
 
     sdk = KINDS["python-binance"].sdk
-    with caplog.at_level(logging.WARNING, "headgate"):
+    with caplog.at_level(logging.WARNING, "ratekeeper"):
         install(sdk, Client)
         install(sdk, SimpleNamespace(__name__="binance"))
     assert Client()._request("get") == "get"

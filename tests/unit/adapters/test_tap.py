@@ -1,4 +1,4 @@
-"""Something goes wrong inside Headgate, in an unchanged program: the safe share or a refusal, never an open tap."""
+"""Something goes wrong inside Ratekeeper, in an unchanged program: the safe share or a refusal, never an open tap."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 import urllib3
 from origin import Origin
 
-from headgate import Gate
-from headgate.adapters._governor import Governor
-from headgate.adapters.urllib3 import pool_classes
-from headgate.errors import HeadgateError, RuleError
-from headgate.rules.call import Answer
+from ratekeeper import Gate
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters.urllib3 import pool_classes
+from ratekeeper.errors import RatekeeperError, RuleError
+from ratekeeper.rules.call import Answer
 
 SUPPORT = Path(__file__).parents[2] / "support"
 MOST = 1000
@@ -32,7 +32,7 @@ def ask(gate: Gate, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """Makes calls as an unchanged program does; returns how many were sent, and the errors."""
     monkeypatch.setattr(Gate, "_default", gate)
     monkeypatch.setattr(Gate, "_spare", None)
-    monkeypatch.setenv("HEADGATE_HOSTS", f"{origin.place}=testland")
+    monkeypatch.setenv("RATEKEEPER_HOSTS", f"{origin.place}=testland")
     config = Path(SUPPORT / "testland.toml")
     real = Gate.__init__
 
@@ -59,7 +59,7 @@ def ask(gate: Gate, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Iterator
         Gate._spare.close()
 
 
-OURS: dict[str, Any] = {"__name__": "headgate.somewhere"}
+OURS: dict[str, Any] = {"__name__": "ratekeeper.somewhere"}
 exec("def broken(*_, **__):\n    return {}['nobody thought of it']", OURS)
 broken = OURS["broken"]
 
@@ -69,17 +69,19 @@ def test_an_error_of_ours_means_the_safe_share(
 ) -> None:
     """Of a limit of two a day half is left after something went wrong: one call passes, the others are refused, and it
     is said once."""
-    caplog.set_level(logging.WARNING, "headgate")
-    monkeypatch.setattr("headgate.adapters._call.Attempt.wait", _once_broken(gate))
+    caplog.set_level(logging.WARNING, "ratekeeper")
+    monkeypatch.setattr("ratekeeper.adapters._call.Attempt.wait", _once_broken(gate))
     sent, errors = ask(6, "/few")
     assert sent <= 2
     assert len(errors) == 6 - sent
-    assert all(isinstance(error, HeadgateError) and isinstance(error, urllib3.exceptions.HTTPError) for error in errors)
+    assert all(
+        isinstance(error, RatekeeperError) and isinstance(error, urllib3.exceptions.HTTPError) for error in errors
+    )
     assert len([record for record in caplog.records if "safe share" in record.message]) == 2  # the call, the share
 
 
 def _once_broken(gate: Gate) -> Any:
-    from headgate.adapters._call import Attempt
+    from ratekeeper.adapters._call import Attempt
 
     real = Attempt.wait
 
@@ -98,7 +100,7 @@ def test_where_even_that_fails_the_call_is_refused(
     monkeypatch.setattr(Gate, "permit", broken)
     sent, (error,) = ask()
     assert sent == 0
-    assert isinstance(error, HeadgateError)
+    assert isinstance(error, RatekeeperError)
     assert isinstance(error, urllib3.exceptions.HTTPError)
     assert "refused" in str(error)
 
@@ -108,15 +110,15 @@ def test_rules_that_cannot_be_told(ask: Callable[..., Any], gate: Gate, monkeypa
     monkeypatch.setattr(Gate, "match", broken)
     sent, (error,) = ask()
     assert sent == 0
-    assert isinstance(error, HeadgateError)
+    assert isinstance(error, RatekeeperError)
 
 
 def test_the_user_may_prefer_an_open_tap(ask: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch, and only the switch, lets calls pass."""
     monkeypatch.setattr(Gate, "permit", broken)
-    monkeypatch.setenv("HEADGATE_UNGOVERNED_ON_ERROR", "1")
+    monkeypatch.setenv("RATEKEEPER_UNGOVERNED_ON_ERROR", "1")
     assert ask(3) == (3, [])
-    monkeypatch.setenv("HEADGATE_UNGOVERNED_ON_ERROR", "0")
+    monkeypatch.setenv("RATEKEEPER_UNGOVERNED_ON_ERROR", "0")
     assert ask(3)[0] == 0
 
 
@@ -124,9 +126,9 @@ def test_a_broken_configuration_names_its_line(
     ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may say something of any host: calls are refused, with file and line."""
-    config = tmp_path / "headgate.toml"
+    config = tmp_path / "ratekeeper.toml"
     config.write_text("weight = 1\nweigth = 2\n")
-    monkeypatch.setenv("HEADGATE_CONFIG", str(config))
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(config))
     monkeypatch.setattr(Gate, "_default", None)
     sent, (error,) = ask()
     assert sent == 0

@@ -13,8 +13,8 @@ import pytest
 import requests
 import urllib3
 
-from headgate import CannotFit, Rejected
-from headgate.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of, surely_unsent, unconnected
+from ratekeeper import CannotFit, Rejected
+from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of, surely_unsent, unconnected
 
 
 @pytest.mark.parametrize(

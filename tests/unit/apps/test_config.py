@@ -1,4 +1,4 @@
-"""``headgate config``: what it says of a configuration, right or wrong."""
+"""``ratekeeper config``: what it says of a configuration, right or wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from headgate import Gate, Priority
-from headgate.apps.config import command, masked
+from ratekeeper import Gate, Priority
+from ratekeeper.apps.config import command, masked
 
 ROOT = Path(__file__).parents[3]
-WRITTEN = re.compile(r"^```toml\n(# headgate\.toml\n.*?)^```$", re.S | re.M)
+WRITTEN = re.compile(r"^```toml\n(# ratekeeper\.toml\n.*?)^```$", re.S | re.M)
 """A configuration file in the documentation."""
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if WRITTEN.search(page.read_text("utf-8"))]
 
@@ -44,26 +44,26 @@ at = [0.7, 0.9]
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A configuration file that only its owner may read."""
-    path = tmp_path / "headgate.toml"
+    path = tmp_path / "ratekeeper.toml"
     path.write_text(TEXT)
     path.chmod(0o600)
     return path
 
 
 def run(*arguments: object) -> Result:
-    """``headgate config ...``."""
+    """``ratekeeper config ...``."""
     return CliRunner().invoke(command, list(map(str, arguments)))
 
 
 def test_check_says_what_changes_and_what_to_look_at(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A right file: the limits it changes, and all that may not be meant; passwords are not shown."""
-    monkeypatch.setenv("HEADGATE_WEIGHT", "3")
+    monkeypatch.setenv("RATEKEEPER_WEIGHT", "3")
     done = run("check", file)
     assert done.exit_code == 0
     assert done.output.splitlines() == [
         f"{file} is right",
         "  binance-usdm weight-1m: 2,700 of 3,000 weight in 1m (the rules: 2,400 weight in 1m)",
-        f"warning: {file}:1: weight: HEADGATE_WEIGHT is set and goes before it",
+        f"warning: {file}:1: weight: RATEKEEPER_WEIGHT is set and goes before it",
         f"warning: {file}:15: alerts: accepted, but not used yet",
         f"warning: {file}:5: weight-1m: above the 2,400 weight in 1m of the rules: the provider may refuse or ban",
         f"warning: {file}:9: gone: 203.0.113.9 is not an address of this machine",
@@ -88,19 +88,19 @@ def test_check_without_a_file(own_home: Path) -> None:
     """Nothing must be configured; it says where a file would be."""
     done = run("check")
     assert done.exit_code == 0
-    assert f"It would be headgate.toml in {own_home}" in done.output
+    assert f"It would be ratekeeper.toml in {own_home}" in done.output
 
 
 def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value with its source, also as JSON and for one program; secrets are left out."""
-    monkeypatch.setenv("HEADGATE_HOSTS", "b.test=okx")
+    monkeypatch.setenv("RATEKEEPER_HOSTS", "b.test=okx")
     done = run("show", "--json", file)
     assert done.exit_code == 0
     assert "word" not in done.output
     said = json.loads(done.output)
     assert said["file"] == str(file)
     assert {key: (each["value"], each["from"].replace(str(file), "file")) for key, each in said["values"].items()} == {
-        "home": (str(own_home), "HEADGATE_HOME"),
+        "home": (str(own_home), "RATEKEEPER_HOME"),
         "store": ("redis://…@10.0.0.9/0?…", "file:2"),
         "priority": (None, "default"),
         "weight": (2, "file:1"),
@@ -109,7 +109,7 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
         "learn": (True, "default"),
         "policies": ("none", "default"),
         'hosts."127.0.0.1:9300"': ("binance-usdm", "file:19"),
-        'hosts."b.test"': ("okx", "HEADGATE_HOSTS"),
+        'hosts."b.test"': ("okx", "RATEKEEPER_HOSTS"),
         "egress.addresses.here": ("127.0.0.2", "file:8"),
         "egress.addresses.gone": ("203.0.113.9", "file:9"),
         "egress.addresses.far.proxy": ("http://…@10.0.0.2:3128", "file:10"),
@@ -132,10 +132,10 @@ def test_show_policies(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {key: each["value"] for key, each in said.items() if key.startswith("policies")} == {
         "policies.retry": True, "policies.cache.market": 2.0,
     }  # fmt: skip
-    monkeypatch.setenv("HEADGATE_POLICIES", "batch, retry")
+    monkeypatch.setenv("RATEKEEPER_POLICIES", "batch, retry")
     said = json.loads(run("show", "--json", file).output)["values"]
     assert {key: (each["value"], each["from"]) for key, each in said.items() if key.startswith("policies")} == {
-        "policies": ("retry,batch", "HEADGATE_POLICIES")
+        "policies": ("retry,batch", "RATEKEEPER_POLICIES")
     }
 
 
@@ -155,10 +155,10 @@ def test_addresses_lose_their_secrets(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_in_the_documentation_are_right(page: Path, tmp_path: Path) -> None:
-    """Every example that calls itself headgate.toml passes the check."""
+    """Every example that calls itself ratekeeper.toml passes the check."""
     shutil.copy(ROOT / "tests" / "support" / "testland.toml", tmp_path / "my-provider.toml")
     for text in WRITTEN.findall(page.read_text("utf-8")):
-        file = tmp_path / "headgate.toml"
+        file = tmp_path / "ratekeeper.toml"
         file.write_text(text)
         done = run("check", file)
         assert done.exit_code == 0, done.output
@@ -168,7 +168,7 @@ def test_the_example_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     """Numbers, headroom, tiers, classes, a program's own weight, addresses: as the reference describes them."""
     shutil.copy(ROOT / "tests" / "support" / "testland.toml", tmp_path / "my-provider.toml")
     page = ROOT / "docs" / "reference" / "configuration.md"
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text(WRITTEN.findall(page.read_text("utf-8"))[0])
     with Gate("memory://", config=file, home=tmp_path, hosts={}, name="trader.py") as gate:
         limits = gate.provider("binance-usdm").limits

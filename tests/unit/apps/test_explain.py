@@ -1,4 +1,4 @@
-"""`headgate explain`."""
+"""`ratekeeper explain`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from headgate.apps.explain import command
+from ratekeeper.apps.explain import command
 
 KLINES = "https://fapi.binance.com/fapi/v1/klines?limit=1500"
 
 
 def run(*arguments: str, hosts: str = "") -> Result:
     """The command with these arguments."""
-    return CliRunner().invoke(command, list(arguments), env={"HEADGATE_HOSTS": hosts})
+    return CliRunner().invoke(command, list(arguments), env={"RATEKEEPER_HOSTS": hosts})
 
 
 def test_table() -> None:
@@ -96,7 +96,7 @@ def test_unknown_host() -> None:
 
 
 def test_mapped_host() -> None:
-    """HEADGATE_HOSTS is obeyed, and the namespace shows it."""
+    """RATEKEEPER_HOSTS is obeyed, and the namespace shows it."""
     done = run("POST", "http://127.0.0.1:9300/fapi/v1/batchOrders", "--json", hosts="127.0.0.1:9300=binance-usdm")
     found = json.loads(done.output)
     assert found["namespace"] == "binance-usdm@127.0.0.1:9300"

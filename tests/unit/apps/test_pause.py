@@ -1,4 +1,4 @@
-"""``headgate pause`` and ``resume``, and how ``status`` shows what they did."""
+"""``ratekeeper pause`` and ``resume``, and how ``status`` shows what they did."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from headgate import Breaker, Gate, Policies
-from headgate.apps.cli import main
-from headgate.apps.pause import command, resume
-from headgate.apps.status import command as status
-from headgate.errors import BreakerOpen
+from ratekeeper import Breaker, Gate, Policies
+from ratekeeper.apps.cli import main
+from ratekeeper.apps.pause import command, resume
+from ratekeeper.apps.status import command as status
+from ratekeeper.errors import BreakerOpen
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state folder of the test's own."""
-    monkeypatch.setenv("HEADGATE_HOME", str(tmp_path))
-    monkeypatch.setenv("HEADGATE_HOSTS", "")
+    monkeypatch.setenv("RATEKEEPER_HOME", str(tmp_path))
+    monkeypatch.setenv("RATEKEEPER_HOSTS", "")
     return tmp_path
 
 
@@ -32,7 +32,7 @@ def run(made: object, *arguments: str) -> str:
 
 def test_pause_status_resume() -> None:
     """Each in the words that were typed; what else is paused is told."""
-    assert run(command, "*") == "everything is paused: headgate resume everything"
+    assert run(command, "*") == "everything is paused: ratekeeper resume everything"
     assert run(command, "class:order", "--seconds", "90") == "class:order is paused for 90 s"
     assert run(command, "okx/account:main", "--reason", "looking").startswith("okx/account:main is paused")
     shown = run(status)
@@ -48,7 +48,9 @@ def test_pause_status_resume() -> None:
 def test_a_pause_that_lasts_longer_stays() -> None:
     """And the second command says so."""
     run(command, "orders")
-    assert run(command, "orders", "--seconds", "30") == "orders is paused already, and stays so: headgate resume orders"
+    assert (
+        run(command, "orders", "--seconds", "30") == "orders is paused already, and stays so: ratekeeper resume orders"
+    )
     assert run(command, "okx", "--seconds", "90") == "okx is paused for 90 s"
     assert run(command, "okx", "--seconds", "30") == "okx is paused for 90 s"
 

@@ -1,4 +1,4 @@
-"""`headgate rules`."""
+"""`ratekeeper rules`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from headgate.apps.rules import command
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.schema import schema_json
+from ratekeeper.apps.rules import command
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.schema import schema_json
 
 
 def run(*arguments: str, hosts: str = "") -> Result:
     """The command with these arguments."""
-    return CliRunner().invoke(command, list(arguments), env={"HEADGATE_HOSTS": hosts})
+    return CliRunner().invoke(command, list(arguments), env={"RATEKEEPER_HOSTS": hosts})
 
 
 def test_list() -> None:
@@ -43,7 +43,9 @@ def test_show_from_ccxt(tmp_path: Path) -> None:
     assert "4000000 pace per 4s, bucket, per ip" in done.output
     assert "grade C, client code" in done.output
     assert run("show", "ccxt-bitso").output == done.output
-    assert "api.kraken.com has better rules: headgate rules show kraken" in run("show", "kraken", "--from-ccxt").output
+    assert (
+        "api.kraken.com has better rules: ratekeeper rules show kraken" in run("show", "kraken", "--from-ccxt").output
+    )
     assert "All hosts of binanceusdm belong to binance" in run("show", "binanceusdm", "--from-ccxt").output
     kept = tmp_path / "ccxt-binance.toml"
     kept.write_text(run("show", "binance", "--from-ccxt", "--toml").output, encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
+from ratekeeper import Gate
 
 RULES = """
 format = 1

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from headgate import Blocked, Event, Gate, Policies, RetriesExhausted, Retry
-from headgate.gate.permit import Permit
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND
+from ratekeeper import Blocked, Event, Gate, Policies, RetriesExhausted, Retry
+from ratekeeper.gate.permit import Permit
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND
 
 SOON = 20.0
 """Seconds within which a loaded machine tells what it tells at once; every wait below would be longer."""
@@ -108,7 +108,7 @@ def test_a_pause_without_an_end_is_told_at_once(gate: Gate, pool: ThreadPoolExec
     """There is nothing to wait for, unless the program waits however long it takes; the error says who and how."""
     gate.block("shop", None, reason="Ann is at lunch")
     for timeout in (None, 600.0):
-        with pytest.raises(Blocked, match=r"Ann is at lunch.*`headgate resume shop`") as caught:
+        with pytest.raises(Blocked, match=r"Ann is at lunch.*`ratekeeper resume shop`") as caught:
             gate.permit("shop", "GET", "/x", timeout=timeout).acquire()
         assert (caught.value.seconds, caught.value.retry_at) == (None, None)
     (patient,) = waiting(gate, pool, 1, "/x", timeout=math.inf)

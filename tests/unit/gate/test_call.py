@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headgate import (
+from ratekeeper import (
     Blocked,
     Breaker,
     BreakerOpen,
@@ -24,7 +24,7 @@ from headgate import (
     RetriesExhausted,
     Retry,
 )
-from headgate.gate.steps import Parked, drive, drive_async, pausing, waiting
+from ratekeeper.gate.steps import Parked, drive, drive_async, pausing, waiting
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 Make = Callable[..., Gate]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests.support.server import Server
 
-from headgate import CannotFit, DeadlineExceeded, Gate, RuleError
-from headgate.apps.cli import main
-from headgate.gate.configuration import configure
-from headgate.rules.call import Answer, Call
-from headgate.stores.memory import MemoryStore
+from ratekeeper import CannotFit, DeadlineExceeded, Gate, RuleError
+from ratekeeper.apps.cli import main
+from ratekeeper.gate.configuration import configure
+from ratekeeper.rules.call import Answer, Call
+from ratekeeper.stores.memory import MemoryStore
 
 RULES = """
 format = 1
@@ -80,7 +80,7 @@ Gates = Callable[..., Gate]
 def config(tmp_path: Path) -> Path:
     """A configuration with caps."""
     (tmp_path / "shop.toml").write_text(RULES)
-    path = tmp_path / "headgate.toml"
+    path = tmp_path / "ratekeeper.toml"
     path.write_text('rules = ["shop.toml"]\n' + CAPS)
     return path
 
@@ -160,8 +160,8 @@ def test_a_call_above_the_part_says_who_says_so(gates: Gates, config: Path) -> N
 
 
 def test_the_name_may_come_from_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`$HEADGATE_NAME` is the program's name, in lists too."""
-    monkeypatch.setenv("HEADGATE_NAME", "collector")
+    """`$RATEKEEPER_NAME` is the program's name, in lists too."""
+    monkeypatch.setenv("RATEKEEPER_NAME", "collector")
     with Gate(MemoryStore(), config=config, priority="critical") as gate:
         assert fit(gate, account="a") == 6
         assert [name.partition("[")[0] for name in gate.read().members.values()] == ["collector"]
@@ -190,7 +190,7 @@ def test_a_wrong_part_is_one_error_with_its_line(config: Path, wish: str, told: 
 
 def test_commands_show_it(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`config check`, `config show` and `explain` tell what a program may spend."""
-    monkeypatch.setenv("HEADGATE_CONFIG", str(config))
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(config))
     told = []
     for command in (["config", "check"], ["config", "show"], ["explain", "GET", "https://shop.test/"]):
         with pytest.raises(SystemExit):

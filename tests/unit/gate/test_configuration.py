@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate import Batch, Breaker, CannotFit, DeadlineExceeded, Gate, Policies, Priority, Retry, RuleError
-from headgate.gate.configuration import configure
-from headgate.ledger.limit import SECOND
+from ratekeeper import Batch, Breaker, CannotFit, DeadlineExceeded, Gate, Policies, Priority, Retry, RuleError
+from ratekeeper.gate.configuration import configure
+from ratekeeper.ledger.limit import SECOND
 
 Config = Callable[[str], Path]
 
@@ -20,7 +20,7 @@ def config(tmp_path: Path) -> Config:
     """Writes a configuration file."""
 
     def write(text: str) -> Path:
-        path = tmp_path / "headgate.toml"
+        path = tmp_path / "ratekeeper.toml"
         path.write_text(text)
         return path
 
@@ -31,21 +31,21 @@ def test_who_is_heard(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments before the environment, before the program's own part, before the file, before the default."""
     file = config("weight = 2\nmax_wait = 9\n[programs.bot]\nweight = 3\n")
     found = [configure(file), configure(file, name="bot")]
-    monkeypatch.setenv("HEADGATE_WEIGHT", "4")
+    monkeypatch.setenv("RATEKEEPER_WEIGHT", "4")
     found += [configure(file, name="bot"), configure(file, name="bot", weight=5)]
     assert [each.weight for each in found] == [2, 3, 4, 5]
     sources = [each.sources["weight"] for each in found]
-    assert sources == [f"{file}:1", f"{file}:4", "HEADGATE_WEIGHT", "argument"]
+    assert sources == [f"{file}:1", f"{file}:4", "RATEKEEPER_WEIGHT", "argument"]
     assert (found[0].sources["max_wait"], found[0].sources["learn"]) == (f"{file}:2", "default")
 
 
 @pytest.mark.parametrize(
     ("variable", "text", "told"),
     [
-        ("HEADGATE_WEIGHT", "many", "HEADGATE_WEIGHT: expected a whole number from 1, got 'many'"),
-        ("HEADGATE_PRIORITY", "urgent", "HEADGATE_PRIORITY: no priority is called 'urgent'"),
-        ("HEADGATE_HOSTS", "127.0.0.1:1=nobody", "HEADGATE_HOSTS: no rules for 'nobody'"),
-        ("HEADGATE_CONFIG", "/no/such/file", "/no/such/file: cannot be read"),
+        ("RATEKEEPER_WEIGHT", "many", "RATEKEEPER_WEIGHT: expected a whole number from 1, got 'many'"),
+        ("RATEKEEPER_PRIORITY", "urgent", "RATEKEEPER_PRIORITY: no priority is called 'urgent'"),
+        ("RATEKEEPER_HOSTS", "127.0.0.1:1=nobody", "RATEKEEPER_HOSTS: no rules for 'nobody'"),
+        ("RATEKEEPER_CONFIG", "/no/such/file", "/no/such/file: cannot be read"),
     ],
 )
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, told: str) -> None:
@@ -59,14 +59,14 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: st
 def test_the_file_in_the_state_folder_holds(own_home: Path) -> None:
     """Nothing must be named: a file in the state folder is found."""
     own_home.mkdir()
-    (own_home / "headgate.toml").write_text("max_wait = 3")
+    (own_home / "ratekeeper.toml").write_text("max_wait = 3")
     with Gate("memory://") as gate:
         assert gate.max_wait == 3
 
 
 def test_home_and_store(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ledgers lie where the file says."""
-    monkeypatch.delenv("HEADGATE_HOME")
+    monkeypatch.delenv("RATEKEEPER_HOME")
     with (
         Gate(config=config('home = "there"\nstore = "host://"')) as gate,
         gate.permit("okx", "GET", "/api/v5/public/time"),
@@ -107,14 +107,14 @@ def test_how_long_a_block_is_waited_for(config: Config, monkeypatch: pytest.Monk
     assert configure(config("")).max_block_wait == 30
     file = config("max_block_wait = 5\n[programs.bot]\nmax_block_wait = inf\n")
     found = [configure(file), configure(file, name="bot"), configure(file, max_block_wait=0)]
-    monkeypatch.setenv("HEADGATE_MAX_BLOCK_WAIT", "900")
+    monkeypatch.setenv("RATEKEEPER_MAX_BLOCK_WAIT", "900")
     found.append(configure(file))
     assert [each.max_block_wait for each in found] == [5, math.inf, 0, 900]
     sources = [each.sources["max_block_wait"] for each in found]
-    assert sources == [f"{file}:1", f"{file}:3", "argument", "HEADGATE_MAX_BLOCK_WAIT"]
+    assert sources == [f"{file}:1", f"{file}:3", "argument", "RATEKEEPER_MAX_BLOCK_WAIT"]
     for wrong in ("soon", "-1", "nan"):
-        monkeypatch.setenv("HEADGATE_MAX_BLOCK_WAIT", wrong)
-        with pytest.raises(RuleError, match=r"HEADGATE_MAX_BLOCK_WAIT.*a number of seconds from 0"):
+        monkeypatch.setenv("RATEKEEPER_MAX_BLOCK_WAIT", wrong)
+        with pytest.raises(RuleError, match=r"RATEKEEPER_MAX_BLOCK_WAIT.*a number of seconds from 0"):
             configure(file)
 
 
@@ -157,16 +157,16 @@ def test_one_address_by_name(config: Config, new_gate: Callable[..., Gate], monk
     """``egress = "name"`` names the ledgers; the environment's name goes before it."""
     file = config('egress = "office"')
     assert new_gate(config=file).permit("shop", "GET", "/any").plan.charges[0].key == "shop/weight-1h/ip:office"
-    monkeypatch.setenv("HEADGATE_EGRESS", "home")
+    monkeypatch.setenv("RATEKEEPER_EGRESS", "home")
     assert new_gate(config=file).permit("shop", "GET", "/any").plan.charges[0].key == "shop/weight-1h/ip:home"
 
 
 def test_hosts_of_file_and_environment_together(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment's hosts are added to the file's, and go before them."""
-    monkeypatch.setenv("HEADGATE_HOSTS", "a.test=okx,b.test=okx")
+    monkeypatch.setenv("RATEKEEPER_HOSTS", "a.test=okx,b.test=okx")
     found = configure(config('[hosts]\n"A.test" = "bybit"\n"c.test" = "bybit"'))
     assert found.hosts == {"a.test": "okx", "b.test": "okx", "c.test": "bybit"}
-    assert found.sources["hosts.a.test"] == "HEADGATE_HOSTS"
+    assert found.sources["hosts.a.test"] == "RATEKEEPER_HOSTS"
     assert found.sources["hosts.c.test"].endswith(":3")
     book = found.rulebook()
     served = {host: book.for_host(host) for host in found.hosts}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
+from ratekeeper import Gate
 
 INFO = {
     "serverTime": 0,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate import Blocked, Gate, RuleError, UnknownProvider
-from headgate.gate.emergency import emergency, passing, spoken, understood
-from headgate.rules.call import Call
+from ratekeeper import Blocked, Gate, RuleError, UnknownProvider
+from ratekeeper.gate.emergency import emergency, passing, spoken, understood
+from ratekeeper.rules.call import Call
 
 RULES = """
 format = 1

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-import headgate
-from headgate import (
+import ratekeeper
+from ratekeeper import (
     Blocked,
     CannotFit,
     DeadlineExceeded,
@@ -216,7 +216,7 @@ def test_priority_comes_from_the_call_the_block_the_gate_or_the_route(new_gate: 
 
     assert klass(plain.permit("shop", "DELETE", "/order")) == Priority.CRITICAL
     assert klass(gate.permit("shop", "DELETE", "/order")) == Priority.LOW
-    with headgate.priority("high"):
+    with ratekeeper.priority("high"):
         assert klass(gate.permit("shop", "GET", "/x")) == Priority.HIGH
         assert klass(gate.permit("shop", "GET", "/x", priority=Priority.BACKGROUND)) == Priority.BACKGROUND
     with pytest.raises(RuleError, match="use one of critical, high"):
@@ -355,12 +355,12 @@ def test_a_waiting_call_of_a_busy_process_is_served_from_a_bundle(
             assert permit.held
             got.set()
 
-    monkeypatch.setattr("headgate.gate.room.check", lambda *_: None)  # wait for the pause to end
+    monkeypatch.setattr("ratekeeper.gate.room.check", lambda *_: None)  # wait for the pause to end
     thread = threading.Thread(target=waiting)
     thread.start()
     while not gate.room.count:
         assert thread.is_alive()
-    monkeypatch.setattr("headgate.stores.later.Later.busy", lambda *_: True)
+    monkeypatch.setattr("ratekeeper.stores.later.Later.busy", lambda *_: True)
     gate.unblock("binance-usdm")
     assert got.wait(10)
     thread.join(10)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from headgate import Congestion, Gate, gather_bounded, map_bounded
-from headgate.gate.gathering import gather_each
+from ratekeeper import Congestion, Gate, gather_bounded, map_bounded
+from ratekeeper.gate.gathering import gather_each
 
 CALM = Congestion(width=3)
 

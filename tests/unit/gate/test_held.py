@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from headgate.gate import held
-from headgate.gate.held import Held
+from ratekeeper.gate import held
+from ratekeeper.gate.held import Held
 
 
 class Open:
@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Held:
 
 def helpers() -> list[threading.Thread]:
     """Threads that renew."""
-    return [thread for thread in threading.enumerate() if thread.name == "headgate-held"]
+    return [thread for thread in threading.enumerate() if thread.name == "ratekeeper-held"]
 
 
 def test_what_is_open_is_renewed_until_it_is_removed(quick: Held) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.support.server import Server
 
-from headgate import Event, Gate, Policies, Retry
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Feedback
-from headgate.stores.blocks import BlockState
+from ratekeeper import Event, Gate, Policies, Retry
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Feedback
+from ratekeeper.stores.blocks import BlockState
 
 Make = Callable[..., Gate]
 WEIGHT, IP = "shop/weight-1h/ip:default", "shop/ip:default"

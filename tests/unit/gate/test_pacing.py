@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate import Event, Gate
-from headgate.rules.call import Call
-from headgate.stores.inforce import PACED
+from ratekeeper import Event, Gate
+from ratekeeper.rules.call import Call
+from ratekeeper.stores.inforce import PACED
 
 LEDGER = "weight-1h/ip:default"
 
@@ -88,7 +88,7 @@ def test_a_call_larger_than_the_part_fits_still(new_gate: Callable[..., Gate]) -
 
 def test_smooth_pacing_spreads_a_window(rules: Path, tmp_path: Path) -> None:
     """Of ten units an hour one may be spent in six minutes; a bucket is smooth by itself."""
-    config = tmp_path / "headgate.toml"
+    config = tmp_path / "ratekeeper.toml"
     config.write_text('[providers.shop]\npace = "smooth"\n')
     with Gate("memory://", rules=[rules], config=config, home=tmp_path) as gate:
         plan = gate.plan("shop", Call("GET", "/x"))

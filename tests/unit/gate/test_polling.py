@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from headgate import Interval, Poller
-from headgate.errors import Blocked
+from ratekeeper import Interval, Poller
+from ratekeeper.errors import Blocked
 
 QUICK = Interval(shortest=0.001, longest=0.004, errors=1, look=3, calm=2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from headgate import Gate, Priority, priority
+from ratekeeper import Gate, Priority, priority
 
 TEXT = """
 priority = "low"
@@ -20,7 +20,7 @@ priority = "low"
 def test_the_most_precise_pattern_holds(new_gate: Callable[..., Gate], tmp_path: Path) -> None:
     """A route before a shape, a shape before a class of calls, that before the provider, that before the program's class;
     what the code says goes before all of them."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text(TEXT)
     gate = new_gate(config=file)
     calls = {"GET /big": 0, "GET /burst": 4, "DELETE /order": 1, "GET /slot": 2, "GET /unknown": 2}
@@ -34,7 +34,7 @@ def test_the_most_precise_pattern_holds(new_gate: Callable[..., Gate], tmp_path:
 
 def test_patterns_hold_for_mapped_hosts_and_numbered_routes(new_gate: Callable[..., Gate], tmp_path: Path) -> None:
     """A host of the user's own is the same provider; a route that has several rules is one route."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text('[priorities]\n"binance-usdm GET /fapi/v1/openOrders" = "background"\n')
     gate = new_gate(config=file, hosts={"127.0.0.1:9300": "binance-usdm"})
     labels = set()

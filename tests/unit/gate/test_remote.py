@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.support.server import Server
 
-from headgate import Gate
-from headgate.errors import Rejected, StoreUnavailable
-from headgate.stores.redis.store import RedisStore
+from ratekeeper import Gate
+from ratekeeper.errors import Rejected, StoreUnavailable
+from ratekeeper.stores.redis.store import RedisStore
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 
@@ -191,8 +191,8 @@ def test_what_was_never_seen_is_taken_for_used(gate: Gate) -> None:
 
 
 def test_waits_are_added_up_on_the_server(gate: Gate) -> None:
-    """How long calls waited stands there for `headgate status`."""
-    from headgate.gate.waits import read_waits
+    """How long calls waited stands there for `ratekeeper status`."""
+    from ratekeeper.gate.waits import read_waits
 
     for _ in range(3):
         with gate.permit("testland", "GET", "/"):

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from headgate import Gate, Priority, RuleError, StoreError
-from headgate.gate.settings import find_settings, home_folder, load_settings, parse_hosts, program_name, secret_of
+from ratekeeper import Gate, Priority, RuleError, StoreError
+from ratekeeper.gate.settings import find_settings, home_folder, load_settings, parse_hosts, program_name, secret_of
 
 
 def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments win over the environment, the environment over the file, the file over the defaults."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text(
         'store = "memory://"\npriority = "low"\nmax_wait = 7.5\nweight = 3\n'
         '[hosts]\n"127.0.0.1:9300" = "binance-usdm"\n[headroom.binance-usdm]\nweight-1m = "10%"\norders-10s = 20\n'
     )
-    monkeypatch.setenv("HEADGATE_CONFIG", str(file))
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(file))
     with Gate() as gate:
         limits = gate.provider("binance-usdm").limits
         assert (limits["weight-1m"].headroom, limits["orders-10s"].headroom) == (240, 20)
@@ -29,8 +29,8 @@ def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, mon
         found = gate.match("127.0.0.1:9300")
         assert found is not None
         assert found.namespace == "binance-usdm@127.0.0.1:9300"
-    monkeypatch.setenv("HEADGATE_PRIORITY", "high")
-    monkeypatch.setenv("HEADGATE_WEIGHT", "5")
+    monkeypatch.setenv("RATEKEEPER_PRIORITY", "high")
+    monkeypatch.setenv("RATEKEEPER_WEIGHT", "5")
     with Gate(max_wait=1) as gate:
         assert gate.permit("binance-usdm", "GET", "/fapi/v1/time")._klass == Priority.HIGH
         assert (gate.max_wait, gate.weight) == (1, 5)
@@ -82,7 +82,7 @@ WRONG = {
 @pytest.mark.parametrize(("text", "told"), WRONG.items())
 def test_a_wrong_file_is_told_with_line_key_and_remedy(tmp_path: Path, text: str, told: str) -> None:
     """A gate does not start on a wrong file: one clear error names the place, and never a password."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text(text)
     with pytest.raises(RuleError) as caught:
         Gate("memory://", config=file)
@@ -94,7 +94,7 @@ def test_a_wrong_file_is_told_with_line_key_and_remedy(tmp_path: Path, text: str
 
 def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
     """One error says the first mistake; its notes say the others."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text("weight = 0\n\nlearn = 'no'\n")
     with pytest.raises(RuleError) as caught:
         load_settings(file)
@@ -104,7 +104,7 @@ def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
 
 def test_headroom_is_said_once(tmp_path: Path) -> None:
     """The older table and the newer one may not speak of the same limit."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text("[providers.binance-usdm]\nlimits.weight-1m.headroom = 5\n[headroom.binance-usdm]\nweight-1m = 6\n")
     with pytest.raises(RuleError, match=r"toml:4: headroom.binance-usdm.weight-1m: line 2 says it too. Remove one."):
         Gate("memory://", config=file)
@@ -114,29 +114,29 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     """Named, else by the environment, else in the state folder that is named, else in the platform's folder; never in the
     working directory."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "headgate.toml").write_text("nonsense = 1")
+    (tmp_path / "ratekeeper.toml").write_text("nonsense = 1")
     assert find_settings() is None
     homes = {}
-    for name in ("home", "other", "xdg/headgate"):
-        homes[name] = tmp_path / name / "headgate.toml"
+    for name in ("home", "other", "xdg/ratekeeper"):
+        homes[name] = tmp_path / name / "ratekeeper.toml"
         homes[name].parent.mkdir(parents=True)
         homes[name].write_text("weight = 2")
     assert find_settings() == homes["home"]
     assert find_settings(None, tmp_path / "other") == homes["other"]
-    monkeypatch.delenv("HEADGATE_HOME")
+    monkeypatch.delenv("RATEKEEPER_HOME")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
-        assert find_settings() == homes["xdg/headgate"]
-    monkeypatch.setenv("HEADGATE_CONFIG", str(homes["other"]))
+        assert find_settings() == homes["xdg/ratekeeper"]
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(homes["other"]))
     assert find_settings() == homes["other"]
     assert find_settings(homes["home"]) == homes["home"]
-    monkeypatch.setenv("HEADGATE_CONFIG", os.devnull)
+    monkeypatch.setenv("RATEKEEPER_CONFIG", os.devnull)
     assert load_settings().weight == 1
 
 
 def test_folders_are_meant_from_the_file(tmp_path: Path) -> None:
     """Relative paths do not depend on where a program was started."""
-    file = tmp_path / "headgate.toml"
+    file = tmp_path / "ratekeeper.toml"
     file.write_text('home = "state"\nrules = ["mine.toml"]')
     said = load_settings(file)
     assert (said.home, said.rules) == (str(tmp_path / "state"), [str(tmp_path / "mine.toml")])
@@ -151,7 +151,7 @@ def test_a_module_is_called_by_its_package(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_missing_file_is_told() -> None:
     """A file that is named must be there."""
     with pytest.raises(RuleError, match="cannot be read"):
-        load_settings("/no/such/headgate.toml")
+        load_settings("/no/such/ratekeeper.toml")
 
 
 def test_hosts_in_text_and_their_errors() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate import Event, Gate
-from headgate.ledger.limit import SECOND
-from headgate.rules.book import Rulebook
+from ratekeeper import Event, Gate
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import Rulebook
 
 RULES = """
 format = 1

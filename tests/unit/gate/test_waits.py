@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from headgate.errors import StoreUnavailable
-from headgate.gate.waits import Wait, Waits, read_waits
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Priority
-from headgate.stores.memory import MemoryStore
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.gate.waits import Wait, Waits, read_waits
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Priority
+from ratekeeper.stores.memory import MemoryStore
 
 
 def test_processes_add_to_one_sum() -> None:

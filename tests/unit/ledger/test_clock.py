@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.ledger.clock import FIRST_DOUBT, ServerClock
-from headgate.ledger.limit import SECOND
+from ratekeeper.ledger.clock import FIRST_DOUBT, ServerClock
+from ratekeeper.ledger.limit import SECOND
 
 MILLI = SECOND // 1000
 BEGIN = 1000 * SECOND

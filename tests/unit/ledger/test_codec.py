@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.ledger.codec import convert, create, pack, unpack
-from headgate.ledger.limit import SECOND, Instant, Limit, Window
+from ratekeeper.ledger.codec import convert, create, pack, unpack
+from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
 
 KINDS = list(Window)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.base import Ledger
-from headgate.ledger.codec import create
-from headgate.ledger.decide import refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import create
+from ratekeeper.ledger.decide import refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 
 pytestmark = pytest.mark.usefixtures("dates_count")
 

@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.ledger.edge import BLIND_DOUBT, FIRST_DOUBT, Edges
-from headgate.ledger.limit import SECOND, Instant
+from ratekeeper.ledger.edge import BLIND_DOUBT, FIRST_DOUBT, Edges
+from ratekeeper.ledger.limit import SECOND, Instant
 
 MINUTE = 60 * SECOND
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.base import UNKNOWN
-from headgate.ledger.flows import Bucket, Sliding, Slots
-from headgate.ledger.limit import SECOND, Instant, Limit, Window
+from ratekeeper.ledger.base import UNKNOWN
+from ratekeeper.ledger.flows import Bucket, Sliding, Slots
+from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
 
 WHO = (1, 0)
 

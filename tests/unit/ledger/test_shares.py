@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.base import Ledger
-from headgate.ledger.codec import create
-from headgate.ledger.limit import SECOND, Instant, Limit, Window
-from headgate.ledger.shares import AGED, above, fair_lack
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import create
+from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
+from ratekeeper.ledger.shares import AGED, above, fair_lack
 
 pytestmark = pytest.mark.usefixtures("dates_count")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.policy.breaker import Breaker, Health, troubled
-from headgate.rules.call import Outcome
+from ratekeeper.policy.breaker import Breaker, Health, troubled
+from ratekeeper.rules.call import Outcome
 
 SCOPES = ("binance-usdm", "binance-usdm/class:market", "binance-usdm/ip:default")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.policy.congestion import Congestion, Crowding, Going
+from ratekeeper.policy.congestion import Congestion, Crowding, Going
 
 
 def crowded(congestion: Congestion, refusals: int) -> Crowding:

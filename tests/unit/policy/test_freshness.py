@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.policy.freshness import Cache, Kept, Service
+from ratekeeper.policy.freshness import Cache, Kept, Service
 
 KEPT = Kept(at=100.0, ttl=30.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.policy.interval import Interval, Rhythm
+from ratekeeper.policy.interval import Interval, Rhythm
 
 
 def after(interval: Interval, rhythm: Rhythm, *polls: bool | None) -> Rhythm:
@@ -41,7 +41,7 @@ def test_calm_halves_down_to_the_shortest() -> None:
 
 
 def test_a_poll_that_was_not_made_tells_nothing() -> None:
-    """What Headgate refused is no error of the provider's."""
+    """What Ratekeeper refused is no error of the provider's."""
     interval = Interval(errors=0, look=2)
     assert after(interval, interval.begin(), None, None, None) == interval.begin()
 

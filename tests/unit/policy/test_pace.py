@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from headgate.ledger.limit import SECOND
-from headgate.policy.pace import WHOLE, Pace, Paced, Streak
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
 
 RIGHT, GUESS = Pace(60.0), Pace(1.0, beta=0.85, guessed=True)
 

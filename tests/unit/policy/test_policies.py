@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from headgate.errors import RuleError
-from headgate.policy.policies import Batch, Policies
-from headgate.policy.retry import Retry
+from ratekeeper.errors import RuleError
+from ratekeeper.policy.policies import Batch, Policies
+from ratekeeper.policy.retry import Retry
 
 
 def test_nothing_is_on_by_itself() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried, backoff
-from headgate.rules.call import Outcome
+from ratekeeper.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried, backoff
+from ratekeeper.rules.call import Outcome
 
 READ = Repeat(safe=True, begun=0.0, deadline=900.0)
 ORDER = Repeat(safe=False, begun=0.0, deadline=900.0)

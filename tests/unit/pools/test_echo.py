@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.pools.echo import public_address
+from ratekeeper.pools.echo import public_address
 
 
 @pytest.mark.parametrize(

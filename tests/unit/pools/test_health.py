@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from headgate.ledger.limit import SECOND
-from headgate.pools.health import REST, WARNINGS, Health
-from headgate.stores.memory import MemoryStore
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.pools.health import REST, WARNINGS, Health
+from ratekeeper.stores.memory import MemoryStore
 
 PLACE = "shop/egress:a"
 

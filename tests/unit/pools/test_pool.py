@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headgate import Blocked, DeadlineExceeded, Gate
+from ratekeeper import Blocked, DeadlineExceeded, Gate
 
 RULES = """
 format = 1
@@ -79,7 +79,7 @@ def new_gate(tmp_path: Path) -> Any:
     (tmp_path / "shop.toml").write_text(RULES)
 
     def make(config: str = POOL, **options: Any) -> Gate:
-        path = tmp_path / "headgate.toml"
+        path = tmp_path / "ratekeeper.toml"
         path.write_text(config)
         made.append(Gate("memory://", config=path, rules=[tmp_path / "shop.toml"], **options))
         return made[-1]
@@ -276,8 +276,8 @@ def test_a_cancelled_wait_leaves_nothing(new_gate: Callable[..., Gate]) -> None:
 def test_a_program_told_its_address_does_not_choose(
     new_gate: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``HEADGATE_EGRESS`` names the one address of this program, with its way out."""
-    monkeypatch.setenv("HEADGATE_EGRESS", "c")
+    """``RATEKEEPER_EGRESS`` names the one address of this program, with its way out."""
+    monkeypatch.setenv("RATEKEEPER_EGRESS", "c")
     gate = new_gate()
     assert take(gate) == "c"
     assert gate.permit("shop", "GET", "/x").egress.bind == "127.0.0.4"

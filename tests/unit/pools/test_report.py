@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from headgate import Gate
-from headgate.ledger.limit import SECOND
-from headgate.pools.report import views
+from ratekeeper import Gate
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.pools.report import views
 
 CONFIG = """
 [egress.addresses]
@@ -23,7 +23,7 @@ backups = ["c", "d"]
 
 def test_every_address_has_a_row(tmp_path: Path) -> None:
     """State, warnings, end of a ban or a rest, and the limit nearest to full; other scopes that spent have rows too."""
-    path = tmp_path / "headgate.toml"
+    path = tmp_path / "ratekeeper.toml"
     path.write_text(CONFIG)
     with Gate("memory://", config=path) as gate:
         for egress in ("a", "elsewhere"):
@@ -45,7 +45,7 @@ def test_every_address_has_a_row(tmp_path: Path) -> None:
 
 def test_limits_of_an_endpoint_count_for_their_address(tmp_path: Path) -> None:
     """Where every endpoint of an address has a limit of its own, the fullest of them stands for the address."""
-    path = tmp_path / "headgate.toml"
+    path = tmp_path / "ratekeeper.toml"
     path.write_text(CONFIG)
     with Gate("memory://", config=path) as gate:
         for endpoint, times in (("ticker", 2), ("books", 1)):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate import RuleError
-from headgate.gate.settings import load_settings
-from headgate.pools.settings import EgressSettings, addresses_of, pins
+from ratekeeper import RuleError
+from ratekeeper.gate.settings import load_settings
+from ratekeeper.pools.settings import EgressSettings, addresses_of, pins
 
 GOOD = """
 [egress]
@@ -27,7 +27,7 @@ pin = { desk = "main" }
 
 def load(folder: Path, text: str) -> EgressSettings:
     """The egress part of a configuration file."""
-    path = folder / "headgate.toml"
+    path = folder / "ratekeeper.toml"
     path.write_text(text)
     found = load_settings(path).egress
     assert isinstance(found, EgressSettings)
@@ -46,7 +46,7 @@ def test_addresses_may_be_bound_or_proxied(tmp_path: Path) -> None:
 
 def test_one_name_is_still_enough(tmp_path: Path) -> None:
     """``egress = "name"`` names the one address, as it always did."""
-    path = tmp_path / "headgate.toml"
+    path = tmp_path / "ratekeeper.toml"
     path.write_text('egress = "office"')
     assert load_settings(path).egress == "office"
 
@@ -69,5 +69,5 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: tuple[str, str], key: st
     with pytest.raises(RuleError) as caught:
         load(tmp_path, GOOD.replace(*change))
     assert caught.value.key == key
-    assert "headgate.toml" in caught.value.file
+    assert "ratekeeper.toml" in caught.value.file
     assert "word" not in str(caught.value)

@@ -10,13 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from headgate.errors import StoreUnavailable
-from headgate.ledger.limit import SECOND
-from headgate.pools.address import Address
-from headgate.pools.echo import Echo
-from headgate.pools.health import WARNINGS, Health
-from headgate.pools.when import age, stamp
-from headgate.stores.memory import MemoryStore
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.echo import Echo
+from ratekeeper.pools.health import WARNINGS, Health
+from ratekeeper.pools.when import age, stamp
+from ratekeeper.stores.memory import MemoryStore
 
 PLACE = "shop/egress:a"
 DAY = 86_400 * SECOND

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headgate.rules.checks import check
-from headgate.rules.provider import Provider
-from headgate.rules.schema import File
+from ratekeeper.rules.checks import check
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File
 
 
 def whole(fragment: dict[str, Any]) -> dict[str, Any]:

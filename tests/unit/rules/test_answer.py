@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.support.ends import until
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Answer, Block, Call, Feedback, Outcome
-from headgate.rules.provider import Provider
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome
+from ratekeeper.rules.provider import Provider
 
 NOW = 1_795_220_621 * SECOND
 DATE = "Sat, 21 Nov 2026 00:23:41 GMT"

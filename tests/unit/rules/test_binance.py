@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from tests.support.ends import until
 
-from headgate.ledger.limit import SECOND, Window
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Call, Feedback, Outcome, Plan, Priority
-from headgate.rules.provider import Provider
-from headgate.rules.routing import listed
+from ratekeeper.ledger.limit import SECOND, Window
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Answer, Call, Feedback, Outcome, Plan, Priority
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.routing import listed
 
 NOW = 1_795_220_621 * SECOND
 MANY = [f"S{i}" for i in range(150)]

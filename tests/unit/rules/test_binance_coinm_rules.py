@@ -8,10 +8,10 @@ import pytest
 from tests.support.bundled import NOW, charges, plan, told
 from tests.support.ends import until
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Outcome
-from headgate.rules.provider import Provider
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Outcome
+from ratekeeper.rules.provider import Provider
 
 WEIGHT = "binance-coinm/weight-1m/ip:default"
 ORDERS = "binance-coinm/orders-1m/account:anonymous"

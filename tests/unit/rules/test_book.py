@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headgate.errors import RuleError, UnknownProvider
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Call
-from headgate.rules.provider import Provider
+from ratekeeper.errors import RuleError, UnknownProvider
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.provider import Provider
 
 OWN = """
 format = 1
@@ -48,7 +48,7 @@ def test_unknown() -> None:
     """An unknown name, also in a mapping of hosts, is an error that lists the known ones."""
     with pytest.raises(UnknownProvider, match="binance-usdm"):
         Rulebook.load().provider("kraken-of-the-deep")
-    with pytest.raises(UnknownProvider, match="HEADGATE_HOSTS"):
+    with pytest.raises(UnknownProvider, match="RATEKEEPER_HOSTS"):
         Rulebook.load(hosts={"localhost": "nobody"})
 
 

@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 import pytest
 from tests.support.bundled import matches, plan
 
-from headgate.ledger.limit import Window
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Call, Priority
-from headgate.rules.provider import Provider
-from headgate.rules.routing import listed
+from ratekeeper.ledger.limit import Window
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Call, Priority
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.routing import listed
 
 NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 

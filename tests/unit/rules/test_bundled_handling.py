@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from tests.support.bundled import WHO, ask, call_of, key, matches, plan, safe, single, told
 
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Outcome
-from headgate.rules.handling import class_of
-from headgate.rules.provider import Provider
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Outcome
+from ratekeeper.rules.handling import class_of
+from ratekeeper.rules.provider import Provider
 
 NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 

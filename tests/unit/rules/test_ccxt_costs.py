@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from headgate.rules.call import Call
-from headgate.rules.ccxt_costs import capped, cost_of, dearer, dearest
-from headgate.rules.cost import compile_cost, evaluate
-from headgate.rules.schema import Term
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.ccxt_costs import capped, cost_of, dearer, dearest
+from ratekeeper.rules.cost import compile_cost, evaluate
+from ratekeeper.rules.schema import Term
 
 BANDS = {"cost": 1, "byLimit": [[50, 2], [100, 5]]}
 FALLING = {"cost": 1, "noSymbolAndNoSymbols": 40, "byNumberOfSymbols": [[101, 40], [21, 20], [0, 1]]}

@@ -14,17 +14,17 @@ import ccxt
 import pytest
 from ccxt.base.types import Entry
 
-from headgate.errors import UnknownProvider
-from headgate.ledger.limit import Window
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Call
-from headgate.rules.ccxt_tables import PREFIX, acquaint, derive, exchanges_at, urls_of
-from headgate.rules.check_costs import unready
-from headgate.rules.checks import check
-from headgate.rules.files import parse
-from headgate.rules.provider import Provider
-from headgate.rules.schema import File
-from headgate.rules.writing import to_toml
+from ratekeeper.errors import UnknownProvider
+from ratekeeper.ledger.limit import Window
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.ccxt_tables import PREFIX, acquaint, derive, exchanges_at, urls_of
+from ratekeeper.rules.check_costs import unready
+from ratekeeper.rules.checks import check
+from ratekeeper.rules.files import parse
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File
+from ratekeeper.rules.writing import to_toml
 
 EVERY = pytest.mark.parametrize("name", ccxt.exchanges)
 MINUTE = 60_000_000

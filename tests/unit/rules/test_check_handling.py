@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from headgate.errors import RuleError
-from headgate.rules.schema import File
+from ratekeeper.errors import RuleError
+from ratekeeper.rules.schema import File
 
 ROUTES = '[[routes]]\nmatch = ["GET /a", "GET /all", "POST /b/{id}", "GET /b/{id}"]\n'
 MERGE = ROUTES + '[[merges]]\nby = "x"\n'

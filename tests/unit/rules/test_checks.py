@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from headgate.errors import RuleError
-from headgate.rules.check_costs import refuse_unready, unready
-from headgate.rules.schema import File
+from ratekeeper.errors import RuleError
+from ratekeeper.rules.check_costs import refuse_unready, unready
+from ratekeeper.rules.schema import File
 
 LIMIT = 'unit = "calls"\ncapacity = 10\nperiod = "1m"\n'
 TWO = '[[routes]]\nmatch = "GET /a/{x}"\n%s\n[[routes]]\nmatch = "GET /a/{y}"\n%s\n'

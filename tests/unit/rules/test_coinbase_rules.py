@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.support.bundled import NOW, charges, plan, told
 
-from headgate.ledger.limit import SECOND, Window
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Outcome
-from headgate.rules.provider import Provider
+from ratekeeper.ledger.limit import SECOND, Window
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Outcome
+from ratekeeper.rules.provider import Provider
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headgate.rules.call import Call
-from headgate.rules.cost import compile_cost, evaluate, references
-from headgate.rules.schema import Cost
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.cost import compile_cost, evaluate, references
+from ratekeeper.rules.schema import Cost
 
 KLINES = {"by": "limit", "bands": [[99, 1], [499, 2], [1000, 5]], "above": 10, "missing": 5}
 TICKERS = [{"has": "symbol", "cost": 2}, {"count": "symbols", "bands": [[20, 2], [100, 40]], "above": 80}, 80]

@@ -7,9 +7,9 @@ import json
 import pytest
 from tests.support.calls import sample_calls
 
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Answer, Call, Outcome
-from headgate.rules.provider import Provider
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.provider import Provider
 
 SECOND = 1_000_000_000
 NOW = 1_763_694_000 * SECOND + 250_000_000
@@ -33,7 +33,7 @@ def test_every_provider_refuses_in_a_form_that_its_own_rules_know(name: str, kin
         if not plan.route or plan.route.startswith("WS"):
             continue
         made = rules.denial(plan, kind, f"{name}/ip:default", END, NOW, "shut (why)")
-        assert (made.headers["Retry-After"], made.headers["X-Headgate-Reason"]) == ("75", "shut (why)")
+        assert (made.headers["Retry-After"], made.headers["X-Ratekeeper-Reason"]) == ("75", "shut (why)")
         assert "retry-after" not in made.headers
         json.loads(made.body)
         headers = {header.lower(): value for header, value in made.headers.items()}
@@ -81,7 +81,7 @@ def test_where_nobody_knows_the_end() -> None:
     """Ask again in a minute; no hint says anything else."""
     rules = provider("kucoin")
     made = rules.denial(rules.plan(Call("GET", "/api/v1/accounts")), "pause", "*", 0, NOW, "paused\nby \u00e9")
-    assert (made.headers["Retry-After"], made.headers["X-Headgate-Reason"]) == ("60", "paused by ?")
+    assert (made.headers["Retry-After"], made.headers["X-Ratekeeper-Reason"]) == ("60", "paused by ?")
     assert "gw-ratelimit-reset" not in made.headers
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate.rules import envelopes
-from headgate.rules.book import DATA
-from headgate.rules.envelopes import Envelope, filled, put
+from ratekeeper.rules import envelopes
+from ratekeeper.rules.book import DATA
+from ratekeeper.rules.envelopes import Envelope, filled, put
 
 NOW = 1_763_694_000_123_456_789
 TABLE = tomllib.loads(Path(envelopes.__file__).with_name("envelopes.toml").read_text("utf-8"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from headgate.errors import RuleError
-from headgate.rules.files import parse, parse_head, read, read_head
+from ratekeeper.errors import RuleError
+from ratekeeper.rules.files import parse, parse_head, read, read_head
 
 GOOD = """
 format = 1

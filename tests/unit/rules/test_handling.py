@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from tests.support.bundled import WHO, ask, call_of, key, safe, single
 
-from headgate.rules.call import Call
-from headgate.rules.handling import fingerprint
-from headgate.rules.provider import Provider
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.handling import fingerprint
+from ratekeeper.rules.provider import Provider
 
 KEY = {"x-key": "k1"}
 FILE = """

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tests.support.bundled import charges, plan, told
 
-from headgate.errors import RuleError
-from headgate.ledger.limit import SECOND, Window
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Call, Identity, Outcome, Priority
-from headgate.rules.provider import Provider
-from headgate.rules.schema import File
+from ratekeeper.errors import RuleError
+from ratekeeper.ledger.limit import SECOND, Window
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call, Identity, Outcome, Priority
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headgate.ledger.limit import SECOND, Limit, Window
-from headgate.rules.learning import learn_rows
-from headgate.rules.schema import Learn
+from ratekeeper.ledger.limit import SECOND, Limit, Window
+from ratekeeper.rules.learning import learn_rows
+from ratekeeper.rules.schema import Learn
 
 LEARN = Learn(
     route="GET /info",

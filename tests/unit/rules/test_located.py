@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.rules.located import faults, key_lines, line_of
+from ratekeeper.rules.located import faults, key_lines, line_of
 
 TEXT = '''\
 # a comment
@@ -84,7 +84,7 @@ def test_what_is_not_there_has_the_line_of_what_is_around_it() -> None:
     lines = key_lines(TEXT)
     assert line_of(lines, "$.table.a.z[3].y") == 6
     assert line_of(lines, "$.nowhere.[::1]:9300") == 0
-    assert line_of(lines, "HEADGATE_HOSTS") == 0
+    assert line_of(lines, "RATEKEEPER_HOSTS") == 0
 
 
 NAME = st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=6)

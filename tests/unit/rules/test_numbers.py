@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from headgate.errors import RuleError
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Call
-from headgate.rules.numbers import chosen
-from headgate.rules.provider import Provider
-from headgate.rules.schema import File
+from ratekeeper.errors import RuleError
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.numbers import chosen
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File
 
 FRAGMENT = """
 [limits]

@@ -8,11 +8,11 @@ import pytest
 from tests.support.bundled import NOW, charges, plan, told
 from tests.support.ends import until
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Call, Identity, Outcome, Priority
-from headgate.rules.provider import Provider
-from headgate.rules.times import http_date
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call, Identity, Outcome, Priority
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.times import http_date
 
 SWAP, SPOT, OPTION = "BTC-USDT-SWAP", "BTC-USDT", "BTC-USD-261225-90000-C"
 ORDER = "POST /api/v5/trade/order"

@@ -8,10 +8,10 @@ import pytest
 from tests.support.bundled import NOW, charges, plan, told
 from tests.support.ends import until
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Call, Outcome, Priority
-from headgate.rules.provider import Provider
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call, Outcome, Priority
+from ratekeeper.rules.provider import Provider
 
 QUERY = "POST /v1/public/query"
 MILLI = SECOND // 1000

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Answer, Call, Identity, Plan, Priority
-from headgate.rules.provider import Provider
-from headgate.rules.scopes import digest
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Answer, Call, Identity, Plan, Priority
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.scopes import digest
 
 FRAGMENT = """
 [owners]

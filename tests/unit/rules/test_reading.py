@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from headgate.rules.call import Call
-from headgate.rules.reading import count, dig_json, header, number, reader, text
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.reading import count, dig_json, header, number, reader, text
 
 
 @pytest.mark.parametrize(

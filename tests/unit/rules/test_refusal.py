@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.support.ends import until
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.call import Answer, Call, Feedback, Outcome
-from headgate.rules.provider import Provider
-from headgate.rules.refusal import redact
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.refusal import redact
 
 NOW = 1_795_220_621 * SECOND
 DAY = 86_400 * SECOND

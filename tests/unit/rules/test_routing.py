@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from headgate.rules.call import Call
-from headgate.rules.routing import Router, spread
-from headgate.rules.schema import File
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.routing import Router, spread
+from ratekeeper.rules.schema import File
 
 FRAGMENT = """
 [limits]

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from headgate.rules.book import DATA
-from headgate.rules.files import read
-from headgate.rules.sample import sample
+from ratekeeper.rules.book import DATA
+from ratekeeper.rules.files import read
+from ratekeeper.rules.sample import sample
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from headgate.rules.check_costs import unready
-from headgate.rules.checks import check
-from headgate.rules.provider import Provider
-from headgate.rules.schema import File, schema_json
+from ratekeeper.rules.check_costs import unready
+from ratekeeper.rules.checks import check
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File, schema_json
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 PAGE = (REFERENCE / "rules-format.md").read_text("utf-8")
@@ -34,7 +34,7 @@ def completed(fragment: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_schema_is_current() -> None:
-    """The stored JSON schema is what `headgate rules schema` prints."""
+    """The stored JSON schema is what `ratekeeper rules schema` prints."""
     assert (REFERENCE / "rules.schema.json").read_bytes() == schema_json()
 
 
@@ -51,7 +51,7 @@ def test_page(title: str, later: bool, code: str) -> None:
 def test_page_is_complete() -> None:
     """Every field of the format occurs in the page's prose or TOML."""
     structs = [
-        kind for kind in vars(__import__("headgate.rules.schema", fromlist=["x"])).values() if isinstance(kind, type)
+        kind for kind in vars(__import__("ratekeeper.rules.schema", fromlist=["x"])).values() if isinstance(kind, type)
     ]
     fields = {name for kind in structs if issubclass(kind, msgspec.Struct) for name in kind.__struct_encode_fields__}
     assert {name for name in fields if not re.search(rf"\b{re.escape(name)}\b", PAGE)} == set()

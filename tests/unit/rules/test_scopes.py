@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 
-from headgate.rules.call import Call, Identity
-from headgate.rules.schema import Owner
-from headgate.rules.scopes import digest, owner_of, scope_text
+from ratekeeper.rules.call import Call, Identity
+from ratekeeper.rules.schema import Owner
+from ratekeeper.rules.scopes import digest, owner_of, scope_text
 
 OWNERS = {"account": Owner(header=["x-key", "authorization"]), "key": Owner(header="x-key")}
 

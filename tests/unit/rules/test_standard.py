@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.limit import SECOND
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Call, Feedback, Outcome
-from headgate.rules.standard import Standard, read_standard
-from headgate.rules.times import Wait
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.standard import Standard, read_standard
+from ratekeeper.rules.times import Wait
 
 NOW = 1_795_220_621 * SECOND
 DATES = ("Sat, 21 Nov 2026 00:38:41 GMT", "Saturday, 21-Nov-26 00:38:41 GMT", "Sat Nov 21 00:38:41 2026")

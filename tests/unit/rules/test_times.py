@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.limit import SECOND, Instant
-from headgate.rules.times import (
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.rules.times import (
     Wait,
     bounded,
     duration,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from headgate.rules.book import DATA
-from headgate.rules.files import parse, read
-from headgate.rules.schema import Condition, Term
-from headgate.rules.writing import inline, to_toml
+from ratekeeper.rules.book import DATA
+from ratekeeper.rules.files import parse, read
+from ratekeeper.rules.schema import Condition, Term
+from ratekeeper.rules.writing import inline, to_toml
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.toml")), ids=lambda path: path.stem)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from headgate import Gate
-from headgate.sessions.dialects import Habits, dialect_of, habits_of
+from ratekeeper import Gate
+from ratekeeper.sessions.dialects import Habits, dialect_of, habits_of
 
 
 def test_many_topics_in_few_messages() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.sessions.health import Health
-from headgate.sessions.restarts import Restart
+from ratekeeper.sessions.health import Health
+from ratekeeper.sessions.restarts import Restart
 
 START = Health(beat=100.0, checked=100.0)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from headgate.sessions.history import KEPT, Record, Records
-from headgate.sessions.restarts import Progress, Recovery
+from ratekeeper.sessions.history import KEPT, Record, Records
+from ratekeeper.sessions.restarts import Progress, Recovery
 
 
 def test_kept_and_read(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headgate.sessions.liveness import Dials, Gaps, Liveness
+from ratekeeper.sessions.liveness import Dials, Gaps, Liveness
 
 
 def heard(*instants: float) -> Gaps:

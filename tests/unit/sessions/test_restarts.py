@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.sessions.restarts import (
+from ratekeeper.sessions.restarts import (
     Failure,
     Pause,
     Progress,

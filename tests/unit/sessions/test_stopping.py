@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from headgate.sessions.stopping import stop_all, stop_all_async
+from ratekeeper.sessions.stopping import stop_all, stop_all_async
 
 
 class Part:

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
-from headgate.errors import Blocked, HeadgateError
-from headgate.gate.events import Event
-from headgate.sessions.history import Record, Records
-from headgate.sessions.job import Run
-from headgate.sessions.restarts import Restart
-from headgate.sessions.session import Session
-from headgate.sessions.supervisor import Supervisor
+from ratekeeper import Gate
+from ratekeeper.errors import Blocked, RatekeeperError
+from ratekeeper.gate.events import Event
+from ratekeeper.sessions.history import Record, Records
+from ratekeeper.sessions.job import Run
+from ratekeeper.sessions.restarts import Restart
+from ratekeeper.sessions.session import Session
+from ratekeeper.sessions.supervisor import Supervisor
 
 QUICK = Restart(first=0.01, longest=0.05, cooldown=0.05, proven=0.02, check_every=0.02, stop_within=0.3, most=1000)
 PATIENCE = 10.0
@@ -302,7 +302,7 @@ def test_components_stop_in_reverse_order(tmp_path: Path, caplog: pytest.LogCapt
             for part in (Part("first"), Part("raises"), AsyncPart("async"), Part("hangs"), AsyncPart("hangs async")):
                 supervisor.add(part.name, part, settings=QUICK)
 
-    with caplog.at_level("INFO", "headgate"):
+    with caplog.at_level("INFO", "ratekeeper"):
         asyncio.run(main())
     hang.set()
     assert stopped == ["hangs async", "hangs", "async", "raises", "first"]
@@ -336,9 +336,9 @@ def test_two_programs_cannot_run_one_session(tmp_path: Path) -> None:
 
     with Supervisor(home=tmp_path, name="bot") as one, Supervisor(home=tmp_path, name="bot") as two:
         one.add("grid", job, settings=QUICK)
-        with pytest.raises(HeadgateError, match="already run"):
+        with pytest.raises(RatekeeperError, match="already run"):
             two.add("grid", job)
-        with pytest.raises(HeadgateError, match="already run"):
+        with pytest.raises(RatekeeperError, match="already run"):
             one.add("grid", job)
 
 

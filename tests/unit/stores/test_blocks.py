@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate.errors import StoreUnavailable
-from headgate.ledger.limit import SECOND, Charge, Limit
-from headgate.stores.blocks import Blocks, BlockState, read_blocks, write_blocks
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.ledger.limit import SECOND, Charge, Limit
+from ratekeeper.stores.blocks import Blocks, BlockState, read_blocks, write_blocks
 
 WALL = 1_800_000_000 * SECOND
 WEEK = 7 * 86_400 * SECOND

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from headgate.stores.busy import Part
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.stores.busy import Part
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
 
 KEY = "shop/weight/ip:default"
 WHO = (7, 0)  # the highest class: nothing is kept for classes above it

@@ -15,8 +15,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from headgate.errors import StoreUnavailable, StoreVersionError
-from headgate.stores.environment import Environment, boot_id
+from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.stores.environment import Environment, boot_id
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import gc
 import threading
 import time
 
-from headgate.ledger.limit import Instant
-from headgate.stores.later import Later, Rider
-from headgate.stores.records import Grant
+from ratekeeper.ledger.limit import Instant
+from ratekeeper.stores.later import Later, Rider
+from ratekeeper.stores.records import Grant
 
 
 class Writer:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from tests.support.hand import KEY, SHOP, charges, now
 
-from headgate.errors import StoreUnavailable
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Window
-from headgate.stores.host import HostStore
-from headgate.stores.records import Grant
-from headgate.stores.safe import SafeStore
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Window
+from ratekeeper.stores.host import HostStore
+from ratekeeper.stores.records import Grant
+from ratekeeper.stores.safe import SafeStore
 
 PLAN = charges(100)
 WHO = (7, 0)

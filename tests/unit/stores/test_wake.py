@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.stores.wake import Doorbells
+from ratekeeper.stores.wake import Doorbells
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from headgate.ledger.decide import Refusal
-from headgate.ledger.limit import SECOND, Charge, Limit
-from headgate.waiting.queue import AGEING, Lane, Queue, Waiter
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Limit
+from ratekeeper.waiting.queue import AGEING, Lane, Queue, Waiter
 
 LIMIT = Limit("l", "w", 100, SECOND)
 FAR = 1 << 60

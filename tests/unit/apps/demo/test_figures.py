@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headgate.apps.demo.figures import Half, Plan, as_json, measure
+from ratekeeper.apps.demo.figures import Half, Plan, as_json, measure
 
 PLAN = Plan(window=10, windows=2, workers=4)
 BEGIN = 1_000.0
@@ -74,6 +74,6 @@ def test_what_waits_comes_from_the_store() -> None:
     measure(half, PLAN, BEGIN, stats(BEGIN + 5), {"limits": [{"spenders": spenders}], "waits": waits})
     assert {each.name: each.waiting for each in half.programs} == {"ccxt_bot": 0, "requests_bot": 0, "httpx_bot": 40}
     found = as_json(PLAN, Half(governed=False), half)
-    assert found["with_headgate"]["waits"] == waits
-    assert found["with_headgate"]["calls"] == 12
-    assert found["without_headgate"]["calls"] == 0
+    assert found["with_ratekeeper"]["waits"] == waits
+    assert found["with_ratekeeper"]["calls"] == 12
+    assert found["without_ratekeeper"]["calls"] == 0

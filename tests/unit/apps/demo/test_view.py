@@ -7,14 +7,14 @@ import io
 import pytest
 from rich.console import Console
 
-from headgate.apps.demo.figures import Half, Plan, Program
-from headgate.apps.demo.view import closing, live, plain_line
+from ratekeeper.apps.demo.figures import Half, Plan, Program
+from ratekeeper.apps.demo.view import closing, live, plain_line
 
 PLAN = Plan(window=10, windows=2, workers=4)
 
 
 def bare() -> Half:
-    """A half without Headgate that is over: one window full, then a ban."""
+    """A half without Ratekeeper that is over: one window full, then a ban."""
     programs = [Program("ccxt_bot", 10, 100, 3, 7), Program("requests_bot", 20, 300), Program("httpx_bot", 40, 600)]
     trace = [(0.5 * n, min(1.0, n / 8), "" if n < 8 else "429" if n < 9 else "418") for n in range(40)]
     return Half(
@@ -23,7 +23,7 @@ def bare() -> Half:
 
 
 def governed(seconds: float) -> Half:
-    """A half with Headgate, so far."""
+    """A half with Ratekeeper, so far."""
     programs = [Program(name, 30, 333, waiting=50) for name in ("ccxt_bot", "requests_bot", "httpx_bot")]
     waits = {"low": {"calls": 9, "mean_seconds": 1.25, "longest_seconds": 7.5}}
     trace = [(0.5 * n, 1.0, "") for n in range(int(seconds * 2))]
@@ -44,8 +44,8 @@ def test_live_fits_a_small_terminal(seconds: float) -> None:
     """Never more than 23 lines of 80 columns, and always both halves."""
     text = drawn(live(PLAN, bare(), governed(seconds), 0.0))
     assert len(text.splitlines()) <= 23
-    assert "Without Headgate" in text
-    assert "headgate run -- python bot.py" in text
+    assert "Without Ratekeeper" in text
+    assert "ratekeeper run -- python bot.py" in text
 
 
 def test_live_says_when_it_begins() -> None:
@@ -61,12 +61,12 @@ def test_closing_compares_both_halves() -> None:
     assert lines["Calls refused (429)"] == ["3", "0"]
     assert lines["Bans"] == ["1", "0"]
     assert "1.2 s · 7.5 s" in text
-    assert "headgate run -- python your_bot.py" in text
+    assert "ratekeeper run -- python your_bot.py" in text
     assert "please report" not in text
 
 
 def test_a_promise_that_was_broken_is_not_hidden() -> None:
-    """If anything was refused with Headgate, the closing words say so."""
+    """If anything was refused with Ratekeeper, the closing words say so."""
     half = governed(20.0)
     half.throttled = 2
     assert "please report it" in drawn(closing(PLAN, bare(), half))

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from headgate.apps.emulator.accounting import Bill, Meter, StrictLimit
+from ratekeeper.apps.emulator.accounting import Bill, Meter, StrictLimit
 
 SECOND = 1_000_000_000
 

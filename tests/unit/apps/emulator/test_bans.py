@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headgate.apps.emulator.bans import LONGEST, Bans
+from ratekeeper.apps.emulator.bans import LONGEST, Bans
 
 SECOND = 1_000_000_000
 

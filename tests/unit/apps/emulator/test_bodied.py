@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from headgate.apps.emulator.accounting import Meter
-from headgate.apps.emulator.bitget import Bitget
-from headgate.apps.emulator.bodied import Bodied, candle_rows, flat, named, objects
-from headgate.apps.emulator.incoming import Arrival, Failure, Fault, Incoming
-from headgate.apps.emulator.market import USDM_SYMBOLS
-from headgate.apps.emulator.options import Options
-from headgate.apps.emulator.orderly import Orderly
-from headgate.apps.emulator.tariff import Tariff
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Call, Outcome
-from headgate.rules.provider import Provider
+from ratekeeper.apps.emulator.accounting import Meter
+from ratekeeper.apps.emulator.bitget import Bitget
+from ratekeeper.apps.emulator.bodied import Bodied, candle_rows, flat, named, objects
+from ratekeeper.apps.emulator.incoming import Arrival, Failure, Fault, Incoming
+from ratekeeper.apps.emulator.market import USDM_SYMBOLS
+from ratekeeper.apps.emulator.options import Options
+from ratekeeper.apps.emulator.orderly import Orderly
+from ratekeeper.apps.emulator.tariff import Tariff
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.provider import Provider
 
 NOW = 1_800_000_000_000
 BTC = USDM_SYMBOLS["BTCUSDT"]

@@ -8,7 +8,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.apps.emulator.chances import Chances
+from ratekeeper.apps.emulator.chances import Chances
 
 SHARES = st.floats(0.001, 1)
 

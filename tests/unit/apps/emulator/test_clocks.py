@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from headgate.apps.emulator.clocks import MACHINES, SECOND, Clocks
-from headgate.apps.emulator.options import Options
+from ratekeeper.apps.emulator.clocks import MACHINES, SECOND, Clocks
+from ratekeeper.apps.emulator.options import Options
 
 WALL = 1_800_000_000 * SECOND
 

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from headgate.apps.emulator.accounting import StrictLimit
-from headgate.apps.emulator.exchange import plain_body
-from headgate.apps.emulator.incoming import Fault, Incoming
-from headgate.apps.emulator.spot import Spot
-from headgate.apps.emulator.usdm import Usdm
+from ratekeeper.apps.emulator.accounting import StrictLimit
+from ratekeeper.apps.emulator.exchange import plain_body
+from ratekeeper.apps.emulator.incoming import Fault, Incoming
+from ratekeeper.apps.emulator.spot import Spot
+from ratekeeper.apps.emulator.usdm import Usdm
 
 NOW = 1_800_000_030_500
 SECOND = 1_000_000_000

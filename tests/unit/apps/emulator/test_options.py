@@ -6,9 +6,9 @@ import inspect
 
 import pytest
 
-from headgate.apps.emulate import command
-from headgate.apps.emulator.options import LimitChange, Options, parse_latency, parse_limit
-from headgate.testing import Emulator
+from ratekeeper.apps.emulate import command
+from ratekeeper.apps.emulator.options import LimitChange, Options, parse_latency, parse_limit
+from ratekeeper.testing import Emulator
 
 
 def test_latency_is_one_number_or_a_span() -> None:

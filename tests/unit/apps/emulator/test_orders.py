@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from headgate.apps.emulator.incoming import Fault, Incoming
-from headgate.apps.emulator.market import SPOT_SYMBOLS, USDM_SYMBOLS
-from headgate.apps.emulator.orders import OrderDesk, statistics
+from ratekeeper.apps.emulator.incoming import Fault, Incoming
+from ratekeeper.apps.emulator.market import SPOT_SYMBOLS, USDM_SYMBOLS
+from ratekeeper.apps.emulator.orders import OrderDesk, statistics
 
 NOW = 1_800_000_000_000
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from headgate.apps.emulator.accounting import Meter
-from headgate.apps.emulator.incoming import Arrival
-from headgate.apps.emulator.options import Options
-from headgate.apps.emulator.plain import Plain
-from headgate.apps.emulator.tariff import Tariff
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Answer, Call, Outcome
+from ratekeeper.apps.emulator.accounting import Meter
+from ratekeeper.apps.emulator.incoming import Arrival
+from ratekeeper.apps.emulator.options import Options
+from ratekeeper.apps.emulator.plain import Plain
+from ratekeeper.apps.emulator.tariff import Tariff
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Answer, Call, Outcome
 
 SECOND = 1_000_000_000
 NOW = 1_763_694_000 * SECOND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headgate.apps.emulator.reading import read_call
+from ratekeeper.apps.emulator.reading import read_call
 
 
 def test_query_form_and_json_are_told_apart() -> None:

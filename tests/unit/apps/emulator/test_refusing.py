@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from tests.support.calls import sample_calls
 
-from headgate.apps.emulator.incoming import Arrival
-from headgate.apps.emulator.options import LimitChange, Options
-from headgate.apps.emulator.refusing import Refused, Refuser, write_instant
-from headgate.apps.emulator.tariff import Tariff
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Answer, Call, Outcome
-from headgate.rules.envelopes import Envelope
-from headgate.rules.times import instant
+from ratekeeper.apps.emulator.incoming import Arrival
+from ratekeeper.apps.emulator.options import LimitChange, Options
+from ratekeeper.apps.emulator.refusing import Refused, Refuser, write_instant
+from ratekeeper.apps.emulator.tariff import Tariff
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.envelopes import Envelope
+from ratekeeper.rules.times import instant
 
 SECOND = 1_000_000_000
 NOW = 1_763_694_000 * SECOND

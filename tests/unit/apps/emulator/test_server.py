@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from headgate.apps.emulator.options import LimitChange, Options
-from headgate.apps.emulator.server import Emulation
-from headgate.rules.book import Rulebook
-from headgate.rules.call import Answer, Call
+from ratekeeper.apps.emulator.options import LimitChange, Options
+from ratekeeper.apps.emulator.server import Emulation
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Answer, Call
 
 TIME = "/fapi/v1/time"
 KLINES = "/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=99"

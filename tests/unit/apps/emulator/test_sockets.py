@@ -14,12 +14,12 @@ from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from headgate.apps.emulator.incoming import Incoming
-from headgate.apps.emulator.market import USDM_SYMBOLS
-from headgate.apps.emulator.options import LimitChange, Options
-from headgate.apps.emulator.orders import OrderDesk
-from headgate.apps.emulator.server import Emulation
-from headgate.rules.book import Rulebook
+from ratekeeper.apps.emulator.incoming import Incoming
+from ratekeeper.apps.emulator.market import USDM_SYMBOLS
+from ratekeeper.apps.emulator.options import LimitChange, Options
+from ratekeeper.apps.emulator.orders import OrderDesk
+from ratekeeper.apps.emulator.server import Emulation
+from ratekeeper.rules.book import Rulebook
 
 PATIENCE = 20.0
 

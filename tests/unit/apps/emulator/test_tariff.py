@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from headgate.apps.emulator.options import LimitChange, Options
-from headgate.apps.emulator.tariff import Tariff
-from headgate.rules.book import DATA, Rulebook
-from headgate.rules.call import Call
+from ratekeeper.apps.emulator.options import LimitChange, Options
+from ratekeeper.apps.emulator.tariff import Tariff
+from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.call import Call
 
 SECOND = 1_000_000_000
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.apps.emulator.binance import Binance
-from headgate.apps.emulator.bitget import Bitget
-from headgate.apps.emulator.options import Options
-from headgate.apps.emulator.orderly import Orderly
-from headgate.apps.emulator.plain import Plain
-from headgate.apps.emulator.tariff import Tariff
-from headgate.apps.emulator.venues import venue_of
-from headgate.rules.book import Rulebook
+from ratekeeper.apps.emulator.binance import Binance
+from ratekeeper.apps.emulator.bitget import Bitget
+from ratekeeper.apps.emulator.options import Options
+from ratekeeper.apps.emulator.orderly import Orderly
+from ratekeeper.apps.emulator.plain import Plain
+from ratekeeper.apps.emulator.tariff import Tariff
+from ratekeeper.apps.emulator.venues import venue_of
+from ratekeeper.rules.book import Rulebook
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from headgate.apps.emulator.accounting import Refusal, StrictLimit
-from headgate.apps.emulator.incoming import Fault
-from headgate.apps.emulator.wording import Wording, check_key, check_signed, interval
+from ratekeeper.apps.emulator.accounting import Refusal, StrictLimit
+from ratekeeper.apps.emulator.incoming import Fault
+from ratekeeper.apps.emulator.wording import Wording, check_key, check_signed, interval
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000_000

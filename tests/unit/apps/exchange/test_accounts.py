@@ -9,10 +9,10 @@ import ccxt
 import pytest
 from click.testing import CliRunner
 
-from headgate import RuleError
-from headgate.apps.config import command as config
-from headgate.apps.exchange.accounts import Account, chosen, connected, without_secrets
-from headgate.gate.settings import SettingsFile, read_settings
+from ratekeeper import RuleError
+from ratekeeper.apps.config import command as config
+from ratekeeper.apps.exchange.accounts import Account, chosen, connected, without_secrets
+from ratekeeper.gate.settings import SettingsFile, read_settings
 
 KEY, SECRET = "kk" + "11", "ss" + "22"
 TABLES = """
@@ -35,14 +35,14 @@ market = "swap"
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the surroundings."""
     for name in ("KEY", "SECRET", "PASSWORD", "UID"):
-        monkeypatch.delenv(f"HEADGATE_EXCHANGE_{name}", raising=False)
-    monkeypatch.setenv("HEADGATE_HOME", str(tmp_path))
-    monkeypatch.setenv("HEADGATE_HOSTS", "")
+        monkeypatch.delenv(f"RATEKEEPER_EXCHANGE_{name}", raising=False)
+    monkeypatch.setenv("RATEKEEPER_HOME", str(tmp_path))
+    monkeypatch.setenv("RATEKEEPER_HOSTS", "")
 
 
 def written(folder: Path, text: str = TABLES) -> SettingsFile:
     """A configuration file."""
-    path = folder / "headgate.toml"
+    path = folder / "ratekeeper.toml"
     path.write_text(text)
     return read_settings(path)
 
@@ -94,11 +94,11 @@ def test_keys_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MAIN_SECRET", SECRET)
     exchange = connect(chosen("", "main", file), file)
     assert (exchange.apiKey, exchange.secret) == (KEY, SECRET)
-    monkeypatch.setenv("HEADGATE_EXCHANGE_KEY", "k3")
-    monkeypatch.setenv("HEADGATE_EXCHANGE_SECRET", "s3")
-    with pytest.raises(RuleError, match="okx needs keys: set HEADGATE_EXCHANGE_PASSWORD"):
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_KEY", "k3")
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_SECRET", "s3")
+    with pytest.raises(RuleError, match="okx needs keys: set RATEKEEPER_EXCHANGE_PASSWORD"):
         connected(chosen("okx", "", file), file=file)
-    monkeypatch.setenv("HEADGATE_EXCHANGE_PASSWORD", "p3")
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_PASSWORD", "p3")
     exchange = connect(chosen("okx", "", file), file)
     assert (exchange.apiKey, exchange.secret, exchange.password) == ("k3", "s3", "p3")
     assert exchange.options["defaultType"] == "swap"
@@ -136,10 +136,10 @@ def test_a_key_in_the_configuration_is_refused_and_not_repeated(tmp_path: Path) 
 
 def test_a_wrong_url_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """File and line."""
-    monkeypatch.setenv("HEADGATE_EXCHANGE_KEY", "k3")
-    monkeypatch.setenv("HEADGATE_EXCHANGE_SECRET", "s3")
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_KEY", "k3")
+    monkeypatch.setenv("RATEKEEPER_EXCHANGE_SECRET", "s3")
     file = written(tmp_path, '[exchanges.binanceusdm]\nurl = "ftp://a"\n')
-    with pytest.raises(RuleError, match=r"headgate.toml:2: .*write http"):
+    with pytest.raises(RuleError, match=r"ratekeeper.toml:2: .*write http"):
         connected(chosen("", "", file), file=file)
 
 
@@ -151,7 +151,7 @@ def test_messages_without_secrets() -> None:
 
 
 def test_a_key_in_the_configuration_is_not_shown(tmp_path: Path) -> None:
-    """``headgate config show`` lists names of variables, and nothing that may be a key."""
+    """``ratekeeper config show`` lists names of variables, and nothing that may be a key."""
     file = written(tmp_path, f'[exchanges.main]\nkey = "{KEY}"\nsecret = "MAIN_SECRET"\n')
     shown = CliRunner().invoke(config, ["show", str(file.path)])
     assert shown.exit_code == 0

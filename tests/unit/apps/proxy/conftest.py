@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate
-from headgate.apps.proxy.clients import open_session
-from headgate.apps.proxy.serve import listen
-from headgate.apps.proxy.server import Proxy
-from headgate.apps.proxy.upstreams import Upstream, Upstreams
+from ratekeeper import Gate
+from ratekeeper.apps.proxy.clients import open_session
+from ratekeeper.apps.proxy.serve import listen
+from ratekeeper.apps.proxy.server import Proxy
+from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 
 SUPPORT = Path(__file__).parents[3] / "support"
 sys.path.append(str(SUPPORT))

@@ -1,4 +1,4 @@
-"""headgate.apps.proxy.forward: real bytes in, real bytes out."""
+"""ratekeeper.apps.proxy.forward: real bytes in, real bytes out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_request_goes_on_byte_for_byte(raw: Any, proxied: Any) -> None:
     request = (
         f"POST /testland{STRANGE} HTTP/1.1\r\nhost: ignored\r\nX-MiXed: 1\r\nAccept: a\r\nx-key: k1\r\nAccept: b\r\n"
         "Content-Type: text/weird\r\nContent-Length: 4\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\n"
-        "X-Headgate-Priority: low\r\nX-Headgate-Timeout: 3\r\n\r\n"
+        "X-Ratekeeper-Priority: low\r\nX-Ratekeeper-Timeout: 3\r\n\r\n"
     ).encode() + b"\x00\xffa\n"
 
     async def use(here: Any) -> None:
@@ -144,7 +144,7 @@ def test_expect_continue(raw: Any, proxied: Any) -> None:
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             writer.close()
         reader, writer = await here.connect()
-        writer.write(ask + b"X-Headgate-Timeout: 0\r\n\r\n")
+        writer.write(ask + b"X-Ratekeeper-Timeout: 0\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 429 ")
         writer.close()
 
@@ -250,7 +250,7 @@ def test_nothing_to_connect_to(raw: Any, proxied: Any, spent: Any) -> None:
     raw.__exit__()
     status, body = proxied(lambda here: here.get("/testland/a"))
     error = json.loads(body)["error"]
-    assert (status, error["sent"], error["by"]) == (502, "no", "headgate")
+    assert (status, error["sent"], error["by"]) == (502, "no", "ratekeeper")
     assert spent() == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""headgate.apps.proxy.server: who may come in, where calls go, and what is said instead of an answer."""
+"""ratekeeper.apps.proxy.server: who may come in, where calls go, and what is said instead of an answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from headgate.apps.proxy.upstreams import Upstream
+from ratekeeper.apps.proxy.upstreams import Upstream
 
 
 def error_of(found: tuple[int, bytes]) -> dict[str, Any]:
     """What the proxy says of itself."""
     told: dict[str, Any] = json.loads(found[1])["error"]
-    assert told["by"] == "headgate"
+    assert told["by"] == "ratekeeper"
     return told
 
 
@@ -51,7 +51,7 @@ def test_it_is_no_forward_proxy(raw: Any, proxied: Any) -> None:
     assert raw.requests == []
 
 
-@pytest.mark.parametrize("shown", ["X-Headgate-Token: t-1", "/t/t-1"])
+@pytest.mark.parametrize("shown", ["X-Ratekeeper-Token: t-1", "/t/t-1"])
 def test_the_token_in_a_header_or_in_the_path(shown: str, raw: Any, proxied: Any) -> None:
     """Nobody gets further without it, and it never goes on."""
     header, prefix = (shown, "") if ":" in shown else ("X: 1", shown)
@@ -59,7 +59,7 @@ def test_the_token_in_a_header_or_in_the_path(shown: str, raw: Any, proxied: Any
     async def use(here: Any) -> None:
         for path in ("/", "/testland/a", "/t/t-2/testland/a", "/t/t-1x/"):
             assert (await here.get(path))[0] == 401
-        assert (await here.get("/testland/a", "X-Headgate-Token: t-2"))[0] == 401
+        assert (await here.get("/testland/a", "X-Ratekeeper-Token: t-2"))[0] == 401
         assert (await here.get("/healthz"))[0] == 200
         assert (await here.get(f"{prefix}/", header))[0] == 200
         assert (await here.get(f"{prefix}/testland/a?b=1", header))[0] == 200
@@ -76,10 +76,10 @@ def test_a_refusal_explains_itself(raw: Any, proxied: Any) -> None:
     async def use(here: Any) -> Any:
         for _ in range(2):
             assert (await here.get("/testland/few"))[0] == 200
-        return await here.ask(b"GET /testland/few HTTP/1.1\r\nHost: p\r\nX-Headgate-Timeout: 1.5\r\n\r\n")
+        return await here.ask(b"GET /testland/few HTTP/1.1\r\nHost: p\r\nX-Ratekeeper-Timeout: 1.5\r\n\r\n")
 
     head, body = proxied(use)
-    assert head.startswith(b"HTTP/1.1 429 ") and b"X-Headgate-Error: DeadlineExceeded" in head
+    assert head.startswith(b"HTTP/1.1 429 ") and b"X-Ratekeeper-Error: DeadlineExceeded" in head
     after = int(head.split(b"Retry-After: ")[1].split(b"\r\n")[0])
     told = json.loads(body)["error"]
     assert (told["limit"], told["retry_after"]) == ("few-1d", after)
@@ -87,7 +87,7 @@ def test_a_refusal_explains_itself(raw: Any, proxied: Any) -> None:
     until = datetime.fromisoformat(told["until"]).timestamp()
     assert until <= time.time() + after < until + 2
     assert [(spender["taken"], spender["priority"]) for spender in told["spent_by"]] == [(2, "high")]
-    assert "X-Headgate-Timeout" in told["remedy"]
+    assert "X-Ratekeeper-Timeout" in told["remedy"]
     assert len(raw.requests) == 2
 
 
@@ -100,7 +100,7 @@ def test_a_long_ban_is_told_in_the_providers_form(raw: Any, gate: Any, proxied: 
     assert time.monotonic() - begun < 30
     assert head.startswith(b"HTTP/1.1 429 ")
     assert 45 <= int(head.split(b"Retry-After: ")[1].split(b"\r\n")[0]) <= 75
-    assert b"X-Headgate-Error: Blocked" in head and b"x-headgate-answer: refused" in head
+    assert b"X-Ratekeeper-Error: Blocked" in head and b"x-ratekeeper-answer: refused" in head
     told = json.loads(body)
     assert told["code"] == -1003
     assert "asked too much" in told["message"]
@@ -115,7 +115,7 @@ def test_a_short_ban_is_waited_for(raw: Any, gate: Any, proxied: Any) -> None:
     assert time.monotonic() - begun >= 0.3
     gate.max_block_wait = 0.0
     gate.block(gate.scope("testland/ip:default"), 0.4, "ban", "asked too much")
-    assert proxied(lambda here: here.get("/testland/a", "X-Headgate-Timeout: 20"))[0] == 200
+    assert proxied(lambda here: here.get("/testland/a", "X-Ratekeeper-Timeout: 20"))[0] == 200
 
 
 def test_a_pause_without_end_says_how_to_end_it(raw: Any, gate: Any, proxied: Any) -> None:
@@ -124,7 +124,7 @@ def test_a_pause_without_end_says_how_to_end_it(raw: Any, gate: Any, proxied: An
     head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: p\r\n\r\n"))
     assert b"Retry-After: 60\r\n" in head
     assert "for lunch" in json.loads(body)["message"]
-    assert "headgate resume testland" in json.loads(body)["message"]
+    assert "ratekeeper resume testland" in json.loads(body)["message"]
 
 
 def test_what_never_fits_is_not_worth_a_retry(raw: Any, gate: Any, proxied: Any) -> None:
@@ -139,18 +139,18 @@ def test_clients_steer(raw: Any, gate: Any, proxied: Any) -> None:
     """The class decides who goes first; how long a call waited is told; nonsense is 400."""
 
     async def use(here: Any) -> None:
-        for header in ("X-Headgate-Priority: soon", "X-Headgate-Timeout: long", "X-Headgate-Timeout: -1"):
+        for header in ("X-Ratekeeper-Priority: soon", "X-Ratekeeper-Timeout: long", "X-Ratekeeper-Timeout: -1"):
             assert (await here.get("/testland/a", header))[0] == 400
         gate.block(gate.scope("testland"), 4)  # for so long they wait
         calls = []
         for klass in ("low", "critical"):
-            lines = f"GET /testland/{klass} HTTP/1.1\r\nHost: p\r\nX-Headgate-Priority: {klass}\r\n\r\n"
+            lines = f"GET /testland/{klass} HTTP/1.1\r\nHost: p\r\nX-Ratekeeper-Priority: {klass}\r\n\r\n"
             calls.append(asyncio.create_task(here.ask(lines.encode())))
             while gate.room.count < len(calls):
                 await asyncio.sleep(0.005)
         gate.unblock(gate.scope("testland"))
         for head, _ in await asyncio.gather(*calls):
-            assert int(head.split(b"X-Headgate-Waited: ")[1].split(b"\r\n")[0]) >= 1
+            assert int(head.split(b"X-Ratekeeper-Waited: ")[1].split(b"\r\n")[0]) >= 1
 
     proxied(use)
     assert sorted(request.split(b" ")[1] for request in raw.requests) == [b"/critical", b"/low"]

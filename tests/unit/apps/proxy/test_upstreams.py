@@ -1,12 +1,12 @@
-"""headgate.apps.proxy.upstreams: names, hosts, and nothing else."""
+"""ratekeeper.apps.proxy.upstreams: names, hosts, and nothing else."""
 
 from __future__ import annotations
 
 import pytest
 
-from headgate import RuleError, UnknownProvider
-from headgate.apps.proxy.upstreams import Upstream, Upstreams, is_loopback, mapped, parse
-from headgate.rules.book import Rulebook
+from ratekeeper import RuleError, UnknownProvider
+from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams, is_loopback, mapped, parse
+from ratekeeper.rules.book import Rulebook
 
 
 def test_every_provider_at_its_first_host() -> None:
@@ -78,7 +78,7 @@ def test_what_is_neither_name_nor_url(spec: str) -> None:
 
 def test_a_url_for_a_provider_keeps_its_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate takes that host for the provider; a host of the provider itself keeps the real ledgers."""
-    monkeypatch.setenv("HEADGATE_HOSTS", "127.0.0.1:1=binance-spot")
+    monkeypatch.setenv("RATEKEEPER_HOSTS", "127.0.0.1:1=binance-spot")
     specs = ["binance-usdm=http://127.0.0.1:2", "mine=http://127.0.0.1:3"]
     assert mapped(parse(specs)) == {"127.0.0.1:1": "binance-spot", "127.0.0.1:2": "binance-usdm"}
     assert mapped(parse(["binance-usdm=https://fapi.binance.com"])) == {"127.0.0.1:1": "binance-spot"}

@@ -1,4 +1,4 @@
-"""headgate.apps.proxy.websocket: messages, pings and close codes through a real proxy."""
+"""ratekeeper.apps.proxy.websocket: messages, pings and close codes through a real proxy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from headgate import Gate
-from headgate.apps.proxy.clients import open_session
-from headgate.apps.proxy.serve import listen
-from headgate.apps.proxy.server import Proxy
-from headgate.apps.proxy.upstreams import Upstreams
+from ratekeeper import Gate
+from ratekeeper.apps.proxy.clients import open_session
+from ratekeeper.apps.proxy.serve import listen
+from ratekeeper.apps.proxy.server import Proxy
+from ratekeeper.apps.proxy.upstreams import Upstreams
 
 from .conftest import SUPPORT
 
@@ -166,9 +166,9 @@ def test_a_slot_is_held_until_the_end_and_stopping_says_goodbye() -> None:
     async def use(session: aiohttp.ClientSession, proxy: Proxy) -> None:
         first, second = await session.ws_connect("stream"), await session.ws_connect("stream")
         with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
-            await session.ws_connect("stream", headers={"X-Headgate-Timeout": "0"})
+            await session.ws_connect("stream", headers={"X-Ratekeeper-Timeout": "0"})
         await first.close()
-        third = await session.ws_connect("stream", headers={"X-Headgate-Timeout": "5"})
+        third = await session.ws_connect("stream", headers={"X-Ratekeeper-Timeout": "5"})
         proxy.stop()
         for ws in (second, third):
             await ws.receive()

@@ -1,4 +1,4 @@
-"""headgate.apps.proxy.wire: what goes on, and what the rules can read of it."""
+"""ratekeeper.apps.proxy.wire: what goes on, and what the rules can read of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 import pytest
 from multidict import CIMultiDict
 
-from headgate.apps.proxy.wire import passed, readable, spelled, unpacked
+from ratekeeper.apps.proxy.wire import passed, readable, spelled, unpacked
 
 BODY = b'{"code": -1003}' * 40
 

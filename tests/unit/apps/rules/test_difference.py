@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from headgate.apps.rules.difference import Difference, differences, table
-from headgate.rules.book import DATA
-from headgate.rules.files import parse, read
-from headgate.rules.routing import listed
+from ratekeeper.apps.rules.difference import Difference, differences, table
+from ratekeeper.rules.book import DATA
+from ratekeeper.rules.files import parse, read
+from ratekeeper.rules.routing import listed
 
 OURS = read(DATA / "binance-usdm.toml")
 OTHER_UNITS = """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headgate.apps.rules.page import page
-from headgate.rules.book import Rulebook
-from headgate.rules.files import parse
-from headgate.rules.provider import Provider
+from ratekeeper.apps.rules.page import page
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.files import parse
+from ratekeeper.rules.provider import Provider
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "providers.md"
 SMALL = """
@@ -42,7 +42,7 @@ charged = false
 
 
 def test_page_is_fresh() -> None:
-    """The page is what the rule files say; else: `headgate rules page > docs/reference/providers.md`."""
+    """The page is what the rule files say; else: `ratekeeper rules page > docs/reference/providers.md`."""
     book = Rulebook.load()
     assert PAGE.read_text("utf-8") == page([book.provider(name) for name in book.names()])
 

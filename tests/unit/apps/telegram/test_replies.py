@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from headgate import Gate, RuleError
-from headgate.apps.exchange.desk import Closed, Position
-from headgate.apps.telegram import chats_of
-from headgate.apps.telegram.replies import Replies
-from headgate.gate.by_hand import TelegramSettings
+from ratekeeper import Gate, RuleError
+from ratekeeper.apps.exchange.desk import Closed, Position
+from ratekeeper.apps.telegram import chats_of
+from ratekeeper.apps.telegram.replies import Replies
+from ratekeeper.gate.by_hand import TelegramSettings
 
 BTC = "BTC/USDT:USDT"
 ME, YOU = 1, 2
@@ -148,7 +148,7 @@ def test_the_rest(chat: Chat) -> None:
 def test_the_list_of_chats() -> None:
     """The environment goes before the file; without any chat the bot does not start."""
     assert chats_of(TelegramSettings(chats=[5]), {}) == {5}
-    assert chats_of(TelegramSettings(chats=[5]), {"HEADGATE_TELEGRAM_CHATS": "7, -100"}) == {7, -100}
-    for said in ({}, {"HEADGATE_TELEGRAM_CHATS": "me"}):
+    assert chats_of(TelegramSettings(chats=[5]), {"RATEKEEPER_TELEGRAM_CHATS": "7, -100"}) == {7, -100}
+    for said in ({}, {"RATEKEEPER_TELEGRAM_CHATS": "me"}):
         with pytest.raises(RuleError):
             chats_of(TelegramSettings(), said)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.errors import StoreError
-from headgate.stores.redis.address import is_address, parse_address
+from ratekeeper.errors import StoreError
+from ratekeeper.stores.redis.address import is_address, parse_address
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_an_address_means(
 
 
 def test_options() -> None:
-    """Those of Headgate are taken out, the others are redis-py's."""
+    """Those of Ratekeeper are taken out, the others are redis-py's."""
     found = parse_address("redis://a?timeout=0.5&processes=20&ssl_ca_certs=/x")
     assert (found.timeout, found.processes, found.options) == (0.5, 20, {"ssl_ca_certs": "/x"})
 

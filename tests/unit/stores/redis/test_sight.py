@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from headgate.ledger.codec import create
-from headgate.ledger.limit import SECOND, Instant, Limit, Window
-from headgate.stores.redis.sight import surely_left
+from ratekeeper.ledger.codec import create
+from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
+from ratekeeper.stores.redis.sight import surely_left
 
 MINUTE = 60 * SECOND
 BASE = 1_000 * MINUTE

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headgate.ledger.limit import SECOND, Charge, Instant, Limit
-from headgate.stores.redis.slices import OPEN, Slice, Slices
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
+from ratekeeper.stores.redis.slices import OPEN, Slice, Slices
 
 CHARGES = (Charge("shop/weight/ip:a", Limit("weight", "weight", 100, 60 * SECOND), 2),)
 ME = (7, 2)

@@ -1,0 +1,163 @@
+"""What a raw HTTP request says, what a client's exception means, and our errors in a client's own family.
+
+Nothing here knows a client library; classes of libraries are recognised by name, so that none is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from ratekeeper.errors import DeadlineExceeded, RatekeeperError, SignatureWouldExpire
+from ratekeeper.gate.fates import surely_unsent, unconnected
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.reading import decoded
+
+__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "stale", "surely_unsent", "unconnected"]
+
+F = TypeVar("F", bound=RatekeeperError)
+
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_BODY_MAX = 65_536
+"""Bytes of a request body that are parsed at most: larger ones never name a cost or an owner."""
+
+
+class Outbound(NamedTuple):
+    """One HTTP request that is about to leave, as a client library states it."""
+
+    method: str
+    scheme: str
+    netloc: str
+    """host or host:port, lower-case, without a default port."""
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    """Looked up with lower-case names."""
+    body: bytes | str | None = None
+    """Only when it is at hand: never a stream or a generator."""
+
+    @property
+    def base_url(self) -> str:
+        """Scheme and host, as in ``https://fapi.binance.com``; a websocket's handshake counts as HTTP."""
+        scheme = {"ws": "http", "wss": "https"}.get(self.scheme, self.scheme)
+        return f"{scheme}://{self.netloc}"
+
+    def call(self) -> Call:
+        """The same as the rules see it. The handshake of a websocket is a method of its own there."""
+        handshake = (self.headers.get("upgrade") or "").lower() == "websocket"
+        method = "WS-CONNECT" if handshake else self.method
+        return Call(method, self.path, self.parameters(), self.json_body(), self.headers)
+
+    def parameters(self) -> dict[str, Any] | None:
+        """Query and form parameters together; a name given several times becomes a list."""
+        text = self.query
+        if self.body and "x-www-form-urlencoded" in (self.headers.get("content-type") or ""):
+            form = _text(self.body)
+            text = f"{text}&{form}" if text and form else text or form
+        if not text:
+            return None
+        found: dict[str, Any] = {}
+        for name, value in parse_qsl(text, keep_blank_values=True):
+            if name not in found:
+                found[name] = value
+            elif isinstance(found[name], list):
+                found[name].append(value)
+            else:
+                found[name] = [found[name], value]
+        return found
+
+    def json_body(self) -> Any:
+        """The parsed JSON body, or ``None`` when there is none, it is large or it is something else."""
+        if not self.body or len(self.body) > _BODY_MAX or "json" not in (self.headers.get("content-type") or ""):
+            return None
+        return decoded(self.body)
+
+
+def _text(body: bytes | str) -> str:
+    if len(body) > _BODY_MAX:
+        return ""
+    return body if isinstance(body, str) else body.decode("utf-8", "replace")
+
+
+def netloc_of(scheme: str, host: str, port: int | None) -> str:
+    """``host`` or ``host:port``, lower-case, without a default port; an IPv6 address in brackets."""
+    host = host.lower()
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return host if port is None or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
+
+
+def lowered(headers: Mapping[Any, Any] | None) -> dict[str, str]:
+    """A plain dict of headers with lower-case names, from whatever mapping a client accepts."""
+    return {_header(name).lower(): _header(value) for name, value in (headers or {}).items()}
+
+
+def _header(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def from_url(method: str, url: str, headers: Mapping[str, str], body: Any = None) -> Outbound | None:
+    """An `Outbound` from a whole URL; ``None`` if the URL names no host."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return None
+    netloc = netloc_of(parts.scheme, parts.hostname, parts.port)
+    payload = body if isinstance(body, (bytes, str)) else None
+    return Outbound(method.upper(), parts.scheme, netloc, parts.path or "/", parts.query, headers, payload)
+
+
+def in_family(error: F, family: Callable[[], type[Exception]]) -> F:
+    """The same error of ours as an exception that is also of the client library's own family.
+
+    A program that already catches ``httpx.TransportError`` (or its like) keeps working, and one that knows
+    Ratekeeper can catch `Rejected` and read its fields.
+    """
+    kind = family()
+    if isinstance(error, kind):
+        return error
+    ours: type[F] = getattr(error, "ours", type(error))
+    return _rebuild(ours, kind, str(error), dict(vars(error)))
+
+
+def stale(error: DeadlineExceeded) -> SignatureWouldExpire:
+    """The error of a request that is signed already and may not leave before its signature goes stale."""
+    return SignatureWouldExpire(
+        f"already signed, and stale before it may leave: {error}. Sign after the gate"
+        " (as ratekeeper.adapters.ccxt does), widen the signing window, or spend less",
+        limit=error.limit,
+        scope=error.scope,
+        retry_at=error.retry_at,
+    )
+
+
+def _rebuild(ours: type[F], theirs: type[Exception], message: str, fields: dict[str, Any]) -> F:
+    joined: Any = _joined  # mypy does not take exception classes for hashable
+    kind = joined(ours, theirs)
+    try:
+        made: F = kind(message)
+    except TypeError:  # a family whose errors are made of more than a text
+        made = kind.__new__(kind, message)
+    made.args = (message,)
+    made.__dict__.update(fields)
+    return made
+
+
+@functools.cache
+def _joined(ours: Any, theirs: Any) -> Any:
+    """A class that is both. Pickles, so that it survives the way out of a process pool."""
+
+    def reduce(self: RatekeeperError) -> tuple[Any, ...]:
+        plain = (str, int, float, type(None))
+        fields = {name: value for name, value in vars(self).items() if isinstance(value, plain)}
+        return _rebuild, (ours, theirs, str(self), fields)
+
+    body = {
+        "__module__": ours.__module__,
+        "__doc__": ours.__doc__,
+        "__reduce__": reduce,
+        "__str__": BaseException.__str__,  # our text, whatever theirs would print
+        "ours": ours,
+    }
+    return type(ours.__name__, (ours, theirs), body)

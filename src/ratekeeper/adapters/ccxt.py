@@ -1,0 +1,391 @@
+"""ccxt, sync and async, REST and the REST half of pro: ``govern(exchange)``.
+
+The gate comes before the signature: a dry run of the exchange's own ``sign`` (no network) says which request it will
+be; the call waits, and only then is it signed for good. The exchange's own throttle is skipped for hosts that have
+rules. ``maxRetriesOnFailure`` keeps working: each retry waits and is charged.
+
+An exchange without a rule file is governed by what ccxt's own tables say (`ratekeeper.rules.ccxt_tables`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from http.client import responses
+from types import MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+from weakref import WeakKeyDictionary
+
+from ratekeeper.adapters._call import Attempt, Steps, drive, drive_async
+from ratekeeper.adapters._errand import Governed, denied, kept_headers, run
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
+from ratekeeper.errors import Blocked, CallFailed, Rejected, UnknownProvider
+from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.policy.freshness import Service
+from ratekeeper.rules.ccxt_tables import acquaint, urls_of
+from ratekeeper.stores.faults import struck
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+    from ratekeeper.rules.book import Rulebook
+    from ratekeeper.rules.call import Call
+
+__all__ = ["govern", "patch"]
+
+log = logging.getLogger("ratekeeper")
+
+E = TypeVar("E")
+
+_current: ContextVar[Attempt | None] = ContextVar("ratekeeper_ccxt", default=None)
+"""The attempt of the `fetch2` we are in: its throttle is skipped, its answer observed, its `fetch` not charged again."""
+
+_PROXIES = """proxies aiohttp_proxy httpProxy http_proxy httpProxyCallback http_proxy_callback httpsProxy https_proxy
+    httpsProxyCallback https_proxy_callback socksProxy socks_proxy socksProxyCallback socks_proxy_callback
+    aiohttp_trust_env requests_trust_env""".split()  # noqa: SIM905
+"""What a user sets whose calls are to leave through a proxy of their own."""
+_RETRIES, _DELAY = "maxRetriesOnFailure", "maxRetriesOnFailureDelay"
+
+
+def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> E:
+    """Governs one exchange object in place and returns it.
+
+    Args:
+        exchange: any ccxt exchange: ``ccxt``, ``ccxt.async_support`` or ``ccxt.pro``.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this exchange; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
+    """
+    target: Any = exchange
+    if "fetch2" not in vars(target):  # else governed already
+        governor = Governor(gate, priority=priority, timeout=max_wait)
+        for name, hook in _hooks(governor, type(target)).items():
+            setattr(target, name, MethodType(hook, target))
+        if not target.synchronous:
+            target.open = MethodType(_opening(governor, type(target).open), target)
+    return exchange
+
+
+def _opening(governor: Governor, original: Callable[..., None]) -> Callable[..., None]:
+    """What takes the place of `open`, which is called before every use of the session: its websockets wait too."""
+
+    @functools.wraps(original)
+    def open_(self: Any, *values: Any, **options: Any) -> None:
+        original(self, *values, **options)
+        if hasattr(self.session, "_ws_connect"):
+            from ratekeeper.adapters.aiohttp import govern_sockets
+
+            govern_sockets(self.session, governor)
+
+    return open_
+
+
+def patch(module: ModuleType) -> None:
+    """Governs every exchange of an unchanged program, in the base class.
+
+    Args:
+        module: ``ccxt.base.exchange`` or ``ccxt.async_support.base.exchange``.
+    """
+    base = getattr(module, "BaseExchange", None) or module.Exchange  # one class before 4.5
+    for name, hook in _hooks(Governor(lenient=True), base).items():
+        if name in vars(base):  # the async class inherits the sync one's observer, which is hooked already
+            setattr(base, name, hook)
+
+
+def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
+    """What takes the place of four methods of an exchange class, in its own colour."""
+    original = {name: getattr(cls, name) for name in ("fetch2", "fetch", "throttle", "on_rest_response")}
+    met = _Met(governor)
+    is_async = not cls.synchronous
+
+    def fetch2(
+        self: Any, path: Any, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any, **kw: Any
+    ) -> Any:
+        params = {} if params is None else params
+
+        def send(path: Any, params: Any, *rest: Any, **kw: Any) -> Any:
+            return original["fetch2"](self, path, api, method, params, *rest, **kw)
+
+        return _run(_fetch2(met, self, send, (path, api, method, params), rest, kw, is_async), is_async)
+
+    def fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        send = functools.partial(original["fetch"], self, url, method, headers, body)
+        return _run(_fetch(governor, send, url, method, headers, body, is_async), is_async)
+
+    def throttle(self: Any, cost: Any = None) -> Any:
+        attempt = _current.get()
+        if attempt is None or attempt.done:
+            return original["throttle"](self, cost)
+        return _nothing() if is_async else None
+
+    def on_rest_response(
+        self: Any, code: int, reason: Any, url: Any, method: Any, headers: Any, body: Any, *sent: Any
+    ) -> Any:
+        attempt = _current.get()
+        if attempt is not None:
+            found = lowered(headers)
+            attempt.answered(code, found, body)
+            if code == 200 and isinstance(body, str):
+                attempt.text = found, body
+        return original["on_rest_response"](self, code, reason, url, method, headers, body, *sent)
+
+    made = (fetch2, fetch, throttle, on_rest_response)
+    return {hook.__name__: functools.wraps(original[hook.__name__])(hook) for hook in made}
+
+
+def _run(steps: Steps[Any], is_async: bool) -> Any:
+    return drive_async(steps) if is_async else drive(steps)
+
+
+async def _nothing() -> None:
+    """What an async throttle does when the gate has already waited."""
+
+
+# --- flows ------------------------------------------------------------------------------------------------------
+
+
+def _fetch2(
+    met: _Met, exchange: Any, send: Any, request: tuple[Any, ...], rest: Any, kw: Any, is_async: bool
+) -> Steps[Any]:
+    """One call of the exchange's API: wait, then let it sign and send; again if the user asked for retries."""
+    above = _current.get()
+    params = request[3]
+    if above is not None and not above.done:  # governed twice: the object and its class
+        return (yield functools.partial(send, request[0], params, *rest, **kw))
+    tries = _Tries(exchange, request[0], params)
+    roams = _roams(met.governor, exchange)
+    while True:
+        outbound = _dry_run(met, exchange, (*request[:3], tries.clean))
+        rules = met.governor.match(outbound, _family)
+        if outbound is None or rules is None:
+            return (yield functools.partial(send, request[0], params, *rest, **kw))
+        errand = _Call(met.governor, outbound, rules, is_async=is_async, family=_family, resigned=True, roams=roams)
+        errand.exchange, errand.request = exchange, (*request[:3], tries.params)
+        errand.send = lambda path, params: functools.partial(send, path, params, *rest, **kw)
+        try:
+            return (yield from run(errand))
+        except Exception as error:
+            if not tries.again(error):
+                raise
+        if tries.delay:
+            yield functools.partial(exchange.sleep, tries.delay)
+
+
+class _Call(Governed):
+    """One call of an exchange's API, signed anew for each attempt."""
+
+    exchange: Any
+    request: tuple[Any, ...]
+    send: Callable[[str, Any], Callable[[], Any]]
+    said: tuple[dict[str, str], str] | None = None
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        path, _, _, params = self.request
+        longest = attempt.longest
+        if longest is not None and self.exchange.timeout > longest * 1000:
+            self.exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
+        with _inside(attempt):
+            try:
+                return (yield from attempt.carry(self.send(path, params), _observe))
+            finally:
+                self.said = attempt.text
+
+    def untouched(self) -> Steps[Any]:
+        return (yield self.send(self.request[0], self.request[3]))
+
+    def shut(self, block: Blocked) -> Steps[Any]:
+        raise self._refused(denied(self.governor.gate, self.rules, self.call, block)) from block
+        yield
+
+    def told(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
+        made = self._refused(denied(self.governor.gate, self.rules, self.call, block))
+        return in_family(error, lambda: type(made))
+
+    def _refused(self, reply: Reply) -> Exception:
+        """What the exchange makes of an answer that refuses: its table of errors decides."""
+        exchange, reason, body = self.exchange, responses.get(reply.status, ""), reply.body.decode()
+        headers = dict(reply.headers) | Served(Service.REFUSED).headers()
+        url, method = f"{self.outbound.base_url}{self.outbound.path}", self.outbound.method
+        exchange.last_response_headers, exchange.last_http_response = headers, body
+        try:
+            parsed = exchange.parse_json(body)
+            exchange.handle_errors(reply.status, reason, url, method, headers, body, parsed, {}, None)
+            exchange.handle_http_status_code(reply.status, reason, url, method, body)
+        except Exception as error:  # noqa: BLE001 - the exchange's own
+            return error
+        made: Exception = _family()(f"{exchange.id} {method} {url} {reply.status} {reason} {body}")
+        return made
+
+    def late(self, seconds: float) -> Exception:
+        from ccxt.base.errors import RequestTimeout
+
+        error: Exception = RequestTimeout(f"{self.exchange.id}: no answer within {seconds:g} s")
+        return error
+
+    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+        if self.said is None:
+            return None, response
+        headers, body = self.said
+        return Reply(200, kept_headers(headers.items()), body.encode()), response
+        yield
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        body = reply.body.decode()
+        self.said = dict(reply.headers), body  # a part of a batch is read again, to be kept
+        self.exchange.last_response_headers = dict(reply.headers) | served.headers()
+        parsed = self.exchange.parse_json(body)
+        return body if parsed is None else parsed
+
+    def label(self, response: Any, served: Served) -> None:
+        if isinstance(self.exchange.last_response_headers, dict):
+            self.exchange.last_response_headers |= served.headers()
+
+    def other(self, call: Call) -> _Call | None:
+        path, api, method, _ = self.request
+        base = self.call.path.removesuffix(path)
+        if base == self.call.path or not call.path.startswith(base):
+            return None
+        outbound = self.outbound._replace(path=call.path, query=urlencode(call.params or {}, doseq=True))
+        made = _Call(
+            self.governor,
+            outbound,
+            self.rules,
+            is_async=self.is_async,
+            family=self.family,
+            resigned=True,
+            roams=self.roams,
+        )
+        made.exchange, made.request = (
+            self.exchange,
+            (call.path.removeprefix(base), api, method, dict(call.params or {})),
+        )
+        made.send = self.send
+        return made
+
+
+def _roams(governor: Governor, exchange: Any) -> bool:
+    """Whether its requests leave from the address that the gate has chosen: under ``ratekeeper run``, where the HTTP library
+    below is governed as well, unless its user has set a proxy."""
+    return governor.lenient and not any(getattr(exchange, name, None) for name in _PROXIES)
+
+
+def _fetch(governor: Governor, send: Any, url: str, method: str, headers: Any, body: Any, is_async: bool) -> Steps[Any]:
+    """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
+    attempt = _current.get()
+    parts = urlsplit(url)
+    if attempt is None or attempt.done or attempt.netloc != netloc_of(parts.scheme, parts.hostname or "", parts.port):
+        outbound = from_url(method, url, lowered(headers), body)
+        attempt = yield from governor.begin(outbound, _family, is_async=is_async)
+        if attempt is None:
+            return (yield send)
+    with _inside(attempt):
+        return (yield from attempt.carry(send, _observe))
+
+
+def _observe(attempt: Attempt, response: Any) -> Steps[Any]:
+    """`on_rest_response` has told the answer already, unless a class replaces it or `fetch` itself."""
+    attempt.answered(200, {})
+    return response
+    yield  # a flow without steps
+
+
+@contextmanager
+def _inside(attempt: Attempt) -> Iterator[None]:
+    token = _current.set(attempt)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class _Tries:
+    """The retries that a user asked ccxt for; made here, so that each one passes the gate before it is signed."""
+
+    def __init__(self, exchange: Any, path: str, params: Any) -> None:
+        self.left = 0
+        self.delay = 0
+        self.clean = params
+        self.params = params
+        if isinstance(params, dict):
+            self.left, rest = exchange.handle_option_integer_and_params(params, path, _RETRIES, 0)
+            self.delay, rest = exchange.handle_option_integer_and_params(rest, path, _DELAY, 0)
+            self.clean = rest
+            self.params = {**rest, _RETRIES: 0} if self.left else params
+
+    def again(self, error: Exception) -> bool:
+        """True if the call shall be made once more."""
+        from ccxt.base.errors import OperationFailed
+
+        ours = isinstance(error, Rejected) or isinstance(error.__cause__, Rejected)
+        if self.left < 1 or ours or not isinstance(error, OperationFailed):
+            return False
+        self.left -= 1
+        return True
+
+
+class _Met:
+    """Whose hosts a governor knows, or has asked ccxt's tables about: once for each exchange and set of hosts."""
+
+    def __init__(self, governor: Governor) -> None:
+        self.governor = governor
+        self._asked: WeakKeyDictionary[Rulebook, set[tuple[str, frozenset[str]]]] = WeakKeyDictionary()
+
+    def knows(self, exchange: Any) -> bool:
+        """True if there are rules for a host of the exchange, in a file or derived now."""
+        places = _places(exchange)
+        unknown = frozenset(netloc for netloc, _ in places if not self.governor.knows(netloc, ""))
+        if unknown:
+            self._meet(exchange, unknown)
+        return any(self.governor.knows(*place) for place in places)
+
+    def _meet(self, exchange: Any, hosts: frozenset[str]) -> None:
+        book = self.governor.gate.book
+        asked = self._asked.setdefault(book, set())
+        try:
+            if (exchange.id, hosts) not in asked:
+                asked.add((exchange.id, hosts))
+                acquaint(book, exchange, hosts)
+        except UnknownProvider:
+            pass  # a class of the user's own
+        except Exception as error:
+            if struck(error):
+                asked.discard((exchange.id, hosts))
+                raise
+            # Without rules the calls pass, under ccxt's own throttle: as if Ratekeeper were not there.
+            log.warning("ratekeeper: ccxt's tables of %s cannot be used", exchange.id, exc_info=True)
+
+
+def _dry_run(met: _Met, exchange: Any, request: tuple[Any, ...]) -> Outbound | None:
+    """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
+    if not met.knows(exchange):
+        return None
+    try:
+        path, api, method, params = request
+        made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
+        headers = lowered(exchange.headers) | lowered(made.get("headers"))
+        return from_url(made.get("method") or method, made["url"], headers, made.get("body"))
+    except Exception as error:  # missing keys and the like: the real call raises the same, and sends nothing
+        if struck(error):
+            raise
+        return None
+
+
+def _places(exchange: Any) -> set[tuple[str, str]]:
+    """Host and path of each REST API of the exchange as it is set now (a sandbox or an overridden URL included)."""
+    found: set[tuple[str, str]] = set()
+    for url in urls_of(exchange):
+        parts = urlsplit(url)
+        if parts.hostname:
+            found.add((netloc_of(parts.scheme, parts.hostname, parts.port), parts.path.rstrip("/") + "/"))
+    return found
+
+
+def _family() -> type[Exception]:
+    from ccxt.base.errors import RateLimitExceeded
+
+    return RateLimitExceeded  # type: ignore[no-any-return]

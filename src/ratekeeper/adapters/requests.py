@@ -1,0 +1,157 @@
+"""requests: ``session.mount("https://", Adapter())``.
+
+The adapter's own connection pools are governed, so that the retries urllib3 makes inside it are charged as well as
+the redirects that the session follows. Timeouts do not count the wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
+from requests.exceptions import ConnectionError, ReadTimeout, RequestException  # noqa: A004 - requests calls it so
+from requests.utils import select_proxy
+from urllib3.exceptions import ReadTimeoutError
+from urllib3.response import HTTPResponse
+
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._wire import in_family
+from ratekeeper.adapters.urllib3 import pool_classes
+from ratekeeper.errors import CallFailed, RatekeeperError
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["Adapter", "govern", "governs", "patch", "roams"]
+
+F = TypeVar("F", bound=RatekeeperError)
+S = TypeVar("S")
+
+
+class Adapter(HTTPAdapter):
+    """A governed transport adapter for ``requests.Session.mount``.
+
+    Args:
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
+        **options: as for ``requests.adapters.HTTPAdapter``: ``pool_maxsize``, ``max_retries``...
+    """
+
+    def __init__(
+        self, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None, **options: Any
+    ) -> None:
+        self._governor = Governor(gate, priority=priority, timeout=max_wait)
+        super().__init__(**options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._governor = Governor()  # a gate belongs to its process: a pickled adapter asks the shared one
+        super().__setstate__(state)  # type: ignore[misc]
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **options: Any) -> None:
+        """Makes the pool manager, with governed pools."""
+        super().init_poolmanager(connections, maxsize, block, **options)
+        self._govern(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """The pool manager of a proxy, with governed pools."""
+        return self._govern(super().proxy_manager_for(proxy, **options))
+
+    def _govern(self, manager: Any) -> Any:
+        manager.pool_classes_by_scheme = pool_classes(self._governor, manager.pool_classes_by_scheme)
+        return manager
+
+    def send(self, request: Any, *args: Any, **options: Any) -> Any:
+        """Sends a prepared request; a refusal of ours is raised as a ``RequestException``."""
+        try:
+            return super().send(request, *args, **options)
+        except RatekeeperError as error:
+            raise _ours(error, request, self) from error.__cause__
+
+
+def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
+    """Governs a session that exists already, in place, and returns it. Its adapters keep their pools and options.
+
+    Args:
+        session: a ``Session``; adapters that are mounted later are governed as well.
+        gate: the gate to ask; ``None`` is the process's shared one.
+        priority: class of every call of this session; ``None`` leaves it to the context and the route.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+            refuses at once what is shut for long.
+    """
+    target: Any = session
+    governor = Governor(gate, priority=priority, timeout=max_wait)
+    original, one_by_one = target.get_adapter, threading.Lock()
+
+    @functools.wraps(original)
+    def get_adapter(url: str) -> Any:
+        adapter = original(url)
+        with one_by_one:
+            if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, Adapter):
+                _turn(adapter, governor)
+        return adapter
+
+    target.get_adapter = get_adapter
+    return session
+
+
+def _turn(adapter: Any, governor: Governor) -> None:
+    """Makes an adapter of any class one of ours, with connections and settings as they are."""
+    kind = type(adapter)
+    adapter._governor = governor
+    adapter.__class__ = type(kind.__name__, (Adapter, kind), {"__module__": kind.__module__})
+    for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+        adapter._govern(manager).clear()  # its pools were made of the classes it had before
+
+
+def patch(module: ModuleType) -> None:
+    """For an unchanged program: refusals from the governed urllib3 below come out as ``RequestException``.
+
+    Args:
+        module: ``requests.adapters``.
+    """
+    original = module.HTTPAdapter.send
+
+    @functools.wraps(original)
+    def send(self: Any, request: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, request, *args, **options)
+        except RatekeeperError as error:
+            raise _ours(error, request, self) from error.__cause__
+
+    module.HTTPAdapter.send = send
+
+
+def roams(session: Any, url: str) -> bool:
+    """Whether requests of a session to a URL leave from the address that the gate chooses: its pools are governed, and
+    its user, or the environment, has set neither a proxy nor a source address."""
+    pools = getattr(session.get_adapter(url), "poolmanager", None)
+    if pools is None or pools.connection_pool_kw.get("source_address"):
+        return False
+    made_of = pools.pool_classes_by_scheme.get(urlsplit(url).scheme)
+    proxies = session.merge_environment_settings(url, {}, None, None, None)["proxies"]
+    return hasattr(made_of, "ratekeeper") and not select_proxy(url, proxies)
+
+
+def governs(session: Any, url: str) -> bool:
+    """Whether requests of a session to a URL ask a gate, as all do under ``ratekeeper run``."""
+    pools = getattr(session.get_adapter(url), "poolmanager", None)
+    return pools is not None and hasattr(pools.pool_classes_by_scheme.get(urlsplit(url).scheme), "ratekeeper")
+
+
+def _ours(error: F, request: Any, adapter: Any) -> F:
+    """The error as what requests would have made of its cause."""
+    kind: type[Exception] = RequestException
+    if isinstance(error, CallFailed) and error.__cause__ is not None:
+        kind = ReadTimeout if isinstance(error.__cause__, ReadTimeoutError) else ConnectionError
+    made = in_family(error, lambda: kind)
+    made.request = request  # type: ignore[attr-defined]
+    raw = getattr(error, "response", None)
+    if isinstance(raw, HTTPResponse):
+        made.response = adapter.build_response(request, raw)  # type: ignore[attr-defined]
+    return made

@@ -1,0 +1,374 @@
+"""urllib3, which also carries requests: connection pools whose every attempt asks the gate.
+
+``urlopen`` calls itself for redirects and for urllib3's own retries, so each of them waits and is charged.
+``_make_request`` is where one attempt really leaves and its answer comes in.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from http.client import responses
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlencode, urlsplit
+
+from ratekeeper.adapters._call import Attempt, Steps, drive, peek, take
+from ratekeeper.adapters._errand import Governed, kept_headers, run
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.gate.errand import Reply, Served
+
+if TYPE_CHECKING:
+    from ratekeeper.pools.address import Address
+    from ratekeeper.rules.call import Call
+
+__all__ = ["patch", "pool_classes"]
+
+_MOST_CONNECTIONS = 256
+"""Connections to one host that a pool keeps open at most, unless its user asked for more."""
+_NAMES = "retries redirect assert_same_host timeout pool_timeout release_conn chunked body_pos".split()  # noqa: SIM905
+"""What ``urlopen`` also takes by position, after the headers."""
+_BODY_MAX = 16_777_216
+"""Bytes of an answer that are read ahead at most, to be classified or learned from."""
+
+
+def patch(module: ModuleType) -> None:
+    """Governs every pool of an unchanged program, in the class, so that pools made earlier count too.
+
+    Args:
+        module: ``urllib3.connectionpool``.
+    """
+    _hook(module.HTTPConnectionPool, Governor(lenient=True))
+
+
+def pool_classes(governor: Governor, classes: Mapping[str, type]) -> dict[str, type]:
+    """Governed subclasses of the pool classes of one ``PoolManager`` (its ``pool_classes_by_scheme``)."""
+    return {scheme: _governed(cls, governor) for scheme, cls in classes.items()}
+
+
+def _governed(cls: Any, governor: Governor) -> type:
+    if getattr(cls, "ratekeeper", None) is governor:
+        return cls  # type: ignore[no-any-return]
+    made = type(cls.__name__, (cls,), {"ratekeeper": governor})
+    if not hasattr(cls, "ratekeeper"):  # else the base is hooked already and reads our governor
+        _hook(made, governor)
+    return made
+
+
+def _hook(cls: Any, governor: Governor) -> None:
+    """Puts the two hooks into a pool class. Pools find their governor in `ratekeeper`."""
+    original_urlopen = cls.urlopen
+    original_make_request = cls._make_request
+    original_close = cls.close
+    original_put_conn = cls._put_conn
+
+    @functools.wraps(original_urlopen)
+    def urlopen(self: Any, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **kw: Any) -> Any:
+        kw.update(zip(_NAMES, args, strict=False))
+        outbound = _outbound(self, method, url, body, headers)
+        above = peek(outbound.netloc) if outbound else None
+        if above is not None and (not above.observed_above or above.taken()):
+            # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
+            pool, target = _leaving(self, above.egress, url)
+            _hurry(kw, pool, above)
+            return original_urlopen(pool, method, target, body, headers, **kw)
+
+        def send(pool: Any, target: str) -> Any:
+            return original_urlopen(pool, method, target, body, headers, **kw)
+
+        pool, target = _origin(self, url)
+        rules = pool.ratekeeper.match(outbound, _family)
+        if outbound is None or rules is None:
+            return send(pool, target)
+        errand = _Call(pool.ratekeeper, outbound, rules, is_async=False, family=_family, roams=_free(pool, target))
+        errand.pool, errand.url, errand.send, errand.options = pool, target, send, kw
+        errand.replayable = body is None or isinstance(body, (bytes, str))
+        errand.answers = _rereadable()
+        return drive(run(errand))
+
+    @functools.wraps(original_make_request)
+    def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
+        outbound = _outbound(self, method, url, None, None)
+        attempt = take(outbound.netloc) if outbound else None
+        if attempt is None:
+            return original_make_request(self, conn, method, url, *args, **kw)
+        try:
+            response = original_make_request(self, conn, method, url, *args, **kw)
+            return _observe(attempt, response, method, preloaded=kw.get("preload_content", True))
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+
+    @functools.wraps(original_close)
+    def close(self: Any) -> None:
+        for pool in vars(self).get("ratekeeper_others", {}).values():
+            original_close(pool)
+        original_close(self)
+
+    @functools.wraps(original_put_conn)
+    def _put_conn(self: Any, conn: Any) -> None:
+        pool = self.pool
+        if conn is not None and pool is not None and not self.block and pool.full():
+            with pool.mutex:  # as large as the limits let it become, instead of throwing connections away
+                pool.maxsize = max(pool.maxsize, min(_MOST_CONNECTIONS, pool.maxsize + 1))
+        original_put_conn(self, conn)
+
+    cls._put_conn = _put_conn
+    cls.urlopen = urlopen
+    cls._make_request = _make_request
+    cls.close = close
+    cls.ratekeeper = governor
+
+
+class _Call(Governed):
+    """One request through a pool."""
+
+    pool: Any
+    url: str
+    send: Callable[[Any, str], Any]
+    options: dict[str, Any]
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        try:
+            _hurry(self.options, self.pool, attempt)
+            with attempt.below(observed_above=False):
+                response = yield lambda: self.send(*_leaving(self.pool, attempt.egress, self.url))
+        except BaseException as error:
+            attempt.failed(error, unsent=attempt.spare)
+            raise
+        if attempt.spare:  # a pool with a `_make_request` of its own
+            attempt.answered(response.status, response.headers)
+        return response
+
+    def untouched(self) -> Steps[Any]:
+        return (yield lambda: self.send(self.pool, self.url))
+
+    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+        if response.status != 200 or int(response.headers.get("content-length") or 0) > _BODY_MAX:
+            return None, response
+        if self.options.get("preload_content", True):
+            body = response.data
+        else:
+            raw = response.read(decode_content=False)
+            response.release_conn()
+            body = _unread(response, self.outbound.method, raw).read(decode_content=True)
+            response = _unread(response, self.outbound.method, raw)
+        return Reply(response.status, kept_headers(response.headers.items()), body), response
+        yield
+
+    def answer(self, reply: Reply, served: Served) -> Any:
+        from urllib3 import HTTPHeaderDict, HTTPResponse
+
+        known: dict[str, Any] = {"version_string": "HTTP/1.1"} if _rereadable() else {}
+        return HTTPResponse(
+            body=io.BytesIO(reply.body),
+            headers=HTTPHeaderDict([*reply.headers, *served.headers().items()]),
+            status=reply.status,
+            version=11,
+            reason=responses.get(reply.status, ""),
+            preload_content=self.options.get("preload_content", True),
+            decode_content=False,
+            request_method=self.outbound.method,
+            request_url=self.url,
+            **known,
+        )
+
+    def label(self, response: Any, served: Served) -> None:
+        response.headers.update(served.headers())
+
+    def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
+        # Not of the cause's own kind: requests would make an error of its own of it, and lose ours.
+        return in_family(error, self.family)
+
+    def discard(self, response: Any) -> Steps[None]:
+        response.drain_conn()
+        response.release_conn()
+        return
+        yield
+
+    def other(self, call: Call) -> _Call:
+        query = urlencode(call.params or {}, doseq=True)
+        url = f"{call.path}?{query}" if query else call.path
+        outbound = self.outbound._replace(path=call.path, query=query)
+        made = _Call(self.governor, outbound, self.rules, is_async=False, family=self.family, roams=self.roams)
+        made.pool, made.url, made.send, made.options = self.pool, url, self.send, self.options
+        return made
+
+
+def _hurry(options: dict[str, Any], pool: Any, attempt: Attempt) -> None:
+    """Let neither connecting nor reading take longer than the attempt may. `options`: of ``urlopen``."""
+    longest = attempt.longest
+    if longest is not None:
+        given = pool._get_timeout(options["timeout"]) if "timeout" in options else pool.timeout.clone()
+        given.total = longest if given.total is None else min(given.total, longest)
+        options["timeout"] = given
+
+
+@functools.cache
+def _rereadable() -> bool:
+    """Whether answers can be made anew: those of urllib3 2."""
+    return not version("urllib3").startswith("1.")
+
+
+def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outbound | None:
+    named = lowered(pool.headers if headers is None else headers)
+    if not url.startswith("/"):  # whole URL: a plain-HTTP proxy, or a redirect that urllib3 has not cut yet
+        return from_url(method, url, named, body)
+    path, _, query = url.partition("?")
+    payload = body if isinstance(body, (bytes, str)) else None
+    return Outbound(
+        method.upper(), pool.scheme, netloc_of(pool.scheme, pool.host, pool.port), path, query, named, payload
+    )
+
+
+def _family() -> type[Exception]:
+    from urllib3.exceptions import HTTPError
+
+    return HTTPError
+
+
+# --- several addresses ------------------------------------------------------------------------------------------
+
+
+def _free(pool: Any, url: str) -> bool:
+    """Whether a pool's connections may leave from any address: its user has not chosen one."""
+    return url.startswith("/") and getattr(pool, "proxy", None) is None and not pool.conn_kw.get("source_address")
+
+
+def _leaving(pool: Any, address: Address | None, url: str) -> tuple[Any, str]:
+    """The pool, and the URL for it, by which a request leaves from an address."""
+    if address is None or vars(pool).get("ratekeeper_origin") is not None or not _free(pool, url):
+        return pool, url
+    others = vars(pool).setdefault("ratekeeper_others", {})
+    found = others.get(address)
+    if found is None:
+        found = others.setdefault(address, _like(pool, address))
+    if address.proxy and pool.scheme == "http":
+        url = f"http://{netloc_of(pool.scheme, pool.host, pool.port)}{url}"
+    return found, url
+
+
+def _origin(pool: Any, url: str) -> tuple[Any, str]:
+    """What `_leaving` was given: a further request of a pool of one address may leave from another."""
+    origin = vars(pool).get("ratekeeper_origin")
+    found = origin() if origin is not None else None
+    if found is None:
+        return pool, url
+    return found, url if url.startswith("/") else urlsplit(url)._replace(scheme="", netloc="").geturl()
+
+
+def _like(pool: Any, address: Address) -> Any:
+    """A pool with the same settings, whose connections leave from an address."""
+    made = copy.copy(pool)
+    vars(made).pop("ratekeeper_others", None)
+    made.ratekeeper_origin = weakref.ref(pool)
+    made.conn_kw = dict(pool.conn_kw)
+    made.pool = type(pool.pool)(pool.pool.maxsize)
+    for _ in range(pool.pool.maxsize):
+        made.pool.put(None)
+    weakref.finalize(made, _drain, made.pool)
+    if address.bind:
+        made.conn_kw["source_address"] = (address.bind, 0)
+    if address.proxy:
+        _through(made, address.proxy)
+    return made
+
+
+def _through(pool: Any, proxy: str) -> None:
+    """Makes the connections of a pool go through a proxy, as urllib3's own ``ProxyManager`` makes its pools."""
+    from urllib3 import ProxyManager
+    from urllib3.util import make_headers, parse_url
+
+    url = parse_url(proxy)
+    login = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+    manager = ProxyManager(url._replace(auth=None).url, proxy_headers=login)
+    pool.proxy, pool.proxy_headers, pool.proxy_config = manager.proxy, manager.proxy_headers, manager.proxy_config
+    pool.conn_kw |= {"proxy": pool.proxy, "proxy_config": pool.proxy_config, "socket_options": []}
+    if pool.scheme == "http":
+        pool.host, pool.port = pool.proxy.host, pool.proxy.port
+        pool.is_same_host = lambda url: True
+
+
+def _drain(connections: Any) -> None:
+    """Closes the connections of a pool that nobody has any more."""
+    while not connections.empty():
+        connection = connections.get(block=False)
+        if connection is not None:
+            connection.close()
+
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+
+def _observe(attempt: Attempt, response: Any, method: str, *, preloaded: bool) -> Any:
+    """Tells the gate what came back. Returns the response, or one that is still unread where ours had to be read."""
+    status, headers = response.status, response.headers
+    if not hasattr(response, "drain_conn") or method.upper() == "HEAD":  # urllib3 1.26 gives http.client's own
+        attempt.answered(status, headers)
+    elif preloaded:
+        attempt.answered(status, headers, response.data if attempt.wants_body(status) else None)
+    elif attempt.wants_body(status) and int(headers.get("content-length") or 0) <= _BODY_MAX:
+        raw = response.read(decode_content=False)
+        response.release_conn()
+        attempt.answered(status, headers, _unread(response, method, raw).read(decode_content=True))
+        return _unread(response, method, raw)
+    elif attempt.slots:
+        _hold(attempt, response)
+    else:
+        attempt.answered(status, headers)
+    return response
+
+
+def _unread(response: Any, method: str, raw: bytes) -> Any:
+    """The same answer, whose raw body is still to be read."""
+    made = type(response)(
+        body=io.BytesIO(raw),
+        headers=response.headers,
+        status=response.status,
+        version=response.version,
+        version_string=response.version_string,
+        reason=response.reason,
+        preload_content=False,
+        decode_content=response.decode_content,
+        original_response=response._original_response,
+        msg=response.msg,
+        retries=response.retries,
+        request_method=method,
+        request_url=response._request_url,
+    )
+    made._pool = response._pool
+    return made
+
+
+def _hold(attempt: Attempt, response: Any) -> None:
+    """Keeps the slot until the last byte or until the reader leaves: both give the connection back."""
+    kind, watched = type(response), weakref.ref(response)
+    status, headers = response.status, response.headers
+
+    def reading(name: str) -> Callable[..., Any]:
+        def read(*args: Any, **kw: Any) -> Any:
+            attempt.streaming()
+            return getattr(kind, name)(watched(), *args, **kw)
+
+        return read
+
+    def leaving(name: str) -> Callable[..., Any]:
+        def leave() -> Any:
+            attempt.answered(status, headers)
+            return getattr(kind, name)(watched())
+
+        return leave
+
+    def read_chunked(*args: Any, **kw: Any) -> Iterator[bytes]:
+        for chunk in kind.read_chunked(watched(), *args, **kw):
+            attempt.streaming()
+            yield chunk
+
+    response.read, response.read1, response.read_chunked = reading("read"), reading("read1"), read_chunked
+    response.close, response.release_conn = leaving("close"), leaving("release_conn")

@@ -1,0 +1,94 @@
+"""websocket-client, with which pybit, binance-connector and many bots dial: dials and messages wait for their limits.
+
+This is what ``ratekeeper run`` puts into unchanged programs. Everything of it is in threads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ratekeeper.adapters._call import drive
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._line import Refused, dialling
+from ratekeeper.adapters.websockets import ending, handshake
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["patch"]
+
+_TEXT, _BINARY, _PING = 1, 2, 9
+"""Kinds of frames (RFC 6455) that wait. An answer to a ping does not, for a message of each window is set aside for it;
+nor does the rest of a message whose begin was sent."""
+
+_END: Final = ("shutdown", "send_close", "_recv")
+"""Methods after which it may be over."""
+
+
+def patch(module: ModuleType) -> None:
+    """Governs every connection of an unchanged program, also those of a ``WebSocketApp``.
+
+    Args:
+        module: ``websocket._core``.
+    """
+    cls: Any = module.WebSocket
+    cls.connect = _connecting(cls.connect, Governor(lenient=True))
+    cls.send_frame = _sending(cls.send_frame)
+    for name in _END:
+        setattr(cls, name, ending(getattr(cls, name), lambda socket: not (socket.connected and socket.sock)))
+
+
+def _family() -> type[Exception]:
+    from websocket import WebSocketException
+
+    return WebSocketException
+
+
+def _answer_of(error: BaseException) -> Refused | None:
+    """The answer that refused the handshake, if the error carries one."""
+    status: int = getattr(error, "status_code", 0)
+    if not status:
+        return None
+    return status, getattr(error, "resp_headers", None) or {}, getattr(error, "resp_body", None) or b""
+
+
+def _headers(shown: Any) -> dict[str, str]:
+    """As they are given: a mapping, or lines."""
+    if isinstance(shown, Mapping):
+        return {str(name): str(value) for name, value in shown.items()}
+    lines: Iterable[str] = shown or ()
+    return {name.strip(): value.strip() for name, _, value in (str(line).partition(":") for line in lines)}
+
+
+def _connecting(original: Any, governor: Governor) -> Any:
+    @functools.wraps(original)
+    def connect(self: Any, url: str, **options: Any) -> Any:
+        outbound = handshake(url, _headers(options.get("header")))
+        line = None if outbound is None else drive(dialling(governor, outbound, _family, is_async=False))
+        if line is None:
+            return original(self, url, **options)
+        try:
+            connected = original(self, url, **options)
+            drive(line.opened(is_async=False))
+        except BaseException as error:
+            line.failed(error, _answer_of(error))
+            self.shutdown()
+            raise
+        self.ratekeeper_line = line
+        return connected
+
+    return connect
+
+
+def _sending(original: Any) -> Any:
+    @functools.wraps(original)
+    def send_frame(self: Any, frame: Any) -> Any:
+        line = getattr(self, "ratekeeper_line", None)
+        if line is not None and frame.opcode in (_TEXT, _BINARY, _PING):
+            data = frame.data.encode() if isinstance(frame.data, str) else bytes(frame.data)
+            drive(line.sending(None if frame.opcode == _PING else data, is_async=False))
+        return original(self, frame)
+
+    return send_frame

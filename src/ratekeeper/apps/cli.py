@@ -1,0 +1,74 @@
+"""The ``ratekeeper`` command: a table of sub-commands, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ratekeeper import __version__
+from ratekeeper.errors import RatekeeperError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "config": ("ratekeeper.apps.config", "The configuration: check it, show what is in force."),
+    "demo": ("ratekeeper.apps.demo", "Three programs on one address, without and with Ratekeeper."),
+    "emulate": ("ratekeeper.apps.emulate", "A strict test server that enforces a provider's rules on loopback."),
+    "exchange": (
+        "ratekeeper.apps.exchange",
+        "Positions, orders, cancel and close by hand, also while trading is paused.",
+    ),
+    "explain": (
+        "ratekeeper.apps.explain",
+        "What one call would cost, on which limits, and where the numbers come from.",
+    ),
+    "pause": ("ratekeeper.apps.pause", "Stop a provider, a kind of call or everything, in all processes at once."),
+    "proxy": ("ratekeeper.apps.proxy", "A base URL for programs in any language: calls go on through the gate."),
+    "resume": ("ratekeeper.apps.resume", "Take a pause back."),
+    "rules": ("ratekeeper.apps.rules", "The providers' rules: list, show, check, diff."),
+    "run": ("ratekeeper.apps.run", "Run an unchanged program, and its Python children, through the gate."),
+    "sessions": ("ratekeeper.apps.sessions", "Jobs that programs keep alive: list, recover, stop."),
+    "status": ("ratekeeper.apps.status", "Every budget, who spends it, bans, and the state of the store."),
+    "telegram": ("ratekeeper.apps.telegram", "A bot: status, pause, resume, positions and close from a chat."),
+    "top": ("ratekeeper.apps.top", "The status, live."),
+}
+
+
+class _Lazy(click.Group):
+    """Loads a sub-command's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ratekeeper")
+def _ratekeeper() -> None:
+    """One gate for all the outbound API traffic of a machine."""
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Entry point; errors of ours end in one line and exit code 2."""
+    try:
+        return _ratekeeper.main(args, prog_name="ratekeeper")
+    except RatekeeperError as error:
+        click.echo(f"ratekeeper: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ratekeeper"):
+            raise
+        click.echo(f"ratekeeper: this command needs the package {error.name!r}: pip install {error.name}", err=True)
+        sys.exit(2)

@@ -1,0 +1,313 @@
+"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the provider's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections import Counter
+from email.utils import formatdate
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import web
+
+from ratekeeper.rules.routing import listed
+
+from .accounting import Meter
+from .bans import Bans
+from .chances import Chances
+from .clocks import Clocks
+from .control import add_control
+from .incoming import Arrival, Failure, Venue
+from .journal import Journal
+from .reading import read_call
+from .sockets import Sockets, reset
+from .tariff import Tariff
+from .venues import venue_of
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.provider import Provider
+
+    from .accounting import Bill
+    from .bans import Address
+    from .options import Options
+
+__all__ = ["Answer", "Emulation"]
+
+SECOND = 1_000_000_000
+SILENCE = 120.0
+"""Seconds after which the connection of a lost request is cut; clients give up long before."""
+_SWITCHING = 101
+
+
+class Answer(NamedTuple):
+    """What goes back."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+    held: list[Bill]
+    """Slots that the request holds until it is answered."""
+
+
+class Emulation:
+    """One running emulation: state, and the handler of every request.
+
+    Args:
+        options: what was asked for; its `Live` part may change at any time.
+        provider: the rules that are enforced.
+    """
+
+    def __init__(self, options: Options, provider: Provider) -> None:
+        self.options = options
+        self.tariff = Tariff(provider, options)
+        self.meter = Meter()
+        self.venue: Venue = venue_of(self.tariff, options)
+        self.bans = Bans(after=0, first=0, calm=2 * (self.tariff.main.period or SECOND))
+        self.shut: dict[str, tuple[int, Failure]] = {}
+        """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
+        self.dice = random.Random(options.seed)
+        self.chances = Chances(self.dice)
+        self.clocks = Clocks(options, self.dice, time.time_ns())
+        self.journal = Journal(options.log)
+        self.totals: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
+        self.routes: Counter[str] = Counter()
+        self.clients: dict[str, Counter[str]] = {}
+        self.busy = 0
+        self.most_busy = 0
+        owners = provider.file.owners
+        self._keys = [name for kind in ("account", "key") if kind in owners for name in listed(owners[kind].header)]
+        self._labels: dict[str, str] = {"": ""}
+        self.sockets = Sockets(self)
+        self._date = (0, "")
+        self.apply()
+        self.started = self.clock()
+
+    def apply(self) -> None:
+        """Take over options that live elsewhere; called when they change."""
+        self.tariff.set_capacity(self.options.capacity)
+        self.clocks.apply(time.time_ns())
+        self.meter.count_refused = self.options.count_refused
+        span = self.venue.ban_span()
+        self.bans.after = self.options.ban_after if span else 0
+        self.bans.first = span if self.options.ban is None else int(self.options.ban * SECOND)
+
+    def clock(self) -> int:
+        """The clock that counts, in nanoseconds."""
+        return self.clocks.counting(time.time_ns())
+
+    def application(self) -> web.Application:
+        """The web application: control routes, and one handler for everything else."""
+        app = web.Application(client_max_size=4 * 1024 * 1024)
+        add_control(app, self)
+        app.router.add_route("*", "/{anything:.*}", self.handle)
+        app.on_response_prepare.append(self._prepare)
+        app.on_shutdown.append(self._shut_down)
+        return app
+
+    async def _shut_down(self, _app: web.Application) -> None:
+        await self.sockets.close()
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        if not self.options.date:
+            response.headers.popall("Date", None)
+        elif isinstance(response, web.WebSocketResponse):  # all other answers that are counted come with their own
+            dated = self.clocks.dating(time.time_ns(), self._port(request))
+            response.headers["Date"] = formatdate(dated // SECOND, usegmt=True)
+
+    # -- one request
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request, after all that the network does to it."""
+        body = await request.read() if request.can_read_body else b""
+        self.busy += 1
+        self.most_busy = max(self.most_busy, self.busy)
+        try:
+            options, dice = self.options, self.dice
+            low, high = options.latency
+            if high:
+                await asyncio.sleep(dice.uniform(low, high) / 1000)
+            lost = self.chances.strikes("loss", options.loss)
+            hung_up = not lost and self.chances.strikes("hangup", options.hangup)
+            if (lost or hung_up) and dice.random() < 0.5:
+                return await self._vanish(request, cut=hung_up)
+            answer = self.arrive(request, body)
+            if answer.status == _SWITCHING:
+                return await self.sockets.converse(request, answer.held)
+            try:
+                if high:
+                    await asyncio.sleep(dice.uniform(low, high) / 1000)
+            finally:
+                if answer.held:
+                    self.meter.credit(self.clock(), answer.held)
+            if lost or hung_up:
+                return await self._vanish(request, cut=hung_up)
+            if self.chances.strikes("hang", options.hang):
+                return await self._vanish(request, counted="hung")
+        finally:
+            self.busy -= 1
+        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+
+    async def _vanish(self, request: web.Request, *, cut: bool = False, counted: str = "") -> web.StreamResponse:
+        """Reset the connection, or leave the client waiting until it gives up."""
+        self.totals[counted or ("hung_up" if cut else "lost")] += 1
+        transport = request.transport
+        if not cut:
+            self.busy -= 1  # a client that waits in vain occupies nobody here
+            try:
+                await asyncio.sleep(SILENCE)
+            finally:
+                self.busy += 1
+        if transport is not None:
+            reset(transport)
+        return web.Response(status=500)
+
+    def priced(self, call: Call, request: web.Request) -> Arrival:
+        """The call as it arrives now, with its price and its owners."""
+        ip = request.remote or ""
+        key = self._key(request)
+        account = self.label(key)
+        plan, charged = self.tariff.plan(call, ip, account)
+        if call.method.startswith("WS") and not plan.route:
+            charged = ()  # the price of unknown calls is meant for REST
+        flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
+        label = account or "anonymous"
+        wall = time.time_ns()
+        now = self.clocks.counting(wall)
+        ahead = self.clocks.dating(wall, self._port(request)) - now
+        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, now, call.body, ahead)
+
+    @staticmethod
+    def _port(request: web.Request) -> int:
+        """The client's end of the connection; 0 when it is gone."""
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        return int(peer[1]) if peer else 0
+
+    def _key(self, request: web.Request) -> str:
+        """The secret that names the account; ``""`` if there is none."""
+        return next((value for name in self._keys if (value := request.headers.get(name))), "")
+
+    def account_of(self, request: web.Request) -> str:
+        """The label of the request's account; ``""`` if nothing names one."""
+        return self.label(self._key(request))
+
+    def arrive(self, request: web.Request, body: bytes) -> Answer:
+        """The instant of arrival: count the request, decide, and make the answer."""
+        handshake = request.headers.get("Upgrade", "").lower() == "websocket"
+        method = "WS-CONNECT" if handshake else request.method
+        arrival = self.priced(read_call(method, request.raw_path, body, request.headers), request)
+        charged, now = arrival.bills, arrival.now
+        address = self.bans.address(arrival.ip)
+        address.arrivals += 1
+        self.totals["arrivals"] += 1
+        held: list[Bill] = []
+        more: dict[str, str] = {}
+        until, turned_away = 0, ""
+        try:
+            trouble = self._admit(arrival, address)
+            held = [bill for bill in charged if bill.limit.window == "slots"]
+            if handshake:
+                status, content = _SWITCHING, b""
+            else:
+                content, back = self.venue.carry_out(arrival, self.meter)
+                self.meter.credit(now, back)
+                status = 200
+            if trouble is not None:
+                raise trouble
+        except Failure as failure:
+            status, content, more, until = failure.status, failure.body, failure.headers, failure.until
+            turned_away = failure.turned_away
+        self.statuses[status] += 1
+        self.routes[arrival.plan.route] += 1
+        if handshake:
+            self.sockets.dialled(arrival.ip, now, status)
+        self._note_client(request.headers.get("User-Agent", ""), arrival, turned_away)
+        headers = self._headers(arrival) | more
+        if until and self.options.retry_after:
+            headers["Retry-After"] = str(max(1, -(-(until - now) // SECOND)))
+        if self.journal.open:
+            used = {bill.limit.name: self.meter.used(now, bill.limit, bill.owner) for bill in charged}
+            cost = Counter[str]()
+            for bill in charged:
+                cost[bill.limit.name] += bill.cost
+            route = arrival.plan.route or f"{arrival.method} {arrival.path}"
+            self.journal.write(
+                now, ip=arrival.ip, account=arrival.account, route=route, cost=cost, used=used, status=status
+            )
+        return Answer(status, content, headers, held)
+
+    def _admit(self, arrival: Arrival, address: Address) -> Failure | None:
+        """Let the request in, or raise the `Failure` that refuses it; returned is one that hides a request carried out."""
+        now = arrival.now
+        self._stop_the_shut_out(arrival, address)
+        hidden: Failure | None = None
+        if self.chances.strikes("errors", self.options.errors):
+            self.totals["errors"] += 1
+            trouble, carried_out = self.venue.trouble(self.dice)
+            if not carried_out:
+                raise trouble
+            hidden = trouble
+        refusal = self.meter.arrive(now, arrival.bills)
+        if refusal is None:
+            return hidden
+        failure = self.venue.throttled(arrival, refusal)
+        if failure.penalty is not None:
+            kind, span = failure.penalty
+            if kind == "ip":
+                self.bans.ban(address, now, span, failure)
+            else:
+                self.shut[self.tariff.owner(arrival.plan, kind)] = (now + span, failure)
+        elif self.bans.strike(address, now):
+            failure = self.venue.banned(arrival, address.banned_until, None)
+        raise _turned_away(failure, address)
+
+    def _stop_the_shut_out(self, arrival: Arrival, address: Address) -> None:
+        if arrival.now < address.banned_until:
+            raise _turned_away(self.venue.banned(arrival, address.banned_until, address.cause), address)
+        for kind in {name.partition(":")[0] for name in self.shut}:
+            until, cause = self.shut.get(self.tariff.owner(arrival.plan, kind), (0, None))
+            if arrival.now < until:
+                raise _turned_away(self.venue.banned(arrival, until, cause), address)
+
+    def _note_client(self, agent: str, arrival: Arrival, turned_away: str) -> None:
+        """Which program it was, as far as it says so: several share one address."""
+        if agent not in self.clients and len(self.clients) >= 256:
+            agent = "others"
+        client = self.clients.setdefault(agent, Counter(arrivals=0, accepted=0, throttled=0, banned=0))
+        client["arrivals"] += 1
+        if turned_away:
+            client[turned_away] += 1
+        else:
+            client["accepted"] += sum(bill.cost for bill in arrival.bills if bill.limit is self.tariff.main)
+
+    def label(self, key: str) -> str:
+        """An account's label: a digest, so that no key shows up in statistics or the log."""
+        label = self._labels.get(key)
+        if label is None:
+            if len(self._labels) >= 4_096:
+                self._labels = {"": ""}
+            label = self._labels[key] = hashlib.sha256(key.encode()).hexdigest()[:12]
+        return label
+
+    # -- headers
+
+    def _headers(self, arrival: Arrival) -> dict[str, str]:
+        seconds = arrival.dated // SECOND
+        if self._date[0] != seconds:
+            self._date = (seconds, formatdate(seconds, usegmt=True))
+        headers = {"Content-Type": "application/json;charset=UTF-8", "Server": "nginx", "Date": self._date[1]}
+        return headers | self.venue.reports(arrival, self.meter) if self.options.usage_headers else headers
+
+
+def _turned_away(failure: Failure, address: Address) -> Failure:
+    """Count who is turned away, by what the provider calls it."""
+    if failure.bans:
+        address.shut_out += 1
+        failure.turned_away = "banned"
+    else:
+        address.throttled += 1
+        failure.turned_away = "throttled"
+    return failure

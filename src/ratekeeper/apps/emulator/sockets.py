@@ -1,0 +1,379 @@
+"""Open websockets: what each may send, what it is sent, how the server pings it, and how it comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import Counter, deque
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from aiohttp import WSMsgType, web
+
+from ratekeeper.rules.schema import Socket
+from ratekeeper.rules.times import duration
+
+from .dialects import Heard, dialect_of
+from .market import USDM_SYMBOLS
+from .reading import read_call
+
+if TYPE_CHECKING:
+    from aiohttp import WSMessage
+
+    from .accounting import Bill
+    from .dialects import Dialect
+    from .orders import Order
+    from .server import Emulation
+
+__all__ = ["Sockets", "Wire", "reset"]
+
+SECOND = 1_000_000_000
+STEP = 0.1
+"""Seconds between two looks at the age and the pings of all sockets, at most."""
+MOST_WAITING = 10_000
+"""Messages that may wait for a client that does not read; one more and its connection is reset."""
+FAREWELL = 2.0
+"""Seconds that a client has to answer a close frame."""
+GOING_AWAY, TOO_MANY, TRY_LATER = 1001, 1008, 1013
+_LINGER_NONE = struct.pack("ii", 1, 0)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Reset a connection: the client gets RST, and no word."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and not transport.is_closing():
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+    transport.abort()
+
+
+class _Close(NamedTuple):
+    """The last thing that is sent."""
+
+    code: int
+    reason: str
+
+
+class _Control(NamedTuple):
+    """A ping or a pong frame."""
+
+    kind: WSMsgType
+    data: bytes = b""
+
+
+class Wire:
+    """One connection and its state. Instants are the event loop's seconds."""
+
+    def __init__(self, number: int, request: web.Request, dialect: Dialect, at: float) -> None:
+        self.number = number
+        self.request = request
+        self.ip = request.remote or ""
+        self.response = web.WebSocketResponse(autoping=False, timeout=FAREWELL, max_msg_size=0)
+        self.dialect = dialect
+        self.opened = at
+        self.heard = at
+        """When the client last sent anything."""
+        self.pinged = at
+        self.unanswered: float | None = None
+        """Since when a ping of ours has had no answer."""
+        self.dead = False
+        """Cut so that neither side hears of it: what comes is thrown away, and nothing goes."""
+        self.ending = False
+        self.last_word = False
+        """Whether a close frame is on its way."""
+        self.slots: list[Bill] = []
+        """Slots that its subscriptions hold."""
+        self.queue: asyncio.Queue[tuple[float, str | bytes | _Close | _Control]] = asyncio.Queue(MOST_WAITING)
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self.ending = True
+        if self.request.transport is not None:
+            reset(self.request.transport)
+
+
+class Sockets:
+    """All websockets of one emulation.
+
+    Args:
+        emulation: whose limits, options, clock and dice count.
+    """
+
+    def __init__(self, emulation: Emulation) -> None:
+        self._of = emulation
+        provider = emulation.tariff.provider
+        self._dialect = dialect_of(provider.name)
+        self._habits = provider.file.socket
+        self._numbers = count(1)
+        self._wires: dict[int, Wire] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._seq = 0
+        self._reports: Counter[str] = Counter()
+        self._dials: dict[str, dict[str, Any]] = {}
+        self._totals: Counter[str] = Counter()
+        self._ended: Counter[str] = Counter()
+        if emulation.venue.desk is not None:
+            emulation.venue.desk.on_change = self.report
+
+    # -- one connection
+
+    def dialled(self, ip: str, now: int, status: int) -> None:
+        """Note an attempt to connect; `now` in nanoseconds, `status` is the handshake's answer."""
+        seen = self._dials.setdefault(ip, {"count": 0, "refused": 0, "instants": deque(maxlen=5_000)})
+        seen["count"] += 1
+        seen["refused"] += status != 101
+        seen["instants"].append(now / SECOND)
+
+    async def converse(self, request: web.Request, held: list[Bill]) -> web.StreamResponse:
+        """Serve one connection until it ends; `held` are the slots that it holds."""
+        emulation, loop = self._of, asyncio.get_running_loop()
+        desk = emulation.venue.desk
+        symbols = {**USDM_SYMBOLS, **(desk.symbols if desk else {})}
+        dialect = self._dialect(request.raw_path, emulation.label, symbols, emulation.account_of(request))
+        wire = Wire(next(self._numbers), request, dialect, loop.time())
+        writer = None
+        try:
+            await wire.response.prepare(request)
+            if emulation.chances.strikes("ws_refuse", emulation.options.ws_refuse):
+                self._ended["refused"] += 1
+                await wire.response.close(code=TRY_LATER, message=b"")
+                return wire.response
+            self._wires[wire.number] = wire
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._watch())
+            writer = asyncio.create_task(self._write(wire))
+            self._apply(wire, Heard(added=dialect.opening()), message=False)
+            async for message in wire.response:
+                if not wire.dead and not wire.ending:
+                    self._take(wire, message)
+        finally:
+            self._wires.pop(wire.number, None)
+            if not wire.ending:
+                self._ended["by client"] += 1
+            if writer is not None:
+                if wire.last_word:  # let it finish the closing handshake
+                    await asyncio.wait({writer}, timeout=FAREWELL)
+                writer.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await writer
+            emulation.meter.credit(emulation.clock(), [*held, *wire.slots])
+        return wire.response
+
+    def _take(self, wire: Wire, message: WSMessage) -> None:
+        """One frame of the client."""
+        self._totals["in"] += 1
+        wire.heard = asyncio.get_running_loop().time()
+        kind, dialect = message.type, wire.dialect
+        if kind in (WSMsgType.PING, WSMsgType.PONG):
+            if kind is WSMsgType.PING:
+                self._send(wire, _Control(WSMsgType.PONG, bytes(message.data)))
+            else:
+                wire.unanswered = None
+            if dialect.control_counts:
+                self._apply(wire, Heard())
+        elif kind is WSMsgType.TEXT:
+            heard = dialect.hear(message.data, self._of.clock() // 1_000_000)
+            if heard.pong:
+                wire.unanswered = None
+            self._apply(wire, heard)
+        elif kind is WSMsgType.BINARY and self._apply(wire, Heard()):
+            self._send(wire, message.data)
+
+    def _apply(self, wire: Wire, heard: Heard, *, message: bool = True) -> bool:
+        """Charge what was asked for and do it; or close the socket, because it was too much."""
+        meter, now = self._of.meter, self._of.clock()
+        bills: list[Bill] = []
+        if heard.added:
+            # Only what is new takes slots; every dialect's way of naming it is one of these.
+            body = {"params": heard.added, "args": heard.added, "topic": heard.added[0]}
+            bills += self._priced(wire, "WS-SUBSCRIBE", msgspec.json.encode(body))
+        slots = [bill for bill in bills if bill.limit.window == "slots"]
+        if not message:
+            bills = slots
+        else:
+            charged = {bill.limit.name for bill in bills}
+            bills += [bill for bill in self._priced(wire, "WS-SEND", b"") if bill.limit.name not in charged]
+        if meter.arrive(now, bills) is not None:
+            self._of.totals["sockets_closed"] += 1
+            self._close(wire, TOO_MANY, "Too many requests", "too many")
+            return False
+        wire.slots += slots
+        for topic in heard.removed:
+            wire.dialect.topics.pop(topic, None)
+        if heard.removed:
+            self._free(wire, len(heard.removed), now)
+        wire.dialect.topics.update(dict.fromkeys(heard.added))
+        for reply in heard.replies:
+            self._send(wire, reply)
+        return True
+
+    def _priced(self, wire: Wire, method: str, body: bytes) -> list[Bill]:
+        call = read_call(method, wire.request.raw_path, body, wire.request.headers)
+        named = call._replace(params={**(call.params or {}), "connection": str(wire.number)})
+        arrival = self._of.priced(named, wire.request)
+        return list(arrival.bills) if arrival.plan.route else []
+
+    def _free(self, wire: Wire, units: int, now: int) -> None:
+        """Give `units` slots back, those that were taken last first."""
+        left = Counter[str]()
+        kept: list[Bill] = []
+        for bill in reversed(wire.slots):
+            back = min(bill.cost, units - left[bill.limit.name])
+            left[bill.limit.name] += back
+            self._of.meter.credit(now, [bill._replace(cost=back)])
+            if bill.cost > back:
+                kept.append(bill._replace(cost=bill.cost - back))
+        wire.slots = kept[::-1]
+
+    # -- what goes out
+
+    def _send(self, wire: Wire, item: str | bytes | _Close | _Control) -> None:
+        if wire.dead:
+            return
+        due = asyncio.get_running_loop().time() + self._of.options.ws_lag / 1000
+        try:
+            wire.queue.put_nowait((due, item))
+        except asyncio.QueueFull:
+            self._ended["slow"] += 1
+            wire.abort()
+
+    def _close(self, wire: Wire, code: int, reason: str, why: str) -> None:
+        """End a connection with a word; `why` is how the figures call it."""
+        if not wire.ending:
+            self._ended[why] += 1
+            self._send(wire, _Close(code, reason))
+            wire.ending = wire.last_word = True
+
+    async def _write(self, wire: Wire) -> None:
+        loop, response = asyncio.get_running_loop(), wire.response
+        while True:
+            due, item = await wire.queue.get()
+            if (delay := due - loop.time()) > 0:
+                await asyncio.sleep(delay)
+            if wire.dead:
+                continue
+            try:
+                match item:
+                    case _Close(code, reason):
+                        await response.close(code=code, message=reason.encode())
+                        return
+                    case _Control(kind, data):
+                        await (response.ping(data) if kind is WSMsgType.PING else response.pong(data))
+                    case str():
+                        await response.send_str(item)
+                    case bytes():
+                        await response.send_bytes(item)
+            except (ConnectionError, RuntimeError):  # it ended meanwhile
+                return
+            self._totals["out"] += 1
+
+    def report(self, account: str, order: Order, now: int) -> None:
+        """An order changed: tell whoever listens. `now` in milliseconds."""
+        self._reports[account] += 1
+        if self._of.options.ws_silent:
+            return
+        for wire in list(self._wires.values()):
+            if not wire.ending:
+                for text in wire.dialect.report(account, order, self._reports[account], now):
+                    self._send(wire, text)
+
+    # -- as time goes by
+
+    async def _watch(self) -> None:
+        """Ticks, pings and old age, as long as any socket is open."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while self._wires:
+            at, options = loop.time(), self._of.options
+            ticks = at >= due
+            if ticks:
+                self._seq += 1
+                due = max(at, due + options.ws_interval)
+            now = self._of.clock() // 1_000_000
+            if self._of.venue.desk is not None:
+                self._of.venue.desk.match(now)  # so that a fill is told without anybody asking
+            for wire in list(self._wires.values()):
+                if not wire.ending and not wire.dead:
+                    self._look_after(wire, at, now)
+                    if ticks and not options.ws_silent:
+                        for topic in wire.dialect.topics:
+                            if (text := wire.dialect.tick(topic, self._seq, now)) is not None:
+                                self._send(wire, text)
+            await asyncio.sleep(min(STEP, options.ws_interval))
+
+    def _look_after(self, wire: Wire, at: float, now: int) -> None:
+        """Ping the client when it is time, and end what is too old or does not answer."""
+        habits = self._habit(wire.request.path)
+        lifetime = self._of.options.ws_lifetime
+        if lifetime is None:
+            lifetime = self._seconds(habits.lifetime)
+        if lifetime and at - wire.opened >= lifetime:
+            if farewell := wire.dialect.farewell(now):
+                self._send(wire, farewell)
+            self._close(wire, GOING_AWAY, "lifetime", "lifetime")
+            return
+        every, patience = self._seconds(habits.ping_every), self._seconds(habits.drop_after)
+        if habits.ping_from == "server" and every and at - wire.pinged >= every:
+            wire.pinged = at
+            wire.unanswered = at if wire.unanswered is None else wire.unanswered
+            self._send(wire, wire.dialect.ping(now) or _Control(WSMsgType.PING, b"%d" % now))
+        since = wire.heard if habits.ping_from == "client" else wire.unanswered
+        if patience and since is not None and at - since > patience:
+            self._close(wire, TOO_MANY, "no pong", "no pong")  # the code is a guess
+
+    def _habit(self, path: str) -> Socket:
+        kind = "api" if "/ws-api" in path or "/ws-fapi" in path else "streams"
+        habits = self._habits
+        return habits.get(kind) or habits.get("all") or next(iter(habits.values()), Socket())
+
+    def _seconds(self, text: str) -> float:
+        return duration(text) / SECOND * self._of.options.scale if text else 0.0
+
+    # -- what a test may ask
+
+    def cut(self, mode: str, ip: str = "") -> int:
+        """End every socket (of `ip`); returns how many.
+
+        Args:
+            mode: ``close`` with 1001, ``abort`` with a reset, or ``silent``: nobody is told, and nothing passes any more.
+            ip: only those of this address.
+
+        Raises:
+            ValueError: the mode is none of the three.
+        """
+        if mode not in ("close", "abort", "silent"):
+            raise ValueError(f"mode must be close, abort or silent, not {mode!r}")
+        found = [wire for wire in self._wires.values() if ip in ("", wire.ip) and not wire.ending and not wire.dead]
+        for wire in found:
+            if mode == "close":
+                self._close(wire, GOING_AWAY, "cut", "cut")
+                continue
+            self._ended["cut"] += mode == "abort"
+            if mode == "abort":
+                wire.abort()
+            else:
+                wire.dead = True
+        return len(found)
+
+    def stats(self) -> dict[str, Any]:
+        """Sockets, dials, subscriptions and messages; instants are Unix seconds of the emulator's clock."""
+        return {
+            "open": len(self._wires),
+            "open_by_ip": dict(Counter(wire.ip for wire in self._wires.values())),
+            "dials": {ip: {**seen, "instants": list(seen["instants"])} for ip, seen in self._dials.items()},
+            "subscriptions": dict(Counter(topic for wire in self._wires.values() for topic in wire.dialect.topics)),
+            "messages": {"in": self._totals["in"], "out": self._totals["out"]},
+            "seq": self._seq,
+            "ended": dict(self._ended),
+        }
+
+    async def close(self) -> None:
+        """End everything, before the server ends."""
+        for wire in list(self._wires.values()):
+            wire.abort()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task

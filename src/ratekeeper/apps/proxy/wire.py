@@ -1,0 +1,154 @@
+"""What passes through unchanged, and what belongs to one connection only: headers, bodies, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiohttp import StreamReader
+
+    from ratekeeper.adapters._call import Attempt
+
+__all__ = ["Passed", "body_of", "kept", "passed", "readable", "spelled", "unpacked"]
+
+SMALL = 65_536
+"""Bytes of a request body that are read before it is sent on; the rules look at no larger ones."""
+_MOST = 32 << 20
+"""Bytes of an unpacked answer that the rules are shown at most."""
+_RENEW = 15.0
+"""Seconds between two renewals of a permit whose answer is still on its way; its lease is a minute."""
+
+_HOP = frozenset(
+    """keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
+    expect host""".split()  # noqa: SIM905 - a table reads better
+)
+"""Headers of one connection (RFC 9110, 7.6.1), and two that are made anew for the next."""
+_CODINGS = frozenset({"gzip", "deflate", "identity", "x-gzip"})
+_ADDED = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
+
+
+def spelled(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """Headers as they were written: aiohttp's own mapping respells the names that it knows."""
+    return [(name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
+
+
+def passed(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    """The headers that go on: in their order and spelling, without those of the connection and our own."""
+    going: CIMultiDict[str] = CIMultiDict()
+    named: list[str] = []
+    for name, value in headers:
+        low = name.lower()
+        if low == "connection":
+            named += [part.strip() for part in value.split(",")]
+        elif low not in _HOP and not low.startswith("x-ratekeeper-"):
+            going.add(name, value)
+    for name in named:
+        going.popall(name, None)
+    return going
+
+
+def readable(headers: CIMultiDict[str]) -> None:
+    """Ask only for codings that the rules can read too: a refusal may be told in the body alone."""
+    asked = headers.get(hdrs.ACCEPT_ENCODING)
+    if not asked:
+        return
+    known = [part.strip() for part in asked.split(",") if part.partition(";")[0].strip().lower() in _CODINGS]
+    if len(known) <= asked.count(","):
+        headers[hdrs.ACCEPT_ENCODING] = ", ".join(known) or "identity"
+
+
+def unpacked(body: bytes, coding: str) -> bytes | None:
+    """A body as the rules read it; None if it cannot be unpacked, or would be huge."""
+    if coding in ("", "identity"):
+        return body
+    for form in (47, -15):  # gzip or zlib, as its first bytes tell; some servers send deflate without either's head
+        try:
+            engine = zlib.decompressobj(form)
+            found = engine.decompress(body, _MOST)
+        except zlib.error:
+            continue
+        return found if engine.eof else None
+    return None
+
+
+async def body_of(request: web.BaseRequest) -> bytes | AsyncIterator[bytes] | None:
+    """The body of a request: whole if it is small or the rules may want it, else as it comes; None: there is none."""
+    if not request.body_exists:
+        return None
+    content, length = request.content, request.content_length
+    kind = request.headers.get(hdrs.CONTENT_TYPE, "")
+    if length is not None and length > SMALL:
+        return _stream(request, b"")
+    if length is None and "json" not in kind and "form" not in kind:
+        return _stream(request, b"")
+    await _invite(request)
+    head = bytearray()
+    while len(head) <= SMALL and not content.at_eof():
+        head += await content.readany()
+    return bytes(head) if content.at_eof() else _stream(request, bytes(head))
+
+
+async def _stream(request: web.BaseRequest, head: bytes) -> AsyncIterator[bytes]:
+    if head:
+        yield head
+    else:
+        await _invite(request)
+    async for chunk in request.content.iter_any():
+        yield chunk
+
+
+async def _invite(request: web.BaseRequest) -> None:
+    """A client that asked whether its body is wanted may send it now."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
+class Passed(web.StreamResponse):
+    """An answer that goes on as it came: aiohttp adds no header of its own."""
+
+    _send_headers_immediately = False
+
+    async def _prepare_headers(self) -> None:
+        absent = [name for name in _ADDED if name not in self._headers]
+        await super()._prepare_headers()
+        for name in absent:
+            self._headers.popall(name, None)
+
+    async def begin(self, request: web.BaseRequest, content: StreamReader) -> None:
+        """Send the head; alone if no byte of the body is here yet, since it may come much later."""
+        if hdrs.CONTENT_LENGTH not in self._headers and request.version < (1, 1):
+            self.force_close()  # the end of the connection is the end of the body
+        writer = await self.prepare(request)
+        if writer is not None and not content.total_bytes:
+            writer.send_headers()
+
+
+@contextmanager
+def kept(attempt: Attempt | None) -> Iterator[None]:
+    """Holds an attempt's permit for as long as the block takes."""
+    if attempt is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timer: Any = None
+
+    def renew() -> None:
+        nonlocal timer
+        timer = loop.call_later(_RENEW, renew)
+        attempt.streaming()
+
+    timer = loop.call_later(_RENEW, renew)
+    try:
+        yield
+    finally:
+        timer.cancel()

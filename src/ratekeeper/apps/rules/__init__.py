@@ -1,0 +1,194 @@
+"""``ratekeeper rules``: list the providers, show one, check files of your own, compare, print schema and docs page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from ratekeeper.apps.rules.difference import differences, table
+from ratekeeper.apps.rules.page import page
+from ratekeeper.errors import RuleError, UnknownProvider
+from ratekeeper.gate.configuration import configure
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.ccxt_tables import PREFIX, derive, exchanges_at
+from ratekeeper.rules.check_costs import unready
+from ratekeeper.rules.checks import check as check_meaning
+from ratekeeper.rules.explanation import GRADES, describe, provenance
+from ratekeeper.rules.files import read
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.routing import listed
+from ratekeeper.rules.schema import File, schema_json
+from ratekeeper.rules.writing import to_toml
+
+__all__ = ["command"]
+
+_FROM_CCXT = click.option(
+    "--from-ccxt", is_flag=True, help="NAME is an exchange of ccxt: derive its rules from ccxt's own tables."
+)
+
+
+@click.group("rules")
+def command() -> None:
+    """The providers' rules: list, show, check, diff."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """Every provider with a rule file: its limits, the date and the grade of their sources, its hosts."""
+    book = configure().rulebook()
+    rows = [_row(book, name) for name in book.names()]
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+        return
+    click.echo(f"{'NAME':<20} {'LIMITS':>6}  {'READ':<10}  {'GRADES':<7} {'TITLE':<32} HOSTS")
+    for row in rows:
+        click.echo(
+            f"{row['name']:<20} {row['limits']:>6}  {row['read']:<10}  {row['confidence']:<7} {row['title']:<32} "
+            f"{', '.join(book.hosts(str(row['name'])))}"
+        )
+    click.echo("Any other exchange of ccxt: ratekeeper rules show NAME --from-ccxt")
+
+
+@command.command("show")
+@click.argument("name")
+@_FROM_CCXT
+@click.option("--toml", "--file", "whole", is_flag=True, help="Print the rule file itself.")
+def show(name: str, from_ccxt: bool, whole: bool) -> None:
+    """The limits of a provider and where their numbers come from."""
+    book = configure().rulebook()
+    if from_ccxt or name.startswith(PREFIX):
+        _show_derived(book, name.removeprefix(PREFIX), whole=whole)
+    elif whole:
+        click.echo(book.path(name).read_text("utf-8"), nl=False)
+    else:
+        _show(book.provider(name), book.hosts(name))
+        click.echo(f"  file    {book.path(name)}")
+
+
+@command.command("check")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+def check(files: tuple[Path, ...]) -> None:
+    """Check rule files, or the bundled ones; exit 1 and name file, key and remedy if one cannot be used."""
+    wrong = 0
+    if not files:
+        book = Rulebook.load()
+        files = tuple(map(book.path, book.names()))
+    for path in files:
+        try:
+            file = read(path)
+            check_meaning(file, str(path))
+        except RuleError as error:
+            click.echo(str(error), err=True)
+            wrong += 1
+            continue
+        later = unready(file)
+        for key, what in later:
+            click.echo(f"{path} at {key}: `{what}` is part of the format, but not evaluated yet", err=True)
+        wrong += bool(later)
+        if not later:
+            click.echo(f"{path}: good ({file.name}: {len(file.limits)} limits, {len(file.routes)} routes)")
+    if wrong:
+        sys.exit(1)
+
+
+@command.command("diff")
+@click.argument("name")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@_FROM_CCXT
+def diff(name: str, file: Path | None, from_ccxt: bool) -> None:
+    """The limits and costs in which FILE, or what ccxt says, differs from the rules in force; exit 1 if any does.
+
+    Against ccxt costs are compared as what they stand for: how long a call keeps its tightest limit busy.
+    """
+    if (file is None) != from_ccxt:
+        raise click.UsageError("compare with one thing: give a FILE, or --from-ccxt")
+    ours = Rulebook.load().provider(name).file
+    if file is None:
+        theirs = _from_ccxt(ours)
+    else:
+        theirs = read(file)
+        check_meaning(theirs, str(file))
+    found = differences(ours, theirs, spacing=from_ccxt)
+    if found:
+        click.echo(table(found, name, str(file or theirs.name)))
+        sys.exit(1)
+    click.echo(f"{name} and {file or theirs.name} agree on every limit and cost")
+
+
+@command.command("schema")
+def schema() -> None:
+    """The JSON schema of a rule file, for editors."""
+    click.echo(schema_json(), nl=False)
+
+
+@command.command("page")
+def page_() -> None:
+    """The page of the documentation that lists every bundled provider, in Markdown."""
+    book = Rulebook.load()
+    click.echo(page([book.provider(name) for name in book.names()]), nl=False)
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def _row(book: Rulebook, name: str) -> dict[str, object]:
+    file = book.provider(name).file
+    origins = [provenance(file, rule) for rule in file.limits.values()]
+    dates = [origin.date for origin in origins if origin.date]
+    return {
+        "name": name,
+        "title": file.title,
+        "hosts": book.hosts(name),
+        "limits": len(file.limits),
+        "routes": _routes(file),
+        "read": str(min(dates)) if dates else "",  # the list is as fresh as its oldest number
+        "confidence": "".join(grade for grade in GRADES if any(origin.confidence == grade for origin in origins)),
+        "file": str(book.path(name)),
+    }
+
+
+def _routes(file: File) -> int:
+    return sum(len(listed(rule.match)) for rule in file.routes)
+
+
+def _show(provider: Provider, hosts: list[str]) -> None:
+    file = provider.file
+    click.echo(f"{provider.name}: {file.title}")
+    click.echo(f"  hosts   {', '.join(hosts)}")
+    click.echo(f"  routes  {_routes(file)}")
+    for limit in provider.limits.values():
+        origin = provenance(file, file.limits[limit.name])
+        click.echo(f"  {limit.name:<20} {describe(limit)}")
+        click.echo(f"  {'':<20} {origin.source}, read {origin.date}, confidence {origin.confidence}")
+        if origin.note:
+            click.echo(f"  {'':<20} {origin.note}")
+
+
+def _show_derived(book: Rulebook, name: str, *, whole: bool) -> None:
+    """Derived rules, without the hosts that a bundled file serves: those are better known there."""
+    file = derive(name)
+    served = {host: known.name for host in file.hosts if (known := book.for_host(host)) is not None}
+    free = msgspec.structs.replace(file, hosts=[host for host in file.hosts if host not in served])
+    remarks = ["Derived from ccxt's own tables, not from the provider's documentation: grade C, client code."]
+    remarks += [f"{host} has better rules: ratekeeper rules show {known}" for host, known in served.items()]
+    if file.name != PREFIX + name:
+        remarks.append(f"All hosts of {name} belong to {file.name.removeprefix(PREFIX)}, so these are its rules.")
+    if whole:
+        click.echo(to_toml(free, "\n".join(remarks)), nl=False)
+        return
+    _show(Provider(free), free.hosts or ["none of its own"])
+    click.echo("\n".join(f"  {remark}" for remark in remarks))
+    click.echo(f"  To keep and change them: ratekeeper rules show {name} --from-ccxt --toml > {file.name}.toml")
+
+
+def _from_ccxt(ours: File) -> File:
+    """What ccxt says of the same provider: of the exchanges that call its hosts, the one with most of its routes."""
+    found = [derive(name) for name in exchanges_at(ours.hosts)]
+    if not found:
+        raise UnknownProvider(f"no exchange of ccxt calls a host of {ours.name}. Compare with a FILE")
+    known = {match for rule in ours.routes for match in listed(rule.match)}
+    return max(found, key=lambda file: len(known & {match for rule in file.routes for match in listed(rule.match)}))

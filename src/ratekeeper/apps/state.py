@@ -1,0 +1,231 @@
+"""The store's state as plain data and as a table: what ``status``, ``top`` and ``demo`` show."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ratekeeper.gate.configuration import configure
+from ratekeeper.gate.emergency import spoken
+from ratekeeper.gate.settings import load_settings, open_store_name
+from ratekeeper.gate.times import Times
+from ratekeeper.gate.waits import Wait, read_waits
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.pools.pool import Egress
+from ratekeeper.pools.report import AddressView, views
+from ratekeeper.rules.call import Priority
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.records import LedgerView, Snapshot
+from ratekeeper.stores.redis.address import is_address, parse_address
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+__all__ = ["as_data", "as_table", "read_state"]
+
+
+def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait], list[AddressView]]:
+    """Read the host store of `home`, or (None) the shared store in force, without entering it as a member.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    store = _store(home)
+    found = store.read(Times(store).now)
+    egress = Egress(load_settings().egress, os.environ.get("RATEKEEPER_EGRESS", ""), store, lambda *_, **__: None)
+    waits = read_waits(store)
+    if store.remote:
+        store.close()
+    return found, waits, views(egress, found)
+
+
+def _name() -> str:
+    """The address of the store in force, as the user wrote it."""
+    return open_store_name(os.environ.get("RATEKEEPER_STORE") or load_settings().store)
+
+
+def _store(home: Path | None) -> Store:
+    if home is None and is_address(name := _name()):
+        from ratekeeper.stores.redis.store import RedisStore
+
+        return RedisStore(name)
+    from ratekeeper.stores.host import HostStore
+
+    return HostStore(configure(home=home).home, patience=2.0)
+
+
+def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[AddressView] = ()) -> dict[str, Any]:
+    """The snapshot as JSON types; times in Unix seconds, periods in seconds."""
+    mono, wall = time.monotonic_ns(), time.time()
+    return {
+        "home": str(configure().home),
+        "store": str(parse_address(name)) if is_address(name := _name()) else name,
+        "degraded": found.degraded,
+        "processes": sorted(found.members.values()),
+        "permits_held": found.permits,
+        "limits": [_ledger(view, found.members) for view in sorted(found.ledgers, key=lambda v: v.key)],
+        "blocks": [
+            {
+                "scope": block.scope,
+                "kind": block.kind,
+                "reason": block.reason,
+                "until": None if block.length is None else round(wall + (block.ends() - mono) / SECOND, 3),
+            }
+            for block in found.blocks
+            if block.ends() > mono
+        ],
+        "addresses": [_address(view, mono, wall) for view in addresses],
+        "waits": {
+            klass.name.lower(): {
+                "calls": wait.calls,
+                "mean_seconds": round(wait.total / max(1, wait.calls) / SECOND, 3),
+                "longest_seconds": round(wait.longest / SECOND, 3),
+            }
+            for klass, wait in waits.items()
+        },
+        "learned": {
+            provider: {
+                name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items() if name[0] != "~"
+            }
+            for provider, limits in found.learned.items()
+        },
+    }
+
+
+def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
+    fullest = view.fullest
+    spent = 0 if fullest is None else fullest.used + fullest.inflight
+    return {
+        "provider": view.provider.partition("@")[0],
+        "host": view.provider.partition("@")[2],
+        "address": view.name,
+        "leaves": view.leaves,
+        "scope": view.scope,
+        "state": view.state,
+        "warnings": view.warnings,
+        "until": round(wall + (view.until - mono) / SECOND, 3) if view.until else None,
+        "limit": "" if fullest is None else fullest.key.split("/")[1],
+        "used": spent,
+        "capacity": 0 if fullest is None else fullest.limit.capacity,
+        "utilisation": 0.0 if fullest is None else round(spent / fullest.limit.usable, 4),
+    }
+
+
+def _addresses_table(rows: list[dict[str, Any]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("address", "state", "used", "of", "warnings"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("address", "state", "of") else "right")
+    colours = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
+    for row in rows:
+        end = f" for {row['until'] - time.time():.0f} s more" if row["until"] else ""
+        shown = row["scope"] if row["scope"] != row["address"] else row["leaves"]
+        table.add_row(
+            f"  {row['provider']} {row['address']}" + ("" if shown in ("default", row["address"]) else f" ({shown})"),
+            Text(row["state"] + end, style=colours[row["state"]]),
+            f"{row['utilisation']:.0%}",
+            f"{row['limit']} {row['used']:,} of {row['capacity']:,}" if row["limit"] else "nothing yet",
+            str(row["warnings"] or ""),
+        )
+    return table
+
+
+def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
+    provider, name, scope = (*view.key.split("/", 2), "", "")[:3]
+    spent = view.used + view.inflight
+    return {
+        "provider": provider.partition("@")[0],
+        "host": provider.partition("@")[2],
+        "limit": name,
+        "scope": scope,
+        "window": str(view.limit.window),
+        "seconds": view.limit.period / SECOND,
+        "capacity": view.limit.capacity,
+        "headroom": view.limit.headroom,
+        "used": view.used,
+        "inflight": view.inflight,
+        "utilisation": round(spent / view.limit.usable, 4),
+        "foreign": view.foreign,
+        "foreign_expected": view.expected,
+        "spenders": [
+            {
+                "process": members.get(member, f"gone-{member % 10000:04d}"),
+                "priority": Priority(klass % AGED).name.lower(),
+                "taken": row[0],
+                "taken_before": row[1],
+                "waiting": row[3],
+            }
+            for (member, klass), row in sorted(view.rows.items(), key=lambda item: -item[1][0])
+        ],
+    }
+
+
+def as_table(data: dict[str, Any]) -> RenderableType:
+    """The state for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("limit", no_wrap=True)
+    table.add_column("window", justify="right", no_wrap=True)
+    table.add_column("used", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    spenders: list[str] = []
+    provider = None
+    for row in data["limits"]:
+        owner = row["provider"] + (f" at {row['host']}" if row["host"] else "")
+        if owner != provider:
+            provider = owner
+            table.add_row(Text(owner, style="bold cyan"))
+        share = row["utilisation"]
+        colour = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
+        who = ", ".join(
+            f"{s['process']} {s['priority']} {s['taken']}" + (f" ({s['waiting']} waiting)" if s["waiting"] else "")
+            for s in row["spenders"]
+            if s["taken"] or s["waiting"]
+        )
+        if row["foreign"] or row["foreign_expected"]:
+            who += f"{', ' if who else ''}[others] {row['foreign']} (expected {row['foreign_expected']})"
+        seconds = f"{row['seconds']:g} s" if row["seconds"] else "at once"
+        table.add_row(
+            f"  {row['limit']} {row['scope']}",
+            f"{row['window']} {seconds}",
+            f"{row['used'] + row['inflight']:,} of {row['capacity']:,}",
+            Text("█" * min(20, round(20 * share)), style=colour),
+        )
+        if who:
+            spenders.append(f"  {row['limit']}: {who}")
+    parts: list[RenderableType] = []
+    if data["degraded"]:
+        parts.append(Text(f"SAFE SHARE: {data['degraded']}", style="bold red"))
+    for block in data["blocks"]:
+        end = "until resumed" if block["until"] is None else f"for {block['until'] - time.time():.0f} s more"
+        parts.append(
+            Text(f"{block['kind'].upper()} {spoken(block['scope'])} {end}  {block['reason']}", style="bold red")
+        )
+    if data["limits"]:
+        parts.append(table)
+        # One address without a name needs no table of its own: its limits are all above.
+        if len(data["addresses"]) > 1 or any(row["state"] != "active" for row in data["addresses"]):
+            parts += [Text(), _addresses_table(data["addresses"])]
+        if spenders:
+            parts.append(Text("\nspent by", style="bold"))
+            parts.extend(Text(line) for line in spenders)
+            parts.append(Text())
+    else:
+        place = data["store"] if is_address(data["store"]) else data["home"]
+        parts.append(Text(f"Nothing has been spent under {place} yet. Try: ratekeeper run -- python your_bot.py"))
+    for klass, wait in data["waits"].items():
+        text = f"waited, {klass}: {wait['calls']:,} calls, {wait['mean_seconds']:.1f} s on average, "
+        parts.append(Text(f"{text}{wait['longest_seconds']:.1f} s at longest", style="dim"))
+    names = ", ".join(data["processes"]) or "none"
+    parts.append(Text(f"processes: {names}   permits held: {data['permits_held']}", style="dim"))
+    return Group(*parts)

@@ -1,0 +1,124 @@
+"""The bot's loop: fetch what was written, answer those who may ask, go on whatever the network does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any, Final
+
+from ratekeeper.apps.telegram.api import Api, TelegramDown, TelegramRefused
+from ratekeeper.apps.telegram.replies import QUICK, Replies
+
+__all__ = ["Bot"]
+
+_POLL: Final = 25.0
+"""Seconds that Telegram keeps a question open."""
+_FIRST: Final = 1.0
+_LONGEST: Final = 60.0
+"""Seconds between two tries to reach Telegram: doubled from the first up to the longest."""
+_STALE: Final = 120.0
+"""Seconds after which a command is not carried out: it was meant for the moment when it was written."""
+_SENDS: Final = 4
+_FATAL: Final = frozenset({401, 404})
+"""The token is wrong: nothing will change that."""
+
+log = logging.getLogger("ratekeeper")
+
+
+class Bot:
+    """One bot.
+
+    Args:
+        api: Telegram's.
+        replies: what to answer.
+        chats: who is obeyed; anybody else is ignored, and told of in the log once.
+        stop: ends the loop, also out of a wait.
+        wall: Unix seconds.
+    """
+
+    def __init__(
+        self, api: Api, replies: Replies, chats: frozenset[int], stop: Event, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._api = api
+        self._replies = replies
+        self._chats = chats
+        self._stop = stop
+        self._wall = wall
+        self._strangers: set[int] = set()
+        # What asks an exchange may take a while; a pause must not wait for it.
+        self._slow = ThreadPoolExecutor(1, "ratekeeper-telegram")
+
+    def run(self) -> None:
+        """Until `stop` is set.
+
+        Raises:
+            TelegramRefused: the token is wrong.
+        """
+        offset, failures = 0, 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    updates = self._api.updates(offset, _POLL)
+                except (TelegramDown, TelegramRefused) as error:
+                    if isinstance(error, TelegramRefused) and error.code in _FATAL:
+                        raise
+                    self._back_off(failures, error)
+                    failures += 1
+                    continue
+                if failures:
+                    log.warning("ratekeeper telegram: connected again")
+                failures = 0
+                for update in updates:
+                    offset = max(offset, int(update.get("update_id", -1)) + 1)
+                    self._take(update.get("message") or {})
+        finally:
+            self._slow.shutdown(cancel_futures=True)
+
+    def _back_off(self, failures: int, error: Exception) -> None:
+        if not failures:
+            log.warning("ratekeeper telegram: %s; trying on", error)
+        self._stop.wait(min(_LONGEST, _FIRST * 2**failures))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """One message."""
+        chat, text = (message.get("chat") or {}).get("id"), message.get("text")
+        if not isinstance(chat, int) or not isinstance(text, str) or not text.startswith("/"):
+            return
+        if chat not in self._chats:
+            if chat not in self._strangers and len(self._strangers) < 1_000:
+                self._strangers.add(chat)
+                log.warning("ratekeeper telegram: chat %d is not on the list and is ignored", chat)
+            return
+        if self._wall() - float(message.get("date", 0)) > _STALE:
+            self._send(
+                chat, f"{text.split()[0]} came late and was not carried out. Send it again if you still want it."
+            )
+            return
+        if text.split()[0].partition("@")[0].lower() in QUICK:
+            self._reply(chat, text)
+        else:
+            self._slow.submit(self._reply, chat, text)
+
+    def _reply(self, chat: int, text: str) -> None:
+        try:
+            said = self._replies.answer(chat, text)
+        except Exception as error:  # a mistake in one answer must not end the bot
+            log.exception("ratekeeper telegram: %s failed", text.split()[0])
+            said = f"Not done, or not known whether it was: {type(error).__name__}; the log says more"
+        self._send(chat, said)
+
+    def _send(self, chat: int, text: str) -> None:
+        for failures in range(_SENDS):
+            try:
+                self._api.send(chat, text)
+                return
+            except TelegramDown as error:
+                if failures + 1 == _SENDS or self._stop.wait(min(_LONGEST, _FIRST * 2**failures)):
+                    log.warning("ratekeeper telegram: an answer was lost: %s", error)
+                    return
+            except TelegramRefused as error:
+                log.warning("ratekeeper telegram: an answer was lost: %s", error)
+                return

@@ -1,0 +1,222 @@
+"""Answers that are given again: found on the shelf that all processes share, asked for once, stale rather than none."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ratekeeper.errors import Blocked, CallFailed, Rejected
+from ratekeeper.gate.errand import Errand, Reply, Served, packed, unpacked
+from ratekeeper.gate.flights import Flights, Lead
+from ratekeeper.gate.steps import Steps, waiting
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.freshness import Cache, Kept, Service
+from ratekeeper.rules.call import Outcome, Plan
+from ratekeeper.rules.handling import class_of, fingerprint
+from ratekeeper.stores.shelf import open_shelf
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["Answers"]
+
+_LONGEST_FLIGHT: Final = 60.0
+"""Seconds for which others wait for one who asks on their behalf, at most."""
+
+
+class _Wanted(NamedTuple):
+    key: bytes
+    ttl: float
+    owner: str
+    """Whose answer it is; ``""``: everybody's."""
+
+
+class _Found(NamedTuple):
+    kept: Kept
+    age: float
+    reply: Reply
+    outdated: bool
+    """Its owner has acted since, so that it may be wrong however young it is."""
+
+
+class Answers:
+    """The kept answers of one gate."""
+
+    def __init__(self, gate: Gate, cache: Cache) -> None:
+        self._events = gate.events
+        self._store = gate.store
+        self._cache = cache
+        self._shelf = open_shelf(gate.store, gate.home, most_bytes=cache.most_bytes)
+        self._flights = Flights(gate)
+
+    def close(self) -> None:
+        """Let go of the shelf."""
+        self._shelf.close()
+
+    def give(self, errand: Errand, plan: Plan, ask: Callable[[], Steps[Any]]) -> Steps[Any]:
+        """An answer to the call: kept, or of `ask`, which then is kept.
+
+        Args:
+            errand: the call.
+            plan: of it.
+            ask: makes the call.
+        """
+        wanted = self._wanted(errand, plan)
+        if wanted is None:
+            try:
+                return (yield from ask())
+            finally:
+                self._acted(errand, plan)
+        found: _Found | None = None
+        for _ in range(2):  # whoever waited for another's answer in vain asks for himself
+            found = yield from self._look(wanted, errand.is_async)
+            answer = self._usable(errand, plan, wanted, found)
+            if answer is not None:
+                return answer
+            if errand.urgent:
+                break  # another's call may stand behind many in the queue
+            flight = yield waiting(
+                functools.partial(self._flights.join, wanted.key, _LONGEST_FLIGHT),
+                functools.partial(self._flights.join_async, wanted.key, _LONGEST_FLIGHT),
+                is_async=errand.is_async,
+            )
+            if isinstance(flight, Lead):
+                try:
+                    return (yield from self._asked(errand, plan, wanted, found, ask))
+                finally:
+                    flight.land()
+            yield waiting(
+                functools.partial(flight.wait, _LONGEST_FLIGHT),
+                functools.partial(flight.wait_async, _LONGEST_FLIGHT),
+                is_async=errand.is_async,
+            )
+            found = yield from self._look(wanted, errand.is_async)
+            if found is not None and not found.outdated and self._cache.fresh(found.kept, found.age):
+                self._told("cache hit", plan, found)
+                return errand.answer(found.reply, Served(Service.SHARED, found.age))
+        return (yield from self._asked(errand, plan, wanted, found, ask))
+
+    # -- which answers ---------------------------------------------------------------------------------------------
+
+    def _wanted(self, errand: Errand, plan: Plan) -> _Wanted | None:
+        """Under what the answer is kept, and for how long; None: it is not."""
+        if not errand.answers or errand.call.method.startswith("WS"):
+            return None
+        ttl = self._ttl(errand, plan)
+        if not ttl:
+            return None
+        key = errand.rules.handling.key(errand.call, plan)
+        owner = "" if class_of(plan) == "market" else _owner(plan)
+        return None if key is None else _Wanted(key, ttl, owner)
+
+    def _ttl(self, errand: Errand, plan: Plan) -> float:
+        provider = plan.provider.partition("@")[0]
+        route = f"{provider} {plan.route.partition(' #')[0]}"
+        own = [pattern for pattern in self._cache.ttl if fnmatchcase(route, pattern)]
+        if own:
+            return self._cache.ttl[max(own, key=len)]
+        ttl = errand.rules.handling.ttl(plan)
+        if ttl is None and class_of(plan) == "market" and errand.call.method.upper() == "GET":
+            return self._cache.market
+        return ttl or 0.0
+
+    # -- the shelf -------------------------------------------------------------------------------------------------
+
+    def _look(self, wanted: _Wanted, is_async: bool) -> Steps[_Found | None]:
+        if self._store.remote:
+            found: _Found | None = yield waiting(functools.partial(self._get, wanted), None, is_async=is_async)
+            return found
+        return self._get(wanted)
+
+    def _get(self, wanted: _Wanted) -> _Found | None:
+        value = self._shelf.get(wanted.key)
+        opened = None if value is None else unpacked(value)
+        if opened is None:
+            return None
+        at, ttl, reply = opened
+        moved = self._shelf.get(_moved(wanted.owner)) if wanted.owner else None
+        outdated = moved is not None and int.from_bytes(moved, "big") >= at
+        age = (time.monotonic_ns() + self._store.skew()[1] - at) / SECOND
+        return _Found(Kept(at / SECOND, min(ttl, wanted.ttl)), age, reply, outdated)
+
+    def _put(self, wanted: _Wanted, reply: Reply, asked: int) -> None:
+        if len(reply.body) <= self._cache.largest:
+            self._shelf.put(wanted.key, packed(reply, asked, wanted.ttl), self._cache.keep(wanted.ttl))
+
+    def _acted(self, errand: Errand, plan: Plan) -> None:
+        """A call that changes an account makes what is kept of it worth asking for anew."""
+        reads = errand.call.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
+        if not reads and (owner := _owner(plan)):
+            stamp = (time.monotonic_ns() + self._store.skew()[1]).to_bytes(8, "big")
+            put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
+            if self._store.remote:
+                threading.Thread(target=put, daemon=True).start()  # also on the way out of a cancelled task
+            else:
+                put()
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def _usable(self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None) -> Any:
+        """A kept answer that serves at once: a fresh one, or any as long as nobody may ask."""
+        if found is None:
+            return None
+        if not found.outdated and self._cache.fresh(found.kept, found.age):
+            self._told("cache hit", plan, found)
+            return errand.answer(found.reply, Served(Service.HIT, found.age))
+        blocks = self._store.blocks
+        over = blocks.against(plan.scopes, plan.charges, time.monotonic_ns()) if blocks else None
+        if over is not None and over.kind == "ban" and self._cache.serves(found.kept, found.age, banned=True):
+            return self._stale(errand, plan, found, "banned")
+        return None
+
+    def _asked(
+        self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Callable[[], Steps[Any]]
+    ) -> Steps[Any]:
+        asked = time.monotonic_ns() + self._store.skew()[0]  # the earliest that it may be
+        try:
+            response = yield from ask()
+        except Exception as error:
+            # A call that was tried, and then shut out before its next try, is all of it: in vain, and shut.
+            in_vain = isinstance(error, Rejected | CallFailed) or errand.tried is not None
+            shut = isinstance(error, Blocked) or isinstance(error.__cause__, Blocked)
+            if in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=shut):
+                return self._stale(errand, plan, found, str(error))
+            raise
+        outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
+        if outcome is Outcome.OK:
+            reply, response = yield from errand.read(response)
+            if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
+                if self._store.remote:
+                    yield waiting(functools.partial(self._put, wanted, reply, asked), None, is_async=errand.is_async)
+                else:
+                    self._put(wanted, reply, asked)
+            errand.label(response, Served(errand.service))
+        elif outcome is not Outcome.BAD_REQUEST and found is not None:
+            banned = outcome is Outcome.BANNED
+            if self._cache.serves(found.kept, found.age, banned=banned):
+                yield from errand.discard(response)
+                return self._stale(errand, plan, found, str(outcome))
+        return response
+
+    def _stale(self, errand: Errand, plan: Plan, found: _Found, why: str) -> Any:
+        self._told("cache stale", plan, found, why)
+        return errand.answer(found.reply, Served(Service.STALE, found.age))
+
+    def _told(self, kind: str, plan: Plan, found: _Found, why: str = "") -> None:
+        self._events.say(
+            kind, f"{plan.route}: an answer {found.age:.1f} s old{': ' + why if why else ''}", plan.provider,
+            route=plan.route, age=found.age,
+        )  # fmt: skip
+
+
+def _owner(plan: Plan) -> str:
+    start = f"{plan.provider}/account:"
+    return next((scope for scope in plan.scopes if scope.startswith(start)), "")
+
+
+def _moved(owner: str) -> bytes:
+    return fingerprint("moved", owner)

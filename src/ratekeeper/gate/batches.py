@@ -1,0 +1,127 @@
+"""Single calls that are made as one: collected for a moment, asked together, the answer split again."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.gate.errand import Errand, Reply, Served
+from ratekeeper.gate.steps import Parked, Steps, pausing, waiting
+from ratekeeper.gate.trying import Trying
+from ratekeeper.policy.freshness import Service
+from ratekeeper.policy.policies import Batch
+from ratekeeper.rules.call import Plan
+from ratekeeper.rules.handling import Single
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["Batches"]
+
+_LONGEST: Final = 120.0
+"""Seconds for which a call waits for the one that is made for it, at most; then it goes by itself."""
+
+
+class _Collected:
+    """Calls of one group, from the first to the answer."""
+
+    def __init__(self, name: str) -> None:
+        self.names = {name}
+        self.open = True
+        self.done = Parked()
+        self.replies: dict[str, Reply] = {}
+        self.error: Exception | None = None
+
+
+class Batches:
+    """The batches of one gate: they collect the calls of this process."""
+
+    def __init__(self, gate: Gate, settings: Batch, trying: Trying) -> None:
+        self._gate = weakref.proxy(gate)
+        self._settings = settings
+        self._trying = trying
+        self._lock = threading.Lock()
+        self._collecting: dict[bytes, _Collected] = {}
+
+    def make(self, errand: Errand, plan: Plan) -> Steps[Any]:
+        """Make the call, alone or together with others of its kind."""
+        single = errand.rules.handling.single(errand.call, plan) if errand.answers else None
+        if single is None:
+            return (yield from self._trying.make(errand, plan))
+        with self._lock:
+            batch = self._collecting.get(single.group)
+            first = batch is None or not batch.open
+            if batch is None or not batch.open:
+                batch = self._collecting[single.group] = _Collected(single.name)
+            batch.names.add(single.name)
+            if len(batch.names) >= min(self._settings.most, single.rule.most if single.rule.list_param else 1 << 30):
+                batch.open = False
+        if first:
+            return (yield from self._lead(errand, plan, single, batch))
+        yield waiting(
+            lambda: batch.done.wait(_LONGEST), lambda: batch.done.wait_async(_LONGEST), is_async=errand.is_async
+        )
+        if isinstance(batch.error, RatekeeperError):
+            raise errand.fail(batch.error, None) from batch.error  # as this client's users expect it
+        if batch.error is not None:
+            raise batch.error
+        if single.name not in batch.replies:
+            return (yield from self._trying.make(errand, plan))
+        errand.service = Service.BATCHED
+        return errand.answer(batch.replies[single.name], Served(Service.BATCHED))
+
+    def _lead(self, errand: Errand, plan: Plan, single: Single, batch: _Collected) -> Steps[Any]:
+        try:
+            yield pausing(self._settings.window, is_async=errand.is_async)
+            names = self._closed(single, batch)
+            call = single.together(names)
+            together = self._gate.plan(errand.rules, call)
+            whole = errand.other(call) if len(names) > 1 and _cheaper(together, plan, len(names)) else None
+            if whole is not None:
+                yield from self._together(errand, whole, together, single, batch)
+        except Exception as error:
+            batch.error = error
+            raise
+        finally:
+            self._closed(single, batch)
+            batch.done.release()
+        if single.name not in batch.replies:
+            return (yield from self._trying.make(errand, plan))
+        errand.service = Service.BATCHED
+        return errand.answer(batch.replies[single.name], Served(Service.BATCHED))
+
+    def _closed(self, single: Single, batch: _Collected) -> set[str]:
+        with self._lock:
+            batch.open = False
+            if self._collecting.get(single.group) is batch:
+                del self._collecting[single.group]
+            return batch.names
+
+    def _together(self, errand: Errand, whole: Errand, plan: Plan, single: Single, batch: _Collected) -> Steps[None]:
+        """Ask for all; what the answer does not hold is asked for by whoever wants it."""
+        response = yield from self._trying.make(whole, plan)
+        errand.tried = whole.tried
+        reply, response = yield from whole.read(response)
+        yield from whole.discard(response)
+        if reply is None or reply.status != 200:
+            return
+        parts = single.split(reply.body)
+        batch.replies = {name: Reply(200, reply.headers, parts[name]) for name in batch.names if name in parts}
+        self._gate.events.say(
+            "batched",
+            f"{len(batch.replies)} calls were made as one: {plan.route}",
+            plan.provider,
+            calls=len(batch.names),
+        )
+
+
+def _cheaper(together: Plan, one: Plan, number: int) -> bool:
+    """Whether one call for all costs no more, on every limit, than so many single ones. By the limit's name, not by its
+    ledger: limits of an endpoint are ledgers of their own."""
+    single: Counter[str] = Counter()
+    for charge in one.charges:
+        single[charge.limit.name] += charge.cost * number
+    return all(charge.cost <= single[charge.limit.name] for charge in together.charges)

@@ -1,0 +1,178 @@
+"""Breakers at work: who may pass, and what is written down, so that all processes know."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ratekeeper.errors import BreakerOpen
+from ratekeeper.gate.steps import Steps, waiting
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
+from ratekeeper.rules.call import Outcome, Plan
+from ratekeeper.rules.handling import class_of
+from ratekeeper.stores.blocks import EMERGENCY
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["Breakers", "close"]
+
+_PROBE: Final = 30 * SECOND
+"""ns for which a probe may be under way before another takes its place."""
+_LOOK, _CLOSER_LOOK = SECOND, SECOND // 20
+"""ns after which a process looks again at what others have written: while it knows of no block, and of any."""
+_AFTERWARDS: Final = 600.0
+"""Seconds after its cooldown for which a breaker wants probing; then nobody has called for so long that it is forgotten."""
+
+
+class Breakers:
+    """The breakers of one gate."""
+
+    def __init__(self, gate: Gate, settings: Breaker) -> None:
+        self._gate = weakref.proxy(gate)
+        self._store = gate.store
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._looked = -_LOOK
+        self._counted: dict[str, list[int]] = {}
+        """By scope, calls that [failed, worked] and are not written down yet."""
+
+    def admit(self, plan: Plan, *, is_async: bool) -> Steps[str]:
+        """Lets a call pass; cancels, and what a person does by hand, always. Returns the topic of the probe that it is, or
+        ``""``.
+
+        Raises:
+            BreakerOpen: it may not.
+        """
+        now = time.monotonic_ns()
+        due = now - self._looked >= (_CLOSER_LOOK if self._store.blocks else _LOOK)
+        if not (due or self._store.blocks) or _passes(plan):
+            return ""
+        scope = self._settings.scope_of(plan.scopes)
+        if due:
+            # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
+            # the store would stop a call for.
+            self._looked = now
+            yield self._apart(functools.partial(self._store.remember, _health(scope)), is_async)
+        if not self._store.blocks:
+            return ""
+        names = {scope, _probing(scope)}
+        ends = {state.kind: state for state in self._store.blocks.states() if state.scope in names}
+        if OPEN in ends and ends[OPEN].ends() > now:
+            raise self._refusal(scope, ends[OPEN].reason, ends[OPEN].ends() - now)
+        if PROBING not in ends or ends[PROBING].ends() <= now:
+            return ""
+        topic: str = yield self._apart(functools.partial(self._claim, scope, now), is_async)
+        if not topic:
+            raise self._refusal(scope, f"{ends[PROBING].reason}; a probe is under way", SECOND)
+        return topic
+
+    def _claim(self, scope: str, now: int) -> str:
+        for number in range(self._settings.probes):
+            topic = f"probe:{number}:{scope}"
+            if not self._store.claim(topic, now, now + _PROBE):
+                return topic
+        return ""
+
+    def note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
+        """Writes down how a call that was let pass fared. One that always passes opens no breaker."""
+        trouble = troubled(outcome)
+        if trouble and _passes(plan):
+            return
+        scope = self._settings.scope_of(plan.scopes)
+        if trouble:
+            yield self._apart(functools.partial(self._failed, scope, plan.provider, outcome), is_async)
+        elif trouble is False:
+            with self._lock:
+                self._counted.setdefault(scope, [0, 0])[1] += 1
+            if probe:
+                yield self._apart(functools.partial(self._recovered, scope, plan.provider), is_async)
+        if probe:
+            yield self._apart(functools.partial(self.release, probe), is_async)
+
+    def release(self, probe: str) -> None:
+        """A probe is over, or was not sent after all."""
+        now = time.monotonic_ns()
+        self._store.claim(probe, now, now, held=True)
+
+    def _failed(self, scope: str, provider: str, outcome: Outcome) -> None:
+        with self._lock:
+            counted = self._counted.setdefault(scope, [0, 0])
+            counted[0] += 1
+            failed, worked = counted
+            self._counted[scope] = [0, 0]
+        topic = _health(scope)
+
+        def count() -> tuple[Health, float]:
+            before = Health.unpack(self._store.remember(topic))
+            health, length = self._settings.after(before, failed, worked, self._steady())
+            self._store.remember(topic, health.pack())
+            return health, length
+
+        health, length = self._store.transact(count)
+        if length:
+            reason = f"the provider is in trouble ({outcome})"
+            self._gate.block(scope, length, OPEN, reason)
+            self._gate.block(_probing(scope), length + _AFTERWARDS, PROBING, reason)
+            self._gate.events.say(
+                "breaker", f"the breaker of {scope} is open for {length:.0f} s: {reason}", provider,
+                scope=scope, seconds=length, trips=health.trips,
+            )  # fmt: skip
+
+    def _recovered(self, scope: str, provider: str) -> None:
+        close(self._gate, scope)
+        self._gate.events.say(
+            "breaker closed", f"the breaker of {scope} is closed: a probe succeeded", provider, scope=scope
+        )
+
+    def _steady(self) -> float:
+        """Steady seconds on the store's clock, as far as this machine knows it."""
+        return (time.monotonic_ns() + sum(self._store.skew()) // 2) / SECOND
+
+    def _apart(self, work: Callable[[], Any], is_async: bool) -> Callable[[], Any]:
+        """Work on the store, which must not hold up an event loop if the store is far away."""
+        if is_async and not self._store.remote:
+
+            async def here() -> Any:
+                return work()
+
+            return waiting(work, here, is_async=True)
+        return waiting(work, None, is_async=is_async)
+
+    @staticmethod
+    def _refusal(scope: str, reason: str, left: int) -> BreakerOpen:
+        seconds = left / SECOND
+        return BreakerOpen(
+            f"the breaker of {scope} is open for {seconds:.1f} s: {reason}",
+            limit=OPEN,
+            scope=scope,
+            retry_at=time.time() + seconds,
+            seconds=seconds,
+            reason=reason,
+        )
+
+
+def close(gate: Gate, scope: str) -> bool:
+    """Closes a breaker, whatever is known of its provider. False: it was not open, and wanted no probe."""
+    gate.store.remember(_health(scope), Health().pack())
+    gone = [gate.unblock(scope, OPEN), gate.unblock(_probing(scope), PROBING)]
+    return any(gone)
+
+
+def _passes(plan: Plan) -> bool:
+    """Cancels, and what a person does by hand."""
+    return EMERGENCY in plan.scopes or class_of(plan) == "cancel"
+
+
+def _health(scope: str) -> str:
+    return f"breaker:{scope}"
+
+
+def _probing(scope: str) -> str:
+    """A name that no plan has: what must be probed does not hold a call by itself."""
+    return f"{scope}/probing"

@@ -1,0 +1,130 @@
+"""First contact: before the first call to a provider that states its limits and its time, ask it once.
+
+One process of the machine asks; the others wait for it through a short block on the provider. What is learned lasts a
+day. If asking fails, the rule file's numbers hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.pools.echo import opener
+from ratekeeper.rules.call import Answer, Call
+from ratekeeper.rules.reading import LARGEST
+from ratekeeper.stores.records import Grant
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+    from ratekeeper.pools.address import Address
+    from ratekeeper.rules.provider import Provider
+
+__all__ = ["CONTACT", "Contact"]
+
+CONTACT: Final = "contact"
+"""The kind of block that holds other calls while a provider is asked; it ends as soon as the answer is there."""
+
+_FRESH: Final = 86_400 * SECOND
+_FAILED: Final = 300 * SECOND
+_PATIENCE: Final = 4.0
+"""Seconds to wait for the answer."""
+_MOST: Final = LARGEST + 1
+"""Bytes of an answer that are read at most: one more than is parsed."""
+
+
+class Contact:
+    """What one gate knows of first contacts."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = weakref.proxy(gate)
+        self._known: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def made(self, provider: Provider) -> bool:
+        """Whether there is nothing to ask."""
+        until = self._known.get(provider.namespace)
+        if until is not None and time.monotonic_ns() < until:
+            return True
+        return provider.learn_route() is None
+
+    def make(self, provider: Provider, base_url: str) -> None:
+        """Ask, unless it was asked lately by any process. Never raises."""
+        if self.made(provider):
+            return
+        with self._lock:
+            if self.made(provider) or not self._claim(provider.namespace):
+                return
+            try:
+                good = self._ask(provider, base_url)
+            finally:
+                self._gate.unblock(provider.namespace, CONTACT)
+            until = time.monotonic_ns() + (_FRESH if good else _FAILED)
+            self._gate.store.claim(f"contact:{provider.namespace}", time.monotonic_ns(), until, held=True)
+            self._known[provider.namespace] = until
+
+    def _claim(self, namespace: str) -> bool:
+        """Become the one who asks; the others are held meanwhile."""
+        store, mono = self._gate.store, time.monotonic_ns()
+
+        def claim() -> bool:
+            until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
+            if until:
+                self._known[namespace] = until
+                return False
+            self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
+            return True
+
+        return bool(store.transact(claim))
+
+    def _ask(self, provider: Provider, base_url: str) -> bool:
+        """Ask from the first address that has a connection. True if limits were learned."""
+        egress = self._gate.egress
+        for address in egress.reachable(provider.name, provider.namespace):
+            learned = self._ask_from(address, provider, base_url)
+            if learned is not None:
+                return learned
+            egress.health.failed(f"{provider.namespace}/egress:{address.name}")
+        return False
+
+    def _ask_from(self, address: Address, provider: Provider, base_url: str) -> bool | None:
+        """Ask from one address; None if no connection could be made."""
+        route = provider.learn_route()
+        assert route is not None
+        gate = self._gate
+        plan = provider.plan(Call(*route), gate.identity(address))
+        held = gate.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
+        if held is not None and held.kind != CONTACT:
+            return False  # a ban or a pause holds this call like any other
+        grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, AGED), gate.times.now(plan.provider))
+        if not isinstance(grant, Grant):
+            return False  # no room even for that: whatever filled it knows the limits
+        request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "ratekeeper"})  # noqa: S310 - the caller's own base URL
+        try:
+            try:
+                with opener(address).open(request, timeout=_PATIENCE) as got:
+                    answer = Answer(got.status, {k.lower(): v for k, v in got.headers.items()}, got.read(_MOST))
+            except urllib.error.HTTPError as error:
+                with error:
+                    answer = Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read(_MOST))
+        except urllib.error.URLError as error:
+            # Refused, not found by name, or no such address here: it was never sent. Anything else may still arrive.
+            absent = getattr(error.reason, "errno", None) == errno.EADDRNOTAVAIL
+            if absent or isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
+                gate.settling.refunded(grant)
+                return False if isinstance(error.reason, socket.gaierror) else None
+            gate.settling.lingers(grant)
+            return False
+        except (OSError, ValueError, http.client.HTTPException):
+            gate.settling.lingers(grant)
+            return False
+        told = gate.settling.answered(provider, plan, grant, answer, None)
+        return bool(told.learned)

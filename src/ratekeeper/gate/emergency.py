@@ -1,0 +1,83 @@
+"""What a person stops, in the words of ``ratekeeper pause``, and what passes all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Final
+
+from ratekeeper.errors import RatekeeperError, RuleError
+from ratekeeper.rules.call import Plan
+from ratekeeper.rules.routing import PRIORITIES
+from ratekeeper.stores.blocks import EMERGENCY, EVERYWHERE
+
+__all__ = ["emergency", "passing", "spoken", "understood"]
+
+_WORDS: Final = {"everything": EVERYWHERE, "orders": f"{EVERYWHERE}/class:order"}
+_ACTIVE: ContextVar[bool] = ContextVar("ratekeeper_emergency", default=False)
+
+
+@contextmanager
+def emergency() -> Iterator[None]:
+    """Calls made inside pass every pause and every open breaker, whatever their class; a ban stops them.
+
+    For what a person does by hand while the programs are stopped, such as closing a position. They pay the ledgers as
+    any call.
+    """
+    token = _ACTIVE.set(True)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+def passing(plan: Plan) -> Plan:
+    """The plan of a call made here: itself, or inside `emergency` one that says so."""
+    if not _ACTIVE.get() or EMERGENCY in plan.scopes:
+        return plan
+    # Charges of its own: permits that were taken for it together must not be handed out to calls that a pause holds.
+    return replace(plan, charges=(*plan.charges,), scopes=(*plan.scopes, EMERGENCY))
+
+
+def understood(name: str, namespace: Callable[[str], str]) -> str:
+    """A scope as people write it, as stores know it.
+
+    Args:
+        name: ``everything`` or ``*``; ``orders``, or ``KIND:VALUE`` at every provider (``class:cancel``, ``ip:default``);
+            a provider; ``PROVIDER/KIND:VALUE``; the key of one ledger.
+        namespace: gives the namespace of a provider that is named without a host.
+
+    Raises:
+        RuleError: no such class of calls, or no such provider.
+    """
+    name = _WORDS.get(name, name)
+    provider, slash, owner = name.partition("/")
+    if not slash and ":" in provider and "@" not in provider:
+        provider, slash, owner = EVERYWHERE, "/", provider
+    kind, colon, value = owner.partition(":")
+    if slash and not (colon and kind and value):
+        raise RuleError(f"{name!r} names nobody. Write for example binance-usdm/class:order or binance-usdm/ip:default")
+    if kind == "class" and value not in PRIORITIES:
+        near = get_close_matches(value, PRIORITIES, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(PRIORITIES)}."
+        raise RuleError(f"no class of calls is {value!r}. {remedy}")
+    if provider == EVERYWHERE:
+        return provider + slash + owner
+    base, host, _ = provider.partition("@")
+    try:
+        found = namespace(base)
+    except RatekeeperError as error:
+        near = get_close_matches(base, _WORDS, n=1)
+        raise RuleError(f"nothing is called {base!r}. Did you mean {near[0]}?") if near else error from None
+    return (provider if host else found) + slash + owner
+
+
+def spoken(scope: str) -> str:
+    """A scope as people read and write it: `understood` turns it back."""
+    for word, meant in _WORDS.items():
+        if scope == meant:
+            return word
+    return scope.removeprefix(f"{EVERYWHERE}/")

@@ -1,0 +1,131 @@
+"""What a gate has to tell: typed events, for handlers and for the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Plan
+
+__all__ = ["Event", "Events"]
+
+_LOG: Final = logging.getLogger("ratekeeper")
+_MOST_SHUT: Final = 4096
+"""Blocks of which it is remembered that they were told."""
+_LEVELS: Final = {
+    "throttled": logging.WARNING,
+    "paced": logging.WARNING,
+    "overloaded": logging.INFO,
+    "banned": logging.WARNING,
+    "refusing": logging.WARNING,
+    "foreign": logging.WARNING,
+    "unreadable": logging.WARNING,
+    "egress": logging.WARNING,
+    "store lost": logging.WARNING,
+    "store back": logging.WARNING,
+    "session abnormal": logging.WARNING,
+    "session recovering": logging.WARNING,
+    "session recovered": logging.WARNING,
+    "session failed": logging.ERROR,
+    "session stopped": logging.INFO,
+    "stream down": logging.WARNING,
+    "stream stale": logging.WARNING,
+    "stream back": logging.INFO,
+    "stream rolled over": logging.INFO,
+    "retry": logging.INFO,
+    "gave up": logging.WARNING,
+    "unknown": logging.WARNING,
+    "breaker": logging.WARNING,
+    "breaker closed": logging.WARNING,
+    "cache stale": logging.INFO,
+    "waiting": logging.INFO,
+    "learned": logging.INFO,
+    "clock": logging.INFO,
+    "rejected": logging.INFO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a person may want to know.
+
+    Attributes:
+        kind: ``throttled``, ``banned``, ``retry``, ``breaker``...; ``docs/reference/errors.md`` lists all.
+        message: one sentence, without secrets.
+        provider: namespace, or ``""``.
+        fields: numbers and names behind the sentence.
+        at: Unix seconds.
+    """
+
+    kind: str
+    message: str
+    provider: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    at: float = field(default_factory=time.time)
+
+
+class Events:
+    """Handlers of one gate, and the ``ratekeeper`` log."""
+
+    def __init__(self) -> None:
+        self._handlers: list[Callable[[Event], object]] = []
+        self._said: dict[tuple[str, str], float] = {}
+        self._shut: dict[tuple[str, str], int] = {}
+
+    def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `handler` with every event, in whatever thread it happens; returns what takes it off again."""
+        self._handlers.append(handler)
+        return lambda: self._handlers.remove(handler)
+
+    def say(self, kind: str, message: str, provider: str = "", **fields: Any) -> None:
+        """Tell handlers and the log. A handler that raises is logged and never disturbs a call."""
+        _LOG.log(_LEVELS.get(kind, logging.DEBUG), "%s", f"{provider}: {message}" if provider else message)
+        if not self._handlers:
+            return
+        event = Event(kind, message, provider, fields)
+        for handler in list(self._handlers):
+            try:
+                handler(event)
+            except Exception:  # noqa: BLE001 - a program's handler is not ours to trust
+                _LOG.exception("an event handler failed")
+
+    def say_seldom(self, kind: str, about: str, every: float, message: str, provider: str = "", **fields: Any) -> None:
+        """`say`, but about one subject at most once in `every` seconds."""
+        now = time.monotonic()
+        if now - self._said.get((kind, about), -every) >= every:
+            self._said[kind, about] = now
+            self.say(kind, message, provider, **fields)
+
+    def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
+        """A call waits for long: why (law 7), about one limit once a minute. `now`: steady ns."""
+        why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
+        self.say_seldom(
+            "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.opens - now) / SECOND:.0f} s for {why}",
+            plan.provider, key=no.key, seconds=(no.opens - now) / SECOND,
+        )  # fmt: skip
+
+    def say_shut(self, plan: Plan, no: Refusal, now: int) -> None:
+        """A call is refused because of a block that lasts for too long: once per block. `now`: steady ns."""
+        about = no.key, no.kind
+        if abs(no.opens - self._shut.get(about, 0)) < SECOND:
+            return
+        if len(self._shut) >= _MOST_SHUT:
+            self._shut.clear()
+        self._shut[about] = no.opens
+        seconds = None if no.opens - now >= 1 << 61 else (no.opens - now) / SECOND
+        until = "until it is resumed"
+        if seconds is not None:
+            until = f"until {time.strftime('%H:%M:%S', time.gmtime(time.time() + seconds))} UTC, for {seconds:.0f} s"
+        self.say(
+            "refusing", f"calls to {no.key} are refused {until} ({no.kind}{': ' + no.reason if no.reason else ''})",
+            plan.provider, scope=no.key, block=no.kind, seconds=seconds,
+        )  # fmt: skip
+
+    def open_again(self, scope: str) -> None:
+        """A block of a scope was taken back: the next one is told anew."""
+        self._shut = {about: end for about, end in self._shut.items() if about[0] != scope}

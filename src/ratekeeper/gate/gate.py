@@ -1,0 +1,420 @@
+"""The gate: one governed call, written once, for tasks and threads alike (long because it explains every argument)."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, ClassVar
+
+from ratekeeper.gate import priorities
+from ratekeeper.gate.configuration import configure
+from ratekeeper.gate.contact import CONTACT, Contact
+from ratekeeper.gate.emergency import passing, understood
+from ratekeeper.gate.events import Event, Events
+from ratekeeper.gate.gathering import Jams
+from ratekeeper.gate.held import Held
+from ratekeeper.gate.opening import opened, spare_of
+from ratekeeper.gate.own import Got, OwnErrand
+from ratekeeper.gate.permit import Permit
+from ratekeeper.gate.pipeline import Pipeline
+from ratekeeper.gate.remote import RemoteRoom
+from ratekeeper.gate.roaming import Crowd
+from ratekeeper.gate.room import WaitingRoom
+from ratekeeper.gate.settings import program_name
+from ratekeeper.gate.settling import Settling
+from ratekeeper.gate.steps import Steps, drive, drive_async
+from ratekeeper.gate.times import Times
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.policy.policies import Policies
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.pool import Choice, Egress, Pool
+from ratekeeper.rules.call import Call, Identity, Plan, Priority
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.scopes import owner_of
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.records import Snapshot
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """One gate for calls to any provider. Gates of all processes that use the same store share every budget.
+
+    Args:
+        store: ``"host://"`` (all processes of this machine), ``"memory://"`` (this gate only) or a `Store`;
+            None: ``$RATEKEEPER_STORE``, else ``host://``.
+        config: a configuration file (`Settings`); None: ``$RATEKEEPER_CONFIG``, else ``ratekeeper.toml`` in the state folder
+            (`find_settings`). Every other argument, and the environment, go before it.
+        home: the state folder; None: ``$RATEKEEPER_HOME``, else the platform's.
+        hosts: hosts to treat as a provider, ``{"127.0.0.1:9300": "binance-usdm"}`` or the text form; None:
+            ``$RATEKEEPER_HOSTS``.
+        rules: further rule files (TOML).
+        name: what to call this process in lists.
+        priority: class of calls that name none; None: ``$RATEKEEPER_PRIORITY``, else the route's own.
+        weight: this process's share in fairness among equals; None: ``$RATEKEEPER_WEIGHT``, else 1.
+        max_wait: seconds a call waits that names no timeout; None: 900.
+        max_block_wait: seconds such a call waits for the end of a ban, a pause or another block; one that ends later
+            refuses it at once. ``inf``: as long as `max_wait`. None: ``$RATEKEEPER_MAX_BLOCK_WAIT``, else 30.
+        learn: whether adapters ask a provider for its limits before the first call; None: they do.
+        policies: what is done around calls (`Policies`, or their names: ``"all"``, ``"retry,cache"``); None:
+            ``$RATEKEEPER_POLICIES``, else nothing but the gate.
+
+    A gate may be used from any number of threads and event loops, and after a fork. Close it, or use it as a context
+    manager; one that is dropped lets its permits end with their leases.
+    """
+
+    _default: ClassVar[Gate | None] = None
+    _spare: ClassVar[Gate | None] = None
+    _default_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        store: str | Store | None = None,
+        *,
+        config: str | os.PathLike[str] | None = None,
+        home: str | os.PathLike[str] | None = None,
+        hosts: str | Mapping[str, str] | None = None,
+        rules: Iterable[str | os.PathLike[str]] = (),
+        name: str | None = None,
+        priority: Priority | int | str | None = None,
+        weight: int | None = None,
+        max_wait: float | None = None,
+        max_block_wait: float | None = None,
+        learn: bool | None = None,
+        policies: Policies | str | None = None,
+    ) -> None:
+        said = configure(
+            config, store=store, home=home, hosts=hosts, rules=rules, name=name, priority=priority, weight=weight,
+            max_wait=max_wait, max_block_wait=max_block_wait, learn=learn, policies=policies,
+        )  # fmt: skip
+        self.events = Events()
+        self.jams = Jams(self.events)
+        self.home, self.book = said.home, said.rulebook()
+        self.max_wait, self.max_block_wait = said.max_wait, said.max_block_wait
+        self.policies = said.policies
+        self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
+        self._name, self.weight = name, said.weight
+        self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
+        self._priority, self._assigned = said.priority, said.assigned()
+        self.store, self._secret = opened(said.store, said.home, self.events.say)
+        self._identities: dict[tuple[str, str], Identity] = {}
+        self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
+        self._begin()
+
+    def _begin(self) -> None:
+        """What belongs to one process; made anew after a fork."""
+        self._pid = os.getpid()
+        self._joined = False
+        self._join_lock = threading.Lock()
+        self.crowd = Crowd()
+        self.held = Held()
+        self.bell: socket.socket | None = None
+        self.member = secrets.randbits(62) | 1
+        self.who = tuple((self.member, klass) for klass in range(2 * AGED))
+        self.times = Times(self.store)
+        self.room = (RemoteRoom if self.store.remote else WaitingRoom)(self)
+        self.settling = Settling(self)
+        self.store.heard = self.settling.after
+        self.contact = Contact(self)
+        self.pipeline = Pipeline(self, self.policies) if self.policies else None
+        self._providers: dict[str, Provider] = {}
+        self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
+        self._generation = -1
+
+    def _join(self) -> None:
+        with self._join_lock:
+            if not self._joined:
+                self.bell = self.store.join(self.member, self._name or program_name())
+                self._joined = True
+                rebuilt = getattr(getattr(self.store, "inner", None), "rebuilt", str)()
+                if rebuilt and rebuilt != "reboot":
+                    self.events.say(
+                        "store lost",
+                        f"the ledgers under {self.home} were broken ({rebuilt}) and begin anew; bans were kept, and every "
+                        "limit starts as used up or by half until its window is over",
+                    )
+
+    # -- for users -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def shared(cls) -> Gate:
+        """The process's own gate, made from the environment on first use; what adapters use if given none."""
+        with cls._default_lock:
+            if cls._default is None:
+                cls._default = cls()
+                atexit.register(cls._default._depart)
+            return cls._default
+
+    @classmethod
+    def spare(cls) -> Gate:
+        """For calls that the shared gate cannot govern because something is wrong inside it: a safe share of every limit."""
+        with cls._default_lock:
+            if cls._spare is None:
+                cls._spare = spare_of(cls._default, cls)
+            return cls._spare
+
+    def permit(
+        self,
+        provider: str | Provider,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | int | str | None = None,
+        timeout: float | None = None,
+        block_wait: float | None = None,
+        egress: str = "",
+        account: str = "",
+        roams: bool = True,
+    ) -> Permit:
+        """A permit for one attempt of one call; enter it to wait for it.
+
+        Args:
+            provider: name of the provider (``binance-usdm``), or what `match` found.
+            method, path: of the call, without host and query.
+            params: query and form parameters, as far as its cost or its owner depends on them.
+            body: parsed JSON body, likewise.
+            headers: of the request; only the one that names the API key is read.
+            priority: who goes first; default: the surrounding `priority` block, the
+                configuration's for such calls, the gate's, the route's.
+            timeout: seconds it may wait, also for the end of a block; None: the gate's `max_wait`. 0: now or never;
+                ``inf``: as long as it takes.
+            block_wait: seconds; a block that ends later than so from now refuses it at once. None: `timeout` if it is
+                given, else the gate's `max_block_wait`.
+            egress: name of the address the call leaves from; default: the best one of the provider's pool.
+            account: name of the account; default: told by the API key.
+            roams: whether the caller will send from whatever `Permit.egress` says; if not, the default address is meant.
+
+        Raises:
+            UnknownProvider: no rules for `provider`.
+        """
+        if self._pid != os.getpid():
+            self.store.after_fork()
+            self._begin()
+        if not self._joined:
+            self._join()
+        choice = pool = None
+        if roams and not egress and self.egress.pools:
+            rules = self.provider(provider)
+            pool = self.egress.pool(rules.name)
+        if pool is not None:
+            choice = self._choose(pool, rules, Call(method, path, params, body, headers), account)
+            address, plan = choice.address, choice.plan(choice.address)
+        elif params is None and body is None and headers is None and self._generation == self.store.generation:
+            usual = (provider, method, path, egress, account)
+            known = self._plans.get(usual)
+            if known is None:
+                if len(self._plans) > 4096:
+                    self._plans.clear()
+                known = self._plans[usual] = self._plan(provider, Call(method, path), egress, account)
+            rules, plan, address = known
+        else:
+            rules, plan, address = self._plan(provider, Call(method, path, params, body, headers), egress, account)
+        if priority is not None:
+            klass = priorities.of(priority)
+        else:
+            chosen = priorities.current()
+            if chosen is None and self._assigned is not None:
+                chosen = self._assigned.of(plan)
+            if chosen is None:
+                chosen = self._priority
+            klass = plan.priority if chosen is None else chosen
+        if block_wait is None:
+            block_wait = self.max_block_wait if timeout is None else timeout
+        timeout = self.max_wait if timeout is None else timeout
+        return Permit(self, rules, passing(plan), klass, timeout, block_wait, address, choice)
+
+    def call(
+        self,
+        provider: str | Provider,
+        method: str,
+        path: str,
+        send: Callable[[Permit], Any],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Got:
+        """A whole call with all that the gate's policies do around it: kept answers, retries, a breaker.
+
+        Args:
+            provider, method, path, params, body, headers: as for `permit`.
+            send: makes one attempt with the permit it is given, and returns ``(status, headers, body)``. It is called for
+                each attempt, so sign inside it.
+            **options: others of `permit`: ``priority``, ``timeout``, ``block_wait``, ``egress``, ``account``.
+
+        Raises:
+            Rejected: it was not sent.
+            RetriesExhausted, OutcomeUnknown: it was, in vain.
+        """
+        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=False)
+        return drive(self._run(errand))
+
+    async def call_async(
+        self,
+        provider: str | Provider,
+        method: str,
+        path: str,
+        send: Callable[[Permit], Awaitable[Any]],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Got:
+        """`call` for asyncio; `send` is awaited."""
+        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=True)
+        return await drive_async(self._run(errand))
+
+    def _errand(
+        self, provider: str | Provider, call: Call, send: Callable[[Permit], Any], options: Any, *, is_async: bool
+    ) -> OwnErrand:
+        return OwnErrand(self, self.provider(provider), call, send, options, is_async=is_async)
+
+    def _run(self, errand: OwnErrand) -> Steps[Got]:
+        return errand.attempt(None) if self.pipeline is None else self.pipeline.run(errand)
+
+    def plan(self, provider: str | Provider, call: Call) -> Plan:
+        """What a call would spend that leaves from the default address."""
+        return passing(self._plan(provider, call, "", "")[1])
+
+    def _plan(self, provider: str | Provider, call: Call, egress: str, account: str) -> tuple[Provider, Plan, Address]:
+        rules = self.provider(provider)
+        address = self.egress.named(egress) if egress else self.egress.default(rules.name)
+        return rules, rules.plan(call, self.identity(address, account)), address
+
+    def _choose(self, pool: Pool, rules: Provider, call: Call, account: str) -> Choice:
+        """The addresses of a pool for one call."""
+        if not self.egress.discovered(rules.name):
+            self.egress.discover(rules.name)
+        accounts = [account]
+        if pool.pins:
+            for kind in ("account", "key"):
+                shown = owner_of(kind, rules.file.owners)(call, Identity(secret=self._secret), "")
+                accounts.append(shown)
+        return self.egress.choose(
+            pool, rules.namespace, accounts, lambda address: passing(rules.plan(call, self.identity(address, account)))
+        )
+
+    def identity(self, address: Address, account: str = "") -> Identity:
+        """Who asks, if a call leaves from that address."""
+        scope = self.egress.scope(address)
+        known = self._identities.get((scope, account))
+        if known is None:
+            known = Identity(scope, account, self._secret)
+            if len(self._identities) < 4096:
+                self._identities[scope, account] = known
+        return known
+
+    def provider(self, name: str | Provider) -> Provider:
+        """Rules of a provider, with its limits as they were learned."""
+        if self._generation != self.store.generation:
+            self._generation = self.store.generation
+            self._providers.clear()
+            self._plans.clear()
+        key = name if isinstance(name, str) else name.namespace
+        found = self._providers.get(key)
+        if found is None:
+            found = self.book.provider(name) if isinstance(name, str) else name
+            learned = self.store.learned.get(found.namespace)
+            if learned:
+                found = found.with_learned(learned)
+            self._providers[key] = found
+        return found
+
+    def match(self, host: str, path: str = "") -> Provider | None:
+        """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
+        found = self.book.for_host(host.lower(), path)
+        if found is None:
+            if len(self.untouched_hosts) < 1000:
+                self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1
+            return None
+        return self.provider(found)
+
+    def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `handler` with every `Event`; returns what takes it off again."""
+        return self.events.on(handler)
+
+    def read(self) -> Snapshot:
+        """Everything the store knows, for people."""
+        return self.store.read(self.times.now)
+
+    def scope(self, name: str) -> str:
+        """A scope as users write it (``everything``, ``binance-usdm/class:order``) as the store knows it (with mapped
+        hosts). Raises as `ratekeeper.gate.emergency.understood` does."""
+        return understood(name, lambda provider: self.provider(provider).namespace)
+
+    def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
+        """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"a scope is shut for more than 0 seconds, not for {seconds:g}")
+        length = None if seconds is None else int(seconds * SECOND)
+        self.store.block(scope, length, kind, reason, time.monotonic_ns(), time.time_ns())
+        if kind != CONTACT:
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Let the waiting calls of every process look: a block began or ended."""
+        if not self.store.remote:  # a server rings for itself
+            self.store.wake([m for m in self.read().members if m != self.member])
+        self.room.look()
+
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        """Open a scope again and let the waiting calls of every process look."""
+        gone = self.store.unblock(scope, kind)
+        self.events.open_again(scope)
+        self.rouse()
+        return gone
+
+    def first_contact(self, provider: Provider, base_url: str) -> None:
+        """Before the first call to a provider that states its limits: read them, once for the whole machine. Where
+        addresses are told by an echo, it is asked first."""
+        if not self.egress.discovered(provider.name):
+            self.egress.discover(provider.name)
+        if self._learn:
+            self.contact.make(provider, base_url)
+
+    async def first_contact_async(self, provider: Provider, base_url: str) -> None:
+        """`first_contact` without blocking the event loop."""
+        if (self._learn and not self.contact.made(provider)) or not self.egress.discovered(provider.name):
+            import asyncio
+
+            await asyncio.to_thread(self.first_contact, provider, base_url)
+
+    # -- closing ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuse who waits, stop the helper thread, leave the store. Permits that are held can still be settled."""
+        if self._pid == os.getpid():
+            self.room.close()
+            if self.pipeline is not None:
+                self.pipeline.close()
+        self._depart()
+
+    def _depart(self) -> None:
+        """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
+        if self._pid == os.getpid():
+            self.held.close()
+            if self._joined:
+                self.store.leave(self.member)
+            self._joined = False
+            self.store.close()
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

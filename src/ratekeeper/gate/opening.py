@@ -1,0 +1,70 @@
+"""Which store a gate works on, and the key under which API keys are digested there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratekeeper.errors import StoreError
+from ratekeeper.gate.configuration import configure
+from ratekeeper.gate.settings import open_store_name, secret_of
+from ratekeeper.policy.policies import Policies
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.redis.address import is_address
+from ratekeeper.stores.safe import SafeStore
+from ratekeeper.stores.share import PartStore
+from ratekeeper.stores.wake import Doorbells
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["opened", "spare_of"]
+
+
+def spare_of(main: Gate | None, make: Callable[..., Gate]) -> Gate:
+    """What `Gate.spare` returns: a gate on a safe share beside that of `main`, or of the processes that are alive."""
+    store = main.store if main is not None else None
+    home = main.home if main is not None else configure().home
+    part = store.spare() if isinstance(store, SafeStore) else PartStore(1 + len(Doorbells(home / "wake").living()))
+    made = make(part, learn=False, policies=Policies())
+    if main is not None:
+        made._secret = main._secret
+    made.events.say(
+        "store lost",
+        "something is wrong inside Ratekeeper. Going on with a safe share: each limit divided by "
+        f"{part.processes}, the number of processes last seen.",
+    )
+    return made
+
+
+def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:
+    """The store of that address, with its key; each kind is imported when it is wanted.
+
+    Args:
+        store: its address, ``""`` or None for ``host://``; or a store, which is taken as it is.
+        home: the state folder.
+        say: told, as kind and sentence, when a shared store is lost and when it is back.
+
+    Raises:
+        StoreError: no such kind of store.
+    """
+    if isinstance(store, Store):
+        return store, secrets.token_bytes(32)
+    name = open_store_name(store)
+    if name.startswith("memory"):
+        return MemoryStore(), secrets.token_bytes(32)
+    if is_address(name):
+        from ratekeeper.stores.redis.store import RedisStore
+
+        remote = RedisStore(name, home=home)
+        return SafeStore(remote, say), remote.secret(home)
+    from ratekeeper.stores.host import HostStore
+
+    try:
+        secret = secret_of(home)
+    except StoreError:
+        secret = b""  # the store will say what is wrong; without the folder nothing is shared anyhow
+    return SafeStore(HostStore(home), say), secret

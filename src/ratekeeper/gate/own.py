@@ -1,0 +1,138 @@
+"""A governed call of a user's own making, with all that is done around it: ``gate.call(...)``."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ratekeeper.gate import priorities
+from ratekeeper.gate.errand import Errand, Reply, Served, tried_of
+from ratekeeper.gate.fates import described, fate_of
+from ratekeeper.gate.permit import Permit
+from ratekeeper.gate.steps import Steps, waiting, within
+from ratekeeper.policy.freshness import Service
+from ratekeeper.policy.retry import Tried
+from ratekeeper.rules.call import Call, Outcome
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+    from ratekeeper.rules.provider import Provider
+
+__all__ = ["Got", "OwnErrand"]
+
+
+class Got(NamedTuple):
+    """An answer.
+
+    Attributes:
+        status, headers, body: of HTTP; names of headers as they came.
+        service: where it came from.
+        age: seconds since it was asked for, at most.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    service: Service = Service.FRESH
+    age: float = 0.0
+
+
+class OwnErrand(Errand):
+    """A call that its user sends.
+
+    Args:
+        gate: the gate.
+        rules: of the provider.
+        call: what is asked for.
+        send: makes one attempt with its permit, and returns ``(status, headers, body)``; awaited if it is asynchronous.
+        options: of `Gate.permit`.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        rules: Provider,
+        call: Call,
+        send: Callable[[Permit], Any],
+        options: Mapping[str, Any],
+        *,
+        is_async: bool,
+    ) -> None:
+        super().__init__(rules, call, is_async)
+        self.urgent = priorities.urgent(options.get("priority"))
+        self._gate = gate
+        self._send = send
+        self._options = options
+
+    def attempt(self, timeout: float | None) -> Steps[Any]:
+        call, gate = self.call, self._gate
+        own = self._options.get("timeout")
+        patience = timeout if own is None else own if timeout is None else min(own, timeout)
+        block_wait = self._options.get("block_wait")
+        if block_wait is None and own is None and not self.patient:
+            block_wait = gate.max_block_wait
+        permit = gate.permit(
+            self.rules,
+            call.method,
+            call.path,
+            params=call.params,
+            body=call.body,
+            headers=call.headers,
+            **{**self._options, "timeout": patience, "block_wait": block_wait},
+        )
+        yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
+        if self.leaving is not None:
+            self.leaving()
+        left, longest = time.monotonic(), gate.policies.attempt_timeout
+        try:
+            if longest is None:
+                status, headers, body = yield functools.partial(self._send, permit)
+            elif self.is_async:
+                status, headers, body = yield from within(self._sending(permit), longest, lambda: self.late(longest))
+            else:
+                status, headers, body = yield functools.partial(self._cut_off, permit, longest)
+        except BaseException as error:
+            fate = fate_of(error) if isinstance(error, Exception) else None
+            permit.refund() if fate is Outcome.NETWORK else permit.unknown()
+            if fate is not None:
+                reason = described(error, time.monotonic() - left, self.rules.namespace)
+                self.tried = Tried(fate, fate is Outcome.UNKNOWN, reason=reason)
+            raise
+        told = permit.settle(status, headers, body)
+        self.tried = tried_of(told, time.monotonic())
+        return Got(status, headers, body)
+
+    def _sending(self, permit: Permit) -> Steps[Any]:
+        return (yield functools.partial(self._send, permit))
+
+    def _cut_off(self, permit: Permit, seconds: float) -> Any:
+        """Send in a thread, which is left to itself when its time is over: nothing can stop it from outside."""
+        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                done.put((self._send(permit), None))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                done.put((None, error))
+
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(work,), name="ratekeeper-attempt", daemon=True).start()
+        try:
+            result, error = done.get(timeout=seconds)
+        except queue.Empty:
+            raise self.late(seconds) from None
+        if error is not None:
+            raise error
+        return result
+
+    def read(self, response: Got) -> Steps[tuple[Reply | None, Got]]:
+        return Reply(response.status, tuple(response.headers.items()), response.body), response
+        yield
+
+    def answer(self, reply: Reply, served: Served) -> Got:
+        return Got(reply.status, dict(reply.headers), reply.body, *served)

@@ -1,0 +1,174 @@
+"""Pace after refusals, kept for all processes: what one finds out about a limit, the others use from their next call on.
+
+Two rows beside the stated numbers of a provider: the part of a limit that is used, and how often in a row a scope was
+refused without a word on when to come back.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ratekeeper.ledger.limit import SECOND, Charge, Window
+from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
+from ratekeeper.policy.retry import Retry
+from ratekeeper.rules.call import Feedback, Plan
+from ratekeeper.rules.provider import Provider
+from ratekeeper.stores.inforce import PACED, REFUSED
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["Pacing"]
+
+_SPREAD: Final = (1.0, 1.5)
+"""Jitter of a hold whose length is a guess, unless the user has set another: never shorter than the last one."""
+_GUESSED: Final = 0.85
+"""What is left of a limit whose number is a guess: it is refused again and again, so each time costs less than usual."""
+
+
+class Pacing:
+    """The pace of the ledgers of one gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._store = gate.store
+        self._events = gate.events
+        self._next: dict[str, float] = {}
+        """By ledger key, steady seconds before which there is nothing to do."""
+        retry = gate.policies.retry
+        self._retry = retry if isinstance(retry, Retry) else Retry()
+        self._refused: dict[str, tuple[Mapping[str, tuple[int, int]], frozenset[str]]] = {}
+        """By namespace, the rows as they were looked at last, and those among them that tell of refusals in a row."""
+
+    def throttled(self, rules: Provider, plan: Plan, told: Feedback) -> None:
+        """A call was refused. Where nothing that the provider says explains it, less of the limit is used."""
+        for charge in _meant(rules, plan, told):
+            self._apart(self._cut, plan.provider, charge, _pace(rules, charge))
+
+    def answered(self, rules: Provider, plan: Plan, *, waited: bool) -> None:
+        """A call went well: what is paced may grow. A guess grows only while somebody waits for it."""
+        known = self._store.learned.get(plan.provider)
+        if not known:
+            return
+        start = len(plan.provider) + 1
+        for charge in plan.charges:
+            part = known.get(PACED + charge.key[start:])
+            if part is None or part[0] >= WHOLE or time.monotonic() < self._next.get(charge.key, 0.0):
+                continue
+            pace = _pace(rules, charge)
+            if waited or not pace.guessed:
+                self._next[charge.key] = time.monotonic() + pace.step
+                self._apart(self._grow, plan.provider, charge, pace)
+
+    def longer(self, namespace: str, scope: str, least: int, sent: int, mono: int, *, filled: int = 0) -> int:
+        """How long to hold a scope that was refused without a word on when to come back: longer each time in a row.
+
+        Args:
+            namespace: the provider's.
+            scope: an owner, or the key of a ledger.
+            least: ns that it is held at least.
+            sent, mono: when the refused call was sent, and now, steady ns.
+            filled: ns for which its ledger has no room anyway; that is enough for the first in a row.
+
+        Returns:
+            ns.
+        """
+        skew = sum(self._store.skew()) // 2
+        row = REFUSED + scope[len(namespace) + 1 :]
+        before = Streak(*self._store.learned.get(namespace, {}).get(row, (0, 0)))
+        nth = before.nth(sent + skew, mono + skew)
+        low, high = (1.0, 1.0) if nth == 1 and filled else _SPREAD
+        length = int(self._retry.pause(nth, random.random(), spread=(low, high), least=least / SECOND) * SECOND)
+        if nth > before.refusals or not before.covers(sent + skew, mono + skew):
+            self._store.learn(namespace, {row: (nth, mono + skew + max(length, filled))})
+        return max(length, least)
+
+    def went_well(self, plan: Plan, sent: int) -> None:
+        """A call went well that was sent at the steady instant `sent` (ns): refusals of its scopes before that are over."""
+        known = self._store.learned.get(plan.provider)
+        if not known:
+            return
+        seen, rows = self._refused.get(plan.provider, (None, frozenset()))
+        if seen is not known:
+            rows = frozenset(row for row, (refusals, _) in known.items() if refusals and row.startswith(REFUSED))
+            self._refused[plan.provider] = known, rows
+        if not rows:
+            return
+        start, skew = len(plan.provider) + 1, sum(self._store.skew()) // 2
+        scopes = {REFUSED + scope[start:] for scope in (*plan.scopes, *(charge.key for charge in plan.charges))}
+        over = {row: (0, 0) for row in rows & scopes if known[row][1] <= sent + skew}
+        if over:
+            self._store.learn(plan.provider, over)
+
+    def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
+        topic = f"pace:{charge.key}"
+
+        def cut() -> Paced | None:
+            before = Paced.unpack(self._store.remember(topic))
+            paced = pace.refused(before, self._steady())
+            if paced == before:
+                return None
+            self._write(namespace, charge, paced)
+            return paced
+
+        paced = self._store.transact(cut)
+        if paced is None:
+            return
+        self._events.say(
+            "paced", f"{charge.key} was refused although there was room: {paced.part / 10:g} % of it is used for now",
+            namespace, limit=charge.key, part=paced.part / WHOLE,
+        )  # fmt: skip
+
+    def _grow(self, namespace: str, charge: Charge, pace: Pace) -> None:
+        mono = time.monotonic_ns()
+        if self._store.claim(f"pace-step:{charge.key}", mono, mono + int(pace.step * SECOND)):
+            return  # another process has taken this step
+
+        def grow() -> None:
+            before = Paced.unpack(self._store.remember(f"pace:{charge.key}"))
+            paced = pace.grown(before, self._steady())
+            # A note that was lost (an emptied server) leaves the row: it is written again, as a whole limit.
+            if paced != before or paced.part >= WHOLE:
+                self._write(namespace, charge, paced)
+
+        self._store.transact(grow)
+
+    def _write(self, namespace: str, charge: Charge, paced: Paced) -> None:
+        self._store.remember(f"pace:{charge.key}", paced.pack())
+        self._store.learn(namespace, {PACED + charge.key[len(namespace) + 1 :]: (paced.part, SECOND)})
+
+    def _steady(self) -> float:
+        """Steady seconds on the store's clock, as far as this machine knows it."""
+        return (time.monotonic_ns() + sum(self._store.skew()) // 2) / SECOND
+
+    def _apart(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do it here, or in a thread where the store is far away: an event loop must not wait for it."""
+        if self._store.remote:
+            threading.Thread(target=work, args=arguments, name="ratekeeper-pace", daemon=True).start()
+        else:
+            work(*arguments)
+
+
+def _meant(rules: Provider, plan: Plan, told: Feedback) -> Iterator[Charge]:
+    """The charges whose limits a refusal puts in doubt."""
+    for charge in plan.charges:
+        if "~" in charge.limit.name or (told.full and charge.key not in told.full):
+            continue
+        guessed = rules.file.limits[charge.limit.name].adaptive
+        ledger = charge.key[len(plan.provider) + 1 :]
+        stated = charge.limit.name in told.learned or ledger in told.learned
+        # A used-counter at the top explains it: others spend, and the ledger has added them already.
+        explained = stated or told.used.get(charge.key, 0) >= charge.limit.usable
+        if guessed or not (explained or charge.limit.window is Window.SLOTS):
+            yield charge
+
+
+def _pace(rules: Provider, charge: Charge) -> Pace:
+    period = max(charge.limit.period / SECOND, 1.0)
+    rule = rules.file.limits.get(charge.limit.name)
+    if rule is not None and rule.adaptive:
+        return Pace(period, beta=_GUESSED, guessed=True)
+    return Pace(period)

@@ -1,0 +1,243 @@
+"""Leave for one attempt of one call, and what comes back of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ratekeeper.gate.roaming import roam
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.pool import Choice
+from ratekeeper.rules.call import Answer, Feedback, Plan
+from ratekeeper.stores.records import Grant
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+    from ratekeeper.rules.provider import Provider
+
+__all__ = ["Permit"]
+
+
+class Permit:
+    """A permit for one attempt. Enter it (``with`` or ``async with``) to wait for it; then say what became of it.
+
+    Exactly one of `settle`, `refund`, `unreachable` and `unknown` should be called; left without one, the permit is
+    settled at its reserved cost, or `unknown` if an exception left the block. Safe to cancel at any point.
+
+    Attributes:
+        plan: what it charges.
+        egress: the address to send from, once it is held.
+        waited: seconds it waited.
+    """
+
+    __slots__ = (
+        "_block_wait",
+        "_choice",
+        "_deadline",
+        "_gate",
+        "_grant",
+        "_klass",
+        "_provider",
+        "egress",
+        "plan",
+        "waited",
+    )
+
+    def __init__(
+        self,
+        gate: Gate,
+        provider: Provider,
+        plan: Plan,
+        klass: int,
+        timeout: float,
+        block_wait: float,
+        egress: Address,
+        choice: Choice | None = None,
+    ) -> None:
+        self._gate = gate
+        self._provider = provider
+        self._klass = klass
+        self._deadline = timeout
+        self._block_wait = block_wait
+        self._grant: Grant | None = None
+        self._choice = choice
+        self.plan = plan
+        self.egress = egress
+        self.waited = 0.0
+
+    def aside(self) -> Permit:
+        """It goes first like the others of its class, but is no demand: nothing is kept free for more of its kind."""
+        self._klass |= AGED
+        return self
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Wait for the permit in this thread.
+
+        Raises:
+            Rejected: see `ratekeeper.errors`; nothing was charged.
+        """
+        if self._grant is not None:
+            raise RuntimeError("this permit is held already: one permit is for one attempt")
+        if self._choice is not None:
+            self._roam(self._choice)
+            return
+        got = self._gate.room.ask(self.plan, self._klass, self._deadline, self._block_wait)
+        if not isinstance(got, Grant):
+            begun = time.monotonic()
+            got = self._gate.room.wait(got)
+            self.waited = time.monotonic() - begun
+        self._grant = got
+
+    async def acquire_async(self) -> None:
+        """Wait for the permit without blocking the event loop. Raises as `acquire` does."""
+        if self._grant is not None:
+            raise RuntimeError("this permit is held already: one permit is for one attempt")
+        if self._choice is not None:
+            await self._roam_async(self._choice)
+            return
+        got = self._gate.room.ask(self.plan, self._klass, self._deadline, self._block_wait)
+        if not isinstance(got, Grant):
+            begun = time.monotonic()
+            got = await self._gate.room.wait_async(got)
+            self.waited = time.monotonic() - begun
+        self._grant = got
+
+    def _roam(self, choice: Choice) -> None:
+        """`acquire` where there are several addresses."""
+        room, begun = self._gate.room, time.monotonic()
+        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline, self._block_wait)
+        try:
+            ticket = next(steps)
+            while True:
+                try:
+                    grant = room.wait(ticket)
+                except BaseException as error:  # noqa: BLE001 - also an interrupt: the flow raises it again
+                    ticket = steps.throw(error)
+                else:
+                    ticket = steps.send(grant)
+        except StopIteration as end:
+            self._settled_on(choice, end.value, begun)
+
+    async def _roam_async(self, choice: Choice) -> None:
+        """The same without blocking the event loop."""
+        room, begun = self._gate.room, time.monotonic()
+        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline, self._block_wait)
+        try:
+            ticket = next(steps)
+            while True:
+                try:
+                    grant = await room.wait_async(ticket)
+                except BaseException as error:  # noqa: BLE001 - also a cancellation: the flow raises it again
+                    ticket = steps.throw(error)
+                else:
+                    ticket = steps.send(grant)
+        except StopIteration as end:
+            self._settled_on(choice, end.value, begun)
+
+    def _settled_on(self, choice: Choice, grant: Grant, begun: float) -> None:
+        self._grant, self.egress, self.plan = grant, choice.address, choice.plan(choice.address)
+        self.waited = time.monotonic() - begun
+
+    def __enter__(self) -> Permit:
+        self.acquire()
+        return self
+
+    async def __aenter__(self) -> Permit:
+        await self.acquire_async()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._grant is not None:
+            if error is None:
+                self.settle()
+            else:
+                self.unknown()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._grant is not None:
+            if error is None:
+                self.settle()
+            else:
+                self.unknown()
+
+    # -- afterwards ------------------------------------------------------------------------------------------------
+
+    @property
+    def roams(self) -> bool:
+        """Whether several addresses are there, of which one is chosen when it is acquired."""
+        return self._choice is not None
+
+    @property
+    def held(self) -> bool:
+        """Whether it is granted and nobody has said what became of it."""
+        return self._grant is not None
+
+    def settle(
+        self,
+        status: int = 0,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | str | None = None,
+        *,
+        costs: Mapping[str, int] | None = None,
+    ) -> Feedback:
+        """The answer came.
+
+        Args:
+            status: HTTP status; 0 if there is nothing to learn from the answer.
+            headers: of the answer; a plain dict may be in any case.
+            body: a small body, if it was read.
+            costs: real cost by limit name or unit, if the caller knows better than the rules.
+
+        Returns:
+            What the answer told.
+        """
+        grant, self._grant = self._grant, None
+        if grant is None:
+            return Feedback()
+        if not status and costs is None:
+            self._gate.settling.settled(grant)
+            return Feedback()
+        if type(headers) is dict:
+            headers = {name.lower(): value for name, value in headers.items()}
+        answer = Answer(status, headers or {}, body) if status else None
+        told = self._gate.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
+        if self._choice is not None and answer is not None:
+            self._gate.settling.fared(self._choice, told)
+        return told
+
+    def refund(self) -> None:
+        """It was surely never sent: everything comes back."""
+        grant, self._grant = self._grant, None
+        if grant is not None:
+            self._gate.settling.refunded(grant)
+
+    def unreachable(self) -> bool:
+        """No connection could be made from its address: everything comes back, and the address is left for a while.
+
+        Returns:
+            Whether the call can be made from another address.
+        """
+        held = self._grant is not None
+        self.refund()
+        return held and self._choice is not None and self._gate.egress.unreachable(self._choice)
+
+    def unknown(self) -> None:
+        """It was sent, but no answer came: it may still arrive, so it stays charged for a while and then counts as spent."""
+        grant, self._grant = self._grant, None
+        if grant is not None:
+            self._gate.settling.lingers(grant)
+
+    def renew(self) -> None:
+        """It still goes on (a stream): hold it for longer. Cheap to call often."""
+        grant = self._grant
+        if grant is not None:
+            self._gate.settling.renew(grant)

@@ -1,0 +1,169 @@
+"""Where calls wait when the store is a network away: nobody but the helper thread talks to it, for all callers at once.
+
+A call that cannot be served out of a slice which this process holds stands in its lane, and the next round trip takes all
+of them along. So an event loop never waits for the network, and the busier a process is, the fewer round trips a permit
+costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ratekeeper.errors import StoreError
+from ratekeeper.gate.room import WaitingRoom, unbroken
+from ratekeeper.gate.ticket import Ticket
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Plan
+from ratekeeper.stores.records import Ask, Grant
+from ratekeeper.waiting.queue import Lane, Queue
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["RemoteRoom"]
+
+_BATCH: Final = 256
+"""So many calls are asked for in one round trip."""
+_PACE: Final = SECOND // 100
+"""A refused lane asks again after this at the earliest, ns: so several calls go at once."""
+_AGAIN: Final = SECOND // 10
+"""A store that fails without a safe share is tried again after this, ns."""
+
+
+class _Group(NamedTuple):
+    """Calls of one plan at the head of a lane, and what is asked for them."""
+
+    lane: Lane
+    tickets: list[Ticket]
+    ask: Ask
+
+
+class RemoteRoom(WaitingRoom):
+    """The waiting calls of a gate whose store is `remote`."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(gate)
+        self._refused_at = 0
+        self._stale = False
+        """Units came back while a round trip was under way: its refusals may be out of date."""
+
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
+        queue = self._queue
+        if self._gate.times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
+            got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
+            if got is not None:
+                return got
+        now = time.monotonic_ns()
+        ticket = Ticket(plan, klass, now, timeout, block_wait)
+        try:
+            return self._stand(ticket, None, now, probe)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+
+    def freed(self, keys: Iterable[str]) -> None:
+        if self._queue.count:
+            self._served_after(lambda queue: queue.freed(keys, self._refused_at + _PACE))
+
+    @unbroken
+    def _served_after(self, change: Callable[[Queue], bool]) -> None:
+        if change(self._queue):
+            self._stale = True
+            self._set_alarm()
+
+    def tick(self, rung: bool) -> float:
+        """The helper thread is awake: round trips until nothing is due."""
+        if rung:
+            self.look()
+        while True:
+            now = time.monotonic_ns()
+            with self._lock:
+                groups = self._pick(now)
+                self._stale = False
+            if groups:
+                answers = self._carry([group.ask for group in groups], now)
+                with self._lock:
+                    over = self._apply(groups, answers, now)
+            else:
+                over = []
+            with self._lock:
+                over += self._expire(now)
+            self._deliver(over)
+            self._tell(now)
+            if not groups:
+                break
+        return super().tick(False)
+
+    def _serve(self, now: int) -> None:
+        """Only `tick` serves, without the lock."""
+
+    def _carry(self, asks: Sequence[Ask], now: int) -> list[Sequence[Grant] | Refusal]:
+        try:
+            return self._store.reserve_all(asks, self._now)
+        except StoreError as error:
+            later = Refusal(
+                asks[0].charges[0].key if asks[0].charges else "", now + _AGAIN, unknown=True, reason=str(error)
+            )
+            return [later] * len(asks)
+
+    def _pick(self, now: int) -> list[_Group]:
+        """The heads of all lanes that are due, best first; calls of one plan together."""
+        groups: list[_Group] = []
+        left = _BATCH
+        for number, lane in enumerate(self._queue.ready(now)):
+            backlog, ahead = self._queue.backlog(lane), self._queue.ahead(lane, now)
+            who = self._who[lane.standing(now)]
+            mine: list[_Group] = []
+            for waiter in lane.waiters:
+                if not waiter.waiting:
+                    continue
+                assert isinstance(waiter, Ticket)
+                if left <= 0:
+                    break
+                left -= 1
+                if mine and mine[-1].ask.charges is waiter.charges:
+                    mine[-1].tickets.append(waiter)
+                else:
+                    plan = waiter.plan
+                    ask = Ask(plan.provider, plan.charges, plan.scopes, who, dict(backlog), ahead, self._weight, number)
+                    mine.append(_Group(lane, [waiter], ask))
+                for charge in waiter.charges:
+                    backlog[charge.key] -= charge.cost
+            groups += [group._replace(ask=group.ask._replace(most=len(group.tickets))) for group in mine]
+            if left <= 0:
+                break
+        return groups
+
+    def _apply(self, groups: list[_Group], answers: list[Sequence[Grant] | Refusal], now: int) -> list[Ticket]:
+        """Hand out what was granted; note what was refused. Returns who is done."""
+        done: list[Ticket] = []
+        refused: set[int] = set()
+        for group, answer in zip(groups, answers, strict=True):
+            lane = group.lane
+            if isinstance(answer, Refusal):
+                if id(lane) not in refused:
+                    refused.add(id(lane))
+                    self._refused(lane, answer, now, done)
+                continue
+            grants = list(answer)
+            for ticket in group.tickets:
+                if grants and ticket.waiting:
+                    ticket.grant = grants.pop(0)
+                    self._queue.served(ticket, now)
+                    done.append(ticket)
+            if len(answer) < len(group.tickets):  # the next unit comes in a moment: let several come
+                self._refused_at = now
+                lane.opens = max(lane.opens, now + _PACE)
+            for grant in grants:  # whoever asked for it gave up meanwhile
+                self._gate.settling.refunded(grant)
+        return done
+
+    def _refused(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
+        self._refused_at = now
+        lane.opens, lane.why = max(no.opens, now + _PACE), no
+        if self._stale and no.kind == "limit":
+            lane.opens = now + _PACE
+        self._turn_away(lane, no, now, done)

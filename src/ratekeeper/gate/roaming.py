@@ -1,0 +1,127 @@
+"""Waiting where a call may leave from several addresses: try each, then stand in line where it opens first.
+
+Written once, as a generator that yields the tickets to wait with; `Permit` drives it for threads and for asyncio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Final, TypeAlias
+
+from ratekeeper.errors import Blocked, CannotFit, Rejected
+from ratekeeper.gate.room import WaitingRoom
+from ratekeeper.gate.ticket import Ticket
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.pool import Choice
+from ratekeeper.rules.call import Plan
+from ratekeeper.stores.records import Grant
+
+__all__ = ["Crowd", "Steps", "roam"]
+
+Steps: TypeAlias = Generator[Ticket, Grant, Grant]
+"""Yields what to wait with; is sent the permit, or has the refusal thrown in."""
+
+_ALIKE: Final = 0.25
+"""Seconds by which two openings must differ to be told apart; below it the shorter line decides."""
+_NEVER: Final = 1e12
+
+
+class Crowd:
+    """How many calls of this process stand in line for each scope, as a share of what one window of it serves."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, float] = {}
+
+    def length(self, scope: str) -> float:
+        """So many windows' worth."""
+        return self._lines.get(scope, 0.0)
+
+    def change(self, scope: str, share: float) -> None:
+        """Somebody joined or left."""
+        left = self._lines.get(scope, 0.0) + share
+        if left > 1e-9:
+            self._lines[scope] = left
+        else:
+            self._lines.pop(scope, None)
+
+
+def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: float, block_wait: float) -> Steps:
+    """A permit from whichever address has room, or has it first; `Choice.address` tells which. Arguments as for
+    `WaitingRoom.ask`.
+
+    Raises:
+        Rejected: none could serve it by its deadline.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        order = []
+        for at, address in enumerate(choice):
+            if choice.only:
+                order.append((0.0, 0.0, at, address))
+                break
+            try:
+                got = room.ask(choice.plan(address), klass, 0.0, 0.0, probe=True)
+                grant = got if isinstance(got, Grant) else (yield got)
+            except CannotFit:
+                raise
+            except Rejected as error:
+                refused = error
+            else:
+                choice.took(address)
+                return grant
+            choice.full(address)
+            line = crowd.length(choice.scope(address))
+            order.append((round(_opens(refused, choice.plan(address), line) / _ALIKE), line, at, address))
+        order.sort(key=lambda entry: entry[:3])
+        try:
+            addresses = [entry[3] for entry in order]
+            return (yield from _stand(room, crowd, choice, klass, deadline, block_wait, addresses))
+        except Blocked:
+            # A ban came over the address while it stood in line: look again everywhere, unless it was the last word.
+            if choice.only or not choice.moved or time.monotonic() >= deadline:
+                raise
+            choice.moved = False
+
+
+def _opens(refused: Rejected, plan: Plan, line: float) -> float:
+    """About when a newcomer would be served (Unix seconds), with so many windows' worth of calls before it."""
+    if refused.retry_at is None:
+        return time.time() if not isinstance(refused, Blocked) else _NEVER
+    period = min((charge.limit.period for charge in plan.charges if charge.limit.period), default=0)
+    return refused.retry_at + int(line) * period / SECOND
+
+
+def _stand(
+    room: WaitingRoom,
+    crowd: Crowd,
+    choice: Choice,
+    klass: int,
+    deadline: float,
+    block_wait: float,
+    addresses: list[Address],
+) -> Steps:
+    """Stand in the first line that may serve it in time."""
+    first: Rejected | None = None
+    for address in addresses:
+        plan, scope = choice.plan(address), choice.scope(address)
+        try:
+            got = room.ask(plan, klass, max(0.0, deadline - time.monotonic()), block_wait, probe=first is not None)
+        except CannotFit:
+            raise
+        except Rejected as error:
+            first = first or error
+            continue
+        if isinstance(got, Ticket):
+            share = max((charge.cost / charge.limit.usable for charge in plan.charges), default=0.0)
+            got.movable = choice.moved = not choice.only
+            crowd.change(scope, share)
+            try:
+                got = yield got
+            finally:
+                crowd.change(scope, -share)
+        choice.took(address)
+        return got
+    assert first is not None
+    raise first

@@ -1,0 +1,453 @@
+"""Where calls wait: lanes, one timer, and a doorbell that other processes ring (long because one lock guards all of it).
+
+A call that may go at once never comes here. One that may not stands in a lane (`ratekeeper.waiting`); a helper thread
+sleeps until the first computed instant, or until somebody who freed units rings. asyncio tasks and threads wait alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import threading
+import time
+import weakref
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+from ratekeeper.errors import Blocked, Rejected, StoreError
+from ratekeeper.gate.ticket import Ticket, check, too_late
+from ratekeeper.gate.timekeeper import IDLE, keep_time
+from ratekeeper.gate.waits import Waits
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.rules.call import Plan
+from ratekeeper.stores.helper import Helper
+from ratekeeper.stores.records import Grant
+from ratekeeper.waiting.queue import Lane, Queue
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["WaitingRoom", "unbroken"]
+
+_BATCH: Final = 64
+"""So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
+_LOOK: Final = 5.0
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def unbroken(method: M) -> M:
+    """A method of the room that holds its lock, and mends the queue if an exception strikes: a signal's handler may raise one
+    between any two instructions."""
+
+    @functools.wraps(method)
+    def run(self: WaitingRoom, *values: Any, **options: Any) -> Any:
+        with self._lock:
+            if self._torn:
+                self._mend()
+            try:
+                return method(self, *values, **options)
+            except (Rejected, ReferenceError):
+                raise
+            except BaseException:
+                self._mend()
+                raise
+
+    return run  # type: ignore[return-value]
+
+
+class WaitingRoom:
+    """The waiting calls of one gate."""
+
+    LONG: ClassVar[int] = 10 * SECOND
+    """A wait longer than this is told, ns."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = weakref.proxy(gate)
+        self._store = gate.store
+        self._now = gate.times.now
+        self._who = gate.who
+        self._weight = gate.weight
+        self._lock = threading.RLock()
+        self._queue = Queue()
+        self._standing: dict[int, Ticket] = {}
+        self._torn = False
+        self.waits = Waits(gate.store)
+        self._thread: Helper | None = None
+        self._alarm: socket.socket | None = None
+        self._closed = False
+        self._long: list[tuple[Plan, Refusal]] = []
+        self._shut: list[tuple[Plan, Refusal]] = []
+        self._wakes_at = 0
+
+    # -- coming in -------------------------------------------------------------------------------------------------
+
+    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
+        """A permit now, or a ticket to wait with.
+
+        Args:
+            plan, klass: what is wanted, in which class.
+            timeout: how long it may wait, s.
+            block_wait: a block that ends later than so from now is not waited for, s.
+            probe: it may be had elsewhere: a refusal does not count as something that the class missed here.
+
+        Raises:
+            Rejected: it could not be served by its deadline, or never.
+        """
+        queue = self._queue
+        no: Refusal | None = None
+        if not queue.count or not queue.busy(plan.charges):
+            namespace = plan.provider
+            got = self._store.reserve(
+                namespace, plan.charges, plan.scopes, self._who[klass], self._now(namespace), weight=self._weight
+            )
+            if isinstance(got, Grant):
+                return got
+            # Where somebody must settle first, that may have happened by the time we stand in the lane, and nobody would
+            # tell us: then the lane is tried again.
+            no = None if got.unknown and got.kind == "limit" else got
+        now = time.monotonic_ns()
+        ticket = Ticket(plan, klass, now, timeout, block_wait)
+        if no is not None:
+            try:
+                self._check(ticket, no, now)
+            except Rejected:
+                self._missed([] if probe else [(ticket, no)])
+                raise
+        try:
+            return self._stand(ticket, no, now, probe)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+
+    @unbroken
+    def _stand(self, ticket: Ticket, no: Refusal | None, now: int, probe: bool) -> Grant | Ticket:
+        """Put a call that was refused (`no`), or not tried yet, into its lane."""
+        if self._closed:
+            raise Rejected("the gate is closed")
+        queue = self._queue
+        self._standing[id(ticket)] = ticket
+        lane = queue.add(ticket)
+        if no is not None and lane.head() is ticket:
+            lane.opens, lane.why = no.opens, no
+        elif lane.head() is ticket:
+            self._serve(now)
+            if ticket.error is not None:
+                raise ticket.error
+            if ticket.grant is not None:
+                del self._standing[id(ticket)]
+                return ticket.grant
+        self._join(lane, ticket, now, probe)
+        self._set_alarm()
+        return ticket
+
+    def _join(self, lane: Lane, ticket: Ticket, now: int, probe: bool) -> None:
+        """Take a newcomer out again whom what holds its lane would hold for too long. Raises Rejected."""
+        why = lane.why
+        if not isinstance(why, Refusal) or (why.unknown and why.kind == "limit"):
+            return
+        try:
+            opens = max(lane.opens, now) if why.unknown else self._queue.earliest(ticket, max(lane.opens, now))
+            self._check(ticket, why._replace(opens=opens), now)
+        except Rejected:
+            self._queue.remove(ticket)
+            self._missed([] if probe else [(ticket, why)])
+            raise
+
+    def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
+        """`check`, and tell once per block that calls are refused. Raises Rejected."""
+        no = self._stated(ticket, no, now)
+        try:
+            check(ticket, no, now)
+        except Blocked:
+            if ticket.deadline > ticket.arrived:  # else a look at what would be, as at each of several addresses
+                self._gate.events.say_shut(ticket.plan, no, now)
+            raise
+
+    def _stated(self, ticket: Ticket, no: Refusal, now: int) -> Refusal:
+        """A refusal with the end of the block: while a store is away it says only when to look again."""
+        if no.kind == "limit" or not no.unknown:
+            return no
+        return self._store.blocks.against(ticket.scopes, ticket.charges, now) or no
+
+    def _missed(self, calls: Iterable[tuple[Ticket, Refusal | None]]) -> None:
+        """Calls were refused because they cannot be served in time: let the store know that they were wanted."""
+        sums: dict[tuple[str, int], tuple[dict[str, int], dict[str, int]]] = {}
+        for ticket, no in calls:
+            if no is None or no.kind != "limit" or no.never:
+                continue
+            missed, left = self._queue.missed(ticket, no)
+            units, _ = sums.setdefault((ticket.plan.provider, ticket.klass), ({}, left))
+            for key, more in missed.items():
+                units[key] = units.get(key, 0) + more
+        for (provider, klass), (units, left) in sums.items():
+            self._store.withdraw(units, self._who[klass], self._now(provider), units, left)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def wait(self, ticket: Ticket) -> Grant:
+        """Block this thread until the ticket is served. Raises Rejected."""
+        try:
+            with self._lock:
+                if ticket.waiting:
+                    lock = allocate_lock()
+                    lock.acquire()
+                    ticket.lock = lock
+            while ticket.lock is not None and not ticket.lock.acquire(True, _LOOK):
+                with self._lock:
+                    self._set_alarm()  # should the helper thread have died
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        return self._result(ticket)
+
+    async def wait_async(self, ticket: Ticket) -> Grant:
+        """Await the ticket. Raises Rejected."""
+        try:
+            with self._lock:
+                if ticket.waiting:
+                    ticket.loop = asyncio.get_running_loop()
+                    ticket.future = ticket.loop.create_future()
+            if ticket.future is not None:
+                await ticket.future
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        return self._result(ticket)
+
+    def _result(self, ticket: Ticket) -> Grant:
+        self._standing.pop(id(ticket), None)
+        if ticket.grant is None:
+            raise ticket.error or Rejected("the gate was closed")
+        self.waits.add(ticket.klass % AGED, time.monotonic_ns() - ticket.arrived)
+        return ticket.grant
+
+    @unbroken
+    def _leave(self, ticket: Ticket) -> bool:
+        """Take a call out of its lane. Returns whether it stood there."""
+        waiting = ticket.waiting
+        self._standing.pop(id(ticket), None)
+        self._queue.remove(ticket)
+        return waiting
+
+    def _mend(self) -> None:
+        """An exception struck, perhaps in the middle of a change: the queue is made anew of all who stand here."""
+        self._torn = True
+        standing = list(self._standing.values())
+        self._queue = Queue.of([t for t in standing if t.grant is None and t.error is None], self._queue.tickets)
+        self._deliver([t for t in standing if t.grant is not None or t.error is not None])
+        self._torn = False
+        self._set_alarm()
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """Its caller was cancelled: leave the lane, or give the permit back."""
+        waiting, lane = self._leave(ticket), ticket.lane
+        if ticket.grant is not None:
+            self._gate.settling.refunded(ticket.grant)
+        elif waiting and lane is not None and lane.head() is None:
+            # Nobody of this process waits in that lane any more.
+            left = self._queue.backlog(lane)
+            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider), left=left)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    def freed(self, keys: Iterable[str]) -> None:
+        """Units came back on these ledgers in this process."""
+        if self._queue.count:
+            self._served_after(lambda queue: queue.freed(keys))
+
+    def look(self) -> None:
+        """Something changed that may let anybody pass: try all heads."""
+        if self._queue.count:
+            self._served_after(_all_due)
+
+    @unbroken
+    def _served_after(self, change: Callable[[Queue], bool]) -> None:
+        if change(self._queue):
+            self._serve(time.monotonic_ns())
+
+    def _expire(self, now: int) -> list[Ticket]:
+        """Take out the calls whose deadline has passed."""
+        gone = []
+        for waiter in self._queue.expired(now):
+            assert isinstance(waiter, Ticket)
+            waiter.error = too_late(waiter)
+            gone.append(waiter)
+        if gone:
+            self._missed([(each, each.lane.why if each.lane is not None else None) for each in gone])
+        return gone
+
+    def _serve(self, now: int) -> None:
+        """Try the heads that are due; hand out what was granted."""
+        done = self._expire(now)
+        more = True
+        while more:
+            granted: list[tuple[Ticket, Grant]] = []
+            try:
+                more = self._store.transact(lambda: self._try_due(now, granted, done))  # noqa: B023 - called at once
+            except StoreError:
+                # What was granted was not written: the calls go back to their places and are tried on the safe share.
+                for ticket, _ in reversed(granted):
+                    self._queue.restore(ticket)
+                more = bool(granted)
+                continue
+            for ticket, grant in granted:
+                ticket.grant = grant
+                done.append(ticket)
+        self._deliver(done)
+        self._set_alarm()
+        self._tell(now)
+
+    def _tell(self, now: int) -> None:
+        """Say who waits for long and who is refused; to handlers of a program's own, so not inside a transaction."""
+        long, self._long = self._long, []
+        for plan, no in long:
+            self._gate.events.say_wait(plan, no, now)
+        shut, self._shut = self._shut, []
+        for plan, no in shut:
+            self._gate.events.say_shut(plan, no, now)
+
+    def _try_due(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
+        """Try the heads that are due, in one transaction. Returns whether there are more."""
+        for tries, lane in enumerate(self._queue.due(now)):
+            if tries >= _BATCH:
+                return True
+            self._try(lane, now, granted, done)
+        return False
+
+    def _try(self, lane: Lane, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> None:
+        head = lane.head()
+        assert isinstance(head, Ticket)
+        queue = self._queue
+        plan = head.plan
+        got = self._store.reserve(
+            plan.provider,
+            plan.charges,
+            plan.scopes,
+            self._who[lane.standing(now)],
+            self._now(plan.provider),
+            backlog=queue.backlog(lane),
+            ahead=queue.ahead(lane, now),
+            weight=self._weight,
+        )
+        if isinstance(got, Grant):
+            queue.served(head, now)
+            granted.append((head, got))
+            return
+        lane.opens, lane.why = max(got.opens, now + 1), got
+        self._turn_away(lane, got, now, done)
+
+    def _turn_away(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
+        """Refuse the head of a lane that will not be served in time. A block holds all of the lane alike: whoever does not
+        wait for its end is told now."""
+        head = lane.head()
+        if head is None:
+            return
+        assert isinstance(head, Ticket)
+        no = self._stated(head, no, now)
+        refused: Ticket | None = None
+        for waiter in [head] if no.kind == "limit" else list(lane.waiters):
+            assert isinstance(waiter, Ticket)
+            if not waiter.waiting:
+                continue
+            try:
+                check(waiter, no, now)
+            except Rejected as error:
+                self._queue.remove(waiter)
+                self._missed([(waiter, no)])
+                waiter.error = error
+                done.append(waiter)
+                refused = waiter
+        if refused is not None and no.kind == "limit":
+            lane.opens = 0
+        elif refused is not None:
+            self._shut.append((refused.plan, no))
+        elif no.opens - now > self.LONG:
+            self._long.append((head.plan, no))
+
+    @staticmethod
+    def _deliver(done: list[Ticket]) -> None:
+        """Wake the callers; tasks of one loop together."""
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for ticket in done:
+            if ticket.lock is not None:
+                if ticket.lock.locked():
+                    ticket.lock.release()
+            elif ticket.loop is not None and ticket.future is not None:
+                loops.setdefault(ticket.loop, []).append(ticket.future)
+        for loop, futures in loops.items():
+            try:
+                loop.call_soon_threadsafe(_wake_all, futures)
+            except RuntimeError:
+                pass  # the loop is closed and its tasks are gone; their permits end with their lease
+
+    # -- the timer -------------------------------------------------------------------------------------------------
+
+    def _set_alarm(self) -> None:
+        """See that the helper thread wakes in time; the lock is held."""
+        instant = self._queue.next_instant()
+        if instant is None:
+            return
+        if self._thread is None or not self._thread.is_alive():
+            inner, outer = socket.socketpair()
+            inner.setblocking(False)
+            outer.setblocking(False)
+            self._alarm = outer
+            self._wakes_at = 0
+            self._thread = Helper(keep_time, weakref.ref(self), inner, self._gate.bell)
+        elif instant < self._wakes_at and self._alarm is not None:
+            self._wakes_at = instant
+            try:
+                self._alarm.send(b"t")
+            except OSError:
+                pass  # its buffer is full: it will wake
+
+    @unbroken
+    def tick(self, rung: bool) -> float:
+        """The helper thread is awake. Serve what is due; returns seconds to sleep."""
+        if rung:
+            self._queue.look()
+        now = time.monotonic_ns()
+        if self._queue.count:
+            self._serve(now)
+        instant = self._queue.next_instant()
+        self._wakes_at = instant if instant is not None else now + int(IDLE * SECOND)
+        return max(0.0, (self._wakes_at - time.monotonic_ns()) / SECOND)
+
+    @property
+    def count(self) -> int:
+        """How many calls wait."""
+        return self._queue.count
+
+    def close(self) -> None:
+        """Refuse everybody who waits and stop the helper thread."""
+        with self._lock:
+            self._closed = True
+            waiters = self._queue.drain()
+            for waiter in waiters:
+                assert isinstance(waiter, Ticket)
+                waiter.error = Rejected("the gate was closed")
+            self._deliver([w for w in waiters if isinstance(w, Ticket)])
+            alarm, self._alarm = self._alarm, None
+            thread, self._thread = self._thread, None
+        self.waits.share()
+        if alarm is not None:
+            alarm.close()
+        if thread is not None:
+            thread.join(timeout=5)
+
+
+def _all_due(queue: Queue) -> bool:
+    queue.look()
+    return True
+
+
+def _wake_all(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

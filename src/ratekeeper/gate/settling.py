@@ -1,0 +1,228 @@
+"""After the call: what became of a permit, and everything that an answer tells."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from ratekeeper.gate.pacing import Pacing
+from ratekeeper.ledger.limit import SECOND, Instant, Window
+from ratekeeper.pools.pool import Choice
+from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.times import Wait
+from ratekeeper.stores.records import LEASE, Answered, Grant
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["LINGER", "Settling"]
+
+LINGER: Final = 10 * SECOND
+"""How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
+
+_MOST_STEPS: Final = 24
+"""Steps of the ladder of bans: more than any file needs to come to its longest."""
+
+
+class Settling:
+    """How the permits of one gate end."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = weakref.proxy(gate)
+        self._store = gate.store
+        self._times = gate.times
+        self._events = gate.events
+        self._pacing = Pacing(gate)
+
+    def settled(self, grant: Grant) -> None:
+        """Settle at the reserved cost; nothing is known of an answer."""
+        self.after(grant.namespace, self._store.settle(grant, self._times.now(grant.namespace)))
+
+    def refunded(self, grant: Grant) -> None:
+        """It was never sent."""
+        self.after(grant.namespace, self._store.refund(grant, self._times.now(grant.namespace)))
+
+    def lingers(self, grant: Grant) -> None:
+        """No answer came: it may arrive for a while yet (at most one period), then it counts as spent."""
+        periods = [charge.limit.period for charge in grant.charges if charge.limit.period]
+        self._store.hold(grant, time.monotonic_ns() + min([LINGER, *periods]))
+
+    def renew(self, grant: Grant) -> None:
+        """Extend a lease, but write only when a third of it is gone."""
+        mono = time.monotonic_ns()
+        if grant.lease - mono < LEASE * 2 // 3:
+            self._store.hold(grant, mono + LEASE)
+
+    def after(self, namespace: str, done: Answered) -> None:
+        """Wake who can go now, and tell what was found out about others. A remote store calls it later, from its own
+        thread, perhaps when the gate is gone."""
+        if done.wake:
+            self._store.wake(done.wake)
+        if done.freed:
+            try:
+                self._gate.room.freed(done.freed)
+            except ReferenceError:
+                return
+        for key, units in done.foreign.items():
+            self._events.say_seldom(
+                "foreign", key, 60.0,
+                f"another program spends on {key}: {units} units that no program under Ratekeeper sent; room is made for it",
+                namespace, limit=key, units=units,
+            )  # fmt: skip
+
+    def answered(
+        self,
+        rules: Provider,
+        plan: Plan,
+        grant: Grant,
+        answer: Answer | None,
+        costs: Mapping[str, int] | None,
+        *,
+        waited: bool = False,
+    ) -> Feedback:
+        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits, and, if
+        the call `waited` for its permit, that more of a limit is wanted."""
+        namespace = plan.provider
+        told = Feedback()
+        now = self._times.now(namespace)
+        if answer is not None:
+            told = rules.feedback(plan, answer, now=now.lo)
+            self._say_unreadable(namespace, told)
+            if told.server_time is not None:
+                contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
+                if contradicted:
+                    self._store.doubt(namespace, now)
+                    self._events.say("clock", "its clock is not what this machine's clock says", namespace)
+        if costs:
+            for charge in plan.charges:
+                cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
+                if cost is not None:
+                    told.actual[charge.key] = cost
+        if told.learned and self._store.learn(namespace, told.learned):
+            self._say_learned(namespace, told.learned)
+        # Where the provider says when to come back, that is how long the limit is shut, and no more is made of it.
+        stated = told.wait is not None
+        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full, stated=stated)
+        # Only now, by the clock that this very answer has taught.
+        told.retry_in = None if told.wait is None else told.wait.length(now)
+        told.held = self._hold(rules, plan, told, grant, now)
+        if told.outcome is Outcome.THROTTLED:
+            self._throttled(plan, told)
+            self._pacing.throttled(rules, plan, told)
+        elif told.outcome is Outcome.OVERLOADED:
+            self._events.say("overloaded", f"{plan.route} was not served: {told.reason}", namespace, route=plan.route)
+        elif told.outcome is Outcome.OK:
+            self._pacing.answered(rules, plan, waited=waited)
+            self._pacing.went_well(plan, grant.sent.mono)
+        self.after(namespace, done)
+        return told
+
+    def fared(self, choice: Choice, told: Feedback) -> None:
+        """What an answer says about the address its call left from."""
+        if told.outcome is Outcome.THROTTLED:
+            self._gate.egress.refused(choice)
+        elif told.outcome is not Outcome.BANNED:
+            self._gate.egress.worked(choice, told.used)
+
+    def _hold(self, rules: Provider, plan: Plan, told: Feedback, grant: Grant, now: Instant) -> int:
+        """Keep calls back as the answer says; returns for how long at most, ns.
+
+        Where the provider does not say for how long, it is a guess, which grows while the provider goes on refusing.
+        """
+        held = 0
+        guessed = told.outcome is Outcome.THROTTLED and told.wait is None
+        for block in told.blocks:
+            wait = block.wait
+            length = self._ban_length(rules, block.scope, grant, now.mono) if wait is None else wait.length(now)
+            if guessed:
+                length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
+            held = max(held, length)
+            self._shut(rules.namespace, block, length, now)
+        if guessed:
+            for key, filled in _filled(plan, told, now).items():
+                length = self._pacing.longer(plan.provider, key, 0, grant.sent.mono, now.mono, filled=filled)
+                held = max(held, length, filled)
+                if length > filled:
+                    self._shut(rules.namespace, Block(key, None, "throttle", told.reason), length, now)
+        return held
+
+    def _shut(self, namespace: str, block: Block, length: int, now: Instant) -> None:
+        if length <= 0:
+            return
+        # Calls that were on their way when it began are told the same end: that is news once.
+        alike = [
+            state for state in self._store.blocks.states() if (state.scope, state.kind) == (block.scope, block.kind)
+        ]
+        news = now.mono + length > max((state.ends() for state in alike), default=0) + SECOND
+        self._store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
+        if news:
+            self._gate.rouse()
+        if block.kind == "ban" and news:
+            self._events.say(
+                "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,
+                scope=block.scope, seconds=length / SECOND,
+            )  # fmt: skip
+
+    def _ban_length(self, rules: Provider, scope: str, grant: Grant, mono: int) -> int:
+        """Ns of a ban whose end is not stated: longer for those who were banned before. 0 if it is one we know of.
+
+        Every such ban leaves a note for as long as the longest ban lasts after its end; so many notes, so many steps.
+        """
+
+        def climb() -> int:
+            for state in self._store.blocks.states():
+                # Calls that were on their way when it began are answered alike: that is one ban, not many.
+                if state.scope == scope and state.kind == "ban" and grant.sent.mono < state.ends():
+                    return 0
+            for earlier in range(_MOST_STEPS):
+                length = rules.ban_length(earlier)
+                forgotten = mono + length + rules.ban_length(_MOST_STEPS)
+                if not self._store.claim(f"ban:{earlier}:{scope}", mono, forgotten):
+                    break
+            return length
+
+        return self._store.transact(climb)
+
+    def _say_unreadable(self, namespace: str, told: Feedback) -> None:
+        if told.unreadable:
+            self._events.say_seldom(
+                "unreadable", f"{namespace}: {told.unreadable}", math.inf,
+                f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
+                part=told.unreadable,
+            )  # fmt: skip
+
+    def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
+        limits = ", ".join(
+            f"{name} {capacity} per {period / SECOND:g} s" for name, (capacity, period) in learned.items()
+        )
+        self._events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
+
+    def _throttled(self, plan: Plan, told: Feedback) -> None:
+        """By our count there was room. If the provider never tells its time, its windows may lie anywhere."""
+        edges = [charge.limit.period for charge in plan.charges if charge.limit.window is Window.FIXED]
+        if edges:
+            self._times.clock(plan.provider).widen(min(edges) // 2)
+        wait = f"; such calls wait {told.held / SECOND:.1f} s" if told.held else ""
+        self._events.say(
+            "throttled", f"{plan.route or 'a call'} was refused: {told.reason}{wait}", plan.provider,
+            route=plan.route, seconds=told.held / SECOND,
+        )  # fmt: skip
+
+
+def _filled(plan: Plan, told: Feedback, now: Instant) -> dict[str, int]:
+    """The limits that a refusal has filled, and in how many ns each has room for the same call again."""
+    found = dict.fromkeys(told.full, 0)
+    for key, limit, cost in plan.charges:
+        if key not in found or not limit.period:
+            continue
+        if limit.window is Window.FIXED:
+            found[key] = Wait(window=(limit.period, limit.origin)).length(now)
+        elif limit.window is Window.BUCKET:
+            found[key] = limit.period * cost // (limit.refill or limit.capacity)
+        else:
+            found[key] = limit.period
+    return found

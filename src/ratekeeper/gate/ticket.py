@@ -1,0 +1,115 @@
+"""A waiting call, and why it need not wait at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from _thread import LockType as Lock
+from typing import Final
+
+from ratekeeper.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
+from ratekeeper.gate.contact import CONTACT
+from ratekeeper.gate.emergency import spoken
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.breaker import OPEN
+from ratekeeper.rules.call import Plan
+from ratekeeper.stores.records import Grant
+from ratekeeper.waiting.queue import Waiter
+
+__all__ = ["Ticket", "check", "span", "too_late"]
+
+_EVER: Final = 1 << 62
+"""The end of a block that has none, steady ns."""
+_FOREVER: Final = 10**9
+"""Seconds from which on a wait has no end."""
+
+
+def span(seconds: float) -> int:
+    """A wait in ns. ``inf`` is longer than any block."""
+    return _EVER if seconds >= _FOREVER else int(seconds * SECOND)
+
+
+class Ticket(Waiter):
+    """A waiting call of a thread or a task.
+
+    Attributes:
+        plan: what it is for.
+        grant: the permit, once it has it.
+        error: why it never will.
+        lock: what its thread waits for: a locked lock of the interpreter's own, which an exception that a signal's handler
+            raises leaves as it is (a `threading.Event` may be left broken).
+        movable: whether it would rather be refused than wait for the end of a block: there are other addresses.
+        patience: ns; a block that ends later than so from now refuses it.
+    """
+
+    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
+
+    def __init__(self, plan: Plan, klass: int, arrived: int, timeout: float, block_wait: float) -> None:
+        super().__init__(plan.charges, klass, arrived, min(arrived + span(timeout), _EVER), plan.scopes)
+        self.plan = plan
+        self.patience = span(block_wait)
+        self.grant: Grant | None = None
+        self.error: Exception | None = None
+        self.lock: Lock | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: asyncio.Future[None] | None = None
+        self.movable = False
+
+
+def check(ticket: Ticket, no: Refusal, now: int) -> None:
+    """Refuse a call at once that cannot be served by its deadline, or that does not wait for the end of such a block.
+
+    Args:
+        ticket: of the call.
+        no: what holds it now.
+        now: steady ns.
+
+    Raises:
+        Rejected: with the reason.
+    """
+    wall = time.time()
+    if no.never:
+        cost, limit = next((c.cost, c.limit) for c in ticket.charges if c.key == no.key)
+        why = f"more than {no.key} ever allows ({limit.usable})"
+        raise CannotFit(
+            f"{ticket.plan.route or ticket.plan.provider} costs {cost} {limit.unit}, {why}"
+            + (f": {limit.place}" if limit.place else ""),
+            limit=limit.name,
+            scope=no.key,
+        )
+    blocked = no.kind != "limit"
+    moves = ticket.movable and blocked
+    in_time = no.opens <= ticket.deadline and not moves and no.kind != OPEN
+    if blocked:
+        in_time = in_time and no.opens - now <= ticket.patience
+    if in_time or (no.unknown and not blocked) or no.kind == CONTACT:
+        return  # in time, or whoever settles, or asks the provider for its limits, will wake us
+    left = (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
+    at = None if left is None else wall + left
+    wait = "until it is resumed" if left is None else f"for {left:.1f} s"
+    kept = max(0, min(ticket.deadline - now, ticket.patience if blocked else _EVER)) / SECOND
+    if no.kind == OPEN:
+        text = f"the breaker of {spoken(no.key)} is open {wait}: {no.reason}"
+        raise BreakerOpen(text, limit=no.kind, scope=no.key, retry_at=at, seconds=left, reason=no.reason)
+    if blocked:
+        text = f"{spoken(no.key)} is shut {wait} ({no.kind}{': ' + no.reason if no.reason else ''})"
+        text += f"; the call would wait {kept:.1f} s at most"
+        if no.kind == "pause":
+            text += f". `ratekeeper resume {spoken(no.key)}` takes the pause back"
+        raise Blocked(text, limit=no.kind, scope=no.key, retry_at=at, seconds=left, reason=no.reason)
+    name = no.key.split("/")[1] if "/" in no.key else no.key
+    raise DeadlineExceeded(
+        f"{no.key} has no room {wait}; the call would wait {kept:.1f} s at most",
+        limit=name,
+        scope=no.key,
+        retry_at=at,
+    )
+
+
+def too_late(ticket: Ticket) -> Rejected:
+    """The error of a call whose deadline has passed."""
+    why = ticket.lane.why if ticket.lane is not None else None
+    key = why.key if isinstance(why, Refusal) else ""
+    waited = (ticket.deadline - ticket.arrived) / SECOND
+    return DeadlineExceeded(f"no permit within {waited:.1f} s ({key or 'queue'} had no room)", scope=key)

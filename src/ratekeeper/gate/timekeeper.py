@@ -1,0 +1,66 @@
+"""The helper thread of a waiting room: it sleeps until the first computed instant, or until another process rings."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.room import WaitingRoom
+
+__all__ = ["IDLE", "keep_time"]
+
+IDLE: Final = 60.0
+"""Seconds that it sleeps at most."""
+_AGAIN: Final = 1.0
+_LOG: Final = logging.getLogger("ratekeeper")
+
+
+def keep_time(room: weakref.ref[WaitingRoom], alarm: socket.socket, bell: socket.socket | None) -> None:
+    """The helper thread: sleep until the next instant, or until somebody rings."""
+    poll = select.poll()
+    poll.register(alarm, select.POLLIN)
+    if bell is not None:
+        poll.register(bell, select.POLLIN)
+    seconds, rung = 0.0, False
+    try:
+        while True:
+            here = room()
+            if here is None:
+                return
+            try:
+                seconds = here.tick(rung)
+            except ReferenceError:
+                return
+            except Exception:  # noqa: BLE001 - told, and tried again
+                # Whoever waits here waits for this thread: it goes on, whatever is wrong.
+                _LOG.warning("ratekeeper: waiting calls could not be served; trying again", exc_info=True)
+                seconds = _AGAIN
+            del here  # a gate that nobody holds any more may go
+            rung = False
+            for number, _ in poll.poll(min(seconds, IDLE) * 1000):
+                if number == alarm.fileno():
+                    if not _drain(alarm):
+                        return
+                elif bell is not None:
+                    rung = _drain(bell) or rung
+    except (OSError, ReferenceError, ValueError):
+        return  # closed under us
+    finally:
+        alarm.close()
+
+
+def _drain(channel: socket.socket) -> bool:
+    """Read everything that waits; False if the other end is closed (stream), or only empty datagrams came."""
+    full = False
+    while True:
+        try:
+            got: Any = channel.recv(64)
+        except BlockingIOError:
+            return full
+        if not got and channel.type == socket.SOCK_STREAM:
+            return False
+        full = full or bool(got)

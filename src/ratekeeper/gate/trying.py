@@ -1,0 +1,181 @@
+"""One call made until it succeeds, must not be made again, or is given up: retries under a breaker."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
+from ratekeeper.gate.breakers import Breakers
+from ratekeeper.gate.errand import Errand
+from ratekeeper.gate.steps import Steps, pausing
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried
+from ratekeeper.rules.call import Outcome, Plan
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["Trying", "unknown"]
+
+_NONE = Retry(attempts=1)
+
+
+class Trying:
+    """The retries of one gate, and the budget that they share.
+
+    Args:
+        gate: whose calls they are.
+        retry: None: nothing is made again, and failures go to the caller as they are.
+        breakers: who may pass; None: all.
+    """
+
+    def __init__(self, gate: Gate, retry: Retry | None, breakers: Breakers | None) -> None:
+        self._gate = weakref.proxy(gate)
+        self._events = gate.events
+        self._max_wait = gate.max_wait
+        self._retry = retry
+        self._breakers = breakers
+        self._budget = Budget(retry or _NONE, time.monotonic())
+        self._lock = threading.Lock()
+
+    def make(self, errand: Errand, plan: Plan) -> Steps[Any]:
+        """Make the call; returns the client's answer.
+
+        Raises:
+            Rejected: it was not sent.
+            RetriesExhausted, OutcomeUnknown: it was, in vain.
+        """
+        begun = time.monotonic()
+        retry = self._retry or _NONE
+        deadline = begun + (retry.deadline or self._max_wait)
+        errand.patient = retry.deadline is not None
+        repeat = Repeat(errand.replayable and errand.rules.handling.safe(errand.call, plan), begun, deadline)
+        story: list[str] = []
+        with self._lock:
+            self._budget.call()
+        while True:
+            response, error = yield from self._once(errand, plan, deadline, story)
+            tried = errand.tried or Tried(Outcome.OK)
+            if tried.outcome is Outcome.OK:
+                if error is not None:
+                    raise error
+                return response
+            failed = time.monotonic()
+            story.append(f"{tried.outcome}{': ' + tried.reason.rstrip('.') if tried.reason else ''}")
+            verdict = self._verdict(retry, errand, repeat, tried, len(story))
+            if isinstance(verdict, Stop):
+                return self._stop(errand, plan, verdict, story, response, error, begun)
+            if response is not None:
+                yield from errand.discard(response)
+            delay = max(verdict.delay, self._held(plan, tried))
+            self._events.say(
+                "retry", f"{plan.route or 'a call'} is made again in {delay:.2f} s: {story[-1]}", plan.provider,
+                route=plan.route, attempt=len(story) + 1, outcome=str(tried.outcome), delay=delay,
+            )  # fmt: skip
+            errand.leaving = functools.partial(_left, errand, story, failed)
+            if verdict.delay:
+                yield pausing(verdict.delay, is_async=errand.is_async)
+
+    def _held(self, plan: Plan, tried: Tried) -> float:
+        """Seconds for which the gate will hold the next attempt by itself, as far as is known: by what the last answer
+        said, and by what holds such calls anyway, a ban for one."""
+        now = time.monotonic_ns()
+        held = tried.until - now / SECOND
+        if not self._gate.egress.pools:  # else it may leave from another address
+            no = self._gate.store.blocks.against(plan.scopes, plan.charges, now)
+            if no is not None and not no.unknown:
+                held = max(held, (no.opens - now) / SECOND)
+        return held
+
+    def _once(
+        self, errand: Errand, plan: Plan, deadline: float, story: list[str]
+    ) -> Steps[tuple[Any, Exception | None]]:
+        """One attempt: an answer or an error. Both are noted with the breaker."""
+        probe = ""
+        errand.tried = None
+        try:
+            if self._breakers is not None:
+                probe = yield from self._breakers.admit(plan, is_async=errand.is_async)
+            left = None if self._retry is None else max(0.0, deadline - time.monotonic())
+            response = yield from errand.attempt(left)
+        except Rejected as error:
+            if probe and self._breakers is not None:
+                self._breakers.release(probe)
+            if not story:
+                raise errand.fail(error, None) from None
+            raise errand.fail(self._gave_up(plan, story, str(error)), error) from error
+        except Exception as error:
+            if errand.tried is None:
+                raise  # nothing of the network: a mistake in the caller's own code
+            yield from self._note(errand, plan, probe)
+            return None, error
+        except BaseException:
+            if probe and self._breakers is not None:
+                self._breakers.release(probe)
+            raise
+        yield from self._note(errand, plan, probe)
+        return response, None
+
+    def _note(self, errand: Errand, plan: Plan, probe: str) -> Steps[None]:
+        if self._breakers is not None:
+            outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
+            yield from self._breakers.note(plan, outcome, probe, is_async=errand.is_async)
+
+    def _verdict(self, retry: Retry, errand: Errand, repeat: Repeat, tried: Tried, nth: int) -> Again | Stop:
+        now = time.monotonic()
+        verdict = retry.next(repeat, tried, nth, now, random.random())
+        if isinstance(verdict, Again):
+            if not errand.replayable:
+                return Stop("its body is a stream, which is gone", plain=True)
+            with self._lock:
+                if not self._budget.take(now):
+                    return Stop("this process has made so many retries that more would only add to the trouble")
+        return verdict
+
+    def _stop(
+        self,
+        errand: Errand,
+        plan: Plan,
+        verdict: Stop,
+        story: list[str],
+        response: Any,
+        error: Exception | None,
+        begun: float,
+    ) -> Any:
+        if verdict.unknown and (error is not None or self._retry is not None):
+            self._events.say(
+                "unknown", f"{plan.route or 'a call'}: nobody knows whether it was carried out", plan.provider
+            )
+            raise errand.fail(unknown(errand, plan, story, response), error) from error
+        if self._retry is None or verdict.plain:
+            if error is not None:
+                raise error
+            return response
+        why = f"{verdict.reason} ({time.monotonic() - begun:.1f} s in all)"
+        raise errand.fail(self._gave_up(plan, story, why, response), error) from error
+
+    def _gave_up(self, plan: Plan, story: list[str], why: str, response: object = None) -> RetriesExhausted:
+        tries = "; ".join(f"{nth}. {each}" for nth, each in enumerate(story, 1))
+        text = f"{plan.route or 'a call'} failed: {tries}. {why}"
+        self._events.say("gave up", text, plan.provider, route=plan.route, tries=len(story))
+        return RetriesExhausted(text, route=plan.route, tries=tuple(story), response=response)
+
+
+def _left(errand: Errand, story: list[str], failed: float) -> None:
+    """The next attempt leaves: now it is known how long it has waited, for its backoff, a ban, a limit, or all."""
+    errand.leaving = None
+    story[-1] += f" (again after {time.monotonic() - failed:.2f} s)"
+
+
+def unknown(errand: Errand, plan: Plan, story: list[str], response: object = None) -> CallFailed:
+    """The error for a call of which nobody knows whether it was carried out."""
+    ask = errand.rules.handling.ask(errand.call, plan)
+    remedy = f"Ask {ask}" if ask else "Look at the open orders and at what was filled"
+    what = f"{plan.route or 'a call'} may have been carried out, and was not made again: {story[-1]}"
+    told = f"{what}. {remedy} before you repeat it"
+    return OutcomeUnknown(told, route=plan.route, tries=tuple(story), response=response, ask=ask)

@@ -1,0 +1,357 @@
+"""What every ledger shares: units in flight, units spent, and who of the members may take the rest.
+
+A provider counts a request at the instant it arrives, which nobody here ever sees. So a ledger holds the cost from the
+moment of `take` (before it is sent) until `settle` (after it was answered), and each window kind decides how long the
+settled cost stays. `room` is kept up to date by every verb, so that the usual decision is one comparison.
+
+Pure: the instant is an argument, integers only, no clock, no I/O, no randomness.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from ratekeeper.ledger.limit import Instant, Limit
+from ratekeeper.ledger.shares import (
+    AGED,
+    KEEP_UPPER,
+    NOBODY,
+    Row,
+    Upper,
+    Who,
+    above,
+    fair_lack,
+    note_burst,
+    reach,
+    wanted_next,
+)
+
+__all__ = ["NEVER", "UNKNOWN", "Ledger"]
+
+NEVER: Final = -2
+"""The cost is above the limit."""
+UNKNOWN: Final = -1
+"""It opens when somebody settles; no instant can be computed. Any number below `NEVER` says the same, and that it cannot be
+before the steady instant of the opposite sign."""
+FAR: Final = 1 << 62
+CALM: Final = 99
+"""Below every class."""
+
+
+class Ledger:
+    """State of one limit for one owner. Subclasses say how settled units leave again.
+
+    Attributes:
+        limit: the rule in force.
+        room: units free: usable - used - inflight (- what is set aside). May be negative after a limit shrank.
+        used: units settled that still count.
+        inflight: units taken and not settled.
+        tally: running total that never falls, a mark for feedback: units settled (fixed windows), or units that have left
+            again (all other kinds).
+        turn: steady instant (ns) from which `advance` must run before `room` is read.
+        early: steady instant (ns) from which what is taken may count in the next window too (fixed windows only).
+        probed: last steady instant (ns) at or after `early` at which something was taken.
+        trial: until this steady instant (ns) a window that seems to have begun may not have: what the one before holds is
+            not given out before one call has tried it; 0: no need.
+        era: number of the (pseudo-)window in which the members' rows count.
+        hot: last era in which somebody was refused.
+        floor: room that must remain for a grant without a closer look, to a caller whose class is not below `calm`.
+        calm: the highest class that wanted something lately; those below it must leave it what it is expected to want.
+        rows: per (member, class), what it took and wants; see `shares.Row`.
+    """
+
+    __slots__ = (
+        "calm", "early", "era", "floor", "hot", "inflight", "limit", "probed", "room", "rows", "tally", "trial", "turn",
+        "used",
+    )  # fmt: skip
+    aligned: ClassVar[bool] = False
+    """Whether eras are the windows themselves (fixed windows), whose rows end with them."""
+    rises: ClassVar[bool] = False
+    """Whether settling at the reserved cost leaves more room than before (slots: yes)."""
+    melts: ClassVar[bool] = False
+    """Whether what is kept back for others melts towards the end of a window (else it is kept while they wait)."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.used = self.inflight = self.tally = self.turn = self.probed = self.trial = 0
+        self.early = FAR
+        self.era = -1
+        self.hot = -9
+        self.calm = CALM
+        self.rows: dict[Who, Row] = {}
+        self.room = limit.usable
+        self.floor = limit.usable * KEEP_UPPER // 100
+
+    # -- what the kinds define -------------------------------------------------------------------------------------
+
+    def advance(self, now: Instant) -> None:
+        """Bring the state up to `now`: let go what no longer counts."""
+        raise NotImplementedError
+
+    def frees(self, units: int, now: Instant) -> int:
+        """Steady instant (ns) at which `units` more than now will be free, or unknown (see `UNKNOWN`)."""
+        raise NotImplementedError
+
+    def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
+        """Share of the window still to come, as a fraction (numerator, denominator); only asked where `melts`.
+
+        Args:
+            now: the instant.
+            pressing: whether upper classes want something; then it counts to the latest possible end.
+        """
+        raise NotImplementedError
+
+    def dump_own(self) -> list[int]:
+        """The kind's own numbers, for `codec`."""
+        return []
+
+    def load_own(self, own: list[int]) -> None:
+        """Inverse of `dump_own`; runs after the shared numbers are in place."""
+
+    # -- deciding --------------------------------------------------------------------------------------------------
+
+    def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
+        """When `cost` units may be taken by `who`.
+
+        Args:
+            cost: units.
+            who: (member, class) that asks.
+            now: the instant; `advance` has run for it.
+            ahead: units that an older call of the same process waits for on this ledger.
+
+        Returns:
+            0 if now; else a steady instant in ns, unknown (see `UNKNOWN`) or `NEVER`.
+        """
+        if cost > self.limit.usable:
+            return NEVER
+        if not cost:
+            return 0
+        lack = fair_lack(self, who, now) if self.era - self.hot <= 1 else 0
+        if not who[1] & 7:
+            return self._opens(cost, NOBODY, lack, ahead, now)
+        upper = above(self, who[1], now.mono)
+        found = self._opens(cost, upper, lack, ahead, now)
+        for later in (1, 2):
+            edge = (self.era + later) * self.limit.period
+            if not upper.even or found <= edge or self.aligned:
+                break
+            # Within a window that knows no eras, less is expected from the next era on, and then nothing.
+            upper = above(self, who[1], now.mono, later)
+            found = max(edge, self._opens(cost, upper, lack, ahead, now))
+        return found
+
+    def _opens(self, cost: int, upper: Upper, lack: int, ahead: int, now: Instant) -> int:
+        """`opens` for so much to be left to upper classes and, of its own, to other members."""
+        if not self.melts:
+            return self.opens_flow(cost, upper, max(lack, ahead), now)
+        spare, most = self.room - cost, self.limit.usable - cost
+        if spare == most:
+            return 0  # nothing else is taken: that must be enough
+        if spare < 0:
+            return self.frees(cost, now)
+        to_come, span = self.left(now, bool(upper.even or upper.blocked))
+        long = reach(spare, upper, lack, most, span)
+        if to_come <= long:
+            return 0
+        end = self.frees(cost, now)
+        return end if end < 0 else min(end, now.mono + to_come - long)
+
+    def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
+        """`opens` where units come back all the time.
+
+        Args:
+            cost: units.
+            upper: what upper classes want.
+            others: to be left to other members of the class and to older calls, units.
+            now: the instant.
+        """
+        raise NotImplementedError
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        """Put `cost` units in flight for `who`; the decision has been made."""
+        self.inflight += cost
+        self.room -= cost
+        if now[0] >= self.early:
+            self.probed = now[0]
+        try:
+            row = self.rows[who]
+        except KeyError:
+            row = self._row(who)
+        row[0] += cost
+        if row[3]:
+            row[3] = max(0, row[3] - cost)
+        if not self.rises:
+            note_burst(row, cost, now.mono, self.limit.period)
+
+    def _row(self, who: Who) -> Row:
+        """The row of `who`; one that is missing begins."""
+        row = self.rows.get(who)
+        if row is None:
+            row = self.rows[who] = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+            if who[1] < min(self.calm, AGED):
+                self.calm = who[1]
+        return row
+
+    def refused(self, who: Who, head: int, backlog: int, until: int, weight: int) -> None:
+        """Note that `who` wanted units and had to wait.
+
+        Args:
+            who: (member, class).
+            head: cost of its next call, units.
+            backlog: all that it waits for here, units; 0 takes the note away.
+            until: steady instant (ns) at which the note is forgotten, should its author vanish.
+            weight: the member's share in fairness.
+        """
+        row = self._row(who)
+        if backlog:
+            self.hot = self.era
+            self.floor = FAR
+            row[2] |= 1
+        row[3], row[4], row[5], row[6] = backlog, min(head, backlog), until, weight
+
+    def missed(self, who: Who, units: int, waiting: int, mono: int) -> None:
+        """Note that calls of `who` gave up.
+
+        Args:
+            who: (member, class).
+            units: what they would have cost.
+            waiting: units that others of it still wait for.
+            mono: steady ns.
+        """
+        row = self._row(who)
+        row[3] = min(row[3], waiting)
+        if units:
+            row[7] += units
+            if not self.rises:
+                note_burst(row, units, mono, self.limit.period)
+
+    # -- settling --------------------------------------------------------------------------------------------------
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        """Turn `reserved` units in flight into `actual` units spent, at the latest at `at`; `advance` has run."""
+        self.inflight -= reserved
+        self.used += actual
+        self.room += reserved - actual
+
+    def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
+        """Nobody will say what became of `reserved` units in flight; if they ever arrived, it was by `at`."""
+        self.settle(reserved, reserved, at)
+
+    def recount(self, inflight: int, mono: int) -> None:
+        """Hold what permits say is in flight, `inflight` units; what was held beyond that counts as spent at steady instant
+        `mono`, in this window and in the next."""
+        more = self.inflight - inflight
+        if more < 0:
+            self.inflight -= more
+            self.room += more
+        elif more:
+            at = mono if self.early == FAR else max(mono, self.early)
+            self.lapse(more, Instant(at, at, at), Instant(at, at, at))
+
+    def returned(self, who: Who, units: int, mono: int, *, spent: bool) -> None:
+        """`units` of `who` are in flight no more; of those `spent` it need not be told unless that `rises`."""
+        row = self.rows.get(who)
+        if row is not None and row[0] and not spent:
+            left = max(0, row[0] - units)
+            if not self.rises:
+                row[11] = row[11] * left // row[0]
+            row[0] = left
+
+    def refund(self, reserved: int) -> None:
+        """Give back `reserved` units in flight that were surely never sent."""
+        self.inflight -= reserved
+        self.room += reserved
+
+    def observe(self, used: int, sent: Instant, mark: int, reserved: int, actual: int, now: Instant) -> int:
+        """Take the provider's used-counter into account; call after `settle` of the same request.
+
+        Args:
+            used: the counter, units, as the answer states it.
+            sent: instant at which the request was reserved.
+            mark: `tally` at that instant.
+            reserved, actual: cost of this request as it was held and as it was settled, units.
+            now: instant of the answer.
+
+        Returns:
+            Units of foreign traffic found: counted by the provider and not by us.
+        """
+        # Until a moment ago this request was held at `reserved`: so much of the counter it can explain. So can what has
+        # left since the counter was read.
+        foreign = used - (self.used + self.inflight + max(0, reserved - actual) + self.tally - mark)
+        if foreign <= 0:
+            return 0
+        self.spend(foreign, now)
+        return foreign
+
+    def spend(self, units: int, now: Instant) -> None:
+        """Count `units` that somebody else spent."""
+        self.settle(0, units, now)
+
+    def fill(self, now: Instant) -> None:
+        """The provider says that this limit is used up: nothing is left until its window moves on."""
+        missing = self.limit.usable - self.used - self.inflight
+        if missing > 0:
+            self.spend(missing, now)
+
+    def confirm(self, sent: Instant) -> None:
+        """A call that was reserved at `sent` was answered and not refused; only asked during a `trial`."""
+
+    def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
+        """The provider refused a call that was reserved at `sent`, because this limit is used up; if it `stated` for how
+        long, a block holds it, and nothing more is made of it here."""
+        if not stated:
+            self.fill(now)
+
+    def doubt(self, now: Instant) -> None:
+        """The clock by which windows were told was wrong; `now` is by the right one. Let nothing spent be forgotten early."""
+
+    def adopt(self, limit: Limit, now: Instant) -> None:
+        """Follow a limit that changed live (same kind); what is spent stays spent."""
+        self.room += limit.usable - self.limit.usable
+        if limit.period != self.limit.period:
+            self.hot = -9  # eras are counted anew
+        self.limit = limit
+        self.cool()
+        self.turn = 0
+
+    # -- eras ------------------------------------------------------------------------------------------------------
+
+    def _past(self, row: Row, asked: int) -> list[int]:
+        """The last five numbers of a row in the next era, of the `asked` units of this one."""
+        return [row[9], row[10], 0, row[11] // asked if asked else row[12], 0]
+
+    def cool(self) -> None:
+        """Set `floor` by whether somebody was refused lately, and `calm` by who wanted something."""
+        self.calm = min([klass for _, klass in self.rows if klass < AGED], default=CALM)
+        self.floor = FAR if self.era - self.hot <= 1 else self.limit.usable * KEEP_UPPER // 100
+
+    def enter(self, era: int, mono: int) -> None:
+        """Begin `era`: what was taken in the last one becomes the past; silent members are forgotten."""
+        if era == self.era:
+            return
+        following = era == self.era + 1
+        rows: dict[Who, Row] = {}
+        for who, row in self.rows.items():
+            taken, _, flags, blocked, head, until, weight, given, _ = row[:9]
+            if until <= mono:
+                blocked = 0
+            if not following:
+                taken = flags = given = 0
+            asked = taken + given
+            if asked or flags & 1 or blocked:
+                wanted = wanted_next(self, row) if following else 0
+                rows[who] = [
+                    0,
+                    taken,
+                    (flags & 1) << 1,
+                    blocked,
+                    head,
+                    until,
+                    weight,
+                    0,
+                    wanted,
+                    *self._past(row, asked),
+                ]
+        self.rows = rows
+        self.era = era
+        self.cool()

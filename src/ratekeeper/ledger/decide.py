@@ -1,0 +1,74 @@
+"""Many limits, one decision: all of them are taken, or none and nothing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ratekeeper.ledger.base import NEVER, Ledger
+from ratekeeper.ledger.limit import Charge, Instant
+from ratekeeper.ledger.shares import Who
+
+__all__ = ["Refusal", "refusal"]
+
+
+class Refusal(NamedTuple):
+    """Why a call may not go now.
+
+    Attributes:
+        key: the ledger (or the blocked scope) that holds it longest.
+        opens: steady instant (ns) at which the call could pass, as far as can be known now; at least `later` if nothing
+            is known.
+        unknown: somebody must settle first; `opens` is then only the time for another look.
+        never: the cost is above the limit.
+        kind: ``limit``, or the kind of block: ``ban``, ``throttle``, ``pause``.
+        reason: the block's own words, if it is one.
+    """
+
+    key: str
+    opens: int
+    unknown: bool = False
+    never: bool = False
+    kind: str = "limit"
+    reason: str = ""
+
+
+def refusal(
+    charges: Sequence[Charge],
+    ledgers: Sequence[Ledger],
+    who: Who,
+    now: Instant,
+    ahead: Mapping[str, int],
+    later: int,
+    short: list[tuple[Charge, Ledger, int]],
+) -> Refusal | None:
+    """Whether the charges may be taken from their ledgers, each advanced to `now`.
+
+    Args:
+        charges, ledgers: side by side.
+        who: (member, class).
+        now: the instant.
+        ahead: units per ledger key that older calls of the same process wait for.
+        later: steady instant (ns) of another look where none can be computed.
+        short: takes up the charges that have no room now: with the ledger, and the instant at which to look again.
+
+    Returns:
+        None if all may be taken now.
+    """
+    worst: Refusal | None = None
+    for charge, ledger in zip(charges, ledgers, strict=True):
+        if ledger.room - charge.cost >= ledger.floor and who[1] <= ledger.calm and not ahead:
+            continue
+        opens = ledger.opens(charge.cost, who, now, ahead.get(charge.key, 0))
+        if opens == 0:
+            continue
+        if opens == NEVER:
+            return Refusal(charge.key, 0, never=True)
+        look = min(later, -opens) if opens < NEVER else later
+        found = Refusal(charge.key, look, unknown=True) if opens < 0 else Refusal(charge.key, opens)
+        short.append((charge, ledger, found.opens))
+        if worst is None or found.opens > worst.opens:
+            worst = found._replace(unknown=found.unknown or (worst is not None and worst.unknown))
+        elif found.unknown:
+            worst = worst._replace(unknown=True)
+    return worst

@@ -1,0 +1,313 @@
+"""The ledger whose window begins and ends by the provider's clock."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.edge import Edges
+from ratekeeper.ledger.limit import Instant, Limit
+from ratekeeper.ledger.shares import Who
+
+__all__ = ["Fixed"]
+
+_LATER: Final = 4096
+"""What was carried is forgotten a period after it had arrived, and this part of a period for clocks that run unevenly."""
+
+
+class Fixed(Ledger):
+    """Window aligned to the server's clock. Rolls only when it is surely over; what may already lie in the next is carried.
+
+    The bounds of the edge are `edges`; from `early` on the next window may have begun, at `roll` it surely has.
+
+    Attributes:
+        edges: what is known of the clock that counts.
+        roll: steady instant (ns) at which this window is surely over.
+        carry: units settled so late that they may count in a later window too.
+        late: latest instant of the counting clock (ns) at which one of them can have arrived.
+        stamp: steady instant (ns) by which all of them had arrived: a period after it no window can hold them any more,
+            whatever a clock says.
+        kept: units of `used` that were carried into this window; at steady instant `kept_until` no window holds them.
+        again: units of `kept` that are part of `carry` too.
+        held: during a trial, units that the window before holds at most if it is not over after all.
+        least: what it holds at least, units.
+        loose: units of `used` that the window before may hold instead.
+        tried: steady instant (ns) at which the one call of the trial that is under way was taken; 0: none is.
+        foreign: units of other programs found in this window (they are part of `used`).
+        expected: units of other programs expected in a whole window; what has not been seen of them is set aside.
+        seen: latest steady instant (ns) in this window at which a used-counter told us about others.
+    """
+
+    __slots__ = (
+        "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "least", "loose", "roll",
+        "seen", "stamp", "tried",
+    )  # fmt: skip
+    aligned: ClassVar[bool] = True
+    melts: ClassVar[bool] = True
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(limit)
+        self.edges = Edges(limit.period)
+        self.carry = self.late = self.stamp = self.foreign = self.expected = self.seen = 0
+        self.kept = self.kept_until = self.again = self.held = self.tried = self.roll = 0
+        self.least = self.loose = 0
+
+    # -- windows ---------------------------------------------------------------------------------------------------
+
+    def advance(self, now: Instant) -> None:
+        edges, period, origin = self.edges, self.limit.period, self.limit.origin
+        if self.era == -1:
+            edges.begin(now)
+        elif not edges.dated(now):
+            self._hold(now, now.mono + edges.hi)
+        era = max((now.mono + edges.lo - origin) // period, edges.shown)
+        if era > self.era:
+            self._forecast(period)
+            spent = self.used
+            last = (self.late - origin) // period
+            # Clocks may be corrected by more than a window at once: it is `late` that tells, not how many windows went by.
+            self.kept_until = self.stamp + period + period // _LATER
+            self.used = self.kept = self.carry if last >= era and now.mono < self.kept_until else 0
+            self.carry = self.again = self.kept if last > era else 0
+            self._end_trial()
+            if edges.blind:
+                # A ledger that begins within a window knows of nothing before, but its calls may count there.
+                begin = now.mono if self.era >= 0 else era * period + origin - edges.lo
+                until = begin + min(2 * edges.whole, period // 2)
+                if now.mono < until:
+                    self.trial, self.held = until, spent - self.kept
+                    self.least = max(0, self.held - self.loose)
+            self.loose = self.kept + self.inflight
+            edges.drift(era - self.era if self.era >= 0 else 0, now)
+            self.enter(era, now.mono)
+        elif self.kept and now.mono >= self.kept_until:
+            self.used, self.carry = max(0, self.used - self.kept), max(0, self.carry - self.again)
+            self.kept = self.again = 0
+        self._place()
+
+    def _place(self) -> None:
+        end = (self.era + 1) * self.limit.period + self.limit.origin
+        self.early, self.roll = end - self.edges.hi, end - self.edges.lo
+        self.turn = min(self.roll, self.kept_until) if self.kept else self.roll
+        self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
+        # The answer of the call that is tried leaves more room in any case, so that it wakes the next.
+        self.room -= self.held + bool(self.tried)
+
+    def _end_trial(self) -> None:
+        self.trial = self.held = self.least = self.tried = 0
+
+    def _hold(self, now: Instant, late: int) -> None:
+        """Let all that is spent count in any window up to instant `late` of the counting clock."""
+        self.used += self.held
+        self.carry, self.late, self.stamp = self.used, max(self.late, late), now.mono
+        self.kept = self.again = 0
+        self._end_trial()
+
+    def _return(self, now: Instant) -> None:
+        """Written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future."""
+        if now.mono < self.early - self.limit.period:
+            end = self.roll + self.edges.lo
+            self._hold(now, end - 1)
+            self.era = (now.mono + self.edges.lo - self.limit.origin) // self.limit.period
+            self._place()
+
+    def _open(self, now: Instant) -> None:
+        """The edge may lie anywhere within the first doubt: all that is spent counts on both sides of it."""
+        self.edges.open(now)
+        self._hold(now, now.mono + self.edges.hi)
+        self._place()
+
+    def _take_back(self, now: Instant, spent: int) -> None:
+        """The window before had not rolled when we believed it had, and `spent` units counted in it.
+
+        What was taken for another program's was our own: nothing is set aside for it any more.
+        """
+        self.era -= 1
+        self.foreign = self.expected = self.seen = 0
+        self._end_trial()
+        self._open(now)
+        self.used = max(self.used, spent)
+        self._place()
+
+    def _possible(self, now: Instant, doubt: int) -> int:
+        """Steady instant (ns) up to which this window may not have begun, if its edge may lie so far from the dates."""
+        return self.era * self.limit.period + self.limit.origin - (now.lo - now.mono - doubt)
+
+    def _forecast(self, period: int) -> None:
+        """From what others spent in the window that ends, expect what they will spend in the next."""
+        if self.foreign or self.expected:
+            begin = (
+                self.roll + self.early
+            ) // 2 - period  # neither the earliest nor the latest: it is no matter of safety
+            # Evidence may end early in the window: the rest is taken to go on at the same rate, at most fourfold.
+            witnessed = max(self.seen - begin, period // 4) if self.seen else period
+            sample = self.foreign * period // min(witnessed, period)
+            sample += sample // 10
+            # A programme that fell silent is believed gone only slowly, a quarter a window.
+            self.expected = min(max(sample, self.expected * 3 // 4), self.limit.usable * 9 // 10)
+            if self.expected * 200 < self.limit.usable:
+                self.expected = 0
+        self.foreign = self.seen = 0
+
+    # -- deciding --------------------------------------------------------------------------------------------------
+
+    def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
+        if self.trial and now.mono >= self.trial:
+            self._end_trial()
+        self.advance(now)
+        self._return(now)
+        opens = super().opens(cost, who, now)
+        if opens > 0 and self.trial:
+            # The window before, if it is not over, may have no more room: one call at a time goes until the answers show
+            # that it is over.
+            if self.tried:
+                return -self.trial
+            self.room += self.held
+            opens = super().opens(cost, who, now)
+            self.room -= self.held
+            return opens
+        return opens or (self._probe(cost, now) if cost else 0)
+
+    def _probe(self, cost: int, now: Instant) -> int:
+        """When a call may go that would take of the last few units: one in each quarter of where the edge may lie.
+
+        While the edge is not known well these are kept for that stretch, because a counter shows an edge only to calls
+        that are made near it.
+        """
+        edges, usable = self.edges, self.limit.usable
+        most = usable // 4 if 2 * edges.width >= self.limit.period else usable // 50
+        keep = min(3, most // cost) * cost
+        if self.room - cost >= keep or not edges.vague:
+            return 0
+        if now.mono < self.early:
+            return self.early
+        quarter = max(1, edges.width // 4)
+        begin = self.early + (now.mono - self.early) // quarter * quarter
+        return 0 if self.probed < begin else min(begin + quarter, self.roll)
+
+    def frees(self, units: int, now: Instant) -> int:
+        return max(now.mono + 1, self.turn)
+
+    def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
+        # What nobody wants has melted before the next window can have begun: later it would be taken out of that one.
+        return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period
+
+    def take(self, cost: int, who: Who, now: Instant) -> None:
+        super().take(cost, who, now)
+        if self.trial and cost and self.room < 0:
+            self.tried = now.mono
+            self.room -= 1
+
+    # -- settling --------------------------------------------------------------------------------------------------
+
+    def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        self.inflight -= reserved
+        self.used += actual
+        self.tally += actual
+        if self.trial:
+            self.loose += actual
+        self.room += reserved - actual
+        if at.mono >= self.early:
+            if self.late < self.roll + self.edges.lo:
+                self.carry = 0  # what was held before cannot be in the next window
+            self.carry += actual
+            self.late, self.stamp = max(self.late, at.mono + self.edges.hi), max(self.stamp, at.mono)
+
+    def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
+        period = self.limit.period
+        if at.mono < self.early - period and now.mono >= self.roll - period:  # surely counted in a window that is over
+            self.refund(reserved)
+        else:
+            self.settle(reserved, reserved, at)
+
+    def observe(self, used: int, sent: Instant, mark: int, reserved: int, actual: int, now: Instant) -> int:
+        edges, period = self.edges, self.limit.period
+        if edges.blind:
+            self._open(now)
+        begin = self.roll - period
+        before = edges.peak if begin - period <= edges.sent < begin and edges.shown < self.era else 0
+        peak, since = edges.peak, self.tally - edges.mark
+        if not edges.counter(used, sent.mono, mark, now.mono, self.limit.origin):
+            self._open(now)
+        if edges.peak < peak:
+            # An edge has passed since that counter was stated: what was settled before its call was sent counts no more.
+            self.used, self.carry, self.kept, self.again = min(self.used, since), min(self.carry, since), 0, 0
+        self._place()
+        if now.mono >= self.turn or edges.shown > self.era:
+            self.advance(now)
+        if sent.mono < self.roll - period or now.mono >= self.early:
+            return 0  # the counter may speak of another window than ours
+        bound = used + self.tally - mark - actual
+        foreign = max(0, used - (self.used + self.inflight + max(0, reserved - actual)))
+        if foreign and before and used >= before:
+            # The counter goes on. That is foreign only if no possible edge explains it; after a window that was well used
+            # not even then: the clocks are further apart than the first doubt.
+            doubt = min(2 * edges.whole, period // 2) if 2 * before >= self.limit.usable else edges.whole
+            if sent.mono < self._possible(now, doubt):
+                self._take_back(now, bound)
+                return 0
+        self.kept = self.again = 0
+        self.seen = max(self.seen, now.mono)
+        if foreign:
+            self.used += foreign
+            self.foreign += foreign
+            self.tally += foreign
+        elif bound < self.used:
+            self.used = bound
+            self.foreign = min(self.foreign, bound)
+        self._place()
+        return foreign
+
+    def confirm(self, sent: Instant) -> None:
+        if self.tried and sent.mono >= self.tried:
+            # If the window before still counts, it holds all that was answered since as well, and has refused nothing.
+            self.held = min(self.held, max(0, self.limit.capacity - (self.used - self.kept)))
+            self.tried = 0
+            if self.held < self.least or not self.held:
+                self.loose = min(self.loose, self.limit.capacity - self.least)
+                self._end_trial()
+            self._place()
+
+    def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
+        edges, begin = self.edges, self.roll - self.limit.period
+        if begin <= sent.mono < self._possible(now, edges.whole) and edges.shown < self.era:
+            self._take_back(now, self.limit.usable)
+            return
+        if edges.blind:
+            self._open(now)
+        super().overrun(sent, now, stated)
+
+    def doubt(self, now: Instant) -> None:
+        self.edges.begin(now)
+        self._hold(now, now.mono + self.edges.hi)
+        self._place()
+        self._return(now)
+
+    def adopt(self, limit: Limit, now: Instant) -> None:
+        if (limit.period, limit.origin) != (self.limit.period, self.limit.origin):
+            blind = self.edges.blind
+            self.edges = Edges(limit.period)
+            if not blind:
+                self.edges.doubt = self.edges.whole
+            self.edges.begin(now)
+            self._hold(now, now.mono + self.edges.hi)
+            self.era = (now.mono + self.edges.lo - limit.origin) // limit.period
+            self.expected = self.expected * limit.period // self.limit.period
+            self.hot = -9
+        self.limit = limit
+        self.cool()
+        self._place()
+
+    def dump_own(self) -> list[int]:
+        return [
+            self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
+            self.held, self.trial, self.tried, self.probed, *self.edges.dump(), self.least, self.loose,
+        ]  # fmt: skip
+
+    def load_own(self, own: list[int]) -> None:
+        (
+            self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
+            self.held, self.trial, self.tried, self.probed, *edges, self.least, self.loose,
+        ) = own  # fmt: skip
+        self.edges.load(edges)
+        self._place()

@@ -1,0 +1,112 @@
+"""When to stop bothering a provider that is in trouble, and when to feel whether it is back. Pure: instants are arguments.
+
+The state is three small facts that all processes share: how calls fared lately (`Health`, a note in the store), that the
+breaker is open (a block of kind ``breaker``), and that it wants probing (a block of kind ``probing``, which outlasts it).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Annotated, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from ratekeeper.policy.retry import backoff
+from ratekeeper.rules.call import Outcome
+
+__all__ = ["OPEN", "PROBING", "Breaker", "Health", "troubled"]
+
+OPEN: Final = "breaker"
+PROBING: Final = "probing"
+"""Kinds of blocks. The second holds no call by itself: whoever makes calls under a breaker looks for it."""
+
+_TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED, Outcome.NETWORK, Outcome.UNKNOWN})
+_PACKED: Final = struct.Struct("<dIIId")
+_MOST: Final = (1 << 32) - 1
+
+
+def troubled(outcome: Outcome) -> bool | None:
+    """Whether an outcome says that the provider is in trouble; None if it says nothing of that: being throttled or banned,
+    or having no quota left, is not the provider's trouble."""
+    if outcome in _TROUBLE:
+        return True
+    return False if outcome in {Outcome.OK, Outcome.BAD_REQUEST} else None
+
+
+class Health(NamedTuple):
+    """How calls to one scope fared lately, in all processes.
+
+    Attributes:
+        since: steady seconds at which the present span began.
+        failed, worked: calls in it.
+        trips: how often the breaker opened since a probe last succeeded.
+        tripped: steady seconds at which it last opened.
+    """
+
+    since: float = 0.0
+    failed: int = 0
+    worked: int = 0
+    trips: int = 0
+    tripped: float = 0.0
+
+    def pack(self) -> bytes:
+        """As a note for the store."""
+        counts = [min(number, _MOST) for number in (self.failed, self.worked, self.trips)]
+        return _PACKED.pack(self.since, *counts, self.tripped)
+
+    @classmethod
+    def unpack(cls, note: bytes | None) -> Health:
+        """From such a note; a new one if there is none, if it is another version's or garbled."""
+        if note is None or len(note) != _PACKED.size:
+            return cls()
+        read = cls(*_PACKED.unpack(note))
+        return read if math.isfinite(read.since) and math.isfinite(read.tripped) else cls()
+
+
+class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        scope: whose calls stop together: those of one class (market, account, order) of a provider, all of the provider,
+            or those that leave from one address.
+        failures: failed calls within `span` that open it ...
+        share: ... if they are at least this share of all calls in it.
+        span: seconds that are looked back at.
+        cooldown: seconds it stays open the first time.
+        factor: by which that grows each time a probe fails.
+        longest: seconds beyond which it does not grow.
+        probes: calls at a time, of all processes together, that may feel whether the provider is back.
+    """
+
+    scope: Literal["class", "provider", "ip"] = "class"
+    failures: Annotated[int, Meta(ge=1, title="a number from 1")] = 5
+    share: Annotated[float, Meta(gt=0, le=1, title="a share above 0, at most 1")] = 0.5
+    span: Annotated[float, Meta(gt=0, title="seconds above 0")] = 10.0
+    cooldown: Annotated[float, Meta(gt=0, title="seconds above 0")] = 5.0
+    factor: Annotated[float, Meta(ge=1, title="a factor from 1")] = 2.0
+    longest: Annotated[float, Meta(gt=0, title="seconds above 0")] = 60.0
+    probes: Annotated[int, Meta(ge=1, le=100, title="a number from 1 to 100")] = 1
+
+    def scope_of(self, scopes: tuple[str, ...]) -> str:
+        """The scope that shares one breaker, among those of a plan (the first is the provider)."""
+        start = f"{scopes[0]}/{self.scope}:"
+        return next((scope for scope in scopes if scope.startswith(start)), scopes[0])
+
+    def after(self, health: Health, failed: int, worked: int, now: float) -> tuple[Health, float]:
+        """The state after so many more calls, and the seconds for which the breaker opens now (0: it does not)."""
+        if health.trips and now < health.tripped + self._open_for(health.trips):
+            return health, 0.0  # calls that were on their way when it opened: that is known already
+        if not 0 <= now - health.since <= self.span:
+            health = health._replace(since=now, failed=0, worked=0)
+        health = health._replace(failed=health.failed + failed, worked=health.worked + worked)
+        enough = health.failed >= self.failures and health.failed >= self.share * (health.failed + health.worked)
+        if not (enough or (health.trips and failed)):
+            return health, 0.0
+        trips = health.trips + 1
+        return Health(now, 0, 0, trips, now), self._open_for(trips)
+
+    def _open_for(self, trips: int) -> float:
+        """Seconds for which it stays open the `trips`-th time in a row."""
+        return backoff(trips, self.cooldown, self.factor, self.longest)

@@ -1,0 +1,153 @@
+"""Which public address a call really leaves from: asked of an echo URL that the user configured, once an hour."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import ipaddress
+import threading
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from ratekeeper.errors import StoreError
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.when import age, stamp
+from ratekeeper.rules.reading import decoded
+from ratekeeper.stores.base import Store
+
+__all__ = ["Echo", "opener", "public_address"]
+
+_FRESH: Final = 3600 * SECOND
+_FAILED: Final = 60 * SECOND
+_PATIENCE: Final = 4.0
+"""Seconds to wait for an answer."""
+_MOST: Final = 65_536
+"""Bytes of an answer that are read."""
+
+
+class Echo:
+    """What the echo said of each address, shared by all processes of the store."""
+
+    def __init__(self, url: str, store: Store, tell: Callable[..., object]) -> None:
+        self._url = url
+        self._store = store
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._found: dict[str, tuple[str, int]] = {}
+
+    def known(self, address: Address) -> str:
+        """The public address, as it was last heard; ``""`` if it never was."""
+        return self._found.get(address.name, ("", 0))[0]
+
+    def fresh(self, address: Address) -> bool:
+        """Whether there is no need to ask."""
+        return time.monotonic_ns() < self._found.get(address.name, ("", 0))[1]
+
+    def ask(self, address: Address) -> None:
+        """Ask, unless any process did lately. If that fails, what was heard before holds, else the address's name."""
+        if self.fresh(address):
+            return
+        with self._lock:
+            if self.fresh(address):
+                return
+            if self.recall(address):
+                return
+            public, at = self._hear(address), time.monotonic_ns()
+            if public:
+                self._store.remember(self._topic(address), f"{stamp(self._store)} {public}".encode())
+            self._found[address.name] = public or self.known(address), at + (_FRESH if public else _FAILED)
+
+    def recall(self, address: Address) -> bool:
+        """Take what another process has heard. True if that was lately."""
+        try:
+            at, public = (self._store.remember(self._topic(address)) or b"").decode().split(" ")
+            old = age(self._store, int(at))
+            public = str(ipaddress.ip_address(public))
+        except (StoreError, ValueError):
+            return False
+        if not 0 <= old < _FRESH:
+            return False
+        self._found[address.name] = public, time.monotonic_ns() + _FRESH - old
+        return True
+
+    def _topic(self, address: Address) -> str:
+        """A proxy's URL may hold a password: the store sees only a digest."""
+        said = f"{self._url} {address.bind} {address.proxy}"
+        return f"echo:{blake2b(said.encode(), digest_size=12).hexdigest()}"
+
+    def _hear(self, address: Address) -> str:
+        request = urllib.request.Request(self._url, headers={"User-Agent": "ratekeeper"})  # noqa: S310 - the user's own URL
+        try:
+            with opener(address).open(request, timeout=_PATIENCE) as answer:
+                return public_address(answer.read(_MOST))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = getattr(error, "reason", None) or error
+            self._tell(
+                "egress",
+                f"the echo says nothing about {address.name} ({type(why).__name__}): its scope is {address.name!r}",
+                address=address.name,
+            )
+            return ""
+
+
+def public_address(body: bytes) -> str:
+    """The address in an echo's answer: plain text, or JSON with ``ip``, ``origin``, ``address`` or ``query``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    text = body.decode("utf-8", "replace").strip()
+    if text.startswith("{"):
+        said = decoded(text) or {}
+        text = next((str(said[key]) for key in ("ip", "origin", "address", "query") if said.get(key)), "")
+    # Behind several proxies an echo may list all of them: the first is the client's.
+    return str(ipaddress.ip_address(text.split(",")[0].strip().strip('"')))
+
+
+def opener(address: Address) -> urllib.request.OpenerDirector:
+    """An opener of the standard library that leaves from an address. A proxy must be a plain HTTP one."""
+    if address.plain:
+        return urllib.request.build_opener()
+    proxies = {"http": address.proxy, "https": address.proxy} if address.proxy else {}
+    handlers: list[urllib.request.BaseHandler] = [_Proxy(proxies)]
+    if address.bind:
+        handlers += [_Http(address.bind), _Https(address.bind)]
+    if address.proxy and urlsplit(address.proxy).scheme != "http":
+        raise ValueError("the standard library knows no such proxy")
+    return urllib.request.build_opener(*handlers)
+
+
+class _Proxy(urllib.request.ProxyHandler):
+    """As its base, but the environment's exceptions (``no_proxy``) do not count: the user named the proxy."""
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> None:  # noqa: A002 - the base's own name
+        parts = urlsplit(proxy)
+        if parts.username:
+            said = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            req.add_header("Proxy-authorization", "Basic " + b64encode(said.encode()).decode("ascii"))
+        req.set_proxy(parts.netloc.rpartition("@")[2], "http")
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, bind: str) -> None:
+        super().__init__()
+        self._made = functools.partial(http.client.HTTPConnection, source_address=(bind, 0))
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._made, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, bind: str) -> None:
+        super().__init__()
+        self._made = functools.partial(http.client.HTTPSConnection, source_address=(bind, 0))
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._made, req)

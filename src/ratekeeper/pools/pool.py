@@ -1,0 +1,287 @@
+"""The addresses of one gate: which a call may leave from, and which of them it should try first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from ratekeeper.ledger.limit import SECOND, Charge
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.echo import Echo
+from ratekeeper.pools.health import Health
+from ratekeeper.pools.settings import EgressSettings, addresses_of, checked, listed, pins
+from ratekeeper.rules.call import Plan
+from ratekeeper.rules.scopes import ANONYMOUS
+from ratekeeper.stores.base import Store
+
+__all__ = ["Choice", "Egress", "Pool"]
+
+_FINE, _RESTING, _BANNED = range(3)
+_COARSE: Final = 20
+"""Shares of room are compared in so many steps: a call in a row prefers the address of the last one."""
+
+
+class _Gauge:
+    """About how much room is left on the limits of each scope, as this process saw it. Only for the order of trying: what
+    may really be spent is the store's to say."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, dict[str, tuple[float, int, int]]] = {}
+
+    def share(self, scope: str) -> float:
+        """The share left of the limit that has least, 0 to 1."""
+        mono = time.monotonic_ns()
+        limits = self._left.get(scope)
+        if not limits:
+            return 1.0
+        return min(min(1.0, left + (mono - at) / period) for left, at, period in list(limits.values()))
+
+    def took(self, scope: str, charges: Iterable[Charge]) -> None:
+        """A permit was taken."""
+        mono = time.monotonic_ns()
+        for name, charge in _of_address(charges):
+            left, at, period = self._left.setdefault(scope, {}).get(name, (1.0, mono, charge.limit.period))
+            left = min(1.0, left + (mono - at) / period) - charge.cost / charge.limit.usable
+            self._left[scope][name] = max(0.0, left), mono, period
+
+    def full(self, scope: str, charges: Iterable[Charge]) -> None:
+        """It has no room."""
+        mono = time.monotonic_ns()
+        for name, charge in _of_address(charges):
+            self._left.setdefault(scope, {})[name] = 0.0, mono, charge.limit.period
+
+    def told(self, scope: str, charges: Iterable[Charge], used: Mapping[str, int]) -> None:
+        """What the provider itself has counted."""
+        mono = time.monotonic_ns()
+        for name, charge in _of_address(charges):
+            if charge.key in used:
+                left = 1.0 - used[charge.key] / charge.limit.usable
+                self._left.setdefault(scope, {})[name] = max(0.0, left), mono, charge.limit.period
+
+
+def _of_address(charges: Iterable[Charge]) -> list[tuple[str, Charge]]:
+    return [(c.limit.name, c) for c in charges if "ip" in c.limit.scope and c.limit.period]
+
+
+class Choice:
+    """The addresses that one call may leave from, best first, with what it would spend there.
+
+    Attributes:
+        namespace: the provider's.
+        address: where it leaves from: the best one, then the one whose permit it got.
+        moved: whether it stands in a line that it leaves when a ban comes over its address.
+    """
+
+    __slots__ = ("_addresses", "_plan", "_plans", "address", "egress", "moved", "namespace")
+
+    def __init__(
+        self, egress: Egress, namespace: str, addresses: Sequence[Address], plan: Callable[[Address], Plan]
+    ) -> None:
+        self.egress = egress
+        self.namespace = namespace
+        self._addresses = addresses
+        self._plan = plan
+        self._plans: dict[str, Plan] = {}
+        self.address = addresses[0]
+        self.moved = False
+
+    def __iter__(self) -> Iterator[Address]:
+        """Best first; of several that share a scope only the best."""
+        seen: set[str] = set()
+        for address in self._addresses:
+            scope = self.egress.scope(address)
+            if scope not in seen:
+                seen.add(scope)
+                yield address
+
+    @property
+    def every(self) -> Sequence[Address]:
+        """All of them, also those that share a scope."""
+        return self._addresses
+
+    @property
+    def only(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self._addresses) == 1
+
+    def plan(self, address: Address) -> Plan:
+        """What the call spends if it leaves from there."""
+        plan = self._plans.get(address.name)
+        if plan is None:
+            plan = self._plans[address.name] = self._plan(address)
+        return plan
+
+    def took(self, address: Address) -> None:
+        """Its permit is for that address."""
+        self.address = address
+        self.egress.gauge.took(self.scope(address), self.plan(address).charges)
+
+    def full(self, address: Address) -> None:
+        """That address had no room for it."""
+        self.egress.gauge.full(self.scope(address), self.plan(address).charges)
+
+    def scope(self, address: Address) -> str:
+        """The owner of an address's ledgers at this provider, as stores know it."""
+        return f"{self.namespace}/ip:{self.egress.scope(address)}"
+
+    def place(self, address: Address) -> str:
+        """The address at this provider, as stores know it."""
+        return f"{self.namespace}/egress:{address.name}"
+
+
+class Pool:
+    """The addresses of one provider.
+
+    Attributes:
+        primary, backups: in the order of the configuration.
+        pins: account -> addresses it may use.
+    """
+
+    def __init__(self, primary: Sequence[Address], backups: Sequence[Address], pins: dict[str, list[str]]) -> None:
+        self.primary = tuple(primary)
+        self.backups = tuple(backups)
+        self.pins = pins
+
+    def members(self, accounts: Iterable[str]) -> list[tuple[int, Address]]:
+        """The addresses that a call of an account may use, with their rank; the account by its names and digests."""
+        found = [(0, address) for address in self.primary] + [(1, address) for address in self.backups]
+        if not self.pins:
+            return found
+        shown = [account for account in accounts if account and account != ANONYMOUS]
+        allowed = next((self.pins[account] for account in shown if account in self.pins), None)
+        if allowed is None and shown:
+            allowed = self.pins.get("*")
+        return found if allowed is None else [entry for entry in found if entry[1].name in allowed]
+
+
+class Egress:
+    """All addresses of one gate.
+
+    Args:
+        said: the configuration: a plain name, or everything.
+        chosen: name of the one address that this program is to use, or of the scope of its only one; ``""``: as `said`.
+        store: where health is kept.
+
+    Raises:
+        RuleError: the configuration makes no sense.
+    """
+
+    def __init__(self, said: str | EgressSettings, chosen: str, store: Store, tell: Callable[..., object]) -> None:
+        settings = EgressSettings(name=said) if isinstance(said, str) else checked(said)
+        self.addresses = addresses_of(settings)
+        self.pools: dict[str, Pool] = {}
+        if not chosen:  # a program that is told its address does not choose
+            for provider, pool in settings.pools.items():
+                primary = [self.addresses[name] for name in listed(pool.primary)]
+                backups = [self.addresses[name] for name in pool.backups]
+                self.pools[provider] = Pool(primary, backups, pins(pool))
+        self.health = Health(store)
+        self.gauge = _Gauge()
+        self._name = chosen or settings.name
+        self._echo = Echo(settings.echo, store, tell) if settings.echo else None
+        self._plain = Address("default")
+        self._tell = tell
+
+    def pool(self, provider: str) -> Pool | None:
+        """The pool of a provider, if it has one."""
+        return self.pools.get(provider) or self.pools.get("*") if self.pools else None
+
+    def default(self, provider: str = "") -> Address:
+        """What a call leaves from that cannot choose: the address named so, else the provider's first primary."""
+        if self._name:
+            return self.named(self._name)
+        pool = self.pool(provider)
+        return pool.primary[0] if pool is not None else self._plain
+
+    def reachable(self, provider: str, namespace: str) -> list[Address]:
+        """The default address, then the others of the pool, without those that are banned or rest."""
+        default, pool = self.default(provider), self.pool(provider)
+        if pool is None:
+            return [default]
+        return [
+            address
+            for address in dict.fromkeys([default, *pool.primary, *pool.backups])
+            if not self.health.rests(f"{namespace}/egress:{address.name}")
+            and not self.health.banned(f"{namespace}/ip:{self.scope(address)}")
+        ]
+
+    def named(self, name: str) -> Address:
+        """The address of that name; one that nobody configured is a scope of the system's own choice of address."""
+        return self.addresses.get(name) or Address(name, scope=name)
+
+    def scope(self, address: Address) -> str:
+        """Whose ledgers an address spends on, as far as it is known now."""
+        if address.scope or self._echo is None:
+            return address.scope or address.name
+        return self._echo.known(address) or address.name
+
+    def discover(self, provider: str) -> None:
+        """Ask the echo for the addresses of a provider whose scope is not known. May take seconds; never raises."""
+        if self._echo is not None:
+            for address in self._unsaid(provider):
+                self._echo.ask(address)
+
+    def recall(self) -> None:
+        """Take the scopes that other processes have heard from the echo; asks nobody."""
+        if self._echo is not None:
+            for address in (*self.addresses.values(), self.default()):
+                self._echo.recall(address)
+
+    def discovered(self, provider: str) -> bool:
+        """Whether `discover` has nothing to do."""
+        return self._echo is None or all(map(self._echo.fresh, self._unsaid(provider)))
+
+    def _unsaid(self, provider: str) -> list[Address]:
+        """The addresses of a provider whose scope the configuration does not say."""
+        pool = self.pool(provider)
+        members = [*pool.primary, *pool.backups] if pool else []
+        return [address for address in dict.fromkeys([*members, self.default(provider)]) if not address.scope]
+
+    def choose(self, pool: Pool, namespace: str, accounts: Iterable[str], plan: Callable[[Address], Plan]) -> Choice:
+        """The addresses for one call, best first: primaries before backups, by the room that is left; those that are
+        banned last; those that rest only if there is no other."""
+        found = []
+        for at, (rank, address) in enumerate(pool.members(accounts)):
+            scope = f"{namespace}/ip:{self.scope(address)}"
+            banned = self.health.banned(scope)
+            rests = self.health.rests(f"{namespace}/egress:{address.name}")
+            state = _BANNED if banned else _RESTING if rests else _FINE
+            left = round(self.gauge.share(scope) * _COARSE)
+            found.append((state, banned or rests, left == 0, rank, -left, at, address))
+        if any(entry[0] == _FINE for entry in found):
+            found = [entry for entry in found if entry[0] != _RESTING]
+        found.sort(key=lambda entry: entry[:-1])
+        return Choice(self, namespace, [entry[-1] for entry in found], plan)
+
+    # -- how a call fared --------------------------------------------------------------------------------------------
+
+    def refused(self, choice: Choice) -> None:
+        """The provider refused a call from the choice's address."""
+        warnings, rests = self.health.warned(choice.place(choice.address))
+        self._tell_rest(choice, rests, f"{warnings} warnings")
+
+    def unreachable(self, choice: Choice) -> bool:
+        """No connection to the provider could be made from the choice's address. True if another one is left."""
+        address = choice.address
+        rests = self.health.failed(choice.place(address))
+        self._tell_rest(choice, rests, f"no connection from {address.leaves}")
+        return any(
+            other != address
+            and not self.health.rests(choice.place(other))
+            and not self.health.banned(choice.scope(other))
+            for other in choice.every
+        )
+
+    def worked(self, choice: Choice, used: Mapping[str, int]) -> None:
+        """An answer came, perhaps with the provider's own used-counters (by ledger)."""
+        self.health.worked(choice.place(choice.address))
+        if used:
+            self.gauge.told(choice.scope(choice.address), choice.plan(choice.address).charges, used)
+
+    def _tell_rest(self, choice: Choice, rests: int, why: str) -> None:
+        """The choice's address begins to rest for so many ns; 0: it does not."""
+        if rests:
+            name, seconds = choice.address.name, rests / SECOND
+            text = f"{name} rests for {seconds:.0f} s: {why}"
+            self._tell("egress", text, choice.namespace, address=name, seconds=seconds)

@@ -1,0 +1,313 @@
+"""What an answer tells: usage headers, actual costs, the server's clock, limits in force. Refusals are in `refusal`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from ratekeeper.ledger.limit import SECOND, Limit
+from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
+from ratekeeper.rules.cost import Amount, evaluate
+from ratekeeper.rules.learning import believable, learn_rows
+from ratekeeper.rules.numbers import CAP
+from ratekeeper.rules.reading import FAULTS, dig_json
+from ratekeeper.rules.refusal import Refusals
+from ratekeeper.rules.routing import CompiledRoute
+from ratekeeper.rules.schema import File, Learn, LimitHeaders
+from ratekeeper.rules.times import http_date, instant, interval_name, stated
+
+__all__ = ["Listener"]
+
+_MOST_RECIPES = 8192
+_BELIEVABLE = 10**15
+"""Counters beyond this are noise, not counts."""
+_OVER = 16
+"""A counter or a cost of more than so many times the limit says no more than that: the limit is used up."""
+_EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
+"""The years 2000 and 2200, Unix ns: what lies outside is not the time of any server."""
+
+
+_Part: TypeAlias = Callable[..., Any]
+"""Calls what reads one part of an answer, given the name of the part, and returns what that returns."""
+
+
+class _Report(NamedTuple):
+    """Headers about one charged limit, other than its used-counter; names are final."""
+
+    key: str
+    limit: Limit
+    headers: LimitHeaders
+
+
+class _Recipe(NamedTuple):
+    """What to look at in answers to one plan."""
+
+    used: tuple[tuple[str, str], ...]
+    """(header, charge key)."""
+    reports: tuple[_Report, ...]
+    ok: tuple[tuple[str, int, Amount], ...]
+    """(charge key, reserved, actual)."""
+    failed: tuple[tuple[str, int, Amount], ...]
+    learns: tuple[Learn, ...]
+    needs_body: bool
+    caps: tuple[tuple[str, str], ...]
+    """(charge key, key of the charge on the program's cap), where what the call really costs is known of one owner."""
+
+
+class Listener:
+    """Reads answers for one `Provider`."""
+
+    def __init__(
+        self,
+        file: File,
+        namespace: str,
+        limits: Mapping[str, Limit],
+        routes: Mapping[str, CompiledRoute],
+        learned: Mapping[str, tuple[int, int]],
+    ) -> None:
+        self._file = file
+        self._limits = limits
+        self._routes = routes
+        self._learned = learned
+        self._start = len(namespace) + 1
+        self._refusals = Refusals(file, namespace, limits)
+        self._headers = {name: _named(file.limits[name].headers, limit) for name, limit in limits.items()}
+        self._recipes: dict[Plan, _Recipe] = {}
+        self._date: tuple[str, tuple[int, int] | None] = ("", None)
+        self.blocks_endpoint = self._refusals.blocks_endpoint
+
+    def wants_body(self, plan: Plan, status: int) -> bool:
+        """Whether the body of an answer with this status could tell something."""
+        if status >= 400 or status in self._refusals.odd_statuses:
+            return True
+        return (self._recipes.get(plan) or self._recipe(plan)).needs_body
+
+    def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
+        """Everything `answer` tells; whatever cannot be read of it tells nothing, and the rest counts.
+
+        Args:
+            plan: of the call.
+            answer: to it.
+            now: what the server's clock is believed to show at the earliest, Unix ns. It only tells what is ahead from
+                what is past: the answer's own date goes before it.
+        """
+        recipe = self._recipes.get(plan) or self._recipe(plan)
+        result = Feedback()
+        try:
+            self._read(recipe, plan, answer, now, result, _whole)
+        except FAULTS:
+            result = Feedback()
+            self._read(recipe, plan, answer, now, result, _part_of(result))
+        return result
+
+    def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> None:
+        """Read an answer into `result`; `part` calls what reads one part of it."""
+        headers = answer.headers
+        date = headers.get("date")
+        if date is not None:
+            result.server_time = part("date", self._server_time, date)
+        seen = now if result.server_time is None else result.server_time[0]
+        charged = True
+        if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
+            charged = self._refused(plan, answer, seen, result, part)
+        if plan.feedback:
+            if recipe.used:
+                part("counters", _count_used, recipe.used, headers, result)
+            for report in recipe.reports:
+                part("reports", self._report, report, headers, seen, result)
+        self._cost(recipe, plan, answer, result, part, charged)
+        if recipe.learns and answer.body and result.outcome is Outcome.OK:
+            part("limits", self._learn, recipe.learns, plan, answer.body, result)
+        if result.used:
+            _bound(plan, result.used)
+        if result.actual:
+            _bound(plan, result.actual)
+
+    @staticmethod
+    def _cost(recipe: _Recipe, plan: Plan, answer: Answer, result: Feedback, part: _Part, charged: bool) -> None:
+        """What the call really cost."""
+        if not charged:
+            result.actual = {charge.key: 0 for charge in plan.charges}
+        elif recipe.ok and result.outcome is Outcome.OK:
+            part("cost", _settle, recipe.ok, answer, result)
+        elif recipe.failed and 400 <= answer.status < 500:
+            part("cost", _settle, recipe.failed, answer, result)
+        if result.actual:
+            result.actual.update({cap: result.actual[key] for key, cap in recipe.caps if key in result.actual})
+
+    def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
+        """Read a refusal. Returns whether the provider charges it."""
+        charged: bool | None = part("body", self._refusals.read, plan, answer, now, result)
+        if charged is None:  # its status and its headers are still there
+            charged = part("headers", self._refusals.read, plan, answer._replace(body=None), now, result)
+        if charged is None:
+            self._refusals.bare(plan, answer.status, result)
+        return charged is not False
+
+    def _server_time(self, date: str) -> tuple[int, int] | None:
+        """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
+        known, bounds = self._date
+        if date != known:
+            seconds = http_date(date)
+            bounds = None
+            if seconds is not None and _EARLIEST <= seconds * SECOND <= _LATEST:
+                bounds = (seconds * SECOND, (seconds + 1) * SECOND)
+            self._date = (date, bounds)
+        return bounds
+
+    def _learn(self, learns: tuple[Learn, ...], plan: Plan, body: bytes | str, result: Feedback) -> None:
+        keys = {charge.limit.name: charge.key for charge in plan.charges}
+        for learn in learns:
+            if learn.clock:
+                moment = instant(dig_json(body, learn.clock), learn.clock_format, 0)
+                if moment is not None and _EARLIEST <= moment <= _LATEST:
+                    bounds = (moment, moment + (SECOND if learn.clock_format == "epoch-s" else SECOND // 1000))
+                    dated = result.server_time
+                    # A body made earlier (cached) contradicts the Date header, which is made with the answer.
+                    if dated is None or (bounds[1] >= dated[0] and bounds[0] <= dated[1]):
+                        result.server_time = bounds
+            if learn.rows is not None:
+                learned, used = learn_rows(dig_json(body, learn.rows), learn, self._limits)
+                for name, numbers in learned.items():
+                    # A private answer speaks of one account, a public one of all.
+                    key = self._refusals.key(self._limits[name], plan) if _is_private(plan) else ""
+                    result.learned[self._ledger(self._limits[name], key) if key else name] = numbers
+                result.used.update({keys[name]: count for name, count in used.items() if name in keys})
+
+    def _report(self, report: _Report, headers: Mapping[str, str], seen: int, result: Feedback) -> None:
+        """Limit, rest, reset and cost as headers state them.
+
+        What remains is counted in the provider's window, which may be another than ours by the time the answer is here:
+        it goes the way of every used-counter, which the ledger weighs, and never fills a limit by itself.
+        """
+        names, limit = report.headers, report.limit
+        capacity = _count(headers.get(names.limit)) if names.limit else None
+        if capacity and capacity != limit.capacity and believable(capacity, limit.period, limit.window):
+            ledger = self._ledger(limit, report.key)
+            if self._learned.get(ledger) != (capacity, limit.period):
+                result.learned[ledger] = (capacity, limit.period)
+        remaining = _count(headers.get(names.remaining)) if names.remaining else None
+        if remaining is not None:
+            result.used[report.key] = max((capacity or limit.capacity) - remaining, 0)
+            wait = stated(headers.get(names.reset), names.reset_format) if names.reset and not remaining else None
+            # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
+            if wait is not None and 0 < (wait.after or wait.at - seen) <= max(2 * limit.period, 60 * SECOND):
+                result.blocks += (Block(report.key, wait, "limit", "no units remain until the stated reset"),)
+        cost = _count(headers.get(names.cost)) if names.cost else None
+        if cost is not None:
+            result.actual[report.key] = cost
+
+    def _ledger(self, limit: Limit, key: str) -> str:
+        """How a stated capacity is kept: of an address for all addresses, of anybody else for them alone."""
+        return limit.name if limit.scope == ("ip",) else key[self._start :]
+
+    def _recipe(self, plan: Plan) -> _Recipe:
+        route = self._routes.get(plan.route)
+        used, reports = [], []
+        for charge in plan.charges:
+            names = self._headers.get(charge.limit.name)
+            if names is None:
+                continue
+            if names.used:
+                used.append((names.used, charge.key))
+            if names.remaining or names.limit or names.cost:
+                reports.append(_Report(charge.key, charge.limit, names))
+        ok = _changes(plan, route.ok if route else {})
+        failed = _changes(plan, route.failed if route else {})
+        learns = tuple(learn for learn in self._file.learn if _speaks_of(learn, plan.route))
+        needs_body = bool(learns) or any(not isinstance(amount, int) for _, _, amount in ok)
+        recipe = _Recipe(tuple(used), tuple(reports), ok, failed, learns, needs_body, _caps(plan))
+        if len(self._recipes) >= _MOST_RECIPES:
+            self._recipes.clear()
+        self._recipes[plan] = recipe
+        return recipe
+
+
+def _whole(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
+    """A part of an answer, where all of them can be read."""
+    return read(*arguments)
+
+
+def _part_of(result: Feedback) -> _Part:
+    """What reads the parts of an answer one by one: one that cannot be read is None, and named in `result`."""
+
+    def part(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except FAULTS as error:
+            result.unreadable = ", ".join(filter(None, (result.unreadable, f"{name} ({type(error).__name__})")))
+            return None
+
+    return part
+
+
+def _bound(plan: Plan, told: dict[str, int]) -> None:
+    for charge in plan.charges:
+        if charge.key in told:
+            told[charge.key] = min(max(told[charge.key], 0), _OVER * max(charge.limit.capacity, charge.cost))
+
+
+def _count_used(used: tuple[tuple[str, str], ...], headers: Mapping[str, str], result: Feedback) -> None:
+    for name, key in used:
+        value = headers.get(name)
+        if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
+            result.used[key] = int(value)
+
+
+def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:
+    """The headers with the interval in force written into their names."""
+    interval = interval_name(limit.period) if limit.period else ""
+    names = {
+        field: name.replace("{interval}", interval).lower()
+        for field in ("used", "remaining", "limit", "reset", "cost")
+        if (name := getattr(headers, field))
+    }
+    return msgspec.structs.replace(headers, **names)
+
+
+def _count(value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number < _BELIEVABLE else None
+
+
+def _settle(changes: tuple[tuple[str, int, Amount], ...], answer: Answer, result: Feedback) -> None:
+    call = None
+    for key, reserved, amount in changes:
+        if not isinstance(amount, int) and call is None:
+            call = Call("", "", body=dig_json(answer.body, ""))
+        actual = amount if isinstance(amount, int) else evaluate(amount, call or Call("", ""))
+        if actual is not None and actual != reserved:
+            result.actual[key] = actual
+
+
+def _changes(plan: Plan, amounts: Mapping[str, Amount]) -> tuple[tuple[str, int, Amount], ...]:
+    names = [charge.limit.name for charge in plan.charges]
+    # A cost that is spread over several owners stays as it was reserved: the answer does not say whose share changed.
+    return tuple(
+        (charge.key, charge.cost, amounts[charge.limit.name])
+        for charge in plan.charges
+        if charge.limit.name in amounts and names.count(charge.limit.name) == 1
+    )
+
+
+def _caps(plan: Plan) -> tuple[tuple[str, str], ...]:
+    names = [charge.limit.name for charge in plan.charges]
+    keys = {charge.limit.name: charge.key for charge in plan.charges}
+    return tuple((keys[name], keys[name + CAP]) for name in names if name + CAP in keys and names.count(name) == 1)
+
+
+def _is_private(plan: Plan) -> bool:
+    return any(scope.endswith(("/class:account", "/class:order", "/class:cancel")) for scope in plan.scopes)
+
+
+def _speaks_of(learn: Learn, label: str) -> bool:
+    route = label.partition(" #")[0]
+    return bool(route) and (learn.route == route or fnmatchcase(route, learn.route))

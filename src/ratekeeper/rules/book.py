@@ -1,0 +1,232 @@
+"""All rule files together: which provider a host belongs to. Files are read whole only when a provider is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ratekeeper.errors import RuleError, UnknownProvider
+from ratekeeper.rules.check_costs import refuse_unready
+from ratekeeper.rules.checks import check
+from ratekeeper.rules.files import read, read_head
+from ratekeeper.rules.numbers import Cap
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File
+
+__all__ = ["Rulebook"]
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is known of a file before it is needed."""
+
+    name: str
+    path: Path
+    """Empty for one that was added without a file."""
+    hosts: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+class Rulebook:
+    """The rule files in force. Make one with `load`; it is safe to share between threads."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, _Entry],
+        hosts: Mapping[str, str],
+        files: Mapping[str, File],
+        headroom: Mapping[str, Mapping[str, int | str]],
+        tiers: Mapping[str, Mapping[str, str]],
+        overrides: Mapping[str, Mapping[str, tuple[int, int]]],
+        smooth: Container[str] = (),
+        caps: Mapping[str, Mapping[str, Cap]] | None = None,
+    ) -> None:
+        self._smooth, self._caps = smooth, caps or {}
+        self._headroom, self._tiers, self._overrides = headroom, tiers, overrides
+        self._entries = dict(entries)
+        self._files = dict(files)
+        self._lock = threading.RLock()  # a provider asked for by name may have to be added first
+        self._providers: dict[tuple[str, str], Provider] = {}
+        self._mapped: dict[str, str] = {}
+        self._places: dict[str, str] = {}
+        self._exact: dict[str, list[tuple[str, str]]] = {}
+        self._below: dict[str, list[tuple[str, str]]] = {}
+        for entry in self._entries.values():
+            self._register(entry)
+        for host, name in hosts.items():
+            self._entry(name, key="RATEKEEPER_HOSTS")
+            self._mapped[host.lower()] = name
+        for host, name in sorted(self._mapped.items()):
+            self._places[name] = f"{self._places[name]}+{host}" if name in self._places else f"{name}@{host}"
+
+    @classmethod
+    def load(
+        cls,
+        hosts: Mapping[str, str] | None = None,
+        *,
+        extra: Iterable[str | Path] = (),
+        headroom: Mapping[str, Mapping[str, int | str]] | None = None,
+        tiers: Mapping[str, Mapping[str, str]] | None = None,
+        overrides: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
+        smooth: Container[str] = (),
+        caps: Mapping[str, Mapping[str, Cap]] | None = None,
+    ) -> Rulebook:
+        """The bundled rule files, and `extra` ones, which replace a bundled file of the same name.
+
+        Args:
+            hosts: further hosts (``host:port`` or ``host``) to treat as a provider.
+            extra: paths of the user's own rule files; they are checked at once.
+            headroom: by provider and limit, what to leave unused: units, or per cent as in ``"10%"``.
+            tiers: by provider and limit (``*`` for all), the customer's tier.
+            overrides: by provider and limit, a number of the user's own: (capacity in units, period in ns; 0 keeps it).
+            smooth: providers whose windows are spent evenly.
+            caps: by provider and limit, how much of it this program may spend.
+        """
+        entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
+        files: dict[str, File] = {}
+        for path in map(Path, extra):
+            entry = _entry_of(path)
+            if entry.name in files:
+                raise RuleError(
+                    f"provider {entry.name!r} is also defined by {entries[entry.name].path}. Rename one of them",
+                    file=str(path),
+                    key="$.name",
+                )
+            files[entry.name] = _checked(path)
+            entries[entry.name] = entry
+        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {}, smooth, caps)
+
+    def add(self, file: File, at: Iterable[str] = ()) -> None:
+        """Take in rules that were made at run time, for a provider that has no file; again is nothing.
+
+        Args:
+            file: its name and hosts must not be taken.
+            at: hosts (``host:port`` or ``host``) that stand for the real ones: the provider gets the name
+                ``NAME@HOST`` and with it ledgers of its own.
+        """
+        places = sorted(host.lower() for host in at)
+        name = f"{file.name}@{'+'.join(places)}" if places else file.name
+        with self._lock:
+            if name in self._entries:
+                return
+            check(file, name)
+            refuse_unready(file, name)
+            entry = _Entry(name, Path(), () if places else tuple(file.hosts), tuple(file.paths))
+            self._register(entry)
+            self._files[name] = file
+            # Others read these without the lock: new ones take their place.
+            self._entries = {**self._entries, name: entry}
+            self._mapped = {**self._mapped, **dict.fromkeys(places, name)}
+
+    def names(self) -> list[str]:
+        """All providers with rules, sorted."""
+        return sorted(self._entries)
+
+    def path(self, name: str) -> Path:
+        """The file of a provider."""
+        return self._entry(name).path
+
+    def hosts(self, name: str) -> list[str]:
+        """The hosts of a provider: the user's first."""
+        mapped = sorted(host for host, provider in self._mapped.items() if provider == name)
+        return mapped + list(self._entry(name).hosts)
+
+    def provider(self, name: str) -> Provider:
+        """The provider of that name, in the namespace of the hosts that the user mapped to it, if any."""
+        return self._provider(name, self._places.get(name, name))
+
+    def for_host(self, host: str, path: str = "") -> Provider | None:
+        """The provider that serves `host` (``name`` or ``name:port``); None if no rules speak of it.
+
+        `path` decides where one host serves several providers. The user's own hosts go before the files'.
+        """
+        host = host.lower()
+        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and ":" in host else host
+        name = self._mapped.get(host) or self._mapped.get(bare)
+        if name is not None:
+            return self.provider(name)
+        candidates = self._exact.get(bare)
+        while candidates is None and "." in bare:
+            bare = bare.partition(".")[2]
+            candidates = self._below.get(bare)
+        for prefix, name in candidates or ():
+            if path.startswith(prefix) or not path:
+                return self._provider(name, name)
+        return None
+
+    def _provider(self, name: str, namespace: str) -> Provider:
+        provider = self._providers.get((name, namespace))
+        if provider is None:
+            with self._lock:
+                provider = self._providers.get((name, namespace))
+                if provider is None:
+                    wished = name.partition("@")[0]
+                    provider = Provider(
+                        self._file(name),
+                        namespace,
+                        headroom=self._headroom.get(wished),
+                        tiers=self._tiers.get(wished),
+                        overrides=self._overrides.get(wished),
+                        smooth=wished in self._smooth,
+                        caps=self._caps.get(wished),
+                    )
+                    self._providers[name, namespace] = provider
+        return provider
+
+    def _file(self, name: str) -> File:
+        entry = self._entry(name)
+        if name not in self._files:
+            self._files[name] = _checked(entry.path)
+        return self._files[name]
+
+    def _entry(self, name: str, key: str = "") -> _Entry:
+        entry = self._entries.get(name) or self._derived(name)
+        if entry is None:
+            raise UnknownProvider(f"no rules for {name!r}. Known are: {', '.join(self.names())}", key=key)
+        return entry
+
+    def _derived(self, name: str) -> _Entry | None:
+        """An exchange that only ccxt's tables know, asked for by name (``ccxt-bitso``)."""
+        from ratekeeper.rules import ccxt_tables  # which needs ccxt only from here on
+
+        if not name.startswith(ccxt_tables.PREFIX) or "@" in name:
+            return None
+        try:
+            file = ccxt_tables.derive(name.removeprefix(ccxt_tables.PREFIX))
+        except ImportError:
+            raise UnknownProvider(f"{name!r} is derived from the tables of ccxt: pip install ccxt") from None
+        self.add(replace(file, hosts=[host for host in file.hosts if self.for_host(host) is None]))
+        return self._entries.get(name)
+
+    def _register(self, entry: _Entry) -> None:
+        for host in entry.hosts:
+            table, host = (self._below, host[2:]) if host.startswith("*.") else (self._exact, host)
+            places = table.setdefault(host, [])
+            for prefix in entry.paths or ("",):
+                other = next((name for known, name in places if known == prefix), None)
+                if other is not None:
+                    raise RuleError(
+                        f"{host}{prefix} belongs to {other!r} already. Remove it from one of the two files",
+                        file=str(entry.path),
+                        key="$.hosts",
+                    )
+                places.append((prefix, entry.name))
+            places.sort(key=lambda place: -len(place[0]))
+
+
+def _entry_of(path: Path) -> _Entry:
+    head = read_head(path)
+    return _Entry(head.name, path, tuple(host.lower() for host in head.hosts), tuple(head.paths))
+
+
+def _checked(path: Path) -> File:
+    file = read(path)
+    check(file, str(path))
+    refuse_unready(file, str(path))
+    return file

@@ -1,0 +1,157 @@
+"""The values that pass between a governed call and the rules: what is asked, what it costs, what an answer tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+from ratekeeper.ledger.limit import Charge
+from ratekeeper.rules.times import Wait
+
+__all__ = ["Answer", "Block", "Call", "Feedback", "Identity", "Outcome", "Plan", "Priority"]
+
+
+class Priority(IntEnum):
+    """Who goes first. Lower numbers go first; classes hold across processes."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+    BACKGROUND = 4
+
+
+class Outcome(StrEnum):
+    """What an answer means for whoever asked."""
+
+    OK = "ok"
+    THROTTLED = "throttled"
+    """Refused because a limit is used up."""
+    BANNED = "banned"
+    """The scope is shut out for a time."""
+    OVERLOADED = "overloaded"
+    """The provider is in trouble; not a quota."""
+    QUOTA_GONE = "quota gone"
+    MONEY_GONE = "money gone"
+    BAD_REQUEST = "bad request"
+    FAILED = "failed"
+    """Any other answer that is an error (5xx)."""
+    NETWORK = "network"
+    """It surely never left: no connection could be made."""
+    UNKNOWN = "unknown"
+    """It was sent, and no answer came."""
+
+
+class Call(NamedTuple):
+    """One HTTP call as the rules see it, before it is sent."""
+
+    method: str
+    path: str
+    """Path without query string, starting with a slash."""
+    params: Mapping[str, Any] | None = None
+    """Query and form parameters together; values as given by the caller (str, int, list...)."""
+    body: Any = None
+    """Parsed JSON body, when a rule needs one and the caller has it."""
+    headers: Mapping[str, str] | None = None
+    """Request headers; only those that name an owner are read, and only their keyed digest is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is asking, apart from what the request itself says.
+
+    Attributes:
+        egress: name of the address the call leaves from.
+        account: name of the account, or ``""`` to derive it from the request (a digest of its key).
+        secret: key of the digest under which API keys appear in scopes; the same for all processes of a store.
+    """
+
+    egress: str = "default"
+    account: str = ""
+    secret: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What a call will spend and on whose ledgers: the rules' answer to a `Call`. Plans are cached and shared.
+
+    Attributes:
+        provider: namespace of the provider (``binance-usdm`` or, for a host named by the user,
+            ``binance-usdm@127.0.0.1:9300``).
+        route: the route's template, such as ``GET /fapi/v1/klines``; ``""`` if no route matched.
+        charges: every limit charged, all or nothing; no two with the same key.
+        scopes: owners whose blocks (bans, pauses) stop this call, such as ``binance-usdm/ip:default``.
+        priority: the route's default class.
+        feedback: whether usage headers on the answer to this route can be trusted.
+    """
+
+    provider: str
+    route: str
+    charges: tuple[Charge, ...]
+    scopes: tuple[str, ...]
+    priority: Priority = Priority.NORMAL
+    feedback: bool = True
+
+
+class Answer(NamedTuple):
+    """An HTTP answer as the rules see it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Looked up with lower-case names; any case-insensitive mapping, or a dict with lower-case keys."""
+    body: bytes | str | None = None
+    """Small bodies only; ``None`` when it was not read (streams)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A scope (or one ledger) that must not be used for a time.
+
+    Attributes:
+        scope: the owner, as in `Plan.scopes`, or a `Charge.key` to hold one limit only.
+        wait: how long; None for a ban of which the provider named no end: it is longer for those who were banned before.
+        kind: ``ban``, ``throttle``, ``pause``; ``limit`` where a ledger's budget is spent until then, which calls wait for.
+        reason: one line for people; never holds a secret.
+    """
+
+    scope: str
+    wait: Wait | None
+    kind: str = "ban"
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Feedback:
+    """What an answer tells, in the ledger's terms. All mappings are keyed by `Charge.key`.
+
+    Attributes:
+        outcome: what the answer means.
+        used: the provider's own used-counter per limit, in units.
+        actual: the cost really charged, where it differs from the reserved one.
+        full: limits that the answer says are used up.
+        blocks: bans and holds that the answer announces.
+        server_time: bounds of the server's clock when it answered, Unix ns ``(earliest, latest)``; ``None`` if unsaid.
+        learned: limits as the provider states them: limit name -> (capacity in units, period in ns).
+        reason: one line for people (code and text of a refusal), without secrets.
+        acted: whether the provider may have done what was asked; False if it surely refused before.
+        wait: for how long the provider wants no other try; None if it says nothing.
+        retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
+        held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
+        unreadable: which parts of the answer could not be read, and so tell nothing here; ``""``: none.
+    """
+
+    outcome: Outcome = Outcome.OK
+    used: dict[str, int] = field(default_factory=dict)
+    actual: dict[str, int] = field(default_factory=dict)
+    full: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    server_time: tuple[int, int] | None = None
+    learned: dict[str, tuple[int, int]] = field(default_factory=dict)
+    reason: str = ""
+    acted: bool = True
+    wait: Wait | None = None
+    retry_in: int | None = None
+    unreadable: str = ""
+    held: int = 0

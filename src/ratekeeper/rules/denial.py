@@ -1,0 +1,228 @@
+"""How a provider says no: the answer that it gives to a caller it has shut out, written by its own rule file."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Answer, Outcome, Plan
+from ratekeeper.rules.envelopes import Envelope, put
+from ratekeeper.rules.reading import dig
+from ratekeeper.rules.sample import sample
+from ratekeeper.rules.schema import File, Refusal
+from ratekeeper.rules.times import TimeFormat, interval_name
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.provider import Provider
+
+__all__ = ["Denial", "Denials", "interval", "worded", "write_instant"]
+
+_LOOK_AGAIN: Final = 60
+"""Seconds after which to ask again where nobody can know (a pause that somebody will take back)."""
+_MOST_CHOSEN: Final = 4096
+_PROVIDERS: Final = frozenset({"ban", "throttle"})
+"""Kinds of blocks that the provider itself has announced."""
+_UNITS: Final = (("DAY", 86_400), ("HOUR", 3_600), ("MINUTE", 60), ("SECOND", 1))
+
+
+class _Full(Protocol):
+    """What a refusal may tell of a limit that is full."""
+
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def period(self) -> int: ...
+
+
+class Denial(NamedTuple):
+    """An answer of HTTP that refuses a call."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Denials:
+    """Denials in the words of one provider.
+
+    Args:
+        provider: its rules.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._file = provider.file
+        self._envelope = Envelope.of(provider.name)
+        self._chosen: dict[tuple[str, str, str], tuple[Refusal | None, int]] = {}
+
+    def make(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
+        """What the provider would answer to a call that a block holds.
+
+        A ban is answered as the provider answers one, anything else as it refuses a call for a limit that is used up; where
+        the file knows no such refusal, with a plain 429. ``Retry-After`` tells the end in whole seconds, rounded up.
+
+        Args:
+            plan: of the call.
+            kind, scope: of the block.
+            until: its end, Unix ns; 0: it has none.
+            now: Unix ns.
+            words: why, for people: the text of the answer where the provider has no text of its own for it.
+        """
+        what = scope.removeprefix(f"{plan.provider}/").partition("/")[0]
+        key = kind, what, plan.route
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            if len(self._chosen) >= _MOST_CHOSEN:
+                self._chosen.clear()
+            chosen = self._chosen[key] = self._choose(self._candidates(plan, kind, what), plan, kind, until, now, words)
+        rule, status = chosen
+        if rule is None:
+            headers: dict[str, str] = {}
+            body = put(msgspec.json.decode(self._envelope.failed), self._envelope.message, words)
+        else:
+            headers, body = self._worded(rule, kind, until, now, words)
+        headers.pop("retry-after", None)
+        wait = max(1, -(-(until - now) // SECOND)) if until else _LOOK_AGAIN
+        headers |= {
+            "Content-Type": "application/json",
+            "Retry-After": str(wait),
+            "X-Ratekeeper-Reason": " ".join(words.split()).encode("ascii", "replace").decode(),
+        }
+        return Denial(status, headers, msgspec.json.encode(body))
+
+    def _candidates(self, plan: Plan, kind: str, what: str) -> list[Refusal]:
+        """The refusals that may mean such a block: those that come as 429 first, then those that are closest to it."""
+        rules = [rule for rule in self._file.refusals if not rule.close]
+        limit = self._provider.limits.get(what)
+        owner = what.partition(":")[0]
+        charged = {word for charge in plan.charges for word in (charge.limit.name, charge.limit.unit)}
+
+        def distance(rule: Refusal) -> tuple[bool, int]:
+            late = bool(rule.status) and 429 not in rule.status
+            if limit is not None and (limit.name in rule.limits or limit.unit in rule.limits):
+                return late, 0
+            if limit is None and kind in _PROVIDERS and rule.block and rule.block == owner:
+                return late, 1
+            if not rule.limits and not rule.block:
+                return late, 2
+            return late, 3 if charged.intersection(rule.limits) else 4
+
+        found = sorted((rule for rule in rules if rule.outcome == "throttled"), key=distance)
+        if kind != "ban":
+            return found
+        bans = [rule for rule in rules if rule.outcome == "banned"]
+        return [*sorted(bans, key=lambda rule: rule.block != owner), *found]
+
+    def _choose(
+        self, rules: list[Refusal], plan: Plan, kind: str, until: int, now: int, words: str
+    ) -> tuple[Refusal | None, int]:
+        """The first rule whose answer the file takes for what the rule says, and the status of it."""
+        for rule in rules:
+            usual = rule.status if rule.outcome == "banned" else sorted(rule.status, key=lambda each: each != 429)
+            for status in usual or (429,):
+                try:
+                    headers, body = self._worded(rule, kind, until, now, words)
+                except ValueError:  # no text can be made up for its expression
+                    continue
+                answer = Answer(status, headers, msgspec.json.encode(body))
+                if self._provider.feedback(plan, answer, now=now).outcome is Outcome(rule.outcome):
+                    return rule, status
+        return None, 429
+
+    def _worded(self, rule: Refusal, kind: str, until: int, now: int, words: str) -> tuple[dict[str, str], Any]:
+        if rule.outcome == "banned" and self._envelope.banned and until:
+            words = self._envelope.banned_text("", until)
+        elif rule.text and not re.search(rule.text, words):
+            # Programs tell it by these words, where it has no code.
+            alone = kind in _PROVIDERS and not rule.body
+            words = sample(rule.text) if alone else f"{sample(rule.text)} ({words})"
+        return worded(self._file, self._envelope, rule, until, now, words=words)
+
+
+def worded(
+    file: File,
+    envelope: Envelope,
+    rule: Refusal,
+    until: int,
+    now: int,
+    *,
+    limit: _Full | None = None,
+    texts: bool = False,
+    words: str = "",
+) -> tuple[dict[str, str], Any]:
+    """Headers (lower case) and decoded body of an answer that `rule` describes.
+
+    Args:
+        file, envelope: of the provider.
+        rule: of the file.
+        until: the instant that its hints name, Unix ns; 0: it gives no hint.
+        now: Unix ns.
+        limit: the one that is full.
+        texts: whether hints of the whole file that are texts are given; they belong to some refusals only.
+        words: the text, instead of one made up for the rule.
+
+    Raises:
+        ValueError: no text can be made up for its expression.
+    """
+    headers: dict[str, str] = {}
+    body: Any = msgspec.json.decode(envelope.failed)
+    text = words or (sample(rule.text) if rule.text else "")
+    if rule.interval and limit is not None and not words:
+        word, number = interval(limit.period)
+        text += f" {limit.capacity} {limit.unit} per {number} {word}"
+    retry = file.hints.retry if rule.retry is None else rule.retry
+    for hint in retry if until else ():
+        value = write_instant(hint.format, until, now)
+        if hint.header:
+            headers[hint.header] = value
+        elif hint.body and (rule.retry or hint.body.partition(".")[0] in (body or {})):
+            body = put(body, hint.body, int(value) if value.isdecimal() else value)
+        elif hint.text and not words and (rule.retry or texts):
+            text = f"{text} {sample(hint.text, value)}".strip()
+    for path, accepted in rule.body.items():
+        # Files compare as text; whether it is a number on the wire, the envelope shows.
+        known = dig(body, tuple(path.split(".")))
+        body = put(body, path, str(accepted[0]) if isinstance(known, str) else accepted[0])
+    if text:
+        # Where the file wants fixed words at the place of the message, the text goes beside it.
+        place = envelope.message if envelope.message not in rule.body else "detail"
+        body = put(body, place, text)
+    return headers, body
+
+
+def interval(period: int) -> tuple[str, int]:
+    """A period in ns as Binance writes it: ``("MINUTE", 1)``, ``("SECOND", 10)``; ours: ``("1500ms", 1)``."""
+    seconds, rest = divmod(period, SECOND)
+    if rest:
+        return interval_name(period), 1
+    return next((name, seconds // length) for name, length in _UNITS if seconds % length == 0)
+
+
+def write_instant(form: TimeFormat, instant: int, now: int) -> str:
+    """`instant` as a header or a field names it, rounded up to what the form can show. All in Unix ns."""
+    ahead = max(0, instant - now)
+    match form:
+        case "seconds" | "retry-after":
+            return str(-(-ahead // SECOND))
+        case "milliseconds":
+            return str(-(-ahead // 1_000_000))
+        case "duration":
+            return f"{-(-ahead // 1_000_000)}ms"
+        case "epoch-s":
+            return str(-(-instant // SECOND))
+        case "epoch-ms":
+            return str(-(-instant // 1_000_000))
+        case _:
+            date = formatdate(-(-instant // SECOND), usegmt=True)
+            return _rfc3339(instant) if form == "rfc3339" else date
+
+
+def _rfc3339(instant: int) -> str:
+    return datetime.fromtimestamp(-(-instant // SECOND), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,144 @@
+"""Why a call costs what it costs: plain values for `ratekeeper explain`, each with source, date and confidence."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import msgspec
+
+from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
+from ratekeeper.rules.routing import listed
+from ratekeeper.rules.schema import File, Sourced
+from ratekeeper.rules.times import interval_name
+
+__all__ = ["GRADES", "Explanation", "LimitShare", "ProgramCap", "Provenance", "Witness", "describe", "provenance"]
+
+GRADES = {
+    "D": "vendor documentation",
+    "M": "measured",
+    "S": "source code read",
+    "C": "client code",
+    "I": "issue thread",
+    "O": "observed by third parties",
+    "?": "weak or unconfirmed",
+}
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """One source of a number, with its own date and grade."""
+
+    tag: str
+    title: str
+    read: dt.date
+    confidence: str
+    url: str = ""
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """Where a number comes from.
+
+    `date` and `confidence` are those of the first source, the one the number was taken from: the date of one and the
+    grade of another would together claim what nobody read. The others confirm or differ; `sources` tells each.
+    """
+
+    source: str
+    """Tags of the file's ``[sources]``, joined by ``+``."""
+    date: dt.date | None
+    confidence: str
+    sources: list[Witness]
+    note: str = ""
+    since: dt.date | None = None
+
+
+class LimitShare(msgspec.Struct, frozen=True):
+    """One limit and what the call takes of it."""
+
+    name: str
+    unit: str
+    cost: int
+    capacity: int
+    period: float
+    """Seconds; 0 for slots."""
+    window: str
+    scope: list[str]
+    key: str
+    provenance: Provenance
+    learned: bool = False
+    """The numbers were read from the provider, not from the file."""
+
+    @classmethod
+    def of(cls, charge: Charge, origin: Provenance, *, learned: bool) -> LimitShare:
+        limit = charge.limit
+        return cls(
+            name=limit.name,
+            unit=limit.unit,
+            cost=charge.cost,
+            capacity=limit.capacity,
+            period=limit.period / SECOND,
+            window=limit.window.value,
+            scope=list(limit.scope),
+            key=charge.key,
+            provenance=origin,
+            learned=learned,
+        )
+
+
+class ProgramCap(msgspec.Struct, frozen=True):
+    """How much of a limit one program may spend, all processes of its name together."""
+
+    program: str
+    limit: str
+    units: int
+    place: str
+    """``FILE:LINE``."""
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Everything the rules know of one call."""
+
+    provider: str
+    namespace: str
+    title: str
+    route: str
+    known: bool
+    """False: no route of the file matched and the file's default cost was taken."""
+    route_class: str
+    priority: str
+    limits: list[LimitShare]
+    cost: Provenance
+    """Of the route's cost; each limit has its own."""
+    feedback: bool
+    blocked_by: list[str]
+    kept: float | None = None
+    """Seconds for which an answer is as good as a new one; None if the rules do not say."""
+    merged: str = ""
+    """``METHOD /path`` of the call as which it can be made together with others; ``""`` if it cannot."""
+    twice: bool = False
+    """Making it twice does no more than making it once."""
+    caps: list[ProgramCap] = []
+    """What programs may spend of these limits at most, by the configuration."""
+    ask: str = ""
+    """The call that tells what became of it, where that matters and is known."""
+
+
+def provenance(file: File, rule: Sourced) -> Provenance:
+    """Source, date and grade of a rule; what it leaves out comes from the file, then from the source."""
+    tags = listed(rule.source) or listed(file.source)
+    found = [(tag, file.sources[tag]) for tag in tags]
+    sources = [Witness(tag, each.title, each.read, each.confidence, each.url) for tag, each in found]
+    # A rule that names its own source is graded by that source, not by the file's blanket grade.
+    inherited = None if listed(rule.source) else file.confidence
+    return Provenance(
+        source="+".join(tags),
+        date=sources[0].read if sources else None,
+        confidence=rule.confidence or inherited or (sources[0].confidence if sources else "?"),
+        sources=sources,
+        note=rule.note,
+        since=rule.since,
+    )
+
+
+def describe(limit: Limit) -> str:
+    """``2400 weight per 1m, fixed, per ip``."""
+    span = "at once" if limit.window is Window.SLOTS else f"per {interval_name(limit.period)}, {limit.window}"
+    return f"{limit.capacity} {limit.unit} {span}, per {' + '.join(limit.scope)}"

@@ -1,0 +1,147 @@
+"""From TOML text to a checked `File`, with errors that name the file, the key and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ratekeeper.errors import RuleError
+from ratekeeper.rules.schema import File, Head, Rule
+
+__all__ = ["parse", "parse_head", "read", "read_head"]
+
+T = TypeVar("T")
+_DOCS = "see docs/reference/rules-format.md"
+
+
+def read(path: Path) -> File:
+    """The rule file at `path`, converted but not yet checked for meaning."""
+    return parse(_text(path), str(path))
+
+
+def read_head(path: Path) -> Head:
+    """Only the keys before the first table, which say whose calls the file is about. Cheap."""
+    return parse_head(_text(path), str(path))
+
+
+def parse(text: str, file: str = "") -> File:
+    """The rule file in `text`; `file` names it in errors."""
+    return _convert(_toml(text, file), File, file)
+
+
+def parse_head(text: str, file: str = "") -> Head:
+    """The head of the rule file in `text`."""
+    first_table = re.search(r"^\s*\[", text, re.MULTILINE)
+    raw = _toml(text[: first_table.start()] if first_table else text, file)
+    return _convert({key: raw[key] for key in Head.__struct_fields__ if key in raw}, Head, file)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuleError(
+            f"cannot be read: {error}. Give the path of a TOML rule file in UTF-8", file=str(path)
+        ) from None
+
+
+def _toml(text: str, file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RuleError(f"not valid TOML: {error}. Correct that line", file=file) from None
+
+
+def _convert(raw: dict[str, Any], kind: type[T], file: str) -> T:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `")
+        key = place.rstrip("`") or "$"
+        if "[...]" in key:
+            key = _locate(raw, kind, str(error), key)
+        raise RuleError(f"{message}. {_remedy(message)}", file=file, key=key) from None
+
+
+def _locate(raw: dict[str, Any], kind: type[Any], complaint: str, key: str) -> str:
+    """Put the real keys in place of the ``[...]`` that msgspec writes for those of free tables.
+
+    Found by trial: with only the guilty key left in the table, the same complaint comes again.
+    """
+    while "[...]" in key:
+        prefix, _, rest = key.partition("[...]")
+        table = _at(raw, prefix)
+        if not isinstance(table, dict):
+            break
+        for name in table:
+            if complaint == _complaint(_with_only(raw, prefix, name), kind):
+                key = f"{prefix}.{name}{rest}"
+                # What follows is looked for beside this key alone, or a sibling could be blamed.
+                raw = _with_only(raw, prefix, name)
+                complaint = complaint.replace("[...]", f".{name}", 1)
+                break
+        else:
+            break
+        complaint = _complaint(raw, kind)
+    return key
+
+
+def _complaint(raw: dict[str, Any], kind: type[Any]) -> str:
+    try:
+        msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""
+
+
+def _steps(path: str) -> list[str | int]:
+    return [int(step[1:-1]) if step.startswith("[") else step for step in re.findall(r"\[\d+\]|[^.\[\]$]+", path)]
+
+
+def _at(raw: Any, path: str) -> Any:
+    for step in _steps(path):
+        try:
+            raw = raw[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return raw
+
+
+def _with_only(raw: dict[str, Any], path: str, name: str) -> dict[str, Any]:
+    """A copy of `raw` in which the table at `path` has `name` as its only key."""
+
+    def copy(value: Any, steps: list[str | int]) -> Any:
+        if not steps:
+            return {name: value[name]}
+        step, *others = steps
+        if isinstance(value, Mapping):
+            return {key: copy(each, others) if key == step else each for key, each in value.items()}
+        return [copy(each, others) if index == step else each for index, each in enumerate(value)]
+
+    result: dict[str, Any] = copy(raw, _steps(path))
+    return result
+
+
+def _remedy(message: str) -> str:
+    unknown = re.search(r"unknown field `(.+?)`", message)
+    if unknown:
+        fields = {name for struct in _structs() for name in struct.__struct_encode_fields__}
+        near = difflib.get_close_matches(unknown[1], sorted(fields - {unknown[1]}), n=1)
+        return f"Did you mean `{near[0]}`? {_DOCS}" if near else f"Remove it, or {_DOCS}"
+    missing = re.search(r"missing required field `(.+?)`", message)
+    if missing:
+        return f"Add `{missing[1]}`; {_DOCS}"
+    return f"Write what is expected there; {_DOCS}"
+
+
+def _structs(base: Callable[..., Any] = Rule) -> list[Any]:
+    found: list[Any] = []
+    for struct in getattr(base, "__subclasses__", list)():
+        found += [struct, *_structs(struct)]
+    return found

@@ -1,0 +1,227 @@
+"""What may be done around a call: whether it may be repeated, its answer kept, several made as one, its fate looked up."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.call import Call, Plan
+from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, reader, text
+from ratekeeper.rules.routing import listed
+from ratekeeper.rules.schema import File, Lookup, Merge
+from ratekeeper.rules.times import duration
+
+__all__ = ["Handling", "Single", "class_of", "fingerprint"]
+
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_MOST_KNOWN: Final = 4096
+_NONCE: Final = "nonce"
+"""The parameter under which providers want a number that no two calls share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """A call that could be made together with others.
+
+    Attributes:
+        rule: how.
+        group: calls of one group can be made as one: the same but for the name.
+        path: of the one call for all of them.
+        name: what this one asks for.
+        rest: its other parameters.
+    """
+
+    rule: Merge
+    group: bytes
+    path: str
+    name: str
+    rest: Mapping[str, Any]
+
+    def together(self, names: Iterable[str]) -> Call:
+        """The one call for many names."""
+        params = dict(self.rest)
+        if self.rule.list_param:
+            wanted = sorted(names)
+            params[self.rule.list_param] = (
+                msgspec.json.encode(wanted).decode() if self.rule.list_form == "json" else ",".join(wanted)
+            )
+        return Call("GET", self.path, params)
+
+    def split(self, body: bytes) -> dict[str, bytes]:
+        """The answers that single calls would have had, by name; nothing if the body is not as the rules say."""
+        whole: Any = decoded(body)
+        steps = tuple(self.rule.rows.split(".")) if self.rule.rows else ()
+        rows = dig(whole, steps)
+        if not isinstance(rows, list):
+            return {}
+        field = self.rule.field or self.rule.by
+        found: dict[str, bytes] = {}
+        for row in rows:
+            if isinstance(row, dict) and field in row:
+                part = row if self.rule.single == "row" else [row]
+                found[text(row[field])] = msgspec.json.encode(_with(whole, steps, part))
+        return found
+
+
+class Handling:
+    """What one rule file says of it."""
+
+    def __init__(self, file: File) -> None:
+        # The longest pattern is the most precise one.
+        self._keep = sorted(file.keep.items(), key=lambda item: len(item[0]), reverse=True)
+        self._merges = {merge.match: merge for merge in file.merges}
+        self._lookups = {match: lookup for lookup in file.lookups for match in listed(lookup.match)}
+        self._good = [(path, {text(each) for each in values}) for path, values in file.good.items()]
+        self._apart = file.apart
+        signing = file.signing
+        self._unsigned = {_NONCE} | ({signing.timestamp, signing.signature, signing.window} if signing else set())
+        # Where orders are placed by GET, money is moved by GET as well.
+        self._gets_act = any(
+            match.startswith("GET ") for rule in file.routes if rule.class_ == "order" for match in listed(rule.match)
+        )
+        self._ttls: dict[str, float | None] = {}
+
+    def ttl(self, plan: Plan) -> float | None:
+        """Seconds for which an answer is as good as a new one; None if the file says nothing of the route."""
+        route = _template(plan)
+        if route not in self._ttls:
+            if len(self._ttls) > _MOST_KNOWN:
+                self._ttls.clear()
+            self._ttls[route] = next(
+                (duration(span) / SECOND for pattern, span in self._keep if route and fnmatchcase(route, pattern)), None
+            )
+        return self._ttls[route]
+
+    def safe(self, call: Call, plan: Plan) -> bool:
+        """Whether making the call twice does no more than making it once.
+
+        So it is with what only reads (market data, what ``[keep]`` names, and GET but where the provider takes orders by
+        it), with cancels, and with orders of which the provider promises to carry out one only.
+        """
+        if self.ttl(plan) is not None:
+            return True
+        kind, method = class_of(plan), call.method.upper()
+        if kind != "order":
+            return kind in {"cancel", "market"} or method == "DELETE" or (method in _READS and not self._gets_act)
+        lookup = self._lookups.get(_template(plan))
+        return lookup is not None and bool(lookup.once) and reader(lookup.once)(call) is not None
+
+    def ask(self, call: Call, plan: Plan) -> str:
+        """The call that tells what became of this one, ``METHOD /path?query``; ``""`` if none does.
+
+        Places in its path are filled from its parameters, or else from the same places in the path of `call`.
+        """
+        lookup = self._lookups.get(_template(plan))
+        if lookup is None:
+            return ""
+        values = _values(lookup, call)
+        if any(name not in values for name in lookup.needed or lookup.params):
+            return ""
+        for name in [name for name in values if f"{{{name}}}" in lookup.route]:
+            values[f"{{{name}}}"] = quote(values.pop(name), safe="")
+        path = _filled(lookup.route, {**_places(plan, call), **values})
+        asked = {name: value for name, value in sorted(values.items()) if not name.startswith("{")}
+        if "{" in path:
+            return ""
+        return f"{path}?{urlencode(asked)}" if asked else path
+
+    def good(self, body: bytes) -> bool:
+        """Whether an answer under a good status is no error, so that it may be kept; where nothing is said it is none."""
+        found = ((dig_json(body, path), values) for path, values in self._good)
+        return all(value is None or text(value) in values for value, values in found)
+
+    def key(self, call: Call, plan: Plan) -> bytes | None:
+        """Under which the answer to the call is kept: the same for all who would get the same; None if nobody can tell.
+
+        What differs from call to call because it is signed is left out; an answer that is an account's own is kept under
+        that account (a keyed digest), and never without one.
+        """
+        owner = ""
+        if class_of(plan) != "market":
+            start = f"{plan.provider}/account:"
+            owner = next((scope for scope in plan.scopes if scope.startswith(start)), "")
+            if not owner or owner.endswith(":anonymous"):
+                return None
+        if call.method.upper() not in _READS and call.params is None and call.body is None:
+            return None
+        plain = self._plain(call.params)
+        return fingerprint(plan.provider, owner, call.method.upper(), call.path, plain, call.body, self._world(call))
+
+    def single(self, call: Call, plan: Plan) -> Single | None:
+        """How the call could be made together with others; None if it could not."""
+        rule = self._merges.get(_template(plan))
+        if rule is None or not call.params or rule.by not in call.params:
+            return None
+        if rule.list_param in call.params or count(call.params[rule.by]) != 1:
+            return None
+        path = _filled(rule.to, _places(plan, call)) if rule.to else call.path
+        rest = {name: value for name, value in self._plain(call.params).items() if name != rule.by}
+        group = fingerprint(plan.provider, rule.match, path, rest, plan.scopes, self._world(call))
+        return Single(rule, group, path, text(call.params[rule.by]), rest)
+
+    def _world(self, call: Call) -> list[str | None]:
+        """The headers that lead to another world behind the same address, such as demo trading."""
+        return [header(call.headers, name) for name in self._apart]
+
+    def _plain(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The parameters as the wire would show them, without what a signature adds."""
+        return {
+            name: value if isinstance(value, (list, tuple)) else text(value)
+            for name, value in (params or {}).items()
+            if name not in self._unsigned
+        }
+
+
+def class_of(plan: Plan) -> str:
+    """The class of a planned call: market, account, order, cancel, other."""
+    return plan.scopes[1].rpartition(":")[2]
+
+
+def fingerprint(*parts: Any) -> bytes:
+    """A short key for values that are equal; values that differ have different ones."""
+    return hashlib.blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=16).digest()
+
+
+def _template(plan: Plan) -> str:
+    """``METHOD /template`` of the route; routes that differ by conditions only share it."""
+    return plan.route.partition(" #")[0]
+
+
+def _places(plan: Plan, call: Call) -> dict[str, str]:
+    """What stands in the places of the route's template: ``{settle}`` -> ``usdt``."""
+    template = _template(plan).partition(" ")[2].split("/")
+    return {place: value for place, value in zip(template, call.path.split("/"), strict=False) if place.startswith("{")}
+
+
+def _filled(path: str, places: Mapping[str, str]) -> str:
+    """A path with the places filled that are known; the others stay."""
+    return "/".join(places.get(each, each) for each in path.split("/"))
+
+
+def _values(lookup: Lookup, call: Call) -> dict[str, str]:
+    """The parameters of a look-up that the call gives. Of several orders in one call none can be asked for alone."""
+    found = {name: _one(reference, call) for name, reference in lookup.params.items()}
+    return {name: text(value) for name, value in found.items() if value is not None}
+
+
+def _one(reference: str, call: Call) -> Any:
+    if reference.startswith("'"):
+        return reference.strip("'")
+    value = reader(reference)(call)
+    if isinstance(value, (list, tuple)):
+        value = value[0] if len(value) == 1 else None
+    return None if isinstance(value, (dict, list, tuple)) else value
+
+
+def _with(whole: Any, steps: tuple[str, ...], part: Any) -> Any:
+    """The answer with `part` in the place that `steps` lead to."""
+    if not steps:
+        return part
+    return {**whole, steps[0]: _with(whole[steps[0]], steps[1:], part)}

@@ -1,0 +1,313 @@
+"""One provider's rules at work: a call becomes a plan, an answer becomes feedback."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import TYPE_CHECKING
+
+from ratekeeper.ledger.limit import SECOND, Charge
+from ratekeeper.rules.answer import Listener
+from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
+from ratekeeper.rules.explanation import Explanation, LimitShare, provenance
+from ratekeeper.rules.handling import Handling
+from ratekeeper.rules.numbers import Cap, capped, chosen, smoothed, stated
+from ratekeeper.rules.reading import number, reader, text
+from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
+from ratekeeper.rules.schema import File
+from ratekeeper.rules.scopes import ANYONE, OwnerOf, cleaned, owner_of, scope_text
+from ratekeeper.rules.times import duration, instant
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.denial import Denial, Denials
+
+__all__ = ["Provider"]
+
+_MOST_PLANS = 4096
+"""Plans kept per route; beyond it they are dropped. They differ by cost and owners, so few programs have more."""
+
+
+class _Place:
+    """One route as one provider plans it, with the plans made so far.
+
+    Attributes:
+        amounts: costs of the route in the order of `CompiledRoute.costs`.
+        constant: the same as numbers, if none depends on the call.
+        own: whether any owner must be looked up for every call (a parameter, a key); else `ready` holds them.
+        fixed: whether one plan per identity is all there is.
+        ready: the last identity, its owners, and its plan if `fixed`. One tuple, so that threads see all or nothing.
+    """
+
+    __slots__ = ("amounts", "constant", "fixed", "kinds", "own", "owners", "plans", "ready", "route")
+
+    def __init__(self, route: CompiledRoute, kinds: tuple[str, ...], owners: tuple[OwnerOf, ...]) -> None:
+        self.route = route
+        self.kinds = kinds
+        self.owners = owners
+        self.amounts = tuple(route.costs.values())
+        numbers = tuple(amount for amount in self.amounts if isinstance(amount, int))
+        self.constant = numbers if len(numbers) == len(self.amounts) else None
+        self.own = route.own_path or any(kind not in {"ip", "endpoint"} for kind in kinds)
+        self.fixed = self.constant is not None and not self.own
+        self.plans: dict[tuple[tuple[str, ...], tuple[int, ...]], Plan] = {}
+        self.ready: tuple[Identity | None, tuple[str, ...], Plan | None] = (None, (), None)
+
+
+class Provider:
+    """The rules of one provider as one namespace sees them.
+
+    Attributes:
+        name: of the rule file.
+        namespace: begins every `Charge.key`; differs from `name` where the user mapped hosts of their own to it.
+        file: the rule file.
+        handling: what may be done around its calls.
+        limits: by name; the file's numbers, or those chosen or learned (see `ratekeeper.rules.numbers`).
+    """
+
+    def __init__(
+        self,
+        file: File,
+        namespace: str = "",
+        *,
+        learned: Mapping[str, tuple[int, int]] | None = None,
+        headroom: Mapping[str, int | str] | None = None,
+        tiers: Mapping[str, str] | None = None,
+        overrides: Mapping[str, tuple[int, int]] | None = None,
+        router: Router | None = None,
+        handling: Handling | None = None,
+        smooth: bool = False,
+        caps: Mapping[str, Cap] | None = None,
+    ) -> None:
+        """Put the rules of `file` to work.
+
+        Args:
+            file: checked.
+            namespace: begins every key; "" for the file's name.
+            learned: by limit, or by limit and scope (``orders-1s/account:3fa1c0de9b12``), what the provider stated:
+                (capacity in units, period in ns).
+            headroom: by limit, what to leave unused: units, or per cent as in ``"10%"``.
+            tiers: limit, or ``*`` for all -> the customer's tier.
+            overrides: by limit, the user's own number: (capacity in units, period in ns; 0 keeps it).
+            router, handling: of the same file, if there are such already.
+            smooth: spread the budget of each window evenly over it (`smoothed`).
+            caps: by limit, how much of it this program may spend.
+
+        Raises:
+            RuleError: a limit or a tier that does not exist, or a number that leaves nothing.
+        """
+        self.name = file.name
+        self.namespace = namespace or file.name
+        self.file = file
+        self._smooth = smooth
+        self._learned = dict(learned or {})
+        self._headroom = dict(headroom or {})
+        self._tiers = dict(tiers or {})
+        self._overrides = dict(overrides or {})
+        self.limits = chosen(file, self._tiers, self._overrides, self._learned, self._headroom)
+        self._ledgers = {
+            ledger: stated(self.limits[name], numbers, lasting=file.limits[name].lifetime)
+            for ledger, numbers in self._learned.items()
+            if (name := ledger.partition("/")[0]) != ledger and name in self.limits
+        }
+        self._router = router or Router(file)
+        self.handling = handling or Handling(file)
+        self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
+        self._caps = dict(caps or {})
+        self._capped = {name: (cap, capped(self.limits[name], cap)) for name, cap in self._caps.items()}
+        self._listener = Listener(file, self.namespace, self.limits, self._router.labels, self._learned)
+        self._denials: Denials | None = None
+        self._places: dict[CompiledRoute, _Place] = {}
+        # Places that method and path alone decide: all plain routes without conditions.
+        self._plain = {at: self._place(found[0]) for at, found in self._router.plain.items() if not found[0].tests}
+
+    def __repr__(self) -> str:
+        return f"Provider({self.namespace!r}, {len(self.limits)} limits, {len(self._router.labels) - 1} routes)"
+
+    def plan(self, call: Call, identity: Identity = ANYONE) -> Plan:
+        """What `call` will spend and on whose ledgers. The same call gives the same (shared) plan."""
+        place = self._plain.get((call.method, call.path))
+        if place is None:
+            route = self._router.find(call)
+            place = self._places.get(route) or self._place(route)
+        known, owners, plan = place.ready
+        if known is not identity or place.own:
+            owners, plan = self._owners(place, call, identity), None
+        elif plan is not None:
+            return plan
+        costs = place.constant
+        if costs is None:
+            costs = tuple([amount if isinstance(amount, int) else amount(call) or 0 for amount in place.amounts])
+        plan = place.plans.get((owners, costs))
+        if plan is None:
+            plan = self._make(place, owners, costs)
+            if len(place.plans) >= _MOST_PLANS:
+                place.plans.clear()
+            place.plans[owners, costs] = plan
+        if known is not identity:
+            place.ready = (identity, owners, plan if place.fixed else None)
+        return plan
+
+    def feedback(self, plan: Plan, answer: Answer, *, now: int) -> Feedback:
+        """What `answer`, received at `now` (Unix ns), tells about the limits that `plan` charged."""
+        return self._listener.feedback(plan, answer, now)
+
+    def wants_body(self, plan: Plan, status: int) -> bool:
+        """Whether `feedback` could learn from the body of an answer with this status. Bodies of refusals always tell."""
+        return self._listener.wants_body(plan, status)
+
+    def with_learned(self, learned: Mapping[str, tuple[int, int]]) -> Provider:
+        """The same provider with other numbers: limit, or limit and scope -> (capacity, period ns). Keys stay the same."""
+        known = {ledger: numbers for ledger, numbers in learned.items() if ledger.partition("/")[0] in self.limits}
+        return Provider(
+            self.file,
+            self.namespace,
+            learned={**self._learned, **known},
+            headroom=self._headroom,
+            tiers=self._tiers,
+            overrides=self._overrides,
+            router=self._router,
+            handling=self.handling,
+            smooth=self._smooth,
+            caps=self._caps,
+        )
+
+    def learn_route(self) -> tuple[str, str] | None:
+        """Method and path at which limits can be read without a key, or None."""
+        for learn in self.file.learn:
+            method, _, path = learn.route.partition(" ")
+            states = learn.rows is not None and learn.limit and not set(path) & set("*{?[")
+            if method == "GET" and states and self._router.find(Call(method, path)).rule.class_ in {"market", "other"}:
+                return method, path
+        return None
+
+    def signed_until(self, call: Call) -> int | None:
+        """Unix ns at which the signature that `call` already carries goes stale; None if it is not signed."""
+        signing = self.file.signing
+        if signing is None or reader(signing.signature)(call) is None:
+            return None
+        made = reader(signing.timestamp)(call)
+        signed = None if made is None else instant(text(made), signing.timestamp_format, 0)
+        if signed is None:
+            return None
+        if signing.timestamp_format == "epoch-ms" and signed > 10**20:
+            signed //= 1000  # sent in microseconds, as Binance allows
+        window = number(reader(signing.window)(call)) if signing.window else None
+        length = duration(signing.default) if window is None else max(window, 0) * (SECOND // 1000)
+        return signed + min(length, duration(signing.longest))
+
+    def denial(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
+        """What it would answer to a call that a block holds; arguments as for `Denials.make`."""
+        if self._denials is None:
+            from ratekeeper.rules.denial import Denials  # for those who are shut out
+
+            self._denials = Denials(self)
+        return self._denials.make(plan, kind, scope, until, now, words)
+
+    def ban_length(self, earlier: int = 0) -> int:
+        """Nanoseconds that a ban lasts which states no end, after so many `earlier` ones."""
+        ban = self.file.ban
+        longest = duration(ban.longest)
+        return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))
+
+    def explain(self, call: Call, identity: Identity = ANYONE) -> Explanation:
+        """The plan of `call` with the provenance of every number."""
+        route = self._router.find(call)
+        plan = self.plan(call, identity)
+        shares = []
+        for charge in plan.charges:
+            if "~" in charge.limit.name:
+                continue
+            rule = self.file.limits[charge.limit.name]
+            learned = charge.limit.name in self._learned or charge.key[len(self.namespace) + 1 :] in self._learned
+            shares.append(LimitShare.of(charge, provenance(self.file, rule), learned=learned))
+        single = self.handling.single(call, plan)
+        return Explanation(
+            provider=self.name,
+            namespace=self.namespace,
+            title=self.file.title,
+            route=plan.route,
+            known=bool(plan.route),
+            route_class=route.rule.class_,
+            priority=plan.priority.name.lower(),
+            limits=shares,
+            cost=provenance(self.file, route.rule),
+            feedback=plan.feedback,
+            blocked_by=list(plan.scopes),
+            kept=self.handling.ttl(plan),
+            merged=f"GET {single.path}" if single else "",
+            twice=self.handling.safe(call, plan),
+            ask=self.handling.ask(call, plan),
+        )
+
+    def _place(self, route: CompiledRoute) -> _Place:
+        kinds = ["ip"]
+        if route.rule.class_ in {"order", "cancel", "account"} and "account" in self.file.owners:
+            kinds.append("account")
+        for name in route.costs:
+            kinds += [kind for kind in self.limits[name].scope if kind not in kinds]
+        if self._listener.blocks_endpoint and "endpoint" not in kinds:
+            kinds.append("endpoint")
+        place = _Place(route, tuple(kinds), tuple([self._owner_of[kind] for kind in kinds]))
+        self._places[route] = place
+        return place
+
+    def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
+        route = place.route
+        endpoint = call.method.upper() + (
+            call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
+        )
+        return tuple([owner(call, identity, endpoint) for owner in place.owners])
+
+    def _make(self, place: _Place, values: tuple[str, ...], costs: tuple[int, ...]) -> Plan:
+        route = place.route
+        owners = dict(zip(place.kinds, values, strict=True))
+        charges = []
+        for name, cost in zip(route.costs, costs, strict=True):
+            # What costs nothing is not charged at all, or a full limit would hold up calls that it does not meter.
+            if cost > 0:
+                for scope, part in _parts(cost, [(kind, owners[kind]) for kind in self.limits[name].scope]):
+                    limit = self._ledgers.get(f"{name}/{scope}") or self.limits[name]
+                    charges.append(Charge(f"{self.namespace}/{name}/{scope}", limit, part))
+                    even = smoothed(limit) if self._smooth else None
+                    if even is not None:  # a call larger than a part of the window takes the whole part
+                        charges.append(Charge(f"{self.namespace}/{even.name}/{scope}", even, min(part, even.capacity)))
+                if name in self._capped:
+                    cap, own = self._capped[name]
+                    scope = scope_text((("program", cleaned(cap.program)),))
+                    charges.append(Charge(f"{self.namespace}/{own.name}/{scope}", own, cost))
+        scopes = [self.namespace, f"{self.namespace}/class:{route.rule.class_}"]
+        for kind, value in owners.items():
+            scopes += [f"{self.namespace}/{kind}:{each}" for each in dict.fromkeys(value.split(","))]
+        return Plan(
+            provider=self.namespace,
+            route=route.label,
+            charges=tuple(charges),
+            scopes=tuple(scopes),
+            priority=Priority(PRIORITIES[route.rule.class_]),
+            feedback=route.rule.feedback,
+        )
+
+
+def _parts(cost: int, owners: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
+    """A cost spread over its ledgers, as (scope, units), rounded up: one ledger but where a kind has several owners."""
+    if not any("," in value for _, value in owners):
+        yield scope_text(tuple(owners)), cost
+        return
+    total = 1
+    for _, value in owners:
+        total *= value.count(",") + 1
+    for combination in product(
+        *[[(kind, *item) for item in Counter(value.split(",")).items()] for kind, value in owners]
+    ):
+        share = 1
+        for _, _, count in combination:
+            share *= count
+        yield scope_text(tuple((kind, name) for kind, name, _ in combination)), -(-cost * share // total)
+
+
+def _kinds(file: File) -> set[str]:
+    kinds = {"ip", "account", "endpoint"}
+    for limit in file.limits.values():
+        kinds.update(listed(limit.scope))
+    return kinds

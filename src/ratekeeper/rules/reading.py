@@ -1,0 +1,209 @@
+"""References: how a rule names a value of a call or of an answer, and how that value is read.
+
+``symbol`` is a parameter; ``body.type`` a field of the JSON body (``body`` the whole of it); ``header.x-key`` a request
+header; ``answer.usage.total`` a field of the JSON answer; ``body.*.id`` that field of every item of a list. One grammar
+for costs, conditions, owners and signatures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ratekeeper.rules.call import Call
+
+__all__ = [
+    "FAULTS",
+    "LARGEST",
+    "Reader",
+    "count",
+    "decoded",
+    "dig",
+    "dig_json",
+    "header",
+    "number",
+    "reader",
+    "sought",
+    "text",
+    "whole",
+]
+
+LARGEST: Final = 32 << 20
+"""Bytes of a JSON text that are parsed at most."""
+_DEEPEST: Final = 64
+"""Levels of lists and objects inside each other that are parsed at most."""
+_DIGITS: Final = 18
+"""Digits of a whole number that is believed: all of them fit into 64 bits."""
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What the parser raises: not JSON, lone surrogates or thousands of digits, and a stack that is nearly full already."""
+FAULTS: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+)
+"""What reading an answer may raise where its sender and we are of different minds. Only these are caught: an exception that
+a signal's handler of the program raises meanwhile is the program's own."""
+_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_PLAIN: Final = bytes(set(range(256)) - _STEP.keys())
+
+Reader = Callable[[Call], Any]
+"""Reads one value; None when it is absent. An empty string counts as absent, as servers treat it."""
+
+
+def reader(reference: str) -> Reader:
+    """The function that reads `reference`. ``answer.…`` reads the `Call.body` that the caller puts the answer into."""
+    root, _, rest = reference.partition(".")
+    if root == "header":
+        return lambda call: header(call.headers, rest)
+    if root in {"body", "answer"}:
+        steps = tuple(rest.split(".")) if rest else ()
+        return lambda call: dig(call.body, steps)
+
+    def param(call: Call) -> Any:
+        value = call.params.get(reference) if call.params else None
+        return None if value == "" else value
+
+    return param
+
+
+def dig(value: Any, steps: tuple[str, ...]) -> Any:
+    """Follow `steps` through mappings and, where a step is a number, lists. None when something is missing.
+
+    A ``*`` stands for every item of a list: the result is the list of what the rest of the steps finds in them.
+    """
+    for at, step in enumerate(steps):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, list) and step == "*":
+            found = [each for item in value if (each := dig(item, steps[at + 1 :])) is not None]
+            return found or None
+        else:
+            return None
+    return value
+
+
+def dig_json(body: bytes | str | None, path: str) -> Any:
+    """The value at a dotted `path` of a JSON text, without building the rest of it (exchangeInfo has megabytes).
+
+    None when the text is not JSON or has no such field.
+    """
+    if not body or not _fits(body):
+        return None
+    try:
+        raw: Any = body
+        for step in path.split(".") if path else ():
+            if step.isdecimal():
+                items = msgspec.json.decode(raw, type=list[msgspec.Raw])
+                raw = items[int(step)] if int(step) < len(items) else None
+            else:
+                raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get(step)
+            if raw is None:
+                return None
+        return msgspec.json.decode(raw)
+    except _UNREADABLE:
+        return None
+
+
+def decoded(body: bytes | str | None) -> Any:
+    """The value of a JSON text from anybody: None if it is none, or one beyond the bounds at the top."""
+    if not body or not _fits(body):
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except _UNREADABLE:
+        return None
+
+
+def _fits(body: bytes | str) -> bool:
+    """Whether a text is small and flat enough to be parsed, whatever it is.
+
+    Brackets inside strings count as well: a text that has many of them without their counterparts is not parsed.
+    """
+    if len(body) > LARGEST:
+        return False
+    raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
+    if raw.count(b"[") + raw.count(b"{") <= _DEEPEST:
+        return True
+    level = lowest = 0
+    for bracket in raw.translate(None, _PLAIN):
+        level += _STEP[bracket]
+        lowest = min(lowest, level)
+        if level - lowest > _DEEPEST:
+            return False
+    return True
+
+
+def sought(body: str, path: str) -> list[str]:
+    """The plain values of the last field of a dotted `path` in a text that could not be parsed as JSON, in its order."""
+    name = re.escape(path.rpartition(".")[2])
+    found = re.findall(rf'"{name}"\s{{0,8}}:\s{{0,8}}(?:"([^"]{{0,200}})"|([\w.+-]{{1,40}}))', body)
+    return [quoted or plain for quoted, plain in found]
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, or its digits as text; None if it is neither, or beyond 64 bits."""
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= _DIGITS:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_DIGITS:
+        return value
+    return None
+
+
+def header(headers: Mapping[str, str] | None, name: str) -> str | None:
+    """A request header by its lower-case name, whatever mapping the caller has."""
+    if not headers:
+        return None
+    value = headers.get(name)
+    if value is None:
+        value = next((each for key, each in headers.items() if key.lower() == name), None)
+    return value or None
+
+
+def text(value: Any) -> str:
+    """A value as the wire would show it: booleans as ``true``/``false``, a list of one as that one."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def number(value: Any) -> int | None:
+    """A whole number, rounded up; None if it is none, or beyond 64 bits."""
+    if isinstance(value, str) and value.isdecimal() and value.isascii():
+        return int(value[:_DIGITS])
+    if isinstance(value, (bool, type(None))):
+        return None
+    try:
+        return whole(value if isinstance(value, int) else -int(-float(text(value)) // 1))
+    except (ValueError, OverflowError, RecursionError):
+        return None
+
+
+def count(value: Any) -> int:
+    """How many items a list parameter holds: JSON text ``["A","B"]``, comma text, a sequence, or repeated keys."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        if len(value) != 1:
+            return len(value)
+        (value,) = value
+    if isinstance(value, bytes):
+        value = text(value)
+    if not isinstance(value, str):
+        return 1
+    value = value.strip()
+    if value.startswith("["):
+        try:
+            if _fits(value):
+                return len(msgspec.json.decode(value, type=list[msgspec.Raw]))
+        except _UNREADABLE:
+            pass  # not JSON after all: count the commas, which is never fewer
+    return value.count(",") + 1 if value else 0

@@ -1,0 +1,210 @@
+"""Durations and instants in every way providers write them. Pure; all results in integer nanoseconds."""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, Literal, NamedTuple
+
+from ratekeeper.ledger.limit import SECOND, Instant
+
+__all__ = [
+    "DAY",
+    "TimeFormat",
+    "Wait",
+    "bounded",
+    "duration",
+    "http_date",
+    "instant",
+    "interval_name",
+    "interval_period",
+    "latest",
+    "stated",
+]
+
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+TimeFormat = Literal[
+    "seconds", "milliseconds", "duration", "epoch-s", "epoch-ms", "rfc3339", "http-date", "retry-after", "reset"
+]
+"""How a header or a body field writes "until when". ``retry-after`` is seconds or an HTTP date; ``reset`` is seconds, or
+an epoch in seconds or milliseconds, told apart by its size."""
+
+_UNITS: Final = {"ms": SECOND // 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_MONTHS: Final = {name: number for number, name in enumerate(calendar.month_abbr) if name}
+_LONGEST: Final = 64
+"""Characters of an instant at most; whatever is longer names none."""
+_EPOCH_S: Final = 1e9
+"""A number of seconds from here on (31 years) is an instant since 1970, ..."""
+_EPOCH_MS: Final = 1e11
+"""... and from here on one in milliseconds."""
+_NUMBER: Final = re.compile(r"\s*[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][0-9]{1,3})?\s*")
+_TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_RFC_850: Final = re.compile(
+    rf"[A-Z][a-z]+day, (?P<day>[0-9]{{2}})-(?P<month>[A-Z][a-z]{{2}})-(?P<year>[0-9]{{2}}) {_TIME} GMT"
+)
+_ASCTIME: Final = re.compile(
+    rf"[A-Z][a-z]{{2}} (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"
+)
+_PART = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
+
+
+def duration(text: str) -> int:
+    """Nanoseconds in ``10s``, ``500ms``, ``1h30m``, ``2m59.56s``, ``7d``. Raises ValueError for anything else."""
+    text = text.strip()
+    if not re.fullmatch(f"(?:{_PART})+", text):
+        raise ValueError(f"{text!r} is not a duration")
+    return sum(round(float(number) * _UNITS[unit]) for number, unit in re.findall(_PART, text))
+
+
+def interval_name(period: int) -> str:
+    """A period as it stands in header names: ``1m``, ``10s``, ``1d``, ``5s``. Whole numbers of the largest unit."""
+    for letter, size in (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND)):
+        if period >= size and period % size == 0:
+            return f"{period // size}{letter}"
+    return f"{period // (SECOND // 1000)}ms"
+
+
+def interval_period(word: str, number: int = 1) -> int:
+    """Nanoseconds of ``number`` times SECOND, MINUTE, HOUR or DAY (any case, plural or first letter); 0 if unknown."""
+    return number * _UNITS.get(word[:1].lower(), 0) if word[:1].isalpha() and number > 0 else 0
+
+
+def http_date(text: str) -> int | None:
+    """Unix seconds of an HTTP date in any of the three forms of RFC 9110 (5.6.7); None if it is anything else.
+
+    ``Sun, 06 Nov 1994 08:49:37 GMT`` is read five times faster than by email's parser. A year of two digits is one from
+    1970 to 2069.
+    """
+    try:
+        return calendar.timegm(
+            (
+                int(text[12:16]),
+                _MONTHS[text[8:11]],
+                int(text[5:7]),
+                int(text[17:19]),
+                int(text[20:22]),
+                int(text[23:25]),
+            )
+        )
+    except (ValueError, KeyError):
+        return _old_date(text)
+
+
+def _old_date(text: str) -> int | None:
+    """``Sunday, 06-Nov-94 08:49:37 GMT`` (RFC 850) and ``Sun Nov  6 08:49:37 1994`` (asctime)."""
+    found = _RFC_850.fullmatch(text) or _ASCTIME.fullmatch(text)
+    if found is None:
+        return None
+    year, month = int(found["year"]), _MONTHS.get(found["month"])
+    if len(found["year"]) == 2:
+        year += 1900 if year >= 70 else 2000
+    if month is None:
+        return None
+    try:
+        return calendar.timegm((year, month, *(int(found[name]) for name in ("day", "hour", "minute", "second"))))
+    except ValueError:
+        return None
+
+
+class Wait(NamedTuple):
+    """How long something lasts, as an answer says it: the latest of what is set.
+
+    A length is kept as a length. As an instant of the server's clock it would be shortened or stretched by what the same
+    answer teaches about that clock.
+
+    Attributes:
+        after: ns from the arrival of the answer.
+        at: an instant of the server's clock, Unix ns; 0: none.
+        window: period and origin (ns) of a fixed window of the server's clock whose end is meant; (0, 0): none.
+    """
+
+    after: int = 0
+    at: int = 0
+    window: tuple[int, int] = (0, 0)
+
+    def length(self, now: Instant) -> int:
+        """Ns from `now`, the arrival of the answer: the longest that the doubt about the server's clock allows."""
+        ends = [self.after]
+        if self.at:
+            ends.append(self.at - now.lo)
+        period, origin = self.window
+        if period:
+            ends.append(now.hi + period - (now.hi - origin) % period - now.lo)
+        return max(ends)
+
+
+def stated(value: object, form: TimeFormat) -> Wait | None:
+    """What `value` says in the format `form`; None if that cannot be read, or is nothing to wait for (0, below 0, NaN).
+
+    Not clamped: whoever takes advice from a server bounds it (see the rule file's ``[hints]``).
+    """
+    text = str(value).strip()
+    if len(text) > _LONGEST:
+        return None
+    if form == "retry-after" and text[:1].isalpha():
+        form = "http-date"
+    try:
+        if form == "seconds":
+            return _lasting(float(text) * SECOND)
+        if form == "milliseconds":
+            return _lasting(float(text) * _UNITS["ms"])
+        if form == "duration":
+            return _lasting(duration(text))
+        if form == "epoch-s":
+            return _until(float(text) * SECOND)
+        if form == "epoch-ms":
+            return _until(int(text) * _UNITS["ms"])
+        if form == "rfc3339":
+            moment = datetime.fromisoformat(text)
+            return _until((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * SECOND)
+        if form in {"retry-after", "reset"}:
+            # A header that was sent twice arrives as a list: the latest holds.
+            numbers = [float(part) for part in text.split(",") if _NUMBER.fullmatch(part)]
+            return _seconds_or_epoch(max(numbers)) if numbers else None
+    except (ValueError, OverflowError):
+        return None
+    seconds = http_date(text)
+    return None if seconds is None else _until(seconds * SECOND)
+
+
+def instant(value: object, form: TimeFormat, now: int) -> int | None:
+    """Unix nanoseconds named by `value` as seen at `now` (Unix ns); None if it cannot be read."""
+    wait = stated(value, form)
+    return None if wait is None else wait.at or now + wait.after
+
+
+def latest(waits: Iterable[Wait | None]) -> Wait | None:
+    """The wait that ends with the last of these; None if there is none."""
+    known = [wait for wait in waits if wait is not None]
+    if not known:
+        return None
+    return Wait(max(wait.after for wait in known), max(wait.at for wait in known))
+
+
+def bounded(wait: Wait, shortest: int, longest: int, seen: int) -> Wait | None:
+    """A wait within bounds (ns). None if its instant has passed by `seen`, the server's clock (Unix ns) at the earliest."""
+    if not wait.after and wait.at <= seen:
+        return None
+    return Wait(min(max(wait.after, shortest), longest), min(wait.at, seen + longest))
+
+
+def _seconds_or_epoch(number: float) -> Wait | None:
+    """Seconds; or what only an instant can be, for some providers write one where seconds are due."""
+    if number < _EPOCH_S:
+        return _lasting(number * SECOND)
+    if number < _EPOCH_MS:
+        return _until(number * SECOND)
+    return _until(number * _UNITS["ms"]) if number < _EPOCH_MS * 1000 else _lasting(number * SECOND)
+
+
+def _lasting(length: float) -> Wait | None:
+    return Wait(after=round(length)) if length > 0 else None
+
+
+def _until(moment: float) -> Wait | None:
+    return Wait(at=round(moment)) if moment > 0 else None

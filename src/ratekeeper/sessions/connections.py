@@ -1,0 +1,325 @@
+"""The connections of a stream: dialled, watched, and replaced without a gap.
+
+One task dials, watches and replaces connections; each connection has a task that reads it. The reader of the connection
+that is live hands its messages on; while another takes over, those of the new one wait until the old one has been read to
+its end, so nothing is missed and nothing comes out of order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ratekeeper.errors import CannotFit, Rejected
+from ratekeeper.sessions.transports import Closed
+from ratekeeper.sessions.wire import Wire, ping_every
+
+if TYPE_CHECKING:
+    from ratekeeper import Gate
+    from ratekeeper.sessions.dialects import Dialect, Habits
+    from ratekeeper.sessions.dials import Dialler
+    from ratekeeper.sessions.liveness import Liveness
+
+__all__ = ["Connections", "Message"]
+
+_LOG: Final = logging.getLogger("ratekeeper")
+_MOST_HELD: Final = 10_000
+"""Messages of a new connection that wait at most while the old one is read to its end."""
+_ROLL_AGAIN: Final = 5.0
+"""Seconds until a replacement that would not do is tried again."""
+
+
+class Message(NamedTuple):
+    """One message. `data` is text or bytes as they came or, `polled`, what the fallback gave; `at` is in Unix seconds."""
+
+    data: Any
+    polled: bool
+    at: float
+
+
+class Connections:
+    """What `Stream` is made of, but for the consumer's side; its arguments are explained there."""
+
+    liveness: Liveness
+
+    def __init__(
+        self,
+        gate: Gate,
+        dialler: Dialler,
+        dialect: Dialect,
+        habits: Habits,
+        topics: Sequence[Any],
+        setup: Callable[[Callable[[str], Awaitable[None]]], Awaitable[object]] | None,
+        key: Callable[[Any], Hashable] | None,
+        fallback: Callable[[], Awaitable[Any]] | None,
+        every: Callable[[], float] | float,
+        fallback_after: float,
+        liveness: Liveness,
+        backlog: int,
+    ) -> None:
+        self.liveness = liveness
+        self._gate = gate
+        self._dialler = dialler
+        self._dialect = dialect
+        self._habits = habits
+        self._topics = list(topics)
+        self._setup = setup
+        self._key = key or (lambda data: data)
+        self._fallback = fallback
+        self._every = every
+        self._fallback_after = fallback_after
+        self._backlog = backlog
+        self._ready: deque[Message] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._live: Wire | None = None
+        self._next: Wire | None = None
+        self._seen: set[Hashable] = set()
+        self._poll: asyncio.Task[None] | None = None
+        self._told_down = False
+        self._number = 1
+        self._reconnects = self._rollovers = 0
+        self._heard: float | None = None
+        self._problem = ""
+
+    # --- one after the other ------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        wire: Wire | None = None
+        try:
+            while True:
+                await self._dialler.turn()
+                wire = await self._connect()
+                if wire is None:
+                    continue
+                self._live = wire
+                while wire is not None and (following := await self._watch(wire)) is not None:
+                    wire = following
+                self._live = wire = None
+        finally:
+            self._live, held = None, [each for each in (self._live, self._next, wire) if each is not None]
+            self._next = None
+            if self._poll is not None:
+                self._poll.cancel()
+                await asyncio.gather(self._poll, return_exceptions=True)
+            for each in dict.fromkeys(held):
+                await self._end(each, at_once=True)
+
+    async def _connect(self, *, replacing: bool = False) -> Wire | None:
+        """One dial, until it is subscribed; None if that failed, which is noted and told."""
+        wire: Wire | None = None
+        try:
+            connection, line = await self._dialler.dial()
+            wire = Wire(connection, line, time.monotonic())
+            if replacing:
+                self._next = wire  # before its first message is read
+            wire.reader = asyncio.create_task(self._read(wire), name="ratekeeper-stream-reader")
+            if self._setup is not None:
+                await self._setup(wire.send)
+            await self._subscribe(wire, self._topics)
+        except BaseException as error:
+            if wire is not None:
+                await self._end(wire, at_once=True)
+            if isinstance(error, CannotFit) or not isinstance(error, Exception):
+                raise
+            if isinstance(error, Rejected):
+                # It was not dialled, and nothing is known of the host. A ban or a pause says when it ends.
+                self._down(str(error))
+                await asyncio.sleep(min(30.0, max(1.0, (error.retry_at or 0.0) - time.time())))
+            else:  # the library's, the network's, or that of the user's setup
+                await self._dialler.failed(good=False)
+                self._down(str(error) if isinstance(error, Closed) else f"{type(error).__name__}: {error}")
+            return None
+        return wire
+
+    async def _subscribe(self, wire: Wire, topics: Sequence[Any], *, gone: bool = False) -> None:
+        for text in self._dialect.wanting(topics, self._number, gone=gone):
+            self._number += 1
+            await wire.send(text)
+
+    async def _read(self, wire: Wire) -> str:
+        """Reads a connection to its end; returns how it ended."""
+        try:
+            while True:
+                data = await wire.connection.recv()
+                now = wire.anything = time.monotonic()
+                quiet, reply = self._dialect.reply(data)
+                if reply:
+                    await wire.send(reply)
+                if quiet:
+                    continue
+                wire.gaps = wire.gaps.heard(now)
+                self._heard = now
+                wire.heard.set()
+                if wire is self._next:
+                    wire.held.append(data)
+                    if len(wire.held) >= _MOST_HELD:
+                        self._hurry.set()
+                    continue
+                if self._next is not None:
+                    self._seen.add(self._key(data))
+                wire.busy = True
+                await self._put(Message(data, False, time.time()))
+                wire.busy = False
+                wire.gaps = wire.gaps._replace(last=time.monotonic())
+                if self._told_down:
+                    self._up()
+        except Closed as error:
+            return str(error)
+        except Rejected as error:
+            return f"an answer to a ping was not allowed: {error}"
+
+    async def _watch(self, wire: Wire) -> Wire | None:
+        """Looks after a connection until it is lost (None) or another has taken its place."""
+        assert wire.reader is not None
+        live, why, kind = self.liveness, "", "stream down"
+        roll_at = live.roll_at(wire.opened, self._habits.lifetime, random.random())
+        rolling: asyncio.Task[Wire | None] | None = None
+        self._hurry.clear()
+        try:
+            while not why:
+                now = time.monotonic()
+                tick = min(1.0, live.patience(wire.gaps) / 4, ping_every(live, self._habits) / 4)
+                if rolling is None and roll_at is not None:
+                    if now >= roll_at:
+                        rolling = asyncio.create_task(self._replace(wire), name="ratekeeper-stream-rollover")
+                    else:
+                        tick = min(tick, roll_at - now)
+                waited = {wire.reader} if rolling is None else {wire.reader, rolling}
+                await asyncio.wait(waited, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
+                now = time.monotonic()
+                if not wire.good and live.good(wire.opened, now, data=wire.heard.is_set()):
+                    wire.good = True
+                    await self._dialler.worked()
+                    self._up()
+                if rolling is not None and rolling.done():
+                    following, rolling, roll_at = rolling.result(), None, now + _ROLL_AGAIN
+                    if following is not None:
+                        await self._switch(wire, following, "")
+                        return following
+                if wire.reader.done():
+                    why = wire.reader.result() or "closed without a word"
+                elif (problem := wire.look(live, self._dialect, self._habits, now)) is not None:
+                    why, kind = problem
+            self._live = None
+            await self._end(wire, at_once=kind == "stream stale")
+            await self._dialler.failed(good=wire.good)
+            self._down(why, kind)
+            if rolling is not None:
+                # The one that was to follow is on its way: as good as any other.
+                self._hurry.set()
+                following = await rolling
+                if following is not None:
+                    await self._switch(wire, following, why)
+                    return following
+        finally:
+            if rolling is not None and not rolling.done():
+                rolling.cancel()
+                await asyncio.gather(rolling, return_exceptions=True)
+        return None
+
+    # --- one takes over from another --------------------------------------------------------------------------------
+
+    async def _replace(self, old: Wire) -> Wire | None:
+        """Opens the connection that is to follow `old`, until it delivers; None if it will not do."""
+        await self._dialler.turn()
+        wire = await self._connect(replacing=True)
+        if wire is None:
+            return None
+        assert wire.reader is not None
+        try:
+            hurry = asyncio.create_task(self._hurry.wait())
+            heard = asyncio.create_task(wire.heard.wait())
+            try:
+                await asyncio.wait(
+                    {hurry, heard, wire.reader},
+                    timeout=self.liveness.overlap_most,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if wire.heard.is_set():
+                    await asyncio.wait(
+                        {hurry, wire.reader}, timeout=self.liveness.overlap, return_when=asyncio.FIRST_COMPLETED
+                    )
+            finally:
+                for task in (hurry, heard):
+                    task.cancel()
+                await asyncio.gather(hurry, heard, return_exceptions=True)
+        except asyncio.CancelledError:
+            await self._end(wire, at_once=True)
+            raise
+        mute = not wire.heard.is_set() and (old.gaps.last or 0.0) > wire.opened
+        if wire.reader.done() or (mute and not self._hurry.is_set()):
+            await self._end(wire, at_once=True)
+            await self._dialler.failed(good=False)
+            return None
+        return wire
+
+    async def _switch(self, old: Wire, new: Wire, why: str) -> None:
+        """Reads `old` to its end; then what `new` has brought meanwhile and `old` has not; then `new` is live."""
+        await self._end(old)
+        while new.held:
+            data = new.held.popleft()
+            if self._key(data) not in self._seen:
+                await self._put(Message(data, False, time.time()))
+        self._live, self._next = new, None
+        self._seen.clear()
+        if why:
+            return
+        self._rollovers += 1
+        self._tell("stream rolled over", "a new connection has taken over in time")
+
+    async def _end(self, wire: Wire, *, at_once: bool = False) -> None:
+        if self._next is wire:
+            self._next = None
+            self._seen.clear()
+        await wire.end(at_once=at_once)
+
+    # --- down, and back ---------------------------------------------------------------------------------------------
+
+    def _down(self, why: str, kind: str = "stream down") -> None:
+        self._problem = why
+        if self._live is not None or self._told_down:
+            return
+        self._told_down = True
+        self._tell(kind, why)
+        if self._fallback is not None:
+            self._poll = asyncio.create_task(self._polling(self._fallback), name="ratekeeper-stream-fallback")
+
+    def _up(self) -> None:
+        if not self._told_down:
+            return
+        self._told_down = False
+        self._reconnects += 1
+        if self._poll is not None:
+            self._poll.cancel()
+        self._tell("stream back", "messages come again")
+
+    async def _polling(self, fallback: Callable[[], Awaitable[Any]]) -> None:
+        await asyncio.sleep(self._fallback_after)
+        while True:
+            try:
+                found = await fallback()
+            except Exception as error:  # noqa: BLE001 - the user's, on a bad network
+                _LOG.info("ratekeeper: the fallback of a stream failed: %s", type(error).__name__)
+            else:
+                await self._put(Message(found, True, time.time()))
+            await asyncio.sleep(self._every() if callable(self._every) else self._every)
+
+    def _tell(self, kind: str, message: str) -> None:
+        place = self._dialler.outbound.netloc  # no path: it may hold a key to the user's data
+        self._gate.events.say(
+            kind, f"the stream of {place}: {message}", self._dialler.namespace, dials=self._dialler.dials
+        )
+
+    async def _put(self, message: Message) -> None:
+        while len(self._ready) >= self._backlog:
+            self._room.clear()
+            await self._room.wait()
+        self._ready.append(message)
+        self._arrived.set()

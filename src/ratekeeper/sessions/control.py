@@ -1,0 +1,190 @@
+"""How a command reaches the program that runs a session: a small file beside its record, and a ring of its doorbell.
+
+The doorbell's socket also tells who lives: the kernel refuses a datagram to a dead program's, whatever number its process
+had. So no program is taken for alive because another one got its process id.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.sessions.history import Record, Records
+from ratekeeper.stores.wake import Doorbells
+
+__all__ = ["Command", "Listener", "ask", "listing"]
+
+_PATIENCE: Final = 1.0
+"""Seconds after which the listener looks for commands although nobody rang."""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What somebody outside wants of a session; `sender` is rung when it is done."""
+
+    do: Literal["recover", "stop"]
+    sender: int
+
+
+class Listener:
+    """A program's ear: claims sessions for it and hears the commands for them.
+
+    Args:
+        records: where records and commands are.
+        heed: is called with a session's id and each command for it, in the thread of `run`.
+    """
+
+    def __init__(self, records: Records, heed: Callable[[str, Command], None]) -> None:
+        self._records = records
+        self._heed = heed
+        self._bells = Doorbells(records.folder / "wake")
+        self.member = secrets.randbits(63) | 1
+        self._bell = self._bells.hang(self.member)
+        self._ids: set[str] = set()
+        self._closed = False
+
+    def claim(self, session: str) -> Record:
+        """Take a session for this program; returns what is kept of it.
+
+        Raises:
+            RatekeeperError: a program that lives runs it: two at once would trade twice.
+        """
+        with _alone(self._records.folder):
+            record = self._records.read(session)
+            if session in self._ids or (record.member != self.member and record.member in self._bells.living()):
+                raise RatekeeperError(
+                    f"session {session} is already run by process {record.pid}; give one another name"
+                )
+            record = msgspec.structs.replace(record, pid=os.getpid(), member=self.member)
+            self._records.write(record)
+        self._records.path(session, ".do").unlink(missing_ok=True)  # it was meant for a program that is dead
+        self._ids.add(session)
+        return record
+
+    def done(self, command: Command) -> None:
+        """Tell who sent a command that it was carried out."""
+        self._bells.ring([command.sender])
+
+    def run(self) -> None:
+        """Hear commands until `close`; for a thread."""
+        while not self._closed:
+            select.select([self._bell], [], [], _PATIENCE)
+            _drain(self._bell)
+            for session in list(self._ids):
+                path = self._records.path(session, ".do")
+                try:
+                    command = msgspec.json.decode(path.read_bytes(), type=Command)
+                except FileNotFoundError:
+                    continue
+                except (OSError, msgspec.MsgspecError):
+                    path.unlink(missing_ok=True)
+                    continue
+                path.unlink(missing_ok=True)
+                self._heed(session, command)
+
+    def hush(self) -> None:
+        """Make `run` return."""
+        self._closed = True
+        self._bells.ring([self.member])
+
+    def close(self) -> None:
+        """Take the doorbell away; after `run` returned."""
+        self._bells.close()
+
+
+def listing(home: Path) -> list[tuple[Record, bool]]:
+    """All sessions of a state folder, and whether the program that runs each of them lives."""
+    records = Records(home)
+    bells = Doorbells(records.folder / "wake")
+    living = bells.living()
+    bells.close()
+    return [(record, record.member in living) for record in records.all()]
+
+
+def ask(home: Path, session: str, do: Literal["recover", "stop"], timeout: float = 30.0) -> Record | None:
+    """Have the program that runs `session` recover or stop it.
+
+    Args:
+        home: the state folder.
+        session: its id, or its name alone if no other living program has one of that name.
+        do: what.
+        timeout: seconds to wait for it to be done.
+
+    Returns:
+        The session as it is afterwards; None if it was not done in time (it will be).
+
+    Raises:
+        RatekeeperError: there is no such session, there are several, or no program runs it.
+    """
+    records = Records(home)
+    record = _find(listing(home), session)
+    bells = Doorbells(records.folder / "wake")
+    sender = secrets.randbits(63) | 1
+    bell = bells.hang(sender)
+    try:
+        path = records.path(record.id, ".do")
+        part = path.with_suffix(f".do-{sender}")
+        part.write_bytes(msgspec.json.encode(Command(do, sender)))
+        part.replace(path)
+        bells.ring([record.member])
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            if select.select([bell], [], [], min(left, _PATIENCE))[0] and b"w" in _drain(bell):
+                return records.read(record.id)
+            if record.member not in bells.living():
+                path.unlink(missing_ok=True)
+                raise RatekeeperError(f"the program of session {record.id} ended meanwhile")
+        return None
+    finally:
+        bells.close()
+
+
+def _find(rows: Iterable[tuple[Record, bool]], session: str) -> Record:
+    meant = [(r, alive) for r, alive in rows if session in (r.id, r.id.rpartition("@")[0])]
+    if not meant:
+        raise RatekeeperError(f"there is no session {session}: ratekeeper sessions list")
+    living = [record for record, alive in meant if alive]
+    if not living:
+        raise RatekeeperError(f"no program runs session {session}; it will go on when one is started")
+    if len(living) > 1:
+        raise RatekeeperError(f"several are called {session}: {', '.join(record.id for record in living)}")
+    return living[0]
+
+
+def _drain(bell: socket.socket) -> set[bytes]:
+    heard: set[bytes] = set()
+    try:
+        while True:
+            heard.add(bell.recv(16))
+    except OSError:
+        return heard
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One program at a time."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:  # its holder was stopped in between: rather go on than hang
+                    break
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(lock)

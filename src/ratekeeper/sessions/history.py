@@ -1,0 +1,93 @@
+"""What is kept of sessions on disk: one small file each, replaced as a whole, so that a kill leaves the old or the new."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from ratekeeper.sessions.restarts import Progress, Recovery
+
+__all__ = ["KEPT", "Record", "Records"]
+
+_LOG: Final = logging.getLogger("ratekeeper")
+KEPT: Final = 100
+"""Recoveries that are kept of a session."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One session as it is kept.
+
+    Attributes:
+        id: ``NAME@PROGRAM``.
+        pid: process that runs it, or ran it last.
+        member: number of that program's socket, which tells whether it lives (`Doorbells`).
+        state: ``healthy``, ``abnormal``, ``recovering``, ``cooldown``, ``stopped`` or ``failed``.
+        since: Unix seconds since when.
+        why: the last failure, one line without secrets.
+        progress: how far its recovery is.
+        history: its latest recoveries, oldest first.
+    """
+
+    id: str
+    pid: int = 0
+    member: int = 0
+    state: str = "stopped"
+    since: float = 0.0
+    why: str = ""
+    progress: Progress = Progress()
+    history: tuple[Recovery, ...] = ()
+
+
+class Records:
+    """The records of a state folder. A disk that is full or read-only is told once; sessions go on without a history."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "sessions"
+        self._told = False
+
+    def path(self, session: str, ending: str = ".json") -> Path:
+        """The file of a session."""
+        return self.folder / (quote(session, safe="@ ") + ending)
+
+    def read(self, session: str) -> Record:
+        """A session's record; a fresh one if there is none, or if it cannot be read."""
+        try:
+            return msgspec.json.decode(self.path(session).read_bytes(), type=Record)
+        except FileNotFoundError:
+            return Record(session)
+        except (OSError, msgspec.MsgspecError) as error:
+            _LOG.warning("the history of session %s cannot be read and begins anew: %s", session, error)
+            return Record(session)
+
+    def write(self, record: Record) -> None:
+        """Keep a record; of its history the latest `KEPT`."""
+        record = msgspec.structs.replace(record, history=record.history[-KEPT:])
+        path = self.path(record.id)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(msgspec.json.encode(record))
+            part.replace(path)
+            self._told = False
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                _LOG.warning("the history of sessions cannot be kept: %s", error)
+
+    def all(self) -> Iterator[Record]:
+        """All records, by id."""
+        try:
+            paths = sorted(self.folder.glob("*.json"))
+        except OSError:
+            return
+        for path in paths:
+            try:
+                yield msgspec.json.decode(path.read_bytes(), type=Record)
+            except (OSError, msgspec.MsgspecError):
+                continue

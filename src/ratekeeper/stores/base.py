@@ -1,0 +1,308 @@
+"""What a store does: a few verbs over ledgers, each one atomic step, whatever the ledgers lie in."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Final, TypeVar
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import Charge, Instant
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores.blocks import Blocks, BlockState
+from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
+
+__all__ = ["SharedStore", "Store"]
+
+T = TypeVar("T")
+
+_THREE: Final = struct.Struct("<QQQ")
+_MOST_SUM: Final = 1 << 62
+"""A sum beyond this was garbled, and begins anew."""
+
+
+class Store(ABC):
+    """Where ledgers live. All methods are thread-safe and never wait for units, only (shortly) for the store itself."""
+
+    remote: ClassVar[bool] = False
+    """Whether a verb costs a round trip over a network. Then `reserve` and `reserve_all` are for threads that may block;
+    `draw` and all that ends a permit return at once, and what they bring about is told through `heard`."""
+
+    blocks: Blocks
+    learned: dict[str, dict[str, tuple[int, int]]]
+    generation: int
+    """Grows whenever `blocks` or `learned` changed, also by another process."""
+
+    def __init__(self, boot: str = "") -> None:
+        self.blocks = Blocks(boot)
+        self.learned = {}
+        self.generation = 0
+        self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None
+        """Called with what a verb brought about that had returned before (`remote` only)."""
+
+    # -- permits ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        """Take every charge, or none.
+
+        Args:
+            namespace: the provider's.
+            charges: what to take; keys are distinct.
+            scopes: owners whose blocks stop the call.
+            who: (member, class).
+            now: the instant, on the provider's clock.
+            backlog: units by key that this process waits for in this class, at least this call's; noted beside the
+                ledgers when it is refused. None: the caller will not wait.
+            ahead: units by key that older calls of this process wait for.
+            weight: the member's share in fairness.
+            lease: ns for which the permit is held without a word from its holder.
+        """
+
+    def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
+        """Several calls' permits together, in as few round trips as it takes.
+
+        Args:
+            asks: what is wanted; `Ask.most` calls of one plan each.
+            now: the present moment on the clock of a namespace.
+
+        Returns:
+            For each, the permits (at least one, at most so many), or the refusal of the first.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not remote")
+
+    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
+        """A permit out of what this process holds already, without asking anybody; None: there is none."""
+        return None
+
+    @abstractmethod
+    def settle(
+        self,
+        grant: Grant,
+        now: Instant,
+        *,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
+        full: Iterable[str] = (),
+        stated: bool = False,
+    ) -> Answered:
+        """The answer came: what was in flight is spent.
+
+        Args:
+            grant: from `reserve`.
+            now: the instant of the answer.
+            actual: real cost by key, where it differs from the reserved one.
+            used: the provider's used-counters by key.
+            full: keys of limits that the provider says are used up.
+            stated: whether it also says for how long; then they are not taken as used up until their windows end.
+        """
+
+    @abstractmethod
+    def refund(self, grant: Grant, now: Instant) -> Answered:
+        """It was surely never sent: give everything back."""
+
+    @abstractmethod
+    def hold(self, grant: Grant, until: int) -> bool:
+        """Move the end of a permit's lease to `until` (steady ns): later for a stream that goes on, sooner for a request
+        whose answer will not come. False if the lease had already ended."""
+
+    @abstractmethod
+    def withdraw(
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
+        """Calls no longer wait: take back their waiting notes.
+
+        Args:
+            keys: of their ledgers.
+            who: (member, class).
+            now: the instant.
+            missed: units by key of calls that were not served in time. Like what it took, they count as what the class wants.
+            left: units by key that others of the class in this process still wait for.
+        """
+
+    @abstractmethod
+    def transact(self, work: Callable[[], T]) -> T:
+        """Run `work`, and all verbs in it as one transaction, where the store has such; one inside another joins it.
+
+        It is given a function, and is no context manager, because an exception that a signal's handler raises may strike
+        between any two of our instructions: only a `with` on a lock of the interpreter's own is sure to let go of it.
+        """
+
+    # -- observe ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        """Limits as the provider states them: name -> (capacity in units, period in ns). True if that is news."""
+
+    def _merge(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        """Add stated limits to those that are known here. True if that is news."""
+        known = self.learned.get(namespace, {})
+        merged = {**known, **limits}
+        if merged == known:
+            return False
+        self.learned = {**self.learned, namespace: merged}
+        return True
+
+    @abstractmethod
+    def doubt(self, namespace: str, now: Instant) -> None:
+        """The provider's clock was believed wrong: what is spent in its windows counts in the next ones too."""
+
+    # -- block -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        """Shut a scope for `length` ns (None: until `unblock`), for every process, from its next decision on.
+
+        A shorter block never cuts an older one of the same kind short.
+        """
+
+    @abstractmethod
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        """Take blocks of a scope away (of one kind, or all). True if there were any."""
+
+    # -- notes and members -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+        """A small note shared by all processes: written if `value` is given; returns what stood there before."""
+
+    def note(self, topic: str, value: bytes) -> None:
+        """`remember` for whoever does not ask what stood there before; returns at once."""
+        self.remember(topic, value)
+
+    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
+        """Bring a note of three numbers up to date: the first two are added up, of the third the greatest stays."""
+
+        def add() -> None:
+            before = self.remember(topic)
+            old = _THREE.unpack(before) if before is not None and len(before) == _THREE.size else (0, 0, 0)
+            new = numbers[0] + old[0], numbers[1] + old[1], max(numbers[2], old[2])
+            self.remember(topic, _THREE.pack(*(new if max(new) < _MOST_SUM else numbers)))
+
+        self.transact(add)
+
+    @abstractmethod
+    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
+        """Be the only one with a task, of all processes, until the steady instant `until` (ns).
+
+        Args:
+            topic: the task.
+            mono: the present, steady ns.
+            until: when it may be claimed again.
+            held: it is ours already, and only `until` changes.
+
+        Returns:
+            0 if it is ours, else the steady instant until which it is somebody's.
+        """
+
+    def skew(self) -> tuple[int, int]:
+        """Bounds of (the store's steady clock - this machine's), ns; notes shared by machines count on the store's."""
+        return 0, 0
+
+    @abstractmethod
+    def new_id(self) -> int:
+        """A number for a permit or a member: random, positive, 63 bits."""
+
+    @abstractmethod
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
+        """All there is to know, brought up to the present without changing anything.
+
+        Args:
+            now: the present moment on the clock of a namespace.
+        """
+
+    def join(self, member: int, name: str) -> socket.socket | None:
+        """Enter a member (a gate of a process). Returns the socket at which other processes wake it, if there are any
+        other processes."""
+        return None
+
+    def leave(self, member: int) -> None:
+        """Take a member out."""
+
+    def wake(self, members: Iterable[int]) -> None:
+        """Tell members of other processes that units they wait for were freed."""
+
+    def alive(self) -> int:
+        """How many members share the budgets now, at least 1."""
+        return 1
+
+    def after_fork(self) -> None:
+        """In a child process: locks, files and connections of the parent are not ours."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files, locks and connections. Permits that are open end with their lease."""
+
+
+class SharedStore(Store):
+    """A store that several processes share and that may be out of reach: what the safe share asks of it."""
+
+    def __init__(self, boot: str = "") -> None:
+        super().__init__(boot)
+        self.back: Callable[[], object] = lambda: None
+        """Called when a store that was out of reach answers again, should nobody ask it meanwhile."""
+
+    @abstractmethod
+    def peek(self, key: str, now: Instant) -> Ledger | None:
+        """A ledger as it was last known, brought up to `now`, without waiting for anybody.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+
+    @abstractmethod
+    def state(self) -> tuple[int, int]:
+        """Changes with every transaction of any process, as far as can be seen without the store's help."""
+
+    @abstractmethod
+    def depart(self) -> str:
+        """This process goes on without the store: leave a mark for others, if that can be done; returns its name."""
+
+    def held_from(self) -> int:
+        """Steady ns from which on others leave this process its share, after it went away; 0: from the first moment."""
+        return 0
+
+    @abstractmethod
+    def come_back(
+        self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
+    ) -> None:
+        """Be a member again, in one step.
+
+        Args:
+            mark: from `depart`.
+            processes: by which this process divided the limits.
+            held: permits that it gave meanwhile and that are in flight.
+            replay: calls of this store's verbs that waited for it.
+
+        Raises:
+            StoreError: it is not there yet; nothing was changed.
+        """
+
+    @abstractmethod
+    def adopt(self, grant: Grant) -> None:
+        """Put a permit in flight that was given elsewhere; inside `come_back`."""
+
+    @abstractmethod
+    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
+        """Write down what was spent by `at` on a permit that was given elsewhere; inside `come_back`."""
+
+    def recall(self) -> None:
+        """Add the blocks that are known elsewhere than in the ledgers."""
+
+    def publish(self) -> None:
+        """Tell the blocks that are known to whoever is without the store too."""

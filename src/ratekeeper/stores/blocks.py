@@ -1,0 +1,173 @@
+"""Bans, holds and pauses: which scopes are shut, and until when, whatever the wall clock does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge
+
+__all__ = ["EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
+
+_LONGEST: Final = 7 * 86_400 * SECOND
+"""No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not shut
+a program out for a year."""
+_AHEAD: Final = 3650 * 86_400 * SECOND
+"""A block that begins so far in the future was garbled, ns."""
+_EVER: Final = 1 << 62
+EVERYWHERE: Final = "*"
+"""Stands for every provider, also one met only later: alone, or before a slash as in ``*/class:order``."""
+EMERGENCY: Final = "emergency"
+"""Among the scopes of a call: a person wants it now, so no pause and no breaker stops it. A ban does."""
+_CANCEL: Final = "/class:cancel"
+_SPARING: Final = frozenset({"pause", "breaker"})
+"""Kinds of blocks that let cancels pass: whoever stops trading, or waits for a sick exchange, wants orders withdrawn."""
+
+
+class BlockState(msgspec.Struct, frozen=True):
+    """One block as it is kept.
+
+    Attributes:
+        scope: the owner, or the key of one ledger.
+        kind: ``ban``, ``throttle``, ``pause``, ``breaker``, or ``limit``: budget that is spent until then.
+        reason: one line for people.
+        length: ns, or None for a pause without an end.
+        mono, wall: when it began, on the steady and the wall clock, ns.
+        boot: the machine's boot in which `mono` means something.
+    """
+
+    scope: str
+    kind: str
+    reason: str
+    length: int | None
+    mono: int
+    wall: int
+    boot: str
+
+    def ends(self) -> int:
+        """Steady instant (ns) of its end, in the boot it was made in."""
+        return _EVER if self.length is None else self.mono + self.length
+
+
+class Blocks:
+    """The blocks in force. Steady time tells their end, so a wall clock that steps neither opens nor prolongs a ban;
+    after a reboot wall time is all there is, clamped to the ban's own length."""
+
+    __slots__ = ("_states", "boot")
+
+    def __init__(self, boot: str = "") -> None:
+        self.boot = boot
+        self._states: dict[tuple[str, str], BlockState] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._states)
+
+    def __iter__(self) -> Iterable[BlockState]:
+        return iter(self._states.values())
+
+    def states(self) -> list[BlockState]:
+        """All blocks, ended ones included until they are swept."""
+        return list(self._states.values())
+
+    def add(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        """Put a block in force from `mono` on; keeps an older one of that kind that ends later."""
+        if length is not None:
+            length = min(max(length, 0), _LONGEST)
+        state = BlockState(scope, kind, reason, length, mono, wall, self.boot)
+        old = self._states.get((scope, kind))
+        if old is not None and old.ends() >= state.ends():
+            return old
+        self._states[scope, kind] = state
+        self.sweep(mono)
+        return state
+
+    def remove(self, scope: str, kind: str = "") -> bool:
+        """Take blocks of a scope away; `kind` empty: of every kind."""
+        gone = [key for key in self._states if key[0] == scope and kind in ("", key[1])]
+        for key in gone:
+            del self._states[key]
+        return bool(gone)
+
+    def sweep(self, mono: int) -> None:
+        """Forget what has ended."""
+        for key in [key for key, state in self._states.items() if state.ends() <= mono]:
+            del self._states[key]
+
+    def load(self, states: Iterable[BlockState], mono: int, wall: int) -> None:
+        """Replace all by `states`; those of another boot are moved onto this boot's steady clock."""
+        self._states = {}
+        for state in states:
+            if state.boot == self.boot and (state.mono > mono + _AHEAD or (state.length or 0) > _LONGEST):
+                # Garbled: none begins in the future, or lasts for longer than any is believed.
+                length = None if state.length is None else min(state.length, _LONGEST)
+                state = msgspec.structs.replace(state, length=length, mono=min(state.mono, mono))
+            if state.boot != self.boot:
+                length = state.length
+                if length is not None:
+                    length = min(max(state.wall + length - wall, 0), length, _LONGEST)
+                state = BlockState(state.scope, state.kind, state.reason, length, mono, wall, self.boot)
+            self._states[state.scope, state.kind] = state
+        self.sweep(mono)
+
+    def against(
+        self, scopes: tuple[str, ...], charges: tuple[Charge, ...], mono: int, *, everywhere: bool = False
+    ) -> Refusal | None:
+        """The block that holds a call longest, if any does.
+
+        Args:
+            scopes: the call's owners, as in `Plan.scopes`.
+            charges: what it would take; a block may hold one ledger.
+            mono: the present, steady ns.
+            everywhere: look only at what holds for all providers.
+        """
+        worst: BlockState | None = None
+        if any(state.ends() <= mono for state in self._states.values()):
+            self.sweep(mono)
+        names = {EVERYWHERE + scope[scope.find("/") :] for scope in scopes if "/" in scope} | {EVERYWHERE}
+        if not everywhere:
+            names.update(scopes, (charge.key for charge in charges))
+        emergency = EMERGENCY in scopes
+        spared = emergency or any(scope.endswith(_CANCEL) for scope in scopes)
+        for state in self._states.values():
+            if state.scope in names and state.ends() > mono and (worst is None or state.ends() > worst.ends()):
+                if spared and state.kind in _SPARING and (emergency or not state.scope.endswith(_CANCEL)):
+                    continue
+                worst = state
+        if worst is None:
+            return None
+        return Refusal(worst.scope, worst.ends(), unknown=worst.length is None, kind=worst.kind, reason=worst.reason)
+
+
+def write_blocks(path: Path, states: list[BlockState]) -> None:
+    """Replace a file of blocks, synced: it outlives the ledgers and a power cut.
+
+    Raises:
+        StoreUnavailable: it cannot be written.
+    """
+    draft = path.with_suffix(f".{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(states)))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        try:
+            draft.unlink()
+        except OSError:
+            pass
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error
+
+
+def read_blocks(path: Path) -> list[BlockState]:
+    """The blocks of a file; none if it is missing or unreadable."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[BlockState])
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+        return []

@@ -1,0 +1,226 @@
+"""Ledgers in this process only: for tests, for single programs, and as the safe share when a shared store breaks."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import pack, unpack
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import Charge, Instant
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot, view
+from ratekeeper.stores.verbs import LedgerStore
+
+__all__ = ["MemoryStore"]
+
+T = TypeVar("T")
+_Pairs = tuple[tuple[Charge, ...], list[tuple[Ledger, int]]]
+_CACHED: Final = 4096
+_SETTLED: Final = Answered()
+_LATE: Final = Answered(late=True)
+
+
+class MemoryStore(LedgerStore):
+    """A store in memory. Several gates of one process may share it; other processes do not see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members: dict[int, str] = {}
+        self._lock = threading.RLock()
+        self._torn = False
+        self._ledgers: dict[str, Ledger] = {}
+        self._grants: dict[int, Grant] = {}
+        self._notes: dict[str, bytes] = {}
+        self._next_due = 1 << 62
+        self._pairs: dict[int, _Pairs] = {}
+        self._ids: Iterator[int] = itertools.count(1)
+
+    def new_id(self) -> int:
+        return next(self._ids)
+
+    # -- the usual case, without detours ---------------------------------------------------------------------------
+    # Nobody is blocked, no lease has ended, every ledger is in its window and far from full: then `reserve` and `settle`
+    # are a few additions. Anything else goes the common way. The arithmetic is the ledgers' own in both.
+
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        mono = now[0]
+        with self._lock:
+            known = self._pairs.get(id(charges))
+            if (
+                known is not None
+                and known[0] is charges
+                and not (ahead or self.blocks or self._torn)
+                and mono < self._next_due
+            ):
+                pairs = known[1]
+                for ledger, cost in pairs:
+                    if mono >= ledger.turn or ledger.room - cost < ledger.floor or who[1] > ledger.calm:
+                        break
+                else:
+                    try:
+                        marks = []
+                        for ledger, cost in pairs:
+                            ledger.take(cost, who, now)
+                            marks.append(ledger.tally)
+                        grant = Grant(next(self._ids), namespace, charges, marks, now, who, mono + lease)
+                        self._grants[grant.id] = grant
+                        if grant.lease < self._next_due:
+                            self._next_due = grant.lease
+                        return grant
+                    except BaseException:
+                        self._mend()
+                        raise
+        got = super().reserve(
+            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
+        )
+        if known is None and isinstance(got, Grant):
+            with self._lock:
+                if len(self._pairs) > _CACHED:
+                    self._pairs.clear()
+                self._pairs[id(charges)] = charges, [(self._ledgers[c.key], c.cost) for c in charges]
+        return got
+
+    def settle(
+        self,
+        grant: Grant,
+        now: Instant,
+        *,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
+        full: Iterable[str] = (),
+        stated: bool = False,
+    ) -> Answered:
+        with self._lock:
+            known = self._pairs.get(id(grant.charges))
+            if known is not None and known[0] is grant.charges and not (actual or used or full or self._torn):
+                pairs = known[1]
+                for ledger, _ in pairs:
+                    if now[0] >= ledger.turn or ledger.rises or ledger.trial:
+                        break
+                else:
+                    try:
+                        if self._grants.pop(grant.id, None) is None:
+                            return _LATE
+                        for ledger, cost in pairs:
+                            ledger.settle(cost, cost, now)
+                        return _SETTLED
+                    except BaseException:
+                        self._mend()
+                        raise
+        return super().settle(grant, now, actual=actual, used=used, full=full, stated=stated)
+
+    def _changed(self) -> None:
+        super()._changed()
+        self._pairs.clear()
+
+    # -- what the verbs stand on -----------------------------------------------------------------------------------
+
+    def transact(self, work: Callable[[], T]) -> T:
+        inside = self._lock._is_owned()  # type: ignore[attr-defined]
+        with self._lock:
+            if inside:
+                return work()
+            if self._torn:
+                self._mend()
+            try:
+                return work()
+            except BaseException:
+                self._mend()
+                raise
+
+    def _mend(self) -> None:
+        """An exception struck, perhaps in the middle of a verb: a signal's handler may raise one anywhere. The permits tell
+        what is in flight; what a ledger has more of than they hold was on its way in or out, and counts as spent."""
+        self._torn = True
+        held: dict[str, int] = {}
+        for grant in self._grants.values():
+            for charge in grant.charges:
+                held[charge.key] = held.get(charge.key, 0) + charge.cost
+        mono = time.monotonic_ns()
+        for key, torn in list(self._ledgers.items()):
+            ledger = unpack(pack(torn), torn.limit)  # what is told by its other numbers is worked out anew
+            ledger.recount(held.get(key, 0), mono)
+            self._ledgers[key] = ledger
+        self._next_due = min((grant.lease for grant in self._grants.values()), default=1 << 62)
+        self._pairs.clear()
+        self._torn = False
+
+    def _open(self, key: str) -> Ledger | None:
+        return self._ledgers.get(key)
+
+    def _keep(self, key: str, ledger: Ledger) -> None:
+        if self._ledgers.get(key) is not ledger:
+            self._pairs.clear()
+            self._ledgers[key] = ledger
+
+    def _add(self, grant: Grant) -> None:
+        self._grants[grant.id] = grant
+        if grant.lease < self._next_due:
+            self._next_due = grant.lease
+
+    def _drop(self, grant: Grant) -> bool:
+        return self._grants.pop(grant.id, None) is not None
+
+    def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
+        if mono < self._next_due:
+            return ()
+        ended = [g for g in self._grants.values() if g.lease <= mono and g.namespace == namespace]
+        for grant in ended:
+            del self._grants[grant.id]
+        self._next_due = min((g.lease for g in self._grants.values()), default=1 << 62)
+        return [(g.lease, tuple((charge.key, charge.cost) for charge in g.charges)) for g in ended]
+
+    def _keys(self, prefix: str) -> list[str]:
+        return [key for key in self._ledgers if key.startswith(prefix)]
+
+    def _share(self, what: str) -> None:
+        pass
+
+    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+        with self._lock:
+            before = self._notes.get(topic)
+            if value is not None:
+                self._notes[topic] = value
+            return before
+
+    def join(self, member: int, name: str) -> None:
+        self.members[member] = name
+
+    def leave(self, member: int) -> None:
+        self.members.pop(member, None)
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    def read(self, now: Callable[[str], Instant]) -> Snapshot:
+        with self._lock:
+            return Snapshot(
+                ledgers=[
+                    view(key, unpack(pack(ledger), ledger.limit), now(key.partition("/")[0]))
+                    for key, ledger in self._ledgers.items()
+                ],
+                blocks=self.blocks.states(),
+                learned={k: dict(v) for k, v in self.learned.items()},
+                members=dict(self.members),
+                permits=len(self._grants),
+            )
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,112 @@
+"""A process's part of every limit, in ledgers of its own: what it goes on with when nothing shared can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ratekeeper.errors import StoreError
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores.base import SharedStore
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.records import LEASE, NOTHING, Grant, forget
+
+__all__ = ["PartStore", "Share"]
+
+
+class PartStore(MemoryStore):
+    """One process's part of every limit, of which nothing else is known: what is begun anew counts as used up.
+
+    Args:
+        processes: by which every limit is divided.
+    """
+
+    begins = 0
+    """Steady ns from which on others leave us this part."""
+
+    def __init__(self, processes: int) -> None:
+        super().__init__()
+        self.processes = max(1, processes)
+
+    def alive(self) -> int:
+        return self.processes
+
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        if now.mono < self.begins:  # others do not know yet that we are away
+            return Refusal(charges[0].key if charges else "", self.begins, unknown=True)
+        small = self._too_small(charges)
+        if small:
+            return Refusal(small, now.mono + SECOND, unknown=True)
+        got = super().reserve(
+            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
+        )
+        if isinstance(got, Grant):
+            return got
+        # What fits the whole limit may not fit the share: the store will be back, look again soon.
+        soon = now.mono + SECOND
+        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
+
+    def _limit(self, charge: Charge) -> Limit:
+        whole = super()._limit(charge)
+        return replace(
+            whole,
+            capacity=max(1, whole.usable // self.processes),
+            headroom=0,
+            refill=max(1, (whole.refill or whole.capacity) // self.processes),
+        )
+
+    def _too_small(self, charges: tuple[Charge, ...]) -> str:
+        """The key of a limit that is smaller than the number of processes: then the safe share is nothing."""
+        return next((c.key for c in charges if c.cost and super(PartStore, self)._limit(c).usable < self.processes), "")
+
+    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        forget(ledger, now)
+
+
+class Share(PartStore):
+    """This process's part of every limit of a shared store that is away."""
+
+    def __init__(self, whole: SharedStore) -> None:
+        super().__init__(whole.alive())
+        self.mark = whole.depart()
+        self.begins = whole.held_from()
+        self._whole = whole
+        self._state = whole.state()
+        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
+        whole.recall()
+        self.blocks = whole.blocks
+        self.learned = whole.learned
+
+    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        try:
+            whole = self._whole.peek(key, now)
+        except StoreError:
+            forget(ledger, now)
+            return
+        if whole is None:
+            return  # nobody has used it yet
+        # If the store lives on without us, others go on spending what it shows.
+        room = max(0, whole.room) if self._whole.state() == self._state else 0
+        others = ledger.room - room // self.processes
+        if others > 0 and ledger.rises:
+            # Slots are not spent, they are held; by whom, for how long, nobody can say now.
+            ledger.take(others, (0, 0), now)
+            held = Charge(key, ledger.limit, others)
+            self._add(Grant(self.new_id(), key.partition("/")[0], (held,), (0,), now, (0, 0), now.mono + LEASE))
+        elif others > 0:
+            ledger.spend(others, now)

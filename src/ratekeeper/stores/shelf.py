@@ -1,0 +1,227 @@
+"""Where kept answers lie: beside the ledgers, for all who share them. Bounded, and never in the way: trouble is a miss."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.environment import boot_id
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.redis.line import Line
+
+__all__ = ["FileShelf", "MemoryShelf", "ServerShelf", "Shelf", "open_shelf"]
+
+_LOG: Final = logging.getLogger("ratekeeper")
+_NANO: Final = 1_000_000_000
+_SWEEP: Final = 32
+"""Puts of a process between two looks at how much lies in the folder."""
+_LONGEST: Final = 7 * 86_400.0
+"""Seconds after which nothing is kept."""
+
+
+class Shelf(ABC):
+    """Kept answers by key, for so many seconds at most. Thread-safe; what cannot be read or written is as if it was not
+    there."""
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """What lies under a key."""
+
+    @abstractmethod
+    def put(self, key: bytes, value: bytes, keep: float) -> None:
+        """Lay something down for `keep` seconds at most."""
+
+    def close(self) -> None:
+        """Let go of whatever is held."""
+
+
+class MemoryShelf(Shelf):
+    """In this process: the least lately used go first.
+
+    Args:
+        most: bytes of all together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._held: OrderedDict[bytes, tuple[int, bytes]] = OrderedDict()
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock:
+            held = self._held.get(key)
+            if held is None or held[0] < time.monotonic_ns():
+                return None
+            self._held.move_to_end(key)
+            return held[1]
+
+    def put(self, key: bytes, value: bytes, keep: float) -> None:
+        if len(value) > self._most:
+            return
+        with self._lock:
+            self._bytes += len(value) - len(self._held.pop(key, (0, b""))[1])
+            self._held[key] = time.monotonic_ns() + int(keep * _NANO), value
+            while self._bytes > self._most:
+                _, (_, gone) = self._held.popitem(last=False)
+                self._bytes -= len(gone)
+
+
+class FileShelf(Shelf):
+    """For all processes of a machine: a file for each answer, replaced as a whole, so that no reader sees half of one and
+    none waits for another. The head of a file tells the boot in which its instants mean something.
+
+    Args:
+        folder: made on first use, for its owner only.
+        most: bytes of all together.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder = folder
+        self._most = most
+        self._head = f"{boot_id()} ".encode()
+        self._puts = 0
+        self._lock = threading.Lock()
+        self._said = False
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            raw = (self._folder / key.hex()).read_bytes()
+        except OSError:
+            return None
+        if not raw.startswith(self._head):
+            return None  # of another boot
+        until, _, value = raw[len(self._head) :].partition(b" ")
+        return value if until.isdigit() and int(until) >= time.monotonic_ns() else None
+
+    def put(self, key: bytes, value: bytes, keep: float) -> None:
+        if len(value) > self._most:
+            return
+        until = time.monotonic_ns() + int(min(keep, _LONGEST) * _NANO)
+        draft = self._folder / f"{key.hex()}.{os.getpid()}.{threading.get_native_id()}"
+        try:
+            try:
+                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            except FileNotFoundError:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(b"%b%d %b" % (self._head, until, value))
+            draft.replace(self._folder / key.hex())
+        except OSError as error:
+            self._trouble(error)
+            return
+        with self._lock:
+            self._puts += 1
+            due = self._puts % _SWEEP == 1
+        if due:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Take away what nobody wants any more, and the oldest of what is too much."""
+        found: list[tuple[float, int, str]] = []
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    about = entry.stat()
+                    found.append((about.st_mtime, about.st_size, entry.path))
+        except OSError:
+            return
+        found.sort(reverse=True)
+        held, oldest = 0, time.time() - _LONGEST
+        for written, size, path in found:
+            held += size
+            if held > self._most or written < oldest:
+                Path(path).unlink(missing_ok=True)
+
+    def _trouble(self, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            _LOG.warning("ratekeeper: answers cannot be kept under %s: %s", self._folder, error.strerror or error)
+
+
+_KEEP: Final = """
+local now, until_, size, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+redis.call('SET', KEYS[1], ARGV[5], 'PX', until_ - now)
+redis.call('ZADD', KEYS[2], until_, KEYS[1])
+local held = tonumber(redis.call('HGET', KEYS[3], KEYS[1]) or '0')
+local total = redis.call('HINCRBY', KEYS[3], '', size - held)
+redis.call('HSET', KEYS[3], KEYS[1], size)
+local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)
+for round = 1, 1000 do
+  if #gone == 0 and total > most then gone = redis.call('ZRANGE', KEYS[2], 0, 0) end
+  if #gone == 0 then break end
+  for g = 1, #gone do
+    total = redis.call('HINCRBY', KEYS[3], '', -tonumber(redis.call('HGET', KEYS[3], gone[g]) or '0'))
+    redis.call('HDEL', KEYS[3], gone[g])
+    redis.call('ZREM', KEYS[2], gone[g])
+    redis.call('DEL', gone[g])
+  end
+  gone = {}
+end
+redis.call('PEXPIRE', KEYS[2], 604800000)
+redis.call('PEXPIRE', KEYS[3], 604800000)
+"""
+"""Keep an answer; then forget what has ended, and what ends first of what is too much."""
+
+
+class ServerShelf(Shelf):
+    """For all machines of a Redis or Valkey server. All answers lie in one hash slot, beside an index by their end.
+
+    Args:
+        line: to the server.
+        most: bytes of all together.
+    """
+
+    def __init__(self, line: Line, most: int) -> None:
+        self._line = line
+        self._most = most
+        self._said = False
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            found: bytes | None = self._line.client.get(_name(key))
+        except Exception as error:  # noqa: BLE001 - of redis-py, of the network: a miss
+            self._trouble(error)
+            return None
+        return found
+
+    def put(self, key: bytes, value: bytes, keep: float) -> None:
+        if len(value) > self._most:
+            return
+        now = time.time_ns() // 1_000_000
+        until = now + int(min(keep, _LONGEST) * 1000) + 1
+        try:
+            self._line.client.eval(
+                _KEEP, 3, _name(key), f"{_PREFIX}ends", f"{_PREFIX}sizes", now, until, len(value), self._most, value
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            self._trouble(error)
+
+    def _trouble(self, error: Exception) -> None:
+        if not self._said:
+            self._said = True
+            _LOG.warning("ratekeeper: answers cannot be kept on the server: %s", type(error).__name__)
+
+
+_PREFIX: Final = "{hg:answers}:"
+
+
+def _name(key: bytes) -> str:
+    return _PREFIX + key.hex()
+
+
+def open_shelf(store: Store, home: Path, *, most_bytes: int) -> Shelf:
+    """The shelf beside a store: in memory, in the state folder `home`, or on the store's server."""
+    inner: Any = getattr(store, "inner", store)
+    if inner.remote:
+        return ServerShelf(inner._trips.line, most_bytes)
+    return FileShelf(home / "answers", most_bytes) if inner is not store else MemoryShelf(most_bytes)

@@ -1,0 +1,311 @@
+"""The verbs of a store whose ledgers are worked on in this process. The arithmetic is written here once for all of them.
+
+Such a store only has to give its ledgers back inside a transaction (`_open`), keep permits with their leases, and keep the
+blocks and learned limits. `reserve`, `settle`, `observe`, `block` and `read` are then the same everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import convert, create
+from ratekeeper.ledger.decide import Refusal, refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.inforce import InForce
+from ratekeeper.stores.records import LEASE, NOTHING, Answered, Grant, Units
+
+__all__ = ["LedgerStore", "whole"]
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+_LOOK: Final = SECOND
+"""Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
+whoever frees units wakes the waiters."""
+_GRACE: Final = SECOND // 5
+_LONGEST_CLAIM: Final = 400 * 86_400 * SECOND
+"""No task is claimed for longer, ns."""
+"""A waiting note outlives the promised instant by this much, ns."""
+
+
+def whole(verb: V) -> V:
+    """A verb that is one transaction, or a part of the one it is called in."""
+
+    @functools.wraps(verb)
+    def run(self: Store, *values: Any, **options: Any) -> Any:
+        return self.transact(lambda: verb(self, *values, **options))
+
+    return run  # type: ignore[return-value]
+
+
+class LedgerStore(Store):
+    """A store made of primitives: where a ledger lies, how it is kept, and what one transaction is."""
+
+    # -- what a store provides -------------------------------------------------------------------------------------
+
+    def __init__(self, boot: str = "") -> None:
+        super().__init__(boot)
+        self._in_force = InForce()
+
+    @abstractmethod
+    def _open(self, key: str) -> Ledger | None:
+        """The ledger of that key, or None if there is none yet; inside a transaction."""
+
+    @abstractmethod
+    def _keep(self, key: str, ledger: Ledger) -> None:
+        """Write a ledger that was created or changed."""
+
+    @abstractmethod
+    def _add(self, grant: Grant) -> None:
+        """Write a permit."""
+
+    @abstractmethod
+    def _drop(self, grant: Grant) -> bool:
+        """Take a permit out; False if its lease had ended and it was counted as spent."""
+
+    @abstractmethod
+    def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
+        """Take out the namespace's permits whose lease ended by `mono`: (lease end, ((key, units), ...)) each."""
+
+    @abstractmethod
+    def _keys(self, prefix: str) -> list[str]:
+        """Keys of ledgers that begin so."""
+
+    @abstractmethod
+    def _share(self, what: str) -> None:
+        """Make a changed `blocks` or `learned` known to every process; bans also survive a power cut."""
+
+    @whole
+    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
+        note = self.remember(topic)
+        until_then = int(note) if note is not None and note.isdigit() and len(note) < 20 else 0
+        if mono < until_then < mono + _LONGEST_CLAIM and not held:  # a garbled one is claimed anew
+            return until_then
+        self.remember(topic, b"%d" % until)
+        return 0
+
+    # -- reserve ---------------------------------------------------------------------------------------------------
+
+    @whole
+    def reserve(
+        self,
+        namespace: str,
+        charges: tuple[Charge, ...],
+        scopes: tuple[str, ...],
+        who: Who,
+        now: Instant,
+        *,
+        backlog: Mapping[str, int] | None = NOTHING,
+        ahead: Mapping[str, int] = NOTHING,
+        weight: int = 1,
+        lease: int = LEASE,
+    ) -> Grant | Refusal:
+        if self.blocks:
+            blocked = self.blocks.against(scopes, charges, now.mono)
+            if blocked:
+                return blocked
+        self._reap(namespace, now)
+        ledgers = [self._current(charge, now) for charge in charges]
+        short: list[tuple[Charge, Ledger, int]] = []
+        no = refusal(charges, ledgers, who, now, ahead, now.mono + _LOOK, short)
+        if no is None:
+            for charge, ledger in zip(charges, ledgers, strict=True):
+                ledger.take(charge.cost, who, now)
+                self._keep(charge.key, ledger)
+            grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
+            self._add(grant)
+            return grant
+        if backlog is not None and not no.never:
+            for (
+                charge,
+                ledger,
+                opens,
+            ) in short:  # where there is room, nothing is kept for one that cannot use it yet
+                wanted = max(backlog.get(charge.key, 0), charge.cost)
+                ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
+                self._keep(charge.key, ledger)
+        return no
+
+    @whole
+    def withdraw(
+        self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
+        for key in keys:
+            ledger = self._open(key)
+            units = missed.get(key, 0)
+            if ledger is not None and (units or who in ledger.rows):
+                if now.mono >= ledger.turn:
+                    ledger.advance(now)
+                ledger.missed(who, units, left.get(key, 0), now.mono)
+                self._keep(key, ledger)
+
+    def _current(self, charge: Charge, now: Instant) -> Ledger:
+        """The charge's ledger, advanced to `now`, under the limit in force."""
+        ledger = self._open(charge.key)
+        limit = self._limit(charge)
+        if ledger is None:
+            ledger = create(limit)
+            ledger.advance(now)
+            self._fresh(charge.key, ledger, now)
+        else:
+            if ledger.limit is not limit and ledger.limit != limit:
+                ledger = convert(ledger, limit, now)
+            if now.mono >= ledger.turn:
+                ledger.advance(now)
+        return ledger
+
+    def _limit(self, charge: Charge) -> Limit:
+        """The limit in force."""
+        return self._in_force.of(charge, self.learned)
+
+    def _changed(self) -> None:
+        """`blocks` or `learned` are new."""
+        self.generation += 1
+        self._in_force.forget()
+
+    def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        """A ledger begins; a store that lost its memory charges it here."""
+
+    # -- settle ----------------------------------------------------------------------------------------------------
+
+    @whole
+    def settle(
+        self,
+        grant: Grant,
+        now: Instant,
+        *,
+        actual: Mapping[str, int] = NOTHING,
+        used: Mapping[str, int] = NOTHING,
+        full: Iterable[str] = (),
+        stated: bool = False,
+    ) -> Answered:
+        held = self._drop(grant)
+        freed: list[str] = []
+        wake: set[int] = set()
+        foreign: dict[str, int] = {}
+        for charge, mark in zip(grant.charges, grant.marks, strict=True):
+            ledger = self._current(charge, now)
+            before = ledger.room
+            cost = actual.get(charge.key, charge.cost) if actual else charge.cost
+            if held:
+                ledger.settle(charge.cost, cost, now)
+                if ledger.rises:
+                    ledger.returned(grant.who, charge.cost, now.mono, spent=True)
+            if used and charge.key in used:
+                others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
+                if others:
+                    foreign[charge.key] = others
+            if charge.key in full:
+                ledger.overrun(grant.sent, now, stated)
+            elif ledger.trial:
+                ledger.confirm(grant.sent)
+            self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
+        return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
+
+    @whole
+    def refund(self, grant: Grant, now: Instant) -> Answered:
+        if not self._drop(grant):
+            return Answered(late=True)
+        freed: list[str] = []
+        wake: set[int] = set()
+        for charge in grant.charges:
+            ledger = self._current(charge, now)
+            before = ledger.room
+            ledger.refund(charge.cost)
+            ledger.returned(grant.who, charge.cost, now.mono, spent=False)
+            self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
+        return Answered(tuple(freed), frozenset(wake))
+
+    def _noted(
+        self, key: str, ledger: Ledger, before: int, member: int, freed: list[str], wake: set[int], now: Instant
+    ) -> None:
+        if ledger.room > before:
+            freed.append(key)
+            wake.update(m for (m, _), row in ledger.rows.items() if row[3] and m != member and row[5] > now.mono)
+        self._keep(key, ledger)
+
+    @whole
+    def hold(self, grant: Grant, until: int) -> bool:
+        if not self._drop(grant):
+            return False
+        grant.lease = until
+        self._add(grant)
+        return True
+
+    def _reap(self, namespace: str, now: Instant) -> None:
+        """Count as spent what was in flight when its lease ended: its holder is gone, the request may have arrived."""
+        for lease, held in self._due(namespace, now.mono):
+            past = now.mono - lease
+            at = Instant(lease, now.lo - past, now.hi - past)
+            for key, units in held:
+                ledger = self._open(key)
+                if ledger is None:
+                    continue
+                if now.mono >= ledger.turn:
+                    ledger.advance(now)
+                ledger.lapse(units, at, now)
+                self._keep(key, ledger)
+
+    # -- for the safe share ------------------------------------------------------------------------------------------
+
+    def adopt(self, grant: Grant) -> None:
+        """Put a permit in flight that was given elsewhere; inside a transaction."""
+        for charge in grant.charges:
+            ledger = self._current(charge, grant.sent)
+            ledger.take(charge.cost, grant.who, grant.sent)
+            self._keep(charge.key, ledger)
+        self._add(grant)
+
+    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
+        """Write down what was spent by `at` on a permit that was given elsewhere; inside a transaction."""
+        past = max(0, time.monotonic_ns() - at.mono)
+        now = Instant(at.mono + past, at.lo + past, at.hi + past)
+        for charge in grant.charges:
+            ledger = self._current(charge, now)
+            units = actual.get(charge.key, charge.cost)
+            ledger.inflight += units
+            ledger.room -= units
+            ledger.lapse(units, at, now)  # what surely arrived in a window that is over counts no more
+            self._keep(charge.key, ledger)
+
+    # -- observe ---------------------------------------------------------------------------------------------------
+
+    @whole
+    def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        if not self._merge(namespace, limits):
+            return False
+        self._changed()
+        self._share("learned")
+        return True
+
+    @whole
+    def doubt(self, namespace: str, now: Instant) -> None:
+        for key in self._keys(namespace + "/"):
+            ledger = self._open(key)
+            if ledger is not None:
+                ledger.doubt(now)
+                self._keep(key, ledger)
+
+    # -- block -----------------------------------------------------------------------------------------------------
+
+    @whole
+    def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        state = self.blocks.add(scope, length, kind, reason, mono, wall)
+        self._changed()
+        self._share("blocks")
+        return state
+
+    @whole
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        gone = self.blocks.remove(scope, kind)
+        if gone:
+            self._changed()
+            self._share("blocks")
+        return gone
