@@ -6,7 +6,7 @@ import pytest
 from tests.laws.draw import draw, untidy
 from tests.laws.world import World
 
-from ratekeeper.ledger import codec, edge, windows
+from ratekeeper.ledger import codec, edge, fixed
 from ratekeeper.ledger.edge import Edges
 from ratekeeper.ledger.first import First
 from ratekeeper.ledger.fixed import Fixed
@@ -208,7 +208,7 @@ def test_a_wrong_ledger_is_caught(mutant: type, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_clock_without_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ledgers that believe the middle of what dates say, without doubt, are refused in some worlds."""
-    monkeypatch.setattr(windows, "Edges", BelievesDates)
+    monkeypatch.setattr(fixed, "Edges", BelievesDates)
     assert caught(Window.FIXED)
 
 
@@ -224,7 +224,7 @@ def test_dates_that_are_believed_are_caught(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_wrong_edges_are_caught(mutant: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that are learned in a wrong way are refused in some worlds, or show programs that are not there."""
-    monkeypatch.setattr(windows, "Edges", mutant)
+    monkeypatch.setattr(fixed, "Edges", mutant)
     accounts = (World(untidy(seed)).run() for seed in range(WORLDS))
     assert any(account.refusals or account.found for account in accounts)
 
