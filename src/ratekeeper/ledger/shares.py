@@ -12,16 +12,12 @@ what comes back too late for them, and every waiting member that has been served
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, Protocol
 
-from ratekeeper.ledger.limit import SECOND
-
-if TYPE_CHECKING:
-    from ratekeeper.ledger.base import Ledger
-    from ratekeeper.ledger.limit import Instant
+from ratekeeper.ledger.limit import SECOND, Instant, Limit
 
 __all__ = [
-    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Shared", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
     "reach_evenly", "wanted_next",
 ]  # fmt: skip
 
@@ -54,6 +50,14 @@ in flight, steady ns of the peak, most units in flight lately, 0, 0. A list, bec
 transaction of a shared store."""
 
 
+class Shared(Protocol):
+    """What is shared out here: a limit, and who took and wants how much of it."""
+
+    limit: Limit
+    rows: dict[Who, Row]
+    melts: ClassVar[bool]
+
+
 class Upper(NamedTuple):
     """What the classes above a caller's are expected to want.
 
@@ -75,7 +79,7 @@ class Upper(NamedTuple):
 NOBODY: Final = Upper(0, 0, 0, 0)
 
 
-def above(ledger: Ledger, klass: int, mono: int, later: int = 0) -> Upper:
+def above(ledger: Shared, klass: int, mono: int, later: int = 0) -> Upper:
     """What the classes above `klass` are expected to want, so many eras later, should nobody ask before."""
     limit, level = ledger.limit, klass & 7
     share, blocked, even, burst = limit.usable * KEEP_UPPER // 100, 0, 0, 0
@@ -93,7 +97,7 @@ def above(ledger: Ledger, klass: int, mono: int, later: int = 0) -> Upper:
     return Upper(share, blocked, min(even, limit.usable), min(burst, limit.usable))
 
 
-def _wanted(ledger: Ledger, row: Row, asked: int) -> int:
+def _wanted(ledger: Shared, row: Row, asked: int) -> int:
     """What a row wants in a whole period, of which it asked for `asked` units in this era.
 
     It is taken to go on at its pace. Of one that asked before, at most fourfold (twofold where nothing melts). A new demand
@@ -107,7 +111,7 @@ def _wanted(ledger: Ledger, row: Row, asked: int) -> int:
     return max(asked, min(asked * period // past, limit.usable // (2 if melts else 4)))
 
 
-def wanted_next(ledger: Ledger, row: Row) -> int:
+def wanted_next(ledger: Shared, row: Row) -> int:
     """What a row is expected to want in the next era. Demand comes at random: a quiet era halves what was expected."""
     asked = row[0] + row[7]
     if not row[8] and ledger.limit.period:
@@ -139,7 +143,7 @@ def note_peak(row: Row, units: int, mono: int) -> None:
         row[11], row[10] = units, mono
 
 
-def _above_slots(ledger: Ledger, level: int, share: int, mono: int) -> Upper:
+def _above_slots(ledger: Shared, level: int, share: int, mono: int) -> Upper:
     blocked = idle = falls = 0
     for (_, other), row in ledger.rows.items():
         if other & 7 < level:
@@ -195,7 +199,7 @@ def _reach(units: int, even: int, burst: int, others: int, span: int, part: int)
     return best
 
 
-def fair_lack(ledger: Ledger, who: Who, now: Instant) -> int:
+def fair_lack(ledger: Shared, who: Who, now: Instant) -> int:
     """Units that must be left to the other members of the caller's class."""
     member, klass = who
     peers = {m: row for (m, k), row in ledger.rows.items() if k == klass}
