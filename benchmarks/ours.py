@@ -54,7 +54,7 @@ def _ample(limits: int) -> list[str]:
 def _verbs(gate: Gate) -> Callable[[], object]:
     """Reserve and settle, as a permit does it, without the permit."""
     plan = gate.permit("benchmark", "GET", "/").plan
-    store, now, who = gate.store, gate.times.now, gate.who[2]
+    store, now, who = gate.store, gate.times.now, gate.context.who[2]
 
     def once() -> None:
         grant = store.reserve(plan.provider, plan.charges, plan.scopes, who, now(plan.provider))

@@ -50,7 +50,7 @@ def resume(scope: str) -> None:
     scope = scope.removesuffix("/probing")  # as `ratekeeper status` names a breaker that wants a probe
     with Gate(name="ratekeeper resume", policies=Policies()) as gate:
         place = gate.scope(scope)
-        gone = [gate.unblock(place, "pause"), close(gate, place)]
+        gone = [gate.unblock(place, "pause"), close(gate.context, place)]
         left = paused(gate)
     still = f"; still paused: {', '.join(left)}" if left else ""
     click.echo(f"{spoken(scope)} {'is open again' if any(gone) else 'was not paused'}{still}")

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ratekeeper.errors import Blocked, CallFailed, Rejected
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.errand import Errand, Reply, Served, packed, unpacked
 from ratekeeper.gate.flights import Flights, Lead
 from ratekeeper.gate.steps import Steps, waiting
@@ -18,9 +19,6 @@ from ratekeeper.policy.freshness import Cache, Kept, Service
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of, fingerprint
 from ratekeeper.stores.shelf import open_shelf
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Answers"]
 
@@ -46,12 +44,12 @@ class _Found(NamedTuple):
 class Answers:
     """The kept answers of one gate."""
 
-    def __init__(self, gate: Gate, cache: Cache) -> None:
-        self._events = gate.events
-        self._store = gate.store
+    def __init__(self, context: Context, cache: Cache) -> None:
+        self._events = context.events
+        self._store = context.store
         self._cache = cache
-        self._shelf = open_shelf(gate.store, gate.home, most_bytes=cache.most_bytes)
-        self._flights = Flights(gate)
+        self._shelf = open_shelf(context.store, context.home, most_bytes=cache.most_bytes)
+        self._flights = Flights(context.store)
 
     def close(self) -> None:
         """Let go of the shelf."""

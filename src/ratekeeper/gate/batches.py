@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.errand import Errand, Reply, Served
 from ratekeeper.gate.steps import Parked, Steps, pausing, waiting
 from ratekeeper.gate.trying import Trying
@@ -15,9 +15,6 @@ from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Batch
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.handling import Single
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Batches"]
 
@@ -39,8 +36,8 @@ class _Collected:
 class Batches:
     """The batches of one gate: they collect the calls of this process."""
 
-    def __init__(self, gate: Gate, settings: Batch, trying: Trying) -> None:
-        self._gate = weakref.proxy(gate)
+    def __init__(self, context: Context, settings: Batch, trying: Trying) -> None:
+        self._context = context
         self._settings = settings
         self._trying = trying
         self._lock = threading.Lock()
@@ -78,7 +75,7 @@ class Batches:
             yield pausing(self._settings.window, is_async=errand.is_async)
             names = self._closed(single, batch)
             call = single.together(names)
-            together = self._gate.plan(errand.rules, call)
+            together = self._context.plans.plan(errand.rules, call)
             whole = errand.other(call) if len(names) > 1 and _cheaper(together, plan, len(names)) else None
             if whole is not None:
                 yield from self._together(errand, whole, together, single, batch)
@@ -110,7 +107,7 @@ class Batches:
             return
         parts = single.split(reply.body)
         batch.replies = {name: Reply(200, reply.headers, parts[name]) for name in batch.names if name in parts}
-        self._gate.events.say(
+        self._context.events.say(
             "batched",
             f"{len(batch.replies)} calls were made as one: {plan.route}",
             plan.provider,

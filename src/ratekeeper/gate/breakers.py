@@ -5,20 +5,17 @@ from __future__ import annotations
 import functools
 import threading
 import time
-import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ratekeeper.errors import BreakerOpen
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.steps import Steps, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of
 from ratekeeper.stores.blocks import EMERGENCY
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Breakers", "close"]
 
@@ -33,9 +30,9 @@ _AFTERWARDS: Final = 600.0
 class Breakers:
     """The breakers of one gate."""
 
-    def __init__(self, gate: Gate, settings: Breaker) -> None:
-        self._gate = weakref.proxy(gate)
-        self._store = gate.store
+    def __init__(self, context: Context, settings: Breaker) -> None:
+        self._context = context
+        self._store = context.store
         self._settings = settings
         self._lock = threading.Lock()
         self._looked = -_LOOK
@@ -117,16 +114,16 @@ class Breakers:
         health, length = self._store.transact(count)
         if length:
             reason = f"the provider is in trouble ({outcome})"
-            self._gate.block(scope, length, OPEN, reason)
-            self._gate.block(_probing(scope), length + _AFTERWARDS, PROBING, reason)
-            self._gate.events.say(
+            self._context.block(scope, length, OPEN, reason)
+            self._context.block(_probing(scope), length + _AFTERWARDS, PROBING, reason)
+            self._context.events.say(
                 "breaker", f"the breaker of {scope} is open for {length:.0f} s: {reason}", provider,
                 scope=scope, seconds=length, trips=health.trips,
             )  # fmt: skip
 
     def _recovered(self, scope: str, provider: str) -> None:
-        close(self._gate, scope)
-        self._gate.events.say(
+        close(self._context, scope)
+        self._context.events.say(
             "breaker closed", f"the breaker of {scope} is closed: a probe succeeded", provider, scope=scope
         )
 
@@ -157,10 +154,10 @@ class Breakers:
         )
 
 
-def close(gate: Gate, scope: str) -> bool:
+def close(context: Context, scope: str) -> bool:
     """Closes a breaker, whatever is known of its provider. False: it was not open, and wanted no probe."""
-    gate.store.remember(_health(scope), Health().pack())
-    gone = [gate.unblock(scope, OPEN), gate.unblock(_probing(scope), PROBING)]
+    context.store.remember(_health(scope), Health().pack())
+    gone = [context.unblock(scope, OPEN), context.unblock(_probing(scope), PROBING)]
     return any(gone)
 
 

@@ -13,25 +13,23 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import weakref
 from typing import TYPE_CHECKING, Final
 
+from ratekeeper.gate.context import Context
+from ratekeeper.gate.settling import Settling
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.echo import opener
 from ratekeeper.rules.call import Answer, Call
 from ratekeeper.rules.reading import LARGEST
+from ratekeeper.stores.blocks import CONTACT
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
     from ratekeeper.pools.address import Address
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["CONTACT", "Contact"]
-
-CONTACT: Final = "contact"
-"""The kind of block that holds other calls while a provider is asked; it ends as soon as the answer is there."""
+__all__ = ["Contact"]
 
 _FRESH: Final = 86_400 * SECOND
 _FAILED: Final = 300 * SECOND
@@ -44,8 +42,9 @@ _MOST: Final = LARGEST + 1
 class Contact:
     """What one gate knows of first contacts."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = weakref.proxy(gate)
+    def __init__(self, context: Context, settling: Settling) -> None:
+        self._context = context
+        self._settling = settling
         self._known: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -66,28 +65,28 @@ class Contact:
             try:
                 good = self._ask(provider, base_url)
             finally:
-                self._gate.unblock(provider.namespace, CONTACT)
+                self._context.unblock(provider.namespace, CONTACT)
             until = time.monotonic_ns() + (_FRESH if good else _FAILED)
-            self._gate.store.claim(f"contact:{provider.namespace}", time.monotonic_ns(), until, held=True)
+            self._context.store.claim(f"contact:{provider.namespace}", time.monotonic_ns(), until, held=True)
             self._known[provider.namespace] = until
 
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
-        store, mono = self._gate.store, time.monotonic_ns()
+        store, mono = self._context.store, time.monotonic_ns()
 
         def claim() -> bool:
             until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
             if until:
                 self._known[namespace] = until
                 return False
-            self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
+            self._context.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
             return True
 
         return bool(store.transact(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
         """Ask from the first address that has a connection. True if limits were learned."""
-        egress = self._gate.egress
+        egress = self._context.egress
         for address in egress.reachable(provider.name, provider.namespace):
             learned = self._ask_from(address, provider, base_url)
             if learned is not None:
@@ -99,12 +98,14 @@ class Contact:
         """Ask from one address; None if no connection could be made."""
         route = provider.learn_route()
         assert route is not None
-        gate = self._gate
-        plan = provider.plan(Call(*route), gate.identity(address))
-        held = gate.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
+        context, settling = self._context, self._settling
+        plan = provider.plan(Call(*route), context.plans.identity(address))
+        held = context.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
         if held is not None and held.kind != CONTACT:
             return False  # a ban or a pause holds this call like any other
-        grant = gate.store.reserve(plan.provider, plan.charges, (), (gate.member, AGED), gate.times.now(plan.provider))
+        grant = context.store.reserve(
+            plan.provider, plan.charges, (), (context.member, AGED), context.times.now(plan.provider)
+        )
         if not isinstance(grant, Grant):
             return False  # no room even for that: whatever filled it knows the limits
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "ratekeeper"})  # noqa: S310 - the caller's own base URL
@@ -119,12 +120,12 @@ class Contact:
             # Refused, not found by name, or no such address here: it was never sent. Anything else may still arrive.
             absent = getattr(error.reason, "errno", None) == errno.EADDRNOTAVAIL
             if absent or isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
-                gate.settling.refunded(grant)
+                settling.refunded(grant)
                 return False if isinstance(error.reason, socket.gaierror) else None
-            gate.settling.lingers(grant)
+            settling.lingers(grant)
             return False
         except (OSError, ValueError, http.client.HTTPException):
-            gate.settling.lingers(grant)
+            settling.lingers(grant)
             return False
-        told = gate.settling.answered(provider, plan, grant, answer, None)
+        told = settling.answered(provider, plan, grant, answer, None)
         return bool(told.learned)

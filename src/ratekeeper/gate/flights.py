@@ -10,13 +10,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ratekeeper.gate.steps import Parked
 from ratekeeper.ledger.limit import SECOND
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
+from ratekeeper.stores.base import Store
 
 __all__ = ["Flights", "Follow", "Lead"]
 
@@ -92,8 +90,8 @@ class Follow:
 class Flights:
     """The flights of one gate."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._store = gate.store
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._lock = threading.Lock()
         self._under_way: dict[bytes, Parked] = {}
 

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import atexit
-import math
 import os
-import secrets
-import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
 from ratekeeper.gate import priorities
 from ratekeeper.gate.configuration import configure
-from ratekeeper.gate.contact import CONTACT, Contact
+from ratekeeper.gate.congestion import Jams
+from ratekeeper.gate.contact import Contact
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.emergency import passing, understood
 from ratekeeper.gate.events import Event, Events
-from ratekeeper.gate.gathering import Jams
 from ratekeeper.gate.held import Held
-from ratekeeper.gate.opening import opened, spare_of
+from ratekeeper.gate.opening import opened, spare_store
 from ratekeeper.gate.own import Got, OwnErrand
 from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.pipeline import Pipeline
+from ratekeeper.gate.plans import Plans
 from ratekeeper.gate.remote import RemoteRoom
-from ratekeeper.gate.roaming import Crowd
 from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.gate.settings import program_name
 from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.steps import Steps, drive, drive_async
-from ratekeeper.gate.times import Times
-from ratekeeper.ledger.limit import SECOND
-from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import Address
-from ratekeeper.pools.pool import Choice, Egress, Pool
+from ratekeeper.pools.pool import Choice, Egress
+from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Call, Identity, Plan, Priority
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.scopes import owner_of
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
 
@@ -97,15 +91,11 @@ class Gate:
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
-        self.home, self.book = said.home, said.rulebook()
-        self.max_wait, self.max_block_wait = said.max_wait, said.max_block_wait
-        self.policies = said.policies
-        self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
-        self._name, self.weight = name, said.weight
-        self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
+        self.home, self._book, self.policies = said.home, said.rulebook(), said.policies
+        self.max_wait, self.max_block_wait, self.weight = said.max_wait, said.max_block_wait, said.weight
+        self._name, self._learn, self.ungoverned_on_error = name, said.learn, said.ungoverned_on_error
         self._priority, self._assigned = said.priority, said.assigned()
         self.store, self._secret = opened(said.store, said.home, self.events.say)
-        self._identities: dict[tuple[str, str], Identity] = {}
         self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
         self._begin()
 
@@ -114,25 +104,23 @@ class Gate:
         self._pid = os.getpid()
         self._joined = False
         self._join_lock = threading.Lock()
-        self.crowd = Crowd()
         self.held = Held()
-        self.bell: socket.socket | None = None
-        self.member = secrets.randbits(62) | 1
-        self.who = tuple((self.member, klass) for klass in range(2 * AGED))
-        self.times = Times(self.store)
-        self.room = (RemoteRoom if self.store.remote else WaitingRoom)(self)
-        self.settling = Settling(self)
+        self.plans = Plans(self._book, self.store, self.egress, self._secret)
+        context = self.context = Context(
+            self.store, self.events, self.egress, self.plans, self.policies, self.home,
+            max_wait=self.max_wait, max_block_wait=self.max_block_wait, weight=self.weight,
+        )  # fmt: skip
+        self.member, self.times = context.member, context.times
+        self.settling = Settling(context)
+        self.room = (RemoteRoom if self.store.remote else WaitingRoom)(context, self.settling)
         self.store.heard = self.settling.after
-        self.contact = Contact(self)
-        self.pipeline = Pipeline(self, self.policies) if self.policies else None
-        self._providers: dict[str, Provider] = {}
-        self._plans: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
-        self._generation = -1
+        self.contact = Contact(context, self.settling)
+        self.pipeline = Pipeline(context) if self.policies else None
 
     def _join(self) -> None:
         with self._join_lock:
             if not self._joined:
-                self.bell = self.store.join(self.member, self._name or program_name())
+                self.context.bell = self.store.join(self.member, self._name or program_name())
                 self._joined = True
                 rebuilt = getattr(getattr(self.store, "inner", None), "rebuilt", str)()
                 if rebuilt and rebuilt != "reboot":
@@ -158,8 +146,22 @@ class Gate:
         """For calls that the shared gate cannot govern because something is wrong inside it: a safe share of every limit."""
         with cls._default_lock:
             if cls._spare is None:
-                cls._spare = spare_of(cls._default, cls)
+                cls._spare = cls._make_spare(cls._default)
             return cls._spare
+
+    @classmethod
+    def _make_spare(cls, main: Gate | None) -> Gate:
+        part = spare_store(main.store, main.home) if main is not None else spare_store(None, None)
+        made = cls(part, learn=False, policies=Policies())
+        if main is not None:
+            made._secret = main._secret
+            made._begin()
+        made.events.say(
+            "store lost",
+            "something is wrong inside Ratekeeper. Going on with a safe share: each limit divided by "
+            f"{part.processes}, the number of processes last seen.",
+        )
+        return made
 
     def permit(
         self,
@@ -203,23 +205,18 @@ class Gate:
             self._begin()
         if not self._joined:
             self._join()
-        choice = pool = None
+        choice: Choice | None = None
+        found = None
         if roams and not egress and self.egress.pools:
-            rules = self.provider(provider)
-            pool = self.egress.pool(rules.name)
-        if pool is not None:
-            choice = self._choose(pool, rules, Call(method, path, params, body, headers), account)
+            found = self.plans.choice(provider, Call(method, path, params, body, headers), account)
+        if found is not None:
+            rules, choice = found
             address, plan = choice.address, choice.plan(choice.address)
-        elif params is None and body is None and headers is None and self._generation == self.store.generation:
-            usual = (provider, method, path, egress, account)
-            known = self._plans.get(usual)
-            if known is None:
-                if len(self._plans) > 4096:
-                    self._plans.clear()
-                known = self._plans[usual] = self._plan(provider, Call(method, path), egress, account)
-            rules, plan, address = known
+        elif params is None and body is None and headers is None:
+            rules, plan, address = self.plans.usual(provider, method, path, egress, account)
         else:
-            rules, plan, address = self._plan(provider, Call(method, path, params, body, headers), egress, account)
+            call = Call(method, path, params, body, headers)
+            rules, plan, address = self.plans.leaving(provider, call, egress, account)
         if priority is not None:
             klass = priorities.of(priority)
         else:
@@ -232,7 +229,7 @@ class Gate:
         if block_wait is None:
             block_wait = self.max_block_wait if timeout is None else timeout
         timeout = self.max_wait if timeout is None else timeout
-        return Permit(self, rules, passing(plan), klass, timeout, block_wait, address, choice)
+        return Permit(self.room, rules, passing(plan), klass, timeout, block_wait, address, choice)
 
     def call(
         self,
@@ -280,67 +277,37 @@ class Gate:
     def _errand(
         self, provider: str | Provider, call: Call, send: Callable[[Permit], Any], options: Any, *, is_async: bool
     ) -> OwnErrand:
-        return OwnErrand(self, self.provider(provider), call, send, options, is_async=is_async)
+        rules = self.provider(provider)
+        return OwnErrand(self.permit, self.policies, self.max_block_wait, rules, call, send, options, is_async=is_async)
 
     def _run(self, errand: OwnErrand) -> Steps[Got]:
         return errand.attempt(None) if self.pipeline is None else self.pipeline.run(errand)
 
     def plan(self, provider: str | Provider, call: Call) -> Plan:
         """What a call would spend that leaves from the default address."""
-        return passing(self._plan(provider, call, "", "")[1])
-
-    def _plan(self, provider: str | Provider, call: Call, egress: str, account: str) -> tuple[Provider, Plan, Address]:
-        rules = self.provider(provider)
-        address = self.egress.named(egress) if egress else self.egress.default(rules.name)
-        return rules, rules.plan(call, self.identity(address, account)), address
-
-    def _choose(self, pool: Pool, rules: Provider, call: Call, account: str) -> Choice:
-        """The addresses of a pool for one call."""
-        if not self.egress.discovered(rules.name):
-            self.egress.discover(rules.name)
-        accounts = [account]
-        if pool.pins:
-            for kind in ("account", "key"):
-                shown = owner_of(kind, rules.file.owners)(call, Identity(secret=self._secret), "")
-                accounts.append(shown)
-        return self.egress.choose(
-            pool, rules.namespace, accounts, lambda address: passing(rules.plan(call, self.identity(address, account)))
-        )
+        return self.plans.plan(provider, call)
 
     def identity(self, address: Address, account: str = "") -> Identity:
         """Who asks, if a call leaves from that address."""
-        scope = self.egress.scope(address)
-        known = self._identities.get((scope, account))
-        if known is None:
-            known = Identity(scope, account, self._secret)
-            if len(self._identities) < 4096:
-                self._identities[scope, account] = known
-        return known
+        return self.plans.identity(address, account)
 
     def provider(self, name: str | Provider) -> Provider:
         """Rules of a provider, with its limits as they were learned."""
-        if self._generation != self.store.generation:
-            self._generation = self.store.generation
-            self._providers.clear()
-            self._plans.clear()
-        key = name if isinstance(name, str) else name.namespace
-        found = self._providers.get(key)
-        if found is None:
-            found = self.book.provider(name) if isinstance(name, str) else name
-            learned = self.store.learned.get(found.namespace)
-            if learned:
-                found = found.with_learned(learned)
-            self._providers[key] = found
-        return found
+        return self.plans.provider(name)
 
     def match(self, host: str, path: str = "") -> Provider | None:
         """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
-        found = self.book.for_host(host.lower(), path)
-        if found is None:
-            if len(self.untouched_hosts) < 1000:
-                self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1
-            return None
-        return self.provider(found)
+        return self.plans.match(host, path)
+
+    @property
+    def book(self) -> Rulebook:
+        """The rules of all providers."""
+        return self.plans.book
+
+    @property
+    def untouched_hosts(self) -> dict[str, int]:
+        """Calls that passed, by host: there are no rules for it."""
+        return self.plans.untouched_hosts
 
     def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
         """Call `handler` with every `Event`; returns what takes it off again."""
@@ -357,25 +324,11 @@ class Gate:
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
         """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise ValueError(f"a scope is shut for more than 0 seconds, not for {seconds:g}")
-        length = None if seconds is None else int(seconds * SECOND)
-        self.store.block(scope, length, kind, reason, time.monotonic_ns(), time.time_ns())
-        if kind != CONTACT:
-            self.rouse()
-
-    def rouse(self) -> None:
-        """Let the waiting calls of every process look: a block began or ended."""
-        if not self.store.remote:  # a server rings for itself
-            self.store.wake([m for m in self.read().members if m != self.member])
-        self.room.look()
+        self.context.block(scope, seconds, kind, reason)
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         """Open a scope again and let the waiting calls of every process look."""
-        gone = self.store.unblock(scope, kind)
-        self.events.open_again(scope)
-        self.rouse()
-        return gone
+        return self.context.unblock(scope, kind)
 
     def first_contact(self, provider: Provider, base_url: str) -> None:
         """Before the first call to a provider that states its limits: read them, once for the whole machine. Where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -11,18 +10,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ratekeeper.policy.congestion import Congestion, Crowding, Going
+from ratekeeper.gate.congestion import Traffic
+from ratekeeper.policy.congestion import Congestion
 
 if TYPE_CHECKING:
-    from ratekeeper.gate.events import Event, Events
     from ratekeeper.gate.gate import Gate
 
-__all__ = ["Gathered", "Jams", "Traffic", "gather_bounded", "gather_each", "map_bounded"]
+__all__ = ["Gathered", "gather_bounded", "gather_each", "map_bounded"]
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
-_JAMS = ("throttled", "overloaded")
-"""Events that mean: too much at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,61 +34,6 @@ class Gathered(Generic[I, T]):
     def ok(self) -> bool:
         """Whether it worked."""
         return self.error is None
-
-
-class Traffic:
-    """How calls to one provider go, for all that gather from it. Thread-safe."""
-
-    def __init__(self, congestion: Congestion | None = None) -> None:
-        self.congestion = congestion or Congestion()
-        self._crowding = Crowding()
-        self._lock = threading.Lock()
-        self._started = 0.0
-
-    def refused(self) -> None:
-        """The provider said that it is too much."""
-        with self._lock:
-            self._crowding = self.congestion.refused(self._crowding, time.monotonic())
-
-    def going(self) -> Going:
-        """How to go on now."""
-        return self.congestion.going(self._crowding, time.monotonic())
-
-    def admit(self, running: int) -> float:
-        """Lets one more start. Returns 0 if it may, else the seconds after which to ask again; less than 0: when one of
-        those that run has ended."""
-        with self._lock:
-            now = time.monotonic()
-            going = self.congestion.going(self._crowding, now)
-            if running >= going.width:
-                return -1.0
-            if now < self._started + going.gap:
-                return self._started + going.gap - now
-            self._started = now
-            return 0.0
-
-
-class Jams:
-    """The traffic of every provider, as one gate hears of it."""
-
-    def __init__(self, events: Events) -> None:
-        self._traffic: dict[str, Traffic] = {}
-        self._lock = threading.Lock()
-        self._events = events
-        self._heard = False
-
-    def of(self, provider: str, congestion: Congestion | None = None) -> Traffic:
-        """The traffic of a provider (its namespace). The first to ask decides how it is regulated."""
-        with self._lock:
-            if not self._heard:
-                self._events.on(self._hear)
-                self._heard = True
-            return self._traffic.setdefault(provider, Traffic(congestion))
-
-    def _hear(self, event: Event) -> None:
-        traffic = self._traffic.get(event.provider)
-        if traffic is not None and event.kind in _JAMS:
-            traffic.refused()
 
 
 async def gather_bounded(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ratekeeper.errors import StoreError
 from ratekeeper.gate.configuration import configure
 from ratekeeper.gate.settings import open_store_name, secret_of
-from ratekeeper.policy.policies import Policies
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.address import is_address
@@ -18,26 +16,19 @@ from ratekeeper.stores.safe import SafeStore
 from ratekeeper.stores.share import PartStore
 from ratekeeper.stores.wake import Doorbells
 
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
-
-__all__ = ["opened", "spare_of"]
+__all__ = ["opened", "spare_store"]
 
 
-def spare_of(main: Gate | None, make: Callable[..., Gate]) -> Gate:
-    """What `Gate.spare` returns: a gate on a safe share beside that of `main`, or of the processes that are alive."""
-    store = main.store if main is not None else None
-    home = main.home if main is not None else configure().home
-    part = store.spare() if isinstance(store, SafeStore) else PartStore(1 + len(Doorbells(home / "wake").living()))
-    made = make(part, learn=False, policies=Policies())
-    if main is not None:
-        made._secret = main._secret
-    made.events.say(
-        "store lost",
-        "something is wrong inside Ratekeeper. Going on with a safe share: each limit divided by "
-        f"{part.processes}, the number of processes last seen.",
-    )
-    return made
+def spare_store(main: Store | None, home: Path | None) -> PartStore:
+    """A safe share of every limit, beside the store of a gate that works or for the processes that are alive.
+
+    Args:
+        main: the store of the gate that does not work; None: there is none.
+        home: its state folder; None: the one that the configuration names.
+    """
+    if isinstance(main, SafeStore):
+        return main.spare()
+    return PartStore(1 + len(Doorbells((home or configure().home) / "wake").living()))
 
 
 def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:

@@ -16,11 +16,11 @@ from ratekeeper.gate.fates import described, fate_of
 from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.steps import Steps, waiting, within
 from ratekeeper.policy.freshness import Service
+from ratekeeper.policy.policies import Policies
 from ratekeeper.policy.retry import Tried
 from ratekeeper.rules.call import Call, Outcome
 
 if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["Got", "OwnErrand"]
@@ -46,7 +46,9 @@ class OwnErrand(Errand):
     """A call that its user sends.
 
     Args:
-        gate: the gate.
+        permit: makes one (`Gate.permit`).
+        policies: of the gate.
+        max_block_wait: seconds a call waits for the end of a block that has no timeout of its own.
         rules: of the provider.
         call: what is asked for.
         send: makes one attempt with its permit, and returns ``(status, headers, body)``; awaited if it is asynchronous.
@@ -55,7 +57,9 @@ class OwnErrand(Errand):
 
     def __init__(
         self,
-        gate: Gate,
+        permit: Callable[..., Permit],
+        policies: Policies,
+        max_block_wait: float,
         rules: Provider,
         call: Call,
         send: Callable[[Permit], Any],
@@ -65,18 +69,20 @@ class OwnErrand(Errand):
     ) -> None:
         super().__init__(rules, call, is_async)
         self.urgent = priorities.urgent(options.get("priority"))
-        self._gate = gate
+        self._permit = permit
+        self._attempt_timeout = policies.attempt_timeout
+        self._max_block_wait = max_block_wait
         self._send = send
         self._options = options
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
-        call, gate = self.call, self._gate
+        call = self.call
         own = self._options.get("timeout")
         patience = timeout if own is None else own if timeout is None else min(own, timeout)
         block_wait = self._options.get("block_wait")
         if block_wait is None and own is None and not self.patient:
-            block_wait = gate.max_block_wait
-        permit = gate.permit(
+            block_wait = self._max_block_wait
+        permit = self._permit(
             self.rules,
             call.method,
             call.path,
@@ -88,7 +94,7 @@ class OwnErrand(Errand):
         yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
         if self.leaving is not None:
             self.leaving()
-        left, longest = time.monotonic(), gate.policies.attempt_timeout
+        left, longest = time.monotonic(), self._attempt_timeout
         try:
             if longest is None:
                 status, headers, body = yield functools.partial(self._send, permit)

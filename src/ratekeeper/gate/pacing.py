@@ -10,17 +10,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from ratekeeper.gate.context import Context
 from ratekeeper.ledger.limit import SECOND, Charge, Window
 from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
 from ratekeeper.policy.retry import Retry
 from ratekeeper.rules.call import Feedback, Plan
 from ratekeeper.rules.provider import Provider
 from ratekeeper.stores.inforce import PACED, REFUSED
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Pacing"]
 
@@ -33,12 +31,12 @@ _GUESSED: Final = 0.85
 class Pacing:
     """The pace of the ledgers of one gate."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._store = gate.store
-        self._events = gate.events
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._events = context.events
         self._next: dict[str, float] = {}
         """By ledger key, steady seconds before which there is nothing to do."""
-        retry = gate.policies.retry
+        retry = context.policies.retry
         self._retry = retry if isinstance(retry, Retry) else Retry()
         self._refused: dict[str, tuple[Mapping[str, tuple[int, int]], frozenset[str]]] = {}
         """By namespace, the rows as they were looked at last, and those among them that tell of refusals in a row."""

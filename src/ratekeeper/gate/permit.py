@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ratekeeper.gate.roaming import roam
+from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice
@@ -15,7 +16,6 @@ from ratekeeper.rules.call import Answer, Feedback, Plan
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["Permit"]
@@ -37,10 +37,10 @@ class Permit:
         "_block_wait",
         "_choice",
         "_deadline",
-        "_gate",
         "_grant",
         "_klass",
         "_provider",
+        "_room",
         "egress",
         "plan",
         "waited",
@@ -48,7 +48,7 @@ class Permit:
 
     def __init__(
         self,
-        gate: Gate,
+        room: WaitingRoom,
         provider: Provider,
         plan: Plan,
         klass: int,
@@ -57,7 +57,7 @@ class Permit:
         egress: Address,
         choice: Choice | None = None,
     ) -> None:
-        self._gate = gate
+        self._room = room
         self._provider = provider
         self._klass = klass
         self._deadline = timeout
@@ -86,10 +86,10 @@ class Permit:
         if self._choice is not None:
             self._roam(self._choice)
             return
-        got = self._gate.room.ask(self.plan, self._klass, self._deadline, self._block_wait)
+        got = self._room.ask(self.plan, self._klass, self._deadline, self._block_wait)
         if not isinstance(got, Grant):
             begun = time.monotonic()
-            got = self._gate.room.wait(got)
+            got = self._room.wait(got)
             self.waited = time.monotonic() - begun
         self._grant = got
 
@@ -100,17 +100,17 @@ class Permit:
         if self._choice is not None:
             await self._roam_async(self._choice)
             return
-        got = self._gate.room.ask(self.plan, self._klass, self._deadline, self._block_wait)
+        got = self._room.ask(self.plan, self._klass, self._deadline, self._block_wait)
         if not isinstance(got, Grant):
             begun = time.monotonic()
-            got = await self._gate.room.wait_async(got)
+            got = await self._room.wait_async(got)
             self.waited = time.monotonic() - begun
         self._grant = got
 
     def _roam(self, choice: Choice) -> None:
         """`acquire` where there are several addresses."""
-        room, begun = self._gate.room, time.monotonic()
-        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline, self._block_wait)
+        room, begun = self._room, time.monotonic()
+        steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
             while True:
@@ -125,8 +125,8 @@ class Permit:
 
     async def _roam_async(self, choice: Choice) -> None:
         """The same without blocking the event loop."""
-        room, begun = self._gate.room, time.monotonic()
-        steps = roam(room, self._gate.crowd, choice, self._klass, self._deadline, self._block_wait)
+        room, begun = self._room, time.monotonic()
+        steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
             while True:
@@ -204,21 +204,21 @@ class Permit:
         if grant is None:
             return Feedback()
         if not status and costs is None:
-            self._gate.settling.settled(grant)
+            self._room.settling.settled(grant)
             return Feedback()
         if type(headers) is dict:
             headers = {name.lower(): value for name, value in headers.items()}
         answer = Answer(status, headers or {}, body) if status else None
-        told = self._gate.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
+        told = self._room.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
         if self._choice is not None and answer is not None:
-            self._gate.settling.fared(self._choice, told)
+            self._room.settling.fared(self._choice, told)
         return told
 
     def refund(self) -> None:
         """It was surely never sent: everything comes back."""
         grant, self._grant = self._grant, None
         if grant is not None:
-            self._gate.settling.refunded(grant)
+            self._room.settling.refunded(grant)
 
     def unreachable(self) -> bool:
         """No connection could be made from its address: everything comes back, and the address is left for a while.
@@ -228,16 +228,16 @@ class Permit:
         """
         held = self._grant is not None
         self.refund()
-        return held and self._choice is not None and self._gate.egress.unreachable(self._choice)
+        return held and self._choice is not None and self._room.egress.unreachable(self._choice)
 
     def unknown(self) -> None:
         """It was sent, but no answer came: it may still arrive, so it stays charged for a while and then counts as spent."""
         grant, self._grant = self._grant, None
         if grant is not None:
-            self._gate.settling.lingers(grant)
+            self._room.settling.lingers(grant)
 
     def renew(self) -> None:
         """It still goes on (a stream): hold it for longer. Cheap to call often."""
         grant = self._grant
         if grant is not None:
-            self._gate.settling.renew(grant)
+            self._room.settling.renew(grant)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ratekeeper.errors import StoreError
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.room import WaitingRoom, unbroken
+from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.ticket import Ticket
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.records import Ask, Grant
 from ratekeeper.waiting.queue import Lane, Queue
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["RemoteRoom"]
 
@@ -44,15 +43,15 @@ class _Group(NamedTuple):
 class RemoteRoom(WaitingRoom):
     """The waiting calls of a gate whose store is `remote`."""
 
-    def __init__(self, gate: Gate) -> None:
-        super().__init__(gate)
+    def __init__(self, context: Context, settling: Settling) -> None:
+        super().__init__(context, settling)
         self._refused_at = 0
         self._stale = False
         """Units came back while a round trip was under way: its refusals may be out of date."""
 
     def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
         queue = self._queue
-        if self._gate.times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
+        if self._times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
             got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
             if got is not None:
                 return got
@@ -158,7 +157,7 @@ class RemoteRoom(WaitingRoom):
                 self._refused_at = now
                 lane.opens = max(lane.opens, now + _PACE)
             for grant in grants:  # whoever asked for it gave up meanwhile
-                self._gate.settling.refunded(grant)
+                self.settling.refunded(grant)
         return done
 
     def _refused(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:

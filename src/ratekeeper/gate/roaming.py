@@ -17,8 +17,9 @@ from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.records import Grant
+from ratekeeper.waiting.queue import Depths
 
-__all__ = ["Crowd", "Steps", "roam"]
+__all__ = ["Steps", "roam"]
 
 Steps: TypeAlias = Generator[Ticket, Grant, Grant]
 """Yields what to wait with; is sent the permit, or has the refusal thrown in."""
@@ -28,26 +29,7 @@ _ALIKE: Final = 0.25
 _NEVER: Final = 1e12
 
 
-class Crowd:
-    """How many calls of this process stand in line for each scope, as a share of what one window of it serves."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, float] = {}
-
-    def length(self, scope: str) -> float:
-        """So many windows' worth."""
-        return self._lines.get(scope, 0.0)
-
-    def change(self, scope: str, share: float) -> None:
-        """Somebody joined or left."""
-        left = self._lines.get(scope, 0.0) + share
-        if left > 1e-9:
-            self._lines[scope] = left
-        else:
-            self._lines.pop(scope, None)
-
-
-def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: float, block_wait: float) -> Steps:
+def roam(room: WaitingRoom, depths: Depths, choice: Choice, klass: int, timeout: float, block_wait: float) -> Steps:
     """A permit from whichever address has room, or has it first; `Choice.address` tells which. Arguments as for
     `WaitingRoom.ask`.
 
@@ -72,12 +54,12 @@ def roam(room: WaitingRoom, crowd: Crowd, choice: Choice, klass: int, timeout: f
                 choice.took(address)
                 return grant
             choice.full(address)
-            line = crowd.length(choice.scope(address))
+            line = depths.length(choice.scope(address))
             order.append((round(_opens(refused, choice.plan(address), line) / _ALIKE), line, at, address))
         order.sort(key=lambda entry: entry[:3])
         try:
             addresses = [entry[3] for entry in order]
-            return (yield from _stand(room, crowd, choice, klass, deadline, block_wait, addresses))
+            return (yield from _stand(room, depths, choice, klass, deadline, block_wait, addresses))
         except Blocked:
             # A ban came over the address while it stood in line: look again everywhere, unless it was the last word.
             if choice.only or not choice.moved or time.monotonic() >= deadline:
@@ -95,7 +77,7 @@ def _opens(refused: Rejected, plan: Plan, line: float) -> float:
 
 def _stand(
     room: WaitingRoom,
-    crowd: Crowd,
+    depths: Depths,
     choice: Choice,
     klass: int,
     deadline: float,
@@ -116,11 +98,11 @@ def _stand(
         if isinstance(got, Ticket):
             share = max((charge.cost / charge.limit.usable for charge in plan.charges), default=0.0)
             got.movable = choice.moved = not choice.only
-            crowd.change(scope, share)
+            depths.change(scope, share)
             try:
                 got = yield got
             finally:
-                crowd.change(scope, -share)
+                depths.change(scope, -share)
         choice.took(address)
         return got
     assert first is not None

@@ -14,9 +14,11 @@ import time
 import weakref
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from ratekeeper.errors import Blocked, Rejected, StoreError
+from ratekeeper.gate.context import Context
+from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.ticket import Ticket, check, too_late
 from ratekeeper.gate.timekeeper import IDLE, keep_time
 from ratekeeper.gate.waits import Waits
@@ -27,9 +29,6 @@ from ratekeeper.rules.call import Plan
 from ratekeeper.stores.helper import Helper
 from ratekeeper.stores.records import Grant
 from ratekeeper.waiting.queue import Lane, Queue
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["WaitingRoom", "unbroken"]
 
@@ -67,23 +66,28 @@ class WaitingRoom:
     LONG: ClassVar[int] = 10 * SECOND
     """A wait longer than this is told, ns."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = weakref.proxy(gate)
-        self._store = gate.store
-        self._now = gate.times.now
-        self._who = gate.who
-        self._weight = gate.weight
+    def __init__(self, context: Context, settling: Settling) -> None:
+        self._context = context
+        self.settling = settling
+        self.depths, self.egress = context.depths, context.egress
+        self._times = context.times
+        self._store = context.store
+        self._events = context.events
+        self._now = context.times.now
+        self._who = context.who
+        self._weight = context.weight
         self._lock = threading.RLock()
         self._queue = Queue()
         self._standing: dict[int, Ticket] = {}
         self._torn = False
-        self.waits = Waits(gate.store)
+        self.waits = Waits(context.store)
         self._thread: Helper | None = None
         self._alarm: socket.socket | None = None
         self._closed = False
         self._long: list[tuple[Plan, Refusal]] = []
         self._shut: list[tuple[Plan, Refusal]] = []
         self._wakes_at = 0
+        context.attend(self)
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
@@ -166,7 +170,7 @@ class WaitingRoom:
             check(ticket, no, now)
         except Blocked:
             if ticket.deadline > ticket.arrived:  # else a look at what would be, as at each of several addresses
-                self._gate.events.say_shut(ticket.plan, no, now)
+                self._events.say_shut(ticket.plan, no, now)
             raise
 
     def _stated(self, ticket: Ticket, no: Refusal, now: int) -> Refusal:
@@ -248,7 +252,7 @@ class WaitingRoom:
         """Its caller was cancelled: leave the lane, or give the permit back."""
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
-            self._gate.settling.refunded(ticket.grant)
+            self.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None:
             # Nobody of this process waits in that lane any more.
             left = self._queue.backlog(lane)
@@ -307,10 +311,10 @@ class WaitingRoom:
         """Say who waits for long and who is refused; to handlers of a program's own, so not inside a transaction."""
         long, self._long = self._long, []
         for plan, no in long:
-            self._gate.events.say_wait(plan, no, now)
+            self._events.say_wait(plan, no, now)
         shut, self._shut = self._shut, []
         for plan, no in shut:
-            self._gate.events.say_shut(plan, no, now)
+            self._events.say_shut(plan, no, now)
 
     def _try_due(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
         """Try the heads that are due, in one transaction. Returns whether there are more."""
@@ -399,7 +403,7 @@ class WaitingRoom:
             outer.setblocking(False)
             self._alarm = outer
             self._wakes_at = 0
-            self._thread = Helper(keep_time, weakref.ref(self), inner, self._gate.bell)
+            self._thread = Helper(keep_time, weakref.ref(self), inner, self._context.bell)
         elif instant < self._wakes_at and self._alarm is not None:
             self._wakes_at = instant
             try:

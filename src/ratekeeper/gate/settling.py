@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.pacing import Pacing
 from ratekeeper.ledger.limit import SECOND, Instant, Window
 from ratekeeper.pools.pool import Choice
@@ -15,9 +15,6 @@ from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import Wait
 from ratekeeper.stores.records import LEASE, Answered, Grant
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["LINGER", "Settling"]
 
@@ -31,12 +28,12 @@ _MOST_STEPS: Final = 24
 class Settling:
     """How the permits of one gate end."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = weakref.proxy(gate)
-        self._store = gate.store
-        self._times = gate.times
-        self._events = gate.events
-        self._pacing = Pacing(gate)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._store = context.store
+        self._times = context.times
+        self._events = context.events
+        self._pacing = Pacing(context)
 
     def settled(self, grant: Grant) -> None:
         """Settle at the reserved cost; nothing is known of an answer."""
@@ -63,10 +60,7 @@ class Settling:
         if done.wake:
             self._store.wake(done.wake)
         if done.freed:
-            try:
-                self._gate.room.freed(done.freed)
-            except ReferenceError:
-                return
+            self._context.freed(done.freed)
         for key, units in done.foreign.items():
             self._events.say_seldom(
                 "foreign", key, 60.0,
@@ -124,9 +118,9 @@ class Settling:
     def fared(self, choice: Choice, told: Feedback) -> None:
         """What an answer says about the address its call left from."""
         if told.outcome is Outcome.THROTTLED:
-            self._gate.egress.refused(choice)
+            self._context.egress.refused(choice)
         elif told.outcome is not Outcome.BANNED:
-            self._gate.egress.worked(choice, told.used)
+            self._context.egress.worked(choice, told.used)
 
     def _hold(self, rules: Provider, plan: Plan, told: Feedback, grant: Grant, now: Instant) -> int:
         """Keep calls back as the answer says; returns for how long at most, ns.
@@ -160,7 +154,7 @@ class Settling:
         news = now.mono + length > max((state.ends() for state in alike), default=0) + SECOND
         self._store.block(block.scope, length, block.kind, block.reason, now.mono, time.time_ns())
         if news:
-            self._gate.rouse()
+            self._context.rouse()
         if block.kind == "ban" and news:
             self._events.say(
                 "banned", f"{block.scope} is banned for {length / SECOND:.0f} s: {block.reason}", namespace,

@@ -8,12 +8,12 @@ from _thread import LockType as Lock
 from typing import Final
 
 from ratekeeper.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
-from ratekeeper.gate.contact import CONTACT
 from ratekeeper.gate.emergency import spoken
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.breaker import OPEN
 from ratekeeper.rules.call import Plan
+from ratekeeper.stores.blocks import CONTACT
 from ratekeeper.stores.records import Grant
 from ratekeeper.waiting.queue import Waiter
 

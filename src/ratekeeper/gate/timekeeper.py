@@ -6,12 +6,9 @@ import logging
 import select
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-if TYPE_CHECKING:
-    from ratekeeper.gate.room import WaitingRoom
-
-__all__ = ["IDLE", "keep_time"]
+__all__ = ["IDLE", "Sleeper", "keep_time"]
 
 IDLE: Final = 60.0
 """Seconds that it sleeps at most."""
@@ -19,7 +16,14 @@ _AGAIN: Final = 1.0
 _LOG: Final = logging.getLogger("ratekeeper")
 
 
-def keep_time(room: weakref.ref[WaitingRoom], alarm: socket.socket, bell: socket.socket | None) -> None:
+class Sleeper(Protocol):
+    """Whoever has something to do at instants."""
+
+    def tick(self, rung: bool) -> float:
+        """Do what is due; `rung`: somebody rang. Returns seconds to sleep."""
+
+
+def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, bell: socket.socket | None) -> None:
     """The helper thread: sleep until the next instant, or until somebody rings."""
     poll = select.poll()
     poll.register(alarm, select.POLLIN)

@@ -6,19 +6,16 @@ import functools
 import random
 import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
 from ratekeeper.gate.breakers import Breakers
+from ratekeeper.gate.context import Context
 from ratekeeper.gate.errand import Errand
 from ratekeeper.gate.steps import Steps, pausing
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried
 from ratekeeper.rules.call import Outcome, Plan
-
-if TYPE_CHECKING:
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Trying", "unknown"]
 
@@ -29,15 +26,15 @@ class Trying:
     """The retries of one gate, and the budget that they share.
 
     Args:
-        gate: whose calls they are.
+        context: of the gate whose calls they are.
         retry: None: nothing is made again, and failures go to the caller as they are.
         breakers: who may pass; None: all.
     """
 
-    def __init__(self, gate: Gate, retry: Retry | None, breakers: Breakers | None) -> None:
-        self._gate = weakref.proxy(gate)
-        self._events = gate.events
-        self._max_wait = gate.max_wait
+    def __init__(self, context: Context, retry: Retry | None, breakers: Breakers | None) -> None:
+        self._context = context
+        self._events = context.events
+        self._max_wait = context.max_wait
         self._retry = retry
         self._breakers = breakers
         self._budget = Budget(retry or _NONE, time.monotonic())
@@ -86,8 +83,8 @@ class Trying:
         said, and by what holds such calls anyway, a ban for one."""
         now = time.monotonic_ns()
         held = tried.until - now / SECOND
-        if not self._gate.egress.pools:  # else it may leave from another address
-            no = self._gate.store.blocks.against(plan.scopes, plan.charges, now)
+        if not self._context.egress.pools:  # else it may leave from another address
+            no = self._context.store.blocks.against(plan.scopes, plan.charges, now)
             if no is not None and not no.unknown:
                 held = max(held, (no.opens - now) / SECOND)
         return held

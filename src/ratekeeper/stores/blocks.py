@@ -13,7 +13,7 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge
 
-__all__ = ["EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
+__all__ = ["CONTACT", "EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
 
 _LONGEST: Final = 7 * 86_400 * SECOND
 """No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not shut
@@ -23,6 +23,8 @@ _AHEAD: Final = 3650 * 86_400 * SECOND
 _EVER: Final = 1 << 62
 EVERYWHERE: Final = "*"
 """Stands for every provider, also one met only later: alone, or before a slash as in ``*/class:order``."""
+CONTACT: Final = "contact"
+"""The kind of block that holds other calls while a provider is asked for its limits; it ends when the answer is there."""
 EMERGENCY: Final = "emergency"
 """Among the scopes of a call: a person wants it now, so no pause and no breaker stops it. A ban does."""
 _CANCEL: Final = "/class:cancel"

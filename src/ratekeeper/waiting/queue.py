@@ -16,7 +16,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.ledger.shares import AGED
 
-__all__ = ["AGEING", "Lane", "Queue", "Waiter"]
+__all__ = ["AGEING", "Depths", "Lane", "Queue", "Waiter"]
 
 AGEING: Final = 30 * SECOND
 """A lane that was not served for so long goes one class up for its next call (never to the highest), ns."""
@@ -289,3 +289,22 @@ class Queue:
                 windows = (self._demand.get((charge.key, waiter.klass), 1) - 1) // limit.usable
                 latest = max(latest, opens + (windows - 1) * limit.period)
         return latest
+
+
+class Depths:
+    """How many calls of this process stand in line for each scope, as a share of what one window of it serves."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, float] = {}
+
+    def length(self, scope: str) -> float:
+        """So many windows' worth."""
+        return self._lines.get(scope, 0.0)
+
+    def change(self, scope: str, share: float) -> None:
+        """Somebody joined or left."""
+        left = self._lines.get(scope, 0.0) + share
+        if left > 1e-9:
+            self._lines[scope] = left
+        else:
+            self._lines.pop(scope, None)

@@ -22,7 +22,7 @@ STORES = pytest.mark.parametrize("store", ["memory://", "host://"])
 
 def flights(store: str, home: Path) -> Flights:
     """The flights of a new gate."""
-    return Flights(Gate(store, home=home, hosts={}))
+    return Flights(Gate(store, home=home, hosts={}).store)
 
 
 @STORES
@@ -91,7 +91,7 @@ def test_a_killed_leader_s_time_ends(tmp_path: Path) -> None:
     """SIGKILL: nobody lands it; after the time that was allowed to it somebody else leads."""
     code = (
         "import sys, time; from ratekeeper import Gate; from ratekeeper.gate.flights import Flights, Lead;"
-        "lead = Flights(Gate('host://', home=sys.argv[1], hosts={})).join(b'k' * 16, 1.0);"
+        "lead = Flights(Gate('host://', home=sys.argv[1], hosts={}).store).join(b'k' * 16, 1.0);"
         "print(type(lead).__name__, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:

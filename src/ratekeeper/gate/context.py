@@ -1,0 +1,108 @@
+"""What the parts of one gate share. It is made first and handed down; no part sees the gate itself."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import socket
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from ratekeeper.gate.events import Events
+from ratekeeper.gate.plans import Plans
+from ratekeeper.gate.times import Times
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.policy.policies import Policies
+from ratekeeper.pools.pool import Egress
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.blocks import CONTACT
+from ratekeeper.waiting.queue import Depths
+
+__all__ = ["Context", "Waiting"]
+
+
+class Waiting(Protocol):
+    """Whoever keeps the waiting calls."""
+
+    def freed(self, keys: Iterable[str]) -> None:
+        """Units came back on these ledgers in this process."""
+
+    def look(self) -> None:
+        """Something changed that may let anybody pass."""
+
+
+class Context:
+    """The parts of one gate in one process; after a fork there is a new one.
+
+    Attributes:
+        store, events, egress, plans, policies, home: of the gate.
+        max_wait: seconds a call waits that names no timeout.
+        max_block_wait: seconds such a call waits for the end of a block.
+        weight: the process's share in fairness.
+        member: the process's number in the store.
+        who: (member, class) for each class.
+        times: clocks of the providers.
+        depths: how many calls wait for each scope.
+        bell: rings when another process has freed something; None: nobody rings.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        events: Events,
+        egress: Egress,
+        plans: Plans,
+        policies: Policies,
+        home: Path,
+        *,
+        max_wait: float,
+        max_block_wait: float,
+        weight: int,
+    ) -> None:
+        self.store, self.events, self.egress, self.plans = store, events, egress, plans
+        self.policies, self.home = policies, home
+        self.max_wait, self.max_block_wait, self.weight = max_wait, max_block_wait, weight
+        self.member = secrets.randbits(62) | 1
+        self.who = tuple((self.member, klass) for klass in range(2 * AGED))
+        self.times = Times(store)
+        self.depths = Depths()
+        self.bell: socket.socket | None = None
+        self._waiting: weakref.ref[Waiting] | None = None
+
+    def attend(self, waiting: Waiting) -> None:
+        """From now on `waiting` is told what may let calls pass. It is not kept alive by that."""
+        self._waiting = weakref.ref(waiting)
+
+    def freed(self, keys: Iterable[str]) -> None:
+        """Units came back on these ledgers in this process. A remote store may tell so when the gate is gone."""
+        waiting = self._waiting() if self._waiting is not None else None
+        if waiting is not None:
+            waiting.freed(keys)
+
+    def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
+        """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"a scope is shut for more than 0 seconds, not for {seconds:g}")
+        length = None if seconds is None else int(seconds * SECOND)
+        self.store.block(scope, length, kind, reason, time.monotonic_ns(), time.time_ns())
+        if kind != CONTACT:
+            self.rouse()
+
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        """Open a scope again and let the waiting calls of every process look."""
+        gone = self.store.unblock(scope, kind)
+        self.events.open_again(scope)
+        self.rouse()
+        return gone
+
+    def rouse(self) -> None:
+        """Let the waiting calls of every process look: a block began or ended."""
+        if not self.store.remote:  # a server rings for itself
+            self.store.wake([member for member in self.store.read(self.times.now).members if member != self.member])
+        waiting = self._waiting() if self._waiting is not None else None
+        if waiting is not None:
+            waiting.look()

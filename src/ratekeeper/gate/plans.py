@@ -1,0 +1,118 @@
+"""What each call would spend: the rules of its provider, whom its limits count, and the address that it leaves from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ratekeeper.gate.emergency import passing
+from ratekeeper.pools.address import Address
+from ratekeeper.pools.pool import Choice, Egress
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call, Identity, Plan
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.scopes import owner_of
+from ratekeeper.stores.base import Store
+
+__all__ = ["Plans"]
+
+_MOST: Final = 4096
+"""Plans and identities that are kept."""
+
+
+class Plans:
+    """The plans of one gate, with limits as they were learned.
+
+    Args:
+        book: the rules.
+        store: what it has learned of limits goes before the rules.
+        egress: the addresses.
+        secret: the key under which API keys are digested.
+    """
+
+    def __init__(self, book: Rulebook, store: Store, egress: Egress, secret: bytes) -> None:
+        self.book = book
+        self.untouched_hosts: dict[str, int] = {}
+        """Calls that passed, by host: there are no rules for it."""
+        self._store = store
+        self._egress = egress
+        self._secret = secret
+        self._identities: dict[tuple[str, str], Identity] = {}
+        self._providers: dict[str, Provider] = {}
+        self._usual: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
+        self._generation = -1
+
+    def provider(self, name: str | Provider) -> Provider:
+        """Rules of a provider, with its limits as they were learned."""
+        if self._generation != self._store.generation:
+            self._generation = self._store.generation
+            self._providers.clear()
+            self._usual.clear()
+        key = name if isinstance(name, str) else name.namespace
+        found = self._providers.get(key)
+        if found is None:
+            found = self.book.provider(name) if isinstance(name, str) else name
+            learned = self._store.learned.get(found.namespace)
+            if learned:
+                found = found.with_learned(learned)
+            self._providers[key] = found
+        return found
+
+    def match(self, host: str, path: str) -> Provider | None:
+        """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
+        found = self.book.for_host(host.lower(), path)
+        if found is None:
+            if len(self.untouched_hosts) < 1000:
+                self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1
+            return None
+        return self.provider(found)
+
+    def identity(self, address: Address, account: str = "") -> Identity:
+        """Who asks, if a call leaves from that address."""
+        scope = self._egress.scope(address)
+        known = self._identities.get((scope, account))
+        if known is None:
+            known = Identity(scope, account, self._secret)
+            if len(self._identities) < _MOST:
+                self._identities[scope, account] = known
+        return known
+
+    def plan(self, provider: str | Provider, call: Call) -> Plan:
+        """What a call would spend that leaves from the default address."""
+        return passing(self.leaving(provider, call, "", "")[1])
+
+    def leaving(
+        self, provider: str | Provider, call: Call, egress: str, account: str
+    ) -> tuple[Provider, Plan, Address]:
+        """What a call would spend that leaves from the named address (``""``: the default one)."""
+        rules = self.provider(provider)
+        address = self._egress.named(egress) if egress else self._egress.default(rules.name)
+        return rules, rules.plan(call, self.identity(address, account)), address
+
+    def usual(
+        self, provider: str | Provider, method: str, path: str, egress: str, account: str
+    ) -> tuple[Provider, Plan, Address]:
+        """`leaving` for a call of which nothing but its route is known; kept for the next."""
+        key = (provider, method, path, egress, account)
+        known = self._usual.get(key) if self._generation == self._store.generation else None
+        if known is None:
+            known = self.leaving(provider, Call(method, path), egress, account)
+            if len(self._usual) > _MOST:
+                self._usual.clear()
+            self._usual[key] = known
+        return known
+
+    def choice(self, provider: str | Provider, call: Call, account: str) -> tuple[Provider, Choice] | None:
+        """The addresses of the provider's pool for one call; None: it has none."""
+        rules = self.provider(provider)
+        pool = self._egress.pool(rules.name)
+        if pool is None:
+            return None
+        if not self._egress.discovered(rules.name):
+            self._egress.discover(rules.name)
+        accounts = [account]
+        if pool.pins:
+            nobody = Identity(secret=self._secret)
+            accounts += [owner_of(kind, rules.file.owners)(call, nobody, "") for kind in ("account", "key")]
+        return rules, self._egress.choose(
+            pool, rules.namespace, accounts, lambda address: passing(rules.plan(call, self.identity(address, account)))
+        )
