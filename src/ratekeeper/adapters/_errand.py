@@ -1,7 +1,8 @@
 """One request of a client library from end to end, with all that the gate's policies do around it.
 
 Every adapter describes its calls as a `Governed`: how one attempt is sent, and how its answers are read and made. What is
-done around it is then the same for all (`ratekeeper.gate.pipeline`), and so is the next address where one cannot connect.
+done around it is then the same for all (`ratekeeper.gate.policies.pipeline`). So is the next address where one cannot
+connect.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from ratekeeper.adapters._wire import Outbound, in_family
 from ratekeeper.errors import Blocked, CallFailed, RatekeeperError, Rejected
 from ratekeeper.gate import priorities
 from ratekeeper.gate.errand import Errand, Reply, Served
+from ratekeeper.gate.policies.retry import unknown
 from ratekeeper.gate.steps import Steps, on_asyncio, within
-from ratekeeper.gate.trying import unknown
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Service
 from ratekeeper.rules.call import Outcome

@@ -19,7 +19,7 @@ from ratekeeper.stores.faults import ours
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.gate.pipeline import Pipeline
+    from ratekeeper.gate.policies.pipeline import Pipeline
     from ratekeeper.rules.call import Call, Priority
     from ratekeeper.rules.provider import Provider
 

@@ -7,9 +7,9 @@ import time
 import click
 
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.breakers import close
 from ratekeeper.gate.emergency import spoken
 from ratekeeper.gate.gate import Gate
+from ratekeeper.gate.policies.breaker import close
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.breaker import OPEN
 from ratekeeper.policy.policies import Policies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -14,12 +14,12 @@ from ratekeeper.gate.steps import Steps
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
-from ratekeeper.rules.call import Call, Feedback, Outcome
+from ratekeeper.rules.call import Call, Feedback, Outcome, Plan
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Errand", "Reply", "Served", "packed", "tried_of", "unpacked"]
+__all__ = ["Errand", "Next", "Policy", "Reply", "Served", "packed", "tried_of", "unpacked"]
 
 
 class Reply(NamedTuple):
@@ -55,6 +55,7 @@ class Errand(ABC):
         service: where an answer came from that was made for this call.
         patient: whether the timeout of its attempts is one that the program has asked for, so that they wait for the end of
             a block as well.
+        within: seconds for which its next attempt may wait for a permit; None: as long as any.
         leaving: called when the next attempt has its permit and is about to be sent.
     """
 
@@ -65,6 +66,7 @@ class Errand(ABC):
     urgent: bool = False
     service: Service = Service.FRESH
     patient: bool = False
+    within: float | None = None
     leaving: Callable[[], None] | None = None
 
     replayable = True
@@ -118,6 +120,26 @@ def tried_of(told: Feedback | None, now: float) -> Tried:
     at = None if told.retry_in is None else now + told.retry_in / SECOND
     held = bool(told.full or told.blocks)
     return Tried(told.outcome, told.acted, at, held, told.reason, now + told.held / SECOND)
+
+
+Next: TypeAlias = Callable[[Errand, Plan], Steps[Any]]
+"""What a policy is put around: makes a call of that plan, and returns the client's answer."""
+
+
+class Policy(Protocol):
+    """Something that is done around governed calls.
+
+    Attributes:
+        by_hand: whether it is done for calls that a person makes by hand too, who acts on what is true now.
+    """
+
+    by_hand: ClassVar[bool]
+
+    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+        """Make the call, through `ask` as often as it takes. Raises what `ask` raises, and what the policy says."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
 
 
 def packed(reply: Reply, at: int, ttl: float) -> bytes:

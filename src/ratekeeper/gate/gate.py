@@ -20,8 +20,8 @@ from ratekeeper.gate.held import Held
 from ratekeeper.gate.opening import opened, spare_store
 from ratekeeper.gate.own import Got, OwnErrand
 from ratekeeper.gate.permit import Permit
-from ratekeeper.gate.pipeline import Pipeline
 from ratekeeper.gate.plans import Plans
+from ratekeeper.gate.policies.pipeline import Pipeline
 from ratekeeper.gate.remote import RemoteRoom
 from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.gate.settings import program_name

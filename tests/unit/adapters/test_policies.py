@@ -417,7 +417,7 @@ def test_many_who_ask_at_once_ask_once(client: Any, made: Any, origin: Any) -> N
 def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> None:
     """A call of low class may stand in the queue for long: one of high class for the same goes by itself."""
     gate = made(cache=True)
-    lead = gate.pipeline._answers._flights
+    lead = gate.pipeline.cache._flights
     key = gate.provider("testland").handling.key
     call = Call("GET", "/rate", {"symbol": "A"})
     flight = lead.join(key(call, gate.plan("testland", call)), 30)

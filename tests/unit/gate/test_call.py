@@ -314,3 +314,24 @@ def test_an_attempt_in_time_is_as_ever(make: Make) -> None:
 
     with pytest.raises(KeyError, match="a bug"):
         gate.call("testland", "GET", "/rate", wrong)
+
+
+@pytest.mark.parametrize("store", ["memory://", "host://"])
+def test_who_is_elected_while_an_answer_is_kept_does_not_ask_again(make: Make, store: str) -> None:
+    """Between a look that finds nothing and the election of who asks, another has asked, kept the answer and stepped down."""
+    gate = make(store, cache=True)
+    other = make(store, cache=True) if store == "host://" else gate
+    sender, params = Sender(OK), {"symbol": "A"}
+    flights = gate.pipeline.cache._flights  # type: ignore[union-attr]
+    join, struck = flights.join, []
+
+    def late(key: bytes, longest: float) -> Any:
+        if not struck:
+            struck.append(key)
+            other.call("testland", "GET", "/rate", sender, params=params)
+        return join(key, longest)
+
+    flights.join = late  # type: ignore[method-assign]
+    got = gate.call("testland", "GET", "/rate", sender, params=params)
+    assert (got.service, got.body) == ("hit", b"{}")
+    assert len(sender.permits) == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Gate
-from ratekeeper.gate.flights import Flights, Follow, Lead
+from ratekeeper.gate.policies.single_flight import Flights, Follow, Lead
 
 KEY = b"k" * 16
 STORES = pytest.mark.parametrize("store", ["memory://", "host://"])
@@ -90,7 +90,7 @@ def test_another_process_s_flight_is_followed(tmp_path: Path) -> None:
 def test_a_killed_leader_s_time_ends(tmp_path: Path) -> None:
     """SIGKILL: nobody lands it; after the time that was allowed to it somebody else leads."""
     code = (
-        "import sys, time; from ratekeeper import Gate; from ratekeeper.gate.flights import Flights, Lead;"
+        "import sys, time; from ratekeeper import Gate; from ratekeeper.gate.policies.single_flight import Flights, Lead;"
         "lead = Flights(Gate('host://', home=sys.argv[1], hosts={}).store).join(b'k' * 16, 1.0);"
         "print(type(lead).__name__, flush=True); time.sleep(60)"
     )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ratekeeper.errors import Blocked, CallFailed, Rejected
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Reply, Served, packed, unpacked
-from ratekeeper.gate.flights import Flights, Lead
+from ratekeeper.gate.errand import Errand, Next, Reply, Served, packed, unpacked
+from ratekeeper.gate.policies.single_flight import Flights, Lead
 from ratekeeper.gate.steps import Steps, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Cache, Kept, Service
@@ -20,7 +19,7 @@ from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of, fingerprint
 from ratekeeper.stores.shelf import open_shelf
 
-__all__ = ["Answers"]
+__all__ = ["Caching"]
 
 _LONGEST_FLIGHT: Final = 60.0
 """Seconds for which others wait for one who asks on their behalf, at most."""
@@ -41,8 +40,10 @@ class _Found(NamedTuple):
     """Its owner has acted since, so that it may be wrong however young it is."""
 
 
-class Answers:
+class Caching:
     """The kept answers of one gate."""
+
+    by_hand: ClassVar[bool] = False
 
     def __init__(self, context: Context, cache: Cache) -> None:
         self._events = context.events
@@ -55,18 +56,12 @@ class Answers:
         """Let go of the shelf."""
         self._shelf.close()
 
-    def give(self, errand: Errand, plan: Plan, ask: Callable[[], Steps[Any]]) -> Steps[Any]:
-        """An answer to the call: kept, or of `ask`, which then is kept.
-
-        Args:
-            errand: the call.
-            plan: of it.
-            ask: makes the call.
-        """
+    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+        """An answer to the call: kept, or of `ask`, which then is kept."""
         wanted = self._wanted(errand, plan)
         if wanted is None:
             try:
-                return (yield from ask())
+                return (yield from ask(errand, plan))
             finally:
                 self._acted(errand, plan)
         found: _Found | None = None
@@ -84,6 +79,11 @@ class Answers:
             )
             if isinstance(flight, Lead):
                 try:
+                    # The one who led before may have kept an answer since we looked.
+                    found = yield from self._look(wanted, errand.is_async)
+                    answer = self._usable(errand, plan, wanted, found)
+                    if answer is not None:
+                        return answer
                     return (yield from self._asked(errand, plan, wanted, found, ask))
                 finally:
                     flight.land()
@@ -171,12 +171,10 @@ class Answers:
             return self._stale(errand, plan, found, "banned")
         return None
 
-    def _asked(
-        self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Callable[[], Steps[Any]]
-    ) -> Steps[Any]:
+    def _asked(self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Next) -> Steps[Any]:
         asked = time.monotonic_ns() + self._store.skew()[0]  # the earliest that it may be
         try:
-            response = yield from ask()
+            response = yield from ask(errand, plan)
         except Exception as error:
             # A call that was tried, and then shut out before its next try, is all of it: in vain, and shut.
             in_vain = isinstance(error, Rejected | CallFailed) or errand.tried is not None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Reply, Served
+from ratekeeper.gate.errand import Errand, Next, Reply, Served
 from ratekeeper.gate.steps import Parked, Steps, pausing, waiting
-from ratekeeper.gate.trying import Trying
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Batch
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.handling import Single
 
-__all__ = ["Batches"]
+__all__ = ["Batching"]
 
 _LONGEST: Final = 120.0
 """Seconds for which a call waits for the one that is made for it, at most; then it goes by itself."""
@@ -33,21 +32,25 @@ class _Collected:
         self.error: Exception | None = None
 
 
-class Batches:
+class Batching:
     """The batches of one gate: they collect the calls of this process."""
 
-    def __init__(self, context: Context, settings: Batch, trying: Trying) -> None:
+    by_hand: ClassVar[bool] = False
+
+    def __init__(self, context: Context, settings: Batch) -> None:
         self._context = context
         self._settings = settings
-        self._trying = trying
         self._lock = threading.Lock()
         self._collecting: dict[bytes, _Collected] = {}
 
-    def make(self, errand: Errand, plan: Plan) -> Steps[Any]:
+    def close(self) -> None:
+        """It holds nothing."""
+
+    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call, alone or together with others of its kind."""
         single = errand.rules.handling.single(errand.call, plan) if errand.answers else None
         if single is None:
-            return (yield from self._trying.make(errand, plan))
+            return (yield from ask(errand, plan))
         with self._lock:
             batch = self._collecting.get(single.group)
             first = batch is None or not batch.open
@@ -57,7 +60,7 @@ class Batches:
             if len(batch.names) >= min(self._settings.most, single.rule.most if single.rule.list_param else 1 << 30):
                 batch.open = False
         if first:
-            return (yield from self._lead(errand, plan, single, batch))
+            return (yield from self._lead(errand, plan, single, batch, ask))
         yield waiting(
             lambda: batch.done.wait(_LONGEST), lambda: batch.done.wait_async(_LONGEST), is_async=errand.is_async
         )
@@ -66,11 +69,11 @@ class Batches:
         if batch.error is not None:
             raise batch.error
         if single.name not in batch.replies:
-            return (yield from self._trying.make(errand, plan))
+            return (yield from ask(errand, plan))
         errand.service = Service.BATCHED
         return errand.answer(batch.replies[single.name], Served(Service.BATCHED))
 
-    def _lead(self, errand: Errand, plan: Plan, single: Single, batch: _Collected) -> Steps[Any]:
+    def _lead(self, errand: Errand, plan: Plan, single: Single, batch: _Collected, ask: Next) -> Steps[Any]:
         try:
             yield pausing(self._settings.window, is_async=errand.is_async)
             names = self._closed(single, batch)
@@ -78,7 +81,7 @@ class Batches:
             together = self._context.plans.plan(errand.rules, call)
             whole = errand.other(call) if len(names) > 1 and _cheaper(together, plan, len(names)) else None
             if whole is not None:
-                yield from self._together(errand, whole, together, single, batch)
+                yield from self._together(errand, whole, together, single, batch, ask)
         except Exception as error:
             batch.error = error
             raise
@@ -86,7 +89,7 @@ class Batches:
             self._closed(single, batch)
             batch.done.release()
         if single.name not in batch.replies:
-            return (yield from self._trying.make(errand, plan))
+            return (yield from ask(errand, plan))
         errand.service = Service.BATCHED
         return errand.answer(batch.replies[single.name], Served(Service.BATCHED))
 
@@ -97,9 +100,11 @@ class Batches:
                 del self._collecting[single.group]
             return batch.names
 
-    def _together(self, errand: Errand, whole: Errand, plan: Plan, single: Single, batch: _Collected) -> Steps[None]:
+    def _together(
+        self, errand: Errand, whole: Errand, plan: Plan, single: Single, batch: _Collected, ask: Next
+    ) -> Steps[None]:
         """Ask for all; what the answer does not hold is asked for by whoever wants it."""
-        response = yield from self._trying.make(whole, plan)
+        response = yield from ask(whole, plan)
         errand.tried = whole.tried
         reply, response = yield from whole.read(response)
         yield from whole.discard(response)

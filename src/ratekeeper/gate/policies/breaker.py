@@ -6,10 +6,11 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from ratekeeper.errors import BreakerOpen
+from ratekeeper.errors import BreakerOpen, Rejected
 from ratekeeper.gate.context import Context
+from ratekeeper.gate.errand import Errand, Next
 from ratekeeper.gate.steps import Steps, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
@@ -30,6 +31,8 @@ _AFTERWARDS: Final = 600.0
 class Breakers:
     """The breakers of one gate."""
 
+    by_hand: ClassVar[bool] = True
+
     def __init__(self, context: Context, settings: Breaker) -> None:
         self._context = context
         self._store = context.store
@@ -39,7 +42,25 @@ class Breakers:
         self._counted: dict[str, list[int]] = {}
         """By scope, calls that [failed, worked] and are not written down yet."""
 
-    def admit(self, plan: Plan, *, is_async: bool) -> Steps[str]:
+    def close(self) -> None:
+        """It holds nothing."""
+
+    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+        """Make the call if it may pass, and note how it fared."""
+        probe = yield from self._admit(plan, is_async=errand.is_async)
+        try:
+            response = yield from ask(errand, plan)
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, Rejected) and errand.tried is not None:
+                yield from self._note(plan, errand.tried.outcome, probe, is_async=errand.is_async)
+            elif probe:
+                self.release(probe)
+            raise
+        outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
+        yield from self._note(plan, outcome, probe, is_async=errand.is_async)
+        return response
+
+    def _admit(self, plan: Plan, *, is_async: bool) -> Steps[str]:
         """Lets a call pass; cancels, and what a person does by hand, always. Returns the topic of the probe that it is, or
         ``""``.
 
@@ -76,7 +97,7 @@ class Breakers:
                 return topic
         return ""
 
-    def note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
+    def _note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
         """Writes down how a call that was let pass fared. One that always passes opens no breaker."""
         trouble = troubled(outcome)
         if trouble and _passes(plan):

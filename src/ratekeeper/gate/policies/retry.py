@@ -6,41 +6,43 @@ import functools
 import random
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
-from ratekeeper.gate.breakers import Breakers
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand
+from ratekeeper.gate.errand import Errand, Next
 from ratekeeper.gate.steps import Steps, pausing
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried
 from ratekeeper.rules.call import Outcome, Plan
 
-__all__ = ["Trying", "unknown"]
+__all__ = ["Retries", "unknown"]
 
 _NONE = Retry(attempts=1)
 
 
-class Trying:
+class Retries:
     """The retries of one gate, and the budget that they share.
 
     Args:
         context: of the gate whose calls they are.
         retry: None: nothing is made again, and failures go to the caller as they are.
-        breakers: who may pass; None: all.
     """
 
-    def __init__(self, context: Context, retry: Retry | None, breakers: Breakers | None) -> None:
+    by_hand: ClassVar[bool] = True
+
+    def __init__(self, context: Context, retry: Retry | None) -> None:
         self._context = context
         self._events = context.events
         self._max_wait = context.max_wait
         self._retry = retry
-        self._breakers = breakers
         self._budget = Budget(retry or _NONE, time.monotonic())
         self._lock = threading.Lock()
 
-    def make(self, errand: Errand, plan: Plan) -> Steps[Any]:
+    def close(self) -> None:
+        """It holds nothing."""
+
+    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call; returns the client's answer.
 
         Raises:
@@ -56,7 +58,7 @@ class Trying:
         with self._lock:
             self._budget.call()
         while True:
-            response, error = yield from self._once(errand, plan, deadline, story)
+            response, error = yield from self._once(errand, plan, deadline, story, ask)
             tried = errand.tried or Tried(Outcome.OK)
             if tried.outcome is Outcome.OK:
                 if error is not None:
@@ -90,38 +92,21 @@ class Trying:
         return held
 
     def _once(
-        self, errand: Errand, plan: Plan, deadline: float, story: list[str]
+        self, errand: Errand, plan: Plan, deadline: float, story: list[str], ask: Next
     ) -> Steps[tuple[Any, Exception | None]]:
-        """One attempt: an answer or an error. Both are noted with the breaker."""
-        probe = ""
+        """One attempt: an answer or an error."""
         errand.tried = None
+        errand.within = None if self._retry is None else max(0.0, deadline - time.monotonic())
         try:
-            if self._breakers is not None:
-                probe = yield from self._breakers.admit(plan, is_async=errand.is_async)
-            left = None if self._retry is None else max(0.0, deadline - time.monotonic())
-            response = yield from errand.attempt(left)
+            return (yield from ask(errand, plan)), None
         except Rejected as error:
-            if probe and self._breakers is not None:
-                self._breakers.release(probe)
             if not story:
                 raise errand.fail(error, None) from None
             raise errand.fail(self._gave_up(plan, story, str(error)), error) from error
         except Exception as error:
             if errand.tried is None:
                 raise  # nothing of the network: a mistake in the caller's own code
-            yield from self._note(errand, plan, probe)
             return None, error
-        except BaseException:
-            if probe and self._breakers is not None:
-                self._breakers.release(probe)
-            raise
-        yield from self._note(errand, plan, probe)
-        return response, None
-
-    def _note(self, errand: Errand, plan: Plan, probe: str) -> Steps[None]:
-        if self._breakers is not None:
-            outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
-            yield from self._breakers.note(plan, outcome, probe, is_async=errand.is_async)
 
     def _verdict(self, retry: Retry, errand: Errand, repeat: Repeat, tried: Tried, nth: int) -> Again | Stop:
         now = time.monotonic()

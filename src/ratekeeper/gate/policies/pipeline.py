@@ -1,0 +1,95 @@
+"""The policies around a governed call, and their order, from the outside in::
+
+    Cache      a kept answer is given again; one process asks for all
+     Batch     single calls are collected and made as one
+      Retry    a failed attempt is made again where that is safe
+       Breaker a provider in trouble is left alone
+        attempt (the client's): wait for the permit, send, tell the gate what came of it
+
+Each is a `Policy`: it does what it does around the next. A new one is a file here, its settings in `Policies`, its
+decisions in `ratekeeper.policy`, and its place in the list below.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ratekeeper.gate.context import Context
+from ratekeeper.gate.errand import Errand, Next, Policy
+from ratekeeper.gate.policies.batch import Batching
+from ratekeeper.gate.policies.breaker import Breakers
+from ratekeeper.gate.policies.retry import Retries
+from ratekeeper.gate.steps import Steps
+from ratekeeper.policy.breaker import Breaker
+from ratekeeper.policy.freshness import Cache
+from ratekeeper.policy.policies import Batch
+from ratekeeper.policy.retry import Retry
+from ratekeeper.rules.call import Plan
+from ratekeeper.rules.handling import class_of
+from ratekeeper.stores.blocks import EMERGENCY
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.policies.cache import Caching
+
+__all__ = ["Pipeline"]
+
+P = TypeVar("P")
+
+
+class Pipeline:
+    """The policies of one gate at work."""
+
+    def __init__(self, context: Context) -> None:
+        said = context.policies
+        cache, batch = _settings(said.cache, Cache), _settings(said.batch, Batch)
+        retry, breaker = _settings(said.retry, Retry), _settings(said.breaker, Breaker)
+        self._plans = context.plans
+        self.cache = _caching(context, cache) if cache else None
+        order: list[Policy | None] = [
+            self.cache,
+            Batching(context, batch) if batch else None,
+            Retries(context, retry),  # also without settings: it tells what became of a call
+            Breakers(context, breaker) if breaker else None,
+        ]
+        policies = [policy for policy in order if policy is not None]
+        self._policies = policies
+        self._usual = _chained(policies)
+        self._by_hand = _chained([policy for policy in policies if policy.by_hand])
+
+    def run(self, errand: Errand) -> Steps[Any]:
+        """One call with all that is done around it; returns what its client shows its user."""
+        plan = self._plans.plan(errand.rules, errand.call)
+        around = self._by_hand if EMERGENCY in plan.scopes else self._usual
+        return (yield from around(errand, plan))
+
+    def keeps(self, errand: Errand) -> bool:
+        """Whether the answer to a call may come from the cache, or with another's."""
+        return self.cache is not None and class_of(self._plans.plan(errand.rules, errand.call)) == "market"
+
+    def close(self) -> None:
+        """Let go of what the policies hold."""
+        for policy in self._policies:
+            policy.close()
+
+
+def _attempt(errand: Errand, plan: Plan) -> Steps[Any]:
+    return errand.attempt(errand.within)
+
+
+def _chained(policies: list[Policy]) -> Next:
+    """The policies around an attempt, the first outermost."""
+    chain: Next = _attempt
+    for policy in reversed(policies):
+        chain = functools.partial(policy.around, ask=chain)
+    return chain
+
+
+def _caching(context: Context, cache: Cache) -> Caching:
+    from ratekeeper.gate.policies.cache import Caching  # with its storage: for those who keep answers
+
+    return Caching(context, cache)
+
+
+def _settings(said: bool | P, kind: type[P]) -> P | None:
+    return kind() if said is True else (said or None) if not isinstance(said, bool) else None
