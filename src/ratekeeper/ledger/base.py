@@ -171,6 +171,8 @@ class Ledger:
         """Put `cost` units in flight for `who`; the decision has been made."""
         self.inflight += cost
         self.room -= cost
+        if self.trial and cost and self.room < 0:
+            self.try_one(now)
         if now[0] >= self.early:
             self.probed = now[0]
         try:
@@ -182,6 +184,9 @@ class Ledger:
             row[3] = max(0, row[3] - cost)
         if not self.rises:
             note_burst(row, cost, now.mono, self.limit.period)
+
+    def try_one(self, now: Instant) -> None:
+        """What was taken goes beyond what is surely there; only during a `trial`."""
 
     def _row(self, who: Who) -> Row:
         """The row of `who`; one that is missing begins."""

@@ -192,11 +192,9 @@ class Fixed(Ledger):
         # What nobody wants has melted before the next window can have begun: later it would be taken out of that one.
         return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period
 
-    def take(self, cost: int, who: Who, now: Instant) -> None:
-        super().take(cost, who, now)
-        if self.trial and cost and self.room < 0:
-            self.tried = now.mono
-            self.room -= 1
+    def try_one(self, now: Instant) -> None:
+        self.tried = now.mono
+        self.room -= 1
 
     # -- settling --------------------------------------------------------------------------------------------------
 
