@@ -83,12 +83,16 @@ class Fixed(Ledger):
         elif self.kept and now.mono >= self.kept_until:
             self.used, self.carry = max(0, self.used - self.kept), max(0, self.carry - self.again)
             self.kept = self.again = 0
+        if self.trial and now.mono >= self.trial:
+            self._end_trial()
         self._place()
 
     def _place(self) -> None:
         end = (self.era + 1) * self.limit.period + self.limit.origin
         self.early, self.roll = end - self.edges.hi, end - self.edges.lo
         self.turn = min(self.roll, self.kept_until) if self.kept else self.roll
+        if self.trial:
+            self.turn = min(self.turn, self.trial)
         self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
         # The answer of the call that is tried leaves more room in any case, so that it wakes the next.
         self.room -= self.held + bool(self.tried)
@@ -152,8 +156,6 @@ class Fixed(Ledger):
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
-        if self.trial and now.mono >= self.trial:
-            self._end_trial()
         self.advance(now)
         self._return(now)
         opens = super().opens(cost, who, now)
@@ -202,7 +204,7 @@ class Fixed(Ledger):
         self.inflight -= reserved
         self.used += actual
         self.tally += actual
-        if self.trial:
+        if at.mono < self.trial:
             self.loose += actual
         self.room += reserved - actual
         if at.mono >= self.early:

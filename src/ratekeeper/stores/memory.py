@@ -112,7 +112,7 @@ class MemoryStore(LedgerStore):
             if known is not None and known[0] is grant.charges and not (actual or used or full or self._torn):
                 pairs = known[1]
                 for ledger, _ in pairs:
-                    if now[0] >= ledger.turn or ledger.rises or ledger.trial:
+                    if now[0] >= ledger.turn or ledger.trial or ledger.rises:
                         break
                 else:
                     try:

@@ -284,6 +284,27 @@ class TestEdges:
         ledger.confirm(at(60.26))
         assert (ledger.trial, ledger.room) == (0, 890)
 
+    def test_a_trial_ends_when_the_answers_are_more_than_the_window_before_had_left(self) -> None:
+        """60 of its 1000 units were spent while it may not have begun: so it may hold 940, and 60 more prove nothing."""
+        ledger = fixed(at(30), MINUTE)
+        ledger.advance(at(60.26))
+        spend(ledger, 60, at(60.3), at(60.4))
+        spend(ledger, 940, at(80), at(80.1))
+        ledger.advance(at(120.26))
+        assert (ledger.held, ledger.least, ledger.room) == (1000, 940, 0)
+        for nth in range(7):
+            now = at(120.3 + nth / 100)
+            assert ledger.opens(10, WHO, now) == 0
+            ledger.take(10, WHO, now)
+            before = ledger.room
+            assert ledger.opens(10, WHO, now) == -ledger.trial < UNKNOWN  # one at a time
+            ledger.settle(10, 10, now)
+            ledger.confirm(now)
+            assert ledger.room > before  # which wakes the next
+            assert bool(ledger.trial) is (nth < 6)
+        assert ledger.room == 930
+        assert ledger.loose == 60  # no more than that of them can have been counted in the window before
+
     def test_a_trial_without_an_answer_ends(self) -> None:
         """An edge cannot be later than the doubt: then the window has begun, whatever became of the call."""
         ledger = fixed(at(30), MINUTE)

@@ -169,6 +169,7 @@ local function place(L)
       turn = turn + L.origin
       L.early, L.roll = turn - L.hi, turn - L.lo
       turn = L.kept ~= 0 and min(L.roll, L.kept_until) or L.roll
+      if L.trial ~= 0 then turn = min(turn, L.trial) end
     elseif kind == SLIDING then
       if L.marks[1] then turn = min(turn, L.marks[1] + L.period) end
     else
@@ -448,6 +449,7 @@ local function advance(L, now)
       L.used, L.carry = max(0, L.used - L.kept), max(0, L.carry - L.again)
       L.kept, L.again = 0, 0
     end
+    if L.trial ~= 0 and mono >= L.trial then L.held, L.least, L.trial, L.tried = 0, 0, 0, 0 end
   elseif kind == FIRST then
     enter(L, floor(mono / period), mono)
     if L.anchor ~= 0 and mono >= L.anchor + period then
@@ -601,7 +603,7 @@ local function settle(L, reserved, actual, at)
     L.inflight, L.used, L.room = L.inflight - reserved, L.used + actual, L.room + reserved - actual
     if kind == FIXED then
       L.tally = L.tally + actual
-      if L.trial ~= 0 then L.loose = L.loose + actual end
+      if at.mono < L.trial then L.loose = L.loose + actual end
       if at.mono >= L.early then
         if L.late < L.roll + L.lo then L.carry = 0 end
         L.carry = L.carry + actual
@@ -987,7 +989,6 @@ end
 -- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
 local function opens(L, cost, member, class, now, ahead)
   if L.kind ~= FIXED then return opens_in_general(L, cost, member, class, now, ahead) end
-  if L.trial ~= 0 and now.mono >= L.trial then L.held, L.least, L.trial, L.tried = 0, 0, 0, 0 end
   advance(L, now)
   come_back(L, now)
   local at = opens_in_general(L, cost, member, class, now, ahead)
