@@ -90,9 +90,8 @@ class Fixed(Ledger):
     def _place(self) -> None:
         end = (self.era + 1) * self.limit.period + self.limit.origin
         self.early, self.roll = end - self.edges.hi, end - self.edges.lo
-        self.turn = min(self.roll, self.kept_until) if self.kept else self.roll
-        if self.trial:
-            self.turn = min(self.turn, self.trial)
+        frees = self._frees()
+        self.turn = min(frees, self.trial) if self.trial else frees
         self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
         # The answer of the call that is tried leaves more room in any case, so that it wakes the next.
         self.room -= self.held + bool(self.tried)
@@ -188,7 +187,12 @@ class Fixed(Ledger):
         return 0 if self.probed < begin else min(begin + quarter, self.roll)
 
     def frees(self, units: int, now: Instant) -> int:
-        return max(now.mono + 1, self.turn)
+        return max(now.mono + 1, self._frees())
+
+    def _frees(self) -> int:
+        """The first steady instant at which anything that is charged is free again."""
+        frees = min(self.roll, self.kept_until) if self.kept else self.roll
+        return min(frees, self.trial) if self.held else frees
 
     def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
         # What nobody wants has melted before the next window can have begun: later it would be taken out of that one.

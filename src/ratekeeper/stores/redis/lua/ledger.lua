@@ -169,6 +169,7 @@ local function place(L)
       turn = turn + L.origin
       L.early, L.roll = turn - L.hi, turn - L.lo
       turn = L.kept ~= 0 and min(L.roll, L.kept_until) or L.roll
+      L.frees = L.held ~= 0 and min(turn, L.trial) or turn
       if L.trial ~= 0 then turn = min(turn, L.trial) end
     elseif kind == SLIDING then
       if L.marks[1] then turn = min(turn, L.marks[1] + L.period) end
@@ -868,7 +869,7 @@ end
 -- opposite sign.
 local function frees(L, units, now)
   local kind = L.kind
-  if kind == FIXED then return max(now.mono + 1, L.turn) end
+  if kind == FIXED then return max(now.mono + 1, L.frees) end
   if kind == FIRST then
     local over = ends(L)
     return over ~= 0 and max(now.mono + 1, over) or UNKNOWN
