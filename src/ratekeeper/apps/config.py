@@ -1,4 +1,4 @@
-"""``ratekeeper config``: whether the configuration is right, and every value in force with who said it."""
+"""``ratekeeper config``: whether the configuration is right, and every value in force with who states it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from ratekeeper.config.resolution import SETTINGS, Configuration, configure
+from ratekeeper.config.rulebook import mistakes, rulebook, unchecked
+from ratekeeper.config.schema import CREDENTIALS, VARIABLE
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.by_hand import CREDENTIALS, VARIABLE
-from ratekeeper.gate.configuration import Configuration, configure
 from ratekeeper.ledger.limit import Limit
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.settings import EgressSettings, addresses_of
 from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Priority
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import interval_name
 
@@ -41,12 +43,12 @@ def check(file: Path | None) -> None:
     """Check FILE, or the configuration file in force: exit code 0, or 2 with file, line, key and remedy of all mistakes."""
     try:
         said = configure(file)
-        book = said.unchecked()
-        mistakes = list(said.mistakes(book, derived=True))
+        book = unchecked(said)
+        wrong = list(mistakes(said, book, derived=True))
     except RuleError as error:
         _fail([str(error), *getattr(error, "__notes__", ())])
-    if mistakes:
-        _fail(map(str, mistakes))
+    if wrong:
+        _fail(map(str, wrong))
     if said.file.path is None:
         click.echo(f"There is no configuration file: defaults and environment hold. It would be {_would_be()}")
     else:
@@ -65,7 +67,7 @@ def show(file: Path | None, program: str | None, as_json: bool) -> None:
     """Every value in force and where it comes from: a variable of the environment, FILE:LINE or the default. Passwords are
     left out."""
     said = configure(file, name=program)
-    said.rulebook()
+    rulebook(said)
     rows = list(values(said))
     if as_json:
         path = said.file.path and str(said.file.path)
@@ -80,26 +82,19 @@ def show(file: Path | None, program: str | None, as_json: bool) -> None:
 
 
 def values(said: Configuration) -> Iterator[tuple[str, Any, str]]:
-    """Every value in force: its key, the value without secrets, who said it."""
-    own = said.said
-    single = said.egress or (own.egress if isinstance(own.egress, str) else "")
-    scalars = {
-        "home": str(said.home),
-        "store": masked(str(said.store or "host://")),
-        "priority": None if said.priority is None else said.priority.name.lower(),
-        "weight": said.weight,
-        "max_wait": said.max_wait,
-        "max_block_wait": said.max_block_wait,
-        "learn": said.learn,
-    }
-    for key, value in scalars.items():
-        yield key, value, said.sources[key]
-    if said.egress or isinstance(own.egress, str):
-        yield "egress", single or "default", said.sources["egress"]
+    """Every value in force: its key, the value without secrets, who states it."""
+    own = said.settings
+    named = isinstance(own.egress, str) or said.sources["egress"] == SETTINGS["egress"].variable
     by_name = isinstance(own.policies, str) or said.policies != own.policies
-    if by_name:
-        on = [name for name in Policies.__struct_fields__ if getattr(said.policies, name)]
-        yield "policies", ",".join(on) or "none", said.sources["policies"]
+    for key in SETTINGS:
+        value = getattr(said, key)
+        if key == "policies" and by_name:
+            value = ",".join(name for name in Policies.__struct_fields__ if getattr(value, name)) or "none"
+        elif key == "egress" and named:
+            value = value.name or "default"
+        elif key in ("egress", "policies", "hosts"):
+            continue  # tables, shown below as they are written
+        yield key, _plain(value), said.sources[key]
     for host, name in said.hosts.items():
         yield f"hosts.{_quoted(host)}", name, said.sources[f"hosts.{host}"]
     for at, rule in enumerate(own.rules):
@@ -111,7 +106,7 @@ def values(said: Configuration) -> Iterator[tuple[str, Any, str]]:
 
 
 def _leaves(value: Any, path: str, shown: str, said: Configuration) -> Iterator[tuple[str, Any, str]]:
-    if not said.file.says(path):
+    if not said.file.states(path):
         return
     if isinstance(value, dict) and value:
         for key, each in value.items():
@@ -124,6 +119,13 @@ def _leaves(value: Any, path: str, shown: str, said: Configuration) -> Iterator[
         ):
             value = "…"  # it should name a variable, and may be the key itself
         yield shown, masked(value) if isinstance(value, str) else value, said.file.place(path)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, without secrets."""
+    if isinstance(value, Priority):
+        return value.name.lower()
+    return masked(str(value)) if isinstance(value, Path | str) else value
 
 
 def masked(text: str) -> str:
@@ -156,13 +158,13 @@ def _would_be() -> str:
 
 def _changes(said: Configuration, book: Rulebook) -> Iterator[str]:
     """The limits that the configuration changes."""
-    for name in dict.fromkeys([*said.said.providers, *said.said.headroom]):
+    for name in dict.fromkeys([*said.settings.providers, *said.settings.headroom]):
         provider = book.provider(name)
         before = Provider(provider.file).limits
         for limit in provider.limits.values():
             if limit != before[limit.name]:
                 yield f"{name} {limit.name}: {_limit(limit)} (the rules: {_limit(before[limit.name])})"
-    for program, own in said.said.programs.items():
+    for program, own in said.settings.programs.items():
         for name, units in own.limits.items():
             provider_name, _, limit_name = name.partition("/")
             limit = book.provider(provider_name).limits[limit_name]
@@ -177,9 +179,9 @@ def _limit(limit: Limit) -> str:
 
 def _warnings(said: Configuration, book: Rulebook) -> Iterator[str]:
     """What is allowed, and yet may not be what was meant."""
-    own = said.said
+    own = said.settings
     for key, source in said.sources.items():
-        if source.startswith("RATEKEEPER_") and said.file.says(f"$.{key}"):
+        if source.startswith("RATEKEEPER_") and said.file.states(f"$.{key}"):
             yield f"{said.file.place(f'$.{key}')}: {key}: {source} is set and goes before it"
     if own.alerts.at:
         yield f"{said.file.place('$.alerts')}: alerts: accepted, but not used yet"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.gate.configuration import configure
+from ratekeeper.config.resolution import configure
+from ratekeeper.config.schema import store_address
 from ratekeeper.gate.emergency import spoken
-from ratekeeper.gate.settings import load_settings, open_store_name
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait, read_waits
 from ratekeeper.ledger.limit import SECOND
@@ -37,7 +36,7 @@ def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]
     """
     store = _store(home)
     found = store.read(Times(store).now)
-    egress = Egress(load_settings().egress, os.environ.get("RATEKEEPER_EGRESS", ""), store, lambda *_, **__: None)
+    egress = Egress(configure().egress, store, lambda *_, **__: None)
     waits = read_waits(store)
     if store.remote:
         store.close()
@@ -46,7 +45,7 @@ def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]
 
 def _name() -> str:
     """The address of the store in force, as the user wrote it."""
-    return open_store_name(os.environ.get("RATEKEEPER_STORE") or load_settings().store)
+    return store_address(str(configure().store))
 
 
 def _store(home: Path | None) -> Store:

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
+from ratekeeper.config.resolution import configure, program_name
+from ratekeeper.config.rulebook import rulebook
 from ratekeeper.gate import priorities
-from ratekeeper.gate.configuration import configure
 from ratekeeper.gate.contact import CONTACT, Contact
 from ratekeeper.gate.emergency import passing, understood
 from ratekeeper.gate.events import Event, Events
@@ -27,7 +28,6 @@ from ratekeeper.gate.pipeline import Pipeline
 from ratekeeper.gate.remote import RemoteRoom
 from ratekeeper.gate.roaming import Crowd
 from ratekeeper.gate.room import WaitingRoom
-from ratekeeper.gate.settings import program_name
 from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.gate.times import Times
@@ -97,16 +97,18 @@ class Gate:
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
-        self.home, self.book = said.home, said.rulebook()
+        self.home, self.book = said.home, rulebook(said)
         self.max_wait, self.max_block_wait = said.max_wait, said.max_block_wait
         self.policies = said.policies
         self.untouched_hosts: dict[str, int] = {}  # calls that passed, by host: there are no rules for it
         self._name, self.weight = name, said.weight
         self._learn, self.ungoverned_on_error = said.learn, said.ungoverned_on_error
-        self._priority, self._assigned = said.priority, said.assigned()
+        self._priority = said.priority
+        patterns = said.settings.priorities
+        self._assigned = priorities.Assigned(patterns) if patterns else None
         self.store, self._secret = opened(said.store, said.home, self.events.say)
         self._identities: dict[tuple[str, str], Identity] = {}
-        self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
+        self.egress = Egress(said.egress, self.store, self.events.say)
         self._begin()
 
     def _begin(self) -> None:
@@ -221,7 +223,7 @@ class Gate:
         else:
             rules, plan, address = self._plan(provider, Call(method, path, params, body, headers), egress, account)
         if priority is not None:
-            klass = priorities.of(priority)
+            klass = Priority.of(priority)
         else:
             chosen = priorities.current()
             if chosen is None and self._assigned is not None:

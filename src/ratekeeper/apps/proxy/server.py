@@ -15,7 +15,7 @@ from ratekeeper.apps.proxy.forward import Forward, Target
 from ratekeeper.apps.proxy.refusal import Refusals, failure
 from ratekeeper.apps.proxy.websocket import Relays, wants_websocket
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
-from ratekeeper.gate import priorities
+from ratekeeper.rules.call import Priority
 
 if TYPE_CHECKING:
     import aiohttp
@@ -117,7 +117,7 @@ class Proxy:
         patience = request.headers.get("X-Ratekeeper-Timeout")
         if klass is None and patience is None:
             return self._governor
-        priority = None if klass is None else priorities.of(klass)
+        priority = None if klass is None else Priority.of(klass)
         if patience is None:
             return Governor(self._gate, priority=priority)
         try:

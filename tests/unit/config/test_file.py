@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Gate, Priority, RuleError, StoreError
-from ratekeeper.gate.settings import find_settings, home_folder, load_settings, parse_hosts, program_name, secret_of
+from ratekeeper.config.file import find_settings, home_folder, read_settings
+from ratekeeper.config.resolution import parse_hosts, program_name
+from ratekeeper.gate.opening import secret_of
 
 
 def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
     file = tmp_path / "ratekeeper.toml"
     file.write_text("weight = 0\n\nlearn = 'no'\n")
     with pytest.raises(RuleError) as caught:
-        load_settings(file)
+        read_settings(file)
     assert (caught.value.line, caught.value.key) == (1, "$.weight")
     assert [note.partition(": ")[0] for note in caught.value.__notes__] == [f"{file}:3"]
 
@@ -131,14 +133,14 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_settings() == homes["other"]
     assert find_settings(homes["home"]) == homes["home"]
     monkeypatch.setenv("RATEKEEPER_CONFIG", os.devnull)
-    assert load_settings().weight == 1
+    assert read_settings().settings.weight == 1
 
 
 def test_folders_are_meant_from_the_file(tmp_path: Path) -> None:
     """Relative paths do not depend on where a program was started."""
     file = tmp_path / "ratekeeper.toml"
     file.write_text('home = "state"\nrules = ["mine.toml"]')
-    said = load_settings(file)
+    said = read_settings(file).settings
     assert (said.home, said.rules) == (str(tmp_path / "state"), [str(tmp_path / "mine.toml")])
 
 
@@ -151,7 +153,7 @@ def test_a_module_is_called_by_its_package(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_missing_file_is_told() -> None:
     """A file that is named must be there."""
     with pytest.raises(RuleError, match="cannot be read"):
-        load_settings("/no/such/ratekeeper.toml")
+        read_settings("/no/such/ratekeeper.toml")
 
 
 def test_hosts_in_text_and_their_errors() -> None:
