@@ -28,8 +28,7 @@ def command() -> None:
     """
     from ratekeeper.apps.exchange.accounts import chosen
     from ratekeeper.apps.exchange.desk import Desk
-    from ratekeeper.apps.telegram.api import Api
-    from ratekeeper.apps.telegram.bot import Bot
+    from ratekeeper.apps.telegram.bot import Api, Bot
     from ratekeeper.apps.telegram.replies import Replies
     from ratekeeper.config.file import read_settings
     from ratekeeper.gate.gate import Gate
