@@ -20,26 +20,26 @@ from ratekeeper.rules.times import duration
 __all__ = ["mistakes", "rulebook", "unchecked"]
 
 
-def rulebook(said: Configuration, *, derived: bool = False) -> Rulebook:
+def rulebook(configuration: Configuration, *, derived: bool = False) -> Rulebook:
     """The rules with everything that the configuration states of them. `derived`: as for `mistakes`.
 
     Raises:
         RuleError: the configuration does not fit the rules; the first mistake.
     """
-    book = unchecked(said)
-    if said.file.path is not None:
-        for error in mistakes(said, book, derived=derived):
+    book = unchecked(configuration)
+    if configuration.file.path is not None:
+        for error in mistakes(configuration, book, derived=derived):
             raise error
     return book
 
 
-def unchecked(said: Configuration) -> Rulebook:
+def unchecked(configuration: Configuration) -> Rulebook:
     """The same without a look for `mistakes`."""
-    settings = said.settings
+    settings = configuration.settings
     try:
         return Rulebook.load(
-            said.hosts,
-            extra=said.rules,
+            configuration.hosts,
+            extra=configuration.rules,
             headroom=_headroom(settings),
             tiers={
                 name: {"*": provider.tier} if isinstance(provider.tier, str) else provider.tier
@@ -54,16 +54,16 @@ def unchecked(said: Configuration) -> Rulebook:
                 for name, provider in settings.providers.items()
             },
             smooth=frozenset(name for name, provider in settings.providers.items() if provider.pace == "smooth"),
-            caps=_caps(said),
+            caps=_caps(configuration),
         )
     except UnknownProvider as error:
         for host, name in settings.hosts.items():
-            if said.hosts[host.lower()] == name and error.reason.startswith(f"no rules for {name!r}"):
-                raise said.file.error(f"$.hosts.{host}", f"{error.reason}.") from None
+            if configuration.hosts[host.lower()] == name and error.reason.startswith(f"no rules for {name!r}"):
+                raise configuration.file.error(f"$.hosts.{host}", f"{error.reason}.") from None
         raise
 
 
-def mistakes(said: Configuration, book: Rulebook, *, derived: bool = False) -> Iterator[RuleError]:
+def mistakes(configuration: Configuration, book: Rulebook, *, derived: bool = False) -> Iterator[RuleError]:
     """Everything in the file that does not fit the rules in `book`, one error after the other.
 
     Args:
@@ -71,8 +71,8 @@ def mistakes(said: Configuration, book: Rulebook, *, derived: bool = False) -> I
     """
     from ratekeeper.rules.ccxt_tables import PREFIX  # a large module, for those who configure something
 
-    file, wrong = said.file, set[str]()
-    for key, name, check in _statements(said.settings):
+    file, wrong = configuration.file, set[str]()
+    for key, name, check in _statements(configuration.settings):
         if name.startswith(PREFIX) and not derived:
             continue
         try:
@@ -86,12 +86,12 @@ def mistakes(said: Configuration, book: Rulebook, *, derived: bool = False) -> I
             if str(error) not in wrong:
                 yield error
             wrong.add(str(error))
-    for name, own in said.settings.providers.items():
+    for name, own in configuration.settings.providers.items():
         for limit, wish in own.limits.items():
             key = f"$.providers.{name}.limits.{limit}"
             if wish.period is not None and wish.capacity is None:
                 yield file.error(f"{key}.period", "a period without a number. Add the capacity.")
-            if wish.headroom and limit in said.settings.headroom.get(name, {}):
+            if wish.headroom and limit in configuration.settings.headroom.get(name, {}):
                 line = file.place(f"{key}.headroom").rpartition(":")[2]
                 yield file.error(f"$.headroom.{name}.{limit}", f"line {line} says it too. Remove one.")
 
@@ -138,14 +138,14 @@ def _unknown_pattern(pattern: str, provider: Provider) -> str:
     return f"{provider.name} has no such route. {remedy}"
 
 
-def _caps(said: Configuration) -> dict[str, dict[str, Cap]]:
+def _caps(configuration: Configuration) -> dict[str, dict[str, Cap]]:
     """By provider and limit, how much this program may spend."""
     found: dict[str, dict[str, Cap]] = {}
-    own = said.settings.programs.get(said.program)
+    own = configuration.settings.programs.get(configuration.program)
     for name, units in own.limits.items() if own is not None else ():
         provider, _, limit = name.partition("/")
-        place = said.file.place(f"$.programs.{said.program}.limits.{name}")
-        found.setdefault(provider, {})[limit] = Cap(said.program, units, place)
+        place = configuration.file.place(f"$.programs.{configuration.program}.limits.{name}")
+        found.setdefault(provider, {})[limit] = Cap(configuration.program, units, place)
     return found
 
 

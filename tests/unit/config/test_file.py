@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Gate, Priority, RuleError, StoreError
-from ratekeeper.config.file import find_settings, home_folder, read_settings
+from ratekeeper.config.file import find_settings, read_settings
 from ratekeeper.config.resolution import parse_hosts, program_name
-from ratekeeper.gate.opening import secret_of
 
 
 def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +103,6 @@ def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
     assert [note.partition(": ")[0] for note in caught.value.__notes__] == [f"{file}:3"]
 
 
-def test_headroom_is_said_once(tmp_path: Path) -> None:
-    """The older table and the newer one may not speak of the same limit."""
-    file = tmp_path / "ratekeeper.toml"
-    file.write_text("[providers.binance-usdm]\nlimits.weight-1m.headroom = 5\n[headroom.binance-usdm]\nweight-1m = 6\n")
-    with pytest.raises(RuleError, match=r"toml:4: headroom.binance-usdm.weight-1m: line 2 says it too. Remove one."):
-        Gate("memory://", config=file)
-
-
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named, else by the environment, else in the state folder that is named, else in the platform's folder; never in the
     working directory."""
@@ -167,13 +158,3 @@ def test_an_unknown_store_is_refused() -> None:
     """A store that does not exist is named, with those that do."""
     with pytest.raises(StoreError, match="use host://, memory:// or redis://"):
         Gate("sqlite://x")
-
-
-def test_the_secret_is_made_once_and_is_private(tmp_path: Path) -> None:
-    """All processes of a folder digest keys alike, and nobody else can read the secret."""
-    home = home_folder(tmp_path / "h")
-    first = secret_of(home)
-    assert secret_of(home) == first
-    assert len(first) == 32
-    assert (home / "secret").stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in home.iterdir()) == ["secret"]

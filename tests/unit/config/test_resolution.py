@@ -12,23 +12,11 @@ import pytest
 
 from ratekeeper import Gate, RuleError
 from ratekeeper.config.resolution import SETTINGS, configure
-from ratekeeper.config.rulebook import mistakes, rulebook, unchecked
+from ratekeeper.config.rulebook import rulebook
 from ratekeeper.config.schema import Settings
 
 ROOT = Path(__file__).parents[3]
 Config = Callable[[str], Path]
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    """Writes a configuration file."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "ratekeeper.toml"
-        path.write_text(text)
-        return path
-
-    return write
 
 
 def test_who_is_heard(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,24 +57,6 @@ def test_hosts_of_file_and_environment_together(config: Config, monkeypatch: pyt
     book = rulebook(found)
     served = {host: book.for_host(host) for host in found.hosts}
     assert {host: rules.name for host, rules in served.items() if rules} == found.hosts
-
-
-def test_every_mistake_is_found(config: Config) -> None:
-    """For who checks a file: all that does not fit, not only the first."""
-    said = configure(config('[providers.kraken]\ntier = "x"\n[providers.nobody]\n[priorities]\n"okx GET /x" = "low"\n'))
-    assert [(error.line, error.key) for error in mistakes(said, unchecked(said))] == [
-        (2, "$.providers.kraken.tier"),
-        (3, "$.providers.nobody"),
-        (5, "$.priorities.okx GET /x"),
-    ]
-
-
-def test_providers_of_ccxt_are_judged_on_wish(config: Config) -> None:
-    """A gate does not load ccxt for a name in the file; who checks the file does."""
-    pytest.importorskip("ccxt")
-    said = configure(config("[providers.ccxt-nobody]\n"))
-    book = rulebook(said)
-    assert [error.line for error in mistakes(said, book, derived=True)] == [1]
 
 
 def rows(heading: str) -> dict[str, tuple[str, str]]:
