@@ -59,6 +59,27 @@ def test_hosts_of_file_and_environment_together(config: Config, monkeypatch: pyt
     assert {host: rules.name for host, rules in served.items() if rules} == found.hosts
 
 
+def test_a_wrong_value_is_blamed_on_who_states_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that does not exist: the argument's, the variable's with its name, the file's with its line."""
+    file = config('\npolicies = "retri"')
+    with pytest.raises(RuleError, match=r"^no policy is called 'cash'"):
+        configure(file, policies="cash")
+    with pytest.raises(RuleError, match=r"toml:2: policies: no policy is called 'retri'"):
+        configure(file)
+    monkeypatch.setenv("RATEKEEPER_POLICIES", "braker")
+    with pytest.raises(RuleError, match=r"^RATEKEEPER_POLICIES: no policy is called 'braker'"):
+        configure(file)
+
+
+def test_a_program_that_is_told_its_address_has_no_pools(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable names one address, which keeps what the file states of it; there is nothing to choose."""
+    file = config('[egress]\nname = "a"\naddresses = { a = "127.0.0.2" }\npools = { okx = { primary = "a" } }')
+    assert list(configure(file).egress.pools) == ["okx"]
+    monkeypatch.setenv("RATEKEEPER_EGRESS", "b")
+    found = configure(file).egress
+    assert (found.name, list(found.addresses), found.pools) == ("b", ["a"], {})
+
+
 def rows(heading: str) -> dict[str, tuple[str, str]]:
     """The table under a heading of the configuration's page: meaning and default by name, without links."""
     page = (ROOT / "docs" / "reference" / "configuration.md").read_text("utf-8")
