@@ -105,7 +105,7 @@ def _proxy(pipe: Connection, way: str, upstream: int, folder: Path) -> None:
     import logging
 
     from ratekeeper import Gate
-    from ratekeeper.apps.proxy.serve import Options, serve
+    from ratekeeper.apps.proxy.server import Options, serve
     from ratekeeper.apps.proxy.upstreams import parse
 
     logging.disable()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ratekeeper.adapters._call import Attempt, Family
 from ratekeeper.adapters._wire import Outbound, in_family
+from ratekeeper.config.resolution import UNGOVERNED_ON_ERROR, switched_on
 from ratekeeper.errors import RatekeeperError, Rejected
-from ratekeeper.gate.configuration import UNGOVERNED_ON_ERROR, switched_on
 from ratekeeper.gate.steps import Steps
 from ratekeeper.stores.faults import ours
 

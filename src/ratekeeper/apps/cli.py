@@ -27,13 +27,13 @@ _COMMANDS = {
     ),
     "pause": ("ratekeeper.apps.pause", "Stop a provider, a kind of call or everything, in all processes at once."),
     "proxy": ("ratekeeper.apps.proxy", "A base URL for programs in any language: calls go on through the gate."),
-    "resume": ("ratekeeper.apps.resume", "Take a pause back."),
+    "resume": ("ratekeeper.apps.pause:resume", "Take a pause back."),
     "rules": ("ratekeeper.apps.rules", "The providers' rules: list, show, check, diff."),
     "run": ("ratekeeper.apps.run", "Run an unchanged program, and its Python children, through the gate."),
     "sessions": ("ratekeeper.apps.sessions", "Jobs that programs keep alive: list, recover, stop."),
-    "status": ("ratekeeper.apps.status", "Every budget, who spends it, bans, and the state of the store."),
+    "status": ("ratekeeper.apps.state:status", "Every budget, who spends it, bans, and the state of the store."),
     "telegram": ("ratekeeper.apps.telegram", "A bot: status, pause, resume, positions and close from a chat."),
-    "top": ("ratekeeper.apps.top", "The status, live."),
+    "top": ("ratekeeper.apps.state:top", "The status, live."),
 }
 
 
@@ -46,7 +46,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(_COMMANDS[cmd_name][0]).command
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

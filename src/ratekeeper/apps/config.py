@@ -1,4 +1,4 @@
-"""``ratekeeper config``: whether the configuration is right, and every value in force with who said it."""
+"""``ratekeeper config``: whether the configuration is right, and every value in force with who states it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from ratekeeper.config.resolution import SETTINGS, Configuration, configure
+from ratekeeper.config.rulebook import mistakes, rulebook, unchecked
+from ratekeeper.config.schema import CREDENTIALS, VARIABLE
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.by_hand import CREDENTIALS, VARIABLE
-from ratekeeper.gate.configuration import Configuration, configure
 from ratekeeper.ledger.limit import Limit
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.settings import EgressSettings, addresses_of
 from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Priority
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import interval_name
 
@@ -40,20 +42,20 @@ def command() -> None:
 def check(file: Path | None) -> None:
     """Check FILE, or the configuration file in force: exit code 0, or 2 with file, line, key and remedy of all mistakes."""
     try:
-        said = configure(file)
-        book = said.unchecked()
-        mistakes = list(said.mistakes(book, derived=True))
+        configuration = configure(file)
+        book = unchecked(configuration)
+        wrong = list(mistakes(configuration, book, derived=True))
     except RuleError as error:
         _fail([str(error), *getattr(error, "__notes__", ())])
-    if mistakes:
-        _fail(map(str, mistakes))
-    if said.file.path is None:
+    if wrong:
+        _fail(map(str, wrong))
+    if configuration.file.path is None:
         click.echo(f"There is no configuration file: defaults and environment hold. It would be {_would_be()}")
     else:
-        click.echo(f"{said.file.path} is right")
-    for line in _changes(said, book):
+        click.echo(f"{configuration.file.path} is right")
+    for line in _changes(configuration, book):
         click.echo(f"  {line}")
-    for line in _warnings(said, book):
+    for line in _warnings(configuration, book):
         click.echo(f"warning: {line}")
 
 
@@ -64,58 +66,51 @@ def check(file: Path | None) -> None:
 def show(file: Path | None, program: str | None, as_json: bool) -> None:
     """Every value in force and where it comes from: a variable of the environment, FILE:LINE or the default. Passwords are
     left out."""
-    said = configure(file, name=program)
-    said.rulebook()
-    rows = list(values(said))
+    configuration = configure(file, name=program)
+    rulebook(configuration)
+    rows = list(values(configuration))
     if as_json:
-        path = said.file.path and str(said.file.path)
+        path = configuration.file.path and str(configuration.file.path)
         data = {"file": path, "values": {key: {"value": value, "from": source} for key, value, source in rows}}
         click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
         return
-    click.echo(f"file: {said.file.path or 'none; it would be ' + _would_be()}")
+    click.echo(f"file: {configuration.file.path or 'none; it would be ' + _would_be()}")
     texts = [(key, _text(value), source) for key, value, source in rows]
     wide = [max(len(row[at]) for row in texts) for at in (0, 1)]
     for key, text, source in texts:
         click.echo(f"{key:<{wide[0]}}  {text:<{wide[1]}}  {source}")
 
 
-def values(said: Configuration) -> Iterator[tuple[str, Any, str]]:
-    """Every value in force: its key, the value without secrets, who said it."""
-    own = said.said
-    single = said.egress or (own.egress if isinstance(own.egress, str) else "")
-    scalars = {
-        "home": str(said.home),
-        "store": masked(str(said.store or "host://")),
-        "priority": None if said.priority is None else said.priority.name.lower(),
-        "weight": said.weight,
-        "max_wait": said.max_wait,
-        "max_block_wait": said.max_block_wait,
-        "learn": said.learn,
-    }
-    for key, value in scalars.items():
-        yield key, value, said.sources[key]
-    if said.egress or isinstance(own.egress, str):
-        yield "egress", single or "default", said.sources["egress"]
-    by_name = isinstance(own.policies, str) or said.policies != own.policies
-    if by_name:
-        on = [name for name in Policies.__struct_fields__ if getattr(said.policies, name)]
-        yield "policies", ",".join(on) or "none", said.sources["policies"]
-    for host, name in said.hosts.items():
-        yield f"hosts.{_quoted(host)}", name, said.sources[f"hosts.{host}"]
+def values(configuration: Configuration) -> Iterator[tuple[str, Any, str]]:
+    """Every value in force: its key, the value without secrets, who states it."""
+    own = configuration.settings
+    named = isinstance(own.egress, str) or configuration.sources["egress"] == SETTINGS["egress"].variable
+    by_name = isinstance(own.policies, str) or configuration.policies != own.policies
+    for key in SETTINGS:
+        value = getattr(configuration, key)
+        if key == "policies" and by_name:
+            value = ",".join(name for name in Policies.__struct_fields__ if getattr(value, name)) or "none"
+        elif key == "egress" and named:
+            value = value.name or "default"
+        elif key in ("egress", "policies", "hosts"):
+            continue  # tables, shown below as they are written
+        yield key, _plain(value), configuration.sources[key]
+    for host, name in configuration.hosts.items():
+        yield f"hosts.{_quoted(host)}", name, configuration.sources[f"hosts.{host}"]
     for at, rule in enumerate(own.rules):
-        yield f"rules[{at}]", rule, said.file.place(f"$.rules[{at}]")
+        yield f"rules[{at}]", rule, configuration.file.place(f"$.rules[{at}]")
     for table in _TABLES:
         part = getattr(own, table)
         if not (isinstance(part, str) or (table == "policies" and by_name)):
-            yield from _leaves(msgspec.to_builtins(part), f"$.{table}", table, said)
+            yield from _leaves(msgspec.to_builtins(part), f"$.{table}", table, configuration)
 
 
-def _leaves(value: Any, path: str, shown: str, said: Configuration) -> Iterator[tuple[str, Any, str]]:
-    if not said.file.says(path):
+def _leaves(value: Any, path: str, shown: str, configuration: Configuration) -> Iterator[tuple[str, Any, str]]:
+    if not configuration.file.states(path):
         return
     if isinstance(value, dict) and value:
         for key, each in value.items():
-            yield from _leaves(each, f"{path}.{key}", f"{shown}.{_quoted(key)}", said)
+            yield from _leaves(each, f"{path}.{key}", f"{shown}.{_quoted(key)}", configuration)
     else:
         if (
             shown.startswith("exchanges.")
@@ -123,7 +118,14 @@ def _leaves(value: Any, path: str, shown: str, said: Configuration) -> Iterator[
             and not VARIABLE.fullmatch(str(value))
         ):
             value = "…"  # it should name a variable, and may be the key itself
-        yield shown, masked(value) if isinstance(value, str) else value, said.file.place(path)
+        yield shown, masked(value) if isinstance(value, str) else value, configuration.file.place(path)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, without secrets."""
+    if isinstance(value, Priority):
+        return value.name.lower()
+    return masked(str(value)) if isinstance(value, Path | str) else value
 
 
 def masked(text: str) -> str:
@@ -154,15 +156,15 @@ def _would_be() -> str:
     return f"ratekeeper.toml in {folder}"
 
 
-def _changes(said: Configuration, book: Rulebook) -> Iterator[str]:
+def _changes(configuration: Configuration, book: Rulebook) -> Iterator[str]:
     """The limits that the configuration changes."""
-    for name in dict.fromkeys([*said.said.providers, *said.said.headroom]):
+    for name in dict.fromkeys([*configuration.settings.providers, *configuration.settings.headroom]):
         provider = book.provider(name)
         before = Provider(provider.file).limits
         for limit in provider.limits.values():
             if limit != before[limit.name]:
                 yield f"{name} {limit.name}: {_limit(limit)} (the rules: {_limit(before[limit.name])})"
-    for program, own in said.said.programs.items():
+    for program, own in configuration.settings.programs.items():
         for name, units in own.limits.items():
             provider_name, _, limit_name = name.partition("/")
             limit = book.provider(provider_name).limits[limit_name]
@@ -175,14 +177,14 @@ def _limit(limit: Limit) -> str:
     return f"{used}{limit.capacity:,} {limit.unit}{span}"
 
 
-def _warnings(said: Configuration, book: Rulebook) -> Iterator[str]:
+def _warnings(configuration: Configuration, book: Rulebook) -> Iterator[str]:
     """What is allowed, and yet may not be what was meant."""
-    own = said.said
-    for key, source in said.sources.items():
-        if source.startswith("RATEKEEPER_") and said.file.says(f"$.{key}"):
-            yield f"{said.file.place(f'$.{key}')}: {key}: {source} is set and goes before it"
+    own = configuration.settings
+    for key, source in configuration.sources.items():
+        if source.startswith("RATEKEEPER_") and configuration.file.states(f"$.{key}"):
+            yield f"{configuration.file.place(f'$.{key}')}: {key}: {source} is set and goes before it"
     if own.alerts.at:
-        yield f"{said.file.place('$.alerts')}: alerts: accepted, but not used yet"
+        yield f"{configuration.file.place('$.alerts')}: alerts: accepted, but not used yet"
     for name, wishes in own.providers.items():
         rules = Provider(
             book.provider(name).file, tiers={"*": wishes.tier} if isinstance(wishes.tier, str) else wishes.tier
@@ -190,14 +192,14 @@ def _warnings(said: Configuration, book: Rulebook) -> Iterator[str]:
         for limit in book.provider(name).limits.values():
             published = rules.limits[limit.name]
             if limit.own and limit.capacity * (published.period or 1) > published.capacity * (limit.period or 1):
-                place = said.file.place(f"$.providers.{name}.limits.{limit.name}")
+                place = configuration.file.place(f"$.providers.{name}.limits.{limit.name}")
                 yield f"{place}: {limit.name}: above the {_limit(published)} of the rules: the provider may refuse or ban"
     if isinstance(own.egress, EgressSettings):
         for address in addresses_of(own.egress).values():
             if address.bind and not _is_here(address.bind):
-                place = said.file.place(f"$.egress.addresses.{address.name}")
+                place = configuration.file.place(f"$.egress.addresses.{address.name}")
                 yield f"{place}: {address.name}: {address.bind} is not an address of this machine"
-    path = said.file.path
+    path = configuration.file.path
     if path is not None and path.stat().st_mode & 0o077 and re.search(r"://[^\s\"']*@", path.read_text("utf-8")):
         yield f"{path}: holds a password, and other users may read it: chmod 600"
 

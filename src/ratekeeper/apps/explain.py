@@ -9,7 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import msgspec
 
-from ratekeeper.gate.configuration import Configuration, configure
+from ratekeeper.config.resolution import Configuration, configure
+from ratekeeper.config.rulebook import rulebook
 from ratekeeper.rules.call import Call
 from ratekeeper.rules.ccxt_tables import derive, exchanges_at
 from ratekeeper.rules.explanation import GRADES, Explanation, ProgramCap, Provenance
@@ -33,7 +34,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
     host = place.netloc.rpartition("@")[2].lower()
     path = place.path or "/"
     said = configure(rules=extra)
-    provider = said.rulebook().for_host(host, path)
+    provider = rulebook(said).for_host(host, path)
     derived = exchanges_at([host]) if provider is None else []
     if derived:
         provider = Provider(derive(derived[0]))
@@ -58,7 +59,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
 
 def _caps(said: Configuration, provider: Provider, found: Explanation) -> Iterator[ProgramCap]:
     """What the configuration leaves to programs of the limits that the call spends."""
-    for program, own in said.said.programs.items():
+    for program, own in said.settings.programs.items():
         for share in found.limits:
             name = f"{provider.name}/{share.name}"
             if name in own.limits:

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 import ratekeeper
-from ratekeeper.gate.configuration import UNGOVERNED_ON_ERROR, configure
+from ratekeeper.config.resolution import UNGOVERNED_ON_ERROR, configure
+from ratekeeper.config.rulebook import rulebook
 from ratekeeper.gate.gate import Gate
 from ratekeeper.rules.call import Priority
 
@@ -83,7 +84,7 @@ def command(
     if os.environ.get("RATEKEEPER_CONFIG"):  # a child that changes its folder must find it too
         os.environ["RATEKEEPER_CONFIG"] = str(Path(os.environ["RATEKEEPER_CONFIG"]).expanduser().resolve())
     said = configure()
-    said.rulebook(derived=True)
+    rulebook(said, derived=True)
     if said.ungoverned_on_error:
         os.environ[UNGOVERNED_ON_ERROR] = "1"  # also where no configuration can be read
     Gate().close()  # what every child would stumble over is said here, once, before the program starts

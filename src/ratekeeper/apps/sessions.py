@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from ratekeeper.gate.configuration import configure
+from ratekeeper.config.resolution import configure
 from ratekeeper.sessions.control import ask, listing
 from ratekeeper.sessions.history import Record
 from ratekeeper.sessions.restarts import remaining, summary

@@ -1,15 +1,17 @@
-"""The store's state as plain data and as a table: what ``status``, ``top`` and ``demo`` show."""
+"""``ratekeeper status`` and ``ratekeeper top``: the store's state as plain data and as a table, which ``demo`` shows, too."""
 
 from __future__ import annotations
 
-import os
+import json
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.gate.configuration import configure
+import click
+
+from ratekeeper.config.resolution import configure
+from ratekeeper.config.schema import store_address
 from ratekeeper.gate.emergency import spoken
-from ratekeeper.gate.settings import load_settings, open_store_name
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait, read_waits
 from ratekeeper.ledger.limit import SECOND
@@ -26,7 +28,37 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["as_data", "as_table", "read_state"]
+__all__ = ["as_data", "as_table", "read_state", "status", "top"]
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def status(as_json: bool) -> None:
+    """Every budget, who spends it, bans, and the state of the store."""
+    data = as_data(*read_state())
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(as_table(data))
+
+
+@click.command("top")
+@click.option("--interval", default=0.5, show_default=True, help="Seconds between two looks.")
+@click.option("--seconds", default=0.0, help="End after so many seconds; 0: until Ctrl-C.")
+def top(interval: float, seconds: float) -> None:
+    """The status, live. Ctrl-C ends it."""
+    from rich.live import Live
+
+    end = time.monotonic() + seconds if seconds else float("inf")
+    try:
+        with Live(as_table(as_data(*read_state())), refresh_per_second=8, screen=False) as live:
+            while time.monotonic() < end:
+                time.sleep(min(interval, max(0.0, end - time.monotonic())))
+                live.update(as_table(as_data(*read_state())))
+    except KeyboardInterrupt:
+        pass
 
 
 def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait], list[AddressView]]:
@@ -37,7 +69,7 @@ def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]
     """
     store = _store(home)
     found = store.read(Times(store).now)
-    egress = Egress(load_settings().egress, os.environ.get("RATEKEEPER_EGRESS", ""), store, lambda *_, **__: None)
+    egress = Egress(configure().egress, store, lambda *_, **__: None)
     waits = read_waits(store)
     if store.remote:
         store.close()
@@ -46,7 +78,7 @@ def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]
 
 def _name() -> str:
     """The address of the store in force, as the user wrote it."""
-    return open_store_name(os.environ.get("RATEKEEPER_STORE") or load_settings().store)
+    return store_address(str(configure().store))
 
 
 def _store(home: Path | None) -> Store:

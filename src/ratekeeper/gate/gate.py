@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
+from ratekeeper.config.resolution import configure, program_name
+from ratekeeper.config.rulebook import rulebook
 from ratekeeper.gate import priorities
-from ratekeeper.gate.configuration import configure
 from ratekeeper.gate.congestion import Jams
 from ratekeeper.gate.contact import Contact
 from ratekeeper.gate.context import Context
@@ -24,7 +25,6 @@ from ratekeeper.gate.plans import Plans
 from ratekeeper.gate.policies.pipeline import Pipeline
 from ratekeeper.gate.remote import RemoteRoom
 from ratekeeper.gate.room import WaitingRoom
-from ratekeeper.gate.settings import program_name
 from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.policy.policies import Policies
@@ -91,12 +91,13 @@ class Gate:
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
-        self.home, self._book, self.policies = said.home, said.rulebook(), said.policies
+        self.home, self._book, self.policies = said.home, rulebook(said), said.policies
         self.max_wait, self.max_block_wait, self.weight = said.max_wait, said.max_block_wait, said.weight
         self._name, self._learn, self.ungoverned_on_error = name, said.learn, said.ungoverned_on_error
-        self._priority, self._assigned = said.priority, said.assigned()
+        patterns = said.settings.priorities
+        self._priority, self._assigned = said.priority, priorities.Assigned(patterns) if patterns else None
         self.store, self._secret = opened(said.store, said.home, self.events.say)
-        self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
+        self.egress = Egress(said.egress, self.store, self.events.say)
         self._begin()
 
     def _begin(self) -> None:
@@ -218,7 +219,7 @@ class Gate:
             call = Call(method, path, params, body, headers)
             rules, plan, address = self.plans.leaving(provider, call, egress, account)
         if priority is not None:
-            klass = priorities.of(priority)
+            klass = Priority.of(priority)
         else:
             chosen = priorities.current()
             if chosen is None and self._assigned is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from ratekeeper.errors import StoreError
-from ratekeeper.gate.configuration import configure
-from ratekeeper.gate.settings import open_store_name, secret_of
+from ratekeeper.config.resolution import configure
+from ratekeeper.config.schema import store_address
+from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.address import is_address
@@ -16,7 +17,7 @@ from ratekeeper.stores.safe import SafeStore
 from ratekeeper.stores.share import PartStore
 from ratekeeper.stores.wake import Doorbells
 
-__all__ = ["opened", "spare_store"]
+__all__ = ["opened", "secret_of", "spare_store"]
 
 
 def spare_store(main: Store | None, home: Path | None) -> PartStore:
@@ -44,7 +45,7 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
     """
     if isinstance(store, Store):
         return store, secrets.token_bytes(32)
-    name = open_store_name(store)
+    name = store_address(store)
     if name.startswith("memory"):
         return MemoryStore(), secrets.token_bytes(32)
     if is_address(name):
@@ -59,3 +60,27 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
     except StoreError:
         secret = b""  # the store will say what is wrong; without the folder nothing is shared anyhow
     return SafeStore(HostStore(home), say), secret
+
+
+def secret_of(home: Path) -> bytes:
+    """The key under which API keys are digested, the same for all processes of a folder; made on first use.
+
+    Raises:
+        StoreError: the folder can be neither read nor written.
+    """
+    path = home / "secret"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = home / f"secret.{os.getpid()}"
+        if not path.exists():
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+            try:
+                os.link(draft, path)  # fails if another process was first
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink(missing_ok=True)
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error

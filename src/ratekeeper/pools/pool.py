@@ -10,7 +10,7 @@ from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.echo import Echo
 from ratekeeper.pools.health import Health
-from ratekeeper.pools.settings import EgressSettings, addresses_of, checked, listed, pins
+from ratekeeper.pools.settings import EgressSettings, addresses_of, listed, pins
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.scopes import ANONYMOUS
 from ratekeeper.stores.base import Store
@@ -159,26 +159,21 @@ class Egress:
     """All addresses of one gate.
 
     Args:
-        said: the configuration: a plain name, or everything.
-        chosen: name of the one address that this program is to use, or of the scope of its only one; ``""``: as `said`.
+        settings: the addresses, which make sense together (`ratekeeper.pools.settings.checked`).
         store: where health is kept.
-
-    Raises:
-        RuleError: the configuration makes no sense.
+        tell: called with the kind and the text of an event, and its fields.
     """
 
-    def __init__(self, said: str | EgressSettings, chosen: str, store: Store, tell: Callable[..., object]) -> None:
-        settings = EgressSettings(name=said) if isinstance(said, str) else checked(said)
+    def __init__(self, settings: EgressSettings, store: Store, tell: Callable[..., object]) -> None:
         self.addresses = addresses_of(settings)
         self.pools: dict[str, Pool] = {}
-        if not chosen:  # a program that is told its address does not choose
-            for provider, pool in settings.pools.items():
-                primary = [self.addresses[name] for name in listed(pool.primary)]
-                backups = [self.addresses[name] for name in pool.backups]
-                self.pools[provider] = Pool(primary, backups, pins(pool))
+        for provider, pool in settings.pools.items():
+            primary = [self.addresses[name] for name in listed(pool.primary)]
+            backups = [self.addresses[name] for name in pool.backups]
+            self.pools[provider] = Pool(primary, backups, pins(pool))
         self.health = Health(store)
         self.gauge = _Gauge()
-        self._name = chosen or settings.name
+        self._name = settings.name
         self._echo = Echo(settings.echo, store, tell) if settings.echo else None
         self._plain = Address("default")
         self._tell = tell

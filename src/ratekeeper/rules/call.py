@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
+from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
@@ -21,6 +22,19 @@ class Priority(IntEnum):
     NORMAL = 2
     LOW = 3
     BACKGROUND = 4
+
+    @classmethod
+    def of(cls, value: Priority | int | str) -> Priority:
+        """A priority from its name or number.
+
+        Raises:
+            RuleError: there is no such class.
+        """
+        try:
+            return cls[value.upper()] if isinstance(value, str) else cls(value)
+        except (KeyError, ValueError):
+            names = ", ".join(each.name.lower() for each in cls)
+            raise RuleError(f"no priority is called {value!r}: use one of {names}") from None
 
 
 class Outcome(StrEnum):

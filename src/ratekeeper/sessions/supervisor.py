@@ -13,9 +13,10 @@ from concurrent.futures import Future
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from ratekeeper.config.file import home_folder
+from ratekeeper.config.resolution import program_name
 from ratekeeper.gate.events import Events
 from ratekeeper.gate.gate import Gate
-from ratekeeper.gate.settings import home_folder, program_name
 from ratekeeper.rules.refusal import redact
 from ratekeeper.sessions.control import Command, Listener
 from ratekeeper.sessions.history import Records

@@ -107,6 +107,7 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
         "max_wait": (900.0, "default"),
         "max_block_wait": (30.0, "default"),
         "learn": (True, "default"),
+        "ungoverned_on_error": (False, "default"),
         "policies": ("none", "default"),
         'hosts."127.0.0.1:9300"': ("binance-usdm", "file:19"),
         'hosts."b.test"': ("okx", "RATEKEEPER_HOSTS"),

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ratekeeper import Breaker, Gate, Policies
 from ratekeeper.apps.cli import main
 from ratekeeper.apps.pause import command, resume
-from ratekeeper.apps.status import command as status
+from ratekeeper.apps.state import status
 from ratekeeper.errors import BreakerOpen
 
 

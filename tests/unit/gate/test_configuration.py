@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ratekeeper import Batch, Breaker, CannotFit, DeadlineExceeded, Gate, Policies, Priority, Retry, RuleError
-from ratekeeper.gate.configuration import configure
 from ratekeeper.ledger.limit import SECOND
 
 Config = Callable[[str], Path]
@@ -25,18 +23,6 @@ def config(tmp_path: Path) -> Config:
         return path
 
     return write
-
-
-def test_who_is_heard(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arguments before the environment, before the program's own part, before the file, before the default."""
-    file = config("weight = 2\nmax_wait = 9\n[programs.bot]\nweight = 3\n")
-    found = [configure(file), configure(file, name="bot")]
-    monkeypatch.setenv("RATEKEEPER_WEIGHT", "4")
-    found += [configure(file, name="bot"), configure(file, name="bot", weight=5)]
-    assert [each.weight for each in found] == [2, 3, 4, 5]
-    sources = [each.sources["weight"] for each in found]
-    assert sources == [f"{file}:1", f"{file}:4", "RATEKEEPER_WEIGHT", "argument"]
-    assert (found[0].sources["max_wait"], found[0].sources["learn"]) == (f"{file}:2", "default")
 
 
 @pytest.mark.parametrize(
@@ -102,22 +88,6 @@ def test_a_tier(config: Config, new_gate: Callable[..., Gate]) -> None:
     assert (some.limits["calls"].capacity, some.limits["orders"].capacity) == (15, 180)
 
 
-def test_how_long_a_block_is_waited_for(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 s, unless file, program, variable or argument say otherwise; ``inf`` is as long as it takes."""
-    assert configure(config("")).max_block_wait == 30
-    file = config("max_block_wait = 5\n[programs.bot]\nmax_block_wait = inf\n")
-    found = [configure(file), configure(file, name="bot"), configure(file, max_block_wait=0)]
-    monkeypatch.setenv("RATEKEEPER_MAX_BLOCK_WAIT", "900")
-    found.append(configure(file))
-    assert [each.max_block_wait for each in found] == [5, math.inf, 0, 900]
-    sources = [each.sources["max_block_wait"] for each in found]
-    assert sources == [f"{file}:1", f"{file}:3", "argument", "RATEKEEPER_MAX_BLOCK_WAIT"]
-    for wrong in ("soon", "-1", "nan"):
-        monkeypatch.setenv("RATEKEEPER_MAX_BLOCK_WAIT", wrong)
-        with pytest.raises(RuleError, match=r"RATEKEEPER_MAX_BLOCK_WAIT.*a number of seconds from 0"):
-            configure(file)
-
-
 def test_programs(config: Config, new_gate: Callable[..., Gate]) -> None:
     """A program has the weight and the class that the file gives to its name; others have not."""
     file = config('[programs."trader.py"]\nweight = 4\npriority = "critical"\n')
@@ -159,36 +129,6 @@ def test_one_address_by_name(config: Config, new_gate: Callable[..., Gate], monk
     assert new_gate(config=file).permit("shop", "GET", "/any").plan.charges[0].key == "shop/weight-1h/ip:office"
     monkeypatch.setenv("RATEKEEPER_EGRESS", "home")
     assert new_gate(config=file).permit("shop", "GET", "/any").plan.charges[0].key == "shop/weight-1h/ip:home"
-
-
-def test_hosts_of_file_and_environment_together(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's hosts are added to the file's, and go before them."""
-    monkeypatch.setenv("RATEKEEPER_HOSTS", "a.test=okx,b.test=okx")
-    found = configure(config('[hosts]\n"A.test" = "bybit"\n"c.test" = "bybit"'))
-    assert found.hosts == {"a.test": "okx", "b.test": "okx", "c.test": "bybit"}
-    assert found.sources["hosts.a.test"] == "RATEKEEPER_HOSTS"
-    assert found.sources["hosts.c.test"].endswith(":3")
-    book = found.rulebook()
-    served = {host: book.for_host(host) for host in found.hosts}
-    assert {host: rules.name for host, rules in served.items() if rules} == found.hosts
-
-
-def test_every_mistake_is_found(config: Config) -> None:
-    """For who checks a file: all that does not fit, not only the first."""
-    said = configure(config('[providers.kraken]\ntier = "x"\n[providers.nobody]\n[priorities]\n"okx GET /x" = "low"\n'))
-    assert [(error.line, error.key) for error in said.mistakes(said.unchecked())] == [
-        (2, "$.providers.kraken.tier"),
-        (3, "$.providers.nobody"),
-        (5, "$.priorities.okx GET /x"),
-    ]
-
-
-def test_providers_of_ccxt_are_judged_on_wish(config: Config) -> None:
-    """A gate does not load ccxt for a name in the file; who checks the file does."""
-    pytest.importorskip("ccxt")
-    said = configure(config("[providers.ccxt-nobody]\n"))
-    book = said.rulebook()
-    assert [error.line for error in said.mistakes(book, derived=True)] == [1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import RuleError
-from ratekeeper.gate.settings import load_settings
+from ratekeeper.config.file import read_settings
 from ratekeeper.pools.settings import EgressSettings, addresses_of, pins
 
 GOOD = """
@@ -29,7 +29,7 @@ def load(folder: Path, text: str) -> EgressSettings:
     """The egress part of a configuration file."""
     path = folder / "ratekeeper.toml"
     path.write_text(text)
-    found = load_settings(path).egress
+    found = read_settings(path).settings.egress
     assert isinstance(found, EgressSettings)
     return found
 
@@ -48,7 +48,7 @@ def test_one_name_is_still_enough(tmp_path: Path) -> None:
     """``egress = "name"`` names the one address, as it always did."""
     path = tmp_path / "ratekeeper.toml"
     path.write_text('egress = "office"')
-    assert load_settings(path).egress == "office"
+    assert read_settings(path).settings.egress == "office"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from ratekeeper.adapters.ccxt import govern
+from ratekeeper.config.file import SettingsFile, read_settings
+from ratekeeper.config.schema import CREDENTIALS, VARIABLE, ExchangeSettings
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.by_hand import CREDENTIALS, VARIABLE, ExchangeSettings
 from ratekeeper.gate.gate import Gate
-from ratekeeper.gate.settings import SettingsFile, find_settings, read_settings
 from ratekeeper.policy.policies import Policies
 from ratekeeper.rules.call import Priority
 
@@ -54,8 +54,8 @@ def chosen(exchange: str = "", account: str = "", file: SettingsFile | None = No
     Raises:
         RuleError: there is none, or several.
     """
-    file = file or read_settings(find_settings())
-    tables = [Account(name, said.exchange or name, said) for name, said in file.said.exchanges.items()]
+    file = file or read_settings()
+    tables = [Account(name, said.exchange or name, said) for name, said in file.settings.exchanges.items()]
     names = ", ".join(table.name for table in tables) or "none; see [exchanges.NAME] in docs/reference/configuration.md"
     found = [table for table in tables if account in ("", table.name) and exchange in ("", table.exchange, table.name)]
     if len(found) == 1:
@@ -117,7 +117,7 @@ def connected(account: Account, *, file: SettingsFile | None = None) -> tuple[An
     """
     import ccxt
 
-    file = file or read_settings(find_settings())
+    file = file or read_settings()
     if account.exchange not in ccxt.exchanges:
         raise RuleError(f"ccxt knows no exchange called {account.exchange!r}: use its names, such as binanceusdm")
     keys = _keys(account, os.environ, file.path.parent if file.path else None)

@@ -72,7 +72,7 @@ def command(
     it with Ctrl-C.
     """
     try:
-        from ratekeeper.apps.proxy.serve import Options, serve
+        from ratekeeper.apps.proxy.server import Options, serve
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise

@@ -1,31 +1,62 @@
-"""The side that programs speak to: who may come in, where a call goes, and what is said when it cannot go there."""
+"""The proxy's server: it says where it is, decides who may come in and where a call goes, and finishes what runs."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import math
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import aiohttp
 from aiohttp import web
 
 from ratekeeper import __version__
 from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters.aiohttp import Connector
 from ratekeeper.apps.proxy.forward import Forward, Target
 from ratekeeper.apps.proxy.refusal import Refusals, failure
+from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 from ratekeeper.apps.proxy.websocket import Relays, wants_websocket
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
-from ratekeeper.gate import priorities
+from ratekeeper.rules.call import Priority
 
 if TYPE_CHECKING:
-    import aiohttp
+    from collections.abc import Callable
 
     from ratekeeper import Gate
-    from ratekeeper.apps.proxy.upstreams import Upstreams
 
-__all__ = ["Proxy"]
+__all__ = ["LONGEST_LINE", "Options", "Proxy", "listen", "open_session", "serve"]
 
 log = logging.getLogger("ratekeeper")
+
+LONGEST_LINE = 1 << 16
+"""Bytes of a request line or a header that are passed on; batch calls put lists of orders into the query."""
+_CONNECT = 10.0
+"""Seconds to reach an upstream."""
+_FINISH = 10.0
+"""Seconds that calls which were sent have to end when the proxy stops."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        host, port: where to listen; port 0 takes a free one.
+        token: what clients must show; ``""``: nothing.
+        upstreams: what to serve, as `Upstreams` takes it.
+        silence: seconds without a byte from an upstream after which a call fails.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9200
+    token: str = ""
+    upstreams: Mapping[str, Upstream | None] = field(default_factory=dict)
+    silence: float = 300.0
 
 
 class Proxy:
@@ -117,7 +148,7 @@ class Proxy:
         patience = request.headers.get("X-Ratekeeper-Timeout")
         if klass is None and patience is None:
             return self._governor
-        priority = None if klass is None else priorities.of(klass)
+        priority = None if klass is None else Priority.of(klass)
         if patience is None:
             return Governor(self._gate, priority=priority)
         try:
@@ -134,3 +165,83 @@ def _split(raw: str) -> tuple[str, str]:
     path, mark, query = raw.partition("?")
     segment, _, rest = path[1:].partition("/")
     return segment, f"/{rest}{mark}{query}"
+
+
+async def serve(gate: Gate, options: Options, say: Callable[[str], object]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        gate: the gate that is asked; it is left open.
+        options: what was asked for.
+        say: prints one line.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        UnknownProvider: an upstream has neither rules nor a URL.
+    """
+    upstreams = Upstreams(gate.book, options.upstreams)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with open_session(options.silence) as session:
+        proxy = Proxy(gate, upstreams, session, options.token)
+        runner = await listen(proxy, options.host, options.port)
+        try:
+            place = _place(*runner.addresses[0][:2])
+            guarded = "with a token" if options.token else "for this machine only"
+            say(f"Proxying on http://{place} ({guarded}): {', '.join(sorted(upstreams.named))}")
+            await stop.wait()
+            proxy.stop()
+        finally:
+            await runner.cleanup()
+
+
+async def listen(proxy: Proxy, host: str, port: int) -> web.ServerRunner:
+    """Take connections for a proxy; `cleanup` of what is returned ends that.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    # A request line that is no HTTP would be quoted in the server's log, with all that its query holds.
+    silent = logging.Logger("ratekeeper.proxy", logging.CRITICAL + 1)  # noqa: LOG001 - belongs to this server alone
+    # When a client leaves, its call leaves the queue; a call that was sent stays charged.
+    server = web.Server(
+        proxy.handle, handler_cancellation=True, auto_decompress=False, access_log=None, logger=silent,
+        max_line_size=LONGEST_LINE, max_field_size=LONGEST_LINE,
+    )  # fmt: skip
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_FINISH)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=1024).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def open_session(silence: float) -> aiohttp.ClientSession:
+    """A session that keeps no cookies, unpacks nothing, follows no proxy of the environment and adds no header. Each call
+    leaves from the address that its permit names.
+
+    Args:
+        silence: seconds without a byte from an upstream after which a call fails.
+    """
+    session = aiohttp.ClientSession(
+        connector=Connector(limit=0),  # the gate decides how many calls there are, not a pool
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=silence),
+        auto_decompress=False,
+        trust_env=False,
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        max_line_size=LONGEST_LINE,
+        max_field_size=LONGEST_LINE,
+    )
+    # aiohttp would send some calls again when a kept connection was dropped: those would not have passed the gate.
+    # `Forward` does it itself, with a permit of its own. A test fails if an upgrade moves this.
+    session._retry_connection = False
+    return session

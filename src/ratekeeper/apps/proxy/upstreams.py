@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from ratekeeper.config.resolution import configure, parse_hosts
+from ratekeeper.config.rulebook import unchecked
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.configuration import configure
-from ratekeeper.gate.settings import parse_hosts
 from ratekeeper.rules.book import Rulebook
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def mapped(wanted: Mapping[str, Upstream | None], config: str | os.PathLike[str]
     hosts = parse_hosts(None)
     own = {name: upstream for name, upstream in wanted.items() if upstream is not None}
     if own:
-        book = configure(config).unchecked()
+        book = unchecked(configure(config))
         for name in own.keys() & set(book.names()):
             if own[name].netloc not in book.hosts(name):
                 hosts[own[name].netloc] = name

@@ -10,8 +10,9 @@ import msgspec
 
 from ratekeeper.apps.rules.difference import differences, table
 from ratekeeper.apps.rules.page import page
+from ratekeeper.config.resolution import configure
+from ratekeeper.config.rulebook import rulebook
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.gate.configuration import configure
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.ccxt_tables import PREFIX, derive, exchanges_at
 from ratekeeper.rules.check_costs import unready
@@ -39,7 +40,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """Every provider with a rule file: its limits, the date and the grade of their sources, its hosts."""
-    book = configure().rulebook()
+    book = rulebook(configure())
     rows = [_row(book, name) for name in book.names()]
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
@@ -59,7 +60,7 @@ def list_(as_json: bool) -> None:
 @click.option("--toml", "--file", "whole", is_flag=True, help="Print the rule file itself.")
 def show(name: str, from_ccxt: bool, whole: bool) -> None:
     """The limits of a provider and where their numbers come from."""
-    book = configure().rulebook()
+    book = rulebook(configure())
     if from_ccxt or name.startswith(PREFIX):
         _show_derived(book, name.removeprefix(PREFIX), whole=whole)
     elif whole:

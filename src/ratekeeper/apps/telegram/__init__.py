@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
+from ratekeeper.config.schema import TelegramSettings
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.by_hand import TelegramSettings
 
 __all__ = ["chats_of", "command"]
 
@@ -28,14 +28,13 @@ def command() -> None:
     """
     from ratekeeper.apps.exchange.accounts import chosen
     from ratekeeper.apps.exchange.desk import Desk
-    from ratekeeper.apps.telegram.api import Api
-    from ratekeeper.apps.telegram.bot import Bot
+    from ratekeeper.apps.telegram.bot import Api, Bot
     from ratekeeper.apps.telegram.replies import Replies
+    from ratekeeper.config.file import read_settings
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.gate.settings import load_settings
     from ratekeeper.policy.policies import Policies
 
-    said = load_settings().telegram
+    said = read_settings().settings.telegram
     token = os.environ.get("RATEKEEPER_TELEGRAM_TOKEN", "")
     if not token:
         raise RuleError(

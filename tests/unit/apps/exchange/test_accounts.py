@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from ratekeeper import RuleError
 from ratekeeper.apps.config import command as config
 from ratekeeper.apps.exchange.accounts import Account, chosen, connected, without_secrets
-from ratekeeper.gate.settings import SettingsFile, read_settings
+from ratekeeper.config.file import SettingsFile, read_settings
 
 KEY, SECRET = "kk" + "11", "ss" + "22"
 TABLES = """

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from ratekeeper import Gate
-from ratekeeper.apps.proxy.clients import open_session
-from ratekeeper.apps.proxy.serve import listen
-from ratekeeper.apps.proxy.server import Proxy
+from ratekeeper.apps.proxy.server import Proxy, listen, open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 
 SUPPORT = Path(__file__).parents[3] / "support"

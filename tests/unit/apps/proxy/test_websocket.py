@@ -11,9 +11,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from ratekeeper import Gate
-from ratekeeper.apps.proxy.clients import open_session
-from ratekeeper.apps.proxy.serve import listen
-from ratekeeper.apps.proxy.server import Proxy
+from ratekeeper.apps.proxy.server import Proxy, listen, open_session
 from ratekeeper.apps.proxy.upstreams import Upstreams
 
 from .conftest import SUPPORT

@@ -12,7 +12,7 @@ from ratekeeper import Gate, RuleError
 from ratekeeper.apps.exchange.desk import Closed, Position
 from ratekeeper.apps.telegram import chats_of
 from ratekeeper.apps.telegram.replies import Replies
-from ratekeeper.gate.by_hand import TelegramSettings
+from ratekeeper.config.schema import TelegramSettings
 
 BTC = "BTC/USDT:USDT"
 ME, YOU = 1, 2

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Gate, Priority, RuleError, StoreError
-from ratekeeper.gate.settings import find_settings, home_folder, load_settings, parse_hosts, program_name, secret_of
+from ratekeeper.config.file import find_settings, read_settings
+from ratekeeper.config.resolution import parse_hosts, program_name
 
 
 def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +98,9 @@ def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
     file = tmp_path / "ratekeeper.toml"
     file.write_text("weight = 0\n\nlearn = 'no'\n")
     with pytest.raises(RuleError) as caught:
-        load_settings(file)
+        read_settings(file)
     assert (caught.value.line, caught.value.key) == (1, "$.weight")
     assert [note.partition(": ")[0] for note in caught.value.__notes__] == [f"{file}:3"]
-
-
-def test_headroom_is_said_once(tmp_path: Path) -> None:
-    """The older table and the newer one may not speak of the same limit."""
-    file = tmp_path / "ratekeeper.toml"
-    file.write_text("[providers.binance-usdm]\nlimits.weight-1m.headroom = 5\n[headroom.binance-usdm]\nweight-1m = 6\n")
-    with pytest.raises(RuleError, match=r"toml:4: headroom.binance-usdm.weight-1m: line 2 says it too. Remove one."):
-        Gate("memory://", config=file)
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +124,14 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_settings() == homes["other"]
     assert find_settings(homes["home"]) == homes["home"]
     monkeypatch.setenv("RATEKEEPER_CONFIG", os.devnull)
-    assert load_settings().weight == 1
+    assert read_settings().settings.weight == 1
 
 
 def test_folders_are_meant_from_the_file(tmp_path: Path) -> None:
     """Relative paths do not depend on where a program was started."""
     file = tmp_path / "ratekeeper.toml"
     file.write_text('home = "state"\nrules = ["mine.toml"]')
-    said = load_settings(file)
+    said = read_settings(file).settings
     assert (said.home, said.rules) == (str(tmp_path / "state"), [str(tmp_path / "mine.toml")])
 
 
@@ -151,7 +144,7 @@ def test_a_module_is_called_by_its_package(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_missing_file_is_told() -> None:
     """A file that is named must be there."""
     with pytest.raises(RuleError, match="cannot be read"):
-        load_settings("/no/such/ratekeeper.toml")
+        read_settings("/no/such/ratekeeper.toml")
 
 
 def test_hosts_in_text_and_their_errors() -> None:
@@ -165,13 +158,3 @@ def test_an_unknown_store_is_refused() -> None:
     """A store that does not exist is named, with those that do."""
     with pytest.raises(StoreError, match="use host://, memory:// or redis://"):
         Gate("sqlite://x")
-
-
-def test_the_secret_is_made_once_and_is_private(tmp_path: Path) -> None:
-    """All processes of a folder digest keys alike, and nobody else can read the secret."""
-    home = home_folder(tmp_path / "h")
-    first = secret_of(home)
-    assert secret_of(home) == first
-    assert len(first) == 32
-    assert (home / "secret").stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in home.iterdir()) == ["secret"]

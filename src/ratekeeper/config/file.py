@@ -1,0 +1,149 @@
+"""The configuration file: where it is found, and on which line it states what."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ratekeeper.config.schema import Settings, store_address
+from ratekeeper.errors import RuleError, StoreError
+from ratekeeper.pools.settings import EgressSettings, checked
+from ratekeeper.rules.located import faults, key_lines, line_of
+
+__all__ = ["SettingsFile", "find_settings", "home_folder", "read_settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """A configuration file as it was read.
+
+    Attributes:
+        settings: what it states.
+        path: None if there is none.
+        lines: line of every key in it, as `ratekeeper.rules.located.key_lines` tells them.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    path: Path | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def states(self, key: str) -> bool:
+        """Whether `key` (``$.weight``) is in the file."""
+        return key in self.lines
+
+    def place(self, key: str) -> str:
+        """Where the file states `key`: ``ratekeeper.toml:14``."""
+        return f"{self.path}:{line_of(self.lines, key)}"
+
+    def error(self, key: str, reason: str) -> RuleError:
+        """What is wrong with `key`, with its place."""
+        return RuleError(reason, file=str(self.path or ""), key=key, line=line_of(self.lines, key))
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Gives errors of those who judge by key only (pools, rules) the place in the file."""
+        try:
+            yield
+        except RuleError as error:
+            keys = [self._own(error.key)] if error.key.startswith("$.") and not error.file else []
+            if not keys or not line_of(self.lines, keys[0]):
+                raise
+            raise self.error(keys[0], error.reason) from None
+
+    def _own(self, key: str) -> str:
+        """The file's key for what the rules call ``$.tiers.NAME.LIMIT`` and so on."""
+        part, _, rest = key.removeprefix("$.").partition(".")
+        provider, _, limit = rest.partition(".")
+        written = {
+            "tiers": [f"tier.{limit}", "tier"],
+            "limits": [f"limits.{limit}"],
+            "headroom": [f"limits.{limit}.headroom", "headroom"],
+        }
+        names = [f"$.providers.{provider}.{name}" for name in written.get(part, [])]
+        return next((name for name in [key, *names] if name in self.lines), (names or [key])[0])
+
+
+def read_settings(
+    config: str | os.PathLike[str] | None = None, home: str | os.PathLike[str] | None = None
+) -> SettingsFile:
+    """Read the configuration file that `find_settings` finds.
+
+    Raises:
+        RuleError: it cannot be read, or is wrong: names file, line, key and remedy. Where several things are wrong, the
+            first; the others are in its `__notes__`.
+    """
+    path = find_settings(config, home)
+    if path is None:
+        return SettingsFile()
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
+    except OSError as error:
+        raise RuleError(
+            f"cannot be read: {error.strerror}. Check --config or RATEKEEPER_CONFIG", file=str(path)
+        ) from None
+    except UnicodeDecodeError:
+        raise RuleError("cannot be read: it is not UTF-8. Save it as UTF-8", file=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        told = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(told[1]) if told else text.count("\n") + 1
+        raise RuleError(f"is not TOML: {error}. Correct that line", file=str(path), line=line) from None
+    lines = key_lines(text)
+    file = SettingsFile(Settings(), path, lines)
+    wrong = [file.error(key, reason) for key, reason in faults(raw, Settings)]
+    if wrong:
+        for other in wrong[1:]:
+            wrong[0].add_note(str(other))
+        raise wrong[0]
+    settings = msgspec.convert(raw, Settings)
+    with file.locating():
+        if isinstance(settings.egress, EgressSettings):
+            checked(settings.egress)
+    try:
+        store_address(settings.store)
+    except StoreError as error:
+        raise file.error("$.store", f"{error}.") from None
+    home = settings.home and str(path.parent / Path(settings.home).expanduser())
+    rules = [str(path.parent / Path(rule).expanduser()) for rule in settings.rules]
+    return SettingsFile(msgspec.structs.replace(settings, home=home, rules=rules), path, lines)
+
+
+def find_settings(
+    config: str | os.PathLike[str] | None = None, home: str | os.PathLike[str] | None = None
+) -> Path | None:
+    """The configuration file in force: `config`, ``$RATEKEEPER_CONFIG``, else ``ratekeeper.toml`` in the folder `home`,
+    ``$RATEKEEPER_HOME`` or, without either, the platform's place for configuration. None if there is no file there.
+
+    The working directory is not looked at: a file that happens to lie there must not change what a program may spend.
+    """
+    chosen = config or os.environ.get("RATEKEEPER_CONFIG")
+    if chosen:
+        return Path(chosen).expanduser()
+    folder = home or os.environ.get("RATEKEEPER_HOME")
+    file = (Path(folder).expanduser() if folder else _platform_folder("CONFIG")) / "ratekeeper.toml"
+    return file if file.is_file() else None
+
+
+def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
+    """The state folder: `home`, ``$RATEKEEPER_HOME``, or the platform's place for state."""
+    chosen = home or os.environ.get("RATEKEEPER_HOME")
+    return Path(chosen).expanduser() if chosen else _platform_folder("STATE")
+
+
+def _platform_folder(kind: Literal["CONFIG", "STATE"]) -> Path:
+    if sys.platform == "darwin":
+        base = "~/Library/Application Support"
+    elif sys.platform == "win32":  # pragma: no cover
+        base = os.environ.get("APPDATA" if kind == "CONFIG" else "LOCALAPPDATA", "~")
+    else:
+        base = os.environ.get(f"XDG_{kind}_HOME") or ("~/.config" if kind == "CONFIG" else "~/.local/state")
+    return Path(base).expanduser() / "ratekeeper"
