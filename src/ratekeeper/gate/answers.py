@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ratekeeper.errors import Blocked, CallFailed, Rejected
 from ratekeeper.gate.errand import Errand, Reply, Served, packed, unpacked
 from ratekeeper.gate.flights import Flights, Lead
-from ratekeeper.gate.steps import Steps, waiting
+from ratekeeper.gate.steps import Steps, apart, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Cache, Kept, Service
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of, fingerprint
-from ratekeeper.stores.shelf import open_shelf
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
@@ -49,8 +47,9 @@ class Answers:
     def __init__(self, gate: Gate, cache: Cache) -> None:
         self._events = gate.events
         self._store = gate.store
+        self._worker = gate.worker
         self._cache = cache
-        self._shelf = open_shelf(gate.store, gate.home, most_bytes=cache.most_bytes)
+        self._shelf = gate.store.shelf(gate.home, cache.most_bytes)
         self._flights = Flights(gate)
 
     def close(self) -> None:
@@ -127,10 +126,9 @@ class Answers:
     # -- the shelf -------------------------------------------------------------------------------------------------
 
     def _look(self, wanted: _Wanted, is_async: bool) -> Steps[_Found | None]:
-        if self._store.remote:
-            found: _Found | None = yield waiting(functools.partial(self._get, wanted), None, is_async=is_async)
-            return found
-        return self._get(wanted)
+        work = functools.partial(self._get, wanted)
+        found: _Found | None = yield apart(self._worker, _line(wanted), work, is_async=is_async)
+        return found
 
     def _get(self, wanted: _Wanted) -> _Found | None:
         value = self._shelf.get(wanted.key)
@@ -140,7 +138,7 @@ class Answers:
         at, ttl, reply = opened
         moved = self._shelf.get(_moved(wanted.owner)) if wanted.owner else None
         outdated = moved is not None and int.from_bytes(moved, "big") >= at
-        age = (time.monotonic_ns() + self._store.skew()[1] - at) / SECOND
+        age = (self._store.present().hi - at) / SECOND
         return _Found(Kept(at / SECOND, min(ttl, wanted.ttl)), age, reply, outdated)
 
     def _put(self, wanted: _Wanted, reply: Reply, asked: int) -> None:
@@ -151,12 +149,9 @@ class Answers:
         """A call that changes an account makes what is kept of it worth asking for anew."""
         reads = errand.call.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
         if not reads and (owner := _owner(plan)):
-            stamp = (time.monotonic_ns() + self._store.skew()[1]).to_bytes(8, "big")
+            stamp = self._store.present().hi.to_bytes(8, "big")
             put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
-            if self._store.remote:
-                threading.Thread(target=put, daemon=True).start()  # also on the way out of a cancelled task
-            else:
-                put()
+            self._worker.later(owner, put)  # also on the way out of a cancelled task
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -176,7 +171,7 @@ class Answers:
     def _asked(
         self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Callable[[], Steps[Any]]
     ) -> Steps[Any]:
-        asked = time.monotonic_ns() + self._store.skew()[0]  # the earliest that it may be
+        asked = self._store.present().lo  # the earliest that it may be
         try:
             response = yield from ask()
         except Exception as error:
@@ -190,10 +185,8 @@ class Answers:
         if outcome is Outcome.OK:
             reply, response = yield from errand.read(response)
             if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
-                if self._store.remote:
-                    yield waiting(functools.partial(self._put, wanted, reply, asked), None, is_async=errand.is_async)
-                else:
-                    self._put(wanted, reply, asked)
+                put = functools.partial(self._put, wanted, reply, asked)
+                yield apart(self._worker, _line(wanted), put, is_async=errand.is_async)
             errand.label(response, Served(errand.service))
         elif outcome is not Outcome.BAD_REQUEST and found is not None:
             banned = outcome is Outcome.BANNED
@@ -211,6 +204,11 @@ class Answers:
             kind, f"{plan.route}: an answer {found.age:.1f} s old{': ' + why if why else ''}", plan.provider,
             route=plan.route, age=found.age,
         )  # fmt: skip
+
+
+def _line(wanted: _Wanted) -> str:
+    """What is done for one answer, or concerns one owner, is done in its order."""
+    return wanted.owner or wanted.key.hex()
 
 
 def _owner(plan: Plan) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
+from ratekeeper.policy.shared import Claim, claimed
 from ratekeeper.pools.echo import opener
 from ratekeeper.rules.call import Answer, Call
 from ratekeeper.rules.reading import LARGEST
@@ -37,6 +38,8 @@ _FRESH: Final = 86_400 * SECOND
 _FAILED: Final = 300 * SECOND
 _PATIENCE: Final = 4.0
 """Seconds to wait for the answer."""
+_HOLD: Final = int((_PATIENCE + 1) * SECOND)
+"""How long the others are held meanwhile at most, ns."""
 _MOST: Final = LARGEST + 1
 """Bytes of an answer that are read at most: one more than is parsed."""
 
@@ -67,23 +70,27 @@ class Contact:
                 good = self._ask(provider, base_url)
             finally:
                 self._gate.unblock(provider.namespace, CONTACT)
-            until = time.monotonic_ns() + (_FRESH if good else _FAILED)
-            self._gate.store.claim(f"contact:{provider.namespace}", time.monotonic_ns(), until, held=True)
-            self._known[provider.namespace] = until
+            length = _FRESH if good else _FAILED
+            self._gate.store.update(
+                f"contact:{provider.namespace}", Claim, lambda _, now: (Claim(now.hi + length), None), length
+            )
+            self._known[provider.namespace] = time.monotonic_ns() + length
 
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
-        store, mono = self._gate.store, time.monotonic_ns()
+        until = time.monotonic_ns() + _HOLD
 
         def claim() -> bool:
-            until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
-            if until:
-                self._known[namespace] = until
+            ours: Claim | int = self._gate.store.update(
+                f"contact:{namespace}", Claim, lambda old, now: claimed(old, now, until), _HOLD
+            )
+            if not isinstance(ours, Claim):
+                self._known[namespace] = ours
                 return False
-            self._gate.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
+            self._gate.block(namespace, _HOLD / SECOND, CONTACT, "its limits are being read")
             return True
 
-        return bool(store.transact(claim))
+        return bool(self._gate.store.transact(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
         """Ask from the first address that has a connection. True if limits were learned."""

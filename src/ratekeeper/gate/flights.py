@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from ratekeeper.gate.steps import Parked
+from ratekeeper.gate.steps import Parked, apart_async
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.shared import Claim, claimed, held
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
 
 __all__ = ["Flights", "Follow", "Lead"]
-
-T = TypeVar("T")
 
 _SLOTS: Final = 16_384
 """Flights are told apart by so many names: notes in a store stay. Two that share one wait for each other in vain, and then
@@ -79,7 +77,7 @@ class Follow:
             return await self._parked.wait_async(timeout)
         deadline, nap = time.monotonic() + timeout, _FIRST_LOOK
         try:
-            while not await self._flights.apart(self._flights.free, self._key):
+            while not await self._flights.free_async(self._key):
                 if time.monotonic() >= deadline:
                     return False
                 await asyncio.sleep(nap)
@@ -94,6 +92,7 @@ class Flights:
 
     def __init__(self, gate: Gate) -> None:
         self._store = gate.store
+        self._worker = gate.worker
         self._lock = threading.Lock()
         self._under_way: dict[bytes, Parked] = {}
 
@@ -104,34 +103,44 @@ class Flights:
             key: of the answer.
             longest: seconds after which nobody waits for the one any more.
         """
-        parked = Parked()
-        with self._lock:
-            known = self._under_way.setdefault(key, parked)
-        if known is not parked:
-            return Follow(self, key, known, looks=False)
-        now = time.monotonic_ns()
+        parked, known = self._enter(key)
+        if known is not None:
+            return known
         try:
-            taken = self._store.claim(_slot(key), now, now + int(longest * SECOND))
+            return self._worker.start(_slot(key), lambda: self._claimed(key, longest, parked)).result()
         except BaseException:
             self.forget(key, parked)
             raise
-        return Follow(self, key, parked, looks=True) if taken else Lead(self, key, parked)
 
     async def join_async(self, key: bytes, longest: float) -> Lead | Follow:
         """The same in a task."""
-        return await self.apart(self.join, key, longest)
+        parked, known = self._enter(key)
+        if known is not None:
+            return known
+        try:
+            return await apart_async(self._worker, _slot(key), lambda: self._claimed(key, longest, parked))
+        except BaseException:
+            self.forget(key, parked)
+            raise
+
+    def _enter(self, key: bytes) -> tuple[Parked, Follow | None]:
+        """The flight of this process for a key, and the way to follow it; None: there was none, and it begins."""
+        parked = Parked()
+        with self._lock:
+            known = self._under_way.setdefault(key, parked)
+        return known, Follow(self, key, known, looks=False) if known is not parked else None
+
+    def _claimed(self, key: bytes, longest: float, parked: Parked) -> Lead | Follow:
+        length = int(longest * SECOND)
+        until = time.monotonic_ns() + length
+        ours = self._store.update(_slot(key), Claim, lambda old, now: claimed(old, now, until), length)
+        return Lead(self, key, parked) if isinstance(ours, Claim) else Follow(self, key, parked, looks=True)
 
     def landed(self, key: bytes, parked: Parked) -> None:
         """A flight of ours is over. Never waits: it is called while tasks are cancelled."""
-        if self._store.remote:
-            threading.Thread(target=self._leave, args=(key,), daemon=True).start()
-        else:
-            self._leave(key)
+        slot = _slot(key)
+        self._worker.later(slot, lambda: self._store.update(slot, Claim, lambda *_: (None, None)))
         self.forget(key, parked)
-
-    def _leave(self, key: bytes) -> None:
-        now = time.monotonic_ns()
-        self._store.claim(_slot(key), now, now, held=True)
 
     def forget(self, key: bytes, parked: Parked) -> None:
         """Whoever waits here may look."""
@@ -142,14 +151,11 @@ class Flights:
 
     def free(self, key: bytes) -> bool:
         """Whether no process makes the call any more."""
-        now = time.monotonic_ns()
-        return not self._store.claim(_slot(key), now, now)
+        return not held(self._store.get(_slot(key), Claim), self._store.present())
 
-    async def apart(self, work: Callable[..., T], *args: Any) -> T:
-        """Work on the store: at once, or in a thread if the store is far away."""
-        if self._store.remote:
-            return await asyncio.to_thread(work, *args)
-        return work(*args)
+    async def free_async(self, key: bytes) -> bool:
+        """The same in a task."""
+        return await apart_async(self._worker, _slot(key), lambda: self.free(key))
 
 
 def _slot(key: bytes) -> str:

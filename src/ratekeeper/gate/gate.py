@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ratekeeper.gate import priorities
 from ratekeeper.gate.configuration import configure
@@ -43,6 +43,9 @@ from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
 
 __all__ = ["Gate"]
+
+_LAST: Final = 2.0
+"""Seconds for which a gate that is closed waits at most until all that it knows is written."""
 
 
 class Gate:
@@ -106,7 +109,8 @@ class Gate:
         self._priority, self._assigned = said.priority, said.assigned()
         self.store, self._secret = opened(said.store, said.home, self.events.say)
         self._identities: dict[tuple[str, str], Identity] = {}
-        self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say)
+        self.worker = self.store.worker()
+        self.egress = Egress(said.said.egress, said.egress, self.store, self.events.say, self.worker)
         self._begin()
 
     def _begin(self) -> None:
@@ -119,8 +123,8 @@ class Gate:
         self.bell: socket.socket | None = None
         self.member = secrets.randbits(62) | 1
         self.who = tuple((self.member, klass) for klass in range(2 * AGED))
-        self.times = Times(self.store)
-        self.room = (RemoteRoom if self.store.remote else WaitingRoom)(self)
+        self.times = Times(self.store, self.worker)
+        self.room = (RemoteRoom if self.store.together else WaitingRoom)(self)
         self.settling = Settling(self)
         self.store.heard = self.settling.after
         self.contact = Contact(self)
@@ -200,6 +204,7 @@ class Gate:
         """
         if self._pid != os.getpid():
             self.store.after_fork()
+            self.worker.after_fork()
             self._begin()
         if not self._joined:
             self._join()
@@ -366,8 +371,7 @@ class Gate:
 
     def rouse(self) -> None:
         """Let the waiting calls of every process look: a block began or ended."""
-        if not self.store.remote:  # a server rings for itself
-            self.store.wake([m for m in self.read().members if m != self.member])
+        self.store.rouse(self.member)
         self.room.look()
 
     def unblock(self, scope: str, kind: str = "") -> bool:
@@ -406,6 +410,7 @@ class Gate:
         """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
         if self._pid == os.getpid():
             self.held.close()
+            self.worker.close(_LAST)
             if self._joined:
                 self.store.leave(self.member)
             self._joined = False

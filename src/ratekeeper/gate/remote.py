@@ -42,7 +42,7 @@ class _Group(NamedTuple):
 
 
 class RemoteRoom(WaitingRoom):
-    """The waiting calls of a gate whose store is `remote`."""
+    """The waiting calls of a gate whose store grants `together`."""
 
     def __init__(self, gate: Gate) -> None:
         super().__init__(gate)

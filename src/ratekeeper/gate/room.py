@@ -77,7 +77,7 @@ class WaitingRoom:
         self._queue = Queue()
         self._standing: dict[int, Ticket] = {}
         self._torn = False
-        self.waits = Waits(gate.store)
+        self.waits = Waits(gate.store, gate.worker)
         self._thread: Helper | None = None
         self._alarm: socket.socket | None = None
         self._closed = False
@@ -249,7 +249,7 @@ class WaitingRoom:
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
             self._gate.settling.refunded(ticket.grant)
-        elif waiting and lane is not None and lane.head() is None:
+        elif waiting and lane is not None and lane.head() is None and self._gate.times.knows(ticket.plan.provider):
             # Nobody of this process waits in that lane any more.
             left = self._queue.backlog(lane)
             self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider), left=left)

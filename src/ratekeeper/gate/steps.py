@@ -6,9 +6,23 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-__all__ = ["Parked", "Steps", "drive", "drive_async", "on_asyncio", "pausing", "waiting", "within"]
+if TYPE_CHECKING:
+    from ratekeeper.stores.worker import Worker
+
+__all__ = [
+    "Parked",
+    "Steps",
+    "apart",
+    "apart_async",
+    "drive",
+    "drive_async",
+    "on_asyncio",
+    "pausing",
+    "waiting",
+    "within",
+]
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
@@ -61,6 +75,30 @@ def waiting(
     if awaiting is not None and on_asyncio():
         return awaiting
     return functools.partial(_elsewhere, blocking)
+
+
+def apart(worker: Worker, topic: str, work: Callable[[], Any], *, is_async: bool) -> Callable[[], Any]:
+    """What a flow yields to have the store's worker do something, for its result.
+
+    Args:
+        worker, topic, work: see `Worker.start`.
+        is_async: as for `waiting`.
+    """
+    if not is_async:
+        return lambda: worker.start(topic, work).result()
+    return functools.partial(apart_async, worker, topic, work)
+
+
+async def apart_async(worker: Worker, topic: str, work: Callable[[], T]) -> T:
+    """Have the store's worker do something; the event loop goes on meanwhile."""
+    done = worker.start(topic, work)
+    if done.done():
+        return done.result()
+    if on_asyncio():
+        import asyncio
+
+        return await asyncio.wrap_future(done)
+    return await _elsewhere(done.result)  # type: ignore[no-any-return]
 
 
 def pausing(seconds: float, *, is_async: bool) -> Callable[[], Any]:

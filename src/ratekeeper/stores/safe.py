@@ -13,7 +13,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
@@ -22,11 +23,17 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.faults import ours
+from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from ratekeeper.stores.share import PartStore, Share
+from ratekeeper.stores.worker import Worker
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.shelf import Shelf
 
 __all__ = ["SafeStore"]
 
+N = TypeVar("N")
 T = TypeVar("T")
 
 _LOG: Final = logging.getLogger("ratekeeper")
@@ -62,8 +69,8 @@ class SafeStore(Store):
         """Why the shared store is not used now, or empty."""
 
     @property
-    def remote(self) -> bool:  # type: ignore[override]
-        return self.inner.remote
+    def together(self) -> bool:  # type: ignore[override]
+        return self.inner.together
 
     @property
     def heard(self) -> Callable[[str, Answered], None]:
@@ -293,19 +300,26 @@ class SafeStore(Store):
     def unblock(self, scope: str, kind: str = "") -> bool:
         return bool(self._try(lambda: self.inner.unblock(scope, kind)))
 
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        found = self._try(lambda: self.inner.remember(topic, value))
-        return found if isinstance(found, bytes) else None
+    def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
+        """Of whichever store is in force; the shared store has what was changed meanwhile when it is back."""
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.update(topic, kind, change, keep)
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+                share = self._lost(error)
+        with self._lock:
+            self._later(lambda: self.inner.update(topic, kind, change, keep))
+            return share.update(topic, kind, change, keep)
 
-    def note(self, topic: str, value: bytes) -> None:
-        self._try(lambda: self.inner.note(topic, value))
-
-    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
-        self._try(lambda: self.inner.sum(topic, numbers))
-
-    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
-        found = self._try(lambda: self.inner.claim(topic, mono, until, held=held))
-        return found if isinstance(found, int) else 0
+    def get(self, topic: str, kind: type[N]) -> N | None:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.get(topic, kind)
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+                share = self._lost(error)
+        return share.get(topic, kind)
 
     def skew(self) -> tuple[int, int]:
         return self.inner.skew()
@@ -323,6 +337,12 @@ class SafeStore(Store):
 
     # -- passed on -------------------------------------------------------------------------------------------------
 
+    def worker(self) -> Worker:
+        return self.inner.worker()
+
+    def shelf(self, home: Path, most_bytes: int) -> Shelf:
+        return self.inner.shelf(home, most_bytes)
+
     def spare(self) -> PartStore:
         """A safe share beside the store, for calls that something else than the store keeps from being asked there."""
         return Share(self.inner)
@@ -338,6 +358,9 @@ class SafeStore(Store):
 
     def wake(self, members: Iterable[int]) -> None:
         self.inner.wake(members)
+
+    def rouse(self, member: int) -> None:
+        self.inner.rouse(member)
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.hand import KEY, SHOP, charges, now
+from tests.support.notes import noted, write
 
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
@@ -203,12 +204,13 @@ def test_what_is_learned_meanwhile(away: Away) -> None:
     away.get()
     away.go()
     assert not away.store.learn(SHOP, {"weight": (50, 3600 * SECOND)})
-    assert away.store.remember("topic", b"value") is None
+    assert write(away.store, "topic", b"value") is None
+    assert noted(away.store, "topic") == b"value"
     away.store.doubt(SHOP, now())
     away.store.withdraw([KEY], WHO, now())
     assert not away.store.unblock(SHOP)
     away.come()
-    assert away.store.remember("topic") == b"value"
+    assert noted(away.store, "topic") == b"value"
     assert away.store.learned == {SHOP: {"weight": (50, 3600 * SECOND)}}
     assert away.all() == 49
 

@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.shared import age
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.echo import Echo
 from ratekeeper.pools.health import WARNINGS, Health
-from ratekeeper.pools.when import age, stamp
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.redis.store import RedisStore
+from ratekeeper.stores.safe import SafeStore
 
 PLACE = "shop/egress:a"
 DAY = 86_400 * SECOND
@@ -78,19 +79,18 @@ def test_a_note_of_another_clock_is_forgotten(clock: list[int]) -> None:
 def test_a_stamp_is_never_younger_than_it_is(clock: list[int]) -> None:
     """The doubt about the other clock only makes notes older, by twice its width on each side."""
     shared = MemoryStore()
-    at = stamp(Machine(shared, 3 * DAY))
+    at = Machine(shared, 3 * DAY).present().lo
     clock[0] += 7 * SECOND - 3 * DAY
-    assert age(Machine(shared, 0), at) == 7 * SECOND + 2 * DOUBT
+    assert age(at, Machine(shared, 0).present()) == 7 * SECOND + 2 * DOUBT
 
 
 def test_a_store_out_of_reach_is_no_error(clock: list[int]) -> None:
     """Whoever counts a warning while the store is away is not hindered."""
 
-    class Away(MemoryStore):
-        def skew(self) -> tuple[int, int]:
-            raise StoreUnavailable("no connection")
-
-    assert Health(Away()).warned(PLACE) == (1, 0)
+    away = RedisStore("redis://127.0.0.1:1")
+    assert away.skew() == (0, 0)
+    assert Health(SafeStore(away, lambda kind, text: None)).warned(PLACE) == (1, 0)
+    away.close()
 
 
 class _Where(BaseHTTPRequestHandler):
