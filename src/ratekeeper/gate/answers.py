@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ratekeeper.errors import Blocked, CallFailed, Rejected
 from ratekeeper.gate.errand import Errand, Reply, Served, packed, unpacked
 from ratekeeper.gate.flights import Flights, Lead
-from ratekeeper.gate.steps import Steps, apart, waiting
+from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Cache, Kept, Service
 from ratekeeper.rules.call import Outcome, Plan
@@ -31,6 +31,8 @@ class _Wanted(NamedTuple):
     ttl: float
     owner: str
     """Whose answer it is; ``""``: everybody's."""
+    topic: str
+    """What is done for one answer, or concerns one owner, is done in its order."""
 
 
 class _Found(NamedTuple):
@@ -78,21 +80,13 @@ class Answers:
                 return answer
             if errand.urgent:
                 break  # another's call may stand behind many in the queue
-            flight = yield waiting(
-                functools.partial(self._flights.join, wanted.key, _LONGEST_FLIGHT),
-                functools.partial(self._flights.join_async, wanted.key, _LONGEST_FLIGHT),
-                is_async=errand.is_async,
-            )
+            flight = yield from self._flights.join(wanted.key, _LONGEST_FLIGHT, is_async=errand.is_async)
             if isinstance(flight, Lead):
                 try:
                     return (yield from self._asked(errand, plan, wanted, found, ask))
                 finally:
                     flight.land()
-            yield waiting(
-                functools.partial(flight.wait, _LONGEST_FLIGHT),
-                functools.partial(flight.wait_async, _LONGEST_FLIGHT),
-                is_async=errand.is_async,
-            )
+            yield from flight.wait(_LONGEST_FLIGHT, is_async=errand.is_async)
             found = yield from self._look(wanted, errand.is_async)
             if found is not None and not found.outdated and self._cache.fresh(found.kept, found.age):
                 self._told("cache hit", plan, found)
@@ -110,7 +104,7 @@ class Answers:
             return None
         key = errand.rules.handling.key(errand.call, plan)
         owner = "" if class_of(plan) == "market" else _owner(plan)
-        return None if key is None else _Wanted(key, ttl, owner)
+        return None if key is None else _Wanted(key, ttl, owner, owner or key.hex())
 
     def _ttl(self, errand: Errand, plan: Plan) -> float:
         provider = plan.provider.partition("@")[0]
@@ -126,9 +120,7 @@ class Answers:
     # -- the shelf -------------------------------------------------------------------------------------------------
 
     def _look(self, wanted: _Wanted, is_async: bool) -> Steps[_Found | None]:
-        work = functools.partial(self._get, wanted)
-        found: _Found | None = yield apart(self._worker, _line(wanted), work, is_async=is_async)
-        return found
+        return apart(self._worker, wanted.topic, functools.partial(self._get, wanted), is_async=is_async)
 
     def _get(self, wanted: _Wanted) -> _Found | None:
         value = self._shelf.get(wanted.key)
@@ -138,7 +130,7 @@ class Answers:
         at, ttl, reply = opened
         moved = self._shelf.get(_moved(wanted.owner)) if wanted.owner else None
         outdated = moved is not None and int.from_bytes(moved, "big") >= at
-        age = (self._store.present().hi - at) / SECOND
+        age = (time.monotonic_ns() + self._store.skew()[1] - at) / SECOND
         return _Found(Kept(at / SECOND, min(ttl, wanted.ttl)), age, reply, outdated)
 
     def _put(self, wanted: _Wanted, reply: Reply, asked: int) -> None:
@@ -186,7 +178,7 @@ class Answers:
             reply, response = yield from errand.read(response)
             if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
                 put = functools.partial(self._put, wanted, reply, asked)
-                yield apart(self._worker, _line(wanted), put, is_async=errand.is_async)
+                yield from apart(self._worker, wanted.topic, put, is_async=errand.is_async)
             errand.label(response, Served(errand.service))
         elif outcome is not Outcome.BAD_REQUEST and found is not None:
             banned = outcome is Outcome.BANNED
@@ -204,11 +196,6 @@ class Answers:
             kind, f"{plan.route}: an answer {found.age:.1f} s old{': ' + why if why else ''}", plan.provider,
             route=plan.route, age=found.age,
         )  # fmt: skip
-
-
-def _line(wanted: _Wanted) -> str:
-    """What is done for one answer, or concerns one owner, is done in its order."""
-    return wanted.owner or wanted.key.hex()
 
 
 def _owner(plan: Plan) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ratekeeper.errors import BreakerOpen
 from ratekeeper.gate.steps import Steps, apart
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
 
 __all__ = ["Breakers", "close"]
+
+T = TypeVar("T")
 
 _PROBE: Final = 30 * SECOND
 """ns for which a probe may be under way before another takes its place."""
@@ -59,7 +61,7 @@ class Breakers:
             # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
             # the store would stop a call for.
             self._looked = now
-            yield self._apart(scope, functools.partial(self._store.get, _health(scope), Health), is_async)
+            yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Health), is_async)
         if not self._store.blocks:
             return ""
         names = {scope, _probing(scope)}
@@ -68,7 +70,7 @@ class Breakers:
             raise self._refusal(scope, ends[OPEN].reason, ends[OPEN].ends() - now)
         if PROBING not in ends or ends[PROBING].ends() <= now:
             return ""
-        topic: str = yield self._apart(scope, functools.partial(self._claim, scope), is_async)
+        topic: str = yield from self._apart(scope, functools.partial(self._claim, scope), is_async)
         if not topic:
             raise self._refusal(scope, f"{ends[PROBING].reason}; a probe is under way", SECOND)
         return topic
@@ -89,12 +91,12 @@ class Breakers:
             return
         scope = self._settings.scope_of(plan.scopes)
         if trouble:
-            yield self._apart(scope, functools.partial(self._failed, scope, plan.provider, outcome), is_async)
+            yield from self._apart(scope, functools.partial(self._failed, scope, plan.provider, outcome), is_async)
         elif trouble is False:
             with self._lock:
                 self._counted.setdefault(scope, [0, 0])[1] += 1
             if probe:
-                yield self._apart(scope, functools.partial(self._recovered, scope, plan.provider), is_async)
+                yield from self._apart(scope, functools.partial(self._recovered, scope, plan.provider), is_async)
         if probe:
             self.release(probe)
 
@@ -130,7 +132,7 @@ class Breakers:
             "breaker closed", f"the breaker of {scope} is closed: a probe succeeded", provider, scope=scope
         )
 
-    def _apart(self, scope: str, work: Callable[[], Any], is_async: bool) -> Callable[[], Any]:
+    def _apart(self, scope: str, work: Callable[[], T], is_async: bool) -> Steps[T]:
         return apart(self._gate.worker, scope, work, is_async=is_async)
 
     @staticmethod

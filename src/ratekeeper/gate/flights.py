@@ -6,12 +6,12 @@ process one looks now and then whether it is free again, on behalf of all that w
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.gate.steps import Parked, apart_async
+from ratekeeper.gate.steps import Parked, Steps, apart, pausing, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.shared import Claim, claimed, held
 
@@ -56,31 +56,21 @@ class Follow:
         self._parked = parked
         self._looks = looks
 
-    def wait(self, timeout: float) -> bool:
-        """Wait in this thread until it landed. False: the time is over."""
+    def wait(self, timeout: float, *, is_async: bool) -> Steps[bool]:
+        """Waits until it landed. False: the time is over."""
         if not self._looks:
-            return self._parked.wait(timeout)
+            landed: bool = yield waiting(
+                functools.partial(self._parked.wait, timeout),
+                functools.partial(self._parked.wait_async, timeout),
+                is_async=is_async,
+            )
+            return landed
         deadline, nap = time.monotonic() + timeout, _FIRST_LOOK
         try:
-            while not self._flights.free(self._key):
+            while not (yield from self._flights.free(self._key, is_async=is_async)):
                 if time.monotonic() >= deadline:
                     return False
-                time.sleep(nap)
-                nap = min(nap * 1.5, _LAST_LOOK)
-        finally:
-            self._flights.forget(self._key, self._parked)
-        return True
-
-    async def wait_async(self, timeout: float) -> bool:
-        """The same in a task."""
-        if not self._looks:
-            return await self._parked.wait_async(timeout)
-        deadline, nap = time.monotonic() + timeout, _FIRST_LOOK
-        try:
-            while not await self._flights.free_async(self._key):
-                if time.monotonic() >= deadline:
-                    return False
-                await asyncio.sleep(nap)
+                yield pausing(nap, is_async=is_async)
                 nap = min(nap * 1.5, _LAST_LOOK)
         finally:
             self._flights.forget(self._key, self._parked)
@@ -96,39 +86,25 @@ class Flights:
         self._lock = threading.Lock()
         self._under_way: dict[bytes, Parked] = {}
 
-    def join(self, key: bytes, longest: float) -> Lead | Follow:
-        """Take part in the flight for a key; be the one who makes the call if there is none.
+    def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Lead | Follow]:
+        """Takes part in the flight for a key; we are the one who makes the call if there is none.
 
         Args:
             key: of the answer.
             longest: seconds after which nobody waits for the one any more.
+            is_async: as for `apart`.
         """
-        parked, known = self._enter(key)
-        if known is not None:
-            return known
-        try:
-            return self._worker.start(_slot(key), lambda: self._claimed(key, longest, parked)).result()
-        except BaseException:
-            self.forget(key, parked)
-            raise
-
-    async def join_async(self, key: bytes, longest: float) -> Lead | Follow:
-        """The same in a task."""
-        parked, known = self._enter(key)
-        if known is not None:
-            return known
-        try:
-            return await apart_async(self._worker, _slot(key), lambda: self._claimed(key, longest, parked))
-        except BaseException:
-            self.forget(key, parked)
-            raise
-
-    def _enter(self, key: bytes) -> tuple[Parked, Follow | None]:
-        """The flight of this process for a key, and the way to follow it; None: there was none, and it begins."""
         parked = Parked()
         with self._lock:
             known = self._under_way.setdefault(key, parked)
-        return known, Follow(self, key, known, looks=False) if known is not parked else None
+        if known is not parked:
+            return Follow(self, key, known, looks=False)
+        work = functools.partial(self._claimed, key, longest, parked)
+        try:
+            return (yield from apart(self._worker, _slot(key), work, is_async=is_async))
+        except BaseException:
+            self.forget(key, parked)
+            raise
 
     def _claimed(self, key: bytes, longest: float, parked: Parked) -> Lead | Follow:
         length = int(longest * SECOND)
@@ -149,13 +125,11 @@ class Flights:
                 del self._under_way[key]
         parked.release()
 
-    def free(self, key: bytes) -> bool:
+    def free(self, key: bytes, *, is_async: bool) -> Steps[bool]:
         """Whether no process makes the call any more."""
-        return not held(self._store.get(_slot(key), Claim), self._store.present())
-
-    async def free_async(self, key: bytes) -> bool:
-        """The same in a task."""
-        return await apart_async(self._worker, _slot(key), lambda: self.free(key))
+        slot = _slot(key)
+        claim = yield from apart(self._worker, slot, functools.partial(self._store.get, slot, Claim), is_async=is_async)
+        return not held(claim, self._store.present())
 
 
 def _slot(key: bytes) -> str:

@@ -6,6 +6,7 @@ import math
 import time
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from ratekeeper.gate.pacing import Pacing
@@ -187,8 +188,8 @@ class Settling:
             return length
 
         done = self._worker.start(topic, shut)
-        if done.done():
-            return done.result()
+        if not isinstance(done, Future):
+            return done
         # Nobody waits here for a store that is far away; but a ban holds at once.
         first = rules.ban_length()
         self._store.block(block.scope, first, block.kind, block.reason, now.mono, time.time_ns())

@@ -6,6 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ __all__ = [
     "Parked",
     "Steps",
     "apart",
-    "apart_async",
     "drive",
     "drive_async",
     "on_asyncio",
@@ -77,28 +77,23 @@ def waiting(
     return functools.partial(_elsewhere, blocking)
 
 
-def apart(worker: Worker, topic: str, work: Callable[[], Any], *, is_async: bool) -> Callable[[], Any]:
-    """What a flow yields to have the store's worker do something, for its result.
+def apart(worker: Worker, topic: str, work: Callable[[], T], *, is_async: bool) -> Steps[T]:
+    """Has the store's worker do something, and returns its result.
 
     Args:
         worker, topic, work: see `Worker.start`.
         is_async: as for `waiting`.
     """
-    if not is_async:
-        return lambda: worker.start(topic, work).result()
-    return functools.partial(apart_async, worker, topic, work)
+    got = worker.start(topic, work)
+    if isinstance(got, Future):
+        got = yield waiting(got.result, functools.partial(_result, got), is_async=is_async)
+    return got
 
 
-async def apart_async(worker: Worker, topic: str, work: Callable[[], T]) -> T:
-    """Have the store's worker do something; the event loop goes on meanwhile."""
-    done = worker.start(topic, work)
-    if done.done():
-        return done.result()
-    if on_asyncio():
-        import asyncio
+async def _result(done: Future[T]) -> T:
+    import asyncio
 
-        return await asyncio.wrap_future(done)
-    return await _elsewhere(done.result)  # type: ignore[no-any-return]
+    return await asyncio.wrap_future(done)
 
 
 def pausing(seconds: float, *, is_async: bool) -> Callable[[], Any]:

@@ -12,7 +12,7 @@ from ratekeeper.adapters._call import drive_async
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._line import Line, dialling
 from ratekeeper.adapters.websockets import handshake
-from ratekeeper.gate.steps import apart_async
+from ratekeeper.gate.steps import apart
 from ratekeeper.ledger.limit import Instant
 from ratekeeper.policy.shared import seconds
 from ratekeeper.sessions.liveness import Dials, Liveness
@@ -120,4 +120,4 @@ class Dialler:
             return (new if new.failures or (old is not None and old.failures) else old), result
 
         work = functools.partial(store.update, self._topic, Dials, change)
-        return await apart_async(self._gate.worker, self._topic, work)
+        return await drive_async(apart(self._gate.worker, self._topic, work, is_async=True))

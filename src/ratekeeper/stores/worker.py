@@ -34,7 +34,7 @@ _IDLE: Final = 5.0
 class Worker:
     """Does work on a store that answers at once: in the caller's thread, before `start` or `later` return."""
 
-    def start(self, topic: str, work: Callable[[], T]) -> Future[T]:
+    def start(self, topic: str, work: Callable[[], T]) -> T | Future[T]:
         """Do something whose result somebody wants.
 
         Args:
@@ -42,11 +42,10 @@ class Worker:
             work: what to do.
 
         Returns:
-            The result, perhaps of later. It is a StoreUnavailable if there is too much to do, or the worker was closed.
+            The result, or that of later. The latter is a StoreUnavailable if there is too much to do, or the worker was
+            closed.
         """
-        done: Future[T] = Future()
-        done.set_result(work())
-        return done
+        return work()
 
     def later(self, topic: str, work: Callable[[], object]) -> None:
         """Do something for which nobody waits. Arguments as for `start`."""
