@@ -120,7 +120,7 @@ class Answers:
     # -- the shelf -------------------------------------------------------------------------------------------------
 
     def _look(self, wanted: _Wanted, is_async: bool) -> Steps[_Found | None]:
-        return apart(self._worker, wanted.topic, functools.partial(self._get, wanted), is_async=is_async)
+        return apart(self._worker, wanted.topic, functools.partial(self._get, wanted), None, is_async=is_async)
 
     def _get(self, wanted: _Wanted) -> _Found | None:
         value = self._shelf.get(wanted.key)
@@ -178,7 +178,7 @@ class Answers:
             reply, response = yield from errand.read(response)
             if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
                 put = functools.partial(self._put, wanted, reply, asked)
-                yield from apart(self._worker, wanted.topic, put, is_async=errand.is_async)
+                yield from apart(self._worker, wanted.topic, put, None, is_async=errand.is_async)
             errand.label(response, Served(errand.service))
         elif outcome is not Outcome.BAD_REQUEST and found is not None:
             banned = outcome is Outcome.BANNED

@@ -61,7 +61,7 @@ class Breakers:
             # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
             # the store would stop a call for.
             self._looked = now
-            yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Health), is_async)
+            yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Health), None, is_async)
         if not self._store.blocks:
             return ""
         names = {scope, _probing(scope)}
@@ -70,7 +70,7 @@ class Breakers:
             raise self._refusal(scope, ends[OPEN].reason, ends[OPEN].ends() - now)
         if PROBING not in ends or ends[PROBING].ends() <= now:
             return ""
-        topic: str = yield from self._apart(scope, functools.partial(self._claim, scope), is_async)
+        topic: str = yield from self._apart(scope, functools.partial(self._claim, scope), "", is_async)
         if not topic:
             raise self._refusal(scope, f"{ends[PROBING].reason}; a probe is under way", SECOND)
         return topic
@@ -91,19 +91,21 @@ class Breakers:
             return
         scope = self._settings.scope_of(plan.scopes)
         if trouble:
-            yield from self._apart(scope, functools.partial(self._failed, scope, plan.provider, outcome), is_async)
+            yield from self._apart(
+                scope, functools.partial(self._failed, scope, plan.provider, outcome), None, is_async
+            )
         elif trouble is False:
             with self._lock:
                 self._counted.setdefault(scope, [0, 0])[1] += 1
             if probe:
-                yield from self._apart(scope, functools.partial(self._recovered, scope, plan.provider), is_async)
+                yield from self._apart(scope, functools.partial(self._recovered, scope, plan.provider), None, is_async)
         if probe:
             self.release(probe)
 
     def release(self, probe: str) -> None:
         """A probe is over, or was not sent after all. Never waits."""
         scope = probe.split(":", 2)[2]
-        self._gate.worker.later(scope, lambda: self._store.update(probe, Claim, lambda *_: (None, None)))
+        self._gate.worker.later(scope, lambda: self._store.update(probe, Claim, lambda *_: (None, None), _PROBE))
 
     def _failed(self, scope: str, provider: str, outcome: Outcome) -> None:
         with self._lock:
@@ -132,8 +134,8 @@ class Breakers:
             "breaker closed", f"the breaker of {scope} is closed: a probe succeeded", provider, scope=scope
         )
 
-    def _apart(self, scope: str, work: Callable[[], T], is_async: bool) -> Steps[T]:
-        return apart(self._gate.worker, scope, work, is_async=is_async)
+    def _apart(self, scope: str, work: Callable[[], T], otherwise: T, is_async: bool) -> Steps[T]:
+        return apart(self._gate.worker, scope, work, otherwise, is_async=is_async)
 
     @staticmethod
     def _refusal(scope: str, reason: str, left: int) -> BreakerOpen:

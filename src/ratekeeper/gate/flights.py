@@ -23,6 +23,8 @@ __all__ = ["Flights", "Follow", "Lead"]
 _SLOTS: Final = 16_384
 """Flights are told apart by so many names: notes in a store stay. Two that share one wait for each other in vain, and then
 go by themselves."""
+_PASSING: Final = 60 * SECOND
+"""How long it is of interest that a flight is over, ns."""
 _FIRST_LOOK: Final = 0.002
 _LAST_LOOK: Final = 0.05
 """Seconds between two looks at another process's flight, at first and later."""
@@ -101,12 +103,13 @@ class Flights:
             return Follow(self, key, known, looks=False)
         work = functools.partial(self._claimed, key, longest, parked)
         try:
-            return (yield from apart(self._worker, _slot(key), work, is_async=is_async))
+            found = yield from apart(self._worker, _slot(key), work, None, is_async=is_async)
         except BaseException:
             self.forget(key, parked)
             raise
+        return found or Lead(self, key, parked)
 
-    def _claimed(self, key: bytes, longest: float, parked: Parked) -> Lead | Follow:
+    def _claimed(self, key: bytes, longest: float, parked: Parked) -> Lead | Follow | None:
         length = int(longest * SECOND)
         until = time.monotonic_ns() + length
         ours = self._store.update(_slot(key), Claim, lambda old, now: claimed(old, now, until), length)
@@ -115,7 +118,7 @@ class Flights:
     def landed(self, key: bytes, parked: Parked) -> None:
         """A flight of ours is over. Never waits: it is called while tasks are cancelled."""
         slot = _slot(key)
-        self._worker.later(slot, lambda: self._store.update(slot, Claim, lambda *_: (None, None)))
+        self._worker.later(slot, lambda: self._store.update(slot, Claim, lambda *_: (None, None), _PASSING))
         self.forget(key, parked)
 
     def forget(self, key: bytes, parked: Parked) -> None:
@@ -128,7 +131,9 @@ class Flights:
     def free(self, key: bytes, *, is_async: bool) -> Steps[bool]:
         """Whether no process makes the call any more."""
         slot = _slot(key)
-        claim = yield from apart(self._worker, slot, functools.partial(self._store.get, slot, Claim), is_async=is_async)
+        claim = yield from apart(
+            self._worker, slot, functools.partial(self._store.get, slot, Claim), None, is_async=is_async
+        )
         return not held(claim, self._store.present())
 
 

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ratekeeper.errors import StoreError
+
 if TYPE_CHECKING:
     from ratekeeper.stores.worker import Worker
 
@@ -77,16 +79,20 @@ def waiting(
     return functools.partial(_elsewhere, blocking)
 
 
-def apart(worker: Worker, topic: str, work: Callable[[], T], *, is_async: bool) -> Steps[T]:
+def apart(worker: Worker, topic: str, work: Callable[[], T], otherwise: T, *, is_async: bool) -> Steps[T]:
     """Has the store's worker do something, and returns its result.
 
     Args:
         worker, topic, work: see `Worker.start`.
+        otherwise: the result where the worker cannot do it: there is too much to do, or the gate was closed.
         is_async: as for `waiting`.
     """
     got = worker.start(topic, work)
     if isinstance(got, Future):
-        got = yield waiting(got.result, functools.partial(_result, got), is_async=is_async)
+        try:
+            got = yield waiting(got.result, functools.partial(_result, got), is_async=is_async)
+        except StoreError:
+            return otherwise
     return got
 
 

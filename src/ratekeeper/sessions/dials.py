@@ -68,7 +68,7 @@ class Dialler:
     async def turn(self) -> None:
         """Waits until this process may dial: at once if all is well, else one of all processes after the other."""
         while True:
-            wait = await self._change(self._liveness.turn)
+            wait = await self._change(self._liveness.turn, 0.0)
             if not wait:
                 return
             await asyncio.sleep(min(wait, _LOOK))
@@ -99,18 +99,19 @@ class Dialler:
     async def failed(self, *, good: bool) -> None:
         """A dial was in vain or a connection was lost; `good`: one that had proved itself."""
         failed = functools.partial(self._liveness.failed, good=good)
-        await self._change(lambda old, now, dice: (None, failed(old, now, dice)))
+        await self._change(lambda old, now, dice: (None, failed(old, now, dice)), None)
 
     async def worked(self) -> None:
         """A connection has proved itself: whoever waits may dial."""
-        await self._change(lambda old, now, dice: (None, Dials(0, 0.0, now)))
+        await self._change(lambda old, now, dice: (None, Dials(0, 0.0, now)), None)
 
-    async def _change(self, after: Callable[[Dials, float, float], tuple[T, Dials]]) -> T:
+    async def _change(self, after: Callable[[Dials, float, float], tuple[T, Dials]], otherwise: T) -> T:
         """Changes what all processes know of dialling this host.
 
         Args:
             after: given that, the present in steady seconds of the store and a die from 0 to 1, what `_change` returns, and
                 what is known then.
+            otherwise: what it returns where the store cannot be asked.
         """
         store, dice = self._gate.store, random.random()
 
@@ -120,4 +121,4 @@ class Dialler:
             return (new if new.failures or (old is not None and old.failures) else old), result
 
         work = functools.partial(store.update, self._topic, Dials, change)
-        return await drive_async(apart(self._gate.worker, self._topic, work, is_async=True))
+        return await drive_async(apart(self._gate.worker, self._topic, work, otherwise, is_async=True))

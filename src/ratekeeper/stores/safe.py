@@ -1,4 +1,4 @@
-"""The safe share: what a process goes on with when the shared store does not answer.
+"""The safe share: what a process goes on with without the shared store (long because it passes on every verb of one).
 
 Never an open tap. While the store is away each process keeps to the room that was left divided by the processes last
 seen, then to its part of each limit, in ledgers of its own; and says so. It leaves a mark, so that whoever uses the store
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
@@ -23,6 +23,7 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.faults import ours
+from ratekeeper.stores.helper import Helper
 from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from ratekeeper.stores.share import PartStore, Share
@@ -45,6 +46,10 @@ _FLAPS: Final = 10 * SECOND
 """A store that is lost so soon after its return is lost again, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
+_CHANGES: Final = 1_000
+"""So many changes of one note are remembered for it."""
+_PASSING: Final = 120 * SECOND
+"""A note that is of use for no longer than so is not brought to a store that was away, ns."""
 
 
 class SafeStore(Store):
@@ -64,6 +69,8 @@ class SafeStore(Store):
         self._tried = self._returned = 0
         self._pause = _RETRY
         self._local: dict[int, Grant] = {}
+        self._changes: dict[str, tuple[Any, list[Change[Any, Any]], int]] = {}
+        """What became of notes meanwhile, by topic: type, changes, how long it is kept."""
         self._replay: list[Callable[[], object]] = []
         self.degraded = ""
         """Why the shared store is not used now, or empty."""
@@ -118,8 +125,15 @@ class SafeStore(Store):
     def _share_or_inner(self) -> Share | None:
         """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
         share = self._share_now
-        again = share is not None and time.monotonic_ns() - self._tried >= self._pause
-        return self._come_back() if again else share
+        if share is None:
+            return None
+        mono = time.monotonic_ns()
+        if not self.inner.together:
+            return self._come_back() if mono - self._tried >= self._pause else share
+        if mono - self._tried >= max(self._pause, SECOND):  # a trip over the network: not in this thread
+            self._tried = mono
+            Helper(self._come_back)
+        return share
 
     def _come_back(self) -> Share | None:
         """Bring the store up to date and use it again; returns the safe share if that cannot be done yet. A store that is
@@ -146,7 +160,17 @@ class SafeStore(Store):
             self._local.clear()
             self._replay.clear()
         self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
+        self._bring()
         return None
+
+    def _bring(self) -> None:
+        """Change the notes of the store as those of the safe share were changed meanwhile: each in one step."""
+        while self._share_now is None:
+            with self._lock:
+                if not self._changes:
+                    return
+                topic, (kind, changes, keep) = self._changes.popitem()
+            self.update(topic, kind, _one_after_the_other(changes), keep)
 
     def _later(self, verb: Callable[[], object]) -> Answered:
         if len(self._replay) < _REMEMBERED:
@@ -309,7 +333,10 @@ class SafeStore(Store):
             except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
-            self._later(lambda: self.inner.update(topic, kind, change, keep))
+            if not 0 < keep <= _PASSING:
+                changes = self._changes.setdefault(topic, (kind, [], keep))[1]
+                if len(changes) < _CHANGES:
+                    changes.append(change)
             return share.update(topic, kind, change, keep)
 
     def get(self, topic: str, kind: type[N]) -> N | None:
@@ -365,7 +392,7 @@ class SafeStore(Store):
     def after_fork(self) -> None:
         self._lock = threading.RLock()
         self._share_now, self.degraded = None, ""
-        self._local, self._replay = {}, []
+        self._local, self._replay, self._changes = {}, [], {}
         self.inner.after_fork()
 
     def alive(self) -> int:
@@ -383,5 +410,15 @@ class SafeStore(Store):
         return found
 
     def close(self) -> None:
-        self._share_or_inner()
+        if self._share_now is not None:
+            self._come_back()
         self.inner.close()
+
+
+def _one_after_the_other(changes: Sequence[Change[N, Any]]) -> Change[N, None]:
+    def change(note: N | None, now: Instant) -> tuple[N | None, None]:
+        for each in changes:
+            note, _ = each(note, now)
+        return note, None
+
+    return change

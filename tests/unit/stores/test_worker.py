@@ -154,8 +154,8 @@ def test_a_flow_waits_without_its_loop(background: Background) -> None:
     async def main() -> None:
         ticks = 0
         background.later("a", lambda: gate.wait(5))
-        task = asyncio.ensure_future(drive_async(apart(background, "a", lambda: 7, is_async=True)))
-        hasty = asyncio.ensure_future(drive_async(apart(background, "a", lambda: done.append(1), is_async=True)))
+        task = asyncio.ensure_future(drive_async(apart(background, "a", lambda: 7, 0, is_async=True)))
+        hasty = asyncio.ensure_future(drive_async(apart(background, "a", lambda: done.append(1), None, is_async=True)))
         while ticks < 5:
             await asyncio.sleep(0.005)
             ticks += 1
@@ -166,9 +166,10 @@ def test_a_flow_waits_without_its_loop(background: Background) -> None:
         assert await task == 7
 
     asyncio.run(main())
-    assert drive(apart(background, "a", lambda: 8, is_async=False)) == 8
+    assert drive(apart(background, "a", lambda: 8, 0, is_async=False)) == 8
     assert done == []
-    assert drive(apart(Worker(), "a", lambda: 9, is_async=True)) == 9  # nothing to wait for
+    assert drive(apart(background, "a", failing, None, is_async=False)) is None
+    assert drive(apart(Worker(), "a", lambda: 9, 0, is_async=True)) == 9  # nothing to wait for
 
 
 def test_one_that_is_forgotten_goes(monkeypatch: pytest.MonkeyPatch) -> None:

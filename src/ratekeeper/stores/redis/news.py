@@ -175,12 +175,17 @@ class News(SharedStore):
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         gone: list[bool] = []
-        with self._news:
-            self.blocks.remove(scope, kind)
-            self._changed()
+
+        def here() -> None:
+            with self._news:
+                self.blocks.remove(scope, kind)
+                self._changed()
+
+        here()
         self._trips.go(
             province_of(scope), [Wish(lambda load: ["unblock", scope, kind], lambda r, _: gone.append(bool(r)))], None
         )
+        here()  # what came in with the same round trip was older than that
         return gone[0]
 
     def _hear_of_all(self) -> None:
