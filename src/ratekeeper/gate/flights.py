@@ -85,7 +85,7 @@ class Flights:
     def __init__(self, gate: Gate) -> None:
         self._store = gate.store
         self._worker = gate.worker
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # one that is collected as garbage lands
         self._under_way: dict[bytes, Parked] = {}
 
     def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Lead | Follow]:

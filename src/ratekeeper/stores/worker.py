@@ -65,7 +65,7 @@ class Background(Worker):
         self.after_fork()
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is collected as garbage in the middle may have work to give
         self._lines: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
         self._ready: SimpleQueue[str] = SimpleQueue()
         """A topic for each piece of work that was given."""
