@@ -90,6 +90,17 @@ def test_pure(path: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(SOURCE).parts[0] != "stores"], ids=ids)
+def test_nobody_asks_where_a_store_is(path: Path) -> None:
+    """Above the stores nobody asks whether one is a network away: a worker of the store's does what may wait."""
+    asked = [
+        f"line {node.lineno}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "remote" and ast.unparse(node.value) != "request"
+    ]
+    assert not asked
+
+
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_short(path: Path) -> None:
     """A module above 400 lines says why in the first line of its docstring (the word "because" or "long")."""

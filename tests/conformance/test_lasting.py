@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.notes import noted, write
 
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
@@ -77,14 +78,14 @@ def test_an_exception_inside_keeps_nothing(stores: Open) -> None:
         take(mine)
         mine.settle(before, at(1), actual={ALL[0].key: 9})
         mine.refund(kept, at(1))
-        mine.remember("topic", b"value")
+        write(mine, "topic", b"value")
         raise Interruption
 
     with pytest.raises(Interruption):
         mine.transact(fail)
     assert picture(yours, 1) == was
     assert picture(mine, 1) == was
-    assert yours.remember("topic") is None
+    assert noted(yours, "topic") is None
     assert not mine.settle(before, at(1)).late
     assert not mine.refund(kept, at(1)).late
 

@@ -230,7 +230,7 @@ class Twin(LedgerStore):
     def _share(self, what: str) -> None:
         raise NotImplementedError
 
-    remember = note = draw = reserve_all = read = _share  # type: ignore[assignment]
+    _note = _note_down = draw = reserve_all = read = _share  # type: ignore[assignment]
 
     def close(self) -> None:
         pass
@@ -672,21 +672,26 @@ def test_dead_permit_rings_too(shop: Script) -> None:
 
 def test_notes_are_bytes(shop: Script) -> None:
     """A note is any bytes, and what stood there before comes back."""
-    assert shop.raw(header(), [["remember", "clock", None], ["remember", "clock", 1]], (), b"\xff\x00")[3] == [
-        False,
-        False,
-    ]
-    answer = shop.raw(header(), [["remember", "clock", 1], ["remember", "clock", None]], (), b"new")
-    assert [answer[5][i - 1] for i in answer[3]] == [b"\xff\x00", b"new"]
+    first = [["note", "clock"], ["swap", "clock", None, 1, False], ["note", "clock"]]
+    answer = shop.raw(header(), first, (), b"\xff\x00")
+    assert answer[3][:2] == [False, [True, False]]
+    assert answer[5][answer[3][2] - 1] == b"\xff\x00"
 
 
-def test_claim_is_given_once(shop: Script) -> None:
-    """One asks, the others hear until when; who holds it may prolong it, and it ends."""
-    until = EPOCH + 5 * SECOND
-    assert shop.raw(header(), [["claim", "contact", until, False], ["claim", "contact", until, False]])[3] == [0, until]
-    assert shop.raw(header(1), [["claim", "contact", until + 1, True]])[3] == [0]
-    assert shop.raw(header(2), [["claim", "contact", FAR, False]])[3] == [until + 1]
-    assert shop.raw(header(6), [["claim", "contact", FAR, False]])[3] == [0]
+def test_a_note_is_swapped_for_what_stands_there(shop: Script) -> None:
+    """Only if it is what the client took it for; else the client hears what it is. It is taken out in the same way, and
+    ends after its time."""
+    swap = ["swap", "clock"]
+    assert shop.raw(header(), [[*swap, None, 1, False]], (), b"a")[3] == [[True, False]]
+    answer = shop.raw(header(), [[*swap, None, 2, False], [*swap, 2, 2, False], [*swap, 1, 2, False]], (), b"a", b"b")
+    assert [done for done, _ in answer[3]] == [False, False, True]
+    assert [answer[5][there - 1] for done, there in answer[3] if not done] == [b"a", b"a"]
+    assert shop.raw(header(), [[*swap, 1, None, False], ["note", "clock"]], (), b"b")[3] == [[True, False], False]
+    assert shop.raw(header(), [[*swap, 1, 1, False]], (), b"b")[3] == [[False, False]]
+    assert shop.raw(header(), [[*swap, True, 1, 50]], (), b"b")[3] == [[True, False]]
+    end = time.monotonic() + 10
+    while shop.raw(header(), [["note", "clock"]])[3] != [False]:
+        assert time.monotonic() < end, "it lasts"
 
 
 def test_members_are_counted(shop: Script) -> None:

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from tests.support.notes import noted, write
 from tests.support.server import Server
 
+from ratekeeper.gate.waits import Wait, Waits, read_waits
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.base import Store
@@ -21,6 +22,7 @@ from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.records import LEASE, Grant, LedgerView
 from ratekeeper.stores.redis.store import RedisStore
+from ratekeeper.stores.worker import Worker
 
 Open = Callable[[], Store]
 
@@ -538,12 +540,15 @@ def test_a_clock_set_back_is_no_open_tap(stores: Open) -> None:
 def test_notes(stores: Open) -> None:
     """A note is shared; reading changes nothing; writing returns what stood there."""
     mine, yours = stores(), stores()
-    assert mine.remember("topic") is None
-    assert mine.remember("topic", b"1") is None
-    assert yours.remember("topic", b"2") == b"1"
-    assert mine.remember("topic") == b"2"
-    assert mine.remember("x" * 2000, b"long") is None
-    assert yours.remember("x" * 2000) == b"long"
+    assert noted(mine, "topic") is None
+    assert write(mine, "topic", b"1") is None
+    assert write(yours, "topic", b"2") == b"1"
+    assert noted(mine, "topic") == b"2"
+    assert write(mine, "topic", b"3") == b"2"
+    assert write(mine, "x" * 2000, b"long") is None
+    assert noted(yours, "x" * 2000) == b"long"
+    assert yours.update("topic", bytes, lambda old, now: (None, old)) == b"3"
+    assert noted(mine, "topic") is None
 
 
 def test_a_batch_joins_verbs(stores: Open) -> None:
@@ -612,8 +617,9 @@ def test_many_processes_one_budget(stores: Open) -> None:
 def test_sums_are_shared(stores: Open) -> None:
     """What processes add to a sum stands there once each, with the greatest third number."""
     mine, yours = stores(), stores()
-    mine.sum("waits", (2, 10, 7))
-    yours.sum("waits", (3, 5, 4))
-    found = mine.remember("waits")
-    assert found is not None
-    assert struct.unpack("<QQQ", found) == (5, 15, 7)
+    for store, lengths in ((mine, (7, 3)), (yours, (4, 1, 0))):
+        waits = Waits(store, Worker())
+        for length in lengths:
+            waits.add(2, length)
+        waits.share()
+    assert read_waits(mine) == {2: Wait(5, 15, 7)}

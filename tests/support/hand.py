@@ -142,7 +142,7 @@ class Hand:
     def note(self, size: int) -> None:
         """Write a note of its own of so many bytes."""
         self.notes += 1
-        self.store.remember(f"note {self.notes}", bytes(size))
+        self.store.update(f"note {self.notes}", bytes, lambda *_: (bytes(size), None))
 
     def state(self) -> dict[str, Any]:
         """What the store knows."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import lmdb
 import pytest
 from tests.support.hand import SHOP, Worker, charges, now
+from tests.support.notes import write
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
 from ratekeeper.ledger.decide import Refusal
@@ -258,4 +259,4 @@ def test_the_home_is_a_file(tmp_path: Path) -> None:
     """A home that is no folder is a clear error."""
     (tmp_path / "h").write_text("x")
     with closing(HostStore(tmp_path / "h")) as store, pytest.raises(StoreUnavailable, match=str(tmp_path / "h")):
-        store.remember("topic", b"x")
+        write(store, "topic", b"x")

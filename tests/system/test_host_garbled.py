@@ -20,7 +20,9 @@ from ratekeeper import Gate
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters.urllib3 import pool_classes
 from ratekeeper.errors import Blocked, RatekeeperError
+from ratekeeper.gate.waits import Wait
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.shared import Claim
 from ratekeeper.stores.records import Grant
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
@@ -131,8 +133,8 @@ def prepared(home: Path, origin: Origin) -> None:
     gate.block(f"{gate.match(origin.place).namespace}/class:order", 3600, "ban", "test")  # type: ignore[union-attr]
     store, provider = gate.store.inner, gate.match(origin.place)  # type: ignore[attr-defined]
     store.learn(provider.namespace, {"hits": (LIMIT, 86_400 * SECOND)})
-    store.claim(f"contact:{provider.namespace}", 0, 10**18)
-    store.sum("waits:2", (1, 2, 3))
+    store.update(f"contact:{provider.namespace}", Claim, lambda *_: (Claim(10**18), None))
+    store.update("waits", dict[int, Wait], lambda *_: ({2: Wait(1, 2, 3)}, None))
     gate.times.learn(provider.namespace, 0, (0, 10**19))
     plan = gate.permit(provider, "GET", "/x").plan
     held = store.reserve(plan.provider, plan.charges, plan.scopes, (gate.member, 2), gate.times.now(plan.provider))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.support.hand import SHOP, Worker, charges, now
+from tests.support.notes import noted, write
 
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.records import Grant
@@ -158,9 +159,9 @@ def test_two_stores_of_a_folder_in_one_thread(tmp_path: Path) -> None:
     """A transaction of one store inside that of another, in one thread, is refused: it could only wait for itself."""
     one, two = HostStore(tmp_path / "h"), HostStore(tmp_path / "h")
     with pytest.raises(Exception, match="in the middle of a transaction"):
-        one.transact(lambda: two.remember("x"))
-    assert two.remember("x", b"1") is None
-    assert one.remember("x") == b"1"
+        one.transact(lambda: noted(two, "x"))
+    assert write(two, "x", b"1") is None
+    assert noted(one, "x") == b"1"
     one.close()
     two.close()
 
@@ -174,11 +175,11 @@ def test_two_homes_do_not_meet(workers: Callable[..., list[Worker]]) -> None:
 def test_a_lock_held_by_many_is_only_crowded(tmp_path: Path) -> None:
     """A process that waits long for its turn while others' transactions go on does not take the store for lost."""
     store = HostStore(tmp_path / "h", patience=0.6)
-    store.remember("x", b"1")
+    write(store, "x", b"1")
     # The other one never lets go of the lock between its transactions, for twice our patience.
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom ratekeeper.stores.host import HostStore\n"
-        "store = HostStore(Path(sys.argv[1]), patience=5.0)\nstore.remember('z', b'')\n"
+        "store = HostStore(Path(sys.argv[1]), patience=5.0)\nstore.update('z', bytes, lambda *_: (b'', None))\n"
         "store._environment._take_lock(1.0)\nprint('ready', flush=True)\nend = time.monotonic() + 1.2\n"
         "while time.monotonic() < end:\n"
         "    txn = store._environment._env.begin(write=True)\n    txn.put(b'Ny', b'%d' % time.monotonic_ns())\n"
@@ -188,7 +189,7 @@ def test_a_lock_held_by_many_is_only_crowded(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
         begin = time.monotonic()
-        assert store.remember("x") == b"1"
+        assert noted(store, "x") == b"1"
         assert time.monotonic() - begin > 0.6
     store.close()
 

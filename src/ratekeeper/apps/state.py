@@ -71,8 +71,7 @@ def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait]
     found = store.read(Times(store).now)
     egress = Egress(configure().egress, store, lambda *_, **__: None)
     waits = read_waits(store)
-    if store.remote:
-        store.close()
+    store.close()
     return found, waits, views(egress, found)
 
 

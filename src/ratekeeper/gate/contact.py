@@ -19,6 +19,7 @@ from ratekeeper.gate.context import Context
 from ratekeeper.gate.settling import Settling
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
+from ratekeeper.policy.shared import Claim, claimed
 from ratekeeper.pools.echo import opener
 from ratekeeper.rules.call import Answer, Call
 from ratekeeper.rules.reading import LARGEST
@@ -35,6 +36,8 @@ _FRESH: Final = 86_400 * SECOND
 _FAILED: Final = 300 * SECOND
 _PATIENCE: Final = 4.0
 """Seconds to wait for the answer."""
+_HOLD: Final = int((_PATIENCE + 1) * SECOND)
+"""How long the others are held meanwhile at most, ns."""
 _MOST: Final = LARGEST + 1
 """Bytes of an answer that are read at most: one more than is parsed."""
 
@@ -66,23 +69,27 @@ class Contact:
                 good = self._ask(provider, base_url)
             finally:
                 self._context.unblock(provider.namespace, CONTACT)
-            until = time.monotonic_ns() + (_FRESH if good else _FAILED)
-            self._context.store.claim(f"contact:{provider.namespace}", time.monotonic_ns(), until, held=True)
-            self._known[provider.namespace] = until
+            length = _FRESH if good else _FAILED
+            self._context.store.update(
+                f"contact:{provider.namespace}", Claim, lambda _, now: (Claim(now.hi + length), None), length
+            )
+            self._known[provider.namespace] = time.monotonic_ns() + length
 
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
-        store, mono = self._context.store, time.monotonic_ns()
+        until = time.monotonic_ns() + _HOLD
 
         def claim() -> bool:
-            until = store.claim(f"contact:{namespace}", mono, mono + int((_PATIENCE + 1) * SECOND))
-            if until:
-                self._known[namespace] = until
+            ours: Claim | int = self._context.store.update(
+                f"contact:{namespace}", Claim, lambda old, now: claimed(old, now, until), _HOLD
+            )
+            if not isinstance(ours, Claim):
+                self._known[namespace] = ours
                 return False
-            self._context.block(namespace, _PATIENCE + 1, CONTACT, "its limits are being read")
+            self._context.block(namespace, _HOLD / SECOND, CONTACT, "its limits are being read")
             return True
 
-        return bool(store.transact(claim))
+        return bool(self._context.store.transact(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
         """Ask from the first address that has a connection. True if limits were learned."""

@@ -20,6 +20,7 @@ from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.pool import Egress
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.blocks import CONTACT
+from ratekeeper.stores.worker import Worker
 from ratekeeper.waiting.queue import Depths
 
 __all__ = ["Context", "Waiting"]
@@ -39,7 +40,7 @@ class Context:
     """The parts of one gate in one process; after a fork there is a new one.
 
     Attributes:
-        store, events, egress, plans, policies, home: of the gate.
+        store, worker, events, egress, plans, policies, home: of the gate.
         max_wait: seconds a call waits that names no timeout.
         max_block_wait: seconds such a call waits for the end of a block.
         weight: the process's share in fairness.
@@ -53,6 +54,7 @@ class Context:
     def __init__(
         self,
         store: Store,
+        worker: Worker,
         events: Events,
         egress: Egress,
         plans: Plans,
@@ -63,12 +65,12 @@ class Context:
         max_block_wait: float,
         weight: int,
     ) -> None:
-        self.store, self.events, self.egress, self.plans = store, events, egress, plans
+        self.store, self.worker, self.events, self.egress, self.plans = store, worker, events, egress, plans
         self.policies, self.home = policies, home
         self.max_wait, self.max_block_wait, self.weight = max_wait, max_block_wait, weight
         self.member = secrets.randbits(62) | 1
         self.who = tuple((self.member, klass) for klass in range(2 * AGED))
-        self.times = Times(store)
+        self.times = Times(store, worker)
         self.depths = Depths()
         self.bell: socket.socket | None = None
         self._waiting: weakref.ref[Waiting] | None = None
@@ -101,8 +103,7 @@ class Context:
 
     def rouse(self) -> None:
         """Let the waiting calls of every process look: a block began or ended."""
-        if not self.store.remote:  # a server rings for itself
-            self.store.wake([member for member in self.store.read(self.times.now).members if member != self.member])
+        self.store.rouse(self.member)
         waiting = self._waiting() if self._waiting is not None else None
         if waiting is not None:
             waiting.look()

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ratekeeper.config.resolution import configure, program_name
 from ratekeeper.config.rulebook import rulebook
@@ -37,6 +37,9 @@ from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
 
 __all__ = ["Gate"]
+
+_LAST: Final = 2.0
+"""Seconds for which a gate that is closed waits at most until all that it knows is written."""
 
 
 class Gate:
@@ -97,7 +100,8 @@ class Gate:
         patterns = said.settings.priorities
         self._priority, self._assigned = said.priority, priorities.Assigned(patterns) if patterns else None
         self.store, self._secret = opened(said.store, said.home, self.events.say)
-        self.egress = Egress(said.egress, self.store, self.events.say)
+        self.worker = self.store.worker()
+        self.egress = Egress(said.egress, self.store, self.events.say, self.worker)
         self._begin()
 
     def _begin(self) -> None:
@@ -108,12 +112,12 @@ class Gate:
         self.held = Held()
         self.plans = Plans(self._book, self.store, self.egress, self._secret)
         context = self.context = Context(
-            self.store, self.events, self.egress, self.plans, self.policies, self.home,
+            self.store, self.worker, self.events, self.egress, self.plans, self.policies, self.home,
             max_wait=self.max_wait, max_block_wait=self.max_block_wait, weight=self.weight,
         )  # fmt: skip
         self.member, self.times = context.member, context.times
         self.settling = Settling(context)
-        self.room = (RemoteRoom if self.store.remote else WaitingRoom)(context, self.settling)
+        self.room = (RemoteRoom if self.store.together else WaitingRoom)(context, self.settling)
         self.store.heard = self.settling.after
         self.contact = Contact(context, self.settling)
         self.pipeline = Pipeline(context) if self.policies else None
@@ -203,6 +207,7 @@ class Gate:
         """
         if self._pid != os.getpid():
             self.store.after_fork()
+            self.worker.after_fork()
             self._begin()
         if not self._joined:
             self._join()
@@ -360,6 +365,7 @@ class Gate:
         """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
         if self._pid == os.getpid():
             self.held.close()
+            self.worker.close(_LAST)
             if self._joined:
                 self.store.leave(self.member)
             self._joined = False

@@ -6,16 +6,17 @@ refused without a word on when to come back.
 
 from __future__ import annotations
 
+import functools
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from ratekeeper.gate.context import Context
-from ratekeeper.ledger.limit import SECOND, Charge, Window
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Window
 from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
 from ratekeeper.policy.retry import Retry
+from ratekeeper.policy.shared import seconds
 from ratekeeper.rules.call import Feedback, Plan
 from ratekeeper.rules.provider import Provider
 from ratekeeper.stores.inforce import PACED, REFUSED
@@ -33,6 +34,7 @@ class Pacing:
 
     def __init__(self, context: Context) -> None:
         self._store = context.store
+        self._worker = context.worker
         self._events = context.events
         self._next: dict[str, float] = {}
         """By ledger key, steady seconds before which there is nothing to do."""
@@ -44,7 +46,8 @@ class Pacing:
     def throttled(self, rules: Provider, plan: Plan, told: Feedback) -> None:
         """A call was refused. Where nothing that the provider says explains it, less of the limit is used."""
         for charge in _meant(rules, plan, told):
-            self._apart(self._cut, plan.provider, charge, _pace(rules, charge))
+            work = functools.partial(self._cut, plan.provider, charge, _pace(rules, charge))
+            self._worker.later(charge.key, work)
 
     def answered(self, rules: Provider, plan: Plan, *, waited: bool) -> None:
         """A call went well: what is paced may grow. A guess grows only while somebody waits for it."""
@@ -59,7 +62,8 @@ class Pacing:
             pace = _pace(rules, charge)
             if waited or not pace.guessed:
                 self._next[charge.key] = time.monotonic() + pace.step
-                self._apart(self._grow, plan.provider, charge, pace)
+                work = functools.partial(self._change, plan.provider, charge, pace.stepped)
+                self._worker.later(charge.key, work)
 
     def longer(self, namespace: str, scope: str, least: int, sent: int, mono: int, *, filled: int = 0) -> int:
         """How long to hold a scope that was refused without a word on when to come back: longer each time in a row.
@@ -102,52 +106,32 @@ class Pacing:
             self._store.learn(plan.provider, over)
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
-        topic = f"pace:{charge.key}"
+        paced = self._change(namespace, charge, pace.refused)
+        if paced is not None:
+            self._events.say(
+                "paced",
+                f"{charge.key} was refused although there was room: {paced.part / 10:g} % of it is used for now",
+                namespace, limit=charge.key, part=paced.part / WHOLE,
+            )  # fmt: skip
 
-        def cut() -> Paced | None:
-            before = Paced.unpack(self._store.remember(topic))
-            paced = pace.refused(before, self._steady())
-            if paced == before:
-                return None
-            self._write(namespace, charge, paced)
-            return paced
+    def _change(self, namespace: str, charge: Charge, after: Callable[[Paced, float], Paced]) -> Paced | None:
+        """Changes the pace of a ledger, and the row that all go by; returns it if it is new."""
 
-        paced = self._store.transact(cut)
-        if paced is None:
-            return
-        self._events.say(
-            "paced", f"{charge.key} was refused although there was room: {paced.part / 10:g} % of it is used for now",
-            namespace, limit=charge.key, part=paced.part / WHOLE,
-        )  # fmt: skip
+        def change(old: Paced | None, now: Instant) -> tuple[Paced, tuple[Paced, bool]]:
+            before = old or Paced()
+            paced = after(before, seconds(now))
+            return paced, (paced, paced._replace(stepped=0.0) != before._replace(stepped=0.0))
 
-    def _grow(self, namespace: str, charge: Charge, pace: Pace) -> None:
-        mono = time.monotonic_ns()
-        if self._store.claim(f"pace-step:{charge.key}", mono, mono + int(pace.step * SECOND)):
-            return  # another process has taken this step
-
-        def grow() -> None:
-            before = Paced.unpack(self._store.remember(f"pace:{charge.key}"))
-            paced = pace.grown(before, self._steady())
+        def work() -> tuple[Paced, bool]:
+            paced, new = self._store.update(f"pace:{charge.key}", Paced, change)
+            row = PACED + charge.key[len(namespace) + 1 :]
             # A note that was lost (an emptied server) leaves the row: it is written again, as a whole limit.
-            if paced != before or paced.part >= WHOLE:
-                self._write(namespace, charge, paced)
+            if new or self._store.learned.get(namespace, {}).get(row, (WHOLE,))[0] != paced.part:
+                self._store.learn(namespace, {row: (paced.part, SECOND)})
+            return paced, new
 
-        self._store.transact(grow)
-
-    def _write(self, namespace: str, charge: Charge, paced: Paced) -> None:
-        self._store.remember(f"pace:{charge.key}", paced.pack())
-        self._store.learn(namespace, {PACED + charge.key[len(namespace) + 1 :]: (paced.part, SECOND)})
-
-    def _steady(self) -> float:
-        """Steady seconds on the store's clock, as far as this machine knows it."""
-        return (time.monotonic_ns() + sum(self._store.skew()) // 2) / SECOND
-
-    def _apart(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do it here, or in a thread where the store is far away: an event loop must not wait for it."""
-        if self._store.remote:
-            threading.Thread(target=work, args=arguments, name="ratekeeper-pace", daemon=True).start()
-        else:
-            work(*arguments)
+        paced, new = self._store.transact(work)
+        return paced if new else None
 
 
 def _meant(rules: Provider, plan: Plan, told: Feedback) -> Iterator[Charge]:

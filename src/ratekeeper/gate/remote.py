@@ -41,7 +41,7 @@ class _Group(NamedTuple):
 
 
 class RemoteRoom(WaitingRoom):
-    """The waiting calls of a gate whose store is `remote`."""
+    """The waiting calls of a gate whose store grants `together`."""
 
     def __init__(self, context: Context, settling: Settling) -> None:
         super().__init__(context, settling)

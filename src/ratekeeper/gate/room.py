@@ -80,7 +80,7 @@ class WaitingRoom:
         self._queue = Queue()
         self._standing: dict[int, Ticket] = {}
         self._torn = False
-        self.waits = Waits(context.store)
+        self.waits = Waits(context.store, context.worker)
         self._thread: Helper | None = None
         self._alarm: socket.socket | None = None
         self._closed = False
@@ -253,7 +253,7 @@ class WaitingRoom:
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
             self.settling.refunded(ticket.grant)
-        elif waiting and lane is not None and lane.head() is None:
+        elif waiting and lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
             # Nobody of this process waits in that lane any more.
             left = self._queue.backlog(lane)
             self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider), left=left)

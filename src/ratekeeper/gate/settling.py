@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Final
 
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.pacing import Pacing
 from ratekeeper.ledger.limit import SECOND, Instant, Window
+from ratekeeper.policy.shared import Bans, banned
 from ratekeeper.pools.pool import Choice
 from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
 from ratekeeper.rules.provider import Provider
@@ -21,8 +23,8 @@ __all__ = ["LINGER", "Settling"]
 LINGER: Final = 10 * SECOND
 """How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
 
-_MOST_STEPS: Final = 24
-"""Steps of the ladder of bans: more than any file needs to come to its longest."""
+_BANS: Final = 400 * 86_400 * SECOND
+"""How long what is known of earlier bans is kept at most, ns."""
 
 
 class Settling:
@@ -31,6 +33,7 @@ class Settling:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._store = context.store
+        self._worker = context.worker
         self._times = context.times
         self._events = context.events
         self._pacing = Pacing(context)
@@ -131,7 +134,10 @@ class Settling:
         guessed = told.outcome is Outcome.THROTTLED and told.wait is None
         for block in told.blocks:
             wait = block.wait
-            length = self._ban_length(rules, block.scope, grant, now.mono) if wait is None else wait.length(now)
+            if wait is None:
+                held = max(held, self._ban(rules, block, grant.sent.mono, now))
+                continue
+            length = wait.length(now)
             if guessed:
                 length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
             held = max(held, length)
@@ -161,25 +167,27 @@ class Settling:
                 scope=block.scope, seconds=length / SECOND,
             )  # fmt: skip
 
-    def _ban_length(self, rules: Provider, scope: str, grant: Grant, mono: int) -> int:
-        """Ns of a ban whose end is not stated: longer for those who were banned before. 0 if it is one we know of.
+    def _ban(self, rules: Provider, block: Block, sent: int, now: Instant) -> int:
+        """Keep calls back for a ban whose end is not stated: for longer those who were banned before. Returns for how long
+        at least, ns; 0 if it is one we know of."""
+        for state in self._store.blocks.states():
+            # Calls that were on their way when it began are answered alike: that is one ban, not many.
+            if state.scope == block.scope and state.kind == "ban" and sent < state.ends():
+                return 0
+        topic = f"ban:{block.scope}"
 
-        Every such ban leaves a note for as long as the longest ban lasts after its end; so many notes, so many steps.
-        """
-
-        def climb() -> int:
-            for state in self._store.blocks.states():
-                # Calls that were on their way when it began are answered alike: that is one ban, not many.
-                if state.scope == scope and state.kind == "ban" and grant.sent.mono < state.ends():
-                    return 0
-            for earlier in range(_MOST_STEPS):
-                length = rules.ban_length(earlier)
-                forgotten = mono + length + rules.ban_length(_MOST_STEPS)
-                if not self._store.claim(f"ban:{earlier}:{scope}", mono, forgotten):
-                    break
+        def shut() -> int:
+            length = self._store.update(topic, Bans, lambda old, now: banned(old, now, sent, rules.ban_length), _BANS)
+            self._shut(rules.namespace, block, length, now)
             return length
 
-        return self._store.transact(climb)
+        done = self._worker.start(topic, shut)
+        if not isinstance(done, Future):
+            return done
+        # Nobody waits here for a store that is far away; but a ban holds at once.
+        first = rules.ban_length()
+        self._store.block(block.scope, first, block.kind, block.reason, now.mono, time.time_ns())
+        return first
 
     def _say_unreadable(self, namespace: str, told: Feedback) -> None:
         if told.unreadable:

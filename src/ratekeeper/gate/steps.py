@@ -6,9 +6,25 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeAlias, TypeVar
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-__all__ = ["Parked", "Steps", "drive", "drive_async", "on_asyncio", "pausing", "waiting", "within"]
+from ratekeeper.errors import StoreError
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.worker import Worker
+
+__all__ = [
+    "Parked",
+    "Steps",
+    "apart",
+    "drive",
+    "drive_async",
+    "on_asyncio",
+    "pausing",
+    "waiting",
+    "within",
+]
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
@@ -61,6 +77,29 @@ def waiting(
     if awaiting is not None and on_asyncio():
         return awaiting
     return functools.partial(_elsewhere, blocking)
+
+
+def apart(worker: Worker, topic: str, work: Callable[[], T], otherwise: T, *, is_async: bool) -> Steps[T]:
+    """Has the store's worker do something, and returns its result.
+
+    Args:
+        worker, topic, work: see `Worker.start`.
+        otherwise: the result where the worker cannot do it: there is too much to do, or the gate was closed.
+        is_async: as for `waiting`.
+    """
+    got = worker.start(topic, work)
+    if isinstance(got, Future):
+        try:
+            got = yield waiting(got.result, functools.partial(_result, got), is_async=is_async)
+        except StoreError:
+            return otherwise
+    return got
+
+
+async def _result(done: Future[T]) -> T:
+    import asyncio
+
+    return await asyncio.wrap_future(done)
 
 
 def pausing(seconds: float, *, is_async: bool) -> Callable[[], Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from ratekeeper.ledger.clock import ServerClock
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.worker import Worker
 
 __all__ = ["Times"]
 
-_NOTE: Final = struct.Struct("<qqqq")
 _LOOK: Final = SECOND // 50
 _CREEP: Final = SECOND // 5000
 _instant = tuple.__new__  # a named tuple's own constructor costs twice as much
@@ -36,11 +35,31 @@ def _moment() -> tuple[int, int]:
     return mono, wall
 
 
-class Times:
-    """Server clocks by namespace. A new process starts from what others have learned."""
+class _Clock(NamedTuple):
+    """What is known of a provider's clock, on the steady clock of the store, ns: see `ServerClock`."""
 
-    def __init__(self, store: Store) -> None:
+    lo: int
+    hi: int
+    at: int
+    wall: int
+
+    def told(self, _: _Clock | None, now: Instant) -> tuple[_Clock, None]:
+        """From this machine's steady clock to the store's, whatever was known there."""
+        low, high = now.lo - now.mono, now.hi - now.mono
+        return _Clock(self.lo - high, self.hi - low, self.at + low, self.wall), None
+
+
+class Times:
+    """Server clocks by namespace. A new process starts from what others have learned.
+
+    Args:
+        store: where that is kept.
+        worker: writes it down; None: whoever calls does.
+    """
+
+    def __init__(self, store: Store, worker: Worker | None = None) -> None:
         self._store = store
+        self._worker = worker or Worker()
         self._clocks: dict[str, ServerClock] = {}
         self._shared: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
@@ -69,16 +88,17 @@ class Times:
 
     def _load(self, namespace: str) -> ServerClock:
         clock = ServerClock(*_moment())
-        note = self._store.remember(f"clock:{namespace}")
-        if note is not None and len(note) == _NOTE.size:
-            low, high = self._store.skew()
-            lo, hi, at, wall = _NOTE.unpack(note)
-            if not (clock.lo - _FAR < lo + low <= hi + high < clock.hi + _FAR and at - high <= clock.at + SECOND):
-                note = None  # garbled: the first doubt holds
-        if note is not None and len(note) == _NOTE.size:
-            clock.lo, clock.hi, clock.at, clock.known = lo + low, hi + high, at - high, True
-            if not self._store.remote:
-                clock.wall = wall  # that of then: a host that slept since shows as a step at the first look
+        note = self._store.get(f"clock:{namespace}", _Clock)
+        low, high = self._store.skew()
+        # One that is garbled is none: the first doubt holds.
+        if (
+            note is not None
+            and clock.lo - _FAR < note.lo + low <= note.hi + high < clock.hi + _FAR
+            and note.at - high <= clock.at + SECOND
+        ):
+            clock.lo, clock.hi, clock.at, clock.known = note.lo + low, note.hi + high, note.at - high, True
+            if not (low or high):  # of this very machine
+                clock.wall = note.wall  # that of then: a host that slept since shows as a step at the first look
         with self._lock:
             return self._clocks.setdefault(namespace, clock)
 
@@ -101,8 +121,8 @@ class Times:
             share = contradicted or mono - at > _SHARE or clock.hi - clock.lo < width // 2
             if share:
                 self._shared[namespace] = clock.hi - clock.lo, mono
-                low, high = self._store.skew()
-                note = _NOTE.pack(clock.lo - high, clock.hi - low, clock.at + low, clock.wall)
+                known = _Clock(clock.lo, clock.hi, clock.at, clock.wall)
         if share:
-            self._store.note(f"clock:{namespace}", note)
+            topic = f"clock:{namespace}"
+            self._worker.later(topic, lambda: self._store.update(topic, _Clock, known.told))
         return contradicted, clock.instant(*_moment())

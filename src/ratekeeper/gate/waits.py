@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import struct
+import functools
 import threading
 import time
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+from msgspec import Meta
 
 from ratekeeper.errors import StoreError
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.worker import Worker
 
 __all__ = ["Wait", "Waits", "read_waits"]
 
-_NOTE: Final = struct.Struct("<QQQ")
+_TOPIC: Final = "waits"
 _EVERY: Final = SECOND
 """How often a process adds its waits to the common sum, ns. One that is killed loses what is younger."""
+
+
+_Sum: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
+"""A greater one was garbled, and begins anew."""
 
 
 class Wait(NamedTuple):
@@ -28,20 +35,25 @@ class Wait(NamedTuple):
         longest: ns.
     """
 
-    calls: int = 0
-    total: int = 0
-    longest: int = 0
+    calls: _Sum = 0
+    total: _Sum = 0
+    longest: _Sum = 0
 
     def plus(self, other: Wait) -> Wait:
         """Both together."""
         return Wait(self.calls + other.calls, self.total + other.total, max(self.longest, other.longest))
 
 
+def _plus(waits: dict[int, Wait], more: dict[int, Wait]) -> dict[int, Wait]:
+    return {**waits, **{klass: waits.get(klass, Wait()).plus(wait) for klass, wait in more.items()}}
+
+
 class Waits:
     """The waits of one process that are not yet in the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, worker: Worker) -> None:
         self._store = store
+        self._worker = worker
         self._lock = threading.Lock()
         self._fresh: dict[int, Wait] = {}
         self._shared = 0
@@ -60,27 +72,21 @@ class Waits:
         """Add what is fresh to the common sum. A store that fails now gets it later."""
         with self._lock:
             fresh, self._fresh = self._fresh, {}
-        if not fresh:
-            return
+        if fresh:
+            self._worker.later(_TOPIC, functools.partial(self._add, fresh))
 
-        def add() -> None:
-            for klass, wait in fresh.items():
-                self._store.sum(_topic(klass), (wait.calls, wait.total, wait.longest))
+    def _add(self, fresh: dict[int, Wait]) -> None:
+        def change(old: dict[int, Wait] | None, now: Instant) -> tuple[dict[int, Wait], None]:
+            return _plus(old or {}, fresh), None
 
         try:
-            self._store.transact(add)
+            self._store.update(_TOPIC, dict[int, Wait], change)
         except StoreError:
             with self._lock:
-                for klass, wait in fresh.items():
-                    self._fresh[klass] = self._fresh.get(klass, Wait()).plus(wait)
+                self._fresh = _plus(self._fresh, fresh)
 
 
 def read_waits(store: Store) -> dict[Priority, Wait]:
     """What all processes have added, for the classes in which anybody waited."""
-    notes = store.transact(lambda: {klass: store.remember(_topic(klass)) for klass in Priority})
-    found = {klass: note for klass, note in notes.items() if note is not None and len(note) == _NOTE.size}
-    return {klass: Wait(*_NOTE.unpack(note)) for klass, note in found.items()}
-
-
-def _topic(klass: int) -> str:
-    return f"waits:{klass}"
+    found = store.get(_TOPIC, dict[int, Wait]) or {}
+    return {Priority(klass): wait for klass, wait in sorted(found.items()) if klass in set(Priority)}

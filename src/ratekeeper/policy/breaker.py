@@ -6,14 +6,13 @@ breaker is open (a block of kind ``breaker``), and that it wants probing (a bloc
 
 from __future__ import annotations
 
-import math
-import struct
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from ratekeeper.policy.retry import backoff
+from ratekeeper.policy.shared import Count, Steady
 from ratekeeper.rules.call import Outcome
 
 __all__ = ["OPEN", "PROBING", "Breaker", "Health", "troubled"]
@@ -23,8 +22,6 @@ PROBING: Final = "probing"
 """Kinds of blocks. The second holds no call by itself: whoever makes calls under a breaker looks for it."""
 
 _TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED, Outcome.NETWORK, Outcome.UNKNOWN})
-_PACKED: Final = struct.Struct("<dIIId")
-_MOST: Final = (1 << 32) - 1
 
 
 def troubled(outcome: Outcome) -> bool | None:
@@ -45,24 +42,11 @@ class Health(NamedTuple):
         tripped: steady seconds at which it last opened.
     """
 
-    since: float = 0.0
-    failed: int = 0
-    worked: int = 0
-    trips: int = 0
-    tripped: float = 0.0
-
-    def pack(self) -> bytes:
-        """As a note for the store."""
-        counts = [min(number, _MOST) for number in (self.failed, self.worked, self.trips)]
-        return _PACKED.pack(self.since, *counts, self.tripped)
-
-    @classmethod
-    def unpack(cls, note: bytes | None) -> Health:
-        """From such a note; a new one if there is none, if it is another version's or garbled."""
-        if note is None or len(note) != _PACKED.size:
-            return cls()
-        read = cls(*_PACKED.unpack(note))
-        return read if math.isfinite(read.since) and math.isfinite(read.tripped) else cls()
+    since: Steady = 0.0
+    failed: Count = 0
+    worked: Count = 0
+    trips: Count = 0
+    tripped: Steady = 0.0
 
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,12 +7,13 @@ feeling for the place where it is refused.
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+from msgspec import Meta
 
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.shared import Steady
 
 __all__ = ["WHOLE", "Pace", "Paced", "Streak"]
 
@@ -21,7 +22,9 @@ WHOLE: Final = 1000
 _LEAST: Final = 10
 _FORGOTTEN: Final = 600 * SECOND
 """Ns after a hold has ended without a further refusal by which nobody remembers it."""
-_PACKED: Final = struct.Struct("<iidi")
+
+_Part: TypeAlias = Annotated[int, Meta(ge=1, le=WHOLE)]
+"""Thousandths of a limit."""
 
 
 class Paced(NamedTuple):
@@ -32,25 +35,14 @@ class Paced(NamedTuple):
         top: the part that was in use when it was refused last.
         cut: steady seconds of that refusal, of the store's clock.
         low: the part right after it.
+        stepped: steady seconds at which it was last looked whether the part may grow.
     """
 
-    part: int = WHOLE
-    top: int = WHOLE
-    cut: float = 0.0
-    low: int = WHOLE
-
-    def pack(self) -> bytes:
-        """As a note for the store."""
-        return _PACKED.pack(*self)
-
-    @classmethod
-    def unpack(cls, note: bytes | None) -> Paced:
-        """From such a note; unpaced if there is none, if it is another version's or garbled."""
-        if note is None or len(note) != _PACKED.size:
-            return cls()
-        read = cls(*_PACKED.unpack(note))
-        whole = all(0 < part <= WHOLE for part in (read.part, read.top, read.low)) and math.isfinite(read.cut)
-        return read if whole else cls()
+    part: _Part = WHOLE
+    top: _Part = WHOLE
+    cut: Steady = 0.0
+    low: _Part = WHOLE
+    stepped: Steady = 0.0
 
 
 class Streak(NamedTuple):
@@ -114,6 +106,12 @@ class Pace:
             paced = self.grown(paced, now)
         low = max(_LEAST, round(paced.part * self.beta))
         return Paced(low, max(paced.part, _LEAST), now, low)
+
+    def stepped(self, paced: Paced, now: float) -> Paced:
+        """After an answer that went well: `grown`, unless any process has looked within one step."""
+        if 0 <= now - paced.stepped < self.step:
+            return paced
+        return self.grown(paced, now)._replace(stepped=now)
 
     def grown(self, paced: Paced, now: float) -> Paced:
         """The part as it may be by now. A clock that began anew (a reboot) ends the pace of a limit whose number is right."""

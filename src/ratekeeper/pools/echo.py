@@ -12,13 +12,13 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ratekeeper.errors import StoreError
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.shared import age
 from ratekeeper.pools.address import Address
-from ratekeeper.pools.when import age, stamp
 from ratekeeper.rules.reading import decoded
 from ratekeeper.stores.base import Store
 
@@ -30,6 +30,13 @@ _PATIENCE: Final = 4.0
 """Seconds to wait for an answer."""
 _MOST: Final = 65_536
 """Bytes of an answer that are read."""
+
+
+class _Heard(NamedTuple):
+    """A public address as an echo told it at the instant `at` (steady ns of the store)."""
+
+    at: int
+    public: str
 
 
 class Echo:
@@ -61,17 +68,19 @@ class Echo:
                 return
             public, at = self._hear(address), time.monotonic_ns()
             if public:
-                self._store.remember(self._topic(address), f"{stamp(self._store)} {public}".encode())
+                self._store.update(
+                    self._topic(address), _Heard, lambda _, now: (_Heard(now.lo, public), None), 2 * _FRESH
+                )
             self._found[address.name] = public or self.known(address), at + (_FRESH if public else _FAILED)
 
     def recall(self, address: Address) -> bool:
         """Take what another process has heard. True if that was lately."""
         try:
-            at, public = (self._store.remember(self._topic(address)) or b"").decode().split(" ")
-            old = age(self._store, int(at))
-            public = str(ipaddress.ip_address(public))
+            heard = self._store.get(self._topic(address), _Heard)
+            public = "" if heard is None else str(ipaddress.ip_address(heard.public))
         except (StoreError, ValueError):
             return False
+        old = -1 if heard is None else age(heard.at, self._store.present())
         if not 0 <= old < _FRESH:
             return False
         self._found[address.name] = public, time.monotonic_ns() + _FRESH - old

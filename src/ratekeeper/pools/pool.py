@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -14,6 +15,7 @@ from ratekeeper.pools.settings import EgressSettings, addresses_of, listed, pins
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.scopes import ANONYMOUS
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.worker import Worker
 
 __all__ = ["Choice", "Egress", "Pool"]
 
@@ -162,9 +164,12 @@ class Egress:
         settings: the addresses, which make sense together (`ratekeeper.pools.settings.checked`).
         store: where health is kept.
         tell: called with the kind and the text of an event, and its fields.
+        worker: changes what the store keeps of them; None: whoever calls does.
     """
 
-    def __init__(self, settings: EgressSettings, store: Store, tell: Callable[..., object]) -> None:
+    def __init__(
+        self, settings: EgressSettings, store: Store, tell: Callable[..., object], worker: Worker | None = None
+    ) -> None:
         self.addresses = addresses_of(settings)
         self.pools: dict[str, Pool] = {}
         for provider, pool in settings.pools.items():
@@ -172,6 +177,7 @@ class Egress:
             backups = [self.addresses[name] for name in pool.backups]
             self.pools[provider] = Pool(primary, backups, pins(pool))
         self.health = Health(store)
+        self._worker = worker or Worker()
         self.gauge = _Gauge()
         self._name = settings.name
         self._echo = Echo(settings.echo, store, tell) if settings.echo else None
@@ -253,14 +259,26 @@ class Egress:
 
     def refused(self, choice: Choice) -> None:
         """The provider refused a call from the choice's address."""
-        warnings, rests = self.health.warned(choice.place(choice.address))
-        self._tell_rest(choice, rests, f"{warnings} warnings")
+        address, place = choice.address, choice.place(choice.address)
+
+        def count() -> None:
+            warnings, rests = self.health.warned(place)
+            self._tell_rest(choice.namespace, address, rests, f"{warnings} warnings")
+
+        self._worker.later(place, count)
 
     def unreachable(self, choice: Choice) -> bool:
         """No connection to the provider could be made from the choice's address. True if another one is left."""
-        address = choice.address
-        rests = self.health.failed(choice.place(address))
-        self._tell_rest(choice, rests, f"no connection from {address.leaves}")
+        address, place = choice.address, choice.place(choice.address)
+
+        def count() -> None:
+            rests = self.health.counted(place)
+            self._tell_rest(choice.namespace, address, rests, f"no connection from {address.leaves}")
+
+        if not self.health.rests(place):  # else it left before that was known
+            self._worker.later(place, count)
+            if not self.health.rests(place):
+                self.health.rest_first(place)  # at once: the next call of this process leaves from elsewhere
         return any(
             other != address
             and not self.health.rests(choice.place(other))
@@ -270,13 +288,15 @@ class Egress:
 
     def worked(self, choice: Choice, used: Mapping[str, int]) -> None:
         """An answer came, perhaps with the provider's own used-counters (by ledger)."""
-        self.health.worked(choice.place(choice.address))
+        place = choice.place(choice.address)
+        if self.health.mended(place):
+            self._worker.later(place, functools.partial(self.health.worked, place))
         if used:
             self.gauge.told(choice.scope(choice.address), choice.plan(choice.address).charges, used)
 
-    def _tell_rest(self, choice: Choice, rests: int, why: str) -> None:
-        """The choice's address begins to rest for so many ns; 0: it does not."""
+    def _tell_rest(self, namespace: str, address: Address, rests: int, why: str) -> None:
+        """An address begins to rest for so many ns; 0: it does not."""
         if rests:
-            name, seconds = choice.address.name, rests / SECOND
+            name, seconds = address.name, rests / SECOND
             text = f"{name} rests for {seconds:.0f} s: {why}"
-            self._tell("egress", text, choice.namespace, address=name, seconds=seconds)
+            self._tell("egress", text, namespace, address=name, seconds=seconds)

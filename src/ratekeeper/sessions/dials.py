@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ratekeeper.adapters._call import drive_async
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._line import Line, dialling
 from ratekeeper.adapters.websockets import handshake
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.gate.steps import apart
+from ratekeeper.ledger.limit import Instant
+from ratekeeper.policy.shared import seconds
 from ratekeeper.sessions.liveness import Dials, Liveness
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ratekeeper.sessions.transports import Open, Transport
 
 __all__ = ["Dialler"]
+
+T = TypeVar("T")
 
 _LOOK: Final = 1.0
 """Seconds after which somebody who waits for a turn looks again: others may have found that all is well."""
@@ -64,7 +68,7 @@ class Dialler:
     async def turn(self) -> None:
         """Waits until this process may dial: at once if all is well, else one of all processes after the other."""
         while True:
-            wait = await self._apart(self._ask)
+            wait = await self._change(self._liveness.turn, 0.0)
             if not wait:
                 return
             await asyncio.sleep(min(wait, _LOOK))
@@ -94,39 +98,27 @@ class Dialler:
 
     async def failed(self, *, good: bool) -> None:
         """A dial was in vain or a connection was lost; `good`: one that had proved itself."""
-        await self._apart(
-            lambda: self._change(lambda old, now: self._liveness.failed(old, now, random.random(), good=good))
-        )
+        failed = functools.partial(self._liveness.failed, good=good)
+        await self._change(lambda old, now, dice: (None, failed(old, now, dice)), None)
 
     async def worked(self) -> None:
         """A connection has proved itself: whoever waits may dial."""
-        await self._apart(lambda: self._change(lambda old, now: Dials(0, 0.0, now)))
+        await self._change(lambda old, now, dice: (None, Dials(0, 0.0, now)), None)
 
-    def _ask(self) -> float:
-        store = self._gate.store
+    async def _change(self, after: Callable[[Dials, float, float], tuple[T, Dials]], otherwise: T) -> T:
+        """Changes what all processes know of dialling this host.
 
-        def ask() -> float:
-            old = Dials.unpack(store.remember(self._topic))
-            wait, new = self._liveness.turn(old, self._now(), random.random())
-            if new != old and (old.failures or new.failures):
-                store.remember(self._topic, new.pack())
-            return wait
+        Args:
+            after: given that, the present in steady seconds of the store and a die from 0 to 1, what `_change` returns, and
+                what is known then.
+            otherwise: what it returns where the store cannot be asked.
+        """
+        store, dice = self._gate.store, random.random()
 
-        return store.transact(ask)
+        def change(old: Dials | None, now: Instant) -> tuple[Dials | None, T]:
+            result, new = after(old or Dials(), seconds(now), dice)
+            # Where all was well and is, there is nothing to write down.
+            return (new if new.failures or (old is not None and old.failures) else old), result
 
-    def _change(self, change: Callable[[Dials, float], Dials]) -> None:
-        store = self._gate.store
-
-        def write() -> None:
-            old = Dials.unpack(store.remember(self._topic))
-            store.remember(self._topic, change(old, self._now()).pack())
-
-        store.transact(write)
-
-    def _now(self) -> float:
-        """Steady seconds on the store's clock, as far as this machine knows it."""
-        return (time.monotonic_ns() + sum(self._gate.store.skew()) // 2) / SECOND
-
-    async def _apart(self, work: Callable[[], Any]) -> Any:
-        """Work on the store, which must not hold up the event loop if the store is far away."""
-        return await asyncio.to_thread(work) if self._gate.store.remote else work()
+        work = functools.partial(store.update, self._topic, Dials, change)
+        return await drive_async(apart(self._gate.worker, self._topic, work, otherwise, is_async=True))

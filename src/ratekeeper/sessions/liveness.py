@@ -5,16 +5,13 @@ All instants are steady seconds.
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ratekeeper.policy.retry import backoff
+from ratekeeper.policy.shared import Count, Steady
 
 __all__ = ["Dials", "Gaps", "Liveness"]
-
-_NOTE: Final = struct.Struct("<Qdd")
 
 
 class Gaps(NamedTuple):
@@ -48,21 +45,9 @@ class Dials(NamedTuple):
         at: when it was written; what is older than `Liveness.forget` says nothing.
     """
 
-    failures: int = 0
-    following: float = 0.0
-    at: float = 0.0
-
-    def pack(self) -> bytes:
-        """As a note."""
-        return _NOTE.pack(*self)
-
-    @classmethod
-    def unpack(cls, note: bytes | None) -> Dials:
-        """Of a note, or the beginning."""
-        if note is None or len(note) != _NOTE.size:
-            return cls()
-        read = cls(*_NOTE.unpack(note))
-        return read if read.failures < 1 << 32 and all(map(math.isfinite, read[1:])) else cls()
+    failures: Count = 0
+    following: Steady = 0.0
+    at: Steady = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import socket
-import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.blocks import Blocks, BlockState
+from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
+from ratekeeper.stores.worker import Worker
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.shelf import Shelf
 
 __all__ = ["SharedStore", "Store"]
 
+N = TypeVar("N")
 T = TypeVar("T")
-
-_THREE: Final = struct.Struct("<QQQ")
-_MOST_SUM: Final = 1 << 62
-"""A sum beyond this was garbled, and begins anew."""
 
 
 class Store(ABC):
     """Where ledgers live. All methods are thread-safe and never wait for units, only (shortly) for the store itself."""
 
-    remote: ClassVar[bool] = False
-    """Whether a verb costs a round trip over a network. Then `reserve` and `reserve_all` are for threads that may block;
-    `draw` and all that ends a permit return at once, and what they bring about is told through `heard`."""
+    together: ClassVar[bool] = False
+    """Whether it grants permits to many calls in one step, through `reserve_all` and `draw`. Then `reserve` and `reserve_all`
+    are for threads that may block; `draw` and all that ends a permit return at once, and what they bring about is told
+    through `heard`."""
 
     blocks: Blocks
     learned: dict[str, dict[str, tuple[int, int]]]
@@ -41,7 +45,7 @@ class Store(ABC):
         self.learned = {}
         self.generation = 0
         self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None
-        """Called with what a verb brought about that had returned before (`remote` only)."""
+        """Called with what a verb brought about that had returned before (`together` only)."""
 
     # -- permits ---------------------------------------------------------------------------------------------------
 
@@ -84,7 +88,7 @@ class Store(ABC):
         Returns:
             For each, the permits (at least one, at most so many), or the refusal of the first.
         """
-        raise NotImplementedError(f"{type(self).__name__} is not remote")
+        raise NotImplementedError(f"{type(self).__name__} grants one call at a time")
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         """A permit out of what this process holds already, without asking anybody; None: there is none."""
@@ -178,41 +182,48 @@ class Store(ABC):
     # -- notes and members -----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        """A small note shared by all processes: written if `value` is given; returns what stood there before."""
-
-    def note(self, topic: str, value: bytes) -> None:
-        """`remember` for whoever does not ask what stood there before; returns at once."""
-        self.remember(topic, value)
-
-    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
-        """Bring a note of three numbers up to date: the first two are added up, of the third the greatest stays."""
-
-        def add() -> None:
-            before = self.remember(topic)
-            old = _THREE.unpack(before) if before is not None and len(before) == _THREE.size else (0, 0, 0)
-            new = numbers[0] + old[0], numbers[1] + old[1], max(numbers[2], old[2])
-            self.remember(topic, _THREE.pack(*(new if max(new) < _MOST_SUM else numbers)))
-
-        self.transact(add)
-
-    @abstractmethod
-    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
-        """Be the only one with a task, of all processes, until the steady instant `until` (ns).
+    def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
+        """Change a note in one step, whoever else changes it at the same time: no change is lost.
 
         Args:
-            topic: the task.
-            mono: the present, steady ns.
-            until: when it may be claimed again.
-            held: it is ours already, and only `until` changes.
+            topic: its name.
+            kind: its type, one that `msgspec` can read. What is not of it counts as no note.
+            change: see `Change`.
+            keep: ns after which the store may forget the note; 0: it does not.
 
         Returns:
-            0 if it is ours, else the steady instant until which it is somebody's.
+            The result of the `change` that was written.
         """
 
+    @abstractmethod
+    def get(self, topic: str, kind: type[N]) -> N | None:
+        """A note as it is now; None if there is none of that type."""
+
     def skew(self) -> tuple[int, int]:
-        """Bounds of (the store's steady clock - this machine's), ns; notes shared by machines count on the store's."""
+        """Bounds of (the store's steady clock - this machine's), ns; notes shared by machines count on the store's.
+        Never waits: (0, 0) as long as the store was never reached."""
         return 0, 0
+
+    def present(self) -> Instant:
+        """The present: `mono` on this machine's steady clock, `lo` and `hi` bounds of it on the store's."""
+        low, high = self.skew()
+        mono = time.monotonic_ns()
+        return Instant(mono, mono + low, mono + high)
+
+    def worker(self) -> Worker:
+        """A new worker, which changes notes without making its callers wait for a network."""
+        return Worker()
+
+    def shelf(self, home: Path, most_bytes: int) -> Shelf:
+        """Where answers are kept for all who share this store.
+
+        Args:
+            home: the state folder.
+            most_bytes: of all together.
+        """
+        from ratekeeper.stores.shelf import MemoryShelf  # with its parts: for those who keep answers
+
+        return MemoryShelf(most_bytes)
 
     @abstractmethod
     def new_id(self) -> int:
@@ -236,6 +247,9 @@ class Store(ABC):
 
     def wake(self, members: Iterable[int]) -> None:
         """Tell members of other processes that units they wait for were freed."""
+
+    def rouse(self, member: int) -> None:
+        """Tell all members but this one that a block began or ended, where a store does not tell them by itself."""
 
     def alive(self) -> int:
         """How many members share the budgets now, at least 1."""

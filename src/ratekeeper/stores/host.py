@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 import msgspec
@@ -29,6 +29,9 @@ from ratekeeper.stores.records import LEASE, NOTHING, Grant, Snapshot, forget, v
 from ratekeeper.stores.sound import meant, meant_blocks, meant_learned, read_or
 from ratekeeper.stores.verbs import whole
 from ratekeeper.stores.wake import Doorbells
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.shelf import Shelf
 
 __all__ = ["HostStore"]
 
@@ -336,13 +339,16 @@ class HostStore(BusyStore, SharedStore):
         self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
         self._txn.put(names.GENERATION, self._raw_generation)
 
-    @whole
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+    def _note(self, topic: str) -> bytes | None:
+        raw: bytes | None = self._txn.get(record_name(names.NOTE, topic))
+        return raw
+
+    def _note_down(self, topic: str, raw: bytes | None) -> None:
         name = record_name(names.NOTE, topic)
-        before: bytes | None = self._txn.get(name)
-        if value is not None:
-            self._txn.put(name, value)
-        return before
+        if raw is None:
+            self._txn.delete(name)
+        else:
+            self._txn.put(name, raw)
 
     def new_id(self) -> int:
         return self._numbers.getrandbits(63)
@@ -374,6 +380,9 @@ class HostStore(BusyStore, SharedStore):
 
     def wake(self, members: Iterable[int]) -> None:
         self._bells.ring(members)
+
+    def rouse(self, member: int) -> None:
+        self._bells.ring(self._bells.living() - {member})
 
     def alive(self) -> int:
         mono = time.monotonic_ns()
@@ -463,6 +472,11 @@ class HostStore(BusyStore, SharedStore):
 
     def state(self) -> tuple[int, int]:
         return self._environment.state()
+
+    def shelf(self, home: Path, most_bytes: int) -> Shelf:
+        from ratekeeper.stores.shelf import FileShelf
+
+        return FileShelf(home / "answers", most_bytes)
 
     def rebuilt(self) -> str:
         """Why the ledgers were begun anew when this process opened them, or ``""``."""

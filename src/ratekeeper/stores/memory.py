@@ -193,12 +193,14 @@ class MemoryStore(LedgerStore):
     def _share(self, what: str) -> None:
         pass
 
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        with self._lock:
-            before = self._notes.get(topic)
-            if value is not None:
-                self._notes[topic] = value
-            return before
+    def _note(self, topic: str) -> bytes | None:
+        return self._notes.get(topic)
+
+    def _note_down(self, topic: str, raw: bytes | None) -> None:
+        if raw is None:
+            self._notes.pop(topic, None)
+        else:
+            self._notes[topic] = raw
 
     def join(self, member: int, name: str) -> None:
         self.members[member] = name

@@ -1,4 +1,4 @@
-"""The safe share: what a process goes on with when the shared store does not answer.
+"""The safe share: what a process goes on with without the shared store (long because it passes on every verb of one).
 
 Never an open tap. While the store is away each process keeps to the room that was left divided by the processes last
 seen, then to its part of each limit, in ledgers of its own; and says so. It leaves a mark, so that whoever uses the store
@@ -13,7 +13,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
@@ -22,11 +23,18 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.faults import ours
+from ratekeeper.stores.helper import Helper
+from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from ratekeeper.stores.share import PartStore, Share
+from ratekeeper.stores.worker import Worker
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.shelf import Shelf
 
 __all__ = ["SafeStore"]
 
+N = TypeVar("N")
 T = TypeVar("T")
 
 _LOG: Final = logging.getLogger("ratekeeper")
@@ -38,6 +46,10 @@ _FLAPS: Final = 10 * SECOND
 """A store that is lost so soon after its return is lost again, ns."""
 _REMEMBERED: Final = 100_000
 """So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
+_CHANGES: Final = 1_000
+"""So many changes of one note are remembered for it."""
+_PASSING: Final = 120 * SECOND
+"""A note that is of use for no longer than so is not brought to a store that was away, ns."""
 
 
 class SafeStore(Store):
@@ -57,13 +69,15 @@ class SafeStore(Store):
         self._tried = self._returned = 0
         self._pause = _RETRY
         self._local: dict[int, Grant] = {}
+        self._changes: dict[str, tuple[Any, list[Change[Any, Any]], int]] = {}
+        """What became of notes meanwhile, by topic: type, changes, how long it is kept."""
         self._replay: list[Callable[[], object]] = []
         self.degraded = ""
         """Why the shared store is not used now, or empty."""
 
     @property
-    def remote(self) -> bool:  # type: ignore[override]
-        return self.inner.remote
+    def together(self) -> bool:  # type: ignore[override]
+        return self.inner.together
 
     @property
     def heard(self) -> Callable[[str, Answered], None]:
@@ -111,8 +125,15 @@ class SafeStore(Store):
     def _share_or_inner(self) -> Share | None:
         """The safe share if it is in force. Now and then tries the store again, and brings it up to date."""
         share = self._share_now
-        again = share is not None and time.monotonic_ns() - self._tried >= self._pause
-        return self._come_back() if again else share
+        if share is None:
+            return None
+        mono = time.monotonic_ns()
+        if not self.inner.together:
+            return self._come_back() if mono - self._tried >= self._pause else share
+        if mono - self._tried >= max(self._pause, SECOND):  # a trip over the network: not in this thread
+            self._tried = mono
+            Helper(self._come_back)
+        return share
 
     def _come_back(self) -> Share | None:
         """Bring the store up to date and use it again; returns the safe share if that cannot be done yet. A store that is
@@ -139,7 +160,17 @@ class SafeStore(Store):
             self._local.clear()
             self._replay.clear()
         self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
+        self._bring()
         return None
+
+    def _bring(self) -> None:
+        """Change the notes of the store as those of the safe share were changed meanwhile: each in one step."""
+        while self._share_now is None:
+            with self._lock:
+                if not self._changes:
+                    return
+                topic, (kind, changes, keep) = self._changes.popitem()
+            self.update(topic, kind, _one_after_the_other(changes), keep)
 
     def _later(self, verb: Callable[[], object]) -> Answered:
         if len(self._replay) < _REMEMBERED:
@@ -293,19 +324,29 @@ class SafeStore(Store):
     def unblock(self, scope: str, kind: str = "") -> bool:
         return bool(self._try(lambda: self.inner.unblock(scope, kind)))
 
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        found = self._try(lambda: self.inner.remember(topic, value))
-        return found if isinstance(found, bytes) else None
+    def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
+        """Of whichever store is in force; the shared store has what was changed meanwhile when it is back."""
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.update(topic, kind, change, keep)
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+                share = self._lost(error)
+        with self._lock:
+            if not 0 < keep <= _PASSING:
+                changes = self._changes.setdefault(topic, (kind, [], keep))[1]
+                if len(changes) < _CHANGES:
+                    changes.append(change)
+            return share.update(topic, kind, change, keep)
 
-    def note(self, topic: str, value: bytes) -> None:
-        self._try(lambda: self.inner.note(topic, value))
-
-    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
-        self._try(lambda: self.inner.sum(topic, numbers))
-
-    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
-        found = self._try(lambda: self.inner.claim(topic, mono, until, held=held))
-        return found if isinstance(found, int) else 0
+    def get(self, topic: str, kind: type[N]) -> N | None:
+        share = self._share_or_inner()
+        if share is None:
+            try:
+                return self.inner.get(topic, kind)
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+                share = self._lost(error)
+        return share.get(topic, kind)
 
     def skew(self) -> tuple[int, int]:
         return self.inner.skew()
@@ -323,6 +364,12 @@ class SafeStore(Store):
 
     # -- passed on -------------------------------------------------------------------------------------------------
 
+    def worker(self) -> Worker:
+        return self.inner.worker()
+
+    def shelf(self, home: Path, most_bytes: int) -> Shelf:
+        return self.inner.shelf(home, most_bytes)
+
     def spare(self) -> PartStore:
         """A safe share beside the store, for calls that something else than the store keeps from being asked there."""
         return Share(self.inner)
@@ -339,10 +386,13 @@ class SafeStore(Store):
     def wake(self, members: Iterable[int]) -> None:
         self.inner.wake(members)
 
+    def rouse(self, member: int) -> None:
+        self.inner.rouse(member)
+
     def after_fork(self) -> None:
         self._lock = threading.RLock()
         self._share_now, self.degraded = None, ""
-        self._local, self._replay = {}, []
+        self._local, self._replay, self._changes = {}, [], {}
         self.inner.after_fork()
 
     def alive(self) -> int:
@@ -360,5 +410,15 @@ class SafeStore(Store):
         return found
 
     def close(self) -> None:
-        self._share_or_inner()
+        if self._share_now is not None:
+            self._come_back()
         self.inner.close()
+
+
+def _one_after_the_other(changes: Sequence[Change[N, Any]]) -> Change[N, None]:
+    def change(note: N | None, now: Instant) -> tuple[N | None, None]:
+        for each in changes:
+            note, _ = each(note, now)
+        return note, None
+
+    return change

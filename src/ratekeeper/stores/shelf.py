@@ -9,15 +9,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from ratekeeper.stores.base import Store
 from ratekeeper.stores.environment import boot_id
 
 if TYPE_CHECKING:
     from ratekeeper.stores.redis.line import Line
 
-__all__ = ["FileShelf", "MemoryShelf", "ServerShelf", "Shelf", "open_shelf"]
+__all__ = ["FileShelf", "MemoryShelf", "ServerShelf", "Shelf"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _NANO: Final = 1_000_000_000
@@ -217,11 +216,3 @@ _PREFIX: Final = "{hg:answers}:"
 
 def _name(key: bytes) -> str:
     return _PREFIX + key.hex()
-
-
-def open_shelf(store: Store, home: Path, *, most_bytes: int) -> Shelf:
-    """The shelf beside a store: in memory, in the state folder `home`, or on the store's server."""
-    inner: Any = getattr(store, "inner", store)
-    if inner.remote:
-        return ServerShelf(inner._trips.line, most_bytes)
-    return FileShelf(home / "answers", most_bytes) if inner is not store else MemoryShelf(most_bytes)

@@ -20,18 +20,19 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.inforce import InForce
+from ratekeeper.stores.notes import Change, encoded, note_of
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Grant, Units
 
 __all__ = ["LedgerStore", "whole"]
 
+N = TypeVar("N")
+T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
 
 _LOOK: Final = SECOND
 """Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
 whoever frees units wakes the waiters."""
 _GRACE: Final = SECOND // 5
-_LONGEST_CLAIM: Final = 400 * 86_400 * SECOND
-"""No task is claimed for longer, ns."""
 """A waiting note outlives the promised instant by this much, ns."""
 
 
@@ -82,14 +83,28 @@ class LedgerStore(Store):
     def _share(self, what: str) -> None:
         """Make a changed `blocks` or `learned` known to every process; bans also survive a power cut."""
 
+    @abstractmethod
+    def _note(self, topic: str) -> bytes | None:
+        """A note as it lies there; inside a transaction."""
+
+    @abstractmethod
+    def _note_down(self, topic: str, raw: bytes | None) -> None:
+        """Write a note, or take it out; inside a transaction."""
+
+    # -- notes -----------------------------------------------------------------------------------------------------
+
     @whole
-    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
-        note = self.remember(topic)
-        until_then = int(note) if note is not None and note.isdigit() and len(note) < 20 else 0
-        if mono < until_then < mono + _LONGEST_CLAIM and not held:  # a garbled one is claimed anew
-            return until_then
-        self.remember(topic, b"%d" % until)
-        return 0
+    def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
+        raw = self._note(topic)
+        note, result = change(note_of(raw, kind), self.present())
+        changed = encoded(note)
+        if changed != raw:
+            self._note_down(topic, changed)
+        return result
+
+    @whole
+    def get(self, topic: str, kind: type[N]) -> N | None:
+        return note_of(self._note(topic), kind)
 
     # -- reserve ---------------------------------------------------------------------------------------------------
 

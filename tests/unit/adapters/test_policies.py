@@ -21,6 +21,7 @@ from ratekeeper import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown,
 from ratekeeper.adapters.aiohttp import Middleware
 from ratekeeper.adapters.httpx import AsyncTransport, Transport
 from ratekeeper.adapters.requests import Adapter
+from ratekeeper.gate.steps import drive
 from ratekeeper.rules.call import Call
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
@@ -420,7 +421,7 @@ def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> 
     lead = gate.pipeline.cache._flights
     key = gate.provider("testland").handling.key
     call = Call("GET", "/rate", {"symbol": "A"})
-    flight = lead.join(key(call, gate.plan("testland", call)), 30)
+    flight = drive(lead.join(key(call, gate.plan("testland", call)), 30, is_async=False))
     begun = time.monotonic()
     got = gate.call(
         "testland", "GET", "/rate", lambda permit: (200, {}, b"{}"), params={"symbol": "A"}, priority="high"

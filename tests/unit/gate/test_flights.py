@@ -15,6 +15,7 @@ import pytest
 
 from ratekeeper import Gate
 from ratekeeper.gate.policies.single_flight import Flights, Follow, Lead
+from ratekeeper.gate.steps import drive, drive_async
 
 KEY = b"k" * 16
 STORES = pytest.mark.parametrize("store", ["memory://", "host://"])
@@ -22,23 +23,34 @@ STORES = pytest.mark.parametrize("store", ["memory://", "host://"])
 
 def flights(store: str, home: Path) -> Flights:
     """The flights of a new gate."""
-    return Flights(Gate(store, home=home, hosts={}).store)
+    gate = Gate(store, home=home, hosts={})
+    return Flights(gate.store, gate.worker)
+
+
+def join(of: Flights, key: bytes) -> Lead | Follow:
+    """Take part in one for ten seconds at most."""
+    return drive(of.join(key, 10, is_async=False))
+
+
+def landed(follow: Follow, seconds: float) -> bool:
+    """Whether it landed in so many seconds."""
+    return drive(follow.wait(seconds, is_async=False))
 
 
 @STORES
 def test_the_first_leads_and_the_others_follow(tmp_path: Path, store: str) -> None:
     """Until it landed; then the next one leads. Other keys have flights of their own."""
     here = flights(store, tmp_path)
-    lead = here.join(KEY, 10)
+    lead = join(here, KEY)
     assert isinstance(lead, Lead)
-    assert isinstance(here.join(b"x" * 16, 10), Lead)
-    follow = here.join(KEY, 10)
+    assert isinstance(join(here, b"x" * 16), Lead)
+    follow = join(here, KEY)
     assert isinstance(follow, Follow)
-    assert not follow.wait(0.01)
+    assert not landed(follow, 0.01)
     threading.Timer(0.05, lead.land).start()
-    assert follow.wait(5)
+    assert landed(follow, 5)
     lead.land()
-    assert isinstance(here.join(KEY, 10), Lead)
+    assert isinstance(join(here, KEY), Lead)
 
 
 @STORES
@@ -47,10 +59,12 @@ def test_tasks_follow_as_threads_do(tmp_path: Path, store: str) -> None:
 
     async def main() -> None:
         here = flights(store, tmp_path)
-        lead = await here.join_async(KEY, 10)
+        lead = await drive_async(here.join(KEY, 10, is_async=True))
         assert isinstance(lead, Lead)
-        joined = [await here.join_async(KEY, 10) for _ in range(4)]
-        waits = [asyncio.create_task(each.wait_async(5)) for each in joined if isinstance(each, Follow)]
+        joined = [await drive_async(here.join(KEY, 10, is_async=True)) for _ in range(4)]
+        waits = [
+            asyncio.create_task(drive_async(each.wait(5, is_async=True))) for each in joined if isinstance(each, Follow)
+        ]
         await asyncio.sleep(0.01)
         waits.pop().cancel()
         lead.land()
@@ -62,36 +76,37 @@ def test_tasks_follow_as_threads_do(tmp_path: Path, store: str) -> None:
 def test_a_lead_that_is_forgotten_lands(tmp_path: Path) -> None:
     """A task that died does not keep others waiting."""
     here = flights("memory://", tmp_path)
-    lead = here.join(KEY, 10)
-    follow = here.join(KEY, 10)
+    lead = join(here, KEY)
+    follow = join(here, KEY)
     assert isinstance(follow, Follow)
     del lead
-    assert follow.wait(1)
+    assert landed(follow, 1)
 
 
 def test_another_process_s_flight_is_followed(tmp_path: Path) -> None:
     """By all who ask here, one of whom looks; when it landed, or was killed and its time is over, one of them leads."""
     one, other = flights("host://", tmp_path), flights("host://", tmp_path)
-    lead = one.join(KEY, 10)
+    lead = join(one, KEY)
     assert isinstance(lead, Lead)
-    first, second = other.join(KEY, 10), other.join(KEY, 10)
+    first, second = join(other, KEY), join(other, KEY)
     assert isinstance(first, Follow)
     assert isinstance(second, Follow)
     threading.Timer(0.1, lead.land).start()
     woken: list[bool] = []
-    thread = threading.Thread(target=lambda: woken.append(second.wait(5)))
+    thread = threading.Thread(target=lambda: woken.append(landed(second, 5)))
     thread.start()
-    assert first.wait(5)
+    assert landed(first, 5)
     thread.join(5)
     assert woken == [True]
-    assert isinstance(other.join(KEY, 10), Lead)
+    assert isinstance(join(other, KEY), Lead)
 
 
 def test_a_killed_leader_s_time_ends(tmp_path: Path) -> None:
     """SIGKILL: nobody lands it; after the time that was allowed to it somebody else leads."""
     code = (
         "import sys, time; from ratekeeper import Gate; from ratekeeper.gate.policies.single_flight import Flights, Lead;"
-        "lead = Flights(Gate('host://', home=sys.argv[1], hosts={}).store).join(b'k' * 16, 1.0);"
+        "from ratekeeper.gate.steps import drive; gate = Gate('host://', home=sys.argv[1], hosts={});"
+        "lead = drive(Flights(gate.store, gate.worker).join(b'k' * 16, 1.0, is_async=False));"
         "print(type(lead).__name__, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:
@@ -99,8 +114,8 @@ def test_a_killed_leader_s_time_ends(tmp_path: Path) -> None:
         assert process.stdout.readline().strip() == "Lead"
         os.kill(process.pid, signal.SIGKILL)
     here, begun = flights("host://", tmp_path), time.monotonic()
-    follow = here.join(KEY, 10)
+    follow = join(here, KEY)
     assert isinstance(follow, Follow)
-    assert follow.wait(10)
+    assert landed(follow, 10)
     assert time.monotonic() - begun < 5
-    assert isinstance(here.join(KEY, 10), Lead)
+    assert isinstance(join(here, KEY), Lead)

@@ -7,13 +7,14 @@ from ratekeeper.gate.waits import Wait, Waits, read_waits
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.worker import Worker
 
 
 def test_processes_add_to_one_sum() -> None:
     """Calls and totals add up, the longest stays; classes in which nobody waited are left out."""
     store = MemoryStore()
     for waited in ((1, 4), (2,)):
-        waits = Waits(store)
+        waits = Waits(store, Worker())
         for seconds in waited:
             waits.add(Priority.LOW, seconds * SECOND)
         waits.share()
@@ -26,13 +27,13 @@ def test_a_store_that_fails_gets_it_later() -> None:
     class Broken(MemoryStore):
         broken = True
 
-        def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
+        def _note_down(self, topic: str, raw: bytes | None) -> None:
             if self.broken:
                 raise StoreUnavailable("full")
-            return super().remember(topic, value)
+            super()._note_down(topic, raw)
 
     store = Broken()
-    waits = Waits(store)
+    waits = Waits(store, Worker())
     waits.add(Priority.HIGH, 5)
     store.broken = False
     waits.share()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper.policy.breaker import Breaker, Health, troubled
 from ratekeeper.rules.call import Outcome
+from ratekeeper.stores.notes import encoded, note_of
 
 SCOPES = ("binance-usdm", "binance-usdm/class:market", "binance-usdm/ip:default")
 
@@ -87,5 +90,6 @@ def test_whose_breaker_it_is(scope: str, found: str) -> None:
 def test_it_survives_the_store(since: float, failed: int, worked: int, trips: int, tripped: float) -> None:
     """What is packed comes back; what another version wrote counts as nothing."""
     health = Health(since, failed, worked, trips, tripped)
-    assert Health.unpack(health.pack()) == health
-    assert Health.unpack(b"other") == Health.unpack(None) == Health()
+    assert note_of(encoded(health), Health) == health
+    assert note_of(b"other", Health) is note_of(None, Health) is None
+    assert note_of(encoded((math.nan, 0, 0, 0, 0.0)), Health) is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
+from ratekeeper.stores.notes import encoded, note_of
 
 RIGHT, GUESS = Pace(60.0), Pace(1.0, beta=0.85, guessed=True)
 
@@ -56,8 +58,10 @@ def test_a_clock_that_began_anew_ends_it() -> None:
 def test_a_note_of_another_version_is_not_believed() -> None:
     """What cannot be read paces nothing; what was packed is read again."""
     paced = RIGHT.refused(Paced(), 100.0)
-    assert Paced.unpack(paced.pack()) == paced
-    assert Paced.unpack(b"?") == Paced.unpack(None) == Paced()
+    assert note_of(encoded(paced), Paced) == paced
+    assert note_of(b"?", Paced) is note_of(None, Paced) is None
+    for part, cut in ((0, 1.0), (1001, 1.0), (500, math.nan), (500, math.inf)):
+        assert note_of(encoded((part, 500, cut, 500)), Paced) is None
 
 
 @pytest.mark.parametrize("truth", [150, 400, 650, 900, 990])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ratekeeper.sessions.liveness import Dials, Gaps, Liveness
+from ratekeeper.stores.notes import encoded, note_of
 
 
 def heard(*instants: float) -> Gaps:
@@ -86,8 +87,8 @@ def test_old_failures_are_forgotten() -> None:
 
 def test_note() -> None:
     """What is written down is read as it was; nothing written is the beginning."""
-    assert Dials.unpack(Dials(3, 4.5, 6.25).pack()) == Dials(3, 4.5, 6.25)
-    assert Dials.unpack(None) == Dials()
+    assert note_of(encoded(Dials(3, 4.5, 6.25)), Dials) == Dials(3, 4.5, 6.25)
+    assert note_of(None, Dials) is None
 
 
 def test_good_by_data_or_by_lasting() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.support.hand import KEY, SHOP, charges, now
+from tests.support.notes import noted, write
 
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Window
+from ratekeeper.stores.base import Store
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.records import Grant
 from ratekeeper.stores.safe import SafeStore
@@ -203,14 +205,31 @@ def test_what_is_learned_meanwhile(away: Away) -> None:
     away.get()
     away.go()
     assert not away.store.learn(SHOP, {"weight": (50, 3600 * SECOND)})
-    assert away.store.remember("topic", b"value") is None
+    assert write(away.store, "topic", b"value") is None
+    assert noted(away.store, "topic") == b"value"
     away.store.doubt(SHOP, now())
     away.store.withdraw([KEY], WHO, now())
     assert not away.store.unblock(SHOP)
     away.come()
-    assert away.store.remember("topic") == b"value"
+    assert noted(away.store, "topic") == b"value"
     assert away.store.learned == {SHOP: {"weight": (50, 3600 * SECOND)}}
     assert away.all() == 49
+
+
+def test_notes_are_changed_meanwhile_and_afterwards(away: Away) -> None:
+    """What is counted while the store is away is counted here, and added to what others have counted when it is back; what
+    is of use for a moment only stays here."""
+
+    def add(store: Store, topic: str, keep: int = 0) -> int:
+        return store.update(topic, int, lambda old, now: ((old or 0) + 1, (old or 0) + 1), keep)
+
+    assert [add(away.store, "sum"), add(away.store, "sum")] == [1, 2]
+    away.go()
+    assert [add(away.store, "sum"), add(away.store, "sum"), add(away.store, "short", SECOND)] == [1, 2, 1]
+    assert away.store.get("sum", int) == 2
+    away.come()
+    assert add(away.store, "sum") == 5
+    assert away.store.get("short", int) is None
 
 
 def test_a_batch_goes_on(away: Away) -> None:

@@ -6,19 +6,22 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from ratekeeper.errors import BreakerOpen, Rejected
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.errand import Errand, Next
-from ratekeeper.gate.steps import Steps, waiting
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.gate.steps import Steps, apart
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
+from ratekeeper.policy.shared import Claim, claimed, seconds
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of
 from ratekeeper.stores.blocks import EMERGENCY
 
 __all__ = ["Breakers", "close"]
+
+T = TypeVar("T")
 
 _PROBE: Final = 30 * SECOND
 """ns for which a probe may be under way before another takes its place."""
@@ -76,7 +79,7 @@ class Breakers:
             # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
             # the store would stop a call for.
             self._looked = now
-            yield self._apart(functools.partial(self._store.remember, _health(scope)), is_async)
+            yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Health), None, is_async)
         if not self._store.blocks:
             return ""
         names = {scope, _probing(scope)}
@@ -85,15 +88,17 @@ class Breakers:
             raise self._refusal(scope, ends[OPEN].reason, ends[OPEN].ends() - now)
         if PROBING not in ends or ends[PROBING].ends() <= now:
             return ""
-        topic: str = yield self._apart(functools.partial(self._claim, scope, now), is_async)
+        topic: str = yield from self._apart(scope, functools.partial(self._claim, scope), "", is_async)
         if not topic:
             raise self._refusal(scope, f"{ends[PROBING].reason}; a probe is under way", SECOND)
         return topic
 
-    def _claim(self, scope: str, now: int) -> str:
+    def _claim(self, scope: str) -> str:
+        until = time.monotonic_ns() + _PROBE
         for number in range(self._settings.probes):
             topic = f"probe:{number}:{scope}"
-            if not self._store.claim(topic, now, now + _PROBE):
+            ours = self._store.update(topic, Claim, lambda old, now: claimed(old, now, until), _PROBE)
+            if isinstance(ours, Claim):
                 return topic
         return ""
 
@@ -104,19 +109,21 @@ class Breakers:
             return
         scope = self._settings.scope_of(plan.scopes)
         if trouble:
-            yield self._apart(functools.partial(self._failed, scope, plan.provider, outcome), is_async)
+            yield from self._apart(
+                scope, functools.partial(self._failed, scope, plan.provider, outcome), None, is_async
+            )
         elif trouble is False:
             with self._lock:
                 self._counted.setdefault(scope, [0, 0])[1] += 1
             if probe:
-                yield self._apart(functools.partial(self._recovered, scope, plan.provider), is_async)
+                yield from self._apart(scope, functools.partial(self._recovered, scope, plan.provider), None, is_async)
         if probe:
-            yield self._apart(functools.partial(self.release, probe), is_async)
+            self.release(probe)
 
     def release(self, probe: str) -> None:
-        """A probe is over, or was not sent after all."""
-        now = time.monotonic_ns()
-        self._store.claim(probe, now, now, held=True)
+        """A probe is over, or was not sent after all. Never waits."""
+        scope = probe.split(":", 2)[2]
+        self._context.worker.later(scope, lambda: self._store.update(probe, Claim, lambda *_: (None, None), _PROBE))
 
     def _failed(self, scope: str, provider: str, outcome: Outcome) -> None:
         with self._lock:
@@ -124,15 +131,12 @@ class Breakers:
             counted[0] += 1
             failed, worked = counted
             self._counted[scope] = [0, 0]
-        topic = _health(scope)
 
-        def count() -> tuple[Health, float]:
-            before = Health.unpack(self._store.remember(topic))
-            health, length = self._settings.after(before, failed, worked, self._steady())
-            self._store.remember(topic, health.pack())
-            return health, length
+        def count(old: Health | None, now: Instant) -> tuple[Health, tuple[Health, float]]:
+            health, length = self._settings.after(old or Health(), failed, worked, seconds(now))
+            return health, (health, length)
 
-        health, length = self._store.transact(count)
+        health, length = self._store.update(_health(scope), Health, count)
         if length:
             reason = f"the provider is in trouble ({outcome})"
             self._context.block(scope, length, OPEN, reason)
@@ -148,19 +152,8 @@ class Breakers:
             "breaker closed", f"the breaker of {scope} is closed: a probe succeeded", provider, scope=scope
         )
 
-    def _steady(self) -> float:
-        """Steady seconds on the store's clock, as far as this machine knows it."""
-        return (time.monotonic_ns() + sum(self._store.skew()) // 2) / SECOND
-
-    def _apart(self, work: Callable[[], Any], is_async: bool) -> Callable[[], Any]:
-        """Work on the store, which must not hold up an event loop if the store is far away."""
-        if is_async and not self._store.remote:
-
-            async def here() -> Any:
-                return work()
-
-            return waiting(work, here, is_async=True)
-        return waiting(work, None, is_async=is_async)
+    def _apart(self, scope: str, work: Callable[[], T], otherwise: T, is_async: bool) -> Steps[T]:
+        return apart(self._context.worker, scope, work, otherwise, is_async=is_async)
 
     @staticmethod
     def _refusal(scope: str, reason: str, left: int) -> BreakerOpen:
@@ -177,7 +170,7 @@ class Breakers:
 
 def close(context: Context, scope: str) -> bool:
     """Closes a breaker, whatever is known of its provider. False: it was not open, and wanted no probe."""
-    context.store.remember(_health(scope), Health().pack())
+    context.store.update(_health(scope), Health, lambda *_: (None, None))
     gone = [context.unblock(scope, OPEN), context.unblock(_probing(scope), PROBING)]
     return any(gone)
 

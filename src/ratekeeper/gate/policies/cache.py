@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Final, NamedTuple
@@ -12,12 +11,11 @@ from ratekeeper.errors import Blocked, CallFailed, Rejected
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.errand import Errand, Next, Reply, Served, packed, unpacked
 from ratekeeper.gate.policies.single_flight import Flights, Lead
-from ratekeeper.gate.steps import Steps, waiting
+from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Cache, Kept, Service
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of, fingerprint
-from ratekeeper.stores.shelf import open_shelf
 
 __all__ = ["Caching"]
 
@@ -30,6 +28,8 @@ class _Wanted(NamedTuple):
     ttl: float
     owner: str
     """Whose answer it is; ``""``: everybody's."""
+    topic: str
+    """What is done for one answer, or concerns one owner, is done in its order."""
 
 
 class _Found(NamedTuple):
@@ -48,9 +48,10 @@ class Caching:
     def __init__(self, context: Context, cache: Cache) -> None:
         self._events = context.events
         self._store = context.store
+        self._worker = context.worker
         self._cache = cache
-        self._shelf = open_shelf(context.store, context.home, most_bytes=cache.most_bytes)
-        self._flights = Flights(context.store)
+        self._shelf = context.store.shelf(context.home, cache.most_bytes)
+        self._flights = Flights(context.store, context.worker)
 
     def close(self) -> None:
         """Let go of the shelf."""
@@ -72,11 +73,7 @@ class Caching:
                 return answer
             if errand.urgent:
                 break  # another's call may stand behind many in the queue
-            flight = yield waiting(
-                functools.partial(self._flights.join, wanted.key, _LONGEST_FLIGHT),
-                functools.partial(self._flights.join_async, wanted.key, _LONGEST_FLIGHT),
-                is_async=errand.is_async,
-            )
+            flight = yield from self._flights.join(wanted.key, _LONGEST_FLIGHT, is_async=errand.is_async)
             if isinstance(flight, Lead):
                 try:
                     # The one who led before may have kept an answer since we looked.
@@ -87,11 +84,7 @@ class Caching:
                     return (yield from self._asked(errand, plan, wanted, found, ask))
                 finally:
                     flight.land()
-            yield waiting(
-                functools.partial(flight.wait, _LONGEST_FLIGHT),
-                functools.partial(flight.wait_async, _LONGEST_FLIGHT),
-                is_async=errand.is_async,
-            )
+            yield from flight.wait(_LONGEST_FLIGHT, is_async=errand.is_async)
             found = yield from self._look(wanted, errand.is_async)
             if found is not None and not found.outdated and self._cache.fresh(found.kept, found.age):
                 self._told("cache hit", plan, found)
@@ -109,7 +102,7 @@ class Caching:
             return None
         key = errand.rules.handling.key(errand.call, plan)
         owner = "" if class_of(plan) == "market" else _owner(plan)
-        return None if key is None else _Wanted(key, ttl, owner)
+        return None if key is None else _Wanted(key, ttl, owner, owner or key.hex())
 
     def _ttl(self, errand: Errand, plan: Plan) -> float:
         provider = plan.provider.partition("@")[0]
@@ -125,10 +118,7 @@ class Caching:
     # -- the shelf -------------------------------------------------------------------------------------------------
 
     def _look(self, wanted: _Wanted, is_async: bool) -> Steps[_Found | None]:
-        if self._store.remote:
-            found: _Found | None = yield waiting(functools.partial(self._get, wanted), None, is_async=is_async)
-            return found
-        return self._get(wanted)
+        return apart(self._worker, wanted.topic, functools.partial(self._get, wanted), None, is_async=is_async)
 
     def _get(self, wanted: _Wanted) -> _Found | None:
         value = self._shelf.get(wanted.key)
@@ -149,12 +139,9 @@ class Caching:
         """A call that changes an account makes what is kept of it worth asking for anew."""
         reads = errand.call.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
         if not reads and (owner := _owner(plan)):
-            stamp = (time.monotonic_ns() + self._store.skew()[1]).to_bytes(8, "big")
+            stamp = self._store.present().hi.to_bytes(8, "big")
             put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
-            if self._store.remote:
-                threading.Thread(target=put, daemon=True).start()  # also on the way out of a cancelled task
-            else:
-                put()
+            self._worker.later(owner, put)  # also on the way out of a cancelled task
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +159,7 @@ class Caching:
         return None
 
     def _asked(self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Next) -> Steps[Any]:
-        asked = time.monotonic_ns() + self._store.skew()[0]  # the earliest that it may be
+        asked = self._store.present().lo  # the earliest that it may be
         try:
             response = yield from ask(errand, plan)
         except Exception as error:
@@ -186,10 +173,8 @@ class Caching:
         if outcome is Outcome.OK:
             reply, response = yield from errand.read(response)
             if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
-                if self._store.remote:
-                    yield waiting(functools.partial(self._put, wanted, reply, asked), None, is_async=errand.is_async)
-                else:
-                    self._put(wanted, reply, asked)
+                put = functools.partial(self._put, wanted, reply, asked)
+                yield from apart(self._worker, wanted.topic, put, None, is_async=errand.is_async)
             errand.label(response, Served(errand.service))
         elif outcome is not Outcome.BAD_REQUEST and found is not None:
             banned = outcome is Outcome.BANNED

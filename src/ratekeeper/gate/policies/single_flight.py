@@ -6,23 +6,24 @@ process one looks now and then whether it is free again, on behalf of all that w
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from ratekeeper.gate.steps import Parked
+from ratekeeper.gate.steps import Parked, Steps, apart, pausing, waiting
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.policy.shared import Claim, claimed, held
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.worker import Worker
 
 __all__ = ["Flights", "Follow", "Lead"]
-
-T = TypeVar("T")
 
 _SLOTS: Final = 16_384
 """Flights are told apart by so many names: notes in a store stay. Two that share one wait for each other in vain, and then
 go by themselves."""
+_PASSING: Final = 60 * SECOND
+"""How long it is of interest that a flight is over, ns."""
 _FIRST_LOOK: Final = 0.002
 _LAST_LOOK: Final = 0.05
 """Seconds between two looks at another process's flight, at first and later."""
@@ -56,31 +57,21 @@ class Follow:
         self._parked = parked
         self._looks = looks
 
-    def wait(self, timeout: float) -> bool:
-        """Wait in this thread until it landed. False: the time is over."""
+    def wait(self, timeout: float, *, is_async: bool) -> Steps[bool]:
+        """Waits until it landed. False: the time is over."""
         if not self._looks:
-            return self._parked.wait(timeout)
+            landed: bool = yield waiting(
+                functools.partial(self._parked.wait, timeout),
+                functools.partial(self._parked.wait_async, timeout),
+                is_async=is_async,
+            )
+            return landed
         deadline, nap = time.monotonic() + timeout, _FIRST_LOOK
         try:
-            while not self._flights.free(self._key):
+            while not (yield from self._flights.free(self._key, is_async=is_async)):
                 if time.monotonic() >= deadline:
                     return False
-                time.sleep(nap)
-                nap = min(nap * 1.5, _LAST_LOOK)
-        finally:
-            self._flights.forget(self._key, self._parked)
-        return True
-
-    async def wait_async(self, timeout: float) -> bool:
-        """The same in a task."""
-        if not self._looks:
-            return await self._parked.wait_async(timeout)
-        deadline, nap = time.monotonic() + timeout, _FIRST_LOOK
-        try:
-            while not await self._flights.apart(self._flights.free, self._key):
-                if time.monotonic() >= deadline:
-                    return False
-                await asyncio.sleep(nap)
+                yield pausing(nap, is_async=is_async)
                 nap = min(nap * 1.5, _LAST_LOOK)
         finally:
             self._flights.forget(self._key, self._parked)
@@ -90,46 +81,44 @@ class Follow:
 class Flights:
     """The flights of one gate."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, worker: Worker) -> None:
         self._store = store
-        self._lock = threading.Lock()
+        self._worker = worker
+        self._lock = threading.RLock()  # one that is collected as garbage lands
         self._under_way: dict[bytes, Parked] = {}
 
-    def join(self, key: bytes, longest: float) -> Lead | Follow:
-        """Take part in the flight for a key; be the one who makes the call if there is none.
+    def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Lead | Follow]:
+        """Takes part in the flight for a key; we are the one who makes the call if there is none.
 
         Args:
             key: of the answer.
             longest: seconds after which nobody waits for the one any more.
+            is_async: as for `apart`.
         """
         parked = Parked()
         with self._lock:
             known = self._under_way.setdefault(key, parked)
         if known is not parked:
             return Follow(self, key, known, looks=False)
-        now = time.monotonic_ns()
+        work = functools.partial(self._claimed, key, longest, parked)
         try:
-            taken = self._store.claim(_slot(key), now, now + int(longest * SECOND))
+            found = yield from apart(self._worker, _slot(key), work, None, is_async=is_async)
         except BaseException:
             self.forget(key, parked)
             raise
-        return Follow(self, key, parked, looks=True) if taken else Lead(self, key, parked)
+        return found or Lead(self, key, parked)
 
-    async def join_async(self, key: bytes, longest: float) -> Lead | Follow:
-        """The same in a task."""
-        return await self.apart(self.join, key, longest)
+    def _claimed(self, key: bytes, longest: float, parked: Parked) -> Lead | Follow | None:
+        length = int(longest * SECOND)
+        until = time.monotonic_ns() + length
+        ours = self._store.update(_slot(key), Claim, lambda old, now: claimed(old, now, until), length)
+        return Lead(self, key, parked) if isinstance(ours, Claim) else Follow(self, key, parked, looks=True)
 
     def landed(self, key: bytes, parked: Parked) -> None:
         """A flight of ours is over. Never waits: it is called while tasks are cancelled."""
-        if self._store.remote:
-            threading.Thread(target=self._leave, args=(key,), daemon=True).start()
-        else:
-            self._leave(key)
+        slot = _slot(key)
+        self._worker.later(slot, lambda: self._store.update(slot, Claim, lambda *_: (None, None), _PASSING))
         self.forget(key, parked)
-
-    def _leave(self, key: bytes) -> None:
-        now = time.monotonic_ns()
-        self._store.claim(_slot(key), now, now, held=True)
 
     def forget(self, key: bytes, parked: Parked) -> None:
         """Whoever waits here may look."""
@@ -138,16 +127,13 @@ class Flights:
                 del self._under_way[key]
         parked.release()
 
-    def free(self, key: bytes) -> bool:
+    def free(self, key: bytes, *, is_async: bool) -> Steps[bool]:
         """Whether no process makes the call any more."""
-        now = time.monotonic_ns()
-        return not self._store.claim(_slot(key), now, now)
-
-    async def apart(self, work: Callable[..., T], *args: Any) -> T:
-        """Work on the store: at once, or in a thread if the store is far away."""
-        if self._store.remote:
-            return await asyncio.to_thread(work, *args)
-        return work(*args)
+        slot = _slot(key)
+        claim = yield from apart(
+            self._worker, slot, functools.partial(self._store.get, slot, Claim), None, is_async=is_async
+        )
+        return not held(claim, self._store.present())
 
 
 def _slot(key: bytes) -> str:

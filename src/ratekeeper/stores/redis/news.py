@@ -14,13 +14,14 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from ratekeeper.errors import StoreError
+from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.limit import Instant
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.inforce import InForce
+from ratekeeper.stores.notes import Change, encoded, note_of
 from ratekeeper.stores.redis.address import parse_address
 from ratekeeper.stores.redis.bells import Bells
 from ratekeeper.stores.redis.line import MICRO, Line, Load
@@ -29,20 +30,32 @@ from ratekeeper.stores.redis.province import NOTES, Wish, province_of
 from ratekeeper.stores.redis.slices import Slice, Slices
 from ratekeeper.stores.redis.trips import Trips
 from ratekeeper.stores.wake import Doorbells
+from ratekeeper.stores.worker import Background, Worker
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.shelf import Shelf
 
 __all__ = ["EVER", "News"]
+
+N = TypeVar("N")
+T = TypeVar("T")
 
 EVER: Final = 1 << 62
 """A steady instant that never comes, ns."""
 _FAR: Final = 1 << 53
 """The script's word for never, us."""
+_MILLI: Final = 1_000_000
+"""Nanoseconds in a millisecond."""
+_TRIES: Final = 10_000
+"""So often a note is changed anew because others were faster: each time one of them has changed it."""
+_KNOWN: Final = 4096
 _KEY: Final = "hg:{notes}:secret"
 
 
 class News(SharedStore):
     """The part of a `RedisStore` that has nothing to do with permits."""
 
-    remote: ClassVar[bool] = True
+    together: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -73,6 +86,8 @@ class News(SharedStore):
         self._in_force = InForce()
         self._slices = Slices()
         self._names: dict[int, str] = {}
+        self._noted: dict[str, bytes | None] = {}
+        """Notes as this process wrote them last, by topic."""
         self._news = threading.Lock()
         connected = weakref.WeakMethod(self._connected)  # the listening thread must not keep a dropped store alive
 
@@ -160,12 +175,17 @@ class News(SharedStore):
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         gone: list[bool] = []
-        with self._news:
-            self.blocks.remove(scope, kind)
-            self._changed()
+
+        def here() -> None:
+            with self._news:
+                self.blocks.remove(scope, kind)
+                self._changed()
+
+        here()
         self._trips.go(
             province_of(scope), [Wish(lambda load: ["unblock", scope, kind], lambda r, _: gone.append(bool(r)))], None
         )
+        here()  # what came in with the same round trip was older than that
         return gone[0]
 
     def _hear_of_all(self) -> None:
@@ -181,40 +201,61 @@ class News(SharedStore):
 
     # -- notes and members -----------------------------------------------------------------------------------------
 
-    def remember(self, topic: str, value: bytes | None = None) -> bytes | None:
-        before: list[bytes | None] = []
+    def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
+        """First on what this process knows of the note, as it usually is; then on what the server says it is."""
+        self._trips.skew()
+        raw, told = self._noted.get(topic), False
+        for _ in range(_TRIES):
+            note, result = change(note_of(raw, kind), self.present())
+            changed = encoded(note)
+            if told and changed == raw:
+                return result
+            written, there = self._swap(topic, raw, changed, keep)
+            if written:
+                if len(self._noted) > _KNOWN:
+                    self._noted.clear()
+                self._noted[topic] = changed
+                return result
+            raw, told = there, True
+        raise StoreUnavailable(f"{topic} is changed by others all the time")
 
+    def _swap(self, topic: str, before: bytes | None, after: bytes | None, keep: int) -> tuple[bool, bytes | None]:
         def write(load: Load) -> list[Any]:
-            return ["remember", topic, False if value is None else load.blob(value)]
+            blobs = [False if raw is None else load.blob(raw) for raw in (before, after)]
+            return ["swap", topic, *blobs, keep // _MILLI + 1 if keep else False]
 
-        def done(result: Any, load: Load) -> None:
-            before.append(self._trips.blob(result) if result else None)
+        found: list[tuple[bool, bytes | None]] = []
+        self._trips.go(NOTES, [Wish(write, lambda r, _: found.append((bool(r[0]), self._blob(r[1]))))], None)
+        return found[0]
 
-        self._trips.go(NOTES, [Wish(write, done)], None)
-        return before[0]
+    def get(self, topic: str, kind: type[N]) -> N | None:
+        found: list[bytes | None] = []
+        wish = Wish(lambda load: ["note", topic], lambda result, _: found.append(self._blob(result)))
+        self._trips.go(NOTES, [wish], None)
+        return note_of(found[0], kind)
 
-    def note(self, topic: str, value: bytes) -> None:
-        self._trips.tell(NOTES, Wish(lambda load: ["remember", topic, load.blob(value)]), None)
+    def _blob(self, number: Any) -> bytes | None:
+        return self._trips.blob(number) if number else None
 
-    def sum(self, topic: str, numbers: tuple[int, int, int]) -> None:
-        self._trips.tell(NOTES, Wish(lambda load: ["sum", topic, numbers]), None)
+    def worker(self) -> Worker:
+        return Background()
 
-    def claim(self, topic: str, mono: int, until: int, *, held: bool = False) -> int:
-        found: list[int] = []
-        wish = Wish(lambda load: ["claim", topic, self.there(until), held], lambda result, _: found.append(result))
-        self._trips.go(NOTES, [wish], Instant(mono, mono, mono) if self._given else None)
-        return self.here(found[0]) if found[0] else 0
+    def shelf(self, home: Path, most_bytes: int) -> Shelf:
+        from ratekeeper.stores.shelf import ServerShelf
+
+        return ServerShelf(self._trips.line, most_bytes)
 
     def skew(self) -> tuple[int, int]:
-        return self._trips.skew()
+        skew = self._trips.line.skew
+        return (0, 0) if self._given else (skew.lo, skew.hi)
 
     def here(self, instant: int) -> int:
         """A steady instant of the server (us) on this machine's clock (ns), the later if in doubt."""
-        return EVER if instant >= _FAR else instant * MICRO - self.skew()[0]
+        return EVER if instant >= _FAR else instant * MICRO - self._trips.skew()[0]
 
     def there(self, instant: int) -> int:
         """A steady instant of this machine (ns) on the server's clock (us), the later if in doubt."""
-        return _FAR if instant >= EVER else -(-(instant + self.skew()[1]) // MICRO)
+        return _FAR if instant >= EVER else -(-(instant + self._trips.skew()[1]) // MICRO)
 
     def new_id(self) -> int:
         return self._numbers.getrandbits(63)
@@ -223,7 +264,8 @@ class News(SharedStore):
         self._names[member] = name
         self._trips.member = member_name(member)
         self._trips.province(NOTES).beat = 0  # a sign of life goes along
-        self.note(f"member:{member_name(member)}", name.encode())
+        topic = f"member:{member_name(member)}"
+        self._trips.tell(NOTES, Wish(lambda load: ["swap", topic, True, load.blob(name.encode()), False]), None)
         if self._doors is not None:
             try:
                 self._doors.hang(member)  # the kernel tells the others of this machine when we are dead

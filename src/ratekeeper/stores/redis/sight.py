@@ -81,9 +81,7 @@ def read_all(trips: Trips, store: RedisStore, now: Callable[[str], Instant]) -> 
     """
     found = Snapshot(learned=store.learned)
     skew = trips.skew()
-    heads = {key.rpartition(b"}")[0] for key in trips.line.ask(lambda client: list(client.scan_iter("hg:{*", 1000)))}
-    notes = trips.line.ask(lambda client: client.hgetall(f"{keys_of('notes')}meta"))
-    names = {k.decode()[12:]: v.decode() for k, v in notes.items() if k.startswith(b"note:member:")}
+    heads = {key.partition(b"}")[0] for key in trips.line.ask(lambda client: list(client.scan_iter("hg:{*", 1000)))}
     for head in sorted(heads):
         namespace = head.decode()[4:]
         prefix = keys_of(namespace)
@@ -100,8 +98,9 @@ def read_all(trips: Trips, store: RedisStore, now: Callable[[str], Instant]) -> 
             if raw is not None:
                 there = over_there(now(namespace), skew)
                 found.ledgers.append(view(key.decode(), ledger_at(raw, there), there))
-        for member in members:
-            found.members[int(member, 16)] = names.get(member.decode(), "?")
+        names = _read_many(trips, [f"{keys_of('notes')}N:member:{member.decode()}" for member in members])
+        for member, name in zip(members, names, strict=True):
+            found.members[int(member, 16)] = "?" if name is None else name.decode()
         found.permits += permits
     found.learned = store.learned
     found.blocks = store.blocks.states()

@@ -190,29 +190,33 @@ local function seldom_verbs()
     return news
   end
 
-  function more.remember(item)
-    local before = call('HGET', META, 'note:' .. item[2])
-    if item[3] then call('HSET', META, 'note:' .. item[2], ARGV[2 + item[3]]) end
-    if not before then return false end
-    reply[#reply + 1] = before
+  -- Write a note, or take it out, if it still is what the client took it for.
+  function more.swap(item)
+    local key = prefix .. 'N:' .. item[2]
+    local before = item[3]
+    if before ~= true then
+      local there = call('GET', key)
+      if there ~= (before and ARGV[2 + before] or false) then
+        if not there then return {false, false} end
+        reply[#reply + 1] = there
+        return {false, #reply - 1}
+      end
+    end
+    if not item[4] then
+      call('DEL', key)
+    elseif item[5] then
+      call('SET', key, ARGV[2 + item[4]], 'PX', item[5])
+    else
+      call('SET', key, ARGV[2 + item[4]])
+    end
+    return {true, false}
+  end
+
+  function more.note(item)
+    local there = call('GET', prefix .. 'N:' .. item[2])
+    if not there then return false end
+    reply[#reply + 1] = there
     return #reply - 1
-  end
-
-  -- A note of three numbers: sums of the first two, the greatest third.
-  function more.sum(item)
-    local key, add = 'note:' .. item[2], item[3]
-    local before = call('HGET', META, key)
-    local a, b, c = 0, 0, 0
-    if before then a, b, c = struct.unpack('<I8I8I8', before) end
-    call('HSET', META, key, struct.pack('<I8I8I8', a + add[1], b + add[2], max(c, add[3])))
-    return true
-  end
-
-  function more.claim(item)
-    local note = tonumber(call('HGET', META, 'claim:' .. item[2]) or 0)
-    if mono < note and not item[4] then return note end
-    call('HSET', META, 'claim:' .. item[2], item[3])
-    return 0
   end
 
   function more.beat(item)

@@ -31,9 +31,9 @@
 --   spent   {{i, limit, actual}..} {mono, lo, hi}                                            -> true
 --   block   scope kind reason length(us) or nil -> {scope, kind, reason, length or false, at}, the one in force
 --   unblock scope kind ('': all)               -> bool     learn {name: {capacity, period}}  -> bool
---   remember topic blob or nil                 -> the blob that stood there before, or false
---   sum     topic {a, b, c}                    -> true: a note of three numbers: sums of a and b, the greatest c
---   claim   topic until held                   -> 0, or until when another has it
+--   swap    topic before after keep(ms)        -> {written?, the blob that stands there if it was not, or false}
+--           before: what the client takes it for, a blob or nil (no note); true: whatever it is. after: blob or nil
+--   note    topic                              -> its blob, or false
 --   beat    member ttl(us)                     -> members there are
 --           Who is not heard of again within ttl goes on without the server, or is dead: its share of every ledger is held
 --           under the permit `away:<member>`, until it is back, or has left, or ten minutes have passed

@@ -1,4 +1,4 @@
-"""Notes of health and echo on a store that two machines share, whose steady clocks have nothing in common."""
+"""Records that machines share whose steady clocks have nothing in common: claims, bans, health and echo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ratekeeper.errors import StoreUnavailable
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.policy.shared import Bans, Claim, age, banned, claimed, held
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.echo import Echo
 from ratekeeper.pools.health import WARNINGS, Health
-from ratekeeper.pools.when import age, stamp
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.redis.store import RedisStore
+from ratekeeper.stores.safe import SafeStore
 
 PLACE = "shop/egress:a"
 DAY = 86_400 * SECOND
@@ -78,19 +79,50 @@ def test_a_note_of_another_clock_is_forgotten(clock: list[int]) -> None:
 def test_a_stamp_is_never_younger_than_it_is(clock: list[int]) -> None:
     """The doubt about the other clock only makes notes older, by twice its width on each side."""
     shared = MemoryStore()
-    at = stamp(Machine(shared, 3 * DAY))
+    at = Machine(shared, 3 * DAY).present().lo
     clock[0] += 7 * SECOND - 3 * DAY
-    assert age(Machine(shared, 0), at) == 7 * SECOND + 2 * DOUBT
+    assert age(at, Machine(shared, 0).present()) == 7 * SECOND + 2 * DOUBT
+
+
+def test_a_claim_is_held_for_as_long_as_in_doubt() -> None:
+    """Until it is surely over on the store's clock; what is garbled, or of a clock that began anew, holds nobody."""
+    now = Instant(100 * SECOND, 1000 * SECOND, 1001 * SECOND)
+    ours, told = claimed(None, now, 110 * SECOND)
+    assert ours == told == Claim(1011 * SECOND)
+    assert held(ours, now) == 111 * SECOND
+    assert claimed(ours, now, 120 * SECOND) == (ours, 111 * SECOND)
+    over = Instant(111 * SECOND, 1011 * SECOND, 1012 * SECOND)
+    assert held(ours, over) == held(None, now) == held(Claim(1 << 62), now) == held(Claim(-5), now) == 0
+    assert claimed(ours, over, 120 * SECOND)[1] == Claim(1021 * SECOND)
+
+
+def test_bans_grow_until_they_are_forgotten() -> None:
+    """So many that are remembered, so many steps; calls that left before the last was met have met the same one."""
+
+    def at(seconds: int) -> Instant:
+        return Instant(seconds * SECOND, (seconds + 500) * SECOND, (seconds + 500) * SECOND)
+
+    def length(earlier: int) -> int:
+        return min(60 << min(earlier, 20), 240) * SECOND
+
+    bans, spans = None, []
+    for now in (100, 200, 300, 350):
+        bans, span = banned(bans, at(now), (now - 1) * SECOND, length)
+        spans.append(span // SECOND)
+    assert spans == [60, 120, 240, 240]
+    assert banned(bans, at(351), 349 * SECOND, length) == (bans, 0)
+    assert banned(bans, at(5000), 4999 * SECOND, length)[1] == 60 * SECOND
+    garbled = Bans(1 << 61, (3, -7, 1 << 61))
+    assert banned(garbled, at(100), 99 * SECOND, length)[1] in {60 * SECOND, 120 * SECOND}
 
 
 def test_a_store_out_of_reach_is_no_error(clock: list[int]) -> None:
     """Whoever counts a warning while the store is away is not hindered."""
 
-    class Away(MemoryStore):
-        def skew(self) -> tuple[int, int]:
-            raise StoreUnavailable("no connection")
-
-    assert Health(Away()).warned(PLACE) == (1, 0)
+    away = RedisStore("redis://127.0.0.1:1")
+    assert away.skew() == (0, 0)
+    assert Health(SafeStore(away, lambda kind, text: None)).warned(PLACE) == (1, 0)
+    away.close()
 
 
 class _Where(BaseHTTPRequestHandler):
