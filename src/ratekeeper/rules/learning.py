@@ -1,8 +1,9 @@
-"""Limits as the provider states them at run time, matched to the limits of the rule file."""
+"""Limits as the provider states them at run time: which of the rule file's they are, and which number is in force."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ratekeeper.ledger.limit import Limit, Window
@@ -10,7 +11,7 @@ from ratekeeper.rules.reading import dig, whole
 from ratekeeper.rules.schema import Learn
 from ratekeeper.rules.times import DAY, duration, interval_period
 
-__all__ = ["believable", "learn_rows", "match_rows"]
+__all__ = ["believable", "in_force", "learn_rows", "match_rows"]
 
 _MOST = 10**12
 """A capacity beyond this is a mistake, not a limit."""
@@ -22,6 +23,34 @@ _LONGEST = 366 * DAY
 def believable(capacity: int, period: int, window: Window | None = None) -> bool:
     """Whether a stated limit can be meant: `capacity` in units, `period` in ns (0: of no window)."""
     return 1 <= capacity <= (_MOST_DRAINED if window is Window.BUCKET else _MOST) and 0 <= period <= _LONGEST
+
+
+def in_force(limit: Limit, ledger: str, learned: Mapping[str, tuple[int, int]]) -> Limit:
+    """The limit that holds on one ledger: with the provider's numbers where it states some.
+
+    A number of the user's own gives way only to one that allows less. Headroom and refill keep their share of the capacity,
+    but for a `lasting` refill. Numbers that no limit can have are not believed.
+
+    Args:
+        limit: as the file and the user have it.
+        ledger: limit and scope, ``orders-1s/account:3fa1c0de9b12``; or the limit alone, for all its ledgers.
+        learned: by ledger or limit, what the provider stated: (capacity in units, period in ns; 0 keeps it). A ledger's own
+            number goes before the limit's.
+    """
+    numbers = learned.get(ledger) or learned.get(limit.name)
+    if numbers is None:
+        return limit
+    capacity, period = numbers[0], numbers[1] or limit.period
+    if limit.own and capacity * max(limit.period, 1) >= limit.capacity * max(period, 1):
+        return limit
+    headroom = limit.headroom * capacity // limit.capacity
+    refill = limit.refill
+    if refill and not limit.lasting:
+        refill = max(1, refill * capacity // limit.capacity)
+    try:
+        return replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+    except ValueError:
+        return limit
 
 
 class _Row(NamedTuple):

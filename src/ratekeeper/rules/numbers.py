@@ -1,4 +1,4 @@
-"""The numbers of limits as they hold: the file's, the tier's, the user's own, the provider's; then what is left unused."""
+"""The numbers of limits as the user wants them: the file's, the tier's, the user's own; then what is left unused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratekeeper.ledger.limit import Limit, Window
 from ratekeeper.rules.routing import limit_of
 from ratekeeper.rules.schema import File
 
-__all__ = ["CAP", "Cap", "capped", "chosen", "smoothed", "stated"]
+__all__ = ["CAP", "Cap", "capped", "chosen", "smoothed"]
 
 CAP = "~cap"
 """Ends the name of a limit that caps one program's part of another."""
@@ -40,18 +40,16 @@ def chosen(
     file: File,
     tiers: Mapping[str, str],
     overrides: Mapping[str, tuple[int, int]],
-    learned: Mapping[str, tuple[int, int]],
     headroom: Mapping[str, int | str],
 ) -> dict[str, Limit]:
-    """The limits of `file` by name.
+    """The limits of `file` by name, before the provider states others (`ratekeeper.rules.learning.in_force`).
 
-    A tier takes the place of the file's number. What the provider states takes the place of either. A number of the user's
-    own (`overrides`) takes the place of all, but for a stated one that allows less. Headroom is taken off last.
+    A tier takes the place of the file's number, one of the user's own (`overrides`) that of either. Headroom is taken off
+    last.
 
     Args:
         tiers: limit, or ``*`` for all that have it -> name of the tier.
         overrides: limit -> (capacity in units, period in ns; 0 keeps it).
-        learned: limit -> (capacity in units, period in ns), as the provider stated them.
         headroom: limit, or ``*`` for all others -> units, or per cent as in ``"10%"``.
 
     Raises:
@@ -65,22 +63,7 @@ def chosen(
         del headroom["*"]
     for name, wish in headroom.items():
         limits[name] = _with_headroom(file.name, limits, name, wish)
-    return {
-        name: stated(limit, learned.get(name), lasting=file.limits[name].lifetime) for name, limit in limits.items()
-    }
-
-
-def stated(limit: Limit, learned: tuple[int, int] | None, *, lasting: bool) -> Limit:
-    """`limit` with the numbers that the provider states. One of the user's own gives way only to a lower one."""
-    if learned is None:
-        return limit
-    capacity, period = learned[0], learned[1] or limit.period
-    if limit.own and capacity * limit.period >= limit.capacity * period:
-        return limit
-    # Headroom is the wish for the number that was known: keep the share, not the number.
-    headroom = limit.headroom * capacity // limit.capacity
-    refill = limit.refill if lasting else limit.refill * capacity // limit.capacity
-    return replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+    return limits
 
 
 def smoothed(limit: Limit) -> Limit | None:

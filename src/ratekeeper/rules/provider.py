@@ -12,7 +12,8 @@ from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
 from ratekeeper.rules.explanation import Explanation, LimitShare, provenance
 from ratekeeper.rules.handling import Handling
-from ratekeeper.rules.numbers import Cap, capped, chosen, smoothed, stated
+from ratekeeper.rules.learning import in_force
+from ratekeeper.rules.numbers import Cap, capped, chosen, smoothed
 from ratekeeper.rules.reading import number, reader, text
 from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from ratekeeper.rules.schema import File
@@ -104,11 +105,12 @@ class Provider:
         self._headroom = dict(headroom or {})
         self._tiers = dict(tiers or {})
         self._overrides = dict(overrides or {})
-        self.limits = chosen(file, self._tiers, self._overrides, self._learned, self._headroom)
+        wanted = chosen(file, self._tiers, self._overrides, self._headroom)
+        self.limits = {name: in_force(limit, name, self._learned) for name, limit in wanted.items()}
         self._ledgers = {
-            ledger: stated(self.limits[name], numbers, lasting=file.limits[name].lifetime)
-            for ledger, numbers in self._learned.items()
-            if (name := ledger.partition("/")[0]) != ledger and name in self.limits
+            ledger: in_force(wanted[name], ledger, self._learned)
+            for ledger in self._learned
+            if (name := ledger.partition("/")[0]) != ledger and name in wanted
         }
         self._router = router or Router(file)
         self.handling = handling or Handling(file)

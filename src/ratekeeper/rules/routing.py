@@ -122,6 +122,7 @@ def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
         headroom=rule.headroom,
         refill=refill or rule.refill * capacity // rule.capacity,
         origin=duration(rule.origin) if rule.origin else 0,
+        lasting=rule.lifetime,
     )
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
-from ratekeeper.rules.learning import learn_rows
-from ratekeeper.rules.schema import Learn
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.learning import in_force, learn_rows
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.schema import File, Learn
+from ratekeeper.stores.inforce import InForce
 
 LEARN = Learn(
     route="GET /info",
@@ -114,3 +121,63 @@ def test_counter_only() -> None:
     learn = msgspec.structs.replace(LEARN, limit="", used="count")
     rows = [row("ORDERS", "SECOND", 10, 300, count=12), row("ORDERS", "MINUTE", 1, 1200, count=40)]
     assert learn_rows(rows, learn, LIMITS) == ({}, {"orders-10s": 12, "orders-1m": 40})
+
+
+FRAGMENT = """
+[limits]
+weight = { unit = "w", capacity = 1000, period = "1m", headroom = 99 }
+leak = { unit = "l", capacity = 15, refill = 33, period = "100s", window = "bucket" }
+life = { unit = "n", capacity = 10000, refill = 1, period = "10s", window = "bucket", lifetime = true }
+open = { unit = "s", capacity = 10, window = "slots" }
+
+[default]
+cost = { w = 1, l = 1, n = 1, s = 1 }
+confidence = "?"
+"""
+NAMES = ("weight", "leak", "life", "open")
+NUMBERS = st.tuples(st.integers(0, 10**6), st.sampled_from([0, SECOND, 60 * SECOND, 100 * SECOND]))
+
+
+@pytest.fixture(scope="module")
+def file(file_of: Callable[[str], File]) -> File:
+    """A limit of each kind whose numbers follow the capacity in a way of its own."""
+    return file_of(FRAGMENT)
+
+
+@given(
+    learned=st.dictionaries(st.sampled_from([each + end for each in NAMES for end in ("", "/ip:default")]), NUMBERS),
+    own=st.dictionaries(st.sampled_from(NAMES), st.tuples(st.integers(1, 2000), st.just(0))),
+    share=st.integers(0, 90),
+)
+def test_rules_and_stores_agree(
+    file: File, learned: dict[str, tuple[int, int]], own: dict[str, tuple[int, int]], share: int
+) -> None:
+    """A plan made after the provider stated its numbers holds the limits that a store finds for a plan made before."""
+    rules = Provider(file, overrides=own, headroom={"*": f"{share}%"})
+    before, after = (each.plan(Call("GET", "/x")).charges for each in (rules, rules.with_learned(learned)))
+    for old, new in zip(before, after, strict=True):
+        found = InForce().of(old, {"test": learned})
+        assert asdict(found) == asdict(new.limit)
+        assert asdict(InForce().of(new, {"test": learned})) == asdict(new.limit), "stated twice is stated once"
+
+
+def test_in_force() -> None:
+    """A ledger's own number goes first; a number of the user's own gives way to less; nonsense is not believed."""
+    limit = Limit("orders", "orders", 100, SECOND, headroom=10)
+    assert in_force(limit, "orders/ip:a", {}) is limit
+    assert in_force(limit, "orders/ip:a", {"orders": (50, 0), "orders/ip:a": (200, 0)}).usable == 180
+    assert in_force(limit, "orders/ip:b", {"orders": (50, 0), "orders/ip:a": (200, 0)}).usable == 45
+    assert in_force(limit, "orders", {"orders": (0, SECOND)}) is limit
+    own = Limit("orders", "orders", 100, SECOND, own=True)
+    assert in_force(own, "orders", {"orders": (300, SECOND)}) is own
+    assert in_force(own, "orders", {"orders": (300, 10 * SECOND)}).period == 10 * SECOND
+    slots = Limit("open", "slots", 10, 0, Window.SLOTS, own=True)
+    assert in_force(slots, "open", {"open": (4, 0)}).capacity == 4
+    leak = Limit("leak", "l", 10, SECOND, Window.BUCKET, refill=1)
+    assert in_force(leak, "leak", {"leak": (5, 0)}).refill == 1, "it never stops"
+    assert (
+        in_force(
+            Limit("life", "n", 10, SECOND, Window.BUCKET, refill=1, lasting=True), "life", {"life": (40, 0)}
+        ).refill
+        == 1
+    )

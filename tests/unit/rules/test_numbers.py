@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ratekeeper.errors import RuleError
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.limit import SECOND, Limit
 from ratekeeper.rules.call import Call
-from ratekeeper.rules.numbers import chosen
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File
 
@@ -31,6 +30,17 @@ MINUTE = 60 * SECOND
 def file(file_of: Callable[[str], File]) -> File:
     """Three limits, two with tiers."""
     return file_of(FRAGMENT)
+
+
+def chosen(
+    file: File,
+    tiers: dict[str, str],
+    overrides: dict[str, tuple[int, int]],
+    learned: dict[str, tuple[int, int]],
+    headroom: dict[str, int | str],
+) -> dict[str, Limit]:
+    """The limits that hold."""
+    return dict(Provider(file, tiers=tiers, overrides=overrides, learned=learned, headroom=headroom).limits)
 
 
 def test_tiers(file: File) -> None:
