@@ -10,12 +10,11 @@ import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Limit
 from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
-from ratekeeper.rules.cost import Amount, evaluate
 from ratekeeper.rules.learning import believable, learn_rows
 from ratekeeper.rules.numbers import CAP
 from ratekeeper.rules.reading import FAULTS, dig_json
 from ratekeeper.rules.refusal import Refusals
-from ratekeeper.rules.routing import CompiledRoute
+from ratekeeper.rules.routing import Amount, CompiledRoute, evaluate
 from ratekeeper.rules.schema import File, Learn, LimitHeaders
 from ratekeeper.rules.times import http_date, instant, interval_name, stated
 

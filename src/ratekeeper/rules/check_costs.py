@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ratekeeper.errors import RuleError
 from ratekeeper.rules.check_values import Wrong, reference, words
-from ratekeeper.rules.cost import references
+from ratekeeper.rules.routing import references
 from ratekeeper.rules.schema import Cost, Costs, File, Term
 
 __all__ = ["check_costs", "refuse_unready", "unready"]

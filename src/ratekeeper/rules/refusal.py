@@ -13,8 +13,17 @@ from ratekeeper.rules.reading import decoded, dig, sought
 from ratekeeper.rules.reading import text as as_text
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.schema import File, Refusal, Retry
-from ratekeeper.rules.standard import Standard, read_standard
-from ratekeeper.rules.times import DAY, Wait, bounded, duration, interval_period, latest, stated
+from ratekeeper.rules.times import (
+    DAY,
+    Standard,
+    Wait,
+    bounded,
+    duration,
+    interval_period,
+    latest,
+    read_standard,
+    stated,
+)
 
 __all__ = ["Refusals", "redact"]
 

@@ -17,11 +17,10 @@ from ratekeeper.rules.ccxt_tables import PREFIX, derive, exchanges_at
 from ratekeeper.rules.check_costs import unready
 from ratekeeper.rules.checks import check as check_meaning
 from ratekeeper.rules.explanation import GRADES, describe, provenance
-from ratekeeper.rules.files import read
+from ratekeeper.rules.files import read, to_toml
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import listed
 from ratekeeper.rules.schema import File, schema_json
-from ratekeeper.rules.writing import to_toml
 
 __all__ = ["command"]
 

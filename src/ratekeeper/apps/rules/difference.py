@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from ratekeeper.rules.call import Call
 from ratekeeper.rules.explanation import describe
+from ratekeeper.rules.files import inline
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import limit_of, listed
 from ratekeeper.rules.schema import File, Route
-from ratekeeper.rules.writing import inline
 
 __all__ = ["Difference", "differences", "table"]
 
