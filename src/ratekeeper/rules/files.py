@@ -17,12 +17,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ratekeeper.errors import RuleError
+from ratekeeper.rules.located import faults
 from ratekeeper.rules.schema import File, Head, Rule
 
 __all__ = ["inline", "parse", "parse_head", "read", "read_head", "to_toml"]
 
 T = TypeVar("T")
 _WIDTH: Final = 120
+_UNKNOWN: Final = re.compile(r"unknown field `(.+?)`")
 _DOCS = "see docs/reference/rules-format.md"
 
 
@@ -70,72 +72,14 @@ def _convert(raw: dict[str, Any], kind: type[T], file: str) -> T:
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `")
         key = place.rstrip("`") or "$"
-        if "[...]" in key:
-            key = _locate(raw, kind, str(error), key)
+        if "[...]" in key:  # so msgspec writes the keys of free tables
+            unknown = _UNKNOWN.search(message)
+            key = next(faults(raw, kind), (key, ""))[0].removesuffix(f".{unknown[1]}" if unknown else "")
         raise RuleError(f"{message}. {_remedy(message)}", file=file, key=key) from None
 
 
-def _locate(raw: dict[str, Any], kind: type[Any], complaint: str, key: str) -> str:
-    """Put the real keys in place of the ``[...]`` that msgspec writes for those of free tables.
-
-    Found by trial: with only the guilty key left in the table, the same complaint comes again.
-    """
-    while "[...]" in key:
-        prefix, _, rest = key.partition("[...]")
-        table = _at(raw, prefix)
-        if not isinstance(table, dict):
-            break
-        for name in table:
-            if complaint == _complaint(_with_only(raw, prefix, name), kind):
-                key = f"{prefix}.{name}{rest}"
-                # What follows is looked for beside this key alone, or a sibling could be blamed.
-                raw = _with_only(raw, prefix, name)
-                complaint = complaint.replace("[...]", f".{name}", 1)
-                break
-        else:
-            break
-        complaint = _complaint(raw, kind)
-    return key
-
-
-def _complaint(raw: dict[str, Any], kind: type[Any]) -> str:
-    try:
-        msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        return str(error)
-    return ""
-
-
-def _steps(path: str) -> list[str | int]:
-    return [int(step[1:-1]) if step.startswith("[") else step for step in re.findall(r"\[\d+\]|[^.\[\]$]+", path)]
-
-
-def _at(raw: Any, path: str) -> Any:
-    for step in _steps(path):
-        try:
-            raw = raw[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return raw
-
-
-def _with_only(raw: dict[str, Any], path: str, name: str) -> dict[str, Any]:
-    """A copy of `raw` in which the table at `path` has `name` as its only key."""
-
-    def copy(value: Any, steps: list[str | int]) -> Any:
-        if not steps:
-            return {name: value[name]}
-        step, *others = steps
-        if isinstance(value, Mapping):
-            return {key: copy(each, others) if key == step else each for key, each in value.items()}
-        return [copy(each, others) if index == step else each for index, each in enumerate(value)]
-
-    result: dict[str, Any] = copy(raw, _steps(path))
-    return result
-
-
 def _remedy(message: str) -> str:
-    unknown = re.search(r"unknown field `(.+?)`", message)
+    unknown = _UNKNOWN.search(message)
     if unknown:
         fields = {name for struct in _structs() for name in struct.__struct_encode_fields__}
         near = difflib.get_close_matches(unknown[1], sorted(fields - {unknown[1]}), n=1)

@@ -90,6 +90,9 @@ def faults(value: object, kind: Any, path: str = "$") -> Iterator[tuple[str, str
     elif isinstance(value, list) and get_origin(shape) is list:
         for at, each in enumerate(value):
             yield from faults(each, get_args(shape)[0], f"{path}[{at}]")
+    elif isinstance(value, list) and get_origin(shape) is tuple and len(value) == len(get_args(shape)):
+        for at, (each, part) in enumerate(zip(value, get_args(shape), strict=True)):
+            yield from faults(each, part, f"{path}[{at}]")
     else:
         try:
             msgspec.convert(value, kind)
@@ -128,7 +131,7 @@ def _shape(value: object, kind: Any) -> Any:
     """The member of a union that is meant where a table or a list stands."""
     for member in map(_bare, _members(_bare(kind))):
         table = _is_struct(member) or get_origin(member) is dict
-        if (isinstance(value, dict) and table) or (isinstance(value, list) and get_origin(member) is list):
+        if (isinstance(value, dict) and table) or (isinstance(value, list) and get_origin(member) in (list, tuple)):
             return member
     return None
 
