@@ -10,8 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.rules.check_costs import refuse_unready
-from ratekeeper.rules.checks import check
+from ratekeeper.rules.checks import check, refuse_unready
 from ratekeeper.rules.files import read, read_head
 from ratekeeper.rules.numbers import Cap
 from ratekeeper.rules.provider import Provider

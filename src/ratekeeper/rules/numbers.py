@@ -8,10 +8,11 @@ from typing import NamedTuple, TypeVar
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Limit, Window
-from ratekeeper.rules.routing import limit_of
-from ratekeeper.rules.schema import File
+from ratekeeper.rules.routing import listed
+from ratekeeper.rules.schema import File, LimitRule, Tier
+from ratekeeper.rules.times import duration
 
-__all__ = ["CAP", "Cap", "capped", "chosen", "smoothed"]
+__all__ = ["CAP", "Cap", "capped", "chosen", "limit_of", "smoothed"]
 
 CAP = "~cap"
 """Ends the name of a limit that caps one program's part of another."""
@@ -34,6 +35,24 @@ class Cap(NamedTuple):
     program: str
     units: int
     place: str
+
+
+def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
+    """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
+    chosen = rule.tiers[tier] if tier else rule.capacity
+    capacity, refill = (chosen.capacity, chosen.refill) if isinstance(chosen, Tier) else (chosen, 0)
+    return Limit(
+        name=name,
+        unit=rule.unit,
+        capacity=capacity,
+        period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
+        window=rule.window,
+        scope=tuple(listed(rule.scope)),
+        headroom=rule.headroom,
+        refill=refill or rule.refill * capacity // rule.capacity,
+        origin=duration(rule.origin) if rule.origin else 0,
+        lasting=rule.lifetime,
+    )
 
 
 def chosen(

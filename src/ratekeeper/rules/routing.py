@@ -6,11 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ratekeeper.ledger.limit import Limit, Window
 from ratekeeper.rules.call import Call, Priority
 from ratekeeper.rules.reading import Reader, count, number, reader, text
-from ratekeeper.rules.schema import Condition, Cost, Costs, File, LimitRule, Route, RouteRule, Scalar, Term, Tier
-from ratekeeper.rules.times import duration
+from ratekeeper.rules.schema import Condition, Cost, Costs, File, LimitRule, Route, RouteRule, Scalar, Term
 
 __all__ = [
     "PRIORITIES",
@@ -19,7 +17,6 @@ __all__ = [
     "Router",
     "compile_cost",
     "evaluate",
-    "limit_of",
     "listed",
     "references",
     "spread",
@@ -119,24 +116,6 @@ class Router:
 def listed(texts: str | list[str]) -> list[str]:
     """One text or several, as a list; nothing for an empty one."""
     return ([texts] if texts else []) if isinstance(texts, str) else texts
-
-
-def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
-    """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
-    chosen = rule.tiers[tier] if tier else rule.capacity
-    capacity, refill = (chosen.capacity, chosen.refill) if isinstance(chosen, Tier) else (chosen, 0)
-    return Limit(
-        name=name,
-        unit=rule.unit,
-        capacity=capacity,
-        period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
-        window=rule.window,
-        scope=tuple(listed(rule.scope)),
-        headroom=rule.headroom,
-        refill=refill or rule.refill * capacity // rule.capacity,
-        origin=duration(rule.origin) if rule.origin else 0,
-        lasting=rule.lifetime,
-    )
 
 
 def spread(costs: Costs, limits: Mapping[str, LimitRule]) -> dict[str, Amount]:

@@ -14,8 +14,8 @@ from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.gate.configuration import configure
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.ccxt_tables import PREFIX, derive, exchanges_at
-from ratekeeper.rules.check_costs import unready
 from ratekeeper.rules.checks import check as check_meaning
+from ratekeeper.rules.checks import unready
 from ratekeeper.rules.explanation import GRADES, describe, provenance
 from ratekeeper.rules.files import read, to_toml
 from ratekeeper.rules.provider import Provider

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from ratekeeper.rules.call import Call
 from ratekeeper.rules.explanation import describe
 from ratekeeper.rules.files import inline
+from ratekeeper.rules.numbers import limit_of
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import limit_of, listed
+from ratekeeper.rules.routing import listed
 from ratekeeper.rules.schema import File, Route
 
 __all__ = ["Difference", "differences", "table"]
