@@ -79,7 +79,7 @@ def dig(value: Any, steps: tuple[str, ...]) -> Any:
     A ``*`` stands for every item of a list: the result is the list of what the rest of the steps finds in them.
     """
     for at, step in enumerate(steps):
-        if isinstance(value, Mapping):
+        if isinstance(value, (dict, Mapping)):  # to ask for a Mapping alone is slow
             value = value.get(step)
         elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]

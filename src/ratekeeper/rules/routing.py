@@ -43,22 +43,18 @@ class CompiledRoute:
     Attributes:
         label: unique name; the match, with ``#2`` behind where several routes share one.
         rule: what the file says.
-        key: ``$.routes[3]``, for explanations.
         costs: amounts reserved, by limit name.
         ok, failed: actual amounts by limit name, where they differ.
         tests: conditions beyond method and path; all must hold.
         own_path: endpoints below a ``*`` are told apart by the real path.
     """
 
-    __slots__ = ("costs", "failed", "key", "label", "match", "ok", "own_path", "rule", "tests")
+    __slots__ = ("costs", "failed", "label", "match", "ok", "own_path", "rule", "tests")
 
-    def __init__(
-        self, rule: Route, match: str, label: str, key: str, limits: Mapping[str, LimitRule], every: Costs
-    ) -> None:
+    def __init__(self, rule: Route, match: str, label: str, limits: Mapping[str, LimitRule], every: Costs) -> None:
         self.rule = rule
         self.match = match
         self.label = label
-        self.key = key
         common = {} if match.startswith("WS") else every
         self.costs = {**spread(common, limits), **spread(rule.cost, limits)}
         self.ok = spread(rule.ok, limits)
@@ -68,9 +64,6 @@ class CompiledRoute:
         )
         self.own_path = not match or match.endswith("*")
 
-    def admits(self, call: Call) -> bool:
-        return all(test(call) for test in self.tests)
-
 
 class Router:
     """Finds the route of a call: one look-up for a plain path, a short walk for templates."""
@@ -78,16 +71,16 @@ class Router:
     __slots__ = ("default", "labels", "plain", "templates")
 
     def __init__(self, file: File) -> None:
-        self.default = CompiledRoute(file.default, "", "", "$.default", file.limits, file.every)
+        self.default = CompiledRoute(file.default, "", "", file.limits, file.every)
         self.labels: dict[str, CompiledRoute] = {"": self.default}
         self.plain: dict[tuple[str, str], tuple[CompiledRoute, ...]] = {}
         self.templates: dict[str, list[tuple[tuple[str, ...], tuple[CompiledRoute, ...]]]] = {}
         grouped: dict[str, list[CompiledRoute]] = {}
-        for index, rule in enumerate(file.routes):
+        for rule in file.routes:
             for match in listed(rule.match):
                 routes = grouped.setdefault(match, [])
                 label = f"{match} #{len(routes) + 1}" if routes else match
-                route = CompiledRoute(rule, match, label, f"$.routes[{index}]", file.limits, file.every)
+                route = CompiledRoute(rule, match, label, file.limits, file.every)
                 routes.append(route)
                 self.labels[label] = route
         for match, routes in grouped.items():
@@ -101,7 +94,13 @@ class Router:
         """The route of `call`; the default one if none knows it."""
         method = call.method.upper()
         candidates = self.plain.get((method, call.path)) or self._template(method, call.path)
-        return next((route for route in candidates if route.admits(call)), self.default)
+        for route in candidates:
+            for test in route.tests:
+                if not test(call):
+                    break
+            else:
+                return route
+        return self.default
 
     def _template(self, method: str, path: str) -> tuple[CompiledRoute, ...]:
         segments = path.split("/")
@@ -163,10 +162,12 @@ def _test(name: str, wanted: Scalar | list[Scalar] | Condition) -> Test:
             value = None if value is None else count(value)
         if accepted and (value is None or text(value) not in accepted):
             return False
+        if condition.least is None and condition.most is None:
+            return True
         size = number(value)
-        if condition.least is not None and (size is None or size < condition.least):
+        if size is None or (condition.least is not None and size < condition.least):
             return False
-        return condition.most is None or (size is not None and size <= condition.most)
+        return condition.most is None or size <= condition.most
 
     return holds
 
