@@ -20,7 +20,7 @@ from ratekeeper.errors import RuleError, StoreError, StoreUnavailable
 from ratekeeper.gate.by_hand import ExchangeSettings, TelegramSettings
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.settings import EgressSettings, checked
-from ratekeeper.rules.located import faults, key_lines, line_of
+from ratekeeper.rules.files import faults, key_lines, line_of
 from ratekeeper.stores.redis.address import is_address, parse_address
 
 __all__ = [
@@ -172,7 +172,7 @@ class SettingsFile:
     Attributes:
         said: what it says.
         path: None if there is none.
-        lines: line of every key in it, as `ratekeeper.rules.located.key_lines` tells them.
+        lines: line of every key in it, as `ratekeeper.rules.files.key_lines` tells them.
     """
 
     said: Settings = field(default_factory=Settings)
