@@ -11,8 +11,7 @@ import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Charge, Limit
 from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
-from ratekeeper.rules.learning import believable, learn_rows
-from ratekeeper.rules.numbers import CAP
+from ratekeeper.rules.numbers import CAP, believable, learn_rows
 from ratekeeper.rules.reading import FAULTS, dig_json
 from ratekeeper.rules.refusal import Refusals
 from ratekeeper.rules.routing import Amount, CompiledRoute, evaluate
@@ -140,12 +139,13 @@ class Listener:
 
     def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
         """Read a refusal. Returns whether the provider charges it."""
-        charged: bool | None = part("body", self._refusals.read, plan, answer, now, result)
-        if charged is None:  # its status and its headers are still there
-            charged = part("headers", self._refusals.read, plan, answer._replace(body=None), now, result)
-        if charged is None:
-            self._refusals.bare(plan, answer.status, result)
-        return charged is not False
+        tries = ("body", answer), ("headers", answer._replace(body=None)), ("status", Answer(answer.status, {}))
+        for name, readable in tries:
+            result.blocks, result.full = (), ()
+            charged: bool | None = part(name, self._refusals.read, plan, readable, now, result)
+            if charged is not None:
+                return charged
+        return True
 
     def _server_time(self, date: str) -> tuple[int, int] | None:
         """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]."""

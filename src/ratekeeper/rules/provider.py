@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
-from ratekeeper.rules.learning import in_force
-from ratekeeper.rules.numbers import Cap, capped, chosen, smoothed
+from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
 from ratekeeper.rules.reading import number, reader, text
 from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from ratekeeper.rules.schema import File

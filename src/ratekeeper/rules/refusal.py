@@ -100,19 +100,6 @@ class Refusals:
         self._hold_at_all(plan, standard, result)
         return refusal.charged
 
-    def bare(self, plan: Plan, status: int, result: Feedback) -> None:
-        """Classify a refusal of which nothing but the status can be read."""
-        answer = Answer(status, {}, None)
-        refusal = next((each for each in self._refusals if _matches(each, plan, status, None, "")), None)
-        result.blocks, result.full = (), ()
-        if refusal is None:
-            self._unknown(plan, answer, None, "", 0, result)
-            return
-        result.outcome = Outcome(refusal.outcome)
-        result.reason = _reason(status, "")
-        if refusal.block:
-            self._hold_owner(refusal.block, plan, None, 0, result)
-
     def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
         """An error that no signature knows: what HTTP says."""
         result.reason = _reason(answer.status, text)

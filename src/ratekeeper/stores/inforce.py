@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from ratekeeper.ledger.limit import Charge, Limit, Window
-from ratekeeper.rules.learning import in_force
+from ratekeeper.rules.numbers import in_force
 
 __all__ = ["PACED", "REFUSED", "InForce"]
 
