@@ -56,8 +56,7 @@ class _Wrong(Exception):
 def check(file: File, path: str = "") -> None:
     """Raise `RuleError` for the first thing in `file` that cannot be meant; `path` names the file in it."""
     try:
-        _texts(file, "$")
-        for part in (_head, _limits, _routes, _refusals, _learning, _handling):
+        for part in (_texts, _head, _limits, _routes, _refusals, _learning, _handling):
             part(file)
     except _Wrong as wrong:
         raise RuleError(f"{wrong.what}. {wrong.remedy}", file=path, key=wrong.key) from None
@@ -117,8 +116,12 @@ def _regex(key: str, text: str) -> None:
 
 def _header(key: str, name: str) -> None:
     """A header name, which is looked up in lower case."""
-    if name != name.lower():
-        raise _Wrong(key, f"{name!r} has capital letters", "Write header names in lower case")
+    _need(name == name.lower(), key, f"{name!r} has capital letters", "Write header names in lower case")
+
+
+def _need(good: object, key: str, what: str, remedy: str) -> None:
+    if not good:
+        raise _Wrong(key, what, remedy)
 
 
 def _known(key: str, word: str, known: Iterable[str], what: str) -> None:
@@ -151,23 +154,35 @@ _TEXTS: Final[dict[type[Rule], dict[str, Callable[[str, str], None]]]] = {
 """What the texts in each table must be, by field."""
 
 
-def _texts(value: object, key: str) -> None:
-    """Look at every text below `value` that `_TEXTS` names. Costs are left to `_check_costs`."""
-    inside: Iterable[tuple[str, object]] = ()
-    if isinstance(value, Rule):
-        judges = _TEXTS.get(type(value), {})
-        for field, judge in judges.items():
-            for text in listed(getattr(value, field)):
+def _texts(file: File) -> None:
+    for key, table in _tables(file):
+        for field, judge in _TEXTS[type(table)].items():
+            for text in listed(getattr(table, field)):
                 judge(f"{key}.{field}", text)
-        if not isinstance(value, Term):
-            inside = ((f".{field}", getattr(value, field)) for field in value.__struct_fields__ if field not in judges)
-    elif isinstance(value, dict):
-        inside = ((f".{name}", each) for name, each in value.items())
-    elif isinstance(value, list):
-        inside = ((f"[{index}]", each) for index, each in enumerate(value))
-    for step, each in inside:
-        if isinstance(each, Rule | dict | list):
-            _texts(each, key + step)
+
+
+def _tables(file: File) -> Iterator[tuple[str, Rule]]:
+    """Every table that has texts to look at."""
+    yield from ((f"$.owners.{kind}", owner) for kind, owner in file.owners.items())
+    for name, limit in file.limits.items():
+        yield f"$.limits.{name}", limit
+        yield f"$.limits.{name}.headers", limit.headers
+    for index, route in enumerate(file.routes):
+        for name, wanted in route.where.items():
+            if isinstance(wanted, Condition):
+                yield f"$.routes[{index}].where.{name}", wanted
+    hints = [("$.hints", file.hints.retry)]
+    for index, refusal in enumerate(file.refusals):
+        yield f"$.refusals[{index}]", refusal
+        hints.append((f"$.refusals[{index}]", refusal.retry or []))
+    for key, retry in hints:
+        yield from ((f"{key}.retry[{index}]", hint) for index, hint in enumerate(retry))
+    yield "$.hints", file.hints
+    yield "$.ban", file.ban
+    if file.signing is not None:
+        yield "$.signing", file.signing
+    yield from ((f"$.socket.{kind}", socket) for kind, socket in file.socket.items())
+    yield from ((f"$.lookups[{index}]", lookup) for index, lookup in enumerate(file.lookups))
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -175,25 +190,22 @@ def _texts(value: object, key: str) -> None:
 
 def _head(file: File) -> None:
     for index, host in enumerate(file.hosts):
-        if host != host.lower() or "/" in host or ":" in host:
-            raise _Wrong(
-                f"$.hosts[{index}]",
-                f"{host!r} is not a plain host name",
-                "Write it in lower case, without scheme, port and path",
-            )
+        plain = host == host.lower() and not {"/", ":"} & set(host)
+        remedy = "Write it in lower case, without scheme, port and path"
+        _need(plain, f"$.hosts[{index}]", f"{host!r} is not a plain host name", remedy)
     for kind, owner in file.owners.items():
         key = f"$.owners.{kind}"
-        if kind in {"ip", "endpoint", "connection"}:
-            raise _Wrong(key, f"the owner {kind!r} is built in", "Choose another name")
-        if sum(map(bool, (owner.header, owner.value, owner.setting))) != 1:
-            raise _Wrong(key, "an owner needs exactly one of header, value, setting", "Keep one of them")
-        if kind in {"account", "key"} and not owner.header and owner.setting != "account":
-            raise _Wrong(key, f"{kind!r} is told by a secret", "Name the request headers that hold it in `header`")
+        _need(
+            kind not in {"ip", "endpoint", "connection"}, key, f"the owner {kind!r} is built in", "Choose another name"
+        )
+        told = sum(map(bool, (owner.header, owner.value, owner.setting)))
+        _need(told == 1, key, "an owner needs exactly one of header, value, setting", "Keep one of them")
+        shown = kind not in {"account", "key"} or owner.header or owner.setting == "account"
+        _need(shown, key, f"{kind!r} is told by a secret", "Name the request headers that hold it in `header`")
 
 
 def _limits(file: File) -> None:
-    if not file.limits:
-        raise _Wrong("$.limits", "there is no limit", "Add at least one table [limits.NAME]")
+    _need(file.limits, "$.limits", "there is no limit", "Add at least one table [limits.NAME]")
     for name, rule in file.limits.items():
         key = f"$.limits.{name}"
         _sourced(file, key, rule.source, file.source)
@@ -207,24 +219,17 @@ def _limits(file: File) -> None:
 
 
 def _window(file: File, rule: LimitRule, key: str) -> None:
-    if bool(rule.period) == (rule.window is Window.SLOTS):
-        need = "has no period" if rule.period else "needs a period"
-        raise _Wrong(
-            f"{key}.period", f"a {rule.window} limit {need}", 'Write for example period = "1m", or none for slots'
-        )
-    if rule.refill and rule.window is not Window.BUCKET:
-        raise _Wrong(f"{key}.refill", "only a bucket refills", 'Write window = "bucket", or leave refill out')
-    if rule.lifetime and not rule.refill:
-        raise _Wrong(
-            f"{key}.lifetime", "nothing says what remains when it is empty", 'Add window = "bucket" and `refill`'
-        )
-    if rule.origin and rule.window is not Window.FIXED:
-        raise _Wrong(
-            f"{key}.origin", "only a fixed window has an origin", 'Write window = "fixed", or leave origin out'
-        )
-    if rule.unit in file.limits and file.limits[rule.unit] is not rule:
-        remedy = "Rename one: costs could not tell them apart"
-        raise _Wrong(f"{key}.unit", f"{rule.unit!r} is also the name of a limit", remedy)
+    what = f"a {rule.window} limit {'has no period' if rule.period else 'needs a period'}"
+    fits = bool(rule.period) != (rule.window is Window.SLOTS)
+    _need(fits, f"{key}.period", what, 'Write for example period = "1m", or none for slots')
+    fits = not rule.refill or rule.window is Window.BUCKET
+    _need(fits, f"{key}.refill", "only a bucket refills", 'Write window = "bucket", or leave refill out')
+    what, remedy = "nothing says what remains when it is empty", 'Add window = "bucket" and `refill`'
+    _need(rule.refill or not rule.lifetime, f"{key}.lifetime", what, remedy)
+    fits = not rule.origin or rule.window is Window.FIXED
+    _need(fits, f"{key}.origin", "only a fixed window has an origin", 'Write window = "fixed", or leave origin out')
+    what, remedy = f"{rule.unit!r} is also the name of a limit", "Rename one: costs could not tell them apart"
+    _need(file.limits.get(rule.unit, rule) is rule, f"{key}.unit", what, remedy)
 
 
 def _scope(file: File, rule: LimitRule, key: str) -> None:
@@ -233,10 +238,10 @@ def _scope(file: File, rule: LimitRule, key: str) -> None:
         if kind not in BUILT_IN and kind not in file.owners:
             remedy = f"Use one of {_words(BUILT_IN | set(file.owners))}, or add [owners.{kind}]"
             raise _Wrong(key, f"unknown owner {kind!r}", remedy)
-        if kind in {"account", "key"} and kind not in file.owners:
-            raise _Wrong(key, f"nothing says which header tells the {kind}", f"Add [owners.{kind}] with `header`")
-    if not scope or len(set(scope)) != len(scope):
-        raise _Wrong(key, "a scope names each kind of owner once", "List every kind one time")
+        what, remedy = f"nothing says which header tells the {kind}", f"Add [owners.{kind}] with `header`"
+        _need(kind not in {"account", "key"} or kind in file.owners, key, what, remedy)
+    once = scope and len(set(scope)) == len(scope)
+    _need(once, key, "a scope names each kind of owner once", "List every kind one time")
 
 
 def _routes(file: File) -> None:
@@ -248,22 +253,20 @@ def _routes(file: File) -> None:
     for index, rule in enumerate(file.routes):
         key = f"$.routes[{index}]"
         _sourced(file, key, rule.source, file.source)
-        if not rule.match:
-            raise _Wrong(f"{key}.match", "the route matches nothing", 'Write match = "GET /path"')
+        _need(rule.match, f"{key}.match", "the route matches nothing", 'Write match = "GET /path"')
         for match in listed(rule.match):
             _match(f"{key}.match", match)
             same = re.sub(r"\{[^}/]*\}", "{}", match)
-            if same in unconditional or (same, str(rule.where)) in seen:
-                first = unconditional.get(same, "an earlier route")
-                remedy = "Remove one, or put the one with `where` first"
-                raise _Wrong(f"{key}.match", f"{match!r} is taken by {first} already", remedy)
+            free = same not in unconditional and (same, str(rule.where)) not in seen
+            what = f"{match!r} is taken by {unconditional.get(same, 'an earlier route')} already"
+            _need(free, f"{key}.match", what, "Remove one, or put the one with `where` first")
             if not rule.where:
                 unconditional[same] = key
             seen.add((same, str(rule.where)))
         for name, wanted in rule.where.items():
             _reference(f"{key}.where.{name}", name)
-            if wanted in ([], Condition()):
-                raise _Wrong(f"{key}.where.{name}", "the condition is empty", "Say what the value must be")
+            says = wanted not in ([], Condition())
+            _need(says, f"{key}.where.{name}", "the condition is empty", "Say what the value must be")
 
 
 def _match(key: str, match: str) -> None:
@@ -271,8 +274,8 @@ def _match(key: str, match: str) -> None:
     if method not in _METHODS or not blank or not place.startswith("/") or " " in place or "*" in place[:-1]:
         remedy = f"Use one of {_words(_METHODS)}, a blank, a path; `*` only as the last segment"
         raise _Wrong(key, f"{match!r} is not METHOD /path", remedy)
-    if place.endswith("*") and not place.endswith("/*"):
-        raise _Wrong(key, f"{match!r}: `*` must be a whole segment", "Write /*")
+    whole = not place.endswith("*") or place.endswith("/*")
+    _need(whole, key, f"{match!r}: `*` must be a whole segment", "Write /*")
 
 
 def _refusals(file: File) -> None:
@@ -280,41 +283,40 @@ def _refusals(file: File) -> None:
     owners = BUILT_IN | set(file.owners) | {"provider", "class"}
     for index, refusal in enumerate(file.refusals):
         key = f"$.refusals[{index}]"
-        if not any((refusal.status, refusal.body, refusal.text, refusal.close)):
-            raise _Wrong(key, "the refusal matches every answer", "Set status, body, text or close")
-        if any(status < 400 for status in refusal.status) and not (refusal.body or refusal.text):
-            raise _Wrong(key, "an answer below 400 is a refusal only by its body", "Add `body` or `text`")
-        if refusal.interval and re.compile(refusal.interval).groups != 2:
-            remedy = r"Write one for the number, one for the word: per (\d+) (\w+)"
-            raise _Wrong(f"{key}.interval", "two groups are needed", remedy)
+        some = any((refusal.status, refusal.body, refusal.text, refusal.close))
+        _need(some, key, "the refusal matches every answer", "Set status, body, text or close")
+        told = refusal.body or refusal.text or all(status >= 400 for status in refusal.status)
+        _need(told, key, "an answer below 400 is a refusal only by its body", "Add `body` or `text`")
+        groups = re.compile(refusal.interval).groups if refusal.interval else 2
+        remedy = r"Write one for the number, one for the word: per (\d+) (\w+)"
+        _need(groups == 2, f"{key}.interval", "two groups are needed", remedy)
         for word in refusal.limits:
             _known(f"{key}.limits", word, units | set(file.limits), "no limit has the name or the unit")
         if refusal.block:
             _known(f"{key}.block", refusal.block, owners, "unknown owner")
-            if not refusal.hold and refusal.outcome != "banned":
-                remedy = 'Add for example hold = "30s"'
-                raise _Wrong(f"{key}.hold", "nothing says for how long when no hint does", remedy)
+            ends = refusal.hold or refusal.outcome == "banned"
+            what, remedy = "nothing says for how long when no hint does", 'Add for example hold = "30s"'
+            _need(ends, f"{key}.hold", what, remedy)
         _retry(f"{key}.retry", refusal.retry or [])
     _retry("$.hints.retry", file.hints.retry)
 
 
 def _retry(key: str, hints: list[Retry]) -> None:
     for index, hint in enumerate(hints):
-        if sum(map(bool, (hint.header, hint.body, hint.text))) != 1:
-            raise _Wrong(f"{key}[{index}]", "a hint names exactly one of header, body, text", "Keep one of them")
-        if hint.text and re.compile(hint.text).groups < 1:
-            remedy = r"Write for example until (\d{13})"
-            raise _Wrong(f"{key}[{index}].text", "a group around the instant is needed", remedy)
+        one = sum(map(bool, (hint.header, hint.body, hint.text))) == 1
+        _need(one, f"{key}[{index}]", "a hint names exactly one of header, body, text", "Keep one of them")
+        grouped = not hint.text or re.compile(hint.text).groups
+        remedy = r"Write for example until (\d{13})"
+        _need(grouped, f"{key}[{index}].text", "a group around the instant is needed", remedy)
 
 
 def _learning(file: File) -> None:
     units = {limit.unit for limit in file.limits.values()}
     for index, learn in enumerate(file.learn):
         key = f"$.learn[{index}]"
-        if learn.rows is None and not learn.clock:
-            raise _Wrong(key, "there is nothing to learn", "Set `rows` or `clock`")
-        if learn.rows is not None and bool(learn.type) == bool(learn.limit_name):
-            raise _Wrong(key, "the rows need exactly one of type, limit_name", "Say how to tell which limit is meant")
+        _need(learn.rows is not None or learn.clock, key, "there is nothing to learn", "Set `rows` or `clock`")
+        one = learn.rows is None or bool(learn.type) != bool(learn.limit_name)
+        _need(one, key, "the rows need exactly one of type, limit_name", "Say how to tell which limit is meant")
         for word in learn.units.values():
             _known(f"{key}.units", word, units, "no limit counts")
         if learn.limit_name:
@@ -325,16 +327,15 @@ def _handling(file: File) -> None:
     """``[keep]``, ``apart``, ``[[merges]]``, ``[[lookups]]``."""
     routes = {match for route in file.routes for match in listed(route.match)}
     for pattern, span in file.keep.items():
-        if not any(fnmatchcase(each, pattern) for each in routes):
-            remedy = "Write a route's `match`, or shell wildcards over several"
-            raise _Wrong(f"$.keep.{pattern}", f"{pattern!r} fits no route", remedy)
-        _duration(f"$.keep.{pattern}", span or " ", 0, "30s, 1h, or 0s for never")
+        key = f"$.keep.{pattern}"
+        fits = any(fnmatchcase(each, pattern) for each in routes)
+        _need(fits, key, f"{pattern!r} fits no route", "Write a route's `match`, or shell wildcards over several")
+        _duration(key, span or " ", 0, "30s, 1h, or 0s for never")
     for index, name in enumerate(file.apart):
         _header(f"$.apart[{index}]", name)
     for index, merge in enumerate(file.merges):
         key = f"$.merges[{index}]"
-        if not merge.match.startswith("GET "):
-            raise _Wrong(f"{key}.match", "only reads can be merged", "Write GET /path")
+        _need(merge.match.startswith("GET "), f"{key}.match", "only reads can be merged", "Write GET /path")
         _known_route(f"{key}.match", merge.match, routes)
         if merge.to:
             _known_route(f"{key}.to", f"GET {merge.to}", routes)
@@ -352,21 +353,19 @@ def _lookup(key: str, lookup: Lookup, routes: set[str]) -> None:
         if not (len(where) > 2 and where[0] == where[-1] == "'"):
             _reference(f"{key}.params.{name}", where)
     for name in lookup.needed:
-        if name not in lookup.params:
-            raise _Wrong(f"{key}.needed", f"{name!r} is not among `params`", f"Use {_words(lookup.params)}")
+        given = name in lookup.params
+        _need(given, f"{key}.needed", f"{name!r} is not among `params`", f"Use {_words(lookup.params)}")
 
 
 def _known_route(key: str, match: str, routes: set[str]) -> None:
-    if match not in routes:
-        raise _Wrong(key, f"{match!r} is no route of this file", "Write it as in a route's `match`")
+    _need(match in routes, key, f"{match!r} is no route of this file", "Write it as in a route's `match`")
 
 
 def _sourced(file: File, key: str, source: str | list[str], fallback: str | list[str] | None = None) -> None:
     """Tags that exist; where there is a `fallback`, at least one in either."""
     tags = listed(source) or listed(fallback or "")
-    if not tags and fallback is not None:
-        remedy = "Name a tag of [sources] here or as the file's `source`"
-        raise _Wrong(f"{key}.source", "the numbers have no source", remedy)
+    remedy = "Name a tag of [sources] here or as the file's `source`"
+    _need(tags or fallback is None, f"{key}.source", "the numbers have no source", remedy)
     for tag in tags:
         if tag not in file.sources:
             remedy = f"Add it to [sources], or use one of {_words(file.sources)}"
@@ -397,30 +396,29 @@ def _check_costs(file: File, path: str, costs: Costs, *, actual: bool) -> None:
             _term(key, term)
         for name in references(cost):
             _reference(key, name)
-            if (name.partition(".")[0] == "answer") != actual:
-                remedy = "`cost` reads the call; `ok` and `failed` read answer.…"
-                raise _Wrong(key, f"{name!r} cannot be known here", remedy)
-        if not actual and not _total(cost):
-            remedy = "Add `missing`, or a number at the end of the list"
-            raise _Wrong(key, "the cost is not stated for every call", remedy)
+            there, remedy = name.split(".")[0] == "answer", "`cost` reads the call; `ok` and `failed` read answer.…"
+            _need(there == actual, key, f"{name!r} cannot be known here", remedy)
+        remedy = "Add `missing`, or a number at the end of the list"
+        _need(actual or _total(cost), key, "the cost is not stated for every call", remedy)
 
 
 def _term(key: str, term: Term) -> None:
     heads = [field for field in _HEADS if getattr(term, field)]
-    if len(heads) != 1:
-        remedy = "Nest terms in a list, sum or largest to combine them"
-        raise _Wrong(key, f"a cost names exactly one of {', '.join(_HEADS)}", remedy)
+    what, remedy = (
+        f"a cost names exactly one of {', '.join(_HEADS)}",
+        "Nest terms in a list, sum or largest to combine them",
+    )
+    _need(len(heads) == 1, key, what, remedy)
     edges = [edge for edge, _ in term.bands]
-    if edges != sorted(set(edges)):
-        raise _Wrong(key, "the edges of `bands` must rise", "Sort them; an edge belongs to its own band")
+    rise = edges == sorted(set(edges))
+    _need(rise, key, "the edges of `bands` must rise", "Sort them; an edge belongs to its own band")
     scales = [bool(term.bands), bool(term.cases), term.each is not None]
     head = heads[0]
     wanted = {"by": 1, "count": 1, "age": 1, "has": 0, "sum": 0, "largest": 0, "estimate": sum(scales)}[head]
-    if sum(scales) != wanted or (term.cases and head != "by"):
-        scale = "one of bands, cases, each" if wanted else "no bands, cases or each"
-        raise _Wrong(key, f"`{head}` goes with {scale}", "Keep one scale")
-    if (term.cost is not None) != (head == "has"):
-        raise _Wrong(key, "`cost` and `has` belong together", "Write {has = …, cost = …, missing = …}")
+    what = f"`{head}` goes with {'one of bands, cases, each' if wanted else 'no bands, cases or each'}"
+    _need(sum(scales) == wanted and (head == "by" or not term.cases), key, what, "Keep one scale")
+    both = (term.cost is not None) == (head == "has")
+    _need(both, key, "`cost` and `has` belong together", "Write {has = …, cost = …, missing = …}")
 
 
 def _total(cost: Cost) -> bool:
