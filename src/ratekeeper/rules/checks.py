@@ -90,7 +90,7 @@ def _reference(key: str, name: str) -> None:
     """A reference names something that exists in its root."""
     root, dot, rest = name.partition(".")
     if (root == "header" and (not rest or rest != rest.lower())) or (dot and not rest):
-        raise _Wrong(key, f"{name!r} names nothing", "Write $.NAME, in lower case for headers")
+        raise _Wrong(key, f"{name!r} names nothing", f"Write {root}.NAME, in lower case for headers")
     if dot and root not in {"header", "answer", "body"}:
         raise _Wrong(key, f"{name!r} has an unknown root", "Use a parameter's name, body.…, header.… or answer.…")
 
