@@ -158,10 +158,11 @@ class Rulebook:
         `path` decides where one host serves several providers. The user's own hosts go before the files'.
         """
         host = host.lower()
-        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and ":" in host else host
-        name = self._mapped.get(host) or self._mapped.get(bare)
-        if name is not None:
-            return self.provider(name)
+        name, _, port = host.rpartition(":")
+        bare = name if name and port.isdecimal() else host
+        mapped = self._mapped.get(host) or self._mapped.get(bare)
+        if mapped is not None:
+            return self.provider(mapped)
         candidates = self._exact.get(bare)
         while candidates is None and "." in bare:
             bare = bare.partition(".")[2]

@@ -40,6 +40,7 @@ TWO = '[[routes]]\nmatch = "GET /a/{x}"\n%s\n[[routes]]\nmatch = "GET /a/{y}"\n%
         ("[owners.a]\nvalue = 'x'\nheader = 'y'", "$.owners.a", "exactly one"),
         ("[owners.a]\nvalue = 'x'\npattern = '('", "$.owners.a.pattern", "regular expression"),
         ("[owners.a]\nvalue = 'x.y'", "$.owners.a.value", "unknown root"),
+        ("[owners.a]\nvalue = 'body.'", "$.owners.a.value", "Write body.NAME"),
         ("[every]\nweight = 1", "$.every.weight", "calls, calls-1m"),
         ("[default]\ncost = { weight = 1 }", "$.default.cost.weight", "no limit has the name or the unit"),
         ('[[routes]]\nmatch = "/a"', "$.routes[0].match", "METHOD /path"),
