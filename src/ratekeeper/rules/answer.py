@@ -1,4 +1,4 @@
-"""What an answer tells: usage headers, actual costs, the server's clock, limits in force. Refusals are in `refusal`."""
+"""Reads answers: usage headers, actual costs, the server's clock, stated limits. `refusal` reads those that refuse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_RECIPES = 8192
 _BELIEVABLE = 10**15
 """Counters beyond this are noise, not counts."""
 _OVER = 16
-"""A counter or a cost of more than so many times the limit says no more than that: the limit is used up."""
+"""A counter or a cost is cut to this multiple of the limit: beyond it, it only says that the limit is used up."""
 _EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
 """The years 2000 and 2200, Unix ns: what lies outside is not the time of any server."""
 

@@ -1,4 +1,4 @@
-"""All rule files together: which provider a host belongs to. Files are read whole only when a provider is used."""
+"""The rule book knows which provider a host belongs to. It reads a file whole when its provider is first used."""
 
 from __future__ import annotations
 

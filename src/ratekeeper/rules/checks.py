@@ -1,4 +1,4 @@
-"""Whether a rule file means something: long, because it looks at every table of the format.
+"""Checks that a rule file makes sense: long, because it looks at every table of the format.
 
 Names must exist, routes must differ, numbers must have a source, and costs must be stated for every call.
 """
@@ -96,7 +96,7 @@ def _reference(key: str, name: str) -> None:
 
 
 def _duration(key: str, text: str, least: int = 1, examples: str = "500ms, 10s, 1m, 1h30m, 7d") -> None:
-    """Empty, or a duration of at least so many ns."""
+    """Empty, or a duration of at least `least` ns."""
     try:
         if text and duration(text) < least:
             raise ValueError

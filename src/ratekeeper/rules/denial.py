@@ -1,4 +1,4 @@
-"""The answers that a provider gives to those it refuses, in the words of its rule file and the shapes of `envelopes.toml`.
+"""Writes the answers that a provider gives to calls it refuses: words of its rule file, shapes of `envelopes.toml`.
 
 Callers that are shut out get such an answer from us; the emulator gives them as the provider would.
 """

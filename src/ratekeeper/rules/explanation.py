@@ -1,4 +1,4 @@
-"""Why a call costs what it costs: plain values for `ratekeeper explain`, each with source, date and confidence."""
+"""Explains what a call costs and why: plain values for `ratekeeper explain`, with source, date and confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TOML that people write, read with errors that name the file, the key, its line and the remedy; and rule files written.
+"""Reads TOML that people write: errors name the file, the key, its line and the remedy. Writes rule files.
 
 tomllib tells no lines. But a TOML statement ends where its text parses by itself, so `key_lines` reads the text statement
 by statement with tomllib itself: no second grammar that could disagree with it.

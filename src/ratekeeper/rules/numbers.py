@@ -1,4 +1,4 @@
-"""The numbers of limits: the file's, the tier's, the user's own; then those that the provider states; and which holds."""
+"""Finds the number that holds for a limit: the file's, the tier's, the user's own, or the one the provider states."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def smoothed(limit: Limit) -> Limit | None:
 
 def capped(limit: Limit, cap: Cap) -> Limit:
     """A second limit that keeps one program to its part of `limit`, of all owners together."""
-    # Where a provider's windows begin when it pleases, no span as long as one may hold more.
+    # Nobody knows where windows of the other kinds begin, so no span of one period may hold more.
     known = limit.window in {Window.FIXED, Window.SLOTS}
     return Limit(
         name=f"{limit.name}{CAP}",

@@ -1,4 +1,4 @@
-"""One provider's rules at work: a call becomes a plan, an answer becomes feedback."""
+"""Puts the rule file of one provider to work: it turns a call into a plan, and an answer into feedback."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class Provider:
         return self._denials.make(plan, kind, scope, until, now, words)
 
     def ban_length(self, earlier: int = 0) -> int:
-        """Nanoseconds that a ban lasts which states no end, after so many `earlier` ones."""
+        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans."""
         ban = self.file.ban
         longest = duration(ban.longest)
         return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))

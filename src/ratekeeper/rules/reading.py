@@ -1,4 +1,4 @@
-"""References: how a rule names a value of a call or of an answer, and how that value is read.
+"""Reads values by reference: a rule names a value of a call or of an answer, and a reader finds it.
 
 ``symbol`` is a parameter; ``body.type`` a field of the JSON body (``body`` the whole of it); ``header.x-key`` a request
 header; ``answer.usage.total`` a field of the JSON answer; ``body.*.id`` that field of every item of a list. One grammar

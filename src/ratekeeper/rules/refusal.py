@@ -1,4 +1,4 @@
-"""How providers say no: signatures over status, body and text; what they name; when to come back."""
+"""Reads refusals: which rule fits status, body and text, which limits and owners it names, when to come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which route a call falls under and what it costs: compiled once per rule file, shared by all providers made from it."""
+"""Finds the route of a call, and what it costs. A rule file is compiled once; all its providers share the result."""
 
 from __future__ import annotations
 

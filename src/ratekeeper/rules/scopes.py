@@ -1,4 +1,4 @@
-"""Owners: whose limit a call spends, as a short text that holds no secret."""
+"""Names the owners of the limits that a call spends: short texts that hold no secret."""
 
 from __future__ import annotations
 

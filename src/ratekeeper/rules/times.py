@@ -1,4 +1,4 @@
-"""Durations and instants in every way servers write them, and the standard headers that say when to come back.
+"""Reads durations, instants, and the standard headers that say when to come back, as servers write them.
 
 All results are integer nanoseconds. Nothing here knows what time it is.
 """
