@@ -139,12 +139,14 @@ class Listener:
 
     def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
         """Read a refusal. Returns whether the provider charges it."""
-        tries = ("body", answer), ("headers", answer._replace(body=None)), ("status", Answer(answer.status, {}))
-        for name, readable in tries:
+        readable = answer
+        for name in ("body", "headers", "status"):
             result.blocks, result.full = (), ()
             charged: bool | None = part(name, self._refusals.read, plan, readable, now, result)
             if charged is not None:
                 return charged
+            # What could not be read with it is read without: first the body, then the headers.
+            readable = Answer(answer.status, answer.headers if name == "body" else {})
         return True
 
     def _server_time(self, date: str) -> tuple[int, int] | None:

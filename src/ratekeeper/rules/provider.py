@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
-from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
+from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan
 from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
 from ratekeeper.rules.reading import number, reader, text
 from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
@@ -117,8 +117,7 @@ class Provider:
         self._listener = Listener(self.file, self.namespace, self.limits, self._router.labels, learned)
         self._denials: Denials | None = None
         self._places: dict[CompiledRoute, _Place] = {}
-        # Places that method and path alone decide: all plain routes without conditions.
-        self._plain = {at: self._place(found[0]) for at, found in self._router.plain.items() if not found[0].tests}
+        self._plain: dict[tuple[str, str], _Place] = {}  # those that method and path alone decide
 
     def __repr__(self) -> str:
         return f"Provider({self.namespace!r}, {len(self.limits)} limits, {len(self._router.labels) - 1} routes)"
@@ -224,6 +223,9 @@ class Provider:
             kinds.append("endpoint")
         place = _Place(route, tuple(kinds), tuple([self._owner_of[kind] for kind in kinds]))
         self._places[route] = place
+        method, _, path = route.match.partition(" ")
+        if not route.tests and route in self._router.plain.get((method, path), ())[:1]:
+            self._plain[method, path] = place
         return place
 
     def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
@@ -258,7 +260,7 @@ class Provider:
             route=route.label,
             charges=tuple(charges),
             scopes=tuple(scopes),
-            priority=Priority(PRIORITIES[route.rule.class_]),
+            priority=PRIORITIES[route.rule.class_],
             feedback=route.rule.feedback,
         )
 

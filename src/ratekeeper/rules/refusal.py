@@ -87,9 +87,8 @@ class Refusals:
         standard = read_standard(answer.headers)
         wait = self._wait(hints, standard, answer.headers, body, text, now)
         hold = duration(refusal.hold) if refusal.hold else 0
-        if (
-            wait is not None and refusal.retry == []
-        ):  # its hints are known to be wrong: they never shorten what is known
+        # Hints that are known to be wrong never shorten what is known.
+        if wait is not None and refusal.retry == []:
             wait = wait._replace(after=max(wait.after, hold))
         result.wait = wait
         if refusal.limits or (result.outcome is Outcome.THROTTLED and not refusal.block):
