@@ -1,4 +1,4 @@
-"""Reads TOML that people write: errors name the file, the key, its line and the remedy. Writes rule files.
+"""Reads TOML that people write, with errors that name key and remedy; finds the lines of keys; writes rule files.
 
 tomllib tells no lines. But a TOML statement ends where its text parses by itself, so `key_lines` reads the text statement
 by statement with tomllib itself: no second grammar that could disagree with it.
@@ -35,12 +35,13 @@ __all__ = [
 
 T = TypeVar("T")
 _WIDTH: Final = 120
+"""Columns of a rule file that is written."""
 _UNKNOWN: Final = re.compile(r"unknown field `(.+?)`")
-_SETTINGS = "See docs/reference/configuration.md."
-_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-_LONGEST = 40
+_SETTINGS: Final = "See docs/reference/configuration.md."
+_WORDS: Final = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_LONGEST: Final = 40
 """Characters of a wrong value that are repeated."""
-_DOCS = "see docs/reference/rules-format.md"
+_DOCS: Final = "see docs/reference/rules-format.md"
 
 
 def read(path: Path) -> File:
