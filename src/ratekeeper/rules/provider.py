@@ -229,10 +229,11 @@ class Provider:
         return place
 
     def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
-        route = place.route
-        endpoint = call.method.upper() + (
-            call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
-        )
+        endpoint = ""
+        if "endpoint" in place.kinds:
+            route = place.route
+            path = call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
+            endpoint = call.method.upper() + path
         return tuple([owner(call, identity, endpoint) for owner in place.owners])
 
     def _make(self, place: _Place, values: tuple[str, ...], costs: tuple[int, ...]) -> Plan:
