@@ -17,7 +17,7 @@ import msgspec
 from ratekeeper.config.schema import Settings, store_address
 from ratekeeper.errors import RuleError, StoreError
 from ratekeeper.pools.settings import EgressSettings, checked
-from ratekeeper.rules.located import faults, key_lines, line_of
+from ratekeeper.rules.files import faults, key_lines, line_of
 
 __all__ = ["SettingsFile", "find_settings", "home_folder", "read_settings"]
 
@@ -29,7 +29,7 @@ class SettingsFile:
     Attributes:
         settings: what it states.
         path: None if there is none.
-        lines: line of every key in it, as `ratekeeper.rules.located.key_lines` tells them.
+        lines: line of every key in it, as `ratekeeper.rules.files.key_lines` tells them.
     """
 
     settings: Settings = field(default_factory=Settings)

@@ -43,6 +43,7 @@ class Limit:
         origin: fixed only: nanoseconds by which the edges lie after whole multiples of the period.
         own: the number is the user's own: what the provider states does not simply take its place. Not part of what the
             limit is, so two that differ only in this are equal.
+        lasting: bucket only: `refill` stays as it is when the provider states another capacity; likewise not compared.
         place: whose number it is and where that stands, for people, if it is no number of a provider; likewise.
     """
 
@@ -56,6 +57,7 @@ class Limit:
     refill: int = 0
     origin: int = 0
     own: bool = field(default=False, compare=False)
+    lasting: bool = field(default=False, compare=False)
     place: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:

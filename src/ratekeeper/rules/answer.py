@@ -1,21 +1,20 @@
-"""What an answer tells: usage headers, actual costs, the server's clock, limits in force. Refusals are in `refusal`."""
+"""Reads answers: usage headers, actual costs, the server's clock, stated limits. `refusal` reads those that refuse."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from ratekeeper.ledger.limit import SECOND, Limit
+from ratekeeper.ledger.limit import SECOND, Charge, Limit
 from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
-from ratekeeper.rules.cost import Amount, evaluate
-from ratekeeper.rules.learning import believable, learn_rows
-from ratekeeper.rules.numbers import CAP
+from ratekeeper.rules.numbers import CAP, believable, learn_rows
 from ratekeeper.rules.reading import FAULTS, dig_json
 from ratekeeper.rules.refusal import Refusals
-from ratekeeper.rules.routing import CompiledRoute
+from ratekeeper.rules.routing import Amount, CompiledRoute, evaluate
 from ratekeeper.rules.schema import File, Learn, LimitHeaders
 from ratekeeper.rules.times import http_date, instant, interval_name, stated
 
@@ -25,7 +24,7 @@ _MOST_RECIPES = 8192
 _BELIEVABLE = 10**15
 """Counters beyond this are noise, not counts."""
 _OVER = 16
-"""A counter or a cost of more than so many times the limit says no more than that: the limit is used up."""
+"""A counter or a cost is cut to this multiple of the limit: beyond it, it only says that the limit is used up."""
 _EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
 """The years 2000 and 2200, Unix ns: what lies outside is not the time of any server."""
 
@@ -45,8 +44,8 @@ class _Report(NamedTuple):
 class _Recipe(NamedTuple):
     """What to look at in answers to one plan."""
 
-    used: tuple[tuple[str, str], ...]
-    """(header, charge key)."""
+    used: tuple[tuple[str, str, int], ...]
+    """(header, charge key, the most that is believed)."""
     reports: tuple[_Report, ...]
     ok: tuple[tuple[str, int, Amount], ...]
     """(charge key, reserved, actual)."""
@@ -108,7 +107,8 @@ class Listener:
         headers = answer.headers
         date = headers.get("date")
         if date is not None:
-            result.server_time = part("date", self._server_time, date)
+            known, bounds = self._date  # one string serves a second's answers
+            result.server_time = bounds if date == known else part("date", self._server_time, date)
         seen = now if result.server_time is None else result.server_time[0]
         charged = True
         if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
@@ -118,13 +118,14 @@ class Listener:
                 part("counters", _count_used, recipe.used, headers, result)
             for report in recipe.reports:
                 part("reports", self._report, report, headers, seen, result)
-        self._cost(recipe, plan, answer, result, part, charged)
+        if not charged or recipe.ok or recipe.failed:
+            self._cost(recipe, plan, answer, result, part, charged)
+        if result.actual:
+            result.actual.update({cap: result.actual[key] for key, cap in recipe.caps if key in result.actual})
         if recipe.learns and answer.body and result.outcome is Outcome.OK:
             part("limits", self._learn, recipe.learns, plan, answer.body, result)
-        if result.used:
-            _bound(plan, result.used)
-        if result.actual:
-            _bound(plan, result.actual)
+        if recipe.reports or result.actual or (recipe.learns and result.used):
+            _bound(plan, result.used, result.actual)
 
     @staticmethod
     def _cost(recipe: _Recipe, plan: Plan, answer: Answer, result: Feedback, part: _Part, charged: bool) -> None:
@@ -135,27 +136,26 @@ class Listener:
             part("cost", _settle, recipe.ok, answer, result)
         elif recipe.failed and 400 <= answer.status < 500:
             part("cost", _settle, recipe.failed, answer, result)
-        if result.actual:
-            result.actual.update({cap: result.actual[key] for key, cap in recipe.caps if key in result.actual})
 
     def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
         """Read a refusal. Returns whether the provider charges it."""
-        charged: bool | None = part("body", self._refusals.read, plan, answer, now, result)
-        if charged is None:  # its status and its headers are still there
-            charged = part("headers", self._refusals.read, plan, answer._replace(body=None), now, result)
-        if charged is None:
-            self._refusals.bare(plan, answer.status, result)
-        return charged is not False
+        readable = answer
+        for name in ("body", "headers", "status"):
+            result.blocks, result.full = (), ()
+            charged: bool | None = part(name, self._refusals.read, plan, readable, now, result)
+            if charged is not None:
+                return charged
+            # What could not be read with it is read without: first the body, then the headers.
+            readable = Answer(answer.status, answer.headers if name == "body" else {})
+        return True
 
     def _server_time(self, date: str) -> tuple[int, int] | None:
-        """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
-        known, bounds = self._date
-        if date != known:
-            seconds = http_date(date)
-            bounds = None
-            if seconds is not None and _EARLIEST <= seconds * SECOND <= _LATEST:
-                bounds = (seconds * SECOND, (seconds + 1) * SECOND)
-            self._date = (date, bounds)
+        """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]."""
+        seconds = http_date(date)
+        bounds = None
+        if seconds is not None and _EARLIEST <= seconds * SECOND <= _LATEST:
+            bounds = (seconds * SECOND, (seconds + 1) * SECOND)
+        self._date = (date, bounds)
         return bounds
 
     def _learn(self, learns: tuple[Learn, ...], plan: Plan, body: bytes | str, result: Feedback) -> None:
@@ -212,7 +212,7 @@ class Listener:
             if names is None:
                 continue
             if names.used:
-                used.append((names.used, charge.key))
+                used.append((names.used, charge.key, _most(charge)))
             if names.remaining or names.limit or names.cost:
                 reports.append(_Report(charge.key, charge.limit, names))
         ok = _changes(plan, route.ok if route else {})
@@ -244,17 +244,21 @@ def _part_of(result: Feedback) -> _Part:
     return part
 
 
-def _bound(plan: Plan, told: dict[str, int]) -> None:
-    for charge in plan.charges:
+def _bound(plan: Plan, *counts: dict[str, int]) -> None:
+    for told, charge in product(counts, plan.charges):
         if charge.key in told:
-            told[charge.key] = min(max(told[charge.key], 0), _OVER * max(charge.limit.capacity, charge.cost))
+            told[charge.key] = min(max(told[charge.key], 0), _most(charge))
 
 
-def _count_used(used: tuple[tuple[str, str], ...], headers: Mapping[str, str], result: Feedback) -> None:
-    for name, key in used:
+def _most(charge: Charge) -> int:
+    return _OVER * max(charge.limit.capacity, charge.cost)
+
+
+def _count_used(used: tuple[tuple[str, str, int], ...], headers: Mapping[str, str], result: Feedback) -> None:
+    for name, key, most in used:
         value = headers.get(name)
         if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
-            result.used[key] = int(value)
+            result.used[key] = min(int(value), most)
 
 
 def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:

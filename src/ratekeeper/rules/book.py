@@ -1,17 +1,15 @@
-"""All rule files together: which provider a host belongs to. Files are read whole only when a provider is used."""
+"""The rule book knows which provider a host belongs to. It reads a file whole when its provider is first used."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.rules.check_costs import refuse_unready
-from ratekeeper.rules.checks import check
 from ratekeeper.rules.files import read, read_head
 from ratekeeper.rules.numbers import Cap
 from ratekeeper.rules.provider import Provider
@@ -39,16 +37,18 @@ class Rulebook:
     def __init__(
         self,
         entries: Mapping[str, _Entry],
-        hosts: Mapping[str, str],
         files: Mapping[str, File],
-        headroom: Mapping[str, Mapping[str, int | str]],
-        tiers: Mapping[str, Mapping[str, str]],
-        overrides: Mapping[str, Mapping[str, tuple[int, int]]],
-        smooth: Container[str] = (),
-        caps: Mapping[str, Mapping[str, Cap]] | None = None,
+        hosts: Mapping[str, str],
+        make: Callable[[str, File, str], Provider],
     ) -> None:
-        self._smooth, self._caps = smooth, caps or {}
-        self._headroom, self._tiers, self._overrides = headroom, tiers, overrides
+        """Put together what `load` has read.
+
+        Args:
+            entries, files: by name; files that are not among them are read when they are needed.
+            hosts: further hosts, and whose they are.
+            make: a provider of its name, file and namespace, with the numbers that the user wants.
+        """
+        self._make = make
         self._entries = dict(entries)
         self._files = dict(files)
         self._lock = threading.RLock()  # a provider asked for by name may have to be added first
@@ -100,7 +100,19 @@ class Rulebook:
                 )
             files[entry.name] = _checked(path)
             entries[entry.name] = entry
-        return cls(entries, hosts or {}, files, headroom or {}, tiers or {}, overrides or {}, smooth, caps)
+
+        def make(name: str, file: File, namespace: str) -> Provider:
+            return Provider(
+                file,
+                namespace,
+                headroom=(headroom or {}).get(name),
+                tiers=(tiers or {}).get(name),
+                overrides=(overrides or {}).get(name),
+                smooth=name in smooth,
+                caps=(caps or {}).get(name),
+            )
+
+        return cls(entries, files, hosts or {}, make)
 
     def add(self, file: File, at: Iterable[str] = ()) -> None:
         """Take in rules that were made at run time, for a provider that has no file; again is nothing.
@@ -115,8 +127,7 @@ class Rulebook:
         with self._lock:
             if name in self._entries:
                 return
-            check(file, name)
-            refuse_unready(file, name)
+            _check(file, name)
             entry = _Entry(name, Path(), () if places else tuple(file.hosts), tuple(file.paths))
             self._register(entry)
             self._files[name] = file
@@ -147,10 +158,11 @@ class Rulebook:
         `path` decides where one host serves several providers. The user's own hosts go before the files'.
         """
         host = host.lower()
-        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and ":" in host else host
-        name = self._mapped.get(host) or self._mapped.get(bare)
-        if name is not None:
-            return self.provider(name)
+        name, _, port = host.rpartition(":")
+        bare = name if name and port.isdecimal() else host
+        mapped = self._mapped.get(host) or self._mapped.get(bare)
+        if mapped is not None:
+            return self.provider(mapped)
         candidates = self._exact.get(bare)
         while candidates is None and "." in bare:
             bare = bare.partition(".")[2]
@@ -166,16 +178,7 @@ class Rulebook:
             with self._lock:
                 provider = self._providers.get((name, namespace))
                 if provider is None:
-                    wished = name.partition("@")[0]
-                    provider = Provider(
-                        self._file(name),
-                        namespace,
-                        headroom=self._headroom.get(wished),
-                        tiers=self._tiers.get(wished),
-                        overrides=self._overrides.get(wished),
-                        smooth=wished in self._smooth,
-                        caps=self._caps.get(wished),
-                    )
+                    provider = self._make(name.partition("@")[0], self._file(name), namespace)
                     self._providers[name, namespace] = provider
         return provider
 
@@ -227,6 +230,12 @@ def _entry_of(path: Path) -> _Entry:
 
 def _checked(path: Path) -> File:
     file = read(path)
-    check(file, str(path))
-    refuse_unready(file, str(path))
+    _check(file, str(path))
     return file
+
+
+def _check(file: File, place: str) -> None:
+    from ratekeeper.rules.checks import check, refuse_unready  # for those who use a provider
+
+    check(file, place)
+    refuse_unready(file, place)

@@ -1,4 +1,4 @@
-"""The values that pass between a governed call and the rules: what is asked, what it costs, what an answer tells."""
+"""The values that pass between a governed call and the rules: the call, its plan, the answer, the feedback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs as ccxt's tables write them, in microseconds of the spacing that they stand for."""
+"""Turns costs as ccxt's tables write them into microseconds of the spacing between calls that they stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for the exchanges that have no file: derived from ccxt's own tables, and marked as such (`derive`).
+"""Derives rules for the exchanges that have no file from ccxt's own tables, and marks them as derived (`derive`).
 
 What the tables mean (ccxt's throttler): a call of cost `c` keeps an exchange busy for `c * rateLimit` milliseconds, and
 other calls wait until that is over, but for one of cost 1. This is the unit here, ``pace``: microseconds of that spacing,

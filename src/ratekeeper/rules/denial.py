@@ -1,26 +1,33 @@
-"""How a provider says no: the answer that it gives to a caller it has shut out, written by its own rule file."""
+"""Writes the answers that a provider gives to calls it refuses: words of its rule file, shapes of `envelopes.toml`.
+
+Callers that are shut out get such an answer from us; the emulator gives them as the provider would.
+"""
 
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import formatdate
+from pathlib import Path
+from re import _constants as codes  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from string import Template
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Answer, Outcome, Plan
-from ratekeeper.rules.envelopes import Envelope, put
 from ratekeeper.rules.reading import dig
-from ratekeeper.rules.sample import sample
 from ratekeeper.rules.schema import File, Refusal
 from ratekeeper.rules.times import TimeFormat, interval_name
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Denial", "Denials", "interval", "worded", "write_instant"]
+__all__ = ["Denial", "Denials", "Envelope", "filled", "interval", "put", "sample", "worded", "write_instant"]
 
 _LOOK_AGAIN: Final = 60
 """Seconds after which to ask again where nobody can know (a pause that somebody will take back)."""
@@ -39,6 +46,34 @@ class _Full(Protocol):
     def unit(self) -> str: ...
     @property
     def period(self) -> int: ...
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one provider wraps its answers.
+
+    Attributes:
+        ok: JSON of an answer that says nothing but yes.
+        failed: JSON that the fields of a refusal are put into.
+        message: dotted path of a refusal's text in it.
+        banned: the text of a ban: ``$until`` is its end in Unix ms, ``$ip`` the address in parentheses, or nothing.
+        routes: answers of single routes, by method and template.
+    """
+
+    ok: str = "{}"
+    failed: str = "{}"
+    message: str = "message"
+    banned: str = ""
+    routes: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, provider: str) -> Envelope:
+        """The provider's envelope; a plain one for a provider that has none."""
+        text = Path(__file__).with_name("envelopes.toml").read_text("utf-8")
+        return msgspec.convert(tomllib.loads(text), dict[str, Envelope]).get(provider, cls())
+
+    def banned_text(self, ip: str, until: int) -> str:
+        """What is said to `ip` (``""``: nobody knows it) that is banned until `until` (Unix ns)."""
+        return Template(self.banned).substitute(ip=f"({ip})" if ip else "", until=until // 1_000_000)
 
 
 class Denial(NamedTuple):
@@ -226,3 +261,75 @@ def write_instant(form: TimeFormat, instant: int, now: int) -> str:
 
 def _rfc3339(instant: int) -> str:
     return datetime.fromtimestamp(-(-instant // SECOND), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def filled(template: str, now: int) -> bytes:
+    """The template with the time `now` (Unix ns) in it."""
+    if "$" not in template:
+        return template.encode()
+    iso = datetime.fromtimestamp(now // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    units = {"s": now // SECOND, "ms": now // 1_000_000, "us": now // 1000, "ns": now}
+    return Template(template).substitute(units, iso=f"{iso}.{now // 1_000_000 % 1000:03}Z").encode()
+
+
+def put(body: Any, path: str, value: Any) -> Any:
+    """`body` with `value` at a dotted path; a number names a place in a list. What is not there is made."""
+    if not path:
+        return value
+    step, _, rest = path.partition(".")
+    if step.isdecimal():
+        rows = list(body) if isinstance(body, list) else []
+        rows += [None] * (int(step) + 1 - len(rows))
+        rows[int(step)] = put(rows[int(step)], rest, value)
+        return rows
+    return {**(body if isinstance(body, dict) else {}), step: put((body or {}).get(step), rest, value)}
+
+
+def sample(pattern: str, group: str = "") -> str:
+    """A short text in which `pattern` is found; its first group reads `group` if that is given.
+
+    Raises:
+        ValueError: the expression uses something that is not understood here, such as back-references.
+    """
+    text = "".join(_written(parser.parse(pattern), group))
+    if re.search(pattern, text) is None:
+        raise ValueError(f"found no text for the expression {pattern!r}")
+    return text
+
+
+def _written(parsed: Iterable[tuple[Any, Any]], group: str) -> Iterable[str]:
+    for code, value in parsed:
+        if code is codes.LITERAL:
+            yield chr(value)
+        elif code is codes.IN:
+            yield _one_of(value)
+        elif code is codes.ANY:
+            yield " "
+        elif code in (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT):
+            least, _, inner = value
+            yield "".join(_written(inner, group)) * least
+        elif code is codes.SUBPATTERN:
+            number, _, _, inner = value
+            yield group if number == 1 and group else "".join(_written(inner, group))
+        elif code is codes.BRANCH:
+            yield "".join(_written(value[1][0], group))
+        elif code is codes.ATOMIC_GROUP:
+            yield "".join(_written(value, group))
+        elif code is codes.NOT_LITERAL:
+            yield "a" if value != ord("a") else "b"
+        elif code in (codes.AT, codes.ASSERT_NOT):
+            yield ""  # whether the text keeps to it is seen at the end
+        else:
+            raise ValueError(f"an expression with {code} is not understood here")
+
+
+def _one_of(choices: list[tuple[Any, Any]]) -> str:
+    code, value = choices[0]
+    if code is codes.LITERAL:
+        return chr(value)
+    if code is codes.RANGE:
+        return chr(value[0])
+    samples = {codes.CATEGORY_DIGIT: "1", codes.CATEGORY_WORD: "a", codes.CATEGORY_SPACE: " "}
+    if code is codes.CATEGORY:
+        return samples.get(value, "-")
+    return "~"  # a negated set: hardly any excludes this

@@ -1,17 +1,33 @@
-"""Why a call costs what it costs: plain values for `ratekeeper explain`, each with source, date and confidence."""
+"""Explains what a call costs and why: plain values for `ratekeeper explain`, with source, date and confidence."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Container
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
+from ratekeeper.ledger.limit import SECOND, Limit, Window
+from ratekeeper.rules.call import Call, Plan
 from ratekeeper.rules.routing import listed
-from ratekeeper.rules.schema import File, Sourced
+from ratekeeper.rules.schema import File, Route, Sourced
 from ratekeeper.rules.times import interval_name
 
-__all__ = ["GRADES", "Explanation", "LimitShare", "ProgramCap", "Provenance", "Witness", "describe", "provenance"]
+if TYPE_CHECKING:
+    from ratekeeper.rules.provider import Provider
+
+__all__ = [
+    "GRADES",
+    "Explanation",
+    "LimitShare",
+    "ProgramCap",
+    "Provenance",
+    "Witness",
+    "describe",
+    "explain",
+    "provenance",
+]
 
 GRADES = {
     "D": "vendor documentation",
@@ -66,22 +82,6 @@ class LimitShare(msgspec.Struct, frozen=True):
     learned: bool = False
     """The numbers were read from the provider, not from the file."""
 
-    @classmethod
-    def of(cls, charge: Charge, origin: Provenance, *, learned: bool) -> LimitShare:
-        limit = charge.limit
-        return cls(
-            name=limit.name,
-            unit=limit.unit,
-            cost=charge.cost,
-            capacity=limit.capacity,
-            period=limit.period / SECOND,
-            window=limit.window.value,
-            scope=list(limit.scope),
-            key=charge.key,
-            provenance=origin,
-            learned=learned,
-        )
-
 
 class ProgramCap(msgspec.Struct, frozen=True):
     """How much of a limit one program may spend, all processes of its name together."""
@@ -119,6 +119,53 @@ class Explanation(msgspec.Struct, frozen=True):
     """What programs may spend of these limits at most, by the configuration."""
     ask: str = ""
     """The call that tells what became of it, where that matters and is known."""
+
+
+def explain(provider: Provider, rule: Route, call: Call, plan: Plan, learned: Container[str]) -> Explanation:
+    """The plan of a call with the provenance of every number.
+
+    Args:
+        provider: whose rules they are.
+        rule: the route of the call.
+        call, plan: what is explained.
+        learned: limits, or limits and scopes, whose numbers the provider stated.
+    """
+    shares = []
+    for key, limit, cost in plan.charges:
+        if "~" not in limit.name:  # others are of our own making
+            shares.append(
+                LimitShare(
+                    name=limit.name,
+                    unit=limit.unit,
+                    cost=cost,
+                    capacity=limit.capacity,
+                    period=limit.period / SECOND,
+                    window=limit.window.value,
+                    scope=list(limit.scope),
+                    key=key,
+                    provenance=provenance(provider.file, provider.file.limits[limit.name]),
+                    learned=limit.name in learned or key.partition("/")[2] in learned,
+                )
+            )
+    handling = provider.handling
+    single = handling.single(call, plan)
+    return Explanation(
+        provider=provider.name,
+        namespace=provider.namespace,
+        title=provider.file.title,
+        route=plan.route,
+        known=bool(plan.route),
+        route_class=rule.class_,
+        priority=plan.priority.name.lower(),
+        limits=shares,
+        cost=provenance(provider.file, rule),
+        feedback=plan.feedback,
+        blocked_by=list(plan.scopes),
+        kept=handling.ttl(plan),
+        merged=f"GET {single.path}" if single else "",
+        twice=handling.safe(call, plan),
+        ask=handling.ask(call, plan),
+    )
 
 
 def provenance(file: File, rule: Sourced) -> Provenance:

@@ -1,23 +1,47 @@
-"""From TOML text to a checked `File`, with errors that name the file, the key and the remedy."""
+"""Reads TOML that people write, with errors that name key and remedy; finds the lines of keys; writes rule files.
+
+tomllib tells no lines. But a TOML statement ends where its text parses by itself, so `key_lines` reads the text statement
+by statement with tomllib itself: no second grammar that could disagree with it.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from ratekeeper.errors import RuleError
 from ratekeeper.rules.schema import File, Head, Rule
 
-__all__ = ["parse", "parse_head", "read", "read_head"]
+__all__ = [
+    "faults",
+    "inline",
+    "key_lines",
+    "line_of",
+    "parse",
+    "parse_head",
+    "read",
+    "read_head",
+    "to_toml",
+]
 
 T = TypeVar("T")
-_DOCS = "see docs/reference/rules-format.md"
+_WIDTH: Final = 120
+"""Columns of a rule file that is written."""
+_UNKNOWN: Final = re.compile(r"unknown field `(.+?)`")
+_SETTINGS: Final = "See docs/reference/configuration.md."
+_WORDS: Final = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_LONGEST: Final = 40
+"""Characters of a wrong value that are repeated."""
+_DOCS: Final = "see docs/reference/rules-format.md"
 
 
 def read(path: Path) -> File:
@@ -64,72 +88,14 @@ def _convert(raw: dict[str, Any], kind: type[T], file: str) -> T:
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `")
         key = place.rstrip("`") or "$"
-        if "[...]" in key:
-            key = _locate(raw, kind, str(error), key)
+        if "[...]" in key:  # so msgspec writes the keys of free tables
+            unknown = _UNKNOWN.search(message)
+            key = next(faults(raw, kind), (key, ""))[0].removesuffix(f".{unknown[1]}" if unknown else "")
         raise RuleError(f"{message}. {_remedy(message)}", file=file, key=key) from None
 
 
-def _locate(raw: dict[str, Any], kind: type[Any], complaint: str, key: str) -> str:
-    """Put the real keys in place of the ``[...]`` that msgspec writes for those of free tables.
-
-    Found by trial: with only the guilty key left in the table, the same complaint comes again.
-    """
-    while "[...]" in key:
-        prefix, _, rest = key.partition("[...]")
-        table = _at(raw, prefix)
-        if not isinstance(table, dict):
-            break
-        for name in table:
-            if complaint == _complaint(_with_only(raw, prefix, name), kind):
-                key = f"{prefix}.{name}{rest}"
-                # What follows is looked for beside this key alone, or a sibling could be blamed.
-                raw = _with_only(raw, prefix, name)
-                complaint = complaint.replace("[...]", f".{name}", 1)
-                break
-        else:
-            break
-        complaint = _complaint(raw, kind)
-    return key
-
-
-def _complaint(raw: dict[str, Any], kind: type[Any]) -> str:
-    try:
-        msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        return str(error)
-    return ""
-
-
-def _steps(path: str) -> list[str | int]:
-    return [int(step[1:-1]) if step.startswith("[") else step for step in re.findall(r"\[\d+\]|[^.\[\]$]+", path)]
-
-
-def _at(raw: Any, path: str) -> Any:
-    for step in _steps(path):
-        try:
-            raw = raw[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return raw
-
-
-def _with_only(raw: dict[str, Any], path: str, name: str) -> dict[str, Any]:
-    """A copy of `raw` in which the table at `path` has `name` as its only key."""
-
-    def copy(value: Any, steps: list[str | int]) -> Any:
-        if not steps:
-            return {name: value[name]}
-        step, *others = steps
-        if isinstance(value, Mapping):
-            return {key: copy(each, others) if key == step else each for key, each in value.items()}
-        return [copy(each, others) if index == step else each for index, each in enumerate(value)]
-
-    result: dict[str, Any] = copy(raw, _steps(path))
-    return result
-
-
 def _remedy(message: str) -> str:
-    unknown = re.search(r"unknown field `(.+?)`", message)
+    unknown = _UNKNOWN.search(message)
     if unknown:
         fields = {name for struct in _structs() for name in struct.__struct_encode_fields__}
         near = difflib.get_close_matches(unknown[1], sorted(fields - {unknown[1]}), n=1)
@@ -145,3 +111,224 @@ def _structs(base: Callable[..., Any] = Rule) -> list[Any]:
     for struct in getattr(base, "__subclasses__", list)():
         found += [struct, *_structs(struct)]
     return found
+
+
+# --- where keys stand, and what is wrong with values ----------------------------------------------------------------
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """Where every key and table of valid TOML stands: its path, such as ``$.limits.calls.capacity``, and its line from 1.
+
+    What is written inside one value (an inline table, an array over several lines) has the line on which that statement
+    begins. Names are not quoted in paths, whatever they hold.
+    """
+    lines: dict[str, int] = {"$": 1}
+    arrays: dict[str, int] = {}
+    table, pending, first = "$", "", 1
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        pending += line + "\n"
+        try:
+            found = tomllib.loads(pending)
+        except tomllib.TOMLDecodeError:
+            continue  # the statement goes on
+        if pending.lstrip().startswith("["):
+            table = _header(found, first, lines, arrays)
+        else:
+            _note(found, table, first, lines)
+        pending, first = "", number + 1
+    return lines
+
+
+def line_of(lines: Mapping[str, int], path: str) -> int:
+    """The line of a path, or of the nearest table around it; 0 if nothing of it is in the file."""
+    while path not in lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)] or "$"
+    return 0 if path == "$" else lines[path]
+
+
+def _header(found: Any, line: int, lines: dict[str, int], arrays: dict[str, int]) -> str:
+    """Note a table's header, alone in `found`; return the table's path."""
+    path = "$"
+    while found:
+        if isinstance(found, list):
+            arrays[path] = arrays.get(path, -1) + 1
+            path, found = f"{path}[{arrays[path]}]", found[0]
+        else:
+            name, found = next(iter(found.items()))
+            path = f"{path}.{name}"
+            if path in arrays and isinstance(found, dict):
+                path = f"{path}[{arrays[path]}]"
+        lines.setdefault(path, line)
+    return path
+
+
+def _note(value: Any, path: str, line: int, lines: dict[str, int]) -> None:
+    lines.setdefault(path, line)
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        _note(each, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}", line, lines)
+
+
+def faults(value: object, kind: Any, path: str = "$") -> Iterator[tuple[str, str]]:
+    """Everything about `value` that does not fit the msgspec type `kind`: path, and what is wrong with its remedy.
+
+    A `msgspec.Meta` on a type may say what is expected (its title) and the remedy (its description).
+    """
+    shape = _shape(value, kind)
+    if isinstance(value, dict) and _is_struct(shape):
+        yield from _in_struct(value, shape, path)
+    elif isinstance(value, dict) and get_origin(shape) is dict:
+        for name, each in value.items():
+            yield from faults(each, get_args(shape)[1], f"{path}.{name}")
+    elif isinstance(value, list) and get_origin(shape) is list:
+        for at, each in enumerate(value):
+            yield from faults(each, get_args(shape)[0], f"{path}[{at}]")
+    elif isinstance(value, list) and get_origin(shape) is tuple and len(value) == len(get_args(shape)):
+        for at, (each, part) in enumerate(zip(value, get_args(shape), strict=True)):
+            yield from faults(each, part, f"{path}[{at}]")
+    else:
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            yield path, f"expected {_expected(kind)}, got {_shown(value)}.{_near(value, kind)} {_advice(kind)}"
+
+
+def _in_struct(value: dict[str, Any], shape: Any, path: str) -> Iterator[tuple[str, str]]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
+    for name, each in value.items():
+        if name in fields:
+            yield from faults(each, fields[name].type, f"{path}.{name}")
+        else:
+            near = difflib.get_close_matches(name, fields, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(fields)}."
+            yield f"{path}.{name}", f"no such key. {remedy}"
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield path, f"{name!r} is missing. Add it. {_SETTINGS}"
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; else the one."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _shape(value: object, kind: Any) -> Any:
+    """The member of a union that is meant where a table or a list stands."""
+    for member in map(_bare, _members(_bare(kind))):
+        table = _is_struct(member) or get_origin(member) is dict
+        if (isinstance(value, dict) and table) or (isinstance(value, list) and get_origin(member) in (list, tuple)):
+            return member
+    return None
+
+
+def _metas(kind: Any) -> list[msgspec.Meta]:
+    parts = [kind, *_members(_bare(kind))]
+    return [each for part in parts if get_origin(part) is Annotated for each in get_args(part)[1:]]
+
+
+def _expected(kind: Any) -> str:
+    told = next((meta.title for meta in _metas(kind) if meta.title), None)
+    return told or " or ".join(_word(_bare(member)) for member in _members(_bare(kind)) if member is not type(None))
+
+
+def _word(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if _is_struct(kind) or get_origin(kind) is dict:
+        return "a table"
+    return "a list" if get_origin(kind) is list else _WORDS.get(kind, "something else")
+
+
+def _advice(kind: Any) -> str:
+    return next((meta.description for meta in _metas(kind) if meta.description), _SETTINGS)
+
+
+def _near(value: object, kind: Any) -> str:
+    choices = [word for member in _members(_bare(kind)) if get_origin(member) is Literal for word in get_args(member)]
+    near = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _shown(value: object) -> str:
+    """A wrong value for people: short, and nothing of an address, which may hold a password."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, str) and "://" in value:
+        return "an address"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def to_toml(file: File, comment: str = "") -> str:
+    """`file` as TOML; each line of `comment` stands above it.
+
+    Written here because a rule file has few shapes and a writer for all of TOML would be one more dependency.
+    """
+    raw: dict[str, Any] = msgspec.to_builtins(file, builtin_types=(date,))
+    raw["format"] = file.format
+    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    tables = {key: value for key, value in raw.items() if _tables(value)}
+    lines += [f"{key} = {_value(raw[key])}" for key in ("format", *raw) if key not in tables and key != "format"]
+    lines.insert(len(comment.splitlines()), f"format = {file.format}")
+    for key, value in tables.items():
+        if isinstance(value, list):
+            for each in value:
+                lines += ["", f"[[{key}]]", *_pairs(each)]
+        elif value and all(isinstance(each, Mapping) for each in value.values()) and key != "owners":
+            for name, each in value.items():
+                lines += ["", f"[{key}.{_key(name)}]", *_pairs(each)]
+        else:
+            lines += ["", f"[{key}]", *_pairs(value)]
+    return "\n".join(lines) + "\n"
+
+
+def inline(value: Any) -> str:
+    """One value of a rule file, such as a cost, as TOML on one line."""
+    return _value(msgspec.to_builtins(value, builtin_types=(date,)))
+
+
+def _tables(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value))
+
+
+def _pairs(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(_pairs(value))} }}" if value else "{}"
+    parts = [_value(each) for each in value]
+    line = f"[{', '.join(parts)}]"
+    # Only a list may go over several lines in TOML, and only one of texts is ever long here.
+    if len(line) <= _WIDTH or not all(isinstance(each, str) for each in value):
+        return line
+    return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,4 +1,4 @@
-"""What may be done around a call: whether it may be repeated, its answer kept, several made as one, its fate looked up."""
+"""Says what may be done around a call: make it twice, keep its answer, merge it with others, look up its fate."""
 
 from __future__ import annotations
 

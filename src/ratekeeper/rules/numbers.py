@@ -1,23 +1,41 @@
-"""The numbers of limits as they hold: the file's, the tier's, the user's own, the provider's; then what is left unused."""
+"""Finds the number that holds for a limit: the file's, the tier's, the user's own, or the one the provider states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Limit, Window
-from ratekeeper.rules.routing import limit_of
-from ratekeeper.rules.schema import File
+from ratekeeper.rules.reading import dig, whole
+from ratekeeper.rules.routing import listed
+from ratekeeper.rules.schema import File, Learn, LimitRule, Tier
+from ratekeeper.rules.times import DAY, duration, interval_period
 
-__all__ = ["CAP", "Cap", "capped", "chosen", "smoothed", "stated"]
+__all__ = [
+    "CAP",
+    "Cap",
+    "believable",
+    "capped",
+    "chosen",
+    "in_force",
+    "learn_rows",
+    "limit_of",
+    "match_rows",
+    "smoothed",
+]
 
 CAP = "~cap"
 """Ends the name of a limit that caps one program's part of another."""
 
 _SLICES = 10
 """Parts of a window over which smooth pacing spreads its budget: a burst is a tenth of it."""
+_MOST = 10**12
+"""A capacity beyond this is a mistake, not a limit."""
+_MOST_DRAINED = 4 * 10**9
+"""The same for a bucket, whose ledger counts billionths of a unit in 64 bits."""
+_LONGEST = 366 * DAY
 
 T = TypeVar("T")
 
@@ -36,22 +54,38 @@ class Cap(NamedTuple):
     place: str
 
 
+def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
+    """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
+    chosen = rule.tiers[tier] if tier else rule.capacity
+    capacity, refill = (chosen.capacity, chosen.refill) if isinstance(chosen, Tier) else (chosen, 0)
+    return Limit(
+        name=name,
+        unit=rule.unit,
+        capacity=capacity,
+        period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
+        window=rule.window,
+        scope=tuple(listed(rule.scope)),
+        headroom=rule.headroom,
+        refill=refill or rule.refill * capacity // rule.capacity,
+        origin=duration(rule.origin) if rule.origin else 0,
+        lasting=rule.lifetime,
+    )
+
+
 def chosen(
     file: File,
     tiers: Mapping[str, str],
     overrides: Mapping[str, tuple[int, int]],
-    learned: Mapping[str, tuple[int, int]],
     headroom: Mapping[str, int | str],
 ) -> dict[str, Limit]:
-    """The limits of `file` by name.
+    """The limits of `file` by name, before the provider states others (`in_force`).
 
-    A tier takes the place of the file's number. What the provider states takes the place of either. A number of the user's
-    own (`overrides`) takes the place of all, but for a stated one that allows less. Headroom is taken off last.
+    A tier takes the place of the file's number, one of the user's own (`overrides`) that of either. Headroom is taken off
+    last.
 
     Args:
         tiers: limit, or ``*`` for all that have it -> name of the tier.
         overrides: limit -> (capacity in units, period in ns; 0 keeps it).
-        learned: limit -> (capacity in units, period in ns), as the provider stated them.
         headroom: limit, or ``*`` for all others -> units, or per cent as in ``"10%"``.
 
     Raises:
@@ -65,22 +99,7 @@ def chosen(
         del headroom["*"]
     for name, wish in headroom.items():
         limits[name] = _with_headroom(file.name, limits, name, wish)
-    return {
-        name: stated(limit, learned.get(name), lasting=file.limits[name].lifetime) for name, limit in limits.items()
-    }
-
-
-def stated(limit: Limit, learned: tuple[int, int] | None, *, lasting: bool) -> Limit:
-    """`limit` with the numbers that the provider states. One of the user's own gives way only to a lower one."""
-    if learned is None:
-        return limit
-    capacity, period = learned[0], learned[1] or limit.period
-    if limit.own and capacity * limit.period >= limit.capacity * period:
-        return limit
-    # Headroom is the wish for the number that was known: keep the share, not the number.
-    headroom = limit.headroom * capacity // limit.capacity
-    refill = limit.refill if lasting else limit.refill * capacity // limit.capacity
-    return replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+    return limits
 
 
 def smoothed(limit: Limit) -> Limit | None:
@@ -101,7 +120,7 @@ def smoothed(limit: Limit) -> Limit | None:
 
 def capped(limit: Limit, cap: Cap) -> Limit:
     """A second limit that keeps one program to its part of `limit`, of all owners together."""
-    # Where a provider's windows begin when it pleases, no span as long as one may hold more.
+    # Nobody knows where windows of the other kinds begin, so no span of one period may hold more.
     known = limit.window in {Window.FIXED, Window.SLOTS}
     return Limit(
         name=f"{limit.name}{CAP}",
@@ -163,3 +182,114 @@ def _limit(provider: str, limits: Mapping[str, T], name: str, key: str) -> T:
     if name not in limits:
         raise RuleError(f"{provider} has no such limit. It has: {', '.join(limits)}", key=key)
     return limits[name]
+
+
+# --- what the provider states ---------------------------------------------------------------------------------------
+
+
+def believable(capacity: int, period: int, window: Window | None = None) -> bool:
+    """Whether a stated limit can be meant: `capacity` in units, `period` in ns (0: of no window)."""
+    return 1 <= capacity <= (_MOST_DRAINED if window is Window.BUCKET else _MOST) and 0 <= period <= _LONGEST
+
+
+def in_force(limit: Limit, ledger: str, learned: Mapping[str, tuple[int, int]]) -> Limit:
+    """The limit that holds on one ledger: with the provider's numbers where it states some.
+
+    A number of the user's own gives way only to one that allows less. Headroom and refill keep their share of the capacity,
+    but for a `lasting` refill. Numbers that no limit can have are not believed.
+
+    Args:
+        limit: as the file and the user have it.
+        ledger: limit and scope, ``orders-1s/account:3fa1c0de9b12``; or the limit alone, for all its ledgers.
+        learned: by ledger or limit, what the provider stated: (capacity in units, period in ns; 0 keeps it). A ledger's own
+            number goes before the limit's.
+    """
+    numbers = learned.get(ledger) or learned.get(limit.name)
+    if numbers is None:
+        return limit
+    capacity, period = numbers[0], numbers[1] or limit.period
+    if limit.own and capacity * max(limit.period, 1) >= limit.capacity * max(period, 1):
+        return limit
+    headroom = limit.headroom * capacity // limit.capacity
+    refill = limit.refill
+    if refill and not limit.lasting:
+        refill = max(1, refill * capacity // limit.capacity)
+    try:
+        return replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
+    except ValueError:
+        return limit
+
+
+class _Row(NamedTuple):
+    """One stated limit; `period` in ns, 0 if the row names none; `used` -1 if it does not count."""
+
+    capacity: int
+    period: int
+    used: int
+
+
+def learn_rows(
+    rows: Any, learn: Learn, limits: Mapping[str, Limit]
+) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """What `rows` state: (limit name -> (capacity, period ns), limit name -> used units). Absurd rows are ignored."""
+    by_unit: dict[str, list[_Row]] = {}
+    for raw in rows if isinstance(rows, list) else [rows]:
+        row = _row(raw, learn)
+        unit = learn.units.get(str(dig(raw, tuple(learn.type.split("."))))) if learn.type else ""
+        if row is not None and unit is not None:
+            by_unit.setdefault(unit, []).append(row)
+    learned: dict[str, tuple[int, int]] = {}
+    used: dict[str, int] = {}
+    for unit, found in by_unit.items():
+        candidates = [
+            limit
+            for limit in limits.values()
+            if (limit.unit == unit if unit else limit.name == learn.limit_name) and limit.window is not Window.SLOTS
+        ]
+        for limit, row in match_rows(candidates, found):
+            if row.capacity and believable(row.capacity, row.period, limit.window):
+                learned[limit.name] = (row.capacity, row.period or limit.period)
+            if row.used >= 0:
+                used[limit.name] = row.used
+    return learned, used
+
+
+def match_rows(limits: list[Limit], rows: list[_Row]) -> list[tuple[Limit, _Row]]:
+    """Pair limits and rows of one unit: the same interval first, what is left by length of interval."""
+    pairs: list[tuple[Limit, _Row]] = []
+    limits = sorted(limits, key=lambda limit: limit.period)
+    rows = sorted(rows, key=lambda row: row.period)
+    for limit in list(limits):
+        same = next((row for row in rows if row.period in (limit.period, 0)), None)
+        if same is not None:
+            pairs.append((limit, same))
+            limits.remove(limit)
+            rows.remove(same)
+    return pairs + list(zip(limits, rows, strict=False))
+
+
+def _row(raw: Any, learn: Learn) -> _Row | None:
+    capacity = _whole(raw, learn.limit) if learn.limit else 0
+    used = _whole(raw, learn.used) if learn.used else -1
+    period = _period(raw, learn) if learn.interval else 0
+    if period is None or capacity is None or used is None:
+        return None
+    if (learn.limit and not believable(capacity, period)) or used > _MOST:
+        return None
+    return _Row(capacity, period, used)
+
+
+def _period(raw: Any, learn: Learn) -> int | None:
+    word = dig(raw, tuple(learn.interval.split(".")))
+    number = _whole(raw, learn.number) if learn.number else 1
+    if not isinstance(word, str) or number is None:
+        return None
+    try:
+        period = duration(word) * number if word[:1].isdecimal() else interval_period(word, number)
+    except (ValueError, OverflowError):
+        return None
+    return period if 0 < period <= _LONGEST else None
+
+
+def _whole(raw: Any, path: str) -> int | None:
+    return whole(dig(raw, tuple(path.split("."))))

@@ -1,18 +1,18 @@
-"""One provider's rules at work: a call becomes a plan, an answer becomes feedback."""
+"""Puts the rule file of one provider to work: it turns a call into a plan, and an answer into feedback."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from copy import copy
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
-from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan, Priority
-from ratekeeper.rules.explanation import Explanation, LimitShare, provenance
-from ratekeeper.rules.handling import Handling
-from ratekeeper.rules.numbers import Cap, capped, chosen, smoothed, stated
+from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan
+from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
 from ratekeeper.rules.reading import number, reader, text
 from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
 from ratekeeper.rules.schema import File
@@ -21,6 +21,8 @@ from ratekeeper.rules.times import duration, instant
 
 if TYPE_CHECKING:
     from ratekeeper.rules.denial import Denial, Denials
+    from ratekeeper.rules.explanation import Explanation
+    from ratekeeper.rules.handling import Handling
 
 __all__ = ["Provider"]
 
@@ -61,7 +63,6 @@ class Provider:
         name: of the rule file.
         namespace: begins every `Charge.key`; differs from `name` where the user mapped hosts of their own to it.
         file: the rule file.
-        handling: what may be done around its calls.
         limits: by name; the file's numbers, or those chosen or learned (see `ratekeeper.rules.numbers`).
     """
 
@@ -74,8 +75,6 @@ class Provider:
         headroom: Mapping[str, int | str] | None = None,
         tiers: Mapping[str, str] | None = None,
         overrides: Mapping[str, tuple[int, int]] | None = None,
-        router: Router | None = None,
-        handling: Handling | None = None,
         smooth: bool = False,
         caps: Mapping[str, Cap] | None = None,
     ) -> None:
@@ -89,7 +88,6 @@ class Provider:
             headroom: by limit, what to leave unused: units, or per cent as in ``"10%"``.
             tiers: limit, or ``*`` for all -> the customer's tier.
             overrides: by limit, the user's own number: (capacity in units, period in ns; 0 keeps it).
-            router, handling: of the same file, if there are such already.
             smooth: spread the budget of each window evenly over it (`smoothed`).
             caps: by limit, how much of it this program may spend.
 
@@ -100,26 +98,26 @@ class Provider:
         self.namespace = namespace or file.name
         self.file = file
         self._smooth = smooth
-        self._learned = dict(learned or {})
-        self._headroom = dict(headroom or {})
-        self._tiers = dict(tiers or {})
-        self._overrides = dict(overrides or {})
-        self.limits = chosen(file, self._tiers, self._overrides, self._learned, self._headroom)
-        self._ledgers = {
-            ledger: stated(self.limits[name], numbers, lasting=file.limits[name].lifetime)
-            for ledger, numbers in self._learned.items()
-            if (name := ledger.partition("/")[0]) != ledger and name in self.limits
-        }
-        self._router = router or Router(file)
-        self.handling = handling or Handling(file)
+        self._wanted = chosen(file, tiers or {}, overrides or {}, headroom or {})
+        self._caps = caps or {}
+        self._router = Router(file)
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
-        self._caps = dict(caps or {})
+        self._learn(dict(learned or {}))
+
+    def _learn(self, learned: Mapping[str, tuple[int, int]]) -> None:
+        """Begin anew with other numbers of the provider's."""
+        self._learned = learned
+        self.limits = {name: in_force(limit, name, learned) for name, limit in self._wanted.items()}
+        self._ledgers = {
+            ledger: in_force(self._wanted[name], ledger, learned)
+            for ledger in learned
+            if (name := ledger.partition("/")[0]) != ledger and name in self._wanted
+        }
         self._capped = {name: (cap, capped(self.limits[name], cap)) for name, cap in self._caps.items()}
-        self._listener = Listener(file, self.namespace, self.limits, self._router.labels, self._learned)
+        self._listener = Listener(self.file, self.namespace, self.limits, self._router.labels, learned)
         self._denials: Denials | None = None
         self._places: dict[CompiledRoute, _Place] = {}
-        # Places that method and path alone decide: all plain routes without conditions.
-        self._plain = {at: self._place(found[0]) for at, found in self._router.plain.items() if not found[0].tests}
+        self._plain: dict[tuple[str, str], _Place] = {}  # those that method and path alone decide
 
     def __repr__(self) -> str:
         return f"Provider({self.namespace!r}, {len(self.limits)} limits, {len(self._router.labels) - 1} routes)"
@@ -159,18 +157,16 @@ class Provider:
     def with_learned(self, learned: Mapping[str, tuple[int, int]]) -> Provider:
         """The same provider with other numbers: limit, or limit and scope -> (capacity, period ns). Keys stay the same."""
         known = {ledger: numbers for ledger, numbers in learned.items() if ledger.partition("/")[0] in self.limits}
-        return Provider(
-            self.file,
-            self.namespace,
-            learned={**self._learned, **known},
-            headroom=self._headroom,
-            tiers=self._tiers,
-            overrides=self._overrides,
-            router=self._router,
-            handling=self.handling,
-            smooth=self._smooth,
-            caps=self._caps,
-        )
+        other = copy(self)
+        other._learn({**self._learned, **known})
+        return other
+
+    @cached_property
+    def handling(self) -> Handling:
+        """What may be done around its calls."""
+        from ratekeeper.rules.handling import Handling  # for those who do something
+
+        return Handling(self.file)
 
     def learn_route(self) -> tuple[str, str] | None:
         """Method and path at which limits can be read without a key, or None."""
@@ -205,40 +201,17 @@ class Provider:
         return self._denials.make(plan, kind, scope, until, now, words)
 
     def ban_length(self, earlier: int = 0) -> int:
-        """Nanoseconds that a ban lasts which states no end, after so many `earlier` ones."""
+        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans."""
         ban = self.file.ban
         longest = duration(ban.longest)
         return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))
 
     def explain(self, call: Call, identity: Identity = ANYONE) -> Explanation:
         """The plan of `call` with the provenance of every number."""
-        route = self._router.find(call)
-        plan = self.plan(call, identity)
-        shares = []
-        for charge in plan.charges:
-            if "~" in charge.limit.name:
-                continue
-            rule = self.file.limits[charge.limit.name]
-            learned = charge.limit.name in self._learned or charge.key[len(self.namespace) + 1 :] in self._learned
-            shares.append(LimitShare.of(charge, provenance(self.file, rule), learned=learned))
-        single = self.handling.single(call, plan)
-        return Explanation(
-            provider=self.name,
-            namespace=self.namespace,
-            title=self.file.title,
-            route=plan.route,
-            known=bool(plan.route),
-            route_class=route.rule.class_,
-            priority=plan.priority.name.lower(),
-            limits=shares,
-            cost=provenance(self.file, route.rule),
-            feedback=plan.feedback,
-            blocked_by=list(plan.scopes),
-            kept=self.handling.ttl(plan),
-            merged=f"GET {single.path}" if single else "",
-            twice=self.handling.safe(call, plan),
-            ask=self.handling.ask(call, plan),
-        )
+        from ratekeeper.rules.explanation import explain  # for people
+
+        rule = self._router.find(call).rule
+        return explain(self, rule, call, self.plan(call, identity), self._learned)
 
     def _place(self, route: CompiledRoute) -> _Place:
         kinds = ["ip"]
@@ -250,13 +223,17 @@ class Provider:
             kinds.append("endpoint")
         place = _Place(route, tuple(kinds), tuple([self._owner_of[kind] for kind in kinds]))
         self._places[route] = place
+        method, _, path = route.match.partition(" ")
+        if not route.tests and route in self._router.plain.get((method, path), ())[:1]:
+            self._plain[method, path] = place
         return place
 
     def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
-        route = place.route
-        endpoint = call.method.upper() + (
-            call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
-        )
+        endpoint = ""
+        if "endpoint" in place.kinds:
+            route = place.route
+            path = call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
+            endpoint = call.method.upper() + path
         return tuple([owner(call, identity, endpoint) for owner in place.owners])
 
     def _make(self, place: _Place, values: tuple[str, ...], costs: tuple[int, ...]) -> Plan:
@@ -284,7 +261,7 @@ class Provider:
             route=route.label,
             charges=tuple(charges),
             scopes=tuple(scopes),
-            priority=Priority(PRIORITIES[route.rule.class_]),
+            priority=PRIORITIES[route.rule.class_],
             feedback=route.rule.feedback,
         )
 

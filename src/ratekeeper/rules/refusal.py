@@ -1,4 +1,4 @@
-"""How providers say no: signatures over status, body and text; what they name; when to come back."""
+"""Reads refusals: which rule fits status, body and text, which limits and owners it names, when to come back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,17 @@ from ratekeeper.rules.reading import decoded, dig, sought
 from ratekeeper.rules.reading import text as as_text
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.schema import File, Refusal, Retry
-from ratekeeper.rules.standard import Standard, read_standard
-from ratekeeper.rules.times import DAY, Wait, bounded, duration, interval_period, latest, stated
+from ratekeeper.rules.times import (
+    DAY,
+    Standard,
+    Wait,
+    bounded,
+    duration,
+    interval_period,
+    latest,
+    read_standard,
+    stated,
+)
 
 __all__ = ["Refusals", "redact"]
 
@@ -78,9 +87,8 @@ class Refusals:
         standard = read_standard(answer.headers)
         wait = self._wait(hints, standard, answer.headers, body, text, now)
         hold = duration(refusal.hold) if refusal.hold else 0
-        if (
-            wait is not None and refusal.retry == []
-        ):  # its hints are known to be wrong: they never shorten what is known
+        # Hints that are known to be wrong never shorten what is known.
+        if wait is not None and refusal.retry == []:
             wait = wait._replace(after=max(wait.after, hold))
         result.wait = wait
         if refusal.limits or (result.outcome is Outcome.THROTTLED and not refusal.block):
@@ -90,19 +98,6 @@ class Refusals:
             self._hold_owner(refusal.block, plan, wait, hold, result)
         self._hold_at_all(plan, standard, result)
         return refusal.charged
-
-    def bare(self, plan: Plan, status: int, result: Feedback) -> None:
-        """Classify a refusal of which nothing but the status can be read."""
-        answer = Answer(status, {}, None)
-        refusal = next((each for each in self._refusals if _matches(each, plan, status, None, "")), None)
-        result.blocks, result.full = (), ()
-        if refusal is None:
-            self._unknown(plan, answer, None, "", 0, result)
-            return
-        result.outcome = Outcome(refusal.outcome)
-        result.reason = _reason(status, "")
-        if refusal.block:
-            self._hold_owner(refusal.block, plan, None, 0, result)
 
     def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
         """An error that no signature knows: what HTTP says."""

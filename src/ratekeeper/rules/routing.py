@@ -1,4 +1,4 @@
-"""Routes: which rule a call falls under, compiled once per rule file and shared by all providers made from it."""
+"""Finds the route of a call, and what it costs. A rule file is compiled once; all its providers share the result."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ratekeeper.ledger.limit import Limit, Window
 from ratekeeper.rules.call import Call, Priority
-from ratekeeper.rules.cost import Amount, compile_cost
-from ratekeeper.rules.reading import count, number, reader, text
-from ratekeeper.rules.schema import Condition, Costs, File, LimitRule, Route, RouteRule, Scalar, Tier
-from ratekeeper.rules.times import duration
+from ratekeeper.rules.reading import Reader, count, number, reader, text
+from ratekeeper.rules.schema import Condition, Cost, Costs, File, LimitRule, Route, RouteRule, Scalar, Term
 
-__all__ = ["PRIORITIES", "CompiledRoute", "Router", "limit_of", "listed", "spread"]
+__all__ = [
+    "PRIORITIES",
+    "Amount",
+    "CompiledRoute",
+    "Router",
+    "compile_cost",
+    "evaluate",
+    "listed",
+    "references",
+    "spread",
+]
 
 PRIORITIES: Final = {
     "cancel": Priority.CRITICAL,
@@ -26,6 +33,9 @@ PRIORITIES: Final = {
 
 Test = Callable[[Call], bool]
 
+Amount = int | Callable[[Call], int | None]
+"""A constant, or a function of the call; None where no term applies."""
+
 
 class CompiledRoute:
     """One route, ready to be asked.
@@ -33,22 +43,18 @@ class CompiledRoute:
     Attributes:
         label: unique name; the match, with ``#2`` behind where several routes share one.
         rule: what the file says.
-        key: ``$.routes[3]``, for explanations.
         costs: amounts reserved, by limit name.
         ok, failed: actual amounts by limit name, where they differ.
         tests: conditions beyond method and path; all must hold.
         own_path: endpoints below a ``*`` are told apart by the real path.
     """
 
-    __slots__ = ("costs", "failed", "key", "label", "match", "ok", "own_path", "rule", "tests")
+    __slots__ = ("costs", "failed", "label", "match", "ok", "own_path", "rule", "tests")
 
-    def __init__(
-        self, rule: Route, match: str, label: str, key: str, limits: Mapping[str, LimitRule], every: Costs
-    ) -> None:
+    def __init__(self, rule: Route, match: str, label: str, limits: Mapping[str, LimitRule], every: Costs) -> None:
         self.rule = rule
         self.match = match
         self.label = label
-        self.key = key
         common = {} if match.startswith("WS") else every
         self.costs = {**spread(common, limits), **spread(rule.cost, limits)}
         self.ok = spread(rule.ok, limits)
@@ -58,9 +64,6 @@ class CompiledRoute:
         )
         self.own_path = not match or match.endswith("*")
 
-    def admits(self, call: Call) -> bool:
-        return all(test(call) for test in self.tests)
-
 
 class Router:
     """Finds the route of a call: one look-up for a plain path, a short walk for templates."""
@@ -68,16 +71,16 @@ class Router:
     __slots__ = ("default", "labels", "plain", "templates")
 
     def __init__(self, file: File) -> None:
-        self.default = CompiledRoute(file.default, "", "", "$.default", file.limits, file.every)
+        self.default = CompiledRoute(file.default, "", "", file.limits, file.every)
         self.labels: dict[str, CompiledRoute] = {"": self.default}
         self.plain: dict[tuple[str, str], tuple[CompiledRoute, ...]] = {}
         self.templates: dict[str, list[tuple[tuple[str, ...], tuple[CompiledRoute, ...]]]] = {}
         grouped: dict[str, list[CompiledRoute]] = {}
-        for index, rule in enumerate(file.routes):
+        for rule in file.routes:
             for match in listed(rule.match):
                 routes = grouped.setdefault(match, [])
                 label = f"{match} #{len(routes) + 1}" if routes else match
-                route = CompiledRoute(rule, match, label, f"$.routes[{index}]", file.limits, file.every)
+                route = CompiledRoute(rule, match, label, file.limits, file.every)
                 routes.append(route)
                 self.labels[label] = route
         for match, routes in grouped.items():
@@ -91,7 +94,13 @@ class Router:
         """The route of `call`; the default one if none knows it."""
         method = call.method.upper()
         candidates = self.plain.get((method, call.path)) or self._template(method, call.path)
-        return next((route for route in candidates if route.admits(call)), self.default)
+        for route in candidates:
+            for test in route.tests:
+                if not test(call):
+                    break
+            else:
+                return route
+        return self.default
 
     def _template(self, method: str, path: str) -> tuple[CompiledRoute, ...]:
         segments = path.split("/")
@@ -106,23 +115,6 @@ class Router:
 def listed(texts: str | list[str]) -> list[str]:
     """One text or several, as a list; nothing for an empty one."""
     return ([texts] if texts else []) if isinstance(texts, str) else texts
-
-
-def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
-    """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
-    chosen = rule.tiers[tier] if tier else rule.capacity
-    capacity, refill = (chosen.capacity, chosen.refill) if isinstance(chosen, Tier) else (chosen, 0)
-    return Limit(
-        name=name,
-        unit=rule.unit,
-        capacity=capacity,
-        period=duration(rule.period) if rule.window is not Window.SLOTS else 0,
-        window=rule.window,
-        scope=tuple(listed(rule.scope)),
-        headroom=rule.headroom,
-        refill=refill or rule.refill * capacity // rule.capacity,
-        origin=duration(rule.origin) if rule.origin else 0,
-    )
 
 
 def spread(costs: Costs, limits: Mapping[str, LimitRule]) -> dict[str, Amount]:
@@ -170,9 +162,139 @@ def _test(name: str, wanted: Scalar | list[Scalar] | Condition) -> Test:
             value = None if value is None else count(value)
         if accepted and (value is None or text(value) not in accepted):
             return False
+        if condition.least is None and condition.most is None:
+            return True
         size = number(value)
-        if condition.least is not None and (size is None or size < condition.least):
+        if size is None or (condition.least is not None and size < condition.least):
             return False
-        return condition.most is None or (size is not None and size <= condition.most)
+        return condition.most is None or size <= condition.most
 
     return holds
+
+
+# --- costs ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(amount: Amount, call: Call) -> int | None:
+    """The units that `call` costs; None if the rule does not say."""
+    return amount if isinstance(amount, int) else amount(call)
+
+
+def compile_cost(cost: Cost) -> Amount:
+    """A constant when nothing depends on the call, so that plans of such routes can be made once."""
+    if isinstance(cost, int):
+        return cost
+    if isinstance(cost, list):
+        return _first([compile_cost(each) for each in cost])
+    amount = _head(cost)
+    if cost.times:
+        return _multiplied(amount, reader(cost.times))
+    return amount
+
+
+def references(cost: Cost | list[Cost]) -> list[str]:
+    """All references that a cost reads."""
+    if isinstance(cost, int):
+        return []
+    if isinstance(cost, list):
+        return [name for each in cost for name in references(each)]
+    own = [name for name in (cost.by, cost.count, cost.has, cost.times, cost.age) if name]
+    return own + references(cost.sum) + references(cost.largest)
+
+
+def _head(term: Term) -> Amount:
+    if term.age:
+        # When an order was placed is known to whoever placed it, which may be another program: the dearest is charged.
+        return max([each for _, each in term.bands] + [term.above or 0, term.missing or 0])
+    if term.sum:
+        return _together([compile_cost(each) for each in term.sum], sum)
+    if term.largest:
+        return _together([compile_cost(each) for each in term.largest], max)
+    if term.has:
+        return _presence(reader(term.has), term.cost or 0, term.missing)
+    if term.cases:
+        return _case(reader(term.by), term)
+    if term.count:
+        return _scaled(reader(term.count), count, term)
+    return _scaled(reader(term.by), number, term)
+
+
+def _first(amounts: list[Amount]) -> Amount:
+    def first(call: Call) -> int | None:
+        for amount in amounts:
+            value = evaluate(amount, call)
+            if value is not None:
+                return value
+        return None
+
+    return first
+
+
+def _together(amounts: list[Amount], join: Callable[[list[int]], int]) -> Amount:
+    def together(call: Call) -> int | None:
+        values = [value for amount in amounts if (value := evaluate(amount, call)) is not None]
+        return join(values) if values else None
+
+    return together
+
+
+def _multiplied(amount: Amount, read: Reader) -> Amount:
+    def multiplied(call: Call) -> int | None:
+        value = evaluate(amount, call)
+        factor = number(read(call))
+        return value if value is None or factor is None else value * max(factor, 0)
+
+    return multiplied
+
+
+def _presence(read: Reader, present: int, missing: int | None) -> Amount:
+    return lambda call: missing if read(call) is None else present
+
+
+def _case(read: Reader, term: Term) -> Amount:
+    cases = term.cases
+    other = max(cases.values()) if term.other is None else term.other
+
+    def case(call: Call) -> int | None:
+        value = read(call)
+        return term.missing if value is None else cases.get(text(value), other)
+
+    return case
+
+
+def _scaled(read: Reader, measure: Callable[[object], int | None], term: Term) -> Amount:
+    scale = _bands(term) if term.bands else _line(term)
+    # A value that is no number is taken for the dearest: too much is refunded by feedback, too little is a refusal.
+    dearest = max([each for _, each in term.bands] + [term.above or 0]) if term.bands else (term.max or term.base)
+
+    def scaled(call: Call) -> int | None:
+        value = read(call)
+        if value is None:
+            return term.missing
+        size = measure(value)
+        return dearest if size is None else scale(size)
+
+    return scaled
+
+
+def _bands(term: Term) -> Callable[[int], int]:
+    bands = term.bands
+    above = bands[-1][1] if term.above is None else term.above
+
+    def bands_of(size: int) -> int:
+        for edge, units in bands:
+            if size <= edge:
+                return units
+        return above
+
+    return bands_of
+
+
+def _line(term: Term) -> Callable[[int], int]:
+    base, each, per, most = term.base, term.each or 0, term.per, term.max
+
+    def line(size: int) -> int:
+        units = base + each * (max(size, 0) // per)
+        return units if most is None else min(units, most)
+
+    return line

@@ -1,4 +1,4 @@
-"""What a rule file may say: the TOML as typed structs, long because the format is. `checks` looks at what it means.
+"""The schema of rule files: typed structs, long because the format is. `checks` looks at what a file means.
 
 Fields marked *later* are part of the format and validated, but this version cannot evaluate them: a file that needs one
 is refused when it is used (`ratekeeper.rules.checks.unready`), because ignoring it could break a limit.

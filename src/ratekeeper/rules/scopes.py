@@ -1,4 +1,4 @@
-"""Owners: whose limit a call spends, as a short text that holds no secret."""
+"""Names the owners of the limits that a call spends: short texts that hold no secret."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from typing import Final
 
 from ratekeeper.rules.call import Call, Identity
 from ratekeeper.rules.reading import header, reader, text
@@ -17,6 +18,8 @@ ANONYMOUS = "anonymous"
 """The account and key of a call that shows none."""
 ANYONE = Identity()
 BUILT_IN = frozenset({"ip", "account", "key", "endpoint", "connection"})
+
+_UNFIT: Final = re.compile(r"[,\s\x00-\x1f\x7f]")
 
 OwnerOf = Callable[[Call, Identity, str], str]
 """(call, identity, endpoint) -> who it is among owners of one kind; several names, joined by commas, if it is several."""
@@ -42,7 +45,9 @@ def owner_of(kind: str, owners: Mapping[str, Owner]) -> OwnerOf:
     names = (owner.header,) if isinstance(owner.header, str) else tuple(owner.header)
     pattern = re.compile(owner.pattern) if owner.pattern else None
     if kind == "account":
-        return lambda call, identity, endpoint: cleaned(identity.account) or _secret(names, pattern, call, identity)
+        return lambda call, identity, endpoint: (
+            cleaned(identity.account) if identity.account else _secret(names, pattern, call, identity)
+        )
     return lambda call, identity, endpoint: _secret(names, pattern, call, identity)
 
 
@@ -56,11 +61,12 @@ def _secret(names: tuple[str, ...], pattern: re.Pattern[str] | None, call: Call,
         value = header(call.headers, name) if name else None
         if value is None:
             continue
-        found = pattern.search(text(value)) if pattern else None
-        if found is not None:
-            return digest(identity.secret, found[1] if found.re.groups else found[0])
+        shown = value if isinstance(value, str) else text(value)
         if pattern is None:
-            return digest(identity.secret, text(value))
+            return digest(identity.secret, shown)
+        found = pattern.search(shown)
+        if found is not None:
+            return digest(identity.secret, found[1] if pattern.groups else found[0])
     return ANONYMOUS
 
 
@@ -90,5 +96,5 @@ def cleaned(name: str) -> str:
     """Fit for a key: no comma (it joins owners), no blanks or control characters, not endless."""
     if name.isalnum() and len(name) <= 80:
         return name
-    name = re.sub(r"[,\s\x00-\x1f\x7f]", "_", name)
+    name = _UNFIT.sub("_", name)
     return name if len(name) <= 80 else f"{name[:60]}~{digest(b'', name)}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from ratekeeper.ledger.limit import Charge, Limit, Window
+from ratekeeper.rules.numbers import in_force
 
 __all__ = ["PACED", "REFUSED", "InForce"]
 
@@ -46,20 +47,11 @@ class InForce:
         return used
 
     def _find(self, charge: Charge, learned: Mapping[str, Mapping[str, tuple[int, int]]]) -> tuple[Limit, Limit, Limit]:
-        limit = stated = charge.limit
         namespace, _, ledger = charge.key.partition("/")
         known = learned.get(namespace, {})
-        numbers = None if limit.own else known.get(ledger) or known.get(limit.name)
-        if numbers is not None:
-            capacity, period = numbers
-            headroom = limit.headroom * capacity // limit.capacity
-            refill = max(1, limit.refill * capacity // limit.capacity) if limit.refill else 0
-            try:
-                stated = replace(limit, capacity=capacity, period=period, headroom=headroom, refill=refill)
-            except ValueError:
-                pass  # a provider that states nonsense is not believed
+        stated = in_force(charge.limit, ledger, known)
         part = known.get(PACED + ledger, (1000, 0))[0]
-        return limit, stated, _part_of(stated, part) if 0 < part < 1000 else stated
+        return charge.limit, stated, _part_of(stated, part) if 0 < part < 1000 else stated
 
     def forget(self) -> None:
         """What is learned has changed."""

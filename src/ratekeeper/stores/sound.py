@@ -13,7 +13,7 @@ from ratekeeper.ledger.first import First
 from ratekeeper.ledger.fixed import Fixed
 from ratekeeper.ledger.flows import Bucket, Sliding
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.rules.learning import believable
+from ratekeeper.rules.numbers import believable
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.inforce import PACED, REFUSED

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
-from ratekeeper.apps.rules import command
+from ratekeeper.apps.rules import Difference, command, differences, page, table
 from ratekeeper.rules.book import DATA, Rulebook
+from ratekeeper.rules.files import parse, read
+from ratekeeper.rules.provider import Provider
+from ratekeeper.rules.routing import listed
 from ratekeeper.rules.schema import schema_json
 
 
@@ -111,3 +115,114 @@ def test_check_later(tmp_path: Path) -> None:
 def test_schema() -> None:
     """The schema is printed as it is stored."""
     assert run("schema").output.encode() == schema_json()
+
+
+# --- How two rule files differ. --------------------------------------------------------------------------------------
+
+
+OURS = read(DATA / "binance-usdm.toml")
+OTHER_UNITS = """
+format = 1
+name = "other"
+title = "The same exchange, counted in another unit"
+source = "S"
+[sources]
+S = { title = "t", read = 2026-11-20, confidence = "C" }
+[limits.pace]
+unit = "pace"
+capacity = 1000
+period = "1s"
+[default]
+cost = { pace = 1 }
+[[routes]]
+match = ["GET /fapi/v1/ping", "GET /fapi/v1/nowhere"]
+cost = { pace = 60 }
+"""
+
+
+def test_same() -> None:
+    """A file does not differ from itself, in either way of comparing."""
+    assert differences(OURS, OURS) == differences(OURS, OURS, spacing=True) == []
+
+
+def test_limits_and_costs() -> None:
+    """A changed capacity, a limit that is missing, a changed cost and a route that is new."""
+    limits = {**OURS.limits, "weight-1m": replace(OURS.limits["weight-1m"], capacity=1200)}
+    del limits["orders-1m"]
+    at = next(index for index, rule in enumerate(OURS.routes) if "GET /fapi/v1/ping" in listed(rule.match))
+    routes = [*OURS.routes]
+    routes[at] = replace(routes[at], match="GET /fapi/v9/ping", cost={"weight": 3})
+    found = {each.what: each for each in differences(OURS, replace(OURS, limits=limits, routes=routes))}
+    assert found["weight-1m"].theirs == "1200 weight per 1m, fixed, per ip"
+    assert found["orders-1m"].theirs == ""
+    assert found["GET /fapi/v1/ping"].ours == "{ weight = 1 }" and found["GET /fapi/v1/ping"].theirs == ""
+    assert found["GET /fapi/v9/ping"] == Difference("GET /fapi/v9/ping", "", "{ weight = 3 }")
+
+
+def test_spacing() -> None:
+    """Files that count in other units are compared by time, on the routes that both know."""
+    (found,) = differences(OURS, parse(OTHER_UNITS), spacing=True)
+    assert found == Difference("GET /fapi/v1/ping", "25 ms", "60 ms")  # 1 of 2400 in a minute; 60 of 1000 in a second
+
+
+def test_table() -> None:
+    """Columns, with the names above; a dash where one side has nothing."""
+    text = table([Difference("weight-1m", "a", ""), Difference("GET /long/path", "", "b")], "ours", "theirs")
+    assert text.splitlines() == [
+        "                ours  theirs",
+        "weight-1m       a     -",
+        "GET /long/path  -     b",
+    ]
+
+
+# --- The documentation's page of providers. --------------------------------------------------------------------------
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "providers.md"
+SMALL = """
+format = 1
+name = "small"
+title = "Small exchange (v1)"
+hosts = ["api.small.example"]
+paths = ["/v1/"]
+source = "S"
+[sources]
+S = { title = "Its documentation", url = "https://small.example/docs", read = 2026-11-20, confidence = "D" }
+T = { title = "Used by nothing", read = 2026-11-20, confidence = "?" }
+[limits.calls-1s]
+unit = "calls"
+capacity = 7
+period = "1s"
+note = "a | b"
+headers.limit = "x-limit"
+[default]
+cost = { calls = 1 }
+[[routes]]
+match = ["GET /v1/a", "GET /v1/b"]
+cost = { calls = 2 }
+[[refusals]]
+status = [429]
+body = { code = [1015] }
+outcome = "throttled"
+block = "ip"
+hold = "5m"
+charged = false
+"""
+
+
+def test_page_is_fresh() -> None:
+    """The page is what the rule files say; else: `ratekeeper rules page > docs/reference/providers.md`."""
+    book = Rulebook.load()
+    assert PAGE.read_text("utf-8") == page([book.provider(name) for name in book.names()])
+
+
+def test_everything_is_told() -> None:
+    """Hosts, paths, limits with source, date and grade, refusals, and the sources that are used."""
+    text = page([Provider(parse(SMALL))])
+    assert "* [Small exchange (v1)](#small-exchange-v1): `small`" in text
+    assert "`small` · hosts `api.small.example` · paths `/v1/` · 2 routes, 1 costs" in text
+    limit = "| `calls-1s` | 7 calls per 1s, sliding, per ip, *learned*<br>a \\| b | S | 2026-11-20 | D |"
+    assert limit in text
+    assert "Refusals: 429 with code 1015: throttled, holds ip for 5m, not counted." in text
+    assert "* S: [Its documentation](https://small.example/docs), read 2026-11-20, D" in text
+    assert "Used by nothing" not in text

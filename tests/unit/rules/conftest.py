@@ -29,7 +29,7 @@ def whole(fragment: dict[str, Any]) -> dict[str, Any]:
     return {**least, **fragment, "sources": {"S": source, **fragment.get("sources", {})}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def file_of() -> Callable[[str], File]:
     """A rule file from a fragment of TOML, checked."""
 
@@ -41,7 +41,7 @@ def file_of() -> Callable[[str], File]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def provider_of(file_of: Callable[[str], File]) -> Callable[[str], Provider]:
     """A provider from a fragment of TOML."""
     return lambda fragment: Provider(file_of(fragment))

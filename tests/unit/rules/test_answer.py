@@ -166,3 +166,27 @@ def test_ordinary_answer(provider: Provider) -> None:
     assert told == Feedback()
     assert told.outcome is Outcome.OK
     assert not any(isinstance(block, Block) for block in told.blocks)
+
+
+class Odd(dict[str, str]):
+    """Headers of which one cannot be read."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name == "retry-after":
+            raise TypeError(name)
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(418, Outcome.BANNED), (429, Outcome.THROTTLED), (503, Outcome.OVERLOADED)]
+)
+def test_status_alone_tells_enough(provider_of: Callable[[str], Provider], status: int, outcome: Outcome) -> None:
+    """A refusal whose body and headers cannot be read is what its status says, once; the rest of the answer counts."""
+    rules = provider_of(FRAGMENT + '\n[[refusals]]\nstatus = [418]\noutcome = "banned"\nblock = "ip"')
+    headers = Odd(date=DATE) | {"x-used-1m": "9"}
+    told = rules.feedback(rules.plan(Call("GET", "/w")), Answer(status, Odd(headers), b"no"), now=NOW)
+    assert told.outcome is outcome
+    assert [block.kind for block in told.blocks] == (["ban"] if status == 418 else [])
+    assert told.full == ((W,) if status == 429 else ())
+    assert told.used == {W: 9}
+    assert "body (TypeError), headers (TypeError)" in told.unreadable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -149,3 +151,12 @@ def test_wishes_follow_the_name() -> None:
         assert found is not None
         assert [found.limits[name].usable for name in ("ip-1m", "order-1s", "user-20-1s")] == [5400, 1, 15]
     assert book.provider("okx").limits["ip-20-2s"].usable == 20
+
+
+def test_import_is_light() -> None:
+    """The book loads what plans calls and reads answers; what checks, explains, denies and derives comes with its use."""
+    code = "import sys, ratekeeper.rules.book; print(*[name for name in sys.modules if name.startswith('ratekeeper.rules.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
+    assert "provider" in loaded
+    assert loaded.isdisjoint({"ccxt_costs", "ccxt_tables", "checks", "denial", "explanation", "handling"})

@@ -9,7 +9,7 @@ import pytest
 
 from ratekeeper.rules.call import Call
 from ratekeeper.rules.ccxt_costs import capped, cost_of, dearer, dearest
-from ratekeeper.rules.cost import compile_cost, evaluate
+from ratekeeper.rules.routing import compile_cost, evaluate
 from ratekeeper.rules.schema import Term
 
 BANDS = {"cost": 1, "byLimit": [[50, 2], [100, 5]]}

@@ -19,12 +19,10 @@ from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Call
 from ratekeeper.rules.ccxt_tables import PREFIX, acquaint, derive, exchanges_at, urls_of
-from ratekeeper.rules.check_costs import unready
-from ratekeeper.rules.checks import check
-from ratekeeper.rules.files import parse
+from ratekeeper.rules.checks import check, unready
+from ratekeeper.rules.files import parse, to_toml
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File
-from ratekeeper.rules.writing import to_toml
 
 EVERY = pytest.mark.parametrize("name", ccxt.exchanges)
 MINUTE = 60_000_000

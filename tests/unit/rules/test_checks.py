@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ratekeeper.errors import RuleError
-from ratekeeper.rules.check_costs import refuse_unready, unready
+from ratekeeper.rules.checks import refuse_unready, unready
 from ratekeeper.rules.schema import File
 
 LIMIT = 'unit = "calls"\ncapacity = 10\nperiod = "1m"\n'
@@ -40,6 +40,7 @@ TWO = '[[routes]]\nmatch = "GET /a/{x}"\n%s\n[[routes]]\nmatch = "GET /a/{y}"\n%
         ("[owners.a]\nvalue = 'x'\nheader = 'y'", "$.owners.a", "exactly one"),
         ("[owners.a]\nvalue = 'x'\npattern = '('", "$.owners.a.pattern", "regular expression"),
         ("[owners.a]\nvalue = 'x.y'", "$.owners.a.value", "unknown root"),
+        ("[owners.a]\nvalue = 'body.'", "$.owners.a.value", "Write body.NAME"),
         ("[every]\nweight = 1", "$.every.weight", "calls, calls-1m"),
         ("[default]\ncost = { weight = 1 }", "$.default.cost.weight", "no limit has the name or the unit"),
         ('[[routes]]\nmatch = "/a"', "$.routes[0].match", "METHOD /path"),
@@ -136,3 +137,65 @@ def test_wrong_shape_of_a_value(file_of: Callable[[str], File]) -> None:
     with pytest.raises(RuleError) as caught:
         file_of('[[routes]]\nmatch = "GET /x"\nwhere = { id = { matches = "(" } }')
     assert caught.value.key == "$.routes[0].where.id.matches"
+
+
+# --- What a rule file may not mean by what it says of keeping, merging and looking up. -------------------------------
+
+
+ROUTES = '[[routes]]\nmatch = ["GET /a", "GET /all", "POST /b/{id}", "GET /b/{id}"]\n'
+MERGE = ROUTES + '[[merges]]\nby = "x"\n'
+LOOKUP = ROUTES + "[[lookups]]\n"
+
+
+@pytest.mark.parametrize(
+    ("fragment", "key", "words"),
+    [
+        (ROUTES + '[keep]\n"GET /c" = "1s"', "$.keep.GET /c", "fits no route"),
+        (ROUTES + '[keep]\n"GET /*" = "soon"', "$.keep.GET /*", "not a duration"),
+        ('apart = ["X-Demo"]\n' + ROUTES, "$.apart[0]", "lower case"),
+        (MERGE + 'match = "GET /c"', "$.merges[0].match", "no route of this file"),
+        (MERGE + 'match = "POST /b/{id}"', "$.merges[0].match", "only reads"),
+        (MERGE + 'match = "GET /a"\nto = "/c"', "$.merges[0].to", "no route of this file"),
+        (MERGE + 'match = "GET /a"\nsource = "NONE"', "$.merges[0].source", "unknown source"),
+        (LOOKUP + 'match = "POST /c"\nroute = "GET /a"\nparams = {}', "$.lookups[0].match", "no route of this file"),
+        (LOOKUP + 'match = "POST /b/{id}"\nroute = "GET /c"\nparams = {}', "$.lookups[0].route", "no route"),
+        (
+            LOOKUP + 'match = "POST /b/{id}"\nroute = "GET /a"\nparams = { x = "reply.x" }',
+            "$.lookups[0].params.x",
+            "unknown root",
+        ),
+        (
+            LOOKUP + 'match = "POST /b/{id}"\nroute = "GET /a"\nparams = { x = "y" }\nneeded = ["z"]',
+            "$.lookups[0].needed",
+            "not among",
+        ),
+        (
+            LOOKUP + 'match = "POST /b/{id}"\nroute = "GET /a"\nparams = {}\nonce = "header.X"',
+            "$.lookups[0].once",
+            "names nothing",
+        ),
+        (
+            LOOKUP + 'match = "POST /b/{id}"\nroute = "GET /a"\nparams = {}\nsource = "NONE"',
+            "$.lookups[0].source",
+            "unknown source",
+        ),
+    ],
+)
+def test_wrong_handling(file_of: Callable[[str], File], fragment: str, key: str, words: str) -> None:
+    """Each mistake is refused at its key, with a remedy."""
+    with pytest.raises(RuleError, match=r"\. [A-Z]") as caught:
+        file_of(fragment)
+    assert caught.value.key == key
+    assert words in str(caught.value)
+
+
+def test_right(file_of: Callable[[str], File]) -> None:
+    """Patterns over routes, no time at all, constants and places in paths are good."""
+    file = file_of(
+        'apart = ["x-demo"]\ngood = { code = [0] }\n'
+        + ROUTES
+        + '[keep]\n"* /b/*" = "0s"\n'
+        + '[[merges]]\nmatch = "GET /a"\nby = "x"\nto = "/all"\n'
+        + "[[lookups]]\nmatch = 'POST /b/{id}'\nroute = 'GET /b/{id}'\nparams = { kind = \"'a.b'\" }\n"
+    )
+    assert (file.keep, file.merges[0].to, file.lookups[0].params) == ({"* /b/*": "0s"}, "/all", {"kind": "'a.b'"})

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from tests.support.calls import sample_calls
 
+from ratekeeper.rules import denial
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.denial import Envelope, filled, put, sample
+from ratekeeper.rules.files import read
 from ratekeeper.rules.provider import Provider
 
 SECOND = 1_000_000_000
@@ -93,3 +99,85 @@ def test_a_provider_without_refusals_answers_429() -> None:
     )
     made = bare.denial(bare.plan(Call("GET", "/time")), "ban", "coinbase-exchange/ip:default", END, NOW, "why")
     assert (made.status, json.loads(made.body)) == (429, {"message": "why"})
+
+
+# --- Texts made up for regular expressions. --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "plain",
+        r"(?i)too many requests",
+        r"until (\d{13})",
+        r"(\d*)\s*(SECOND|MINUTE)",
+        r"(?i)<html|<!doctype|waf",
+        r"\bIP\b",
+        r"[^a-z]x[A-C]+",
+        r"a(?!b)c",
+        r"^a.c\w{2,3}?$",
+    ],
+)
+def test_the_text_is_found(pattern: str) -> None:
+    """Whatever is made up matches its own expression."""
+    assert re.search(pattern, sample(pattern))
+
+
+def test_the_first_group_reads_as_asked() -> None:
+    """That is where a text names an instant."""
+    assert sample(r"banned until (\d{13})\.", "1763694000000") == "banned until 1763694000000."
+
+
+@pytest.mark.parametrize("pattern", ["(?=ahead)x", r"(a)\1", "a(?!b)b"])
+def test_what_is_not_understood_is_said(pattern: str) -> None:
+    """No wrong text goes out."""
+    with pytest.raises(ValueError, match=r"not understood|found no text"):
+        sample(pattern)
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_refusal_of_the_rule_files_can_be_said(path: object) -> None:
+    """The expressions that are in use are all understood."""
+    for rule in read(path).refusals:  # type: ignore[arg-type]
+        if rule.text:
+            assert re.search(rule.text, sample(rule.text))
+
+
+# --- How providers wrap their answers. -------------------------------------------------------------------------------
+
+
+DATED = 1_763_694_000_123_456_789
+TABLE = tomllib.loads(Path(denial.__file__).with_name("envelopes.toml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_every_envelope_is_json_of_a_provider_with_rules(name: str) -> None:
+    """No typing error in the table: all bodies decode, and the provider exists."""
+    assert (DATA / f"{name}.toml").exists()
+    envelope = Envelope.of(name)
+    for template in (envelope.ok, envelope.failed, *envelope.routes.values()):
+        json.loads(filled(template, DATED))
+
+
+def test_the_time_is_filled_in() -> None:
+    """Seconds to nanoseconds, and the ISO form."""
+    assert filled("$s $ms $us $ns $iso", DATED).decode().split() == [
+        "1763694000",
+        "1763694000123",
+        "1763694000123456",
+        "1763694000123456789",
+        "2025-11-21T03:00:00.123Z",
+    ]
+
+
+def test_values_are_put_where_paths_lead() -> None:
+    """Tables and lists are made on the way; what is there stays."""
+    assert put({"a": 1}, "b.c", 2) == {"a": 1, "b": {"c": 2}}
+    assert put({"error": []}, "error.0", "no") == {"error": ["no"]}
+    assert put(None, "a.1", "x") == {"a": [None, "x"]}
+    assert put([], "", "whole") == "whole"
+
+
+def test_an_unknown_provider_has_a_plain_one() -> None:
+    """A user's own rule file is answered with an empty object."""
+    assert Envelope.of("mine").ok == "{}"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratekeeper.errors import RuleError
-from ratekeeper.rules.files import parse, parse_head, read, read_head
+from ratekeeper.rules.book import DATA
+from ratekeeper.rules.files import faults, inline, key_lines, line_of, parse, parse_head, read, read_head, to_toml
+from ratekeeper.rules.schema import Condition, Term
 
 GOOD = """
 format = 1
@@ -94,3 +101,169 @@ def test_head() -> None:
     """The head is read without the rest, whatever the rest is."""
     head = parse_head('name = "test"\nhosts = ["a.example",\n "b.example"]\n[limits]\nnonsense')
     assert (head.name, head.hosts, head.paths) == ("test", ["a.example", "b.example"], [])
+
+
+# --- Rule files as TOML text. ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.toml")), ids=lambda path: path.stem)
+def test_round_trip(path: Path) -> None:
+    """Every bundled file survives being written and read."""
+    file = read(path)
+    assert parse(to_toml(file), path.name) == file
+
+
+def test_text_is_exact() -> None:
+    """Quotes, controls, keys that need quotes, and long lists over several lines."""
+    text = to_toml(read(DATA / "binance-usdm.toml"), "first\n\nthird")
+    assert text.startswith("# first\n#\n# third\nformat = 1\nname = ")
+    assert all(len(line) < 400 for line in text.splitlines())
+    assert inline({"a b": 'say "x"\t\x7f\\', "c": [1, True, 2.5]}) == (
+        '{ "a b" = "say \\"x\\"\\t\\u007F\\\\", c = [1, true, 2.5] }'
+    )
+    assert inline({"body.type": Condition(one_of=["a"])}) == '{ "body.type" = { one_of = ["a"] } }'
+    assert inline(Term(by="limit", bands=[(9, 1)], missing=2)) == '{ by = "limit", bands = [[9, 1]], missing = 2 }'
+
+
+# --- Lines of keys, and values judged one by one. --------------------------------------------------------------------
+
+
+TEXT = '''\
+# a comment
+top = 1
+"quoted.name" = 2
+
+[table]   # another
+a.b = 3
+a.c = """
+[not.a.table]
+x = 1
+"""
+list = [
+  1,  # one
+  { deep = 2 },
+]
+[table."127.0.0.1:9300"]
+inline = { k = { l = 1 }, m = [1] }
+
+[[many]]
+n = 1
+[many.sub]
+o = 1
+[[many]]
+n = 2
+[many.sub]
+o = 2
+[[many.more]]
+p = 1
+'''
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_every_kind_of_key_has_its_line(ending: str) -> None:
+    """Tables, dotted, quoted and inline keys, arrays of tables, texts and arrays over several lines."""
+    lines = key_lines(TEXT.replace("\n", ending))
+    assert {key.removeprefix("$."): line for key, line in lines.items() if key != "$"} == {
+        "top": 2,
+        "quoted.name": 3,
+        "table": 5,
+        "table.a": 6,
+        "table.a.b": 6,
+        "table.a.c": 7,
+        "table.list": 11,
+        "table.list[0]": 11,
+        "table.list[1]": 11,
+        "table.list[1].deep": 11,
+        "table.127.0.0.1:9300": 15,
+        "table.127.0.0.1:9300.inline": 16,
+        "table.127.0.0.1:9300.inline.k": 16,
+        "table.127.0.0.1:9300.inline.k.l": 16,
+        "table.127.0.0.1:9300.inline.m": 16,
+        "table.127.0.0.1:9300.inline.m[0]": 16,
+        "many": 18,
+        "many[0]": 18,
+        "many[0].n": 19,
+        "many[0].sub": 20,
+        "many[0].sub.o": 21,
+        "many[1]": 22,
+        "many[1].n": 23,
+        "many[1].sub": 24,
+        "many[1].sub.o": 25,
+        "many[1].more": 26,
+        "many[1].more[0]": 26,
+        "many[1].more[0].p": 27,
+    }
+
+
+def test_what_is_not_there_has_the_line_of_what_is_around_it() -> None:
+    """A missing key is told at its table; one of nowhere has no line."""
+    lines = key_lines(TEXT)
+    assert line_of(lines, "$.table.a.z[3].y") == 6
+    assert line_of(lines, "$.nowhere.[::1]:9300") == 0
+    assert line_of(lines, "RATEKEEPER_HOSTS") == 0
+
+
+NAME = st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=6)
+
+
+@given(st.dictionaries(NAME, st.dictionaries(NAME, st.text(max_size=8), max_size=3), min_size=1, max_size=4))
+def test_any_table_is_found_where_it_was_written(tables: dict[str, dict[str, str]]) -> None:
+    """Whatever names and texts hold, a key's line is the one on which it was written."""
+
+    def quoted(text: str) -> str:
+        return '"' + "".join(f"\\U{ord(each):08x}" for each in text) + '"'
+
+    written: list[str] = []
+    where: dict[str, int] = {}
+    for name, table in tables.items():
+        written.append(f"[{quoted(name)}]")
+        where.setdefault(f"$.{name}", len(written))
+        for key, value in table.items():
+            written += [f"{quoted(key)} = '''", *value.replace("'", "").split("\n"), "'''"]
+            where.setdefault(f"$.{name}.{key}", len(written) - len(value.replace("'", "").split("\n")) - 1)
+    try:
+        tomllib.loads("\n".join(written))
+    except tomllib.TOMLDecodeError:
+        return  # control characters in a text
+    found = key_lines("\n".join(written))
+    assert {key: found[key] for key in where} == where
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True):
+    """A table with a key that must be there."""
+
+    size: Annotated[int, msgspec.Meta(ge=1, title="a size", description="Write 1 or more.")]
+    kind: Literal["big", "small"] = "big"
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True):
+    """A table of tables."""
+
+    inner: dict[str, Inner] = {}
+    either: str | Inner = ""
+    names: str | list[str] = ""
+    part: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"inner": {"a": {"size": 1}}, "either": {"size": 2}, "names": ["x"], "part": 1}, []),
+        ({"inner": {"a": {"size": 0}}}, ["$.inner.a.size: expected a size, got 0. Write 1 or more."]),
+        ({"inner": {"a": {"size": 1, "kind": "bg"}}}, ["$.inner.a.kind: expected one of big, small, got"]),
+        ({"inner": {"a": {"sise": 1}}}, ["$.inner.a.sise: no such key. Did you", "$.inner.a: 'size' is missing."]),
+        ({"inner": {"a": {"size": 1}, "b": 2}}, ["$.inner.b: expected a table, got 2."]),
+        ({"either": {"size": "x"}}, ['$.either.size: expected a size, got "x".']),
+        ({"either": 1}, ["$.either: expected a string or a table, got 1."]),
+        ({"names": ["a", 2]}, ["$.names[1]: expected a string, got 2."]),
+        ({"names": {}}, ["$.names: expected a string or a list, got a table."]),
+        ({"part": "redis://me:word@host"}, ["$.part: expected a number, got an address."]),
+        ({"part": "x" * 100}, [f'$.part: expected a number, got "{"x" * 39}….']),
+        ({"inner": [], "more": 1}, ["$.inner: expected a table, got a list", "$.more: no such key. There are: inner"]),
+    ],
+)  # fmt: skip
+def test_all_faults_are_found(raw: dict[str, Any], told: list[str]) -> None:
+    """Each with its path, what was expected, what is there and what to write; nothing is found in what is right."""
+    found = [f"{path}: {text}" for path, text in faults(raw, Outer)]
+    assert len(found) == len(told)
+    assert [text for text, start in zip(found, told, strict=True) if not text.startswith(start)] == []

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ratekeeper.rules.check_costs import unready
-from ratekeeper.rules.checks import check
+from ratekeeper.rules.checks import check, unready
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File, schema_json
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from ratekeeper.rules.writing import to_toml
+from ratekeeper.rules.files import to_toml
 
 from .options import Live
 

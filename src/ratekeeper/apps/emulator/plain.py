@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ratekeeper.rules.call import Answer
-from ratekeeper.rules.envelopes import Envelope, filled, put
+from ratekeeper.rules.denial import Envelope, filled, put
 from ratekeeper.rules.reading import dig
 from ratekeeper.rules.times import duration, interval_name
 

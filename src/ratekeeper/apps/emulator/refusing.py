@@ -15,7 +15,7 @@ from .incoming import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ratekeeper.rules.envelopes import Envelope
+    from ratekeeper.rules.denial import Envelope
     from ratekeeper.rules.schema import Refusal as Rule
 
     from .accounting import StrictLimit

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratekeeper.rules.denial import interval
-from ratekeeper.rules.envelopes import Envelope
+from ratekeeper.rules.denial import Envelope, interval
 
 from .incoming import Fault
 

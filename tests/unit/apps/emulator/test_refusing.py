@@ -14,7 +14,7 @@ from ratekeeper.apps.emulator.refusing import Refused, Refuser, write_instant
 from ratekeeper.apps.emulator.tariff import Tariff
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Call, Outcome
-from ratekeeper.rules.envelopes import Envelope
+from ratekeeper.rules.denial import Envelope
 from ratekeeper.rules.times import instant
 
 SECOND = 1_000_000_000

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
 
-from ratekeeper.apps.rules.difference import differences, table
-from ratekeeper.apps.rules.page import page
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.rulebook import rulebook
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import Call
 from ratekeeper.rules.ccxt_tables import PREFIX, derive, exchanges_at
-from ratekeeper.rules.check_costs import unready
 from ratekeeper.rules.checks import check as check_meaning
+from ratekeeper.rules.checks import unready
 from ratekeeper.rules.explanation import GRADES, describe, provenance
-from ratekeeper.rules.files import read
+from ratekeeper.rules.files import inline, read, to_toml
+from ratekeeper.rules.numbers import limit_of
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import listed
-from ratekeeper.rules.schema import File, schema_json
-from ratekeeper.rules.writing import to_toml
+from ratekeeper.rules.schema import File, Refusal, Route, schema_json
 
-__all__ = ["command"]
+__all__ = ["Difference", "command", "differences", "page", "table"]
 
 _FROM_CCXT = click.option(
     "--from-ccxt", is_flag=True, help="NAME is an exchange of ccxt: derive its rules from ccxt's own tables."
@@ -193,3 +194,172 @@ def _from_ccxt(ours: File) -> File:
         raise UnknownProvider(f"no exchange of ccxt calls a host of {ours.name}. Compare with a FILE")
     known = {match for rule in ours.routes for match in listed(rule.match)}
     return max(found, key=lambda file: len(known & {match for rule in file.routes for match in listed(rule.match)}))
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """One limit or route; an empty text where a file does not have it."""
+
+    what: str
+    ours: str
+    theirs: str
+
+
+def differences(ours: File, theirs: File, *, spacing: bool = False) -> list[Difference]:
+    """What differs, limits first.
+
+    Args:
+        spacing: for files that count in other units: only routes that both know are compared, by how long a call without
+            parameters keeps its tightest limit busy.
+    """
+    if spacing:
+        one, other = _spacings(ours), _spacings(theirs)
+        one = {name: text for name, text in one.items() if name in other}
+        other = {name: text for name, text in other.items() if name in one}
+        return _different(one, other)
+    return _different(_limits(ours), _limits(theirs)) + _different(_costs(ours), _costs(theirs))
+
+
+def table(found: list[Difference], ours: str, theirs: str) -> str:
+    """The differences in columns."""
+    rows = [Difference("", ours, theirs), *found]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{row.what:<{widths[0]}}  {row.ours or '-':<{widths[1]}}  {row.theirs or '-'}" for row in rows)
+
+
+def _different(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference]:
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [
+        Difference(name, ours.get(name, ""), theirs.get(name, ""))
+        for name in names
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _limits(file: File) -> dict[str, str]:
+    return {name: describe(limit_of(name, rule)) for name, rule in file.limits.items()}
+
+
+def _costs(file: File) -> dict[str, str]:
+    found = {"every call": _text(file, file.every), "unknown routes": _route(file, file.default)}
+    for rule in file.routes:
+        for match in listed(rule.match):
+            where = f" where {inline(rule.where)}" if rule.where else ""
+            found[match + where] = _route(file, rule)
+    return found
+
+
+def _route(file: File, rule: Route) -> str:
+    parts = [_text(file, rule.cost)]
+    parts += [f"{field} {_text(file, costs)}" for field in ("ok", "failed") if (costs := getattr(rule, field))]
+    return ", ".join(parts)
+
+
+def _text(file: File, costs: object) -> str:
+    return inline(costs) if costs else "nothing"
+
+
+def _spacings(file: File) -> dict[str, str]:
+    """Milliseconds of its tightest limit that a call of each route takes."""
+    provider = Provider(file)
+    found = {}
+    for rule in file.routes:
+        for match in listed(rule.match):
+            method, _, path = match.partition(" ")
+            if not path.endswith("*") and not method.startswith("WS"):
+                charges = provider.plan(Call(method, path)).charges
+                times = [each.cost * each.limit.period / (each.limit.refill or each.limit.capacity) for each in charges]
+                found[match] = f"{max(times, default=0) / 1e6:.5g} ms"
+    return found
+
+
+# --- the page of the documentation: made from the rule files, so that it cannot differ --------------------------------
+
+_HEAD = """# Providers
+
+Made from the rule files by `ratekeeper rules page`; do not edit. What the columns mean is in
+[the format of rule files](rules-format.md).
+
+Every number has a source with the day on which it was read, and a grade: {grades}.
+Limits marked *learned* are read from the provider while programs run; the number here is what holds until then.
+
+Every other exchange of [ccxt](https://github.com/ccxt/ccxt) is governed by what ccxt's own tables say, which
+`ratekeeper rules show NAME --from-ccxt` prints ([how that is done](../how-to/use-with-ccxt.md)).
+"""
+
+
+def page(providers: Iterable[Provider]) -> str:
+    """All of them, in Markdown."""
+    providers = list(providers)
+    grades = ", ".join(f"**{grade}** {meaning}" for grade, meaning in GRADES.items())
+    index = "\n".join(f"* [{each.file.title}](#{_anchor(each.file.title)}): `{each.name}`" for each in providers)
+    return "\n".join([_HEAD.format(grades=grades), index, *map(_provider, providers)]) + "\n"
+
+
+def _provider(provider: Provider) -> str:
+    file = provider.file
+    learned = {
+        name
+        for learn in file.learn
+        if learn.rows is not None and learn.limit
+        for name, rule in file.limits.items()
+        if name == learn.limit_name or rule.unit in learn.units.values()
+    }
+    lines = ["", f"## {file.title}", "", f"`{provider.name}` · hosts {_codes(file.hosts)}"]
+    if file.paths:
+        lines[-1] += f" · paths {_codes(file.paths)}"
+    routes = sum(len(listed(rule.match)) for rule in file.routes)
+    lines[-1] += f" · {routes} routes, {len(file.routes)} costs"
+    lines += ["", "| limit | capacity | source | read | grade |", "|---|---|---|---|---|"]
+    for limit in provider.limits.values():
+        rule = file.limits[limit.name]
+        origin = provenance(file, rule)
+        text = describe(limit) + (f", {limit.refill} back each period" if limit.refill else "")
+        text += ", *learned*" if limit.name in learned or rule.headers.limit else ""
+        note = f"<br>{_cell(origin.note)}" if origin.note else ""
+        lines.append(
+            f"| `{limit.name}` | {_cell(text)}{note} | {_cell(origin.source)} | {origin.date} | {origin.confidence} |"
+        )
+    if file.refusals:
+        lines += ["", "Refusals: " + "; ".join(map(_refusal, file.refusals)) + "."]
+    lines += ["", "Sources:", ""]
+    used = _used(file)
+    for tag, source in file.sources.items():
+        if tag in used:
+            title = f"[{source.title}]({source.url})" if source.url else source.title
+            lines.append(f"* {tag}: {title}, read {source.read}, {source.confidence}")
+    return "\n".join(lines)
+
+
+def _used(file: File) -> set[str]:
+    rules = [file.default, *file.limits.values(), *file.routes]
+    return {tag for rule in rules for tag in listed(rule.source) or listed(file.source)}
+
+
+def _refusal(refusal: Refusal) -> str:
+    """``429 with code 1015: throttled, holds ip``."""
+    parts = [" or ".join(map(str, refusal.status))] if refusal.status else []
+    parts += [f"{path} {' or '.join(map(str, values))}" for path, values in refusal.body.items()]
+    parts += [f"`{refusal.text}`"] if refusal.text else []
+    parts += [f"close {' or '.join(map(str, refusal.close))}"] if refusal.close else []
+    text = f"{' with '.join(parts)}: {refusal.outcome}"
+    held = [*refusal.limits, *([refusal.block] if refusal.block else [])]
+    text += f", holds {' and '.join(held)}" if held else ""
+    text += f" for {refusal.hold}" if refusal.hold else ""
+    return text if refusal.charged else f"{text}, not counted"
+
+
+def _codes(texts: list[str]) -> str:
+    return ", ".join(f"`{text}`" for text in texts) or "none"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _anchor(title: str) -> str:
+    """The fragment that forges make of a heading."""
+    kept = "".join(each for each in title.lower() if each.isalnum() or each in "-_ ")
+    return kept.strip().replace(" ", "-")
