@@ -7,12 +7,9 @@ day. If asking fails, the rule file's numbers hold.
 from __future__ import annotations
 
 import errno
-import http.client
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from ratekeeper.gate.context import Context
@@ -20,7 +17,6 @@ from ratekeeper.gate.settling import Settling
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.shared import Claim, claimed
-from ratekeeper.pools.echo import opener
 from ratekeeper.rules.call import Answer, Call
 from ratekeeper.rules.reading import LARGEST
 from ratekeeper.stores.blocks import CONTACT
@@ -103,6 +99,12 @@ class Contact:
 
     def _ask_from(self, address: Address, provider: Provider, base_url: str) -> bool | None:
         """Ask from one address; None if no connection could be made."""
+        import http.client
+        import urllib.error
+        import urllib.request
+
+        from ratekeeper.pools.echo import opener  # with an HTTP client: for those who ask
+
         route = provider.learn_route()
         assert route is not None
         context, settling = self._context, self._settling

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.pools.address import Address
-from ratekeeper.pools.echo import Echo
 from ratekeeper.pools.health import Health
 from ratekeeper.pools.settings import EgressSettings, addresses_of, listed, pins
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.scopes import ANONYMOUS
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.worker import Worker
+
+if TYPE_CHECKING:
+    from ratekeeper.pools.echo import Echo
 
 __all__ = ["Choice", "Egress", "Pool"]
 
@@ -180,7 +182,7 @@ class Egress:
         self._worker = worker or Worker()
         self.gauge = _Gauge()
         self._name = settings.name
-        self._echo = Echo(settings.echo, store, tell) if settings.echo else None
+        self._echo = _echo(settings.echo, store, tell) if settings.echo else None
         self._plain = Address("default")
         self._tell = tell
 
@@ -300,3 +302,9 @@ class Egress:
             name, seconds = address.name, rests / SECOND
             text = f"{name} rests for {seconds:.0f} s: {why}"
             self._tell("egress", text, namespace, address=name, seconds=seconds)
+
+
+def _echo(url: str, store: Store, tell: Callable[..., object]) -> Echo:
+    from ratekeeper.pools.echo import Echo  # with an HTTP client: for those who name one
+
+    return Echo(url, store, tell)

@@ -26,7 +26,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -48,10 +48,7 @@ from ratekeeper.rules.schema import (
 )
 from ratekeeper.rules.times import interval_name
 
-if TYPE_CHECKING:
-    from ratekeeper.rules.book import Rulebook
-
-__all__ = ["PREFIX", "acquaint", "derive", "exchanges_at", "urls_of"]
+__all__ = ["PREFIX", "Book", "acquaint", "derive", "exchanges_at", "urls_of"]
 
 PREFIX: Final = "ccxt-"
 """Begins the name of every derived provider, and so its ledgers: the same in every process, and no bundled file's."""
@@ -116,7 +113,17 @@ def derive(exchange: Any) -> File:
     return own.file() if own.hosts else bases[-1].file()
 
 
-def acquaint(book: Rulebook, exchange: Any, hosts: Iterable[str]) -> None:
+class Book(Protocol):
+    """Rules of many providers (`ratekeeper.rules.book.Rulebook`)."""
+
+    def for_host(self, host: str, path: str = "") -> Any:
+        """The rules for a host; None: there are none."""
+
+    def add(self, file: File, at: Iterable[str] = ()) -> None:
+        """Take in the rules of another provider, perhaps at hosts of its own."""
+
+
+def acquaint(book: Book, exchange: Any, hosts: Iterable[str]) -> None:
     """Adds derived rules to `book` for those `hosts` (``name`` or ``name:port``) of an exchange object.
 
     Hosts that its class knows get the provider of that class. Any others (a sandbox, a mirror) get one of their own,

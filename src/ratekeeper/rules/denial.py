@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import formatdate
 from pathlib import Path
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from string import Template
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from ratekeeper.ledger.limit import SECOND
-from ratekeeper.rules.call import Answer, Outcome, Plan
+from ratekeeper.ledger.limit import SECOND, Limit
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Plan
 from ratekeeper.rules.reading import dig
 from ratekeeper.rules.schema import File, Refusal
 from ratekeeper.rules.times import TimeFormat, interval_name
-
-if TYPE_CHECKING:
-    from ratekeeper.rules.provider import Provider
 
 __all__ = ["Denial", "Denials", "Envelope", "filled", "interval", "put", "sample", "worded", "write_instant"]
 
@@ -88,13 +85,17 @@ class Denials:
     """Denials in the words of one provider.
 
     Args:
-        provider: its rules.
+        file: its rules.
+        name: of the provider.
+        limits: its limits by name.
+        feedback: what such rules make of an answer (`Provider.feedback`).
     """
 
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
-        self._file = provider.file
-        self._envelope = Envelope.of(provider.name)
+    def __init__(self, file: File, name: str, limits: Mapping[str, Limit], feedback: Callable[..., Feedback]) -> None:
+        self._file = file
+        self._limits = limits
+        self._feedback = feedback
+        self._envelope = Envelope.of(name)
         self._chosen: dict[tuple[str, str, str], tuple[Refusal | None, int]] = {}
 
     def make(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
@@ -135,7 +136,7 @@ class Denials:
     def _candidates(self, plan: Plan, kind: str, what: str) -> list[Refusal]:
         """The refusals that may mean such a block: those that come as 429 first, then those that are closest to it."""
         rules = [rule for rule in self._file.refusals if not rule.close]
-        limit = self._provider.limits.get(what)
+        limit = self._limits.get(what)
         owner = what.partition(":")[0]
         charged = {word for charge in plan.charges for word in (charge.limit.name, charge.limit.unit)}
 
@@ -167,7 +168,7 @@ class Denials:
                 except ValueError:  # no text can be made up for its expression
                     continue
                 answer = Answer(status, headers, msgspec.json.encode(body))
-                if self._provider.feedback(plan, answer, now=now).outcome is Outcome(rule.outcome):
+                if self._feedback(plan, answer, now=now).outcome is Outcome(rule.outcome):
                     return rule, status
         return None, 429
 

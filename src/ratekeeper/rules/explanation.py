@@ -15,7 +15,7 @@ from ratekeeper.rules.schema import File, Route, Sourced
 from ratekeeper.rules.times import interval_name
 
 if TYPE_CHECKING:
-    from ratekeeper.rules.provider import Provider
+    from ratekeeper.rules.handling import Handling
 
 __all__ = [
     "GRADES",
@@ -121,11 +121,15 @@ class Explanation(msgspec.Struct, frozen=True):
     """The call that tells what became of it, where that matters and is known."""
 
 
-def explain(provider: Provider, rule: Route, call: Call, plan: Plan, learned: Container[str]) -> Explanation:
+def explain(
+    file: File, namespace: str, handling: Handling, rule: Route, call: Call, plan: Plan, learned: Container[str]
+) -> Explanation:
     """The plan of a call with the provenance of every number.
 
     Args:
-        provider: whose rules they are.
+        file: the rules.
+        namespace: of the provider.
+        handling: of the provider.
         rule: the route of the call.
         call, plan: what is explained.
         learned: limits, or limits and scopes, whose numbers the provider stated.
@@ -143,22 +147,21 @@ def explain(provider: Provider, rule: Route, call: Call, plan: Plan, learned: Co
                     window=limit.window.value,
                     scope=list(limit.scope),
                     key=key,
-                    provenance=provenance(provider.file, provider.file.limits[limit.name]),
+                    provenance=provenance(file, file.limits[limit.name]),
                     learned=limit.name in learned or key.partition("/")[2] in learned,
                 )
             )
-    handling = provider.handling
     single = handling.single(call, plan)
     return Explanation(
-        provider=provider.name,
-        namespace=provider.namespace,
-        title=provider.file.title,
+        provider=file.name,
+        namespace=namespace,
+        title=file.title,
         route=plan.route,
         known=bool(plan.route),
         route_class=rule.class_,
         priority=plan.priority.name.lower(),
         limits=shares,
-        cost=provenance(provider.file, rule),
+        cost=provenance(file, rule),
         feedback=plan.feedback,
         blocked_by=list(plan.scopes),
         kept=handling.ttl(plan),

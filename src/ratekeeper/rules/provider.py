@@ -197,7 +197,7 @@ class Provider:
         if self._denials is None:
             from ratekeeper.rules.denial import Denials  # for those who are shut out
 
-            self._denials = Denials(self)
+            self._denials = Denials(self.file, self.name, self.limits, self.feedback)
         return self._denials.make(plan, kind, scope, until, now, words)
 
     def ban_length(self, earlier: int = 0) -> int:
@@ -211,7 +211,8 @@ class Provider:
         from ratekeeper.rules.explanation import explain  # for people
 
         rule = self._router.find(call).rule
-        return explain(self, rule, call, self.plan(call, identity), self._learned)
+        plan = self.plan(call, identity)
+        return explain(self.file, self.namespace, self.handling, rule, call, plan, self._learned)
 
     def _place(self, route: CompiledRoute) -> _Place:
         kinds = ["ip"]
