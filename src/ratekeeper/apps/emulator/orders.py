@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .incoming import Fault
+from .market import symbol_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .incoming import Incoming
     from .market import Symbol
 
-__all__ = ["Account", "Order", "OrderDesk", "statistics"]
+__all__ = ["Account", "Order", "OrderBook", "statistics"]
 
 KEPT_CLOSED = 10_000
 """Closed orders that an account remembers."""
@@ -55,6 +56,21 @@ class Order:
     updated: int = 0
 
     @property
+    def cost(self) -> Decimal:
+        """What the filled quantity cost."""
+        return self.filled * self.average
+
+    @property
+    def trade(self) -> int:
+        """Number of its fill; -1 if there is none."""
+        return self.number if self.filled else -1
+
+    @property
+    def maker(self) -> bool:
+        """Whether it rested before it was filled."""
+        return self.updated > self.time
+
+    @property
     def signed_fill(self) -> Decimal:
         """Filled quantity; negative for a sale."""
         return self.filled if self.side == "BUY" else -self.filled
@@ -84,7 +100,7 @@ class Account:
         return sorted([*self.closed, *self.open.values()], key=lambda order: order.number)
 
 
-class OrderDesk:
+class OrderBook:
     """Places and cancels orders of all accounts by the rules of one exchange.
 
     Args:
@@ -120,10 +136,7 @@ class OrderDesk:
 
     def symbol(self, incoming: Incoming) -> Symbol:
         """The market that the request names."""
-        found = self.symbols.get(incoming.need("symbol"))
-        if found is None:
-            raise Fault(-1121, "Invalid symbol.")
-        return found
+        return symbol_of(self.symbols, incoming)
 
     def place(self, incoming: Incoming, *, test: bool = False, conditional: bool = False) -> Order:
         """Place one order; `Fault` if the exchange would not take it."""
@@ -351,10 +364,10 @@ def _decimal(incoming: Incoming, name: str, default: Decimal) -> Decimal:
     return value
 
 
-def statistics(*desks: OrderDesk) -> dict[str, Any]:
+def statistics(*books: OrderBook) -> dict[str, Any]:
     """What tests want to know: per account and client order id, how often it arrived and how often it was placed."""
     found: dict[str, Any] = {}
-    for account in (account for desk in desks for account in desk.accounts.values()):
+    for account in (account for book in books for account in book.accounts.values()):
         known = {order.client_id: order.status for order in account.orders()}
         mine = found.setdefault(account.label, {"open": 0, "by_client_id": {}})
         mine["open"] += len(account.open)

@@ -86,7 +86,7 @@ async def _flush(emulation: Emulation) -> None:
 def summary(emulation: Emulation) -> str:
     """What happened, in one line."""
     totals, share = stats(emulation)["totals"], share_used(emulation)
-    main = emulation.tariff.main
+    main = emulation.limits.main
     used = "no complete window" if share is None else f"{share:.1%} of {main.name} used in complete windows"
     return (
         f"{totals['arrivals']} requests arrived: {totals['throttled']} answered 429, {totals['banned']} answered 418, "

@@ -14,27 +14,26 @@ from aiohttp import web
 
 from ratekeeper.rules.routing import listed
 
-from .accounting import Meter
-from .bans import Bans
-from .chances import Chances
-from .clocks import Clocks
-from .control import add_control
-from .incoming import Arrival, Failure, Venue
-from .journal import Journal
-from .reading import read_call
+from .accounting import Bans, Meter
+from .binance import Spot
+from .binance_usdm import Usdm
+from .bitget import Bitget
+from .conditions import Chances, Clocks
+from .control import Journal, add_control
+from .incoming import Arrival, Failure, read_call
+from .limit_table import LimitTable
+from .orderly import Orderly
 from .sockets import Sockets, reset
-from .tariff import Tariff
-from .venues import venue_of
+from .venue import Venue
 
 if TYPE_CHECKING:
     from ratekeeper.rules.call import Call
     from ratekeeper.rules.provider import Provider
 
-    from .accounting import Bill
-    from .bans import Address
-    from .options import Options
+    from .accounting import Address, Charge
+    from .options import Live, Options
 
-__all__ = ["Answer", "Emulation"]
+__all__ = ["Answer", "Emulation", "venue_of"]
 
 SECOND = 1_000_000_000
 SILENCE = 120.0
@@ -48,7 +47,7 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: dict[str, str]
-    held: list[Bill]
+    held: list[Charge]
     """Slots that the request holds until it is answered."""
 
 
@@ -62,10 +61,10 @@ class Emulation:
 
     def __init__(self, options: Options, provider: Provider) -> None:
         self.options = options
-        self.tariff = Tariff(provider, options)
+        self.limits = LimitTable(provider, options)
         self.meter = Meter()
-        self.venue: Venue = venue_of(self.tariff, options)
-        self.bans = Bans(after=0, first=0, calm=2 * (self.tariff.main.period or SECOND))
+        self.venue = venue_of(self.limits, options)
+        self.bans = Bans(after=0, first=0, calm=2 * (self.limits.main.period or SECOND))
         self.shut: dict[str, tuple[int, Failure]] = {}
         """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
         self.dice = random.Random(options.seed)
@@ -88,7 +87,7 @@ class Emulation:
 
     def apply(self) -> None:
         """Take over options that live elsewhere; called when they change."""
-        self.tariff.set_capacity(self.options.capacity)
+        self.limits.set_capacity(self.options.capacity)
         self.clocks.apply(time.time_ns())
         self.meter.count_refused = self.options.count_refused
         span = self.venue.ban_span()
@@ -170,7 +169,7 @@ class Emulation:
         ip = request.remote or ""
         key = self._key(request)
         account = self.label(key)
-        plan, charged = self.tariff.plan(call, ip, account)
+        plan, charged = self.limits.plan(call, ip, account)
         if call.method.startswith("WS") and not plan.route:
             charged = ()  # the price of unknown calls is meant for REST
         flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
@@ -199,16 +198,16 @@ class Emulation:
         handshake = request.headers.get("Upgrade", "").lower() == "websocket"
         method = "WS-CONNECT" if handshake else request.method
         arrival = self.priced(read_call(method, request.raw_path, body, request.headers), request)
-        charged, now = arrival.bills, arrival.now
+        charged, now = arrival.charges, arrival.now
         address = self.bans.address(arrival.ip)
         address.arrivals += 1
         self.totals["arrivals"] += 1
-        held: list[Bill] = []
+        held: list[Charge] = []
         more: dict[str, str] = {}
         until, turned_away = 0, ""
         try:
             trouble = self._admit(arrival, address)
-            held = [bill for bill in charged if bill.limit.window == "slots"]
+            held = [charge for charge in charged if charge.limit.window == "slots"]
             if handshake:
                 status, content = _SWITCHING, b""
             else:
@@ -229,10 +228,10 @@ class Emulation:
         if until and self.options.retry_after:
             headers["Retry-After"] = str(max(1, -(-(until - now) // SECOND)))
         if self.journal.open:
-            used = {bill.limit.name: self.meter.used(now, bill.limit, bill.owner) for bill in charged}
+            used = {charge.limit.name: self.meter.used(now, charge.limit, charge.owner) for charge in charged}
             cost = Counter[str]()
-            for bill in charged:
-                cost[bill.limit.name] += bill.cost
+            for charge in charged:
+                cost[charge.limit.name] += charge.cost
             route = arrival.plan.route or f"{arrival.method} {arrival.path}"
             self.journal.write(
                 now, ip=arrival.ip, account=arrival.account, route=route, cost=cost, used=used, status=status
@@ -250,7 +249,7 @@ class Emulation:
             if not carried_out:
                 raise trouble
             hidden = trouble
-        refusal = self.meter.arrive(now, arrival.bills)
+        refusal = self.meter.arrive(now, arrival.charges)
         if refusal is None:
             return hidden
         failure = self.venue.throttled(arrival, refusal)
@@ -259,7 +258,7 @@ class Emulation:
             if kind == "ip":
                 self.bans.ban(address, now, span, failure)
             else:
-                self.shut[self.tariff.owner(arrival.plan, kind)] = (now + span, failure)
+                self.shut[self.limits.owner(arrival.plan, kind)] = (now + span, failure)
         elif self.bans.strike(address, now):
             failure = self.venue.banned(arrival, address.banned_until, None)
         raise _turned_away(failure, address)
@@ -268,7 +267,7 @@ class Emulation:
         if arrival.now < address.banned_until:
             raise _turned_away(self.venue.banned(arrival, address.banned_until, address.cause), address)
         for kind in {name.partition(":")[0] for name in self.shut}:
-            until, cause = self.shut.get(self.tariff.owner(arrival.plan, kind), (0, None))
+            until, cause = self.shut.get(self.limits.owner(arrival.plan, kind), (0, None))
             if arrival.now < until:
                 raise _turned_away(self.venue.banned(arrival, until, cause), address)
 
@@ -281,7 +280,7 @@ class Emulation:
         if turned_away:
             client[turned_away] += 1
         else:
-            client["accepted"] += sum(bill.cost for bill in arrival.bills if bill.limit is self.tariff.main)
+            client["accepted"] += sum(charge.cost for charge in arrival.charges if charge.limit is self.limits.main)
 
     def label(self, key: str) -> str:
         """An account's label: a digest, so that no key shows up in statistics or the log."""
@@ -300,6 +299,12 @@ class Emulation:
             self._date = (seconds, formatdate(seconds, usegmt=True))
         headers = {"Content-Type": "application/json;charset=UTF-8", "Server": "nginx", "Date": self._date[1]}
         return headers | self.venue.reports(arrival, self.meter) if self.options.usage_headers else headers
+
+
+def venue_of(limits: LimitTable, options: Live) -> Venue:
+    """How the provider of the limits talks: with bodies of its own where there are some, else by its rule file alone."""
+    own = {"binance-spot": Spot, "binance-usdm": Usdm, "bitget": Bitget, "orderly": Orderly}
+    return own.get(limits.provider.name, Venue)(limits, options)
 
 
 def _turned_away(failure: Failure, address: Address) -> Failure:

@@ -11,7 +11,7 @@ from ratekeeper.rules.call import Identity
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.times import duration
 
-from .accounting import Bill, StrictLimit
+from .accounting import Charge, StrictLimit
 
 if TYPE_CHECKING:
     from ratekeeper.rules.call import Call, Plan
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-__all__ = ["Tariff"]
+__all__ = ["LimitTable"]
 
 SECOND = 1_000_000_000
 DECLARED = ("REQUEST_WEIGHT", "ORDERS", "RAW_REQUESTS")
@@ -29,7 +29,7 @@ MOST_KEPT = 50_000
 """Plans and identities that are kept at most."""
 
 
-class Tariff:
+class LimitTable:
     """The limits of one provider as they are enforced, and the price of every request.
 
     Attributes:
@@ -46,7 +46,7 @@ class Tariff:
         self.provider = provider
         self._prefix = len(provider.namespace) + 1
         self._identities: dict[tuple[str, str], Identity] = {}
-        self._bills: dict[Plan, tuple[Bill, ...]] = {}
+        self._charges: dict[Plan, tuple[Charge, ...]] = {}
         names = {unit: name for learn in provider.file.learn for name, unit in learn.units.items() if name in DECLARED}
         self.limits = {
             limit.name: StrictLimit(
@@ -105,8 +105,8 @@ class Tariff:
         """The limits that Binance's ``exchangeInfo`` names."""
         return [limit for limit in self.limits.values() if limit.declared]
 
-    def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Bill, ...]]:
-        """The price of a request, made out to its owners. `account` is a label, or ``""`` if nothing names one."""
+    def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Charge, ...]]:
+        """The price of a request, with its owners. `account` is a label, or ``""`` if nothing names one."""
         who = (ip, account)
         identity = self._identities.get(who)
         if identity is None:
@@ -114,12 +114,12 @@ class Tariff:
                 self._identities.clear()
             identity = self._identities[who] = Identity(egress=ip, account=account)
         plan = self.provider.plan(call, identity)
-        made = self._bills.get(plan)
+        made = self._charges.get(plan)
         if made is None:
-            if len(self._bills) >= MOST_KEPT:
-                self._bills.clear()
-            made = self._bills[plan] = tuple(
-                Bill(self.limits[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
+            if len(self._charges) >= MOST_KEPT:
+                self._charges.clear()
+            made = self._charges[plan] = tuple(
+                Charge(self.limits[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
                 for charge in plan.charges
             )
         return plan, made

@@ -1,0 +1,159 @@
+"""Answer bodies as templates: the files under `data/`, and how values are put into them.
+
+A template is JSON. A text in it that begins with ``$`` is the place of a value: ``"$order.price|text"`` is the attribute
+`price` of the value `order`, as text. Filters follow bars: ``text``, ``number`` (a float), ``lower``, ``upper``, ``nonzero``
+(null instead of zero), ``.8`` (text with eight decimals), and each table under ``[names]`` of the file; ``*`` in such a table
+stands for what it does not list.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+__all__ = ["Sheet", "Trouble", "Word"]
+
+DATA = Path(__file__).with_name("data")
+_Filter: TypeAlias = Callable[[Any], Any]
+_FILTERS: dict[str, _Filter] = {
+    "text": str,
+    "number": float,
+    "lower": str.lower,
+    "upper": str.upper,
+    "nonzero": lambda value: value or None,
+}
+
+
+class Word(NamedTuple):
+    """How the provider says one error. ``{symbol}``, ``{path}`` and ``{method}`` in the text stand for the request's."""
+
+    status: int
+    code: int | str
+    text: str
+
+
+class Trouble(NamedTuple):
+    """One kind of 503: its code and text, and whether the request was carried out behind it."""
+
+    code: int
+    text: str
+    carried_out: bool
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    extends: str = ""
+    takes_json: bool = False
+    ok: str = '"$data"'
+    failed: str = "{}"
+    errors: dict[str, Word] = {}
+    full: dict[str, str] = {}
+    trouble: list[Trouble] = []
+    names: dict[str, dict[str, Any]] = {}
+    bodies: dict[str, str] = {}
+    ticks: dict[str, str] = {}
+    routes: dict[str, dict[str, str]] = {}
+
+
+class _Slot(NamedTuple):
+    """The place of a value: what it is called, how to get at its attribute, and its filters."""
+
+    name: str
+    inner: Callable[[Any], Any] | None
+    filters: tuple[_Filter, ...]
+
+
+class Sheet:
+    """What the data file of one venue says.
+
+    Attributes:
+        takes_json: whether the plain values of a JSON body are parameters like those of the query.
+        errors: errors by code of a `Fault`, by the filter that it names, or ``no key`` and ``no path``; ``*``: any other.
+        full: texts of refusals, by the unit of the full limit; ``*`` for any other unit.
+        trouble: the ways in which it answers 503; if empty, the rule file tells.
+        routes: routes by who may ask (``public``, ``keyed``, ``signed``): each a template, or a method and its words.
+    """
+
+    def __init__(self, file: _File) -> None:
+        self.takes_json = file.takes_json
+        self.errors = file.errors
+        self.full = file.full
+        self.trouble = file.trouble
+        self.routes = file.routes
+        self._tables = {name: _table(words) for name, words in file.names.items()}
+        texts = {"ok": file.ok, "failed": file.failed, **file.bodies}
+        texts |= {f"tick {kind}": text for kind, text in file.ticks.items()}
+        self._templates = {name: self.read(text) for name, text in texts.items()}
+
+    @classmethod
+    def of(cls, venue: str) -> Sheet:
+        """The sheet of a venue; an empty one for a venue without a file."""
+        return cls(msgspec.convert(_loaded(venue), _File))
+
+    def read(self, text: str) -> Any:
+        """A template that `put_into` can fill."""
+        return self._compiled(msgspec.json.decode(text))
+
+    def _compiled(self, node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: self._compiled(inner) for name, inner in node.items()}
+        if isinstance(node, list):
+            return [self._compiled(inner) for inner in node]
+        if isinstance(node, str) and node.startswith("$"):
+            path, *filters = node[1:].split("|")
+            name, _, rest = path.partition(".")
+            return _Slot(name, attrgetter(rest) if rest else None, tuple(self._filter(one) for one in filters))
+        return node
+
+    def _filter(self, name: str) -> _Filter:
+        if name.startswith("."):
+            return lambda value: f"{value:{name}f}"
+        return self._tables.get(name) or _FILTERS[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a template of that name."""
+        return name in self._templates
+
+    def fill(self, name: str, /, **values: Any) -> Any:
+        """The body `name` with `values` in it. Templates of ticks have names like ``tick trade``."""
+        return self.put_into(self._templates[name], values)
+
+    def put_into(self, node: Any, values: Mapping[str, Any]) -> Any:
+        """A template that `read` returned, with `values` in it."""
+        if isinstance(node, _Slot):
+            value = values[node.name]
+            if node.inner is not None:
+                value = node.inner(value)
+            for change in node.filters:
+                value = change(value)
+            return value
+        if isinstance(node, dict):
+            return {name: self.put_into(inner, values) for name, inner in node.items()}
+        return [self.put_into(inner, values) for inner in node] if isinstance(node, list) else node
+
+
+def _table(words: Mapping[str, Any]) -> _Filter:
+    if "*" in words:
+        return lambda value: words.get(str(value), words["*"])
+    return lambda value: words.get(str(value), value)
+
+
+def _loaded(venue: str) -> dict[str, Any]:
+    """A data file over the one that it extends; tables are joined."""
+    path = DATA / f"{venue}.toml"
+    if not path.exists():
+        return {}
+    own = tomllib.loads(path.read_text("utf-8"))
+    return _joined(_loaded(own["extends"]), own) if "extends" in own else own
+
+
+def _joined(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _joined(under[name], value) if isinstance(value, dict) and name in under else value
+        for name, value in over.items()
+    }
+    return {**under, **both}
