@@ -48,7 +48,7 @@ class Trouble(NamedTuple):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extends: str = ""
     takes_json: bool = False
-    ok: str = '"$data"'
+    ok: str = ""
     failed: str = "{}"
     errors: dict[str, Word] = {}
     full: dict[str, str] = {}
@@ -60,17 +60,43 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Slot(NamedTuple):
-    """The place of a value: what it is called, how to get at its attribute, and its filters."""
+    """The place of a value: its key, what it is called, how to get at its attribute, and its filters."""
 
+    key: Any
     name: str
     inner: Callable[[Any], Any] | None
     filters: tuple[_Filter, ...]
+
+
+class _Template:
+    """An object or a list with places for values. Only what is not constant is looked at when it is filled."""
+
+    def __init__(
+        self, base: dict[str, Any] | list[Any], slots: list[_Slot], inner: list[tuple[Any, _Template]]
+    ) -> None:
+        self._base = base
+        self._slots = slots
+        self._inner = inner
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        body: Any = self._base.copy()
+        for key, name, inner, filters in self._slots:
+            value = values[name]
+            if inner is not None:
+                value = inner(value)
+            for change in filters:
+                value = change(value)
+            body[key] = value
+        for key, template in self._inner:
+            body[key] = template(values)
+        return body
 
 
 class Sheet:
     """What the data file of one venue says.
 
     Attributes:
+        wraps: whether good answers have an envelope: the body ``ok``.
         takes_json: whether the plain values of a JSON body are parameters like those of the query.
         errors: errors by code of a `Fault`, by the filter that it names, or ``no key`` and ``no path``; ``*``: any other.
         full: texts of refusals, by the unit of the full limit; ``*`` for any other unit.
@@ -85,7 +111,8 @@ class Sheet:
         self.trouble = file.trouble
         self.routes = file.routes
         self._tables = {name: _table(words) for name, words in file.names.items()}
-        texts = {"ok": file.ok, "failed": file.failed, **file.bodies}
+        self.wraps = bool(file.ok)
+        texts = {"ok": file.ok or "{}", "failed": file.failed, **file.bodies}
         texts |= {f"tick {kind}": text for kind, text in file.ticks.items()}
         self._templates = {name: self.read(text) for name, text in texts.items()}
 
@@ -94,24 +121,27 @@ class Sheet:
         """The sheet of a venue; an empty one for a venue without a file."""
         return cls(msgspec.convert(_loaded(venue), _File))
 
-    def read(self, text: str) -> Any:
-        """A template that `put_into` can fill."""
+    def read(self, text: str) -> _Template:
+        """A template, to be called with the values by name."""
         return self._compiled(msgspec.json.decode(text))
 
-    def _compiled(self, node: Any) -> Any:
-        if isinstance(node, dict):
-            return {name: self._compiled(inner) for name, inner in node.items()}
-        if isinstance(node, list):
-            return [self._compiled(inner) for inner in node]
-        if isinstance(node, str) and node.startswith("$"):
-            path, *filters = node[1:].split("|")
-            name, _, rest = path.partition(".")
-            return _Slot(name, attrgetter(rest) if rest else None, tuple(self._filter(one) for one in filters))
-        return node
+    def _compiled(self, node: Any) -> _Template:
+        slots, inner = [], []
+        for key, part in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(part, str) and part.startswith("$"):
+                slots.append(self._slot(key, part))
+            elif isinstance(part, dict | list) and part:
+                inner.append((key, self._compiled(part)))
+        return _Template(node, slots, inner)
+
+    def _slot(self, key: Any, text: str) -> _Slot:
+        path, *filters = text[1:].split("|")
+        name, _, rest = path.partition(".")
+        return _Slot(key, name, attrgetter(rest) if rest else None, tuple(self._filter(one) for one in filters))
 
     def _filter(self, name: str) -> _Filter:
         if name.startswith("."):
-            return lambda value: f"{value:{name}f}"
+            return f"{{:{name}f}}".format
         return self._tables.get(name) or _FILTERS[name]
 
     def knows(self, name: str) -> bool:
@@ -120,20 +150,7 @@ class Sheet:
 
     def fill(self, name: str, /, **values: Any) -> Any:
         """The body `name` with `values` in it. Templates of ticks have names like ``tick trade``."""
-        return self.put_into(self._templates[name], values)
-
-    def put_into(self, node: Any, values: Mapping[str, Any]) -> Any:
-        """A template that `read` returned, with `values` in it."""
-        if isinstance(node, _Slot):
-            value = values[node.name]
-            if node.inner is not None:
-                value = node.inner(value)
-            for change in node.filters:
-                value = change(value)
-            return value
-        if isinstance(node, dict):
-            return {name: self.put_into(inner, values) for name, inner in node.items()}
-        return [self.put_into(inner, values) for inner in node] if isinstance(node, list) else node
+        return self._templates[name](values)
 
 
 def _table(words: Mapping[str, Any]) -> _Filter:

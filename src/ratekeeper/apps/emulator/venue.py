@@ -18,6 +18,7 @@ from ratekeeper.rules.call import Answer
 from ratekeeper.rules.denial import interval, write_instant
 from ratekeeper.rules.envelopes import Envelope, filled, put
 from ratekeeper.rules.reading import dig
+from ratekeeper.rules.routing import listed
 from ratekeeper.rules.times import duration, interval_name
 
 from .incoming import Failure, Fault, Incoming, flat
@@ -74,8 +75,10 @@ class Venue:
         self._file = limits.provider.file
         self._envelope = Envelope.of(limits.provider.name)
         self._refuser = Refuser(limits, self._envelope, options, self.sheet.full)
-        routes = (self._file.default, *self._file.routes)
-        self._settles = any(route.ok or route.failed for route in routes)
+        self._settling = {
+            label for rule in self._file.routes if rule.ok or rule.failed for label in listed(rule.match)
+        } | ({""} if self._file.default.ok or self._file.default.failed else set())
+        """Labels of the routes whose price depends on the answer."""
         self._reported = {
             name: rule.headers
             for name, rule in self._file.limits.items()
@@ -101,7 +104,7 @@ class Venue:
     def _teller(self, answer: str) -> Teller:
         if answer[0] in '{["':
             template = self.sheet.read(answer)
-            return lambda asked: self.sheet.put_into(template, {"asked": asked})
+            return lambda asked: template({"asked": asked})
         name, *words = answer.split()
         handler = getattr(self, name)
         return lambda asked: handler(asked, *words)
@@ -140,7 +143,9 @@ class Venue:
             data = route.tell(asked)
         except Fault as fault:
             raise self._failure(self.said(fault, params), arrival) from None
-        return data if isinstance(data, bytes) else encode(self.sheet.fill("ok", data=data, now=asked.dated))
+        if isinstance(data, bytes):
+            return data
+        return encode(self.sheet.fill("ok", data=data, now=asked.dated) if self.sheet.wraps else data)
 
     def said(self, fault: Fault, params: Mapping[str, str]) -> Word:
         """The provider's word for a fault of a request with these parameters."""
@@ -206,7 +211,7 @@ class Venue:
 
     def given_back(self, arrival: Arrival, body: bytes) -> list[Charge]:
         """What the answer makes cheaper, as the file's `ok` says."""
-        if not self._settles:
+        if arrival.plan.route.partition(" #")[0] not in self._settling:
             return []
         told = self._provider.feedback(arrival.plan, Answer(200, {}, body), now=arrival.now)
         found = zip(arrival.plan.charges, arrival.charges, strict=True)
