@@ -28,9 +28,14 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
         emulation.journal.flush()
         return _json(stats(emulation))
 
+    async def told(request: web.Request) -> dict[str, Any]:
+        """What the request says, in its query or its JSON body; `ValueError` if that is broken."""
+        body = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
+        return {**request.query, **body}
+
     async def ban(request: web.Request) -> web.Response:
         try:
-            asked = {**request.query, **msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])}
+            asked = await told(request)
             seconds = float(asked.get("seconds", 120))
         except (TypeError, ValueError):
             return _json({"error": "seconds must be a number"}, status=400)
@@ -43,7 +48,7 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
 
     async def cut(request: web.Request) -> web.Response:
         try:
-            asked = {**request.query, **msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])}
+            asked = await told(request)
             ended = emulation.sockets.cut(str(asked.get("mode", "close")), str(asked.get("ip", "")))
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
@@ -54,8 +59,7 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
 
     async def set_options(request: web.Request) -> web.Response:
         try:
-            values = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
-            emulation.options.change({**request.query, **values})
+            emulation.options.change(await told(request))
         except ValueError as error:  # msgspec's decoding errors are ValueErrors too
             return _json({"error": str(error)}, status=400)
         emulation.apply()

@@ -1,17 +1,27 @@
-"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the provider's answer."""
+"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the provider's answer.
+
+`serve` starts it, says where it is, and sums up when it is told to stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.files import read_head
 from ratekeeper.rules.routing import listed
 
 from .accounting import Bans, Meter
@@ -19,7 +29,7 @@ from .binance import Spot
 from .binance_usdm import Usdm
 from .bitget import Bitget
 from .conditions import Chances, Clocks
-from .control import Journal, add_control
+from .control import Journal, add_control, share_used, stats
 from .incoming import Arrival, Failure, read_call
 from .limit_table import LimitTable
 from .orderly import Orderly
@@ -27,13 +37,15 @@ from .sockets import Sockets, reset
 from .venue import Venue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ratekeeper.rules.call import Call
     from ratekeeper.rules.provider import Provider
 
     from .accounting import Address, Charge
     from .options import Live, Options
 
-__all__ = ["Answer", "Emulation", "venue_of"]
+__all__ = ["Answer", "Emulation", "load_provider", "serve", "summary", "venue_of"]
 
 SECOND = 1_000_000_000
 SILENCE = 120.0
@@ -316,3 +328,69 @@ def _turned_away(failure: Failure, address: Address) -> Failure:
         address.throttled += 1
         failure.turned_away = "throttled"
     return failure
+
+
+async def serve(options: Options, say: Callable[[str], None], *, tied: bool = False) -> None:
+    """Emulate until SIGINT or SIGTERM.
+
+    Args:
+        options: what was asked for.
+        say: prints one line.
+        tied: also stop when standard input is closed, so that no emulator outlives the program that started it.
+    """
+    provider = load_provider(options.provider)
+    emulation = Emulation(options, provider)
+    runner = web.AppRunner(emulation.application(), access_log=None, handle_signals=False, shutdown_timeout=0.2)
+    await runner.setup()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if tied:
+        loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1024) else stop.set())
+    try:
+        site = web.TCPSite(runner, options.host, options.port, backlog=1024)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        place = f"{host}:{port}"
+        say(f"Emulating {provider.name} on http://{place} (RATEKEEPER_HOSTS={place}={provider.name})")
+        flushing = asyncio.create_task(_flush(emulation))
+        await stop.wait()
+        flushing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flushing
+    finally:
+        if tied:
+            loop.remove_reader(sys.stdin.fileno())
+        await runner.cleanup()
+        emulation.journal.close()
+    say(summary(emulation))
+
+
+def load_provider(name: str) -> Provider:
+    """The rules of a bundled provider, or of the file at the path `name`.
+
+    Raises:
+        RuleError: there are none, or the file is wrong.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        return Rulebook.load(extra=[path]).provider(read_head(path).name)
+    return Rulebook.load().provider(name)
+
+
+async def _flush(emulation: Emulation) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        emulation.journal.flush()
+
+
+def summary(emulation: Emulation) -> str:
+    """What happened, in one line."""
+    totals, share = stats(emulation)["totals"], share_used(emulation)
+    main = emulation.limits.main
+    used = "no complete window" if share is None else f"{share:.1%} of {main.name} used in complete windows"
+    return (
+        f"{totals['arrivals']} requests arrived: {totals['throttled']} answered 429, {totals['banned']} answered 418, "
+        f"{totals['bans']} bans, {totals['errors']} errors, {totals['lost']} lost, {totals['hung_up']} hung up; {used}."
+    )
