@@ -37,7 +37,7 @@ _MARK = 9_999_999_999_999
 
 
 class Binance(Venue):
-    """What both have in common. A `Fault` has Binance's code and text, so nearly all are told as they are."""
+    """What both have in common."""
 
     depths: tuple[int, ...] = ()
     """Numbers of levels that may be asked for; any, if there are none here."""
@@ -96,10 +96,10 @@ class Binance(Venue):
         name = asked.params.get("symbol") or asked.need("pair")
         symbol = self.book.symbols.get(name)
         if symbol is None:
-            raise Fault(-1121, "Invalid symbol.")
+            raise Fault("symbol")
         length = asked.need("interval")
         if INTERVALS.get(length, 0) < INTERVALS[self.shortest]:
-            raise Fault(-1120, "Invalid interval.")
+            raise Fault("interval")
         count = min(asked.number("limit", 500), self.most_klines)
         start, end = asked.number("startTime", 0, low=0), asked.number("endTime", 0)
         first, count = candle_span(length, asked.now, count, start, end)
@@ -110,7 +110,7 @@ class Binance(Venue):
         symbol = self.book.symbol(asked)
         count = asked.number("limit", self.usual_levels, high=self.most_levels)
         if self.depths and count not in self.depths:
-            raise Fault(-4021, f"{count} is not valid depth limit.")
+            raise Fault("depth", count=count)
         at = asked.now // 1_000 * 1_000
 
         def build() -> bytes:
@@ -149,7 +149,7 @@ class Binance(Venue):
         try:
             return encode([made(symbols[name]) for name in msgspec.json.decode(wanted, type=list[str])])
         except (msgspec.DecodeError, KeyError):
-            raise Fault(-1121, "Invalid symbol.") from None
+            raise Fault("symbol") from None
 
     def of_symbol(self, asked: Incoming, body: str, **more: Any) -> Any:
         """The body for the market that the request names."""
@@ -233,7 +233,7 @@ class Spot(Binance):
         """Cancel every open order of a symbol; an error if there is none."""
         found = self.book.cancel_all(asked)
         if not found:
-            raise Fault(-2011, "Unknown order sent.")
+            raise Fault("not open")
         return [self._cancelled(order, asked) for order in found]
 
     def cancel_replace(self, asked: Incoming) -> Any:
@@ -246,7 +246,7 @@ class Spot(Binance):
             cancelled = self._cancelled(order, asked)
         except Fault:
             if mode != "ALLOW_FAILURE":
-                raise Fault(-2022, "Order cancel-replace failed.") from None
+                raise Fault("replace") from None
         placed = self.book.place(asked)
         return {
             "cancelResult": "SUCCESS" if cancelled else "FAILURE",

@@ -73,7 +73,7 @@ class Usdm(Binance):
         """Place up to five orders; each has its own answer or error."""
         orders = _list(asked.need("batchOrders"), "batchOrders")
         if not 1 <= len(orders) <= 5 or not all(isinstance(order, dict) for order in orders):
-            raise Fault(-4082, "Invalid number of batch place orders.")
+            raise Fault("batch")
         several = ({name: str(value) for name, value in order.items()} for order in orders)
         return self._each(self.book.place, asked, several)
 
@@ -177,4 +177,4 @@ def _list(text: str, name: str) -> list[Any]:
     try:
         return msgspec.json.decode(text, type=list[Any])
     except msgspec.DecodeError:
-        raise Fault(-1130, f"Data sent for parameter '{name}' is not valid.") from None
+        raise Fault("range", name=name) from None

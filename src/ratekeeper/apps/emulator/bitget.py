@@ -117,7 +117,7 @@ class Bitget(Venue):
         symbol = named(asked, _SYMBOL)
         if wanted := tree.get("orderIdList") or tree.get("orderList"):
             if not isinstance(wanted, list):
-                raise Fault(-1100, "The list of orders is in wrong format.")
+                raise Fault("list", name="orderIdList")
             ids = [flat(one) for one in wanted]
         else:
             opened = self._halves[half].listed(symbol, only_open=True)
@@ -158,7 +158,7 @@ class Bitget(Venue):
         try:
             row = self._row(asked, self._halves[half].find(named(asked, _NAMED), among_open=False), f"{half}_order")
         except Fault as fault:
-            if half == "mix" or fault.code != -2013:
+            if half == "mix" or fault.name != "not found":
                 raise
             return []
         return row if half == "mix" else [row]
@@ -250,7 +250,7 @@ def _as_order(asked: Incoming, *, futures: bool) -> Incoming:
     side, kind = asked.need("side").upper(), asked.need("orderType").upper()
     force = _FORCE.get(asked.params.get("force", "").upper())
     if kind not in ("LIMIT", "MARKET") or force is None:
-        raise Fault(-1100, "This order type is not emulated.")
+        raise Fault("kind")
     reduce = asked.params.get("reduceOnly", "").upper() == "YES"
     if futures and asked.params.get("tradeSide", "").lower() == "close":
         # in hedge mode `side` says which position is meant, not which way the order goes
@@ -265,7 +265,7 @@ def _ours(asked: Incoming) -> bool:
     """Whether the request means USDT futures; the name may be written in any case."""
     line = asked.params.get("productType")
     if not line:
-        raise Fault(-1102, "productType was not sent.")
+        raise Fault("missing", name="productType")
     return line.upper() == LINE
 
 

@@ -54,12 +54,17 @@ class Failure(Exception):
 
 
 class Fault(Exception):
-    """A mistake in a request, with Binance's code and text: the venue tells it in its own words."""
+    """A mistake in a request. The table of errors in a venue's data file says it in the provider's words.
 
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
-        self.code = code
-        self.text = text
+    Args:
+        name: the mistake, such as ``symbol`` for a market that is not known.
+        about: what the words may tell of it.
+    """
+
+    def __init__(self, name: str, /, **about: object) -> None:
+        super().__init__(name, about)
+        self.name = name
+        self.about = {word: str(value) for word, value in about.items()}
 
 
 class Arrival(NamedTuple):
@@ -117,7 +122,7 @@ class Incoming(NamedTuple):
         """A mandatory parameter."""
         value = self.params.get(name)
         if not value:
-            raise Fault(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+            raise Fault("missing", name=name)
         return value
 
     def number(self, name: str, default: int, *, low: int = 1, high: int = 1_000_000_000_000_000) -> int:
@@ -128,9 +133,9 @@ class Incoming(NamedTuple):
         try:
             value = int(text)
         except ValueError:
-            raise Fault(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]+$'.") from None
+            raise Fault("illegal", name=name, legal="^[0-9]+$") from None
         if not low <= value <= high:
-            raise Fault(-1130, f"Data sent for parameter '{name}' is not valid.")
+            raise Fault("range", name=name)
         return value
 
 
@@ -186,5 +191,5 @@ def objects(incoming: Incoming, name: str, most: int) -> list[Any]:
     """The list of one to `most` objects under `name` in the JSON body; `Fault` if there is none."""
     found = incoming.tree.get(name) if isinstance(incoming.tree, dict) else None
     if not isinstance(found, list) or not 1 <= len(found) <= most:
-        raise Fault(-1100, f"{name} is in wrong format.")
+        raise Fault("list", name=name)
     return found

@@ -282,7 +282,7 @@ def candle_rows(
         Fault: the interval is not known.
     """
     if interval not in INTERVALS:
-        raise Fault(-1120, "Invalid interval.")
+        raise Fault("interval")
     count = min(incoming.number("limit", default), most)
     bounds = incoming.number(start, 0, low=0), incoming.number(end, 0, low=0)
     return list(candles(symbol, interval, *candle_span(interval, incoming.now, count, *bounds)))
@@ -299,5 +299,5 @@ def symbol_of(symbols: dict[str, Symbol], incoming: Incoming) -> Symbol:
     """The market that the request names."""
     found = symbols.get(incoming.need("symbol"))
     if found is None:
-        raise Fault(-1121, "Invalid symbol.")
+        raise Fault("symbol")
     return found

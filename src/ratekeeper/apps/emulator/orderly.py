@@ -222,7 +222,7 @@ def _as_order(asked: Incoming) -> Incoming:
     """A request to place an order in the words of the order book."""
     kind = _KINDS.get(asked.need("order_type"))
     if kind is None:
-        raise Fault(-1100, "This order type is not emulated.")
+        raise Fault("kind")
     return named(asked, _ORDER, type=kind[0], timeInForce=kind[1])
 
 

@@ -105,7 +105,7 @@ class OrderBook:
 
     Args:
         symbols: the markets.
-        futures: futures rather than spot: fills make positions, not balances, and errors have Binance's codes for USD-M.
+        futures: futures rather than spot: fills make positions, not balances.
         rejects_makers: whether a post-only order that would fill at once is an error; else it is taken, and cancelled.
         first: number of the first order.
     """
@@ -149,9 +149,7 @@ class OrderBook:
         order.conditional = conditional
         symbol = self.symbols[order.symbol]
         if order.client_id in account.open_ids:
-            raise (
-                Fault(-4116, "ClientOrderId is duplicated.") if self.futures else Fault(-2010, "Duplicate order sent.")
-            )
+            raise Fault("duplicate")
         price = self._fill_price(order, symbol, incoming.now)
         if test:
             return order
@@ -196,13 +194,13 @@ class OrderBook:
         account = self.account(incoming.account)
         number, client_id = incoming.number("orderId", 0), incoming.params.get("origClientOrderId", "")
         if not number and not client_id:
-            raise Fault(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
+            raise Fault("no id")
         known = list(account.open.values()) if among_open else account.orders()
         symbol = incoming.params.get("symbol")
         for order in reversed(known):
             if symbol in (None, order.symbol) and (number == order.number or client_id == order.client_id):
                 return order
-        raise Fault(-2011, "Unknown order sent.") if among_open else Fault(-2013, "Order does not exist.")
+        raise Fault("not open" if among_open else "not found")
 
     def cancel(self, incoming: Incoming) -> Order:
         """Cancel the open order that the request names."""
@@ -244,7 +242,7 @@ class OrderBook:
         symbol = self.symbol(incoming)
         side, kind = incoming.need("side"), incoming.need("type")
         if side not in ("BUY", "SELL"):
-            raise Fault(-1117, "Invalid side.")
+            raise Fault("side")
         params = incoming.params
         price = _decimal(incoming, "price", Decimal(0))
         if kind in ("LIMIT", "LIMIT_MAKER"):
@@ -257,9 +255,7 @@ class OrderBook:
             quantity = (_decimal(incoming, "quoteOrderQty", Decimal(0)) / market).quantize(Decimal(symbol.step))
         if not quantity and params.get("closePosition") != "true":
             incoming.need("quantity")
-            if self.futures:
-                raise Fault(-4003, "Quantity less than or equal to zero.")
-            raise Fault(-1013, "Invalid quantity.")
+            raise Fault("zero")
         number = next(self._numbers)
         order = Order(
             number=number,
@@ -280,23 +276,12 @@ class OrderBook:
         return order
 
     def _check_steps(self, order: Order, symbol: Symbol) -> None:
-        for value, step, name in (
-            (order.price, symbol.tick, "PRICE_FILTER"),
-            (order.quantity, symbol.step, "LOT_SIZE"),
-        ):
-            if value % Decimal(step):
-                if self.futures and name == "PRICE_FILTER":
-                    raise Fault(-4014, "Price not increased by tick size.")
-                if self.futures:
-                    raise Fault(-1111, "Precision is over the maximum defined for this asset.")
-                raise Fault(-1013, f"Filter failure: {name}")
+        if order.price % Decimal(symbol.tick):
+            raise Fault("tick")
+        if order.quantity % Decimal(symbol.step):
+            raise Fault("step")
         if order.price and order.price * order.quantity < symbol.min_notional and not order.reduce_only:
-            if self.futures:
-                text = (
-                    f"Order's notional must be no smaller than {symbol.min_notional} (unless you choose reduce only)."
-                )
-                raise Fault(-4164, text)
-            raise Fault(-1013, "Filter failure: NOTIONAL")
+            raise Fault("notional", least=symbol.min_notional)
 
     def _fill_price(self, order: Order, symbol: Symbol, now: int) -> Decimal | None:
         """The price at which the order fills at once, or ``None`` if it rests."""
@@ -310,10 +295,7 @@ class OrderBook:
             if not self.rejects_makers:
                 order.status = "CANCELED"
                 return None
-            if self.futures:
-                text = "Due to the order could not be executed as maker, the Post Only order will be rejected."
-                raise Fault(-5022, text)
-            raise Fault(-2010, "Order would immediately match and take.")
+            raise Fault("maker")
         return best if crosses else None
 
     def _fill(self, account: Account, order: Order, symbol: Symbol, price: Decimal) -> None:
@@ -360,7 +342,7 @@ def _decimal(incoming: Incoming, name: str, default: Decimal) -> Decimal:
         value = Decimal(-1)
     if not value.is_finite() or value < 0:
         legal = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
-        raise Fault(-1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'.")
+        raise Fault("illegal", name=name, legal=legal)
     return value
 
 

@@ -30,7 +30,7 @@ _FILTERS: dict[str, _Filter] = {
 
 
 class Word(NamedTuple):
-    """How the provider says one error. ``{symbol}``, ``{path}`` and ``{method}`` in the text stand for the request's."""
+    """How the provider says one error. ``{symbol}`` in the text stands for that parameter, or for what the `Fault` tells."""
 
     status: int
     code: int | str
@@ -98,7 +98,7 @@ class Sheet:
     Attributes:
         wraps: whether good answers have an envelope: the body ``ok``.
         takes_json: whether the plain values of a JSON body are parameters like those of the query.
-        errors: errors by code of a `Fault`, by the filter that it names, or ``no key`` and ``no path``; ``*``: any other.
+        errors: errors by the name of a `Fault`; ``*``: any other.
         full: texts of refusals, by the unit of the full limit; ``*`` for any other unit.
         trouble: the ways in which it answers 503; if empty, the rule file tells.
         routes: routes by who may ask (``public``, ``keyed``, ``signed``): each a template, or a method and its words.

@@ -2,7 +2,7 @@
 
 `Venue` alone is a whole provider: small bodies, its headers, its refusals, its bans. A subclass adds handlers, which the
 routes of its data file name. A handler takes the request and the words beside its name, returns the ``data`` of the answer
-(bytes are the whole body), and raises a `Fault` with Binance's code, which the file's table of errors turns into its own.
+(bytes are the whole body), and raises a `Fault`, which the file's table of errors puts into the provider's words.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ __all__ = ["Venue", "check_fresh"]
 
 Teller: TypeAlias = Callable[[Incoming], Any]
 encode = msgspec.json.encode
-NO_KEY, NO_PATH = "no key", "no path"
-"""Names of the two errors that no handler raises."""
 
 
 class _Route(NamedTuple):
@@ -123,8 +121,7 @@ class Venue:
         found = self.find(f"{arrival.method} {arrival.path}")
         if found is None:
             if self.sheet.routes and not arrival.plan.route:
-                about = {"method": arrival.method, "path": arrival.path}
-                raise self._failure(self.word(self.sheet.errors[NO_PATH], about), arrival)
+                raise self._failure(Fault("no path", method=arrival.method, path=arrival.path), {}, arrival)
             body = self.unknown(arrival, meter)
         else:
             body = self._told(*found, arrival)
@@ -133,7 +130,7 @@ class Venue:
     def _told(self, route: _Route, more: dict[str, str], arrival: Arrival) -> bytes:
         params = {**arrival.params, **(flat(arrival.tree) if self.sheet.takes_json else {}), **more}
         if route.access != "public" and not arrival.key:
-            raise self._failure(self.sheet.errors[NO_KEY], arrival)
+            raise self._failure(Fault("no key"), params, arrival)
         asked = arrival.incoming(params)
         try:
             if route.access == "signed":
@@ -142,30 +139,23 @@ class Venue:
                 book.match(asked.now)
             data = route.tell(asked)
         except Fault as fault:
-            raise self._failure(self.said(fault, params), arrival) from None
+            raise self._failure(fault, params, arrival) from None
         if isinstance(data, bytes):
             return data
         return encode(self.sheet.fill("ok", data=data, now=asked.dated) if self.sheet.wraps else data)
 
     def said(self, fault: Fault, params: Mapping[str, str]) -> Word:
-        """The provider's word for a fault of a request with these parameters."""
+        """The provider's word for a fault of a request with these parameters; ``*`` is its word for any other fault."""
         errors = self.sheet.errors
-        found = errors.get(fault.text.rpartition(": ")[2]) or errors.get(str(fault.code)) or errors.get("*")
-        return self.word(found or Word(400, fault.code, fault.text), params)
-
-    @staticmethod
-    def word(word: Word, params: Mapping[str, str]) -> Word:
-        """The word with what it says of the request in its text."""
-        text = word.text
-        for name in ("symbol", "path", "method"):
-            text = text.replace(f"{{{name}}}", params.get(name, ""))
-        return word._replace(text=text)
+        word, about = errors.get(fault.name) or errors["*"], {**params, **fault.about}
+        return word._replace(text=re.sub(r"{(\w+)}", lambda found: about.get(found[1], ""), word.text))
 
     def failed(self, word: Word, now: int) -> Any:
         """The body of an error; `now` is milliseconds of the clock that dates."""
         return self.sheet.fill("failed", word=word, now=now)
 
-    def _failure(self, word: Word, arrival: Arrival) -> Failure:
+    def _failure(self, fault: Fault, params: Mapping[str, str], arrival: Arrival) -> Failure:
+        word = self.said(fault, params)
         return Failure(word.status, encode(self.failed(word, arrival.dated // 1_000_000)))
 
     # -- bodies told from the rules
@@ -285,19 +275,17 @@ def check_fresh(params: Mapping[str, str], now: int) -> None:
     """What a signed endpoint checks, except the signature itself: both parameters are there and the time is fresh."""
     for name in ("timestamp", "signature"):
         if not params.get(name):
-            raise Fault(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+            raise Fault("missing", name=name)
     try:
         timestamp, window = int(params["timestamp"]), float(params.get("recvWindow") or 5_000)
     except ValueError:
-        raise Fault(
-            -1100, "Illegal characters found in parameter 'timestamp'; legal range is '^[0-9]{1,20}$'."
-        ) from None
+        raise Fault("illegal", name="timestamp", legal="^[0-9]{1,20}$") from None
     if not 0 < window <= 60_000:
-        raise Fault(-1131, "'recvWindow' must be less than 60000.")
+        raise Fault("window")
     if timestamp > now + 1_000:
-        raise Fault(-1021, "Timestamp for this request was 1000ms ahead of the server's time.")
+        raise Fault("ahead")
     if now - timestamp > window:
-        raise Fault(-1021, "Timestamp for this request is outside of the recvWindow.")
+        raise Fault("stale")
 
 
 def _row(learn: Learn, word: str, limit: StrictLimit, count: int) -> dict[str, Any]:

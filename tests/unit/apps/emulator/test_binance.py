@@ -89,9 +89,10 @@ def test_a_kept_body_is_the_same_bytes() -> None:
 )
 def test_a_wrong_question_has_the_exchanges_code(path: str, params: dict[str, str], code: int) -> None:
     """Errors are worded as the exchange words them."""
+    exchange = usdm()
     with pytest.raises(Fault) as wrong:
-        ask(usdm(), f"/fapi/v1/{path}", **params)
-    assert wrong.value.code == code
+        ask(exchange, f"/fapi/v1/{path}", **params)
+    assert exchange.said(wrong.value, params).code == code
 
 
 def test_exchange_info_declares_the_limits_in_force() -> None:

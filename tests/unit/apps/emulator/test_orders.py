@@ -6,9 +6,13 @@ from decimal import Decimal
 
 import pytest
 
+from ratekeeper.apps.emulator.binance_usdm import Usdm
 from ratekeeper.apps.emulator.incoming import Fault, Incoming
+from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.market import SPOT_SYMBOLS, USDM_SYMBOLS
+from ratekeeper.apps.emulator.options import Options
 from ratekeeper.apps.emulator.orders import OrderBook, statistics
+from ratekeeper.rules.book import Rulebook
 
 NOW = 1_800_000_000_000
 
@@ -26,7 +30,11 @@ def ask(**params: str) -> Incoming:
 
 def code(error: pytest.ExceptionInfo[Fault]) -> int:
     """The exchange's error code."""
-    return error.value.code
+    chosen = Options(provider="binance-usdm")
+    venue = Usdm(LimitTable(Rulebook.load().provider("binance-usdm"), chosen), chosen)
+    found = venue.said(error.value, {}).code
+    assert isinstance(found, int)
+    return found
 
 
 def test_an_order_rests_until_it_is_cancelled() -> None:
