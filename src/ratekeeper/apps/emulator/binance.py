@@ -49,7 +49,6 @@ class Binance(Venue):
 
     def __init__(self, limits: LimitTable, options: Live, book: OrderBook) -> None:
         super().__init__(limits, options, book)
-        self.book: OrderBook = book
         self.bodies = Bodies()
         self._info: tuple[tuple[tuple[int, int], ...], bytes, bytes] | None = None
 
@@ -150,11 +149,6 @@ class Binance(Venue):
             return encode([made(symbols[name]) for name in msgspec.json.decode(wanted, type=list[str])])
         except (msgspec.DecodeError, KeyError):
             raise Fault("symbol") from None
-
-    def of_symbol(self, asked: Incoming, body: str, **more: Any) -> Any:
-        """The body for the market that the request names."""
-        symbol = self.book.symbol(asked)
-        return self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now), asked=asked, **more)
 
     # -- orders
 

@@ -41,16 +41,9 @@ class Orderly(Venue):
     """The whole exchange."""
 
     def __init__(self, limits: LimitTable, options: Live) -> None:
-        book = OrderBook(ORDERLY_SYMBOLS, futures=True, rejects_makers=False)
-        super().__init__(limits, options, book)
-        self.book: OrderBook = book
+        super().__init__(limits, options, OrderBook(ORDERLY_SYMBOLS, futures=True, rejects_makers=False))
 
     # -- market data
-
-    def of_symbol(self, asked: Incoming, body: str) -> Any:
-        """The body for the market that the request names."""
-        symbol = self.book.symbol(asked)
-        return self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now))
 
     def per_symbol(self, asked: Incoming, row: str) -> Any:
         """One row for each market."""

@@ -116,7 +116,7 @@ class Sockets:
         self._dials: dict[str, dict[str, Any]] = {}
         self._totals: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
-        if emulation.venue.book is not None:
+        if emulation.venue.books:
             emulation.venue.book.on_change = self.report
 
     # -- one connection
@@ -131,8 +131,7 @@ class Sockets:
     async def converse(self, request: web.Request, held: list[Charge]) -> web.StreamResponse:
         """Serve one connection until it ends; `held` are the slots that it holds."""
         emulation, loop = self._of, asyncio.get_running_loop()
-        book = emulation.venue.book
-        symbols = {**USDM_SYMBOLS, **(book.symbols if book else {})}
+        symbols = USDM_SYMBOLS | (emulation.venue.book.symbols if emulation.venue.books else {})
         dialect = self._dialect(request.raw_path, emulation.label, symbols, emulation.account_of(request), self._sheet)
         wire = Wire(next(self._numbers), request, dialect, loop.time())
         writer = None
@@ -294,7 +293,7 @@ class Sockets:
                 self._seq += 1
                 due = max(at, due + options.ws_interval)
             now = self._of.clock() // 1_000_000
-            if self._of.venue.book is not None:
+            if self._of.venue.books:
                 self._of.venue.book.match(now)  # so that a fill is told without anybody asking
             for wire in list(self._wires.values()):
                 if not wire.ending and not wire.dead:

@@ -22,6 +22,7 @@ from ratekeeper.rules.routing import listed
 from ratekeeper.rules.times import duration, interval_name
 
 from .incoming import Failure, Fault, Incoming, flat
+from .market import Quote
 from .orders import statistics
 from .refusing import Refused, Refuser
 from .templates import Sheet, Word
@@ -61,13 +62,12 @@ class Venue:
 
     Attributes:
         sheet: what its data file says.
-        book: the first of its order books, if it keeps orders.
+        books: the same as the argument.
     """
 
     def __init__(self, limits: LimitTable, options: Live, *books: OrderBook) -> None:
         self.limits = limits
         self.books = books
-        self.book: OrderBook | None = books[0] if books else None
         self.sheet = Sheet.of(limits.provider.name)
         self._provider = limits.provider
         self._file = limits.provider.file
@@ -92,6 +92,11 @@ class Venue:
                     self._patterns.append((pattern, found))
                 else:
                     self._exact[route] = found
+
+    @property
+    def book(self) -> OrderBook:
+        """The first of its order books; `IndexError` if it keeps no orders."""
+        return self.books[0]
 
     def orders(self) -> dict[str, Any]:
         """What is known of orders, by account."""
@@ -157,6 +162,11 @@ class Venue:
     def _failure(self, fault: Fault, params: Mapping[str, str], arrival: Arrival) -> Failure:
         word = self.said(fault, params)
         return Failure(word.status, encode(self.failed(word, arrival.dated // 1_000_000)))
+
+    def of_symbol(self, asked: Incoming, body: str, **more: Any) -> Any:
+        """Handler: the body for the market that the request names."""
+        symbol = self.book.symbol(asked)
+        return self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now), asked=asked, **more)
 
     # -- bodies told from the rules
 
