@@ -23,8 +23,8 @@ __all__ = [
     "Charge",
     "Counter",
     "FixedCounter",
+    "Full",
     "Meter",
-    "Refusal",
     "SlidingCounter",
     "SlotsCounter",
     "Span",
@@ -231,7 +231,7 @@ class Charge(NamedTuple):
     cost: int
 
 
-class Refusal(NamedTuple):
+class Full(NamedTuple):
     """The limit that had no room, and when units come back (nanoseconds of the emulator's clock)."""
 
     limit: StrictLimit
@@ -257,27 +257,27 @@ class Meter:
             found = self._tallies[key] = Tally(limit, owner, _counter(limit))
         return found
 
-    def arrive(self, now: int, charges: Iterable[Charge]) -> Refusal | None:
+    def arrive(self, now: int, charges: Iterable[Charge]) -> Full | None:
         """Count one request at the instant it arrives: on every limit, or on none but those that count refusals."""
         lines = [(self.tally(charge.limit, charge.owner), charge.cost) for charge in charges]
-        refusal: Refusal | None = None
+        full: Full | None = None
         for tally, cost in lines:
             limit = tally.limit
             if cost and tally.counter.used(now) + cost > limit.capacity:
                 free_at = tally.counter.free_at(now)
-                if refusal is None or free_at > refusal.free_at:
-                    refusal = Refusal(limit, free_at)
+                if full is None or free_at > full.free_at:
+                    full = Full(limit, free_at)
         for tally, cost in lines:
             span = tally.span(now)
             span.calls += 1
-            if refusal is None:
+            if full is None:
                 span.accepted += cost
             else:
                 span.refused += cost
-            if refusal is None or (tally.limit.counts_refused and self.count_refused):
+            if full is None or (tally.limit.counts_refused and self.count_refused):
                 tally.counter.add(now, cost)
                 span.peak = max(span.peak, tally.counter.used(now))
-        return refusal
+        return full
 
     def credit(self, now: int, charges: Iterable[Charge]) -> None:
         """Give units back: a call that turned out to be free, an order that was filled, a slot that is free again."""

@@ -100,7 +100,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
                 "window": limit.window,
                 "scope": list(limit.scope),
             }
-            for limit in emulation.limits.limits.values()
+            for limit in emulation.limits.by_name.values()
         },
         "main": emulation.limits.main.name,
         "windows": [_window(tally, span, emulation.started, now) for tally in emulation.meter for span in tally.spans],

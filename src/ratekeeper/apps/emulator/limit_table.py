@@ -34,7 +34,7 @@ class LimitTable:
 
     Attributes:
         provider: whose rules are enforced.
-        limits: by name.
+        by_name: the limits by name.
         main: the limit that the summary, ``--window`` and ``--capacity`` mean: the weight of an address where there is
             one, else the limit that most routes spend.
 
@@ -48,7 +48,7 @@ class LimitTable:
         self._identities: dict[tuple[str, str], Identity] = {}
         self._charges: dict[Plan, tuple[Charge, ...]] = {}
         names = {unit: name for learn in provider.file.learn for name, unit in learn.units.items() if name in DECLARED}
-        self.limits = {
+        self.by_name = {
             limit.name: StrictLimit(
                 name=limit.name,
                 unit=limit.unit,
@@ -70,9 +70,9 @@ class LimitTable:
         if options.window is not None:
             self.main.period = round(options.window * SECOND)
         for change in options.limits:
-            limit = self.limits.get(change.name)
+            limit = self.by_name.get(change.name)
             if limit is None:
-                raise ValueError(f"{provider.name} has no limit {change.name!r}; it has: {', '.join(self.limits)}")
+                raise ValueError(f"{provider.name} has no limit {change.name!r}; it has: {', '.join(self.by_name)}")
             # A bucket that is made larger also refills faster, as when a provider states another capacity.
             limit.refill = max(1, limit.refill * change.capacity // limit.capacity) if limit.refill else 0
             limit.capacity = change.capacity
@@ -83,12 +83,12 @@ class LimitTable:
         self.set_capacity(options.capacity)
 
     def _find_main(self) -> StrictLimit:
-        shared = [limit for limit in self.limits.values() if limit.unit == "weight" and limit.scope == ("ip",)]
+        shared = [limit for limit in self.by_name.values() if limit.unit == "weight" and limit.scope == ("ip",)]
         if shared:
             return min(shared, key=lambda limit: limit.period)
         file = self.provider.file
         routes = Counter(name for rule in (file.default, *file.routes) for name in spread(rule.cost, file.limits))
-        lasting = [limit for limit in self.limits.values() if limit.period] or list(self.limits.values())
+        lasting = [limit for limit in self.by_name.values() if limit.period] or list(self.by_name.values())
         return max(lasting, key=lambda limit: (routes[limit.name], -limit.period))
 
     def set_capacity(self, capacity: int | None) -> None:
@@ -103,7 +103,7 @@ class LimitTable:
     @property
     def declared(self) -> list[StrictLimit]:
         """The limits that Binance's ``exchangeInfo`` names."""
-        return [limit for limit in self.limits.values() if limit.declared]
+        return [limit for limit in self.by_name.values() if limit.declared]
 
     def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Charge, ...]]:
         """The price of a request, with its owners. `account` is a label, or ``""`` if nothing names one."""
@@ -119,7 +119,7 @@ class LimitTable:
             if len(self._charges) >= MOST_KEPT:
                 self._charges.clear()
             made = self._charges[plan] = tuple(
-                Charge(self.limits[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
+                Charge(self.by_name[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
                 for charge in plan.charges
             )
         return plan, made
@@ -136,7 +136,7 @@ class LimitTable:
         limits = {
             name: msgspec.structs.replace(
                 rule,
-                capacity=(limit := self.limits[name]).capacity,
+                capacity=(limit := self.by_name[name]).capacity,
                 refill=limit.refill,
                 period=_span(limit.period),
                 origin=_span(limit.origin) if rule.origin else "",

@@ -128,18 +128,25 @@ class Quote:
     """
 
     def __init__(self, symbol: Symbol, at: int) -> None:
-        show, price = symbol.show, symbol.price(at)
-        before = symbol.price(at - DAY)
         self.symbol, self.at = symbol, at
-        self.price, self.bid, self.ask = show(price), show(symbol.bid(at)), show(symbol.ask(at))
-        self.before, self.high, self.low = show(before), show(symbol.around * 1.012), show(symbol.around * 0.988)
-        self.change, self.mean = show(price - before), show((price + before) / 2)
-        self.part = (price - before) / before
-        self.percent = 100 * (price - before) / before
-        self.turnover = 18_000 * symbol.around
-        self.since = at - DAY
-        self.first, self.last, self.update = self.since // 100, at // 100, at * 10
-        self.funding = (at // FUNDING + 1) * FUNDING
+
+    # Each is computed when a template asks for it: most want only some.
+    price = property(lambda self: self.symbol.show(self.symbol.price(self.at)))
+    bid = property(lambda self: self.symbol.show(self.symbol.bid(self.at)))
+    ask = property(lambda self: self.symbol.show(self.symbol.ask(self.at)))
+    before = property(lambda self: self.symbol.show(self.symbol.price(self.since)))
+    high = property(lambda self: self.symbol.show(self.symbol.around * 1.012))
+    low = property(lambda self: self.symbol.show(self.symbol.around * 0.988))
+    change = property(lambda self: self.symbol.show(self.symbol.price(self.at) - self.symbol.price(self.since)))
+    mean = property(lambda self: self.symbol.show((self.symbol.price(self.at) + self.symbol.price(self.since)) / 2))
+    part = property(lambda self: (self.symbol.price(self.at) - (old := self.symbol.price(self.since))) / old)
+    percent = property(lambda self: 100 * self.part)
+    turnover = property(lambda self: 18_000 * self.symbol.around)
+    since = property(lambda self: self.at - DAY)
+    first = property(lambda self: self.since // 100)
+    last = property(lambda self: self.at // 100)
+    update = property(lambda self: self.at * 10)
+    funding = property(lambda self: (self.at // FUNDING + 1) * FUNDING)
 
 
 class Candle(NamedTuple):

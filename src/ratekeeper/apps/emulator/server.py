@@ -261,10 +261,10 @@ class Emulation:
             if not carried_out:
                 raise trouble
             hidden = trouble
-        refusal = self.meter.arrive(now, arrival.charges)
-        if refusal is None:
+        full = self.meter.arrive(now, arrival.charges)
+        if full is None:
             return hidden
-        failure = self.venue.throttled(arrival, refusal)
+        failure = self.venue.throttled(arrival, full)
         if failure.penalty is not None:
             kind, span = failure.penalty
             if kind == "ip":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ratekeeper.rules.schema import Learn
 
-    from .accounting import Charge, Meter, Refusal, StrictLimit
+    from .accounting import Charge, Full, Meter, StrictLimit
     from .incoming import Arrival
     from .limit_table import LimitTable
     from .options import Live
@@ -195,7 +195,7 @@ class Venue:
         owners = {charge.limit.name: charge.owner for charge in arrival.charges}
         rows = []
         for word, unit in (learn.units or {"": ""}).items():
-            for limit in self.limits.limits.values():
+            for limit in self.limits.by_name.values():
                 if limit.period and (limit.unit == unit if learn.units else limit.name == learn.limit_name):
                     count = meter.used(arrival.now, limit, owners[limit.name]) if limit.name in owners else 0
                     rows.append(_row(learn, word, limit, count))
@@ -220,9 +220,9 @@ class Venue:
 
     # -- refusals
 
-    def throttled(self, arrival: Arrival, refusal: Refusal) -> Failure:
+    def throttled(self, arrival: Arrival, full: Full) -> Failure:
         """The refusal of a request that found a limit full."""
-        return self._refuser.throttled(arrival, refusal.limit, refusal.free_at)
+        return self._refuser.throttled(arrival, full.limit, full.free_at)
 
     def banned(self, arrival: Arrival, until: int, cause: Failure | None) -> Failure:
         """The answer to an owner who is shut out until `until` (ns), since the answer `cause` if one began it."""

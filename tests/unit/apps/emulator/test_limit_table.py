@@ -34,18 +34,18 @@ def test_the_main_limit_is_the_weight_of_an_address_or_what_most_routes_spend() 
 def test_scale_shortens_all_and_window_only_the_main_limit() -> None:
     """A change of one limit goes before both."""
     made = table("binance-usdm", scale=0.5, window=3, limits=(LimitChange("orders-10s", 7, 0.25),))
-    periods = {name: limit.period for name, limit in made.limits.items()}
+    periods = {name: limit.period for name, limit in made.by_name.items()}
     assert periods["weight-1m"] == 3 * SECOND
     assert periods["orders-1m"] == 30 * SECOND
     assert periods["orders-10s"] == SECOND // 4
-    assert made.limits["orders-10s"].capacity == 7
+    assert made.by_name["orders-10s"].capacity == 7
     assert made.stretched(120 * SECOND) == 6 * SECOND
 
 
 def test_a_larger_bucket_drains_faster() -> None:
     """As when a provider states another capacity: the refill keeps its proportion."""
-    limit = table("deribit").limits["credits"]
-    wider = table("deribit", limits=(LimitChange("credits", 2 * limit.capacity),)).limits["credits"]
+    limit = table("deribit").by_name["credits"]
+    wider = table("deribit", limits=(LimitChange("credits", 2 * limit.capacity),)).by_name["credits"]
     assert (wider.capacity, wider.refill) == (2 * limit.capacity, 2 * limit.refill)
 
 

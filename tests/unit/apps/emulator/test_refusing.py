@@ -72,7 +72,7 @@ def test_refusals_look_as_the_provider_writes_them(
     limits, made = refuser(name)
     request = arrival(limits, call)
     assert limit in [charge.limit.name for charge in request.charges]
-    failure = made.throttled(request, limits.limits[limit], NOW + SECOND)
+    failure = made.throttled(request, limits.by_name[limit], NOW + SECOND)
     assert failure.status == status
     assert body.items() <= json.loads(failure.body).items()
 
@@ -86,7 +86,7 @@ def test_the_penalty_box_of_an_address_is_shortened_with_its_window() -> None:
         ({"ban": 3.0}, 3),
     ):
         limits, made = refuser("bybit", **options)
-        failure = made.throttled(arrival(limits, call), limits.limits["ip-5s"], NOW + SECOND)
+        failure = made.throttled(arrival(limits, call), limits.by_name["ip-5s"], NOW + SECOND)
         assert isinstance(failure, Refused)
         assert (failure.status, failure.bans, failure.penalty) == (403, True, ("ip", seconds * SECOND))
 
@@ -96,7 +96,7 @@ def test_no_hint_where_none_is_wanted() -> None:
     call = Call("GET", "/dapi/v1/time")
     for wanted in (True, False):
         limits, made = refuser("binance-coinm", retry_after=wanted)
-        failure = made.throttled(arrival(limits, call), limits.limits["weight-1m"], NOW + 2 * SECOND)
+        failure = made.throttled(arrival(limits, call), limits.by_name["weight-1m"], NOW + 2 * SECOND)
         assert failure.headers == ({"retry-after": "2"} if wanted else {})
 
 
@@ -139,7 +139,7 @@ def test_refusals_of_binance_name_the_limit() -> None:
 
     def refused(name: str, limit: str) -> tuple[int, int, str]:
         limits, made = refuser(name)
-        failure = made.throttled(arrival(limits, Call("GET", "/x")), limits.limits[limit], NOW + SECOND)
+        failure = made.throttled(arrival(limits, Call("GET", "/x")), limits.by_name[limit], NOW + SECOND)
         told = json.loads(failure.body)
         return failure.status, told["code"], told["msg"]
 
