@@ -187,6 +187,8 @@ class Binance(Venue):
 class Spot(Binance):
     """Spot. Successful order and cancel calls give their weight back (since 2026-04-02), as the rule file says."""
 
+    venue = "binance-spot"
+
     def __init__(self, limits: LimitTable, options: Live) -> None:
         super().__init__(limits, options, OrderBook(SPOT_SYMBOLS, futures=False))
 

@@ -29,6 +29,7 @@ _ALGO = {"algoId": "orderId", "triggerPrice": "stopPrice"}
 class Usdm(Binance):
     """USD-M futures."""
 
+    venue = "binance-usdm"
     depths = (5, 10, 20, 50, 100, 500, 1_000)
     most_levels = 1_000
     usual_levels = 500

@@ -32,6 +32,8 @@ _FORCE = {"": "GTC", "GTC": "GTC", "POST_ONLY": "GTX", "IOC": "IOC", "FOK": "FOK
 class Bitget(Venue):
     """Handlers of both halves are told by the route which half is meant."""
 
+    venue = "bitget"
+
     def __init__(self, limits: LimitTable, options: Live) -> None:
         self.mix = OrderBook(BITGET_SYMBOLS, futures=True, rejects_makers=False)
         self.spot = OrderBook(SPOT_SYMBOLS, futures=False, rejects_makers=False, first=500_000_001)

@@ -40,6 +40,8 @@ _OPEN = ("NEW", "PARTIAL_FILLED", "INCOMPLETE")
 class Orderly(Venue):
     """The whole exchange."""
 
+    venue = "orderly"
+
     def __init__(self, limits: LimitTable, options: Live) -> None:
         super().__init__(limits, options, OrderBook(ORDERLY_SYMBOLS, futures=True, rejects_makers=False))
 

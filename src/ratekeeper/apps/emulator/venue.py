@@ -65,10 +65,13 @@ class Venue:
         books: the same as the argument.
     """
 
+    venue = ""
+    """Whose data file has its bodies; none by itself."""
+
     def __init__(self, limits: LimitTable, options: Live, *books: OrderBook) -> None:
         self.limits = limits
         self.books = books
-        self.sheet = Sheet.of(limits.provider.name)
+        self.sheet = Sheet.of(self.venue)
         self._provider = limits.provider
         self._file = limits.provider.file
         self._envelope = Envelope.of(limits.provider.name)
@@ -105,7 +108,7 @@ class Venue:
     # -- bodies of its own
 
     def _teller(self, answer: str) -> Teller:
-        if answer[0] in '{["':
+        if answer[0] in "{[":
             template = self.sheet.read(answer)
             return lambda asked: template({"asked": asked})
         name, *words = answer.split()
