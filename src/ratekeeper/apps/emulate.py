@@ -137,7 +137,7 @@ def command(tied: bool, **values: Any) -> None:
     Signatures are not verified; orders are kept in memory. Stop it with Ctrl-C.
     """
     try:
-        from ratekeeper.apps.emulator.run import serve
+        from ratekeeper.apps.emulator.server import serve
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise

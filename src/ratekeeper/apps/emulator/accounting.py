@@ -1,4 +1,4 @@
-"""The emulator's own strict count of what arrives.
+"""The emulator's own strict count of what arrives, and who is banned for going on after refusals.
 
 It is written apart from `ratekeeper.ledger` on purpose and shares no line with it, so that a mistake in one is caught by the
 other. It knows nothing of requests in flight, clock doubt or feedback: it counts at the instant of arrival, as a server does.
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from .incoming import Failure
+
 __all__ = [
-    "Bill",
+    "Address",
+    "Bans",
     "BucketCounter",
+    "Charge",
     "Counter",
     "FixedCounter",
+    "Full",
     "Meter",
-    "Refusal",
     "SlidingCounter",
     "SlotsCounter",
     "Span",
@@ -28,6 +32,8 @@ __all__ = [
     "Tally",
 ]
 
+LONGEST = 3 * 86_400 * 1_000_000_000
+"""Three days: the longest ban Binance states."""
 KEPT_SPANS = 5_000
 """Windows of one tally that are remembered for the statistics."""
 
@@ -217,15 +223,15 @@ class Tally:
         return self.spans[-1]
 
 
-class Bill(NamedTuple):
-    """One line of what a request costs."""
+class Charge(NamedTuple):
+    """What a request costs on one limit of one owner."""
 
     limit: StrictLimit
     owner: str
     cost: int
 
 
-class Refusal(NamedTuple):
+class Full(NamedTuple):
     """The limit that had no room, and when units come back (nanoseconds of the emulator's clock)."""
 
     limit: StrictLimit
@@ -251,35 +257,35 @@ class Meter:
             found = self._tallies[key] = Tally(limit, owner, _counter(limit))
         return found
 
-    def arrive(self, now: int, bills: Iterable[Bill]) -> Refusal | None:
+    def arrive(self, now: int, charges: Iterable[Charge]) -> Full | None:
         """Count one request at the instant it arrives: on every limit, or on none but those that count refusals."""
-        lines = [(self.tally(bill.limit, bill.owner), bill.cost) for bill in bills]
-        refusal: Refusal | None = None
+        lines = [(self.tally(charge.limit, charge.owner), charge.cost) for charge in charges]
+        full: Full | None = None
         for tally, cost in lines:
             limit = tally.limit
             if cost and tally.counter.used(now) + cost > limit.capacity:
                 free_at = tally.counter.free_at(now)
-                if refusal is None or free_at > refusal.free_at:
-                    refusal = Refusal(limit, free_at)
+                if full is None or free_at > full.free_at:
+                    full = Full(limit, free_at)
         for tally, cost in lines:
             span = tally.span(now)
             span.calls += 1
-            if refusal is None:
+            if full is None:
                 span.accepted += cost
             else:
                 span.refused += cost
-            if refusal is None or (tally.limit.counts_refused and self.count_refused):
+            if full is None or (tally.limit.counts_refused and self.count_refused):
                 tally.counter.add(now, cost)
                 span.peak = max(span.peak, tally.counter.used(now))
-        return refusal
+        return full
 
-    def credit(self, now: int, bills: Iterable[Bill]) -> None:
+    def credit(self, now: int, charges: Iterable[Charge]) -> None:
         """Give units back: a call that turned out to be free, an order that was filled, a slot that is free again."""
-        for bill in bills:
-            tally = self.tally(bill.limit, bill.owner)
-            tally.counter.add(now, -bill.cost)
-            if bill.limit.period:
-                tally.span(now).accepted -= bill.cost
+        for charge in charges:
+            tally = self.tally(charge.limit, charge.owner)
+            tally.counter.add(now, -charge.cost)
+            if charge.limit.period:
+                tally.span(now).accepted -= charge.cost
 
     def used(self, now: int, limit: StrictLimit, owner: str) -> int:
         """What the usage header of this limit would say at `now`, in units."""
@@ -287,3 +293,69 @@ class Meter:
 
     def __iter__(self) -> Iterator[Tally]:
         return iter(self._tallies.values())
+
+
+@dataclass(slots=True)
+class Address:
+    """What the emulator remembers of one source address."""
+
+    ip: str
+    arrivals: int = 0
+    throttled: int = 0
+    """Refusals for a limit that was full."""
+    shut_out: int = 0
+    """Refusals because of a ban."""
+    strikes: int = 0
+    """Refusals since it was last calm or banned."""
+    last_strike: int = 0
+    banned_until: int = 0
+    cause: Failure | None = None
+    """The answer with which the ban began, if it was a refusal."""
+    bans: list[tuple[int, int]] = field(default_factory=list)
+    """Every ban so far: from, until."""
+
+
+class Bans:
+    """Counts refusals per address and bans at the threshold; every further ban of an address lasts twice as long.
+
+    Args:
+        after: refusals at which a ban begins; 0 never bans.
+        first: nanoseconds of the first ban of an address.
+        calm: nanoseconds without a refusal after which the strikes are forgotten (the bans are not).
+    """
+
+    def __init__(self, *, after: int, first: int, calm: int) -> None:
+        self.after = after
+        self.first = first
+        self.calm = calm
+        self._addresses: dict[str, Address] = {}
+
+    def address(self, ip: str) -> Address:
+        """The record of `ip`, made when first seen."""
+        found = self._addresses.get(ip)
+        if found is None:
+            found = self._addresses[ip] = Address(ip)
+        return found
+
+    def all(self) -> list[Address]:
+        """Every address seen so far."""
+        return list(self._addresses.values())
+
+    def strike(self, address: Address, now: int) -> bool:
+        """Note one refusal; true if it was one too many and a ban begins."""
+        if now - address.last_strike > self.calm:
+            address.strikes = 0
+        address.last_strike = now
+        address.strikes += 1
+        if not self.after or address.strikes < self.after:
+            return False
+        self.ban(address, now, min(LONGEST, self.first << min(len(address.bans), 40)))
+        return True
+
+    @staticmethod
+    def ban(address: Address, now: int, span: int, cause: Failure | None = None) -> None:
+        """Ban `address` for `span` nanoseconds from `now`."""
+        address.strikes = 0
+        address.cause = cause
+        address.banned_until = now + span
+        address.bans.append((now, now + span))

@@ -1,23 +1,21 @@
-"""Bitget v2 as a venue: USDT futures and spot, each with orders of its own.
-
-Shapes are those that ccxt's ``bitget`` reads (source X1 of the rule file), and so are the error codes but those whose
-word below says otherwise. Errors have status 400. Positions are kept in one-way mode.
-"""
+"""Bitget v2: USDT futures (``mix``) and spot, each with orders of its own. Positions are kept in one-way mode."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from .bitget_bodies import account_row, asset_row, coin_row, contract_row, position_row, spot_symbol_row
-from .bitget_trading import Trading
-from .bodied import NO_KEY, NO_PATH, Bodied, Word, named
-from .incoming import Fault, Incoming
-from .market import BITGET_SYMBOLS, SPOT_SYMBOLS, Symbol
-from .orders import OrderDesk
+from .incoming import Fault, Incoming, flat, named, objects
+from .market import BITGET_SYMBOLS, SPOT_SYMBOLS, Quote, Symbol, candle_rows, chosen, levels, prints
+from .orders import OrderBook
+from .venue import Venue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .limit_table import LimitTable
     from .options import Live
-    from .tariff import Tariff
+    from .orders import Order
 
 __all__ = ["Bitget"]
 
@@ -25,185 +23,263 @@ LINE = "USDT-FUTURES"
 """The only product line of futures here; the others are empty."""
 REMOVED = Symbol("LUNAUSDT", "LUNA", "USDT", 0.4, 4, 0)
 """Still listed, as off, and known to no other call: what every long list of symbols has sooner or later."""
-_SCALE = Word(400, "40808", "Parameter verification exception checkBDScale error")
-_GONE = Word(400, "40768", "Order does not exist")
-_WORDS: dict[int | str, Word] = {
-    NO_KEY: Word(400, "40006", "Invalid ACCESS_KEY"),
-    NO_PATH: Word(404, "40404", "Request URL NOT FOUND"),  # from memory
-    -1121: Word(400, "40034", "Parameter {symbol} does not exist"),
-    -1120: Word(400, "40020", "Parameter granularity error"),
-    -1102: Word(400, "40019", "Parameter cannot be empty"),
-    -1100: Word(400, "40020", "Parameter error"),
-    -4003: Word(400, "43006", "The quantity is below the minimum"),  # the text is a guess
-    -1013: Word(400, "43006", "The quantity is below the minimum"),
-    -1111: _SCALE,
-    -4014: _SCALE,
-    "PRICE_FILTER": _SCALE,
-    "LOT_SIZE": _SCALE,
-    -4164: Word(400, "45110", "less than the minimum amount 5 USDT"),
-    "NOTIONAL": Word(400, "45110", "less than the minimum amount 5 USDT"),
-    -4116: Word(400, "40786", "Duplicate clientOid"),  # from memory
-    -2010: Word(400, "40786", "Duplicate clientOid"),  # for spot a guess
-    -2011: _GONE,
-    -2013: Word(400, "40109", "The data of the order cannot be found, please confirm the order number"),
-}
+_ORDER = {"symbol": "symbol", "price": "price", "size": "quantity", "clientOid": "newClientOrderId"}
+_SYMBOL = {"symbol": "symbol"}
+_NAMED = {"symbol": "symbol", "orderId": "orderId", "clientOid": "origClientOrderId"}
+_FORCE = {"": "GTC", "GTC": "GTC", "POST_ONLY": "GTX", "IOC": "IOC", "FOK": "FOK"}
 
 
-class Bitget(Bodied):
-    """See `Venue` for what the methods are."""
+class Bitget(Venue):
+    """Handlers of both halves are told by the route which half is meant."""
 
-    def __init__(self, tariff: Tariff, options: Live) -> None:
-        desk = OrderDesk(BITGET_SYMBOLS, futures=True, rejects_makers=False)
-        spot = OrderDesk(SPOT_SYMBOLS, futures=False, rejects_makers=False, first=500_000_001)
-        super().__init__(tariff, options, (desk, spot), _WORDS)
-        self.spot = spot
-        self.public("GET /api/v2/public/time", lambda asked: {"serverTime": str(asked.dated)})
-        self._add_market("mix", futures := Trading(desk, self.said))
-        self._add_market("spot", cash := Trading(spot, self.said))
-        self._add_orders("mix/order/", futures, "place-order batch-place-order cancel-order batch-cancel-orders detail")
-        self._add_orders("spot/trade/", cash, "place-order batch-orders cancel-order batch-cancel-order orderInfo")
-        for route, teller in (
-            ("GET mix/order/orders-pending", lambda asked: _listed("entrustedList", futures.pending(asked))),
-            ("GET mix/order/orders-history", lambda asked: _listed("entrustedList", futures.history(asked))),
-            ("GET mix/order/fills", lambda asked: _listed("fillList", futures.fills(asked))),
-            ("GET mix/order/fill-history", lambda asked: _listed("fillList", futures.fills(asked))),
-            ("POST mix/order/cancel-all-orders", futures.cancel_batch),
-            ("POST mix/order/modify-order", futures.amend),
-            ("POST mix/order/close-positions", self.close),
-            ("GET spot/trade/unfilled-orders", cash.pending),
-            ("GET spot/trade/history-orders", cash.history),
-            ("GET spot/trade/fills", cash.fills),
-            ("POST spot/trade/cancel-symbol-order", self.cancel_symbol),
-            ("GET spot/account/assets", self.assets),
-            ("GET spot/account/info", lambda asked: {"userId": asked.account, "authorities": ["trade", "readonly"]}),
-            ("GET mix/account/accounts", lambda asked: [self._account(asked)] if _ours(asked) else []),
-            ("GET mix/account/account", self._account),
-            ("GET mix/position/all-position", self.positions),
-            ("GET mix/position/single-position", self.positions),
-            ("POST mix/account/set-leverage", self.set_leverage),
-            ("POST mix/account/set-margin-mode", self._echo),
-            ("POST mix/account/set-position-mode", lambda asked: {"posMode": asked.need("posMode")}),
-        ):
-            method, _, path = route.partition(" ")
-            self.private(f"{method} /api/v2/{path}", teller)
+    venue = "bitget"
 
-    def _add_market(self, kind: str, trading: Trading) -> None:
-        future = kind == "mix"
-        for path, teller in (
-            (
-                "tickers",
-                trading.tickers if not future else lambda asked: trading.tickers(asked) if _ours(asked) else [],
-            ),
-            ("candles", trading.candles),
-            ("history-candles", trading.candles),
-            ("orderbook", trading.book),
-            ("merge-depth", trading.book),
-            ("fills", trading.prints),
-            ("fills-history", trading.prints),
-        ):
-            self.public(f"GET /api/v2/{kind}/market/{path}", teller)
-        if future:
-            self.public("GET /api/v2/mix/market/ticker", lambda asked: trading.tickers(_with_symbol(asked)))
-            self.public("GET /api/v2/mix/market/symbol-price", lambda asked: trading.tickers(_with_symbol(asked)))
-            self.public("GET /api/v2/mix/market/contracts", self.contracts)
-        else:
-            symbols = SPOT_SYMBOLS.values()
-            coins = sorted({symbol.base for symbol in symbols} | {"USDT"})
-            self.public(
-                "GET /api/v2/spot/public/symbols", lambda asked: [spot_symbol_row(one) for one in self._asked(asked)]
-            )
-            self.public("GET /api/v2/spot/public/coins", lambda asked: [coin_row(name) for name in coins])
+    def __init__(self, limits: LimitTable, options: Live) -> None:
+        self.mix = OrderBook(BITGET_SYMBOLS, futures=True, rejects_makers=False)
+        self.spot = OrderBook(SPOT_SYMBOLS, futures=False, rejects_makers=False, first=500_000_001)
+        self._halves = {"mix": self.mix, "spot": self.spot}
+        super().__init__(limits, options, self.mix, self.spot)
 
-    def _add_orders(self, prefix: str, trading: Trading, names: str) -> None:
-        place, place_batch, cancel, cancel_batch, detail = names.split()
-        self.private(f"POST /api/v2/{prefix}{place}", trading.place)
-        self.private(f"POST /api/v2/{prefix}{place_batch}", trading.place_batch)
-        self.private(f"POST /api/v2/{prefix}{cancel}", trading.cancel)
-        self.private(f"POST /api/v2/{prefix}{cancel_batch}", trading.cancel_batch)
-        self.private(f"GET /api/v2/{prefix}{detail}", trading.detail)
+    # -- market data
 
-    def wrapped(self, data: Any, now: int) -> dict[str, Any]:
-        return {"code": "00000", "msg": "success", "requestTime": now, "data": data}
+    def tickers(self, asked: Incoming, half: str) -> Any:
+        """Prices of one symbol, or of all; always a list."""
+        symbols = chosen(self._halves[half].symbols, asked)
+        return [self.sheet.fill(f"{half}_ticker", symbol=one, quote=Quote(one, asked.now)) for one in symbols]
 
-    def failed(self, word: Word, now: int) -> dict[str, Any]:
-        return {"code": word.code, "msg": word.text, "requestTime": now, "data": None}
+    def line_tickers(self, asked: Incoming) -> Any:
+        """Prices of a product line."""
+        return self.tickers(asked, "mix") if _ours(asked) else []
 
-    # -- markets
+    def ticker(self, asked: Incoming) -> Any:
+        """Prices of one future."""
+        asked.need("symbol")
+        return self.tickers(asked, "mix")
 
-    def contracts(self, incoming: Incoming) -> Any:
+    def candles(self, asked: Incoming, half: str) -> Any:
+        """Candles, the oldest first."""
+        symbol, interval = self._halves[half].symbol(asked), _interval(asked.need("granularity"))
+        rows = candle_rows(asked, symbol, interval, start="startTime", end="endTime", most=1_000)
+        return [self.sheet.fill("candle", candle=candle) for candle in rows]
+
+    def depth(self, asked: Incoming, half: str) -> Any:
+        """The order book."""
+        count = 150 if asked.params.get("limit") == "max" else asked.number("limit", 100, high=1_000)
+        bids, asks = levels(self._halves[half].symbol(asked), asked.now, min(count, 150))
+        return self.sheet.fill("depth", asked=asked, asks=asks, bids=bids)
+
+    def prints(self, asked: Incoming, half: str) -> Any:
+        """The last trades, the newest first."""
+        symbol, count = self._halves[half].symbol(asked), asked.number("limit", 100, high=1_000)
+        last = reversed(list(prints(symbol, asked.now, count)))
+        return [self.sheet.fill("print", symbol=symbol, print=one) for one in last]
+
+    def contracts(self, asked: Incoming) -> Any:
         """The futures of a product line."""
-        if not _ours(incoming):
+        if not _ours(asked):
             return []
-        if "symbol" in incoming.params:
-            return [contract_row(self.desk.symbol(incoming))]
-        off = {**contract_row(REMOVED), "symbolStatus": "off"}
-        return [*(contract_row(symbol) for symbol in self.desk.symbols.values()), off]
+        rows = [self.sheet.fill("contract", symbol=one, status="normal") for one in chosen(self.mix.symbols, asked)]
+        if "symbol" not in asked.params:
+            rows.append(self.sheet.fill("contract", symbol=REMOVED, status="off"))
+        return rows
 
-    def _asked(self, incoming: Incoming) -> list[Symbol]:
-        return [self.spot.symbol(incoming)] if "symbol" in incoming.params else list(self.spot.symbols.values())
+    def spot_symbols(self, asked: Incoming) -> Any:
+        """The rules of the spot markets."""
+        return [self.sheet.fill("spot_symbol", symbol=one) for one in chosen(self.spot.symbols, asked)]
+
+    def coins(self, asked: Incoming) -> Any:
+        """The coins of all spot markets, each with one chain."""
+        names = sorted({symbol.base for symbol in self.spot.symbols.values()} | {"USDT"})
+        return [self.sheet.fill("coin", name=name) for name in names]
+
+    # -- orders
+
+    def place(self, asked: Incoming, half: str) -> Any:
+        """Place one order."""
+        book = self._halves[half]
+        return self._brief(book.place(_as_order(asked, futures=book.futures)))
+
+    def place_batch(self, asked: Incoming, half: str) -> Any:
+        """Place up to fifty orders; what is said outside the list holds for all of them."""
+        common = flat(asked.tree)
+        several = ({**common, **flat(order)} for order in objects(asked, "orderList", 50))
+        return self._each(lambda one: self.place(one, half), asked, several)
+
+    def amend(self, asked: Incoming) -> Any:
+        """Change size and price of an open future order."""
+        return self._brief(self.mix.amend(named(asked, {**_NAMED, "newSize": "quantity", "newPrice": "price"})))
+
+    def cancel(self, asked: Incoming, half: str) -> Any:
+        """Cancel one order, by its number or its client order id."""
+        return self._brief(self._halves[half].cancel(named(asked, _NAMED)))
+
+    def cancel_batch(self, asked: Incoming, half: str) -> Any:
+        """Cancel the orders of a list, or all open ones (of a symbol, if one is named)."""
+        tree = asked.tree if isinstance(asked.tree, dict) else {}
+        symbol = named(asked, _SYMBOL)
+        if wanted := tree.get("orderIdList") or tree.get("orderList"):
+            if not isinstance(wanted, list):
+                raise Fault("list", name="orderIdList")
+            ids = [flat(one) for one in wanted]
+        else:
+            opened = self._halves[half].listed(symbol, only_open=True)
+            ids = [{"orderId": str(order.number)} for order in opened]
+        several = ({**one, **symbol.params} for one in ids)
+        return self._each(lambda one: self.cancel(one, half), asked, several)
+
+    def _each(self, act: Callable[[Incoming], Any], asked: Incoming, several: Iterable[dict[str, str]]) -> Any:
+        """Each request of a batch has its own answer or error."""
+        good, bad = [], []
+        for params in several:
+            try:
+                good.append(act(asked._replace(params=params)))
+            except Fault as fault:
+                word = self.said(fault, params)
+                ids = {name: params.get(name, "") for name in ("orderId", "clientOid")}
+                bad.append({**ids, "errorMsg": word.text, "errorCode": str(word.code)})
+        return {"successList": good, "failureList": bad}
+
+    def cancel_symbol(self, asked: Incoming) -> Any:
+        """Cancel every open spot order of a symbol."""
+        self.spot.cancel_all(asked)
+        return {"symbol": asked.need("symbol")}
+
+    def close(self, asked: Incoming) -> Any:
+        """Close positions at the market, all or those of one symbol."""
+        account, done = self.mix.account(asked.account), []
+        names = [self.mix.symbol(asked).name] if "symbol" in asked.params else list(account.positions)
+        for name in names:
+            if held := account.positions.get(name):
+                side, size = "SELL" if held > 0 else "BUY", str(abs(held))
+                order = {"symbol": name, "side": side, "type": "MARKET", "quantity": size, "reduceOnly": "true"}
+                done.append({"symbol": name, **self._brief(self.mix.place(asked._replace(params=order)))})
+        return {"successList": done, "failureList": []}
+
+    def detail(self, asked: Incoming, half: str) -> Any:
+        """One order; for spot a list, which is empty if there is none."""
+        try:
+            row = self._row(asked, self._halves[half].find(named(asked, _NAMED), among_open=False), f"{half}_order")
+        except Fault as fault:
+            if half == "mix" or fault.name != "not found":
+                raise
+            return []
+        return row if half == "mix" else [row]
+
+    def pending(self, asked: Incoming, half: str, under: str = "") -> Any:
+        """Open orders."""
+        orders = self._halves[half].listed(named(asked, _SYMBOL), only_open=True)
+        client_id, number = asked.params.get("clientOid"), asked.number("orderId", 0)
+        found = [one for one in orders if client_id in (None, one.client_id) and number in (0, one.number)]
+        row = "mix_order" if half == "mix" else "spot_pending"
+        return _listed([self._row(asked, order, row) for order in reversed(found)], under)
+
+    def history(self, asked: Incoming, half: str, under: str = "") -> Any:
+        """Orders that have ended, the newest first."""
+        orders = self._halves[half].listed(named(asked, _SYMBOL, limit="1000"), only_open=False)
+        ended = [order for order in reversed(orders) if order.status != "NEW"][: asked.number("limit", 100, high=100)]
+        return _listed([self._row(asked, order, f"{half}_order") for order in ended], under)
+
+    def fills(self, asked: Incoming, half: str, under: str = "") -> Any:
+        """Fills, the newest first."""
+        wanted, number = asked.params.get("symbol"), asked.number("orderId", 0)
+        fills = reversed(self._halves[half].account(asked.account).fills)
+        mine = [order for order in fills if wanted in (None, order.symbol) and number in (0, order.number)]
+        mine = mine[: asked.number("limit", 100, high=100)]
+        return _listed([self.sheet.fill(f"{half}_fill", order=order) for order in mine], under)
+
+    def _brief(self, order: Order) -> dict[str, Any]:
+        body: dict[str, Any] = self.sheet.fill("brief", order=order)
+        return body
+
+    def _row(self, asked: Incoming, order: Order, row: str) -> Any:
+        book = self.mix if row == "mix_order" else self.spot
+        leverage = book.account(asked.account).leverage.get(order.symbol, 20)
+        average = str(order.average) if order.filled else ""
+        symbol = book.symbols[order.symbol]
+        return self.sheet.fill(row, order=order, symbol=symbol, leverage=leverage, average=average)
 
     # -- account
 
-    def close(self, incoming: Incoming) -> Any:
-        """Close positions at the market, all or those of one symbol."""
-        account, done = self.desk.account(incoming.account), []
-        names = [self.desk.symbol(incoming).name] if "symbol" in incoming.params else list(account.positions)
-        for name in names:
-            if held := account.positions.get(name):
-                order = {
-                    "symbol": name,
-                    "side": "SELL" if held > 0 else "BUY",
-                    "type": "MARKET",
-                    "quantity": str(abs(held)),
-                }
-                placed = self.desk.place(incoming._replace(params={**order, "reduceOnly": "true"}))
-                done.append({"symbol": name, "orderId": str(placed.number), "clientOid": placed.client_id})
-        return {"successList": done, "failureList": []}
-
-    def cancel_symbol(self, incoming: Incoming) -> Any:
-        """Cancel every open spot order of a symbol."""
-        self.spot.cancel_all(incoming)
-        return {"symbol": incoming.need("symbol")}
-
-    def assets(self, incoming: Incoming) -> Any:
+    def assets(self, asked: Incoming) -> Any:
         """Spot balances."""
-        wanted = incoming.params.get("coin")
-        balances = self.spot.account(incoming.account).balances
-        return [asset_row(name, held, incoming.now) for name, held in balances.items() if wanted in (None, name)]
+        wanted = asked.params.get("coin")
+        balances = self.spot.account(asked.account).balances
+        mine = {name: amount for name, amount in balances.items() if wanted in (None, name)}
+        return [self.sheet.fill("asset", name=name, amount=amount, asked=asked) for name, amount in mine.items()]
 
-    def _account(self, incoming: Incoming) -> dict[str, Any]:
-        return account_row(self.desk.account(incoming.account))
+    def account(self, asked: Incoming) -> Any:
+        """The futures account of one coin."""
+        return self.sheet.fill("account", total=self.mix.account(asked.account).balances["USDT"])
 
-    def positions(self, incoming: Incoming) -> Any:
+    def accounts(self, asked: Incoming) -> Any:
+        """The futures accounts of a product line."""
+        return [self.account(asked)] if _ours(asked) else []
+
+    def positions(self, asked: Incoming) -> Any:
         """Positions that are open, of one symbol if the request names one."""
-        account = self.desk.account(incoming.account)
-        names = [self.desk.symbol(incoming).name] if "symbol" in incoming.params else list(account.positions)
-        held = [self.desk.symbols[name] for name in names if account.positions.get(name)] if _ours(incoming) else []
-        return [position_row(account, symbol, incoming.now) for symbol in held]
+        account = self.mix.account(asked.account)
+        names = [self.mix.symbol(asked).name] if "symbol" in asked.params else list(account.positions)
+        if not _ours(asked):
+            return []
+        return [self._position(asked, self.mix.symbols[name]) for name in names if account.positions.get(name)]
 
-    def set_leverage(self, incoming: Incoming) -> Any:
+    def _position(self, asked: Incoming, symbol: Symbol) -> Any:
+        account = self.mix.account(asked.account)
+        held, entry = account.positions[symbol.name], account.entries[symbol.name]
+        mark, leverage = Decimal(symbol.show(symbol.price(asked.now))), account.leverage.get(symbol.name, 20)
+        values = {"entry": entry, "mark": mark, "size": abs(held), "margin": abs(held) * entry / leverage}
+        values["profit"] = held * (mark - entry)
+        side = "long" if held > 0 else "short"
+        return self.sheet.fill("position", symbol=symbol, asked=asked, side=side, leverage=leverage, **values)
+
+    def set_leverage(self, asked: Incoming) -> Any:
         """Set the leverage of a symbol."""
-        symbol, leverage = self.desk.symbol(incoming), incoming.number("leverage", 20, high=125)
-        self.desk.account(incoming.account).leverage[symbol.name] = leverage
-        levels = {"longLeverage": str(leverage), "shortLeverage": str(leverage), "crossMarginLeverage": str(leverage)}
-        return {"symbol": symbol.name, "marginCoin": "USDT", **levels, "marginMode": "crossed"}
+        symbol, leverage = self.mix.symbol(asked), asked.number("leverage", 20, high=125)
+        self.mix.account(asked.account).leverage[symbol.name] = leverage
+        return self.sheet.fill("leverage", symbol=symbol, leverage=leverage)
 
-    def _echo(self, incoming: Incoming) -> Any:
-        return {"marginCoin": "USDT", **named(incoming, [("symbol", "symbol"), ("marginMode", "marginMode")]).params}
+    def set_margin_mode(self, asked: Incoming) -> Any:
+        """Acknowledge a margin mode."""
+        return {"marginCoin": "USDT", **named(asked, {"symbol": "symbol", "marginMode": "marginMode"}).params}
+
+    def set_position_mode(self, asked: Incoming) -> Any:
+        """Acknowledge a position mode."""
+        return {"posMode": asked.need("posMode")}
 
 
-def _ours(incoming: Incoming) -> bool:
+def _as_order(asked: Incoming, *, futures: bool) -> Incoming:
+    """A request to place an order in the words of the order book."""
+    side, kind = asked.need("side").upper(), asked.need("orderType").upper()
+    force = _FORCE.get(asked.params.get("force", "").upper())
+    if kind not in ("LIMIT", "MARKET") or force is None:
+        raise Fault("kind")
+    reduce = asked.params.get("reduceOnly", "").upper() == "YES"
+    if futures and asked.params.get("tradeSide", "").lower() == "close":
+        # in hedge mode `side` says which position is meant, not which way the order goes
+        side, reduce = {"BUY": "SELL", "SELL": "BUY"}.get(side, side), True
+    order = named(asked, _ORDER, side=side, type=kind, timeInForce=force, reduceOnly=str(reduce).lower())
+    if kind == "MARKET" and side == "BUY" and not futures:  # the size of these is what they may cost
+        order.params["quoteOrderQty"] = order.params.pop("quantity", "")
+    return order
+
+
+def _ours(asked: Incoming) -> bool:
     """Whether the request means USDT futures; the name may be written in any case."""
-    line = incoming.params.get("productType")
+    line = asked.params.get("productType")
     if not line:
-        raise Fault(-1102, "productType was not sent.")
+        raise Fault("missing", name="productType")
     return line.upper() == LINE
 
 
-def _with_symbol(incoming: Incoming) -> Incoming:
-    incoming.need("symbol")
-    return incoming
+def _listed(rows: list[dict[str, Any]], under: str) -> Any:
+    """Rows as they are, or under a name, with the place where the next page begins."""
+    return {under: rows, "endId": rows[-1].get("orderId", "") if rows else None} if under else rows
 
 
-def _listed(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: rows, "endId": rows[-1].get("orderId", "") if rows else None}
+def _interval(text: str) -> str:
+    """``1min``, ``1H``, ``1Dutc``, ``1day`` as intervals."""
+    name = text.removesuffix("utc")
+    for theirs, ours in (("min", "m"), ("day", "d"), ("week", "w"), ("H", "h"), ("D", "d"), ("W", "w")):
+        if name.endswith(theirs):
+            return name.removesuffix(theirs) + ours
+    return name

@@ -12,12 +12,16 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
+from .options import Live, Options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
 __all__ = ["Emulator"]
+
+_DEFAULTS = Live()
 
 
 class Emulator:
@@ -42,7 +46,7 @@ class Emulator:
         skew: seconds by which its clocks are ahead of this machine's.
         date_offset: ``Date`` and server time less the clock that counts, seconds. +0.4: ``Date`` is 0.4 s ahead of the
             counting clock, so windows roll 0.4 s later than ``Date`` says.
-        date_drift: parts per million by which `date_offset` grows.
+        date_drift: parts per million by which `date_offset` grows, from the start or from when it was set.
         date_spread: seconds between the clocks of the machines that date the answers.
         date_per: whether a ``"connection"`` stays with one of them, or any dates any ``"answer"``.
         count_refused: whether an address pays for calls that are refused.
@@ -50,7 +54,8 @@ class Emulator:
         retry_after: whether refusals say when to come back.
         date: whether answers carry ``Date``.
         ban_after: refusals before a ban; 0 never bans.
-        ban: seconds of a first ban; ``None``: as the rules say, shortened like the main window.
+        ban: seconds of a first ban, each further one of an address is twice as long; ``None``: as the rules say,
+            shortened like the main window.
         seed: makes the random faults repeatable.
         log: file that gets a JSON line for every arrival.
         host: address to listen on.
@@ -97,44 +102,11 @@ class Emulator:
         port: int = 0,
         start_timeout: float = 20,
     ) -> None:
-        low, high = latency if isinstance(latency, tuple) else (latency, latency)
-        chosen: dict[str, object] = {
-            "host": host,
-            "port": port,
-            "window": window,
-            "scale": scale,
-            "capacity": capacity,
-            "latency": f"{low:g}-{high:g}",
-            "loss": loss,
-            "hangup": hangup,
-            "errors": errors,
-            "hang": hang,
-            "ws-interval": ws_interval,
-            "ws-lifetime": ws_lifetime,
-            "ws-refuse": ws_refuse,
-            "ws-lag": ws_lag,
-            "skew": skew,
-            "date-offset": date_offset,
-            "date-drift": date_drift,
-            "date-spread": date_spread,
-            "date-per": date_per,
-            "ban-after": ban_after,
-            "ban": ban,
-            "seed": seed,
-            "log": log,
-        }
-        flags = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
-        flags += [f"--limit={name}={most}/{seconds}" for name, (most, seconds) in (limits or {}).items()]
-        switches = {
-            "count-refused": count_refused,
-            "usage-headers": usage_headers,
-            "retry-after": retry_after,
-            "date": date,
-        }
-        flags += [f"--no-{name}" for name, wanted in switches.items() if not wanted] + ["--ws-silent"] * ws_silent
+        # every option of the command is a parameter of the same name
+        given = {name: value for name, value in locals().items() if name in Options.__struct_fields__}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
-        self._child = subprocess.Popen(  # noqa: S603 - our own module, and flags made above
-            [sys.executable, "-m", "ratekeeper.apps.emulate", provider, "--tied", *flags],
+        self._child = subprocess.Popen(  # noqa: S603 - our own module, and arguments made below
+            [sys.executable, "-m", "ratekeeper.apps.emulate", "--tied", *_arguments(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -253,3 +225,18 @@ class Emulator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _arguments(options: dict[str, Any]) -> list[str]:
+    """The command line that asks for these options."""
+    found = [str(options.pop("provider"))]
+    latency, limits = options.pop("latency"), options.pop("limits") or {}
+    low, high = latency if isinstance(latency, tuple) else (latency, latency)
+    found += [f"--latency={low:g}-{high:g}", *(f"--limit={name}={most}/{s}" for name, (most, s) in limits.items())]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if not isinstance(value, bool):
+            found += [f"--{flag}={value}"] if value is not None else []
+        elif value != getattr(_DEFAULTS, name):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+    return found

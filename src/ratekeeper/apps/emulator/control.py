@@ -1,8 +1,9 @@
-"""What a test may ask of the emulator: figures, a ban, other options. These calls are not counted."""
+"""What a test may ask of the emulator: figures, a ban, other options, a journal. These calls are not counted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 from aiohttp import web
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from .accounting import Span, Tally
     from .server import Emulation
 
-__all__ = ["add_control", "share_used", "stats"]
+__all__ = ["Journal", "add_control", "share_used", "stats"]
 
 SECOND = 1_000_000_000
 
@@ -27,9 +28,14 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
         emulation.journal.flush()
         return _json(stats(emulation))
 
+    async def told(request: web.Request) -> dict[str, Any]:
+        """What the request says, in its query or its JSON body; `ValueError` if that is broken."""
+        body = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
+        return {**request.query, **body}
+
     async def ban(request: web.Request) -> web.Response:
         try:
-            asked = {**request.query, **msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])}
+            asked = await told(request)
             seconds = float(asked.get("seconds", 120))
         except (TypeError, ValueError):
             return _json({"error": "seconds must be a number"}, status=400)
@@ -42,7 +48,7 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
 
     async def cut(request: web.Request) -> web.Response:
         try:
-            asked = {**request.query, **msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])}
+            asked = await told(request)
             ended = emulation.sockets.cut(str(asked.get("mode", "close")), str(asked.get("ip", "")))
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
@@ -53,15 +59,14 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
 
     async def set_options(request: web.Request) -> web.Response:
         try:
-            values = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
-            emulation.options.change({**request.query, **values})
+            emulation.options.change(await told(request))
         except ValueError as error:  # msgspec's decoding errors are ValueErrors too
             return _json({"error": str(error)}, status=400)
         emulation.apply()
         return _json(_options(emulation))
 
     async def show_rules(_request: web.Request) -> web.Response:
-        return web.Response(text=to_toml(emulation.tariff.rules()), content_type="application/toml")
+        return web.Response(text=to_toml(emulation.limits.rules()), content_type="application/toml")
 
     app.router.add_get("/__emulator__/stats", show_stats)
     app.router.add_get("/__emulator__/rules", show_rules)
@@ -84,7 +89,7 @@ def stats(emulation: Emulation) -> dict[str, Any]:
     now = emulation.clock()
     addresses = emulation.bans.all()
     return {
-        "provider": emulation.tariff.provider.name,
+        "provider": emulation.limits.provider.name,
         "now": now / SECOND,
         "started": emulation.started / SECOND,
         "limits": {
@@ -95,9 +100,9 @@ def stats(emulation: Emulation) -> dict[str, Any]:
                 "window": limit.window,
                 "scope": list(limit.scope),
             }
-            for limit in emulation.tariff.limits.values()
+            for limit in emulation.limits.by_name.values()
         },
-        "main": emulation.tariff.main.name,
+        "main": emulation.limits.main.name,
         "windows": [_window(tally, span, emulation.started, now) for tally in emulation.meter for span in tally.spans],
         "totals": {
             "arrivals": emulation.totals["arrivals"],
@@ -147,7 +152,7 @@ def _window(tally: Tally, span: Span, started: int, now: int) -> dict[str, Any]:
 
 def share_used(emulation: Emulation) -> float | None:
     """Mean share of the main limit that was really spent, over complete windows in which anything arrived."""
-    main, now = emulation.tariff.main, emulation.clock()
+    main, now = emulation.limits.main, emulation.clock()
     shares = [
         span.accepted / span.capacity
         for tally in emulation.meter
@@ -156,3 +161,47 @@ def share_used(emulation: Emulation) -> float | None:
         if span.start >= emulation.started and span.start + main.period <= now
     ]
     return sum(shares) / len(shares) if shares else None
+
+
+class Journal:
+    """The log file: one JSON line for every request that arrived; without a name it does nothing.
+
+    Args:
+        name: the file, written anew; or ``None``.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self._file: BinaryIO | None = Path(name).open("wb") if name else None  # noqa: SIM115 - closed in `close`
+        self._encode = msgspec.json.Encoder().encode
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is written."""
+        return self._file is not None
+
+    def write(
+        self,
+        now: int,
+        *,
+        ip: str,
+        account: str,
+        route: str,
+        cost: dict[str, int],
+        used: dict[str, int],
+        status: int,
+    ) -> None:
+        """One arrival at `now` (nanoseconds; written as seconds)."""
+        if self._file is not None:
+            line = {"t": now / 1e9, "ip": ip, "account": account, "route": route, "cost": cost, "used": used}
+            self._file.write(self._encode({**line, "status": status}) + b"\n")
+
+    def flush(self) -> None:
+        """Make what was written visible to readers of the file."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

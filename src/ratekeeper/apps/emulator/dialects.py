@@ -2,7 +2,8 @@
 
 One dialect object serves one connection. Nothing here waits, counts or sends: `Sockets` does. Every data message carries
 ``seq``, our own addition, which rises by one from tick to tick on all connections alike, so that a test sees each gap.
-Shapes of acknowledgements and data are told from memory of the providers' pages and marked where they are a guess.
+Bodies of data and of order reports are templates of the data files; statistics that nobody checks are constants there.
+Shapes are told from memory of the providers' pages and marked where they are a guess.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from .market import USDM_SYMBOLS
-from .ticks import binance_tick, bitget_tick, orderly_tick
+from .market import INTERVALS, USDM_SYMBOLS, Candle, Quote
+from .templates import Sheet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,18 +48,27 @@ class Dialect:
         label: makes the label of an account of the secret that names it.
         symbols: the markets by name.
         account: label of the account that the handshake's headers name; ``""`` if none.
+        sheet: templates of what it writes; read from the data file if it is not given.
 
     Attributes:
         topics: what is subscribed, in the words of the provider.
         accounts: labels of the accounts whose orders are told here.
     """
 
+    venue = ""
+    """Whose data file has the templates."""
     control_counts = False
     """Whether ping and pong frames count as messages."""
 
     def __init__(
-        self, target: str, label: Callable[[str], str], symbols: Mapping[str, Symbol], account: str = ""
+        self,
+        target: str,
+        label: Callable[[str], str],
+        symbols: Mapping[str, Symbol],
+        account: str = "",
+        sheet: Sheet | None = None,
     ) -> None:
+        self.sheet = sheet or Sheet.of(self.venue)
         self.path, _, query = target.partition("?")
         self.query = parse_qs(query)
         self.label = label
@@ -104,6 +114,19 @@ class Dialect:
         """What this connection is told when an order of `account` changes; `seq` counts the account's changes."""
         return []
 
+    def data(self, symbol: Symbol, kind: str, seq: int, now: int, /, interval: str = "", **more: Any) -> Any:
+        """The market's data of one kind: message number `seq` at `now` (ms); a candle if `interval` names its length."""
+        name = f"tick {kind}"
+        if interval in INTERVALS:
+            candle = _candle(symbol, interval, now)
+            end = candle.at + INTERVALS[interval]
+            more |= {"candle": candle, "interval": interval, "end": end, "last": end - 1}
+            name = "tick kline"
+        elif not self.sheet.knows(name) or kind == "kline":
+            name = "tick *"
+        values = {"odd": bool(seq % 2), "before": seq - 1, "after": now + 1, "quote": Quote(symbol, now)}
+        return self.sheet.fill(name, symbol=symbol, seq=seq, now=now, **values, **more)
+
     def ping(self, now: int) -> str | None:
         """The server's ping as text; ``None``: a ping frame."""
         return None
@@ -119,8 +142,8 @@ _CATEGORY = re.compile("^/(public|market|private)(?=/)")
 class Binance(Dialect):
     """Streams of spot and of USD-M futures; user data on ``/ws/<listenKey>``, or ``/private/ws?listenKey=…`` (ccxt)."""
 
+    venue = "binance-usdm"
     control_counts = True  # facts: "ping, pong and JSON all count"
-    futures = True
 
     def opening(self) -> tuple[str, ...]:
         self.path = _CATEGORY.sub("", self.path)
@@ -151,47 +174,22 @@ class Binance(Dialect):
         symbol = self.symbols.get(name.upper())
         if symbol is None or not kind:
             return None
-        return self._written(topic, {**binance_tick(symbol, kind, seq, now), "seq": seq})
+        word, _, interval = kind.partition("_")
+        name = "depth" if kind.startswith("depth") else kind.partition("@")[0]
+        interval = interval if word == "kline" else ""
+        return self._written(topic, self.data(symbol, name, seq, now, interval=interval, kind=word))
 
     def report(self, account: str, order: Order, seq: int, now: int) -> list[str]:
         topic = LISTEN_KEY + account
         if topic not in self.topics:
             return []
-        own: dict[str, Any] = {
-            "s": order.symbol,
-            "c": order.client_id,
-            "S": order.side,
-            "o": order.kind,
-            "f": order.time_in_force,
-            "q": str(order.quantity),
-            "p": str(order.price),
-            "x": "TRADE" if order.status == "FILLED" else order.status,
-            "X": order.status,
-            "i": order.number,
-            "l": str(order.filled),
-            "z": str(order.filled),
-            "L": str(order.average),
-            "T": now,
-            "t": order.number if order.filled else -1,
-            "m": False,
-        }
-        if self.futures:
-            own |= {
-                "ap": str(order.average),
-                "sp": str(order.stop_price),
-                "R": order.reduce_only,
-                "ps": order.position_side,
-            }
-            body: dict[str, Any] = {"e": "ORDER_TRADE_UPDATE", "E": now, "T": now, "o": own}
-        else:
-            body = {"e": "executionReport", "E": now, **own, "O": order.time, "Z": str(order.filled * order.average)}
-        return [self._written(topic, {**body, "seq": seq})]
+        return [self._written(topic, self.sheet.fill("report", order=order, seq=seq, now=now))]
 
 
 class BinanceSpot(Binance):
     """Spot: other order reports, and a word before the connection ends."""
 
-    futures = False
+    venue = "binance-spot"
 
     def farewell(self, now: int) -> str | None:
         return _text({"e": "serverShutdown", "E": now})  # the event is documented; how long before the end is not
@@ -200,10 +198,10 @@ class BinanceSpot(Binance):
 class Orderly(Dialect):
     """``/ws/stream/{account}`` for the market, ``/v2/ws/private/stream/{account}`` for one's own orders."""
 
-    def __init__(
-        self, target: str, label: Callable[[str], str], symbols: Mapping[str, Symbol], account: str = ""
-    ) -> None:
-        super().__init__(target, label, symbols, account)
+    venue = "orderly"
+
+    def __init__(self, target: str, *more: Any) -> None:
+        super().__init__(target, *more)
         self.private = "/private/" in self.path
         self.name = self.path.rpartition("/stream/")[2]
         self.known = not self.private
@@ -236,29 +234,14 @@ class Orderly(Dialect):
         symbol = self.symbols.get(name) or self.symbols.get(_coin(name) + "USDT")
         if symbol is None or not kind:
             return None
-        return _text({"topic": topic, "ts": now, "seq": seq, "data": orderly_tick(symbol, name, kind, seq, now)})
+        word, _, interval = kind.partition("_")
+        data = self.data(symbol, kind, seq, now, interval=interval if word == "kline" else "", name=name)
+        return _text({"topic": topic, "ts": now, "seq": seq, "data": data})
 
     def report(self, account: str, order: Order, seq: int, now: int) -> list[str]:
         if account not in self.accounts:
             return []
-        told: dict[str, dict[str, Any]] = {
-            "executionreport": {
-                "symbol": order.symbol,
-                "clientOrderId": order.client_id,
-                "orderId": order.number,
-                "type": order.kind,
-                "side": order.side,
-                "quantity": float(order.quantity),
-                "price": float(order.price),
-                "executedPrice": float(order.average),
-                "executedQuantity": float(order.filled),
-                "totalExecutedQuantity": float(order.filled),
-                "avgPrice": float(order.average),
-                "status": {"CANCELED": "CANCELLED"}.get(order.status, order.status),
-                "reduceOnly": order.reduce_only,
-                "timestamp": now,
-            }
-        }
+        told = {"executionreport": self.sheet.fill("report", order=order, now=now)}
         if order.filled:
             told["position"] = {"positions": [{"symbol": order.symbol, "timestamp": now}]}  # only that it changed
         return [
@@ -273,6 +256,8 @@ class Orderly(Dialect):
 
 class Bitget(Dialect):
     """Channels of ``{"op": "subscribe", "args": [{"instType", "channel", "instId"}]}``; the client pings with text."""
+
+    venue = "bitget"
 
     def understand(self, tree: dict[str, Any], text: str, now: int) -> Heard:
         args = [one for one in tree.get("args") or () if isinstance(one, dict)]
@@ -292,27 +277,16 @@ class Bitget(Dialect):
         channel = arg.get("channel", "")
         if symbol is None or not channel:
             return None
-        data = bitget_tick(symbol, channel, seq, now)
+        length = channel.removeprefix("candle").replace("H", "h").replace("D", "d").replace("W", "w")
+        kind = "books" if channel.startswith("books") else channel
+        data = self.data(symbol, kind, seq, now, interval=length if channel.startswith("candle") else "")
         return _text({"action": "snapshot", "arg": arg, "data": [data], "ts": now, "seq": seq})
 
     def report(self, account: str, order: Order, seq: int, now: int) -> list[str]:
         if account not in self.accounts:
             return []
         args = [msgspec.json.decode(topic, type=dict[str, str]) for topic in self.topics]
-        data = {
-            "instId": order.symbol,
-            "orderId": str(order.number),
-            "clientOid": order.client_id,
-            "side": order.side.lower(),
-            "orderType": order.kind.lower(),
-            "size": str(order.quantity),
-            "price": str(order.price),
-            "accBaseVolume": str(order.filled),
-            "priceAvg": str(order.average),
-            "status": {"NEW": "live", "FILLED": "filled", "CANCELED": "canceled"}.get(order.status, "canceled"),
-            "cTime": str(order.time),
-            "uTime": str(now),
-        }
+        data = self.sheet.fill("report", order=order, now=now)
         return [
             _text({"action": "snapshot", "arg": arg, "data": [data], "ts": now, "seq": seq})
             for arg in args
@@ -330,6 +304,14 @@ def dialect_of(provider: str) -> type[Dialect]:
         "bitget": Bitget,
     }
     return found.get(provider, Dialect)
+
+
+def _candle(symbol: Symbol, interval: str, now: int) -> Candle:
+    """The candle that holds `now`, as far as it has come."""
+    start = now - now % INTERVALS[interval]
+    opening, closing = symbol.price(start), symbol.price(now)
+    high, low = max(opening, closing), min(opening, closing)
+    return Candle(start, symbol.show(opening), symbol.show(high), symbol.show(low), symbol.show(closing), closing)
 
 
 def _coin(name: str) -> str:

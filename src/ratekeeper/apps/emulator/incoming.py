@@ -1,21 +1,21 @@
-"""One request as the emulated provider sees it, and the error with which it may answer."""
+"""One request as the emulated provider sees it, and the errors with which it may answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import msgspec
 
-if TYPE_CHECKING:
-    import random
+from ratekeeper.rules.call import Call
 
+if TYPE_CHECKING:
     from ratekeeper.rules.call import Plan
 
-    from .accounting import Bill, Meter, Refusal
-    from .orders import OrderDesk
+    from .accounting import Charge
 
-__all__ = ["Arrival", "Failure", "Fault", "Handler", "Incoming", "Route", "Venue"]
+__all__ = ["Arrival", "Failure", "Fault", "Incoming", "flat", "named", "objects", "read_call"]
 
 MILLI = 1_000_000
 
@@ -53,14 +53,18 @@ class Failure(Exception):
         """``throttled`` or ``banned`` once the server has refused a request with it."""
 
 
-class Fault(Failure):
-    """An error answer in Binance's form: HTTP status, code, text; `until` (ns) is what ``Retry-After`` counts to."""
+class Fault(Exception):
+    """A mistake in a request. The table of errors in a venue's data file says it in the provider's words.
 
-    def __init__(self, code: int, text: str, *, status: int = 400, until: int = 0) -> None:
-        body = msgspec.json.encode({"code": code, "msg": text})
-        super().__init__(status, body, until=until, bans=status == 418)
-        self.code = code
-        self.text = text
+    Args:
+        name: the mistake, such as ``symbol`` for a market that is not known.
+        about: what the words may tell of it.
+    """
+
+    def __init__(self, name: str, /, **about: object) -> None:
+        super().__init__(name, about)
+        self.name = name
+        self.about = {word: str(value) for word, value in about.items()}
 
 
 class Arrival(NamedTuple):
@@ -71,7 +75,7 @@ class Arrival(NamedTuple):
     params: dict[str, str]
     """Query and form parameters together."""
     plan: Plan
-    bills: tuple[Bill, ...]
+    charges: tuple[Charge, ...]
     ip: str
     key: str
     """The secret that names the account; ``""`` if there is none."""
@@ -93,35 +97,6 @@ class Arrival(NamedTuple):
         """The request with these parameters, for the handler that carries it out."""
         now = self.now // MILLI
         return Incoming(params, now, self.account, self.tree, self.dated // MILLI - now)
-
-
-class Venue(Protocol):
-    """How one provider talks: bodies, refusals, bans and headers. What is counted is none of its business."""
-
-    @property
-    def desk(self) -> OrderDesk | None:
-        """Where its orders are kept, if it keeps any."""
-
-    def carry_out(self, arrival: Arrival, meter: Meter) -> tuple[bytes, list[Bill]]:
-        """The body of a request that was let through, and what is given back of its price; or raises `Failure`."""
-
-    def throttled(self, arrival: Arrival, refusal: Refusal) -> Failure:
-        """The refusal of a request that found a limit full."""
-
-    def banned(self, arrival: Arrival, until: int, cause: Failure | None) -> Failure:
-        """The answer to an owner who is shut out until `until` (ns), since the answer `cause` if one began it."""
-
-    def ban_span(self) -> int:
-        """Nanoseconds of the first ban of an address; 0 if this provider bans nobody."""
-
-    def trouble(self, dice: random.Random) -> tuple[Failure, bool]:
-        """One of the ways in which it answers 503, and whether the request was carried out behind it."""
-
-    def reports(self, arrival: Arrival, meter: Meter) -> dict[str, str]:
-        """The headers that tell what is used."""
-
-    def orders(self) -> dict[str, Any]:
-        """What is known of orders, by account."""
 
 
 class Incoming(NamedTuple):
@@ -147,7 +122,7 @@ class Incoming(NamedTuple):
         """A mandatory parameter."""
         value = self.params.get(name)
         if not value:
-            raise Fault(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+            raise Fault("missing", name=name)
         return value
 
     def number(self, name: str, default: int, *, low: int = 1, high: int = 1_000_000_000_000_000) -> int:
@@ -158,22 +133,63 @@ class Incoming(NamedTuple):
         try:
             value = int(text)
         except ValueError:
-            raise Fault(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]+$'.") from None
+            raise Fault("illegal", name=name, legal="^[0-9]+$") from None
         if not low <= value <= high:
-            raise Fault(-1130, f"Data sent for parameter '{name}' is not valid.")
+            raise Fault("range", name=name)
         return value
 
 
-Handler: TypeAlias = Callable[[Incoming], bytes]
+def read_call(method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Call:
+    """The call that a request line, its headers and its body make: apart from the clients' adapters, as a server would read
+    it. A name given several times becomes a list.
+    """
+    path, _, query = target.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True) if query else []
+    tree = None
+    if body:
+        tree = _json(body)
+        if tree is None:
+            pairs += parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+    params: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in params:
+            params[name] = value
+        elif isinstance(params[name], list):
+            params[name].append(value)
+        else:
+            params[name] = [params[name], value]
+    return Call(method, path, params, tree, headers)
 
 
-class Route(NamedTuple):
-    """How the emulated exchange answers one method and path."""
+def _json(body: bytes) -> Any:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
 
-    handler: Handler
-    signed: bool = False
-    """Whether timestamp and signature must be there."""
-    keyed: bool = False
-    """Whether an API key must be there, without a signature."""
-    free: bool = False
-    """Whether its weight is given back when it succeeds (spot orders)."""
+
+def flat(tree: Any) -> dict[str, str]:
+    """The plain values of a JSON object as parameters."""
+    if not isinstance(tree, dict):
+        return {}
+    return {
+        str(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in tree.items()
+        if isinstance(value, str | int | float)
+    }
+
+
+def named(incoming: Incoming, words: Mapping[str, str], **more: str) -> Incoming:
+    """The request in the words of the order book: each parameter under its other name, if it is there, and `more`."""
+    params = {ours: value for theirs, ours in words.items() if (value := incoming.params.get(theirs))}
+    return incoming._replace(params={**params, **more})
+
+
+def objects(incoming: Incoming, name: str, most: int) -> list[Any]:
+    """The list of one to `most` objects under `name` in the JSON body; `Fault` if there is none."""
+    found = incoming.tree.get(name) if isinstance(incoming.tree, dict) else None
+    if not isinstance(found, list) or not 1 <= len(found) <= most:
+        raise Fault("list", name=name)
+    return found

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import pi, sin
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+from .incoming import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from .incoming import Incoming
 
 __all__ = [
     "BITGET_SYMBOLS",
@@ -23,20 +25,25 @@ __all__ = [
     "SPOT_SYMBOLS",
     "USDM_SYMBOLS",
     "Bodies",
+    "Candle",
+    "Print",
+    "Quote",
     "Symbol",
+    "candle_rows",
     "candle_span",
     "candles",
-    "depth",
-    "klines",
+    "chosen",
     "levels",
     "prints",
-    "trades",
+    "symbol_of",
 ]
 
 SECOND = 1_000
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+FUNDING = 8 * HOUR
+"""Milliseconds between two fundings."""
 
 INTERVALS = {
     "1s": SECOND,
@@ -101,6 +108,61 @@ class Symbol:
     def bid(self, at: int) -> float:
         """Best bid."""
         return self.price(at) * 0.99995 - 0.5 * self.tick_size
+
+
+class Quote:
+    """Prices of one market at an instant, as bodies show them. All are text with the symbol's decimals.
+
+    Attributes:
+        symbol: the market.
+        at: milliseconds.
+        price, bid, ask: of the moment.
+        before: the price 24 hours ago.
+        high, low: of 24 hours.
+        change, mean: `price` less `before`, and between them.
+        part, percent: the change as a share of `before`, and times 100; numbers.
+        turnover: money traded in 24 hours, a number.
+        since: milliseconds, 24 hours before `at`.
+        first, last, update: numbers of the first and the last trade of 24 hours, and of the change of the order book.
+        funding: milliseconds of the next funding.
+    """
+
+    def __init__(self, symbol: Symbol, at: int) -> None:
+        self.symbol, self.at = symbol, at
+
+    # Each is computed when a template asks for it: most want only some.
+    price = property(lambda self: self.symbol.show(self.symbol.price(self.at)))
+    bid = property(lambda self: self.symbol.show(self.symbol.bid(self.at)))
+    ask = property(lambda self: self.symbol.show(self.symbol.ask(self.at)))
+    before = property(lambda self: self.symbol.show(self.symbol.price(self.since)))
+    high = property(lambda self: self.symbol.show(self.symbol.around * 1.012))
+    low = property(lambda self: self.symbol.show(self.symbol.around * 0.988))
+    change = property(lambda self: self.symbol.show(self.symbol.price(self.at) - self.symbol.price(self.since)))
+    mean = property(lambda self: self.symbol.show((self.symbol.price(self.at) + self.symbol.price(self.since)) / 2))
+    part = property(lambda self: (self.symbol.price(self.at) - (old := self.symbol.price(self.since))) / old)
+    percent = property(lambda self: 100 * self.part)
+    turnover = property(lambda self: 18_000 * self.symbol.around)
+    since = property(lambda self: self.at - DAY)
+    first = property(lambda self: self.since // 100)
+    last = property(lambda self: self.at // 100)
+    update = property(lambda self: self.at * 10)
+    funding = property(lambda self: (self.at // FUNDING + 1) * FUNDING)
+
+
+class Candle(NamedTuple):
+    """One candle: its opening (ms), its prices as text, and the last of them as a number."""
+
+    at: int
+    open: str
+    high: str
+    low: str
+    close: str
+    number: float
+
+    @property
+    def turnover(self) -> float:
+        """Money traded: 12.5 units in every candle."""
+        return 12.5 * self.number
 
 
 def _step(decimals: int) -> str:
@@ -178,27 +240,16 @@ def candle_span(interval: str, now: int, count: int, start: int = 0, end: int = 
     return first * step, max(0, min(count, last - first + 1))
 
 
-def candles(symbol: Symbol, interval: str, first: int, count: int) -> Iterator[tuple[int, str, str, str, str, float]]:
-    """`count` candles, the first opening at `first` milliseconds: time, open, high, low, close, and the close as a number."""
+def candles(symbol: Symbol, interval: str, first: int, count: int) -> Iterator[Candle]:
+    """`count` candles, the first opening at `first` milliseconds."""
     step = INTERVALS[interval]
     price, show = symbol.price, symbol.show
     opening = price(first)
     for at in range(first, first + count * step, step):
         closing = price(at + step)
         high, low = (closing, opening) if closing > opening else (opening, closing)
-        yield at, show(opening), show(high * 1.0002), show(low * 0.9998), show(closing), closing
+        yield Candle(at, show(opening), show(high * 1.0002), show(low * 0.9998), show(closing), closing)
         opening = closing
-
-
-def klines(symbol: Symbol, interval: str, first: int, count: int) -> bytes:
-    """The same candles as Binance writes them."""
-    step = INTERVALS[interval]
-    rows = (
-        f'[{at},"{opening}","{high}","{low}","{closing}","12.5",'
-        f'{at + step - 1},"{12.5 * number:.2f}",300,"6.2","{6.2 * number:.2f}","0"]'
-        for at, opening, high, low, closing, number in candles(symbol, interval, first, count)
-    )
-    return f"[{','.join(rows)}]".encode()
 
 
 def levels(symbol: Symbol, at: int, count: int) -> tuple[list[list[str]], list[list[str]]]:
@@ -208,31 +259,52 @@ def levels(symbol: Symbol, at: int, count: int) -> tuple[list[list[str]], list[l
     return bids, [[symbol.show(ask + n * tick), f"{1 + n % 5}.5"] for n in range(count)]
 
 
-def prints(symbol: Symbol, at: int, count: int) -> Iterator[tuple[int, int, str, bool]]:
-    """The last trades up to `at` milliseconds, one every 100 ms: number, time, price, and whether the taker sold."""
+class Print(NamedTuple):
+    """One trade: its number, its time (ms), its price as text, and whether the taker sold. All are of half a unit."""
+
+    number: int
+    time: int
+    price: str
+    sold: bool
+
+    @property
+    def cost(self) -> float:
+        """What it cost."""
+        return 0.5 * float(self.price)
+
+
+def prints(symbol: Symbol, at: int, count: int) -> Iterator[Print]:
+    """The last trades up to `at` milliseconds, one every 100 ms."""
     last = at // 100
     for number in range(last - count + 1, last + 1):
-        yield number, number * 100, symbol.show(symbol.price(number * 100)), bool(number % 2)
+        yield Print(number, number * 100, symbol.show(symbol.price(number * 100)), bool(number % 2))
 
 
-def depth(symbol: Symbol, at: int, count: int, *, futures: bool) -> bytes:
-    """An order book of Binance with `count` prices on each side at `at` milliseconds."""
-    body: dict[str, object] = {"lastUpdateId": at * 10}
-    if futures:
-        body |= {"E": at, "T": at}
-    body["bids"], body["asks"] = levels(symbol, at, count)
-    return msgspec.json.encode(body)
+def candle_rows(
+    incoming: Incoming, symbol: Symbol, interval: str, *, start: str, end: str, most: int, default: int = 100
+) -> list[Candle]:
+    """Candles as the request wants them; `start` and `end` name the parameters that bound them (ms).
+
+    Raises:
+        Fault: the interval is not known.
+    """
+    if interval not in INTERVALS:
+        raise Fault("interval")
+    count = min(incoming.number("limit", default), most)
+    bounds = incoming.number(start, 0, low=0), incoming.number(end, 0, low=0)
+    return list(candles(symbol, interval, *candle_span(interval, incoming.now, count, *bounds)))
 
 
-def trades(symbol: Symbol, at: int, count: int, *, aggregate: bool) -> bytes:
-    """The last `count` trades up to `at` milliseconds as Binance writes them."""
-    rows: list[dict[str, object]] = []
-    for number, time, price, maker in prints(symbol, at, count):
-        if aggregate:
-            rows.append({"a": number, "p": price, "q": "0.5", "f": number, "l": number, "T": time, "m": maker})
-        else:
-            quote = f"{0.5 * float(price):.4f}"
-            rows.append(
-                {"id": number, "price": price, "qty": "0.5", "quoteQty": quote, "time": time, "isBuyerMaker": maker}
-            )
-    return msgspec.json.encode(rows)
+def chosen(symbols: dict[str, Symbol], incoming: Incoming) -> list[Symbol]:
+    """The market that the request names, or all if it names none."""
+    if "symbol" not in incoming.params:
+        return list(symbols.values())
+    return [symbol_of(symbols, incoming)]
+
+
+def symbol_of(symbols: dict[str, Symbol], incoming: Incoming) -> Symbol:
+    """The market that the request names."""
+    found = symbols.get(incoming.need("symbol"))
+    if found is None:
+        raise Fault("symbol")
+    return found

@@ -13,37 +13,7 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=600_000)]
 
 
 class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What may be changed while the emulator runs, by ``POST /__emulator__/options``.
-
-    Attributes:
-        latency: milliseconds from and to, drawn anew for the way in (before counting) and the way out (after it).
-        loss: share of requests that get no answer; half of them never arrive, the other half are counted.
-        hangup: share of requests whose connection is reset; half of them before they are counted, half after.
-        errors: share of requests answered with 503.
-        hang: share of requests that are counted and carried out, but never answered.
-        ws_interval: seconds between two data messages of a websocket's topic.
-        ws_lifetime: seconds after which the server closes a websocket; 0 never does. ``None``: the provider's habit, times
-            the scale.
-        ws_silent: whether websockets stay open, answer and ping, but bring no data: stale streams.
-        ws_refuse: share of websockets that are accepted and closed at once.
-        ws_lag: milliseconds by which everything sent on a websocket is late.
-        skew: seconds by which all the emulator's clocks are ahead of this machine's (negative: behind).
-        date_offset: ``Date`` and server time less the clock that counts, in seconds. +0.4: ``Date`` is 0.4 s ahead of the
-            counting clock, so windows roll 0.4 s later than ``Date`` says.
-        date_drift: by how much `date_offset` grows, in parts per million (60 ppm are 3.6 ms a minute); from the start, or
-            from when it was set.
-        date_spread: several machines date the answers; seconds between the clocks of the first and the last, around
-            `date_offset`.
-        date_per: ``connection``: each connection stays with one machine; ``answer``: any machine dates any answer.
-        count_refused: whether a refused call is counted on the limits of its address all the same, as Binance does it.
-        usage_headers: whether answers carry the headers that report use, such as ``X-MBX-USED-WEIGHT-…``.
-        retry_after: whether refusals say when to come back.
-        date: whether answers carry ``Date``.
-        capacity: units of the main limit; ``None`` keeps the published number.
-        ban_after: refusals of one address, without a calm time between them, at which it is banned; 0 never bans.
-        ban: seconds of an address's first ban; each further one is twice as long. ``None``: what the rule file says, as
-            much shorter as the main window is (Binance: two windows, which is the real two minutes with the real minute).
-    """
+    """What may be changed while the emulator runs, by ``POST /__emulator__/options``; `Emulator` says what each means."""
 
     latency: tuple[Milliseconds, Milliseconds] = (0.0, 0.0)
     loss: Share = 0.0
@@ -78,18 +48,7 @@ class LimitChange(msgspec.Struct, frozen=True):
 
 
 class Options(Live, kw_only=True):
-    """Everything that can be set when the emulator starts; see `Live` for the rest.
-
-    Attributes:
-        provider: whose rules are enforced: a bundled one, or the path of a rule file.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-        window: seconds of the main limit's window; ``None`` keeps the published one.
-        scale: factor on the periods of all limits, before `window` and `limits`.
-        limits: other limits to change.
-        seed: starts the random faults; ``None`` is a new start every time.
-        log: file that gets one JSON line per arrival.
-    """
+    """Everything that can be set when the emulator starts; `limits` are those to change besides the main limit."""
 
     provider: str
     host: str = "127.0.0.1"

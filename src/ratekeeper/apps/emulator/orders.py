@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .incoming import Fault
+from .market import symbol_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .incoming import Incoming
     from .market import Symbol
 
-__all__ = ["Account", "Order", "OrderDesk", "statistics"]
+__all__ = ["Account", "Order", "OrderBook", "statistics"]
 
 KEPT_CLOSED = 10_000
 """Closed orders that an account remembers."""
@@ -55,6 +56,21 @@ class Order:
     updated: int = 0
 
     @property
+    def cost(self) -> Decimal:
+        """What the filled quantity cost."""
+        return self.filled * self.average
+
+    @property
+    def trade(self) -> int:
+        """Number of its fill; -1 if there is none."""
+        return self.number if self.filled else -1
+
+    @property
+    def maker(self) -> bool:
+        """Whether it rested before it was filled."""
+        return self.updated > self.time
+
+    @property
     def signed_fill(self) -> Decimal:
         """Filled quantity; negative for a sale."""
         return self.filled if self.side == "BUY" else -self.filled
@@ -84,12 +100,12 @@ class Account:
         return sorted([*self.closed, *self.open.values()], key=lambda order: order.number)
 
 
-class OrderDesk:
+class OrderBook:
     """Places and cancels orders of all accounts by the rules of one exchange.
 
     Args:
         symbols: the markets.
-        futures: futures rather than spot: fills make positions, not balances, and errors have Binance's codes for USD-M.
+        futures: futures rather than spot: fills make positions, not balances.
         rejects_makers: whether a post-only order that would fill at once is an error; else it is taken, and cancelled.
         first: number of the first order.
     """
@@ -120,10 +136,7 @@ class OrderDesk:
 
     def symbol(self, incoming: Incoming) -> Symbol:
         """The market that the request names."""
-        found = self.symbols.get(incoming.need("symbol"))
-        if found is None:
-            raise Fault(-1121, "Invalid symbol.")
-        return found
+        return symbol_of(self.symbols, incoming)
 
     def place(self, incoming: Incoming, *, test: bool = False, conditional: bool = False) -> Order:
         """Place one order; `Fault` if the exchange would not take it."""
@@ -136,9 +149,7 @@ class OrderDesk:
         order.conditional = conditional
         symbol = self.symbols[order.symbol]
         if order.client_id in account.open_ids:
-            raise (
-                Fault(-4116, "ClientOrderId is duplicated.") if self.futures else Fault(-2010, "Duplicate order sent.")
-            )
+            raise Fault("duplicate")
         price = self._fill_price(order, symbol, incoming.now)
         if test:
             return order
@@ -183,13 +194,13 @@ class OrderDesk:
         account = self.account(incoming.account)
         number, client_id = incoming.number("orderId", 0), incoming.params.get("origClientOrderId", "")
         if not number and not client_id:
-            raise Fault(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
+            raise Fault("no id")
         known = list(account.open.values()) if among_open else account.orders()
         symbol = incoming.params.get("symbol")
         for order in reversed(known):
             if symbol in (None, order.symbol) and (number == order.number or client_id == order.client_id):
                 return order
-        raise Fault(-2011, "Unknown order sent.") if among_open else Fault(-2013, "Order does not exist.")
+        raise Fault("not open" if among_open else "not found")
 
     def cancel(self, incoming: Incoming) -> Order:
         """Cancel the open order that the request names."""
@@ -231,7 +242,7 @@ class OrderDesk:
         symbol = self.symbol(incoming)
         side, kind = incoming.need("side"), incoming.need("type")
         if side not in ("BUY", "SELL"):
-            raise Fault(-1117, "Invalid side.")
+            raise Fault("side")
         params = incoming.params
         price = _decimal(incoming, "price", Decimal(0))
         if kind in ("LIMIT", "LIMIT_MAKER"):
@@ -244,9 +255,7 @@ class OrderDesk:
             quantity = (_decimal(incoming, "quoteOrderQty", Decimal(0)) / market).quantize(Decimal(symbol.step))
         if not quantity and params.get("closePosition") != "true":
             incoming.need("quantity")
-            if self.futures:
-                raise Fault(-4003, "Quantity less than or equal to zero.")
-            raise Fault(-1013, "Invalid quantity.")
+            raise Fault("zero")
         number = next(self._numbers)
         order = Order(
             number=number,
@@ -267,23 +276,12 @@ class OrderDesk:
         return order
 
     def _check_steps(self, order: Order, symbol: Symbol) -> None:
-        for value, step, name in (
-            (order.price, symbol.tick, "PRICE_FILTER"),
-            (order.quantity, symbol.step, "LOT_SIZE"),
-        ):
-            if value % Decimal(step):
-                if self.futures and name == "PRICE_FILTER":
-                    raise Fault(-4014, "Price not increased by tick size.")
-                if self.futures:
-                    raise Fault(-1111, "Precision is over the maximum defined for this asset.")
-                raise Fault(-1013, f"Filter failure: {name}")
+        if order.price % Decimal(symbol.tick):
+            raise Fault("tick")
+        if order.quantity % Decimal(symbol.step):
+            raise Fault("step")
         if order.price and order.price * order.quantity < symbol.min_notional and not order.reduce_only:
-            if self.futures:
-                text = (
-                    f"Order's notional must be no smaller than {symbol.min_notional} (unless you choose reduce only)."
-                )
-                raise Fault(-4164, text)
-            raise Fault(-1013, "Filter failure: NOTIONAL")
+            raise Fault("notional", least=symbol.min_notional)
 
     def _fill_price(self, order: Order, symbol: Symbol, now: int) -> Decimal | None:
         """The price at which the order fills at once, or ``None`` if it rests."""
@@ -297,10 +295,7 @@ class OrderDesk:
             if not self.rejects_makers:
                 order.status = "CANCELED"
                 return None
-            if self.futures:
-                text = "Due to the order could not be executed as maker, the Post Only order will be rejected."
-                raise Fault(-5022, text)
-            raise Fault(-2010, "Order would immediately match and take.")
+            raise Fault("maker")
         return best if crosses else None
 
     def _fill(self, account: Account, order: Order, symbol: Symbol, price: Decimal) -> None:
@@ -347,14 +342,14 @@ def _decimal(incoming: Incoming, name: str, default: Decimal) -> Decimal:
         value = Decimal(-1)
     if not value.is_finite() or value < 0:
         legal = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
-        raise Fault(-1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'.")
+        raise Fault("illegal", name=name, legal=legal)
     return value
 
 
-def statistics(*desks: OrderDesk) -> dict[str, Any]:
+def statistics(*books: OrderBook) -> dict[str, Any]:
     """What tests want to know: per account and client order id, how often it arrived and how often it was placed."""
     found: dict[str, Any] = {}
-    for account in (account for desk in desks for account in desk.accounts.values()):
+    for account in (account for book in books for account in book.accounts.values()):
         known = {order.client_id: order.status for order in account.orders()}
         mine = found.setdefault(account.label, {"open": 0, "by_client_id": {}})
         mine["open"] += len(account.open)

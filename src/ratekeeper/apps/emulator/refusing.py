@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from ratekeeper.rules.call import Answer, Outcome
-from ratekeeper.rules.denial import worded, write_instant
+from ratekeeper.rules.denial import interval, put, worded
 from ratekeeper.rules.times import duration
 
 from .incoming import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ratekeeper.rules.denial import Envelope
     from ratekeeper.rules.schema import Refusal as Rule
 
     from .accounting import StrictLimit
     from .incoming import Arrival
+    from .limit_table import LimitTable
     from .options import Live
-    from .tariff import Tariff
 
-__all__ = ["Refused", "Refuser", "write_instant"]
+__all__ = ["Refused", "Refuser"]
 
 SECOND = 1_000_000_000
 _NO = Outcome.THROTTLED, Outcome.BANNED, Outcome.QUOTA_GONE
@@ -49,16 +50,19 @@ class Refuser:
     """Makes refusals in the words of one provider.
 
     Args:
-        tariff: the limits in force.
+        limits: the limits in force.
         envelope: how its bodies look.
         options: whether refusals say when to come back.
+        texts: what is said of a full limit, by its unit, ``*`` for any other, with ``$capacity``, ``$unit``, ``$number``,
+            ``$span`` and ``$ip``; where there is none, the rule that is chosen tells.
     """
 
-    def __init__(self, tariff: Tariff, envelope: Envelope, options: Live) -> None:
+    def __init__(self, limits: LimitTable, envelope: Envelope, options: Live, texts: Mapping[str, str]) -> None:
         self._options = options
-        self._tariff = tariff
-        self._file = tariff.provider.file
+        self._limits = limits
+        self._file = limits.provider.file
         self._envelope = envelope
+        self._texts = texts
         self._chosen: dict[tuple[str, str], _Chosen] = {}
         bans = [rule for rule in self._file.refusals if rule.outcome == "banned" and not rule.close]
         self.ban = next((rule for rule in bans if rule.block == "ip"), bans[0] if bans else None)
@@ -71,18 +75,25 @@ class Refuser:
         if chosen is None:
             chosen = self._chosen[key] = self._choose(arrival, limit, until)
         rule = chosen.rule
+        words = self._text(limit, arrival.ip)
         if rule is None:
-            return Failure(429, self._envelope.failed.encode(), until=until)
+            body: Any = msgspec.json.decode(self._envelope.failed)
+            if words:
+                body = put(body, self._envelope.message, words)
+            return Failure(429, msgspec.json.encode(body), until=until)
         penalty = None
-        if rule.hold and rule.block and self._tariff.owner(arrival.plan, rule.block):
+        if rule.hold and rule.block and self._limits.owner(arrival.plan, rule.block):
             ban = self._options.ban
-            penalty = (rule.block, self._tariff.stretched(duration(rule.hold)) if ban is None else int(ban * SECOND))
+            penalty = (rule.block, self._limits.stretched(duration(rule.hold)) if ban is None else int(ban * SECOND))
             until = max(until, arrival.now + penalty[1])
-        return self.answer(rule, chosen.status, until, arrival.now, limit=limit, penalty=penalty)
+        return self.answer(rule, chosen.status, until, arrival.now, limit=limit, penalty=penalty, words=words)
 
     def banned(self, rule: Rule, arrival: Arrival, until: int) -> Refused:
         """The answer to an address that is banned until `until` (ns)."""
         status = (rule.status or [403])[0]
+        if self._envelope.banned:
+            words = self._envelope.banned_text(arrival.ip, until)
+            return self.answer(rule, status, until, arrival.now, words=words)
         said = self.answer(rule, status, until, arrival.now, texts=True)
         # Some text hints are the mark of another refusal.
         return said if self._recognised(arrival, rule, said) else self.answer(rule, status, until, arrival.now)
@@ -97,26 +108,38 @@ class Refuser:
         limit: StrictLimit | None = None,
         penalty: tuple[str, int] | None = None,
         texts: bool = False,
+        words: str = "",
     ) -> Refused:
         """An answer that `rule` describes; `until` (ns) is what its hints name, 0 for no hint.
 
-        Hints that are texts belong to some refusals only; those of the whole file are given if `texts` is set.
+        Hints that are texts belong to some refusals only; those of the whole file are given if `texts` is set. `words` are
+        said instead of what would be made up for the rule.
         """
         until = until if self._options.retry_after else 0
-        headers, body = worded(self._file, self._envelope, rule, until, now, limit=limit, texts=texts)
+        headers, body = worded(self._file, self._envelope, rule, until, now, limit=limit, texts=texts, words=words)
         return Refused(rule, limit, status, msgspec.json.encode(body), headers=headers, penalty=penalty)
+
+    def _text(self, limit: StrictLimit, ip: str) -> str:
+        """What is said of `limit` when it is full; ``""`` leaves that to the rule."""
+        text = self._texts.get(limit.unit) or self._texts.get("*", "")
+        if not text:
+            return ""
+        word, number = interval(limit.period)
+        span = "minute" if (word, number) == ("MINUTE", 1) else f"{number} {word}"
+        return Template(text).substitute(capacity=limit.capacity, unit=word, number=number, span=span, ip=ip)
 
     def _recognised(self, arrival: Arrival, rule: Rule, failure: Failure) -> bool:
         """Whether the rule file takes the answer for what `rule` says."""
         answer = Answer(failure.status, failure.headers, failure.body)
-        told = self._tariff.provider.feedback(arrival.plan, answer, now=arrival.now)
+        told = self._limits.provider.feedback(arrival.plan, answer, now=arrival.now)
         return told.outcome is Outcome(rule.outcome)
 
     def _choose(self, arrival: Arrival, limit: StrictLimit, until: int) -> _Chosen:
+        words = self._text(limit, arrival.ip)
         for rule in self._candidates(limit):
             for status in sorted(rule.status, key=lambda each: each != 429) or (429,):
                 try:
-                    made = self.answer(rule, status, until, arrival.now, limit=limit)
+                    made = self.answer(rule, status, until, arrival.now, limit=limit, words=words)
                 except ValueError:  # no text can be made up for its expression
                     continue
                 if self._recognised(arrival, rule, made):
@@ -130,6 +153,8 @@ class Refuser:
             yield from (rule for rule in rules if rule.outcome == "banned" and rule.block == "ip" and rule.hold)
         yield from (rule for rule in rules if limit.name in rule.limits)
         yield from (rule for rule in rules if limit.unit in rule.limits)
+        if self._texts:  # the rules without limits mean something else here
+            return
         rules = [rule for rule in rules if not rule.limits and rule.outcome != "banned"]
         yield from (rule for rule in rules if rule.block and rule.block in limit.scope)
         yield from (rule for rule in rules if not rule.block)

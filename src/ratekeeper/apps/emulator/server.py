@@ -1,40 +1,51 @@
-"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the provider's answer."""
+"""The emulator itself: every request passes latency, faults, bans and the count, and then gets the provider's answer.
+
+`serve` starts it, says where it is, and sums up when it is told to stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
+from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.files import read_head
 from ratekeeper.rules.routing import listed
 
-from .accounting import Meter
-from .bans import Bans
-from .chances import Chances
-from .clocks import Clocks
-from .control import add_control
-from .incoming import Arrival, Failure, Venue
-from .journal import Journal
-from .reading import read_call
+from .accounting import Bans, Meter
+from .binance import Spot
+from .binance_usdm import Usdm
+from .bitget import Bitget
+from .conditions import Chances, Clocks
+from .control import Journal, add_control, share_used, stats
+from .incoming import Arrival, Failure, read_call
+from .limit_table import LimitTable
+from .orderly import Orderly
 from .sockets import Sockets, reset
-from .tariff import Tariff
-from .venues import venue_of
+from .venue import Venue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ratekeeper.rules.call import Call
     from ratekeeper.rules.provider import Provider
 
-    from .accounting import Bill
-    from .bans import Address
-    from .options import Options
+    from .accounting import Address, Charge
+    from .options import Live, Options
 
-__all__ = ["Answer", "Emulation"]
+__all__ = ["Answer", "Emulation", "load_provider", "serve", "summary", "venue_of"]
 
 SECOND = 1_000_000_000
 SILENCE = 120.0
@@ -48,7 +59,7 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: dict[str, str]
-    held: list[Bill]
+    held: list[Charge]
     """Slots that the request holds until it is answered."""
 
 
@@ -62,10 +73,10 @@ class Emulation:
 
     def __init__(self, options: Options, provider: Provider) -> None:
         self.options = options
-        self.tariff = Tariff(provider, options)
+        self.limits = LimitTable(provider, options)
         self.meter = Meter()
-        self.venue: Venue = venue_of(self.tariff, options)
-        self.bans = Bans(after=0, first=0, calm=2 * (self.tariff.main.period or SECOND))
+        self.venue = venue_of(self.limits, options)
+        self.bans = Bans(after=0, first=0, calm=2 * (self.limits.main.period or SECOND))
         self.shut: dict[str, tuple[int, Failure]] = {}
         """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
         self.dice = random.Random(options.seed)
@@ -88,7 +99,7 @@ class Emulation:
 
     def apply(self) -> None:
         """Take over options that live elsewhere; called when they change."""
-        self.tariff.set_capacity(self.options.capacity)
+        self.limits.set_capacity(self.options.capacity)
         self.clocks.apply(time.time_ns())
         self.meter.count_refused = self.options.count_refused
         span = self.venue.ban_span()
@@ -170,7 +181,7 @@ class Emulation:
         ip = request.remote or ""
         key = self._key(request)
         account = self.label(key)
-        plan, charged = self.tariff.plan(call, ip, account)
+        plan, charged = self.limits.plan(call, ip, account)
         if call.method.startswith("WS") and not plan.route:
             charged = ()  # the price of unknown calls is meant for REST
         flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
@@ -199,16 +210,16 @@ class Emulation:
         handshake = request.headers.get("Upgrade", "").lower() == "websocket"
         method = "WS-CONNECT" if handshake else request.method
         arrival = self.priced(read_call(method, request.raw_path, body, request.headers), request)
-        charged, now = arrival.bills, arrival.now
+        charged, now = arrival.charges, arrival.now
         address = self.bans.address(arrival.ip)
         address.arrivals += 1
         self.totals["arrivals"] += 1
-        held: list[Bill] = []
+        held: list[Charge] = []
         more: dict[str, str] = {}
         until, turned_away = 0, ""
         try:
             trouble = self._admit(arrival, address)
-            held = [bill for bill in charged if bill.limit.window == "slots"]
+            held = [charge for charge in charged if charge.limit.window == "slots"]
             if handshake:
                 status, content = _SWITCHING, b""
             else:
@@ -229,10 +240,10 @@ class Emulation:
         if until and self.options.retry_after:
             headers["Retry-After"] = str(max(1, -(-(until - now) // SECOND)))
         if self.journal.open:
-            used = {bill.limit.name: self.meter.used(now, bill.limit, bill.owner) for bill in charged}
+            used = {charge.limit.name: self.meter.used(now, charge.limit, charge.owner) for charge in charged}
             cost = Counter[str]()
-            for bill in charged:
-                cost[bill.limit.name] += bill.cost
+            for charge in charged:
+                cost[charge.limit.name] += charge.cost
             route = arrival.plan.route or f"{arrival.method} {arrival.path}"
             self.journal.write(
                 now, ip=arrival.ip, account=arrival.account, route=route, cost=cost, used=used, status=status
@@ -250,16 +261,16 @@ class Emulation:
             if not carried_out:
                 raise trouble
             hidden = trouble
-        refusal = self.meter.arrive(now, arrival.bills)
-        if refusal is None:
+        full = self.meter.arrive(now, arrival.charges)
+        if full is None:
             return hidden
-        failure = self.venue.throttled(arrival, refusal)
+        failure = self.venue.throttled(arrival, full)
         if failure.penalty is not None:
             kind, span = failure.penalty
             if kind == "ip":
                 self.bans.ban(address, now, span, failure)
             else:
-                self.shut[self.tariff.owner(arrival.plan, kind)] = (now + span, failure)
+                self.shut[self.limits.owner(arrival.plan, kind)] = (now + span, failure)
         elif self.bans.strike(address, now):
             failure = self.venue.banned(arrival, address.banned_until, None)
         raise _turned_away(failure, address)
@@ -268,7 +279,7 @@ class Emulation:
         if arrival.now < address.banned_until:
             raise _turned_away(self.venue.banned(arrival, address.banned_until, address.cause), address)
         for kind in {name.partition(":")[0] for name in self.shut}:
-            until, cause = self.shut.get(self.tariff.owner(arrival.plan, kind), (0, None))
+            until, cause = self.shut.get(self.limits.owner(arrival.plan, kind), (0, None))
             if arrival.now < until:
                 raise _turned_away(self.venue.banned(arrival, until, cause), address)
 
@@ -281,7 +292,7 @@ class Emulation:
         if turned_away:
             client[turned_away] += 1
         else:
-            client["accepted"] += sum(bill.cost for bill in arrival.bills if bill.limit is self.tariff.main)
+            client["accepted"] += sum(charge.cost for charge in arrival.charges if charge.limit is self.limits.main)
 
     def label(self, key: str) -> str:
         """An account's label: a digest, so that no key shows up in statistics or the log."""
@@ -302,6 +313,12 @@ class Emulation:
         return headers | self.venue.reports(arrival, self.meter) if self.options.usage_headers else headers
 
 
+def venue_of(limits: LimitTable, options: Live) -> Venue:
+    """How the provider of the limits talks: with bodies of its own where there are some, else by its rule file alone."""
+    own = {"binance-spot": Spot, "binance-usdm": Usdm, "bitget": Bitget, "orderly": Orderly}
+    return own.get(limits.provider.name, Venue)(limits, options)
+
+
 def _turned_away(failure: Failure, address: Address) -> Failure:
     """Count who is turned away, by what the provider calls it."""
     if failure.bans:
@@ -311,3 +328,69 @@ def _turned_away(failure: Failure, address: Address) -> Failure:
         address.throttled += 1
         failure.turned_away = "throttled"
     return failure
+
+
+async def serve(options: Options, say: Callable[[str], None], *, tied: bool = False) -> None:
+    """Emulate until SIGINT or SIGTERM.
+
+    Args:
+        options: what was asked for.
+        say: prints one line.
+        tied: also stop when standard input is closed, so that no emulator outlives the program that started it.
+    """
+    provider = load_provider(options.provider)
+    emulation = Emulation(options, provider)
+    runner = web.AppRunner(emulation.application(), access_log=None, handle_signals=False, shutdown_timeout=0.2)
+    await runner.setup()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if tied:
+        loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1024) else stop.set())
+    try:
+        site = web.TCPSite(runner, options.host, options.port, backlog=1024)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        place = f"{host}:{port}"
+        say(f"Emulating {provider.name} on http://{place} (RATEKEEPER_HOSTS={place}={provider.name})")
+        flushing = asyncio.create_task(_flush(emulation))
+        await stop.wait()
+        flushing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flushing
+    finally:
+        if tied:
+            loop.remove_reader(sys.stdin.fileno())
+        await runner.cleanup()
+        emulation.journal.close()
+    say(summary(emulation))
+
+
+def load_provider(name: str) -> Provider:
+    """The rules of a bundled provider, or of the file at the path `name`.
+
+    Raises:
+        RuleError: there are none, or the file is wrong.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        return Rulebook.load(extra=[path]).provider(read_head(path).name)
+    return Rulebook.load().provider(name)
+
+
+async def _flush(emulation: Emulation) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        emulation.journal.flush()
+
+
+def summary(emulation: Emulation) -> str:
+    """What happened, in one line."""
+    totals, share = stats(emulation)["totals"], share_used(emulation)
+    main = emulation.limits.main
+    used = "no complete window" if share is None else f"{share:.1%} of {main.name} used in complete windows"
+    return (
+        f"{totals['arrivals']} requests arrived: {totals['throttled']} answered 429, {totals['banned']} answered 418, "
+        f"{totals['bans']} bans, {totals['errors']} errors, {totals['lost']} lost, {totals['hung_up']} hung up; {used}."
+    )

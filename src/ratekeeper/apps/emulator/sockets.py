@@ -17,13 +17,14 @@ from ratekeeper.rules.schema import Socket
 from ratekeeper.rules.times import duration
 
 from .dialects import Heard, dialect_of
+from .incoming import read_call
 from .market import USDM_SYMBOLS
-from .reading import read_call
+from .templates import Sheet
 
 if TYPE_CHECKING:
     from aiohttp import WSMessage
 
-    from .accounting import Bill
+    from .accounting import Charge
     from .dialects import Dialect
     from .orders import Order
     from .server import Emulation
@@ -83,7 +84,7 @@ class Wire:
         self.ending = False
         self.last_word = False
         """Whether a close frame is on its way."""
-        self.slots: list[Bill] = []
+        self.slots: list[Charge] = []
         """Slots that its subscriptions hold."""
         self.queue: asyncio.Queue[tuple[float, str | bytes | _Close | _Control]] = asyncio.Queue(MOST_WAITING)
 
@@ -103,8 +104,9 @@ class Sockets:
 
     def __init__(self, emulation: Emulation) -> None:
         self._of = emulation
-        provider = emulation.tariff.provider
+        provider = emulation.limits.provider
         self._dialect = dialect_of(provider.name)
+        self._sheet = Sheet.of(self._dialect.venue)
         self._habits = provider.file.socket
         self._numbers = count(1)
         self._wires: dict[int, Wire] = {}
@@ -114,8 +116,8 @@ class Sockets:
         self._dials: dict[str, dict[str, Any]] = {}
         self._totals: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
-        if emulation.venue.desk is not None:
-            emulation.venue.desk.on_change = self.report
+        if emulation.venue.books:
+            emulation.venue.book.on_change = self.report
 
     # -- one connection
 
@@ -126,12 +128,11 @@ class Sockets:
         seen["refused"] += status != 101
         seen["instants"].append(now / SECOND)
 
-    async def converse(self, request: web.Request, held: list[Bill]) -> web.StreamResponse:
+    async def converse(self, request: web.Request, held: list[Charge]) -> web.StreamResponse:
         """Serve one connection until it ends; `held` are the slots that it holds."""
         emulation, loop = self._of, asyncio.get_running_loop()
-        desk = emulation.venue.desk
-        symbols = {**USDM_SYMBOLS, **(desk.symbols if desk else {})}
-        dialect = self._dialect(request.raw_path, emulation.label, symbols, emulation.account_of(request))
+        symbols = USDM_SYMBOLS | (emulation.venue.book.symbols if emulation.venue.books else {})
+        dialect = self._dialect(request.raw_path, emulation.label, symbols, emulation.account_of(request), self._sheet)
         wire = Wire(next(self._numbers), request, dialect, loop.time())
         writer = None
         try:
@@ -184,18 +185,18 @@ class Sockets:
     def _apply(self, wire: Wire, heard: Heard, *, message: bool = True) -> bool:
         """Charge what was asked for and do it; or close the socket, because it was too much."""
         meter, now = self._of.meter, self._of.clock()
-        bills: list[Bill] = []
+        charges: list[Charge] = []
         if heard.added:
             # Only what is new takes slots; every dialect's way of naming it is one of these.
             body = {"params": heard.added, "args": heard.added, "topic": heard.added[0]}
-            bills += self._priced(wire, "WS-SUBSCRIBE", msgspec.json.encode(body))
-        slots = [bill for bill in bills if bill.limit.window == "slots"]
+            charges += self._priced(wire, "WS-SUBSCRIBE", msgspec.json.encode(body))
+        slots = [charge for charge in charges if charge.limit.window == "slots"]
         if not message:
-            bills = slots
+            charges = slots
         else:
-            charged = {bill.limit.name for bill in bills}
-            bills += [bill for bill in self._priced(wire, "WS-SEND", b"") if bill.limit.name not in charged]
-        if meter.arrive(now, bills) is not None:
+            charged = {charge.limit.name for charge in charges}
+            charges += [charge for charge in self._priced(wire, "WS-SEND", b"") if charge.limit.name not in charged]
+        if meter.arrive(now, charges) is not None:
             self._of.totals["sockets_closed"] += 1
             self._close(wire, TOO_MANY, "Too many requests", "too many")
             return False
@@ -209,22 +210,22 @@ class Sockets:
             self._send(wire, reply)
         return True
 
-    def _priced(self, wire: Wire, method: str, body: bytes) -> list[Bill]:
+    def _priced(self, wire: Wire, method: str, body: bytes) -> list[Charge]:
         call = read_call(method, wire.request.raw_path, body, wire.request.headers)
         named = call._replace(params={**(call.params or {}), "connection": str(wire.number)})
         arrival = self._of.priced(named, wire.request)
-        return list(arrival.bills) if arrival.plan.route else []
+        return list(arrival.charges) if arrival.plan.route else []
 
     def _free(self, wire: Wire, units: int, now: int) -> None:
         """Give `units` slots back, those that were taken last first."""
         left = Counter[str]()
-        kept: list[Bill] = []
-        for bill in reversed(wire.slots):
-            back = min(bill.cost, units - left[bill.limit.name])
-            left[bill.limit.name] += back
-            self._of.meter.credit(now, [bill._replace(cost=back)])
-            if bill.cost > back:
-                kept.append(bill._replace(cost=bill.cost - back))
+        kept: list[Charge] = []
+        for charge in reversed(wire.slots):
+            back = min(charge.cost, units - left[charge.limit.name])
+            left[charge.limit.name] += back
+            self._of.meter.credit(now, [charge._replace(cost=back)])
+            if charge.cost > back:
+                kept.append(charge._replace(cost=charge.cost - back))
         wire.slots = kept[::-1]
 
     # -- what goes out
@@ -292,8 +293,8 @@ class Sockets:
                 self._seq += 1
                 due = max(at, due + options.ws_interval)
             now = self._of.clock() // 1_000_000
-            if self._of.venue.desk is not None:
-                self._of.venue.desk.match(now)  # so that a fill is told without anybody asking
+            if self._of.venue.books:
+                self._of.venue.book.match(now)  # so that a fill is told without anybody asking
             for wire in list(self._wires.values()):
                 if not wire.ending and not wire.dead:
                     self._look_after(wire, at, now)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ratekeeper.apps.emulator.accounting import Bill, Meter, StrictLimit
+from ratekeeper.apps.emulator.accounting import LONGEST, Bans, Charge, Meter, StrictLimit
 
 SECOND = 1_000_000_000
 
@@ -18,7 +18,7 @@ def limit(window: str = "fixed", capacity: int = 10, seconds: int = 10, **change
 
 def arrive(meter: Meter, rule: StrictLimit, at: float, cost: int = 1, owner: str = "ip:a") -> bool:
     """Whether one request is let through at `at` seconds."""
-    return meter.arrive(int(at * SECOND), [Bill(rule, owner, cost)]) is None
+    return meter.arrive(int(at * SECOND), [Charge(rule, owner, cost)]) is None
 
 
 def test_a_fixed_window_lets_exactly_its_capacity_through_and_starts_again_at_the_edge() -> None:
@@ -77,7 +77,7 @@ def test_slots_come_back_when_they_are_given_back() -> None:
     assert arrive(meter, rule, 1)
     assert arrive(meter, rule, 1)
     assert not arrive(meter, rule, 1_000)
-    meter.credit(1_000 * SECOND, [Bill(rule, "ip:a", 1)])
+    meter.credit(1_000 * SECOND, [Charge(rule, "ip:a", 1)])
     assert arrive(meter, rule, 1_000)
 
 
@@ -94,9 +94,9 @@ def test_a_refused_request_is_counted_only_where_the_limit_says_so() -> None:
     weight = limit(counts_refused=True)
     orders = StrictLimit("o", "orders", 1, 60 * SECOND)
     meter = Meter()
-    bills = [Bill(weight, "ip:a", 4), Bill(orders, "account:a", 1)]
-    assert meter.arrive(SECOND, bills) is None
-    refusal = meter.arrive(SECOND, bills)
+    charges = [Charge(weight, "ip:a", 4), Charge(orders, "account:a", 1)]
+    assert meter.arrive(SECOND, charges) is None
+    refusal = meter.arrive(SECOND, charges)
     assert refusal is not None
     assert refusal.limit is orders
     assert refusal.free_at == 60 * SECOND
@@ -117,7 +117,7 @@ def test_a_credit_never_takes_the_count_below_zero() -> None:
     """A fill of yesterday's order may lower today's count, but not below nothing."""
     meter, rule = Meter(), limit()
     assert arrive(meter, rule, 1, 2)
-    meter.credit(2 * SECOND, [Bill(rule, "ip:a", 5)])
+    meter.credit(2 * SECOND, [Charge(rule, "ip:a", 5)])
     assert meter.used(2 * SECOND, rule, "ip:a") == 0
     assert arrive(meter, rule, 3, 10)
     assert not arrive(meter, rule, 3)
@@ -133,7 +133,7 @@ def test_random_arrivals_never_exceed_the_window(window: str) -> None:
     for _ in range(2_000):
         now += dice.randrange(SECOND)
         cost = dice.randrange(1, 5)
-        if meter.arrive(now, [Bill(rule, "ip:a", cost)]) is None:
+        if meter.arrive(now, [Charge(rule, "ip:a", cost)]) is None:
             taken.append((now, cost))
         if window == "fixed":
             held = sum(cost for at, cost in taken if at // rule.period == now // rule.period)
@@ -147,3 +147,38 @@ def test_an_unknown_kind_of_window_is_an_error() -> None:
     """A rule file with a window that the emulator cannot count must not be let through unmetered."""
     with pytest.raises(ValueError, match="unknown window 'weekly'"):
         arrive(Meter(), limit("weekly"), 1)
+
+
+def test_an_address_is_banned_at_the_threshold_and_longer_each_time() -> None:
+    """Two minutes, then four, then eight."""
+    bans = Bans(after=3, first=120 * SECOND, calm=60 * SECOND)
+    address = bans.address("127.0.0.1")
+    now = 0
+    for length in (120, 240, 480):
+        now += 10_000 * SECOND
+        assert [bans.strike(address, now) for _ in range(3)] == [False, False, True]
+        assert address.banned_until == now + length * SECOND
+
+
+def test_a_ban_never_lasts_more_than_three_days() -> None:
+    """The doubling ends at the longest ban that Binance states."""
+    bans = Bans(after=1, first=120 * SECOND, calm=60 * SECOND)
+    address = bans.address("127.0.0.1")
+    for number in range(60):
+        assert bans.strike(address, number)
+    assert address.bans[-1][1] - address.bans[-1][0] == LONGEST
+
+
+def test_a_calm_time_forgets_the_strikes() -> None:
+    """Single refusals that lie far apart are no defiance."""
+    bans = Bans(after=2, first=SECOND, calm=60 * SECOND)
+    address = bans.address("127.0.0.1")
+    assert not any(bans.strike(address, number * 61 * SECOND) for number in range(10))
+
+
+def test_zero_never_bans_and_addresses_are_apart() -> None:
+    """With a threshold of 0 nobody is banned; one address's strikes are not another's."""
+    bans = Bans(after=0, first=SECOND, calm=SECOND)
+    assert not any(bans.strike(bans.address("a"), 0) for _ in range(100))
+    assert bans.address("b").strikes == 0
+    assert {address.ip for address in bans.all()} == {"a", "b"}

@@ -113,9 +113,9 @@ def test_a_resting_order_fills_when_the_price_comes() -> None:
 
     async def steps(ask: Asker) -> None:
         await ask.data("POST", MIX_ORDER, {**ORDER, "clientOid": "mine"})
-        desk = ask.emulation.venue.desk
-        assert desk is not None
-        (order,) = desk.account(next(iter(desk.accounts))).open.values()
+        book = ask.emulation.venue.book
+        assert book is not None
+        (order,) = book.account(next(iter(book.accounts))).open.values()
         order.price += 50_000
         ask.emulation.options.skew += 1
         assert (await ask.data("GET", f"/api/v2/mix/order/orders-pending?{LINE}"))["entrustedList"] == []

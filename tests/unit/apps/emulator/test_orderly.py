@@ -85,12 +85,12 @@ def test_positions_follow_fills() -> None:
         await ask.call(
             "POST", "/v1/order", {**ORDER, "order_type": "MARKET", "order_price": None, "order_quantity": 0.03}
         )
-        desk = ask.emulation.venue.desk
-        assert desk is not None
+        book = ask.emulation.venue.book
+        assert book is not None
         resting = (await ask.data("POST", "/v1/order", {**ORDER, "side": "SELL", "order_price": 70000}))["order_id"]
         position = await ask.data("GET", f"/v1/position/{BTC}")
         assert (position["position_qty"], position["pending_short_qty"]) == (0.03, 0.01)
-        (order,) = desk.account(next(iter(desk.accounts))).open.values()
+        (order,) = book.account(next(iter(book.accounts))).open.values()
         order.price = order.price - 10_000  # below the market
         ask.emulation.options.skew += 1
         rows = (await ask.data("GET", "/v1/positions"))["rows"]
@@ -182,9 +182,9 @@ def test_a_fill_is_told_without_anybody_asking() -> None:
             await socket.send_json({"id": "1", "event": "auth", "params": {"orderly_key": "k1"}})
             await socket.send_json({"id": "2", "event": "subscribe", "topic": "executionreport"})
             assert [(await socket.receive_json(timeout=5))["success"] for _ in range(2)] == [True, True]
-            desk = ask.emulation.venue.desk
-            assert desk is not None
-            (order,) = desk.account(next(iter(desk.accounts))).open.values()
+            book = ask.emulation.venue.book
+            assert book is not None
+            (order,) = book.account(next(iter(book.accounts))).open.values()
             order.price += 50_000
             ask.emulation.options.skew += 1
             told = await socket.receive_json(timeout=5)

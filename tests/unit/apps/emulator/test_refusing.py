@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from tests.support.calls import sample_calls
 
 from ratekeeper.apps.emulator.incoming import Arrival
+from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import LimitChange, Options
-from ratekeeper.apps.emulator.refusing import Refused, Refuser, write_instant
-from ratekeeper.apps.emulator.tariff import Tariff
+from ratekeeper.apps.emulator.refusing import Refused, Refuser
+from ratekeeper.apps.emulator.templates import Sheet
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Call, Outcome
-from ratekeeper.rules.denial import Envelope
+from ratekeeper.rules.denial import Envelope, write_instant
 from ratekeeper.rules.times import instant
 
 SECOND = 1_000_000_000
@@ -23,31 +25,31 @@ NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 NO = (Outcome.THROTTLED, Outcome.BANNED, Outcome.QUOTA_GONE)
 
 
-def refuser(name: str, **options: Any) -> tuple[Tariff, Refuser]:
-    """The tariff of a provider, and what refuses in its name."""
+def refuser(name: str, **options: Any) -> tuple[LimitTable, Refuser]:
+    """The limits of a provider, and what refuses in its name."""
     chosen = Options(provider=name, **options)
-    tariff = Tariff(Rulebook.load().provider(name), chosen)
-    return tariff, Refuser(tariff, Envelope.of(name), chosen)
+    limits = LimitTable(Rulebook.load().provider(name), chosen)
+    return limits, Refuser(limits, Envelope.of(name), chosen, Sheet.of(name).full)
 
 
-def arrival(tariff: Tariff, call: Call) -> Arrival:
+def arrival(limits: LimitTable, call: Call) -> Arrival:
     """The call as it arrives at `NOW`."""
-    plan, bills = tariff.plan(call, "127.0.0.1", "a1")
-    return Arrival(call.method, call.path, {}, plan, bills, "127.0.0.1", "", "a1", NOW)
+    plan, charges = limits.plan(call, "127.0.0.1", "a1")
+    return Arrival(call.method, call.path, {}, plan, charges, "127.0.0.1", "", "a1", NOW)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_limit_of_every_route_is_refused_in_words_the_rules_know(name: str) -> None:
     """Whatever limit is full, the client's rules see a refusal, and never an error of the caller."""
-    tariff, made = refuser(name)
+    limits, made = refuser(name)
     seen = 0
-    for call, _ in sample_calls(tariff.provider):
-        request = arrival(tariff, call)
-        for bill in request.bills:
-            failure = made.throttled(request, bill.limit, NOW + 2 * SECOND)
+    for call, _ in sample_calls(limits.provider):
+        request = arrival(limits, call)
+        for charge in request.charges:
+            failure = made.throttled(request, charge.limit, NOW + 2 * SECOND)
             answer = Answer(failure.status, failure.headers, failure.body)
-            told = tariff.provider.feedback(request.plan, answer, now=NOW)
-            assert told.outcome in NO, (bill.limit.name, failure.status, failure.body)
+            told = limits.provider.feedback(request.plan, answer, now=NOW)
+            assert told.outcome in NO, (charge.limit.name, failure.status, failure.body)
             seen += 1
     assert seen > 0
 
@@ -66,10 +68,10 @@ def test_refusals_look_as_the_provider_writes_them(
     name: str, call: Call, limit: str, status: int, body: dict[str, Any]
 ) -> None:
     """Status, code and envelope of some that are known well."""
-    tariff, made = refuser(name)
-    request = arrival(tariff, call)
-    assert limit in [bill.limit.name for bill in request.bills]
-    failure = made.throttled(request, tariff.limits[limit], NOW + SECOND)
+    limits, made = refuser(name)
+    request = arrival(limits, call)
+    assert limit in [charge.limit.name for charge in request.charges]
+    failure = made.throttled(request, limits.by_name[limit], NOW + SECOND)
     assert failure.status == status
     assert body.items() <= json.loads(failure.body).items()
 
@@ -82,8 +84,8 @@ def test_the_penalty_box_of_an_address_is_shortened_with_its_window() -> None:
         ({"scale": 0.1}, 60),
         ({"ban": 3.0}, 3),
     ):
-        tariff, made = refuser("bybit", **options)
-        failure = made.throttled(arrival(tariff, call), tariff.limits["ip-5s"], NOW + SECOND)
+        limits, made = refuser("bybit", **options)
+        failure = made.throttled(arrival(limits, call), limits.by_name["ip-5s"], NOW + SECOND)
         assert isinstance(failure, Refused)
         assert (failure.status, failure.bans, failure.penalty) == (403, True, ("ip", seconds * SECOND))
 
@@ -92,8 +94,8 @@ def test_no_hint_where_none_is_wanted() -> None:
     """``--no-retry-after`` keeps all of them silent."""
     call = Call("GET", "/dapi/v1/time")
     for wanted in (True, False):
-        tariff, made = refuser("binance-coinm", retry_after=wanted)
-        failure = made.throttled(arrival(tariff, call), tariff.limits["weight-1m"], NOW + 2 * SECOND)
+        limits, made = refuser("binance-coinm", retry_after=wanted)
+        failure = made.throttled(arrival(limits, call), limits.by_name["weight-1m"], NOW + 2 * SECOND)
         assert failure.headers == ({"retry-after": "2"} if wanted else {})
 
 
@@ -110,9 +112,40 @@ def test_an_instant_is_never_named_too_early(form: Any) -> None:
 
 def test_shorter_rules_say_so_in_every_place() -> None:
     """Periods, penalties and bans of the served rules are those in force; the file stays valid and keeps its costs."""
-    tariff, _ = refuser("bybit", scale=0.1, limits=(LimitChange("user-50-1s", 7, 0.25),))
-    file = tariff.rules()
+    limits, _ = refuser("bybit", scale=0.1, limits=(LimitChange("user-50-1s", 7, 0.25),))
+    file = limits.rules()
     assert (file.limits["ip-5s"].period, file.limits["ip-5s"].capacity) == ("500ms", 600)
     assert (file.limits["user-50-1s"].period, file.limits["user-50-1s"].capacity) == ("250ms", 7)
-    assert file.routes == tariff.provider.file.routes
+    assert file.routes == limits.provider.file.routes
     assert "60s" in [refusal.hold for refusal in file.refusals]
+
+
+@pytest.mark.parametrize("name", ["binance-spot", "binance-usdm", "binance-coinm"])
+def test_a_ban_says_until_when(name: str) -> None:
+    """Parsers look for ``until`` and thirteen digits."""
+    limits, made = refuser(name)
+    assert made.ban is not None
+    failure = made.banned(made.ban, arrival(limits, Call("GET", "/x")), NOW)
+    told = json.loads(failure.body)
+    assert (failure.status, failure.bans, told["code"]) == (418, True, -1003)
+    found = re.search(r"until (\d{13})\.", told["msg"])
+    assert found is not None
+    assert int(found[1]) == NOW // 1_000_000
+
+
+def test_refusals_of_binance_name_the_limit() -> None:
+    """Weight is -1003 and orders are -1015, both with the number and the interval."""
+
+    def refused(name: str, limit: str) -> tuple[int, int, str]:
+        limits, made = refuser(name)
+        failure = made.throttled(arrival(limits, Call("GET", "/x")), limits.by_name[limit], NOW + SECOND)
+        told = json.loads(failure.body)
+        return failure.status, told["code"], told["msg"]
+
+    status, code, text = refused("binance-spot", "weight-1m")
+    assert (status, code) == (429, -1003)
+    assert "current limit is 6000 request weight per 1 MINUTE" in text
+    status, code, text = refused("binance-spot", "orders-10s")
+    assert (status, code) == (429, -1015)
+    assert "50 orders per 10 SECOND" in text
+    assert "limit of IP(127.0.0.1) is 2400 requests per minute" in refused("binance-usdm", "weight-1m")[2]

@@ -15,8 +15,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from ratekeeper.apps.emulator.binance import Spot
+from ratekeeper.apps.emulator.binance_usdm import Usdm
+from ratekeeper.apps.emulator.bitget import Bitget
+from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import LimitChange, Options
-from ratekeeper.apps.emulator.server import Emulation
+from ratekeeper.apps.emulator.orderly import Orderly
+from ratekeeper.apps.emulator.server import Emulation, venue_of
+from ratekeeper.apps.emulator.venue import Venue
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Answer, Call
 
@@ -51,7 +57,7 @@ async def running(**options: Any) -> Any:
     """A client of an emulation with these options; its clock stands just after an edge of its weight window."""
     chosen = Options(**{"provider": "binance-usdm", "window": 60, **options})
     emulation = Emulation(chosen, Rulebook.load().provider(chosen.provider))
-    period = emulation.tariff.main.period / 1e9
+    period = emulation.limits.main.period / 1e9
     chosen.skew += period - time.time() % period + 0.1
     runner = web.AppRunner(emulation.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -252,12 +258,12 @@ def test_what_dates_an_answer_is_not_what_counts_it(provider: str) -> None:
 
     async def scene(client: Client) -> None:
         emulation = client.emulation
-        rules = emulation.tariff.provider
+        rules = emulation.limits.provider
         method, path = [learn.route for learn in rules.file.learn if learn.clock and "/" in learn.route][-1].split()
         before = emulation.clock()
         _, headers, body = await client.call(path, method)
         after = emulation.clock()
-        plan, _ = emulation.tariff.plan(Call(method, path), "127.0.0.1", "")
+        plan, _ = emulation.limits.plan(Call(method, path), "127.0.0.1", "")
         told = rules.feedback(plan, Answer(200, {}, json.dumps(body).encode()), now=before).server_time
         assert told is not None
         slack = 1_000_000_000  # some tell whole seconds
@@ -408,3 +414,13 @@ def test_an_unknown_limit_is_named() -> None:
     """The error lists the limits there are."""
     with pytest.raises(ValueError, match="no limit 'nope'; it has: weight-1m"):
         run(lambda client: asyncio.sleep(0), limits=(LimitChange("nope", 1),))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("binance-spot", Spot), ("binance-usdm", Usdm), ("bitget", Bitget), ("orderly", Orderly), ("okx", Venue)],
+)
+def test_who_has_bodies_of_its_own(name: str, kind: type) -> None:
+    """Every other provider is told from its rule file alone."""
+    options = Options(provider=name)
+    assert type(venue_of(LimitTable(Rulebook.load().provider(name), options), options)) is kind

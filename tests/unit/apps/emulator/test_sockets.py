@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ratekeeper.apps.emulator.incoming import Incoming
 from ratekeeper.apps.emulator.market import USDM_SYMBOLS
 from ratekeeper.apps.emulator.options import LimitChange, Options
-from ratekeeper.apps.emulator.orders import OrderDesk
+from ratekeeper.apps.emulator.orders import OrderBook
 from ratekeeper.apps.emulator.server import Emulation
 from ratekeeper.rules.book import Rulebook
 
@@ -358,8 +358,8 @@ def test_orders_of_an_account_are_told_on_its_authorised_socket() -> None:
     """Orderly and Bitget name the account in the login; others' orders are not told."""
 
     async def scene(place: Place) -> None:
-        desk = OrderDesk(USDM_SYMBOLS, futures=True)
-        desk.on_change = place.emulation.sockets.report
+        book = OrderBook(USDM_SYMBOLS, futures=True)
+        book.on_change = place.emulation.sockets.report
         form = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.010"}
         secrets = ["k" + "1", "k" + "2"]
         arg = {"instType": "USDT-FUTURES", "channel": "orders", "instId": "default"}
@@ -369,7 +369,7 @@ def test_orders_of_an_account_are_told_on_its_authorised_socket() -> None:
             assert [(await heard(wire))["event"] for _ in range(2)] == ["login", "subscribe"]
             for secret in reversed(secrets):
                 params = {**form, "newClientOrderId": f"of-{secret}"}
-                desk.place(Incoming(params, 1_800_000_000_000, place.emulation.label(secret)))
+                book.place(Incoming(params, 1_800_000_000_000, place.emulation.label(secret)))
             told = [(await heard(wire, lambda body: "action" in body))["data"][0] for _ in range(2)]
             assert [(row["clientOid"], row["status"]) for row in told] == [("of-k1", "live"), ("of-k1", "filled")]
 

@@ -1,4 +1,4 @@
-"""The clock that counts, and the clocks of the machines that date the answers.
+"""What the world does to an emulation: chance that strikes requests, and clocks that do not agree.
 
 A provider counts by the clock of an engine, and its edge servers date what goes out. Nobody promises that the two agree.
 Pure: instants are arguments, integer nanoseconds.
@@ -6,14 +6,14 @@ Pure: instants are arguments, integer nanoseconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import random
 
     from .options import Live
 
-__all__ = ["MACHINES", "Clocks"]
+__all__ = ["MACHINES", "Chances", "Clocks"]
 
 SECOND = 1_000_000_000
 MILLION = 1_000_000
@@ -66,3 +66,40 @@ class Clocks:
         if self._options.date_per == "answer":
             return self._dice.randrange(MACHINES)
         return port // 2 % MACHINES
+
+
+class _Course(NamedTuple):
+    """How far one kind of trouble has come: it strikes when `phase` passes `at`, a point drawn within each whole number."""
+
+    phase: float
+    at: float
+    due: int
+
+
+class Chances:
+    """Strikes one of every 1/share requests, at a point drawn by chance. A dice of its own for each request would leave a run
+    of a hundred without any trouble of a share of 2 % in one case of eight.
+
+    Args:
+        dice: what draws.
+    """
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._courses: dict[str, _Course] = {}
+
+    def strikes(self, kind: str, share: float) -> bool:
+        """Whether the next request meets this kind of trouble. `share` (0 to 1) may change at any time."""
+        if not share:
+            return False
+        phase, at, due = self._courses.get(kind) or _Course(0.0, self._dice.random(), 0)
+        phase += share
+        if at < phase:
+            due, at = due + 1, 2.0  # none until the next whole number
+        if phase >= 1:
+            phase -= 1
+            at = self._dice.random()
+            if at < phase:
+                due, at = due + 1, 2.0
+        self._courses[kind] = _Course(phase, at, max(0, due - 1))
+        return due > 0

@@ -11,7 +11,7 @@ from ratekeeper.rules.call import Identity
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.times import duration
 
-from .accounting import Bill, StrictLimit
+from .accounting import Charge, StrictLimit
 
 if TYPE_CHECKING:
     from ratekeeper.rules.call import Call, Plan
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-__all__ = ["Tariff"]
+__all__ = ["LimitTable"]
 
 SECOND = 1_000_000_000
 DECLARED = ("REQUEST_WEIGHT", "ORDERS", "RAW_REQUESTS")
@@ -29,12 +29,12 @@ MOST_KEPT = 50_000
 """Plans and identities that are kept at most."""
 
 
-class Tariff:
+class LimitTable:
     """The limits of one provider as they are enforced, and the price of every request.
 
     Attributes:
         provider: whose rules are enforced.
-        limits: by name.
+        by_name: the limits by name.
         main: the limit that the summary, ``--window`` and ``--capacity`` mean: the weight of an address where there is
             one, else the limit that most routes spend.
 
@@ -46,9 +46,9 @@ class Tariff:
         self.provider = provider
         self._prefix = len(provider.namespace) + 1
         self._identities: dict[tuple[str, str], Identity] = {}
-        self._bills: dict[Plan, tuple[Bill, ...]] = {}
+        self._charges: dict[Plan, tuple[Charge, ...]] = {}
         names = {unit: name for learn in provider.file.learn for name, unit in learn.units.items() if name in DECLARED}
-        self.limits = {
+        self.by_name = {
             limit.name: StrictLimit(
                 name=limit.name,
                 unit=limit.unit,
@@ -70,9 +70,9 @@ class Tariff:
         if options.window is not None:
             self.main.period = round(options.window * SECOND)
         for change in options.limits:
-            limit = self.limits.get(change.name)
+            limit = self.by_name.get(change.name)
             if limit is None:
-                raise ValueError(f"{provider.name} has no limit {change.name!r}; it has: {', '.join(self.limits)}")
+                raise ValueError(f"{provider.name} has no limit {change.name!r}; it has: {', '.join(self.by_name)}")
             # A bucket that is made larger also refills faster, as when a provider states another capacity.
             limit.refill = max(1, limit.refill * change.capacity // limit.capacity) if limit.refill else 0
             limit.capacity = change.capacity
@@ -83,12 +83,12 @@ class Tariff:
         self.set_capacity(options.capacity)
 
     def _find_main(self) -> StrictLimit:
-        shared = [limit for limit in self.limits.values() if limit.unit == "weight" and limit.scope == ("ip",)]
+        shared = [limit for limit in self.by_name.values() if limit.unit == "weight" and limit.scope == ("ip",)]
         if shared:
             return min(shared, key=lambda limit: limit.period)
         file = self.provider.file
         routes = Counter(name for rule in (file.default, *file.routes) for name in spread(rule.cost, file.limits))
-        lasting = [limit for limit in self.limits.values() if limit.period] or list(self.limits.values())
+        lasting = [limit for limit in self.by_name.values() if limit.period] or list(self.by_name.values())
         return max(lasting, key=lambda limit: (routes[limit.name], -limit.period))
 
     def set_capacity(self, capacity: int | None) -> None:
@@ -103,10 +103,10 @@ class Tariff:
     @property
     def declared(self) -> list[StrictLimit]:
         """The limits that Binance's ``exchangeInfo`` names."""
-        return [limit for limit in self.limits.values() if limit.declared]
+        return [limit for limit in self.by_name.values() if limit.declared]
 
-    def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Bill, ...]]:
-        """The price of a request, made out to its owners. `account` is a label, or ``""`` if nothing names one."""
+    def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Charge, ...]]:
+        """The price of a request, with its owners. `account` is a label, or ``""`` if nothing names one."""
         who = (ip, account)
         identity = self._identities.get(who)
         if identity is None:
@@ -114,12 +114,12 @@ class Tariff:
                 self._identities.clear()
             identity = self._identities[who] = Identity(egress=ip, account=account)
         plan = self.provider.plan(call, identity)
-        made = self._bills.get(plan)
+        made = self._charges.get(plan)
         if made is None:
-            if len(self._bills) >= MOST_KEPT:
-                self._bills.clear()
-            made = self._bills[plan] = tuple(
-                Bill(self.limits[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
+            if len(self._charges) >= MOST_KEPT:
+                self._charges.clear()
+            made = self._charges[plan] = tuple(
+                Charge(self.by_name[charge.limit.name], charge.key[self._prefix :].partition("/")[2], charge.cost)
                 for charge in plan.charges
             )
         return plan, made
@@ -136,7 +136,7 @@ class Tariff:
         limits = {
             name: msgspec.structs.replace(
                 rule,
-                capacity=(limit := self.limits[name]).capacity,
+                capacity=(limit := self.by_name[name]).capacity,
                 refill=limit.refill,
                 period=_span(limit.period),
                 origin=_span(limit.origin) if rule.origin else "",
