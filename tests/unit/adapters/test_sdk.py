@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ratekeeper import Blocked, Gate, Rejected
-from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._client import ClientCall
 from ratekeeper.adapters._sdk import install, planned, problems
 from ratekeeper.adapters.requests import govern as govern_session
 
@@ -47,9 +47,9 @@ def test_what_is_planned_is_what_is_sent(kind: Kind, origin: Any, gate: Any, spe
 def test_the_key_is_planned_as_it_is_sent(kind: Kind, origin: Any, gate: Any, monkeypatch: Any) -> None:
     """One attempt is opened per request, with the key that the request will carry: limits of accounts need it."""
     opened: list[Any] = []
-    original = Governor.begin
+    original = ClientCall.begin
     monkeypatch.setattr(
-        Governor, "begin", lambda self, it, *rest, **kw: opened.append(it) or original(self, it, *rest, **kw)
+        ClientCall, "begin", lambda call, timeout: opened.append(call.outbound) or original(call, timeout)
     )
     kind.one(origin.url, gate, [("GET", "/priced", {"limit": 50})])
     assert [(it.method, it.path) for it in opened] == [("GET", "/priced")]
