@@ -18,7 +18,6 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ratekeeper.adapters._attempt import Attempt, leaving
-from ratekeeper.adapters._wire import netloc_of
 from ratekeeper.gate.errand import Reply, Served
 from ratekeeper.gate.steps import drive_async
 
@@ -139,7 +138,7 @@ def connector_hooks(cls: type[TCPConnector]) -> dict[str, Callable[..., Any]]:
 
     @functools.wraps(connects)
     async def connect(self: Any, req: Any, traces: Any, timeout: Any) -> Any:
-        address = leaving(netloc_of(req.url.scheme, req.url.raw_host or "", req.url.port))
+        address = leaving(req.url.scheme, req.url.raw_host or "", req.url.port)
         if address is None or not hasattr(self, "ratekeeper_others"):
             return await connects(self, req, traces, timeout)
         _through(req, address.proxy)

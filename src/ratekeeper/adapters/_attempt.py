@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from ratekeeper.adapters._wire import netloc_of
 from ratekeeper.gate.errand import tried_of
 from ratekeeper.gate.fates import described, surely_unsent, unconnected
 from ratekeeper.ledger.limit import Window
@@ -222,10 +223,12 @@ def peek(netloc: str) -> Attempt | None:
     return attempt if attempt is not None and attempt.netloc == netloc and attempt._spare else None
 
 
-def leaving(netloc: str) -> Address | None:
+def leaving(scheme: str, host: str, port: int | None) -> Address | None:
     """The address from which the request to this host must leave that is being sent now; None: the system's choice."""
     attempt = _above.get()
-    return attempt.egress if attempt is not None and attempt.netloc == netloc else None
+    if attempt is None or attempt.egress is None or attempt.netloc != netloc_of(scheme, host, port):
+        return None
+    return attempt.egress
 
 
 def take(netloc: str) -> Attempt | None:

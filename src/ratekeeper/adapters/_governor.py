@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ratekeeper.adapters._wire import Outbound, in_family
 from ratekeeper.errors import RatekeeperError
@@ -46,7 +46,10 @@ class Governor:
             `max_block_wait` for a block.
     """
 
-    __slots__ = ("_gate", "_told", "lenient", "priority", "timeout")
+    __slots__ = ("_told", "gate", "lenient", "priority", "timeout")
+
+    gate: Gate
+    """The gate that is asked."""
 
     def __init__(
         self,
@@ -56,17 +59,17 @@ class Governor:
         lenient: bool = False,
         timeout: float | None = None,
     ) -> None:
-        self._gate = gate
+        if gate is not None:  # else see `__getattr__`
+            self.gate = gate
         self._told = False
         self.priority = priority
         self.lenient = lenient
         self.timeout = timeout
 
-    @property
-    def gate(self) -> Gate:
-        """The gate that is asked."""
-        if self._gate is not None:
-            return self._gate
+    def __getattr__(self, name: str) -> Any:
+        """The shared gate, asked for each time: a fork has another."""
+        if name != "gate":
+            raise AttributeError(name)
         from ratekeeper.gate.gate import Gate
 
         return Gate.shared()

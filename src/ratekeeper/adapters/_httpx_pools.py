@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ratekeeper.adapters._attempt import leaving
-from ratekeeper.adapters._wire import netloc_of
 from ratekeeper.gate.steps import on_asyncio
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Pools:
         if self._make is None:
             return self._own
         url = request.url
-        address = leaving(netloc_of(url.scheme.decode("ascii"), url.host.decode("ascii"), url.port))
+        address = leaving(url.scheme.decode("ascii"), url.host.decode("ascii"), url.port)
         if address is None:
             return self._own
         with self._making:

@@ -76,7 +76,7 @@ class Transport(_Base):
 
     def handle_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
-        inner = self._inner or self._transport(request, "HTTPTransport")
+        inner = self._transport(request, "HTTPTransport") if self._inner is None else self._inner
         return drive(_entered(self._governor, request, inner, inner.handle_request, is_async=False))
 
     def __enter__(self) -> Transport:
@@ -99,7 +99,7 @@ class AsyncTransport(_Base):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
-        inner = self._inner or self._transport(request, "AsyncHTTPTransport")
+        inner = self._transport(request, "AsyncHTTPTransport") if self._inner is None else self._inner
         return await drive_async(_entered(self._governor, request, inner, inner.handle_async_request, is_async=True))
 
     async def __aenter__(self) -> AsyncTransport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hmac
 import inspect
 import logging
@@ -18,7 +19,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ratekeeper import Blocked, Gate, Rejected
+from ratekeeper import Blocked, Gate, Rejected, adapters
 from ratekeeper.adapters._client import ClientCall
 from ratekeeper.adapters._sdk import install, planned, problems
 from ratekeeper.adapters.requests import govern as govern_session
@@ -312,6 +313,17 @@ def test_a_moved_hook_is_said_and_harmless(caplog: pytest.LogCaptureFixture) -> 
     assert f"python-binance {version('python-binance')}" in first
     assert "Client._request does not take method, uri, signed, force_params, kwargs" in first
     assert "binance._request is gone" in second
+
+
+def test_run_hooks_what_is_described() -> None:
+    """The table of `ratekeeper run`, which can import nothing, names every module that a description hooks."""
+    table = (Path(adapters.__file__).parent / "startup" / "sitecustomize.py").read_text(encoding="utf-8")
+    assigned = [node for node in ast.parse(table).body if isinstance(node, ast.Assign)]
+    hooks = next(ast.literal_eval(node.value) for node in assigned if ast.unparse(node.targets[0]) == "HOOKS")
+    for kind in KINDS.values():
+        ours = inspect.getmodule(kind.sdk.outbound)
+        assert ours is not None
+        assert {hooks[module] for module in kind.sdk.owners} == {ours.__name__}
 
 
 def test_planned_request() -> None:
