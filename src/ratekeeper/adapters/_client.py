@@ -1,9 +1,9 @@
 """One call of a client library from end to end (long because a call is one object), with all that is done around it.
 
-A client library is described by a subclass of `ClientCall`: how its requests are sent, how its answers are read, held,
-made and labelled. Its module says besides how a request is read (`Outbound`), how it leaves from an address, and where the
-hooks are. `enter` is where a request of a governed client comes in. Flows are written once, as generators
-(`ratekeeper.gate.steps`).
+A client library is described by a subclass of `ClientCall`: how it reads an answer (`read_body`), holds one that is
+streamed (`hold_slot`), makes one (`answer`) and labels it (`label`), and how it makes another request of its own (`other`).
+Its module adds how a request is read (`Outbound`), how it leaves from an address, and where the hooks are. Each request of
+a governed client comes in at `enter`. Flows are written once, as generators (`ratekeeper.gate.steps`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ClientCall(Errand):
         self.roams = roams
         self.apart = apart
 
-    def like(self: C, outbound: Outbound, request: Any) -> C:
+    def another(self: C, outbound: Outbound, request: Any) -> C:
         """Another request, sent as this one is."""
         return type(self)(
             self.governor, outbound, self.rules, request, self.send,
@@ -95,28 +95,28 @@ class ClientCall(Errand):
     # -- what a client library says --------------------------------------------------------------------------------
 
     @staticmethod
-    def hurry(request: Any, longest: float) -> None:
+    def shorten_timeouts(request: Any, longest: float) -> None:
         """Let no step of sending a request take longer than `longest` seconds, where the client has a place for that."""
 
-    def whole(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
+    def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         """The body of an answer, without its content encoding (None if that cannot be had), and an answer that its user can
         still read in any way."""
         raise NotImplementedError
 
-    def hold(self, attempt: Attempt, response: Any) -> bool:
+    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
         """Have an answer keep its slot until its last byte, or until its reader leaves; False: nothing more will come."""
         return False
 
-    def moves(self, attempt: Attempt, error: Exception) -> bool:
+    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
         """Whether a failed attempt is made from the next address: it was surely never sent, and there is one."""
         return attempt.elsewhere
 
-    def shut(self, block: Blocked) -> Steps[Any]:
+    def blocked_answer(self, block: Blocked) -> Steps[Any]:
         """What an unchanged program sees of a call that a block holds: an answer as the provider would give it."""
         return self.answer(self.denied(block), Served(Service.REFUSED))
         yield
 
-    def told(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
+    def blocked_error(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
         """The error that a program sees which has asked for the gate: `error` with that answer."""
         if self.answers:
             error.response = self.answer(self.denied(block), Served(Service.REFUSED))  # type: ignore[union-attr]
@@ -127,7 +127,7 @@ class ClientCall(Errand):
     def once(self, attempt: Attempt) -> Steps[Any]:
         """Send one attempt, and tell it its fate, whatever happens."""
         if attempt.longest is not None:
-            self.hurry(self.request, attempt.longest)
+            self.shorten_timeouts(self.request, attempt.longest)
         try:
             with HandedDown(attempt):
                 # In a thread there is nobody to hand the waiting to: each step of a flow costs a frame for every layer.
@@ -139,7 +139,7 @@ class ClientCall(Errand):
             attempt.failed(error)
             raise
 
-    def untouched(self) -> Steps[Any]:
+    def send_ungoverned(self) -> Steps[Any]:
         """Send without the gate: nobody has rules, or the user lets calls pass when something is wrong inside it."""
         return (yield functools.partial(self.send, self.request))
 
@@ -147,9 +147,9 @@ class ClientCall(Errand):
         """Tell the gate what came back; returns it, still unread."""
         status, headers = getattr(response, self.STATUS), response.headers
         if attempt.wants_body(status):
-            body, response = yield from self.whole(response)
+            body, response = yield from self.read_body(response)
             attempt.answered(status, headers, body)
-        elif not attempt.slots or not self.hold(attempt, response):
+        elif not attempt.slots or not self.hold_slot(attempt, response):
             attempt.answered(status, headers)
         return response
 
@@ -234,7 +234,7 @@ class ClientCall(Errand):
         while True:
             attempt = yield from self.begin(timeout)
             if attempt is None:
-                return (yield from self.untouched())
+                return (yield from self.send_ungoverned())
             if self.leaving is not None:
                 self.leaving()
             steps, longest = self.once(attempt), attempt.longest
@@ -245,7 +245,7 @@ class ClientCall(Errand):
                 response = yield from steps
             except BaseException as error:
                 self.tried = attempt.tried(error)
-                if not (isinstance(error, Exception) and self.moves(attempt, error)):
+                if not (isinstance(error, Exception) and self.fails_over(attempt, error)):
                     raise
             else:
                 self.tried = attempt.tried(None)
@@ -263,7 +263,7 @@ class ClientCall(Errand):
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
         """See `Errand.read`."""
-        body, response = yield from self.whole(response)
+        body, response = yield from self.read_body(response)
         if body is None:
             return None, response
         return Reply(getattr(response, self.STATUS), kept_headers(response.headers.items()), body), response
@@ -295,7 +295,7 @@ class OuterCall(ClientCall):
         """See `ClientCall.once`."""
         self.held = attempt
         if attempt.longest is not None:
-            self.hurry(self.request, attempt.longest)
+            self.shorten_timeouts(self.request, attempt.longest)
         try:
             with HandedDown(attempt, observed_above=False):
                 response = (yield self.dispatch) if self.is_async else self.dispatch()
@@ -348,7 +348,7 @@ def enter(
         return _plainly(send, request)
     if attempt is not None and attempt.observed_above:
         if attempt.longest is not None:
-            kind.hurry(request, attempt.longest)
+            kind.shorten_timeouts(request, attempt.longest)
         return _plainly(send, request)
     known = None if attempt is None else attempt.opener.call
     call = kind(governor, outbound, rules, request, send, family=family, is_async=is_async, roams=roams, call=known)
@@ -410,8 +410,8 @@ def run(call: ClientCall) -> Steps[Any]:
         if not isinstance(error, Rejected | CallFailed) or not isinstance(block, Blocked) or dials:
             raise
         if governor.lenient:
-            return (yield from call.shut(block))
-        raise call.told(error, block) from error.__cause__
+            return (yield from call.blocked_answer(block))
+        raise call.blocked_error(error, block) from error.__cause__
 
 
 def denied(gate: Gate, rules: Provider, call: Call, block: Blocked) -> Reply:

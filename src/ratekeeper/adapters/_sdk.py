@@ -301,7 +301,7 @@ class _Signing(OuterCall):
     def untaken(self, response: Any) -> None:
         self.held.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
 
-    def moves(self, attempt: Attempt, error: Exception) -> bool:
+    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
         # What the SDK has repeated by itself may have been sent before.
         return attempt.elsewhere and not self.repeated and unconnected(error)
 
@@ -310,11 +310,11 @@ class _Signing(OuterCall):
         self._fill(made)
         return made
 
-    def shut(self, block: Blocked) -> Steps[Any]:
+    def blocked_answer(self, block: Blocked) -> Steps[Any]:
         # The SDK makes its own error of the answer that the HTTP client gives it.
         if not self.below:
             raise self.fail(block, None)
-        return (yield from self.untouched())
+        return (yield from self.send_ungoverned())
 
     def _fill(self, error: Exception) -> None:
         """What a program reads off the SDK's own errors."""

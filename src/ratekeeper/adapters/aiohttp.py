@@ -61,7 +61,7 @@ class Middleware:
         """Waits for leave, sends, and tells the gate what came back."""
         return await drive_async(
             enter(
-                _Hop, self.governor, _outbound(request), request, handler,
+                _MiddlewareCall, self.governor, _outbound(request), request, handler,
                 family=_family, is_async=True, roams=_free(request.session) and request.proxy is None,
                 replayable=not request.body or isinstance(request.body, payload.BytesPayload),
             )
@@ -157,7 +157,7 @@ def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
         data = kw.get("data")
         return await drive_async(
             enter(
-                _Request, (present or ours).governor, outbound, _Asked(self, str_or_url, options), send,
+                _SessionCall, (present or ours).governor, outbound, _Asked(self, str_or_url, options), send,
                 family=_family, is_async=True, roams=roams(self) and not kw.get("proxy"),
                 replayable=data is None or isinstance(data, (bytes, str, dict, list, tuple)),
             )
@@ -204,12 +204,12 @@ async def _leave(socket: Any) -> None:
 class _Answers(ClientCall):
     """What aiohttp's answers are like."""
 
-    def whole(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
+    def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         body = yield response.read
         response.content = unread(body)
         return body, response
 
-    def hold(self, attempt: Attempt, response: Any) -> bool:
+    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
         if response.closed or response.status == 101:
             return False
         hold(attempt, response)
@@ -227,16 +227,16 @@ class _Answers(ClientCall):
         yield
 
 
-class _Hop(_Answers):
+class _MiddlewareCall(_Answers):
     """One request as the middleware sees it: each redirect is another."""
 
     def answer(self, reply: Reply, served: Served) -> Any:
         return made(self.request, self.request.method, self.request.url, self.request.session, reply, served)
 
-    def other(self, call: Call) -> _Hop:
+    def other(self, call: Call) -> _MiddlewareCall:
         request = copy.copy(self.request)
         request.url = request.url.with_path(call.path).with_query(_query(call))
-        return self.like(_outbound(request), request)
+        return self.another(_outbound(request), request)
 
 
 class _Asked(NamedTuple):
@@ -247,7 +247,7 @@ class _Asked(NamedTuple):
     options: dict[str, Any]
 
 
-class _Request(_Answers, OuterCall):
+class _SessionCall(_Answers, OuterCall):
     """One request as a session is asked for it: what waits here is not in aiohttp's own timeout."""
 
     request: _Asked
@@ -256,8 +256,8 @@ class _Request(_Answers, OuterCall):
         url = URL(f"{self.outbound.base_url}{self.outbound.path}", encoded=True).with_query(self.outbound.query)
         return made(None, self.outbound.method, url, self.request.session, reply, served)
 
-    def shut(self, block: Blocked) -> Steps[Any]:
-        answer = yield from super().shut(block)
+    def blocked_answer(self, block: Blocked) -> Steps[Any]:
+        answer = yield from super().blocked_answer(block)
         # What the session does with a bad answer, where it sees it come.
         wanted = self.request.options.get("raise_for_status")
         wanted = self.request.session._raise_for_status if wanted is None else wanted
@@ -267,13 +267,13 @@ class _Request(_Answers, OuterCall):
             answer.raise_for_status()
         return answer
 
-    def other(self, call: Call) -> _Request:
+    def other(self, call: Call) -> _SessionCall:
         url = URL(self.outbound.base_url).with_path(call.path).with_query(_query(call))
         options = {
             name: value for name, value in self.request.options.items() if name not in {"params", "data", "json"}
         }
         outbound = _from_yarl(self.outbound.method, url, self.outbound.headers, None)
-        return self.like(outbound, _Asked(self.request.session, url, options))
+        return self.another(outbound, _Asked(self.request.session, url, options))
 
 
 def _query(call: Call) -> dict[str, str]:

@@ -229,8 +229,8 @@ class _Call(_Fetch):
     resigned = True
 
     @staticmethod
-    def hurry(request: _Asked, longest: float) -> None:
-        """See `ClientCall.hurry`."""
+    def shorten_timeouts(request: _Asked, longest: float) -> None:
+        """See `ClientCall.shorten_timeouts`."""
         exchange = request.exchange
         if exchange.timeout > longest * 1000:
             exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
@@ -239,11 +239,11 @@ class _Call(_Fetch):
         self.said = None
         return super().once(attempt)
 
-    def shut(self, block: Blocked) -> Steps[Any]:
+    def blocked_answer(self, block: Blocked) -> Steps[Any]:
         raise self._refused(self.denied(block)) from block
         yield
 
-    def told(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
+    def blocked_error(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
         made = self._refused(self.denied(block))
         return in_family(error, lambda: type(made))
 
@@ -293,7 +293,7 @@ class _Call(_Fetch):
             return None
         outbound = self.outbound._replace(path=call.path, query=urlencode(call.params or {}, doseq=True))
         params = dict(call.params or {})
-        return self.like(outbound, self.request._replace(path=call.path.removeprefix(base), params=params))
+        return self.another(outbound, self.request._replace(path=call.path.removeprefix(base), params=params))
 
 
 def _roams(governor: Governor, exchange: Any) -> bool:

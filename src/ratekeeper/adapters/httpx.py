@@ -195,8 +195,8 @@ class _Call(ClientCall):
     STATUS = "status_code"
 
     @staticmethod
-    def hurry(request: Any, longest: float) -> None:
-        """See `ClientCall.hurry`."""
+    def shorten_timeouts(request: Any, longest: float) -> None:
+        """See `ClientCall.shorten_timeouts`."""
         known = request.extensions.get("timeout") or {}
         steps = {name: known.get(name) for name in ("connect", "read", "write", "pool")}
         shorter = {name: longest if value is None else min(value, longest) for name, value in steps.items()}
@@ -206,7 +206,7 @@ class _Call(ClientCall):
         error: Exception = _library(self.request).ReadTimeout(f"no answer within {seconds:g} s")
         return error
 
-    def whole(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
+    def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         module = _library(self.request)
         raw = yield functools.partial(_drain_async if self.is_async else _drain, response)
         response.stream = module.ByteStream(raw)
@@ -217,7 +217,7 @@ class _Call(ClientCall):
         except Exception:  # noqa: BLE001 - DecodingError of either library: the caller will see why
             return None, response
 
-    def hold(self, attempt: Attempt, response: Any) -> bool:
+    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
         response.stream = _streams(_library(self.request))[self.is_async](response.stream, attempt, response)
         return True
 
@@ -236,7 +236,7 @@ class _Call(ClientCall):
         request = _library(self.request).Request(
             self.request.method, url, headers=self.request.headers, extensions=self.request.extensions
         )
-        return self.like(_outbound(request), request)
+        return self.another(_outbound(request), request)
 
 
 def _outbound(request: Any) -> Outbound:

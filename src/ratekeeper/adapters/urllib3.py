@@ -82,7 +82,7 @@ def _hook(cls: Any, governor: Governor) -> None:
             # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
             asked = _leaving(_Asked(self, url, kw), above.egress)
             if above.longest is not None:
-                _Call.hurry(asked, above.longest)
+                _Call.shorten_timeouts(asked, above.longest)
             return send(asked)
         asked = _origin(_Asked(self, url, kw))
         return drive(
@@ -146,8 +146,8 @@ class _Call(OuterCall):
         return _rereadable()
 
     @staticmethod
-    def hurry(request: _Asked, longest: float) -> None:
-        """See `ClientCall.hurry`."""
+    def shorten_timeouts(request: _Asked, longest: float) -> None:
+        """See `ClientCall.shorten_timeouts`."""
         pool, options = request.pool, request.options
         given = pool._get_timeout(options["timeout"]) if "timeout" in options else pool.timeout.clone()
         given.total = longest if given.total is None else min(given.total, longest)
@@ -161,7 +161,7 @@ class _Call(OuterCall):
         """A pool with a `_make_request` of its own: see `OuterCall.untaken`."""
         self.held.answered(response.status, response.headers)
 
-    def whole(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
+    def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         if response.status != 200 or int(response.headers.get("content-length") or 0) > _BODY_MAX:
             return None, response
         if self.request.options.get("preload_content", True):
@@ -199,7 +199,7 @@ class _Call(OuterCall):
     def other(self, call: Call) -> _Call:
         query = urlencode(call.params or {}, doseq=True)
         url = f"{call.path}?{query}" if query else call.path
-        return self.like(self.outbound._replace(path=call.path, query=query), self.request._replace(url=url))
+        return self.another(self.outbound._replace(path=call.path, query=query), self.request._replace(url=url))
 
 
 @functools.cache

@@ -92,13 +92,13 @@ class Passing(ClientCall):
                 raise
         return Arrived(attempt, answer)
 
-    def untouched(self) -> Steps[Arrived]:
-        return Arrived(None, (yield from super().untouched()))
+    def send_ungoverned(self) -> Steps[Arrived]:
+        return Arrived(None, (yield from super().send_ungoverned()))
 
     def late(self, seconds: float) -> Exception:
         return aiohttp.SocketTimeoutError(f"no answer within {seconds:g} s")
 
-    def moves(self, attempt: Attempt, error: Exception) -> bool:
+    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
         if attempt.elsewhere and self.replayable:
             return True
         if not self._again or not isinstance(error, STALE) or surely_unsent(error):
