@@ -86,7 +86,7 @@ def test_an_interrupted_first_import(libraries: Path) -> None:
         "strikes = Strikes()\n"
         "sys.meta_path.insert(0, strikes)\n"
         "try:\n    import httpx\n"
-        "except Stop:\n    print('stopped', 'httpx' in sys.modules, 'ratekeeper.adapters._call' in sys.modules)\n"
+        "except Stop:\n    print('stopped', 'httpx' in sys.modules, 'ratekeeper.adapters._attempt' in sys.modules)\n"
         "import httpx\n"
         "print(hasattr(httpx.HTTPTransport.handle_request, '__wrapped__'))\n"
     )

@@ -8,28 +8,29 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ratekeeper.adapters._call import Attempt, Family
 from ratekeeper.adapters._wire import Outbound, in_family
 from ratekeeper.config.resolution import UNGOVERNED_ON_ERROR, switched_on
-from ratekeeper.errors import RatekeeperError, Rejected
-from ratekeeper.gate.steps import Steps
+from ratekeeper.errors import RatekeeperError
 from ratekeeper.stores.faults import ours
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
     from ratekeeper.gate.policies.pipeline import Pipeline
-    from ratekeeper.rules.call import Call, Priority
+    from ratekeeper.rules.call import Priority
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Governor"]
+__all__ = ["Family", "Governor", "refused"]
 
 log = logging.getLogger("ratekeeper")
 
 PASSES = "ratekeeper: a call to %s passes ungoverned"
 
 T = TypeVar("T")
+
+Family: TypeAlias = Callable[[], type[Exception]]
+"""Gives the base error of a client library, imported only when it is needed."""
 
 
 class Governor:
@@ -45,7 +46,10 @@ class Governor:
             `max_block_wait` for a block.
     """
 
-    __slots__ = ("_gate", "_told", "lenient", "priority", "timeout")
+    __slots__ = ("_told", "gate", "lenient", "priority", "timeout")
+
+    gate: Gate
+    """The gate that is asked."""
 
     def __init__(
         self,
@@ -55,30 +59,37 @@ class Governor:
         lenient: bool = False,
         timeout: float | None = None,
     ) -> None:
-        self._gate = gate
+        if gate is not None:  # else see `__getattr__`
+            self.gate = gate
         self._told = False
         self.priority = priority
         self.lenient = lenient
         self.timeout = timeout
 
-    @property
-    def gate(self) -> Gate:
-        """The gate that is asked."""
-        if self._gate is not None:
-            return self._gate
+    def __getattr__(self, name: str) -> Any:
+        """The shared gate, asked for each time: a fork has another."""
+        if name != "gate":
+            raise AttributeError(name)
         from ratekeeper.gate.gate import Gate
 
         return Gate.shared()
 
     def knows(self, netloc: str, path: str) -> bool:
         """True if there are rules for a host."""
-        return self._asked(lambda gate: gate.book.for_host(netloc, path), netloc, None) is not None
+        try:
+            return self.gate.book.for_host(netloc, path) is not None
+        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+            return self._asked_again(lambda gate: gate.book.for_host(netloc, path), error, netloc, None) is not None
 
     def match(self, outbound: Outbound | None, family: Family | None = None) -> Provider | None:
         """The rules for a request; None: it passes. `family`: of the error, if nobody can tell."""
         if outbound is None:
             return None
-        return self._asked(lambda gate: gate.match(outbound.netloc, outbound.path), outbound.netloc, family)
+        netloc, path = outbound.netloc, outbound.path
+        try:
+            return self.gate.match(netloc, path)
+        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+            return self._asked_again(lambda gate: gate.match(netloc, path), error, netloc, family)
 
     @property
     def pipeline(self) -> Pipeline | None:
@@ -90,69 +101,17 @@ class Governor:
                 raise
             return None
 
-    def begin(
-        self,
-        outbound: Outbound | None,
-        family: Family,
-        *,
-        is_async: bool,
-        resigned: bool = False,
-        roams: bool = False,
-        timeout: float | None = None,
-        patient: bool = False,
-        apart: bool = False,
-        known: tuple[Provider, Call] | None = None,
-    ) -> Steps[Attempt | None]:
-        """Opens a request's attempt and waits for it; ``None`` if its host has no rules.
-
-        Args:
-            outbound: the request; ``None`` (no host) passes.
-            family: the client library's own base error; a refusal is raised as both.
-            is_async: whether the steps are driven by `drive_async`.
-            resigned: the caller signs after the wait, so a signature seen now does not matter.
-            roams: the request will leave from `leaving`; without it the default address is meant.
-            timeout: seconds it may wait, if less than the governor says.
-            patient: whether the program has asked for `timeout`, so that it also waits as long for the end of a block.
-            apart: what is held while a connection is open gets a permit of its own (`Attempt.open`), for the rest is
-                spent with the answer.
-            known: its rules and what they see of it, if the caller has them.
-        """
-        rules = known[0] if known is not None else self.match(outbound, family)
-        if outbound is None or rules is None:
+    def _asked_again(self, ask: Callable[[Gate], T], error: Exception, netloc: str, family: Family | None) -> T | None:
+        """What the spare gate answers in place of one that has raised `error`; None where a call passes ungoverned."""
+        other = self.instead(error, netloc, family)
+        if other is None:
             return None
-        governor: Governor | None = self
-        while governor is not None:
-            try:
-                call = known[1] if known is not None else outbound.call()
-                attempt = Attempt(
-                    governor, rules, outbound, call, resigned=resigned, roams=roams, timeout=timeout, patient=patient,
-                    apart=apart,
-                )  # fmt: skip
-                yield from attempt.wait(is_async=is_async)
-            except Rejected as error:
-                raise in_family(error, family) from None
-            except Exception as error:
-                if governor is not self:
-                    raise _refused(error, outbound.netloc, family) from error
-                governor = self._instead(error, outbound.netloc, family)
-            else:
-                return attempt
-        return None
-
-    def _asked(self, ask: Callable[[Gate], T], netloc: str, family: Family | None) -> T | None:
-        """What the gate answers, or the spare one in its place; None where a call passes ungoverned."""
-        try:
-            return ask(self.gate)
-        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
-            other = self._instead(error, netloc, family)
-            if other is None:
-                return None
         try:
             return ask(other.gate)
-        except Exception as error:
-            raise _refused(error, netloc, family) from error
+        except Exception as problem:
+            raise refused(problem, netloc, family) from problem
 
-    def _instead(self, error: Exception, netloc: str, family: Family | None) -> Governor | None:
+    def instead(self, error: Exception, netloc: str, family: Family | None) -> Governor | None:
         """Who governs a call when something went wrong: the spare gate. None: nobody, for the user has said so.
 
         Raises:
@@ -165,7 +124,7 @@ class Governor:
             log.warning(PASSES, netloc, exc_info=error)
             return None
         if isinstance(error, RatekeeperError):  # a configuration that cannot be read may say something of any host
-            raise _refused(error, netloc, family) from error
+            raise refused(error, netloc, family) from error
         if not self._told:
             self._told = True
             log.warning("ratekeeper: a call to %s could not be governed as usual: a safe share", netloc, exc_info=error)
@@ -174,7 +133,7 @@ class Governor:
 
             return Governor(Gate.spare(), priority=self.priority, timeout=self.timeout)
         except Exception as problem:  # noqa: BLE001 - not ours is raised as it is
-            raise _refused(problem, netloc, family) from error
+            raise refused(problem, netloc, family) from error
 
     def _ungoverned(self) -> bool:
         """Whether the user prefers calls that pass ungoverned to calls that are refused."""
@@ -186,7 +145,7 @@ class Governor:
             return False
 
 
-def _refused(error: Exception, netloc: str, family: Family | None) -> Exception:
+def refused(error: Exception, netloc: str, family: Family | None) -> Exception:
     """What is raised where nobody can say whether a call may be sent."""
     if not ours(error):
         return error

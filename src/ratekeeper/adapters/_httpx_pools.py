@@ -6,34 +6,45 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.adapters._call import leaving
-from ratekeeper.adapters._wire import netloc_of
+from ratekeeper.adapters._attempt import leaving
 from ratekeeper.gate.steps import on_asyncio
 
 if TYPE_CHECKING:
     from ratekeeper.pools.address import Address
 
-__all__ = ["Pools", "remembering", "roaming", "sending"]
+__all__ = ["Pools", "pooled", "remembering"]
 
 
 class Pools:
-    """Takes the place of a transport's connection pool: one pool for each address that its requests leave from."""
+    """Takes the place of a transport's connection pool: one pool for each address that its requests leave from.
 
-    def __init__(self, own: Any, make: Callable[[Address], Any]) -> None:
+    It gives back what a pool loses when a call is cancelled. httpcore (1.0.9; httpcore2 2.16.2 does not) forgets a connection
+    whose call is cancelled when it has been made and not yet been used: it is neither idle nor closed nor anybody's, and
+    keeps its socket and its place in the pool.
+
+    Args:
+        own: the transport's pool.
+        make: makes one for an address; None: its user has chosen where its requests leave from.
+    """
+
+    def __init__(self, own: Any, make: Callable[[Address], Any] | None) -> None:
         self._own = own
         self._make = make
         self._others: dict[Address, Any] = {}
         self._making = threading.Lock()
+        self.free = make is not None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
 
     def _pool(self, request: Any) -> Any:
+        if self._make is None:
+            return self._own
         url = request.url
-        address = leaving(netloc_of(url.scheme.decode("ascii"), url.host.decode("ascii"), url.port))
+        address = leaving(url.scheme.decode("ascii"), url.host.decode("ascii"), url.port)
         if address is None:
             return self._own
         with self._making:
@@ -45,7 +56,16 @@ class Pools:
         return self._pool(request).handle_request(request)
 
     async def handle_async_request(self, request: Any) -> Any:
-        return await self._pool(request).handle_async_request(request)
+        pool = self._pool(request)
+        try:
+            response = await pool.handle_async_request(request)
+        except BaseException:
+            if on_asyncio():
+                await _close_lost(pool)
+            raise
+        if on_asyncio():
+            response.stream = _Unbroken(response.stream)
+        return response
 
     @property
     def all(self) -> tuple[Any, ...]:
@@ -75,17 +95,38 @@ class Pools:
         await self.aclose()
 
 
-def roaming(transport: Any, options: Mapping[str, Any]) -> Any:
-    """The transport, made able to leave from any address, unless its user has chosen one in the options."""
-    if hasattr(transport, "_pool") and not any(options.get(name) for name in ("proxy", "uds", "local_address")):
-        kind = type(transport)
+class _Unbroken:
+    """A stream whose closing is not broken off where its task is cancelled in the middle of it: httpcore would then keep the
+    connection, and its place in the pool, for ever."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._inner.__aiter__()  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._inner.aclose()))
+
+
+def pooled(transport: Any, options: Mapping[str, Any] | None = None) -> Any:
+    """The transport, with `Pools` in the place of its pool if it has one.
+
+    Args:
+        transport: of either library, or any other.
+        options: what it was made with; None: nobody knows, so its requests leave from where they do.
+    """
+    pool = getattr(transport, "_pool", None)
+    if not isinstance(pool, Pools) and (hasattr(pool, "handle_request") or hasattr(pool, "handle_async_request")):
+        kind, given = type(transport), options or {}
 
         def make(address: Address) -> Any:
             chosen = {"local_address": address.bind, "proxy": address.proxy}
-            made = kind(**{**options, **{name: value for name, value in chosen.items() if value}})
-            return made._pool
+            made = kind(**{**given, **{name: value for name, value in chosen.items() if value}})
+            return made._pool.all[0] if isinstance(made._pool, Pools) else made._pool
 
-        transport._pool = Pools(transport._pool, make)
+        fixed = options is None or any(given.get(name) for name in ("proxy", "uds", "local_address"))
+        transport._pool = Pools(pool, None if fixed else make)
     return transport
 
 
@@ -97,38 +138,18 @@ def remembering(cls: Any, made: Callable[..., None]) -> Callable[..., None]:
     def remember(self: Any, *args: Any, **options: Any) -> None:
         made(self, *args, **options)
         if type(self) is cls:
-            roaming(self, dict(zip(names, args, strict=False)) | options)
+            pooled(self, dict(zip(names, args, strict=False)) | options)
 
     return remember
 
 
-def sending(transport: Any, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    """What sends through a transport, and gives back what its pool loses when a call is cancelled.
-
-    httpcore (1.0.9; httpcore2 2.16.2 does not) forgets a connection whose call is cancelled when it has been made and not yet
-    been used: it is neither idle nor closed nor anybody's, and keeps its socket and its place in the pool.
-    """
-
-    @functools.wraps(send)
-    async def sent(request: Any) -> Any:
-        try:
-            return await send(request)
-        except BaseException:
-            if on_asyncio():
-                await _close_lost(getattr(transport, "_pool", None))
-            raise
-
-    return sent
-
-
 async def _close_lost(pool: Any) -> None:
-    for each in pool.all if isinstance(pool, Pools) else (pool,):
-        connections = getattr(each, "_connections", None)
-        if not isinstance(connections, list):
-            continue  # nothing that we know
-        used = {id(asked.connection) for asked in each._requests}
-        for connection in list(connections):
-            settled = connection.is_idle() or connection.is_available() or connection.is_closed()
-            if not settled and id(connection) not in used:
-                connections.remove(connection)
-                await asyncio.shield(asyncio.ensure_future(connection.aclose()))
+    connections = getattr(pool, "_connections", None)
+    if not isinstance(connections, list):
+        return  # nothing that we know
+    used = {id(asked.connection) for asked in pool._requests}
+    for connection in list(connections):
+        settled = connection.is_idle() or connection.is_available() or connection.is_closed()
+        if not settled and id(connection) not in used:
+            connections.remove(connection)
+            await asyncio.shield(asyncio.ensure_future(connection.aclose()))

@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from ratekeeper.adapters._call import take
+from ratekeeper.adapters._attempt import HandedDown, take
+from ratekeeper.adapters._client import begin
 from ratekeeper.gate.steps import Steps, waiting
 from ratekeeper.ledger.limit import parted
 from ratekeeper.rules.call import Call, Priority
 from ratekeeper.rules.reading import decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from ratekeeper.adapters._call import Attempt, Family
-    from ratekeeper.adapters._governor import Governor
+    from ratekeeper.adapters._attempt import Attempt
+    from ratekeeper.adapters._governor import Family, Governor
     from ratekeeper.adapters._wire import Outbound
     from ratekeeper.gate.permit import Permit
     from ratekeeper.ledger.limit import Charge
     from ratekeeper.rules.call import Plan
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Line", "Refused", "dialling"]
+__all__ = ["Line", "Refused", "dialled", "dialling"]
 
 Refused: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
 """Status, headers and body of the answer to a handshake."""
@@ -61,8 +62,8 @@ class Line:
         self._lock = threading.Lock()
         self._kept: list[tuple[frozenset[str], Permit]] = []
         """Slots that it and its subscriptions hold, by what was subscribed to."""
-        if attempt.open is not None:
-            self._kept.append((frozenset(), attempt.open))
+        if attempt.held is not None:
+            self._kept.append((frozenset(), attempt.held))
         self._closed = False
         self._held = governor.gate.held
         self.name = self._held.name()
@@ -210,7 +211,7 @@ def dialling(
     """Waits for leave to dial. ``None``: the host has no rules, or a layer above has asked already.
 
     Args:
-        governor, outbound, family, is_async, roams: as for `Governor.begin`.
+        governor, outbound, family, is_async, roams: as for `ratekeeper.adapters._client.ClientCall`.
 
     Raises:
         Rejected: it may not.
@@ -218,10 +219,50 @@ def dialling(
     if take(outbound.netloc) is not None:
         return None
     provider = governor.match(outbound, family)
-    attempt = yield from governor.begin(outbound, family, is_async=is_async, roams=roams, apart=True)
+    attempt = yield from begin(governor, outbound, family, is_async=is_async, roams=roams, apart=True)
     if attempt is None or provider is None:
         return None
     return Line(governor, provider, outbound, attempt)
+
+
+def dialled(
+    governor: Governor,
+    outbound: Outbound,
+    family: Family,
+    dial: Callable[[], Any],
+    *,
+    refused: Callable[[BaseException], Refused | None],
+    leave: Callable[[Any], Any],
+    is_async: bool,
+    roams: bool = False,
+) -> Steps[tuple[Any, Line | None]]:
+    """Dials when it may; returns what `dial` does, and the line (None: its messages are not charged).
+
+    Args:
+        dial: makes the connection.
+        refused: the answer to the handshake that an error of `dial` carries, if there is one.
+        leave: closes a connection that may not be used after all.
+        governor, outbound, family, is_async, roams: as for `ratekeeper.adapters._client.ClientCall`.
+
+    Raises:
+        Rejected: it may not be dialled, or not be used.
+    """
+    line = yield from dialling(governor, outbound, family, is_async=is_async, roams=roams)
+    if line is None:
+        return (yield dial), None
+    try:
+        with HandedDown(line.attempt):
+            connection = yield dial
+    except BaseException as error:
+        line.failed(error, refused(error))
+        raise
+    try:
+        yield from line.opened(is_async=is_async)
+    except BaseException as error:
+        line.failed(error, None)
+        yield lambda: leave(connection)
+        raise
+    return connection, line
 
 
 def _tree(message: str | bytes | None) -> dict[str, Any] | None:

@@ -17,28 +17,32 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-from ratekeeper.adapters._call import Attempt, Steps, drive, drive_async, peek
-from ratekeeper.adapters._errand import Governed, denied, run
+from ratekeeper.adapters._attempt import Attempt, above, peek, replace
+from ratekeeper.adapters._client import OuterCall, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, lowered, unconnected
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
 from ratekeeper.gate.errand import Reply
+from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.rules.reading import dig_json
 from ratekeeper.stores.faults import struck
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Sdk", "code_of", "install", "planned", "problems"]
 
 log = logging.getLogger("ratekeeper")
+
+C = TypeVar("C")
 
 MOVED = (
     "ratekeeper: %s %s is not as Ratekeeper knows it (%s). Its calls are governed in the HTTP client only, where a call"
@@ -48,9 +52,6 @@ MOVED = (
 _LOCAL = (AssertionError, AttributeError, KeyError, PermissionError, TypeError, ValueError)
 """Errors of exactly these types say, if no HTTP client of ours saw the call, that the SDK refused to make it."""
 
-_signing: ContextVar[_Signing | None] = ContextVar("ratekeeper_sdk", default=None)
-"""The SDK's call that we are in."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
@@ -58,23 +59,86 @@ class Sdk:
 
     Attributes:
         name: what its package is called on PyPI.
+        owners: module -> what is hooked in it: the name of a class, or "" for functions of the module itself.
         calls: methods that make one call, from before the signature to the parsed answer -> parameters we read.
         outbound: the request that a call will become, from its arguments by name (`self` among them); None: leave it
             to the HTTP client.
-        client: the HTTP client that sends it, and the proxies that the SDK itself gives to each request.
         family: the SDK's own error that a program expects when its call is refused.
+        http: the attribute of a client that holds its HTTP client; "": it is one itself.
+        carrier: what of an object given to `govern` makes the calls.
+        proxies: those that the SDK itself gives to a request, from the arguments of a call.
         fields: attributes of such an error, from our message and, if a block holds the call, from what the provider would
             have answered.
-        signs: methods that an SDK calls for each signature, where it repeats requests inside a call.
+        signs: methods that an SDK (in threads) calls for each signature, where it repeats requests inside a call.
     """
 
     name: str
+    owners: Mapping[str, str]
     calls: Mapping[str, tuple[str, ...]]
     outbound: Callable[[Mapping[str, Any]], Outbound | None]
-    client: Callable[[Mapping[str, Any]], tuple[Any, Any]]
     family: Callable[[], type[Exception]]
+    http: str = ""
+    carrier: Callable[[Any], Any] = lambda client: client
+    proxies: Callable[[Mapping[str, Any]], Any] = lambda given: None
     fields: Callable[[str, Reply | None], Mapping[str, Any]] = lambda message, reply: {}
     signs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def govern(self, client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
+        """Governs one client in place and returns it.
+
+        Args:
+            client: as made; what its constructor has sent already went past the gate.
+            gate: the gate to ask; ``None`` is the process's shared one.
+            priority: class of every call of this client; ``None`` leaves it to the context and the route.
+            max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
+                refuses at once what is shut for long.
+        """
+        carrier = self.carrier(client)
+        for module, name in self.owners.items():
+            owner = _owner(import_module(module), name)
+            if not isinstance(owner, type) or isinstance(carrier, owner):
+                install(self, owner)
+        http = self._http(carrier)
+        _adapter_of(http).govern(http, gate=gate, priority=priority, max_wait=max_wait)
+        carrier.ratekeeper = Governor(gate, priority=priority, timeout=max_wait)
+        return client
+
+    def patch(self, module: ModuleType) -> None:
+        """Governs every client of an unchanged program. `module`: one of `owners`, just imported."""
+        install(self, _owner(module, self.owners[module.__name__]), Governor(lenient=True))
+
+    def below(self, question: str, given: Mapping[str, Any], outbound: Outbound) -> bool:
+        """What our adapter says of the HTTP client that will send a call: whether it ``roams`` (with no proxy of the SDK
+        between), whether it ``governs``."""
+        try:
+            if question == "roams" and self.proxies(given):
+                return False
+            client = self._http(_carrier(given))
+            url = f"{outbound.scheme}://{outbound.netloc}{outbound.path}"
+            return bool(getattr(_adapter_of(client), question)(client, url))
+        except Exception as error:  # a client of another kind, which would just send, from the default address
+            if struck(error):
+                raise
+            return False
+
+    def _http(self, carrier: Any) -> Any:
+        return getattr(carrier, self.http) if self.http else carrier
+
+
+def _owner(module: ModuleType, name: str) -> Any:
+    return getattr(module, name) if name else module
+
+
+def _carrier(given: Mapping[str, Any]) -> Any:
+    """What carries the governor, of the arguments of a call: the client, or the session that a function is given."""
+    return given.get("self", given.get("session"))
+
+
+def _adapter_of(client: Any) -> Any:
+    """Our module for an HTTP client's library."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(client).__mro__}
+    (library,) = packages & {"aiohttp", "httpx", "requests"}
+    return import_module(f"ratekeeper.adapters.{library}")
 
 
 def planned(
@@ -167,8 +231,7 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
         try:
             given = signature.bind(*args, **kw)
             given.apply_defaults()
-            carrier = given.arguments.get("self", given.arguments.get("session"))
-            governor = getattr(carrier, "ratekeeper", None) or default
+            governor = getattr(_carrier(given.arguments), "ratekeeper", None) or default
             outbound = None if governor is None else sdk.outbound(given.arguments)
         except Exception as error:  # wrong arguments and the like: the SDK itself says so, or it sends something
             if struck(error):
@@ -179,14 +242,14 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
             # Not ours, or in the HTTP client's hands, or waited for by a layer above.
             return original(*args, **kw)
 
-        def send() -> Any:
+        def send(request: Any) -> Any:
             # SDKs write timestamp and signature into what they are given: each try has its own.
             return original(*map(_own, args), **{name: _own(value) for name, value in kw.items()})
 
-        roams = _roams(sdk, given.arguments, outbound)
-        signing = _Signing(governor, outbound, rules, is_async=is_async, family=sdk.family, roams=roams)
-        signing.sdk, signing.send = sdk, send
-        signing.below = governor.lenient and _governs(sdk, given.arguments, outbound)
+        roams = sdk.below("roams", given.arguments, outbound)
+        signing = _Signing(governor, outbound, rules, None, send, family=sdk.family, is_async=is_async, roams=roams)
+        signing.sdk = sdk
+        signing.below = governor.lenient and sdk.below("governs", given.arguments, outbound)
         pipeline = governor.pipeline
         if pipeline is not None and pipeline.keeps(signing):
             return original(*args, **kw)  # nothing to sign: the HTTP client below does it all, and keeps what it gets
@@ -199,64 +262,27 @@ def _own(value: Any) -> Any:
     return dict(value) if type(value) is dict else value
 
 
-def _roams(sdk: Sdk, given: Mapping[str, Any], outbound: Outbound) -> bool:
-    """Whether a request leaves from the address that the gate has chosen: the HTTP client is governed so that it can, and
-    no proxy stands between, whether the user gave it to the SDK, to the client or to the environment."""
-    try:
-        client, proxies = sdk.client(given)
-        return not proxies and bool(_adapter_of(client).roams(client, _url(outbound)))
-    except Exception as error:  # a client of another kind: it leaves from the default address
-        if struck(error):
-            raise
-        return False
-
-
-def _governs(sdk: Sdk, given: Mapping[str, Any], outbound: Outbound) -> bool:
-    """Whether the HTTP client asks the gate as well, for what comes without an attempt."""
-    try:
-        client, _ = sdk.client(given)
-        return bool(_adapter_of(client).governs(client, _url(outbound)))
-    except Exception as error:  # a client of another kind, which would just send
-        if struck(error):
-            raise
-        return False
-
-
-def _adapter_of(client: Any) -> Any:
-    """Our module for an HTTP client's library."""
-    packages = {cls.__module__.partition(".")[0] for cls in type(client).__mro__}
-    (library,) = packages & {"aiohttp", "httpx", "requests"}
-    return import_module(f"ratekeeper.adapters.{library}")
-
-
-def _url(outbound: Outbound) -> str:
-    return f"{outbound.scheme}://{outbound.netloc}{outbound.path}"
-
-
 def _signed(sdk: Sdk, original: Any, default: Governor | None) -> Any:
     """What takes the place of a method that makes a signature."""
 
     @functools.wraps(original)
     def sign(*args: Any, **kw: Any) -> Any:
-        signing = _signing.get()
-        if signing is not None and signing.sdk is sdk:
-            signing.again()
+        attempt = above()
+        if attempt is not None and isinstance(attempt.opener, _Signing) and attempt.opener.sdk is sdk:
+            attempt.opener.again()
         return original(*args, **kw)
 
     return sign
 
 
-class _Signing(Governed):
+class _Signing(OuterCall):
     """One call of an SDK: what it asks for, and the attempt that the HTTP client shall take next."""
 
     sdk: Sdk
-    send: Callable[[], Any]
     answers = False
     below = False
     """Whether the HTTP client answers by itself, as the provider would, to a call that a block holds."""
-    held: Attempt | None = None
     repeated = False
-    _handed: ExitStack
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
         try:
@@ -266,21 +292,16 @@ class _Signing(Governed):
             raise
 
     def once(self, attempt: Attempt) -> Steps[Any]:
-        self.held, self.repeated = attempt, False
-        with self.hand_down():
-            try:
-                result = yield self.send
-            except BaseException as error:
-                self.held.failed(error, unsent=self.held.spare and type(error) in _LOCAL)
-                raise
-            if self.held.spare:
-                self.held.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
-            return result
+        self.repeated = False
+        return super().once(attempt)
 
-    def untouched(self) -> Steps[Any]:
-        return (yield self.send)
+    def kept_back(self, error: BaseException) -> bool:
+        return type(error) in _LOCAL
 
-    def moves(self, attempt: Attempt, error: Exception) -> bool:
+    def untaken(self, response: Any) -> None:
+        self.held.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
+
+    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
         # What the SDK has repeated by itself may have been sent before.
         return attempt.elsewhere and not self.repeated and unconnected(error)
 
@@ -289,52 +310,29 @@ class _Signing(Governed):
         self._fill(made)
         return made
 
-    def shut(self, block: Blocked) -> Steps[Any]:
+    def blocked_answer(self, block: Blocked) -> Steps[Any]:
         # The SDK makes its own error of the answer that the HTTP client gives it.
         if not self.below:
             raise self.fail(block, None)
-        return (yield self.send)
+        return (yield from self.send_ungoverned())
 
     def _fill(self, error: Exception) -> None:
         """What a program reads off the SDK's own errors."""
         block = error if isinstance(error, Blocked) else error.__cause__
-        reply = None
-        if isinstance(block, Blocked):
-            reply = denied(self.governor.gate, self.rules, self.call, block)
+        reply = self.denied(block) if isinstance(block, Blocked) else None
         for name, value in self.sdk.fields(str(error), reply).items():
             setattr(error, name, value)
 
-    @contextmanager
-    def hand_down(self) -> Iterator[None]:
-        """Inside the block the HTTP client finds the attempt, and the next signature finds us."""
-        token = _signing.set(self)
-        self._handed = ExitStack()
-        with self._handed:
-            self._hand()
-            try:
-                yield
-            finally:
-                _signing.reset(token)
-
-    def _hand(self) -> None:
-        if self.held is not None:
-            self._handed.enter_context(self.held.below(observed_above=False))
-
     def again(self) -> None:
         """The SDK signs: if the attempt is spent this is a repetition, which waits for one of its own."""
-        if self.held is not None and not self.held.spare:
-            self.repeated = True
-            known = self.rules, self.call
-            try:
-                self.held = (
-                    drive(
-                        self.governor.begin(self.outbound, self.family, is_async=False, roams=self.roams, known=known)
-                    )
-                    or self.held
-                )
-            except Rejected as error:
-                if self.below and isinstance(error, Blocked):
-                    return
-                self._fill(error)
-                raise
-            self._hand()
+        if self.held.spare:
+            return
+        self.repeated = True
+        try:
+            self.held = drive(self.begin(None)) or self.held
+        except Rejected as error:
+            if self.below and isinstance(error, Blocked):
+                return
+            self._fill(error)
+            raise
+        replace(self.held)

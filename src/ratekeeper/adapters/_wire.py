@@ -6,7 +6,7 @@ Nothing here knows a client library; classes of libraries are recognised by name
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,13 +15,28 @@ from ratekeeper.gate.fates import surely_unsent, unconnected
 from ratekeeper.rules.call import Call
 from ratekeeper.rules.reading import decoded
 
-__all__ = ["Outbound", "from_url", "in_family", "lowered", "netloc_of", "stale", "surely_unsent", "unconnected"]
+__all__ = [
+    "Outbound",
+    "from_url",
+    "in_family",
+    "kept_headers",
+    "lowered",
+    "netloc_of",
+    "stale",
+    "surely_unsent",
+    "unconnected",
+]
 
 F = TypeVar("F", bound=RatekeeperError)
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _BODY_MAX = 65_536
 """Bytes of a request body that are parsed at most: larger ones never name a cost or an owner."""
+
+_OF_TRANSPORT = frozenset(
+    """connection content-encoding content-length date keep-alive set-cookie transfer-encoding trailer upgrade""".split()  # noqa: SIM905
+)
+"""Headers that say how an answer came, or to whom, and mean nothing when it is given again."""
 
 
 class Outbound(NamedTuple):
@@ -48,7 +63,8 @@ class Outbound(NamedTuple):
         """The same as the rules see it. The handshake of a websocket is a method of its own there."""
         handshake = (self.headers.get("upgrade") or "").lower() == "websocket"
         method = "WS-CONNECT" if handshake else self.method
-        return Call(method, self.path, self.parameters(), self.json_body(), self.headers)
+        params = self.parameters() if self.query or self.body else None
+        return Call(method, self.path, params, self.json_body() if self.body else None, self.headers)
 
     def parameters(self) -> dict[str, Any] | None:
         """Query and form parameters together; a name given several times becomes a list."""
@@ -91,7 +107,20 @@ def netloc_of(scheme: str, host: str, port: int | None) -> str:
 
 def lowered(headers: Mapping[Any, Any] | None) -> dict[str, str]:
     """A plain dict of headers with lower-case names, from whatever mapping a client accepts."""
-    return {_header(name).lower(): _header(value) for name, value in (headers or {}).items()}
+    return {
+        (name if type(name) is str else _header(name)).lower(): value if type(value) is str else _header(value)
+        for name, value in (headers or {}).items()
+    }
+
+
+def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The headers of an answer that are kept with it."""
+    named = [(str(name), str(value)) for name, value in headers]
+    return tuple(
+        (name, value)
+        for name, value in named
+        if name.lower() not in _OF_TRANSPORT and not name.lower().startswith("x-ratekeeper-")
+    )
 
 
 def _header(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""binance-connector 3.x: ``client = govern(Spot(key, secret))``.
+"""binance-connector 3.x: ``client = govern(Spot(key, secret))``, or any other ``binance.api.API``.
 
 The gate is in front of the two methods that sign; what is not signed waits in ``send_request``.
 """
@@ -6,50 +6,15 @@ The gate is in front of the two methods that sign; what is not signed waits in `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters._sdk import Sdk, code_of, install, planned
+from ratekeeper.adapters._sdk import Sdk, code_of, planned
 from ratekeeper.adapters._wire import Outbound
 
 if TYPE_CHECKING:
     from ratekeeper.gate.errand import Reply
-    from ratekeeper.gate.gate import Gate
 
 __all__ = ["SDK", "govern", "patch"]
-
-C = TypeVar("C")
-
-
-def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
-    """Governs one client in place and returns it.
-
-    Args:
-        client: ``binance.spot.Spot``, or any other ``binance.api.API``.
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call of this client; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
-    """
-    from binance.api import API
-
-    from ratekeeper.adapters.requests import govern as below
-
-    target: Any = client
-    install(SDK, API)
-    below(target.session, gate=gate, priority=priority, max_wait=max_wait)
-    target.ratekeeper = Governor(gate, priority=priority, timeout=max_wait)
-    return client
-
-
-def patch(module: ModuleType) -> None:
-    """Governs every client of an unchanged program.
-
-    Args:
-        module: ``binance.api``.
-    """
-    install(SDK, module.API, Governor(lenient=True))
 
 
 def _outbound(given: Mapping[str, Any]) -> Outbound | None:
@@ -75,10 +40,14 @@ _PARAMETERS = ("http_method", "url_path", "payload")
 
 SDK = Sdk(
     name="binance-connector",
+    owners={"binance.api": "API"},
     calls=dict.fromkeys(("sign_request", "limited_encoded_sign_request", "send_request"), _PARAMETERS),
     outbound=_outbound,
-    client=lambda given: (given["self"].session, given["self"].proxies),
     family=_family,
+    http="session",
+    proxies=lambda given: given["self"].proxies,
     fields=_fields,
 )
 """What is hooked."""
+
+govern, patch = SDK.govern, SDK.patch

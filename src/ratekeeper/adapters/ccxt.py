@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from http.client import responses
 from types import MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
-from ratekeeper.adapters._call import Attempt, Steps, drive, drive_async
-from ratekeeper.adapters._errand import Governed, denied, kept_headers, run
+from ratekeeper.adapters._attempt import Attempt, above
+from ratekeeper.adapters._client import ClientCall, run
 from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
+from ratekeeper.adapters._wire import Outbound, from_url, in_family, kept_headers, lowered, netloc_of
 from ratekeeper.errors import Blocked, CallFailed, Rejected, UnknownProvider
 from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.policy.freshness import Service
 from ratekeeper.rules.ccxt_tables import acquaint, urls_of
 from ratekeeper.stores.faults import struck
@@ -40,9 +39,6 @@ __all__ = ["govern", "patch"]
 log = logging.getLogger("ratekeeper")
 
 E = TypeVar("E")
-
-_current: ContextVar[Attempt | None] = ContextVar("ratekeeper_ccxt", default=None)
-"""The attempt of the `fetch2` we are in: its throttle is skipped, its answer observed, its `fetch` not charged again."""
 
 _PROXIES = """proxies aiohttp_proxy httpProxy http_proxy httpProxyCallback http_proxy_callback httpsProxy https_proxy
     httpsProxyCallback https_proxy_callback socksProxy socks_proxy socksProxyCallback socks_proxy_callback
@@ -102,23 +98,23 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
     original = {name: getattr(cls, name) for name in ("fetch2", "fetch", "throttle", "on_rest_response")}
     met = _Met(governor)
     is_async = not cls.synchronous
+    run_steps: Any = drive_async if is_async else drive
 
     def fetch2(
         self: Any, path: Any, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any, **kw: Any
     ) -> Any:
-        params = {} if params is None else params
+        def send(asked: _Asked) -> Any:
+            return original["fetch2"](self, asked.path, api, method, asked.params, *rest, **kw)
 
-        def send(path: Any, params: Any, *rest: Any, **kw: Any) -> Any:
-            return original["fetch2"](self, path, api, method, params, *rest, **kw)
-
-        return _run(_fetch2(met, self, send, (path, api, method, params), rest, kw, is_async), is_async)
+        asked = _Asked(self, path, api, method, {} if params is None else params)
+        return run_steps(_fetch2(met, asked, send, is_async))
 
     def fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         send = functools.partial(original["fetch"], self, url, method, headers, body)
-        return _run(_fetch(governor, send, url, method, headers, body, is_async), is_async)
+        return run_steps(_fetch(governor, send, url, method, headers, body, is_async))
 
     def throttle(self: Any, cost: Any = None) -> Any:
-        attempt = _current.get()
+        attempt = _current()
         if attempt is None or attempt.done:
             return original["throttle"](self, cost)
         return _nothing() if is_async else None
@@ -126,20 +122,16 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
     def on_rest_response(
         self: Any, code: int, reason: Any, url: Any, method: Any, headers: Any, body: Any, *sent: Any
     ) -> Any:
-        attempt = _current.get()
+        attempt = _current()
         if attempt is not None:
             found = lowered(headers)
             attempt.answered(code, found, body)
             if code == 200 and isinstance(body, str):
-                attempt.text = found, body
+                attempt.opener.said = found, body
         return original["on_rest_response"](self, code, reason, url, method, headers, body, *sent)
 
     made = (fetch2, fetch, throttle, on_rest_response)
     return {hook.__name__: functools.wraps(original[hook.__name__])(hook) for hook in made}
-
-
-def _run(steps: Steps[Any], is_async: bool) -> Any:
-    return drive_async(steps) if is_async else drive(steps)
 
 
 async def _nothing() -> None:
@@ -149,26 +141,41 @@ async def _nothing() -> None:
 # --- flows ------------------------------------------------------------------------------------------------------
 
 
-def _fetch2(
-    met: _Met, exchange: Any, send: Any, request: tuple[Any, ...], rest: Any, kw: Any, is_async: bool
-) -> Steps[Any]:
+def _current() -> Attempt | None:
+    """The attempt of the `fetch2` or `fetch` we are in: its throttle is skipped, its answer observed, its `fetch` not charged
+    again."""
+    attempt = above()
+    return attempt if attempt is not None and isinstance(attempt.opener, _Fetch) else None
+
+
+class _Asked(NamedTuple):
+    """What an exchange's `fetch2` is asked for."""
+
+    exchange: Any
+    path: Any
+    api: Any
+    method: str
+    params: Any
+
+
+def _fetch2(met: _Met, asked: _Asked, send: Callable[[_Asked], Any], is_async: bool) -> Steps[Any]:
     """One call of the exchange's API: wait, then let it sign and send; again if the user asked for retries."""
-    above = _current.get()
-    params = request[3]
-    if above is not None and not above.done:  # governed twice: the object and its class
-        return (yield functools.partial(send, request[0], params, *rest, **kw))
-    tries = _Tries(exchange, request[0], params)
-    roams = _roams(met.governor, exchange)
+    current = _current()
+    if current is not None and not current.done:  # governed twice: the object and its class
+        return (yield functools.partial(send, asked))
+    governor, exchange = met.governor, asked.exchange
+    tries = _Tries(exchange, asked.path, asked.params)
     while True:
-        outbound = _dry_run(met, exchange, (*request[:3], tries.clean))
-        rules = met.governor.match(outbound, _family)
+        outbound = _dry_run(met, asked._replace(params=tries.clean))
+        rules = governor.match(outbound, _family)
         if outbound is None or rules is None:
-            return (yield functools.partial(send, request[0], params, *rest, **kw))
-        errand = _Call(met.governor, outbound, rules, is_async=is_async, family=_family, resigned=True, roams=roams)
-        errand.exchange, errand.request = exchange, (*request[:3], tries.params)
-        errand.send = lambda path, params: functools.partial(send, path, params, *rest, **kw)
+            return (yield functools.partial(send, asked))
+        call = _Call(
+            governor, outbound, rules, asked._replace(params=tries.params), send,
+            family=_family, is_async=is_async, roams=_roams(governor, exchange),
+        )  # fmt: skip
         try:
-            return (yield from run(errand))
+            return (yield from run(call))
         except Exception as error:
             if not tries.again(error):
                 raise
@@ -176,39 +183,73 @@ def _fetch2(
             yield functools.partial(exchange.sleep, tries.delay)
 
 
-class _Call(Governed):
-    """One call of an exchange's API, signed anew for each attempt."""
+def _fetch(
+    governor: Governor, send: Callable[[], Any], url: str, method: str, headers: Any, body: Any, is_async: bool
+) -> Steps[Any]:
+    """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
+    attempt, parts = _current(), urlsplit(url)
+    netloc = netloc_of(parts.scheme, parts.hostname or "", parts.port)
+    if attempt is not None and not attempt.done and attempt.netloc == netloc:
+        try:
+            response = yield send
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+        attempt.answered(200, {})
+        return response
+    outbound = from_url(method, url, lowered(headers), body)
+    rules = governor.match(outbound, _family)
+    if outbound is None or rules is None:
+        return (yield send)
+    call = _Fetch(governor, outbound, rules, None, lambda _: send(), family=_family, is_async=is_async)
+    attempt = yield from call.begin(None)
+    return (yield send) if attempt is None else (yield from call.once(attempt))
 
-    exchange: Any
-    request: tuple[Any, ...]
-    send: Callable[[str, Any], Callable[[], Any]]
+
+class _Fetch(ClientCall):
+    """One request of an exchange.
+
+    Attributes:
+        said: headers and body of a good answer.
+    """
+
     said: tuple[dict[str, str], str] | None = None
 
-    def once(self, attempt: Attempt) -> Steps[Any]:
-        path, _, _, params = self.request
-        longest = attempt.longest
-        if longest is not None and self.exchange.timeout > longest * 1000:
-            self.exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
-        with _inside(attempt):
-            try:
-                return (yield from attempt.carry(self.send(path, params), _observe))
-            finally:
-                self.said = attempt.text
-
-    def untouched(self) -> Steps[Any]:
-        return (yield self.send(self.request[0], self.request[3]))
-
-    def shut(self, block: Blocked) -> Steps[Any]:
-        raise self._refused(denied(self.governor.gate, self.rules, self.call, block)) from block
+    def observe(self, attempt: Attempt, response: Any) -> Steps[Any]:
+        """`on_rest_response` has told the answer already, unless a class replaces it or `fetch` itself."""
+        attempt.answered(200, {})
+        return response
         yield
 
-    def told(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
-        made = self._refused(denied(self.governor.gate, self.rules, self.call, block))
+
+class _Call(_Fetch):
+    """One call of an exchange's API, signed anew for each attempt."""
+
+    request: _Asked
+    resigned = True
+
+    @staticmethod
+    def shorten_timeouts(request: _Asked, longest: float) -> None:
+        """See `ClientCall.shorten_timeouts`."""
+        exchange = request.exchange
+        if exchange.timeout > longest * 1000:
+            exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
+
+    def once(self, attempt: Attempt) -> Steps[Any]:
+        self.said = None
+        return super().once(attempt)
+
+    def blocked_answer(self, block: Blocked) -> Steps[Any]:
+        raise self._refused(self.denied(block)) from block
+        yield
+
+    def blocked_error(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
+        made = self._refused(self.denied(block))
         return in_family(error, lambda: type(made))
 
     def _refused(self, reply: Reply) -> Exception:
         """What the exchange makes of an answer that refuses: its table of errors decides."""
-        exchange, reason, body = self.exchange, responses.get(reply.status, ""), reply.body.decode()
+        exchange, reason, body = self.request.exchange, responses.get(reply.status, ""), reply.body.decode()
         headers = dict(reply.headers) | Served(Service.REFUSED).headers()
         url, method = f"{self.outbound.base_url}{self.outbound.path}", self.outbound.method
         exchange.last_response_headers, exchange.last_http_response = headers, body
@@ -224,7 +265,7 @@ class _Call(Governed):
     def late(self, seconds: float) -> Exception:
         from ccxt.base.errors import RequestTimeout
 
-        error: Exception = RequestTimeout(f"{self.exchange.id}: no answer within {seconds:g} s")
+        error: Exception = RequestTimeout(f"{self.request.exchange.id}: no answer within {seconds:g} s")
         return error
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
@@ -237,70 +278,28 @@ class _Call(Governed):
     def answer(self, reply: Reply, served: Served) -> Any:
         body = reply.body.decode()
         self.said = dict(reply.headers), body  # a part of a batch is read again, to be kept
-        self.exchange.last_response_headers = dict(reply.headers) | served.headers()
-        parsed = self.exchange.parse_json(body)
+        exchange = self.request.exchange
+        exchange.last_response_headers = dict(reply.headers) | served.headers()
+        parsed = exchange.parse_json(body)
         return body if parsed is None else parsed
 
     def label(self, response: Any, served: Served) -> None:
-        if isinstance(self.exchange.last_response_headers, dict):
-            self.exchange.last_response_headers |= served.headers()
+        if isinstance(self.request.exchange.last_response_headers, dict):
+            self.request.exchange.last_response_headers |= served.headers()
 
     def other(self, call: Call) -> _Call | None:
-        path, api, method, _ = self.request
-        base = self.call.path.removesuffix(path)
+        base = self.call.path.removesuffix(self.request.path)
         if base == self.call.path or not call.path.startswith(base):
             return None
         outbound = self.outbound._replace(path=call.path, query=urlencode(call.params or {}, doseq=True))
-        made = _Call(
-            self.governor,
-            outbound,
-            self.rules,
-            is_async=self.is_async,
-            family=self.family,
-            resigned=True,
-            roams=self.roams,
-        )
-        made.exchange, made.request = (
-            self.exchange,
-            (call.path.removeprefix(base), api, method, dict(call.params or {})),
-        )
-        made.send = self.send
-        return made
+        params = dict(call.params or {})
+        return self.another(outbound, self.request._replace(path=call.path.removeprefix(base), params=params))
 
 
 def _roams(governor: Governor, exchange: Any) -> bool:
     """Whether its requests leave from the address that the gate has chosen: under ``ratekeeper run``, where the HTTP library
     below is governed as well, unless its user has set a proxy."""
     return governor.lenient and not any(getattr(exchange, name, None) for name in _PROXIES)
-
-
-def _fetch(governor: Governor, send: Any, url: str, method: str, headers: Any, body: Any, is_async: bool) -> Steps[Any]:
-    """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
-    attempt = _current.get()
-    parts = urlsplit(url)
-    if attempt is None or attempt.done or attempt.netloc != netloc_of(parts.scheme, parts.hostname or "", parts.port):
-        outbound = from_url(method, url, lowered(headers), body)
-        attempt = yield from governor.begin(outbound, _family, is_async=is_async)
-        if attempt is None:
-            return (yield send)
-    with _inside(attempt):
-        return (yield from attempt.carry(send, _observe))
-
-
-def _observe(attempt: Attempt, response: Any) -> Steps[Any]:
-    """`on_rest_response` has told the answer already, unless a class replaces it or `fetch` itself."""
-    attempt.answered(200, {})
-    return response
-    yield  # a flow without steps
-
-
-@contextmanager
-def _inside(attempt: Attempt) -> Iterator[None]:
-    token = _current.set(attempt)
-    try:
-        yield
-    finally:
-        _current.reset(token)
 
 
 class _Tries:
@@ -360,12 +359,12 @@ class _Met:
             log.warning("ratekeeper: ccxt's tables of %s cannot be used", exchange.id, exc_info=True)
 
 
-def _dry_run(met: _Met, exchange: Any, request: tuple[Any, ...]) -> Outbound | None:
+def _dry_run(met: _Met, asked: _Asked) -> Outbound | None:
     """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
+    exchange, path, api, method, params = asked
     if not met.knows(exchange):
         return None
     try:
-        path, api, method, params = request
         made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
         headers = lowered(exchange.headers) | lowered(made.get("headers"))
         return from_url(made.get("method") or method, made["url"], headers, made.get("body"))

@@ -7,19 +7,19 @@ request itself, so one class serves both. The client's own timeouts do not count
 from __future__ import annotations
 
 import functools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ratekeeper.adapters._call import Attempt, Steps, drive, drive_async, take
-from ratekeeper.adapters._errand import Governed, kept_headers, run
+from ratekeeper.adapters._attempt import Attempt
+from ratekeeper.adapters._client import ClientCall, enter
 from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters._httpx_bodies import decoded, drain, drain_async, library, streams, unbroken
-from ratekeeper.adapters._httpx_pools import Pools, remembering, roaming, sending
+from ratekeeper.adapters._httpx_pools import Pools, pooled, remembering
 from ratekeeper.adapters._wire import Outbound
 from ratekeeper.gate.errand import Reply, Served
-from ratekeeper.gate.steps import on_asyncio
+from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.stores.faults import struck
 
 if TYPE_CHECKING:
@@ -46,18 +46,17 @@ class _Base:
         if inner is not None and options:
             raise TypeError(f"give {', '.join(options)} to the inner transport: it is already made")
         self._governor = Governor(gate, priority=priority, timeout=max_wait)
-        self._inner = inner
+        self._inner = pooled(inner)
         self._options = options
         self._making = threading.Lock()
 
     def _transport(self, request: Any, kind: str) -> Any:
-        if self._inner is None:
-            with self._making:
-                if self._inner is None:
-                    module = library(type(request))
-                    # How many are under way at once the limits decide, not a pool whose waiting time would end the call.
-                    self._options.setdefault("limits", module.Limits(max_keepalive_connections=100))
-                    self._inner = roaming(getattr(module, kind)(**self._options), self._options)
+        with self._making:
+            if self._inner is None:
+                module = _library(request)
+                # How many are under way at once the limits decide, not a pool whose waiting time would end the call.
+                self._options.setdefault("limits", module.Limits(max_keepalive_connections=100))
+                self._inner = pooled(getattr(module, kind)(**self._options), self._options)
         return self._inner
 
 
@@ -77,8 +76,8 @@ class Transport(_Base):
 
     def handle_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
-        inner = self._transport(request, "HTTPTransport")
-        return drive(_send(self._governor, request, inner, inner.handle_request, is_async=False))
+        inner = self._transport(request, "HTTPTransport") if self._inner is None else self._inner
+        return drive(_entered(self._governor, request, inner, inner.handle_request, is_async=False))
 
     def __enter__(self) -> Transport:
         if self._inner is not None:
@@ -100,10 +99,8 @@ class AsyncTransport(_Base):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Waits for leave, sends, and tells the gate what came back."""
-        inner = self._transport(request, "AsyncHTTPTransport")
-        return await drive_async(
-            _send(self._governor, request, inner, sending(inner, inner.handle_async_request), is_async=True)
-        )
+        inner = self._transport(request, "AsyncHTTPTransport") if self._inner is None else self._inner
+        return await drive_async(_entered(self._governor, request, inner, inner.handle_async_request, is_async=True))
 
     async def __aenter__(self) -> AsyncTransport:
         if self._inner is not None:
@@ -125,20 +122,15 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wai
 
     Args:
         client: a ``Client`` or an ``AsyncClient`` of either library.
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call of this client; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
+        gate, priority, max_wait: as for `Transport`.
     """
     target: Any = client
     kind = AsyncTransport if hasattr(target, "aclose") else Transport
 
     def governed(inner: Any) -> Any:
-        return (
-            inner
-            if inner is None or isinstance(inner, _Base)
-            else kind(inner, gate=gate, priority=priority, max_wait=max_wait)
-        )
+        if inner is None or isinstance(inner, _Base):
+            return inner
+        return kind(inner, gate=gate, priority=priority, max_wait=max_wait)
 
     target._transport = governed(target._transport)
     target._mounts = {pattern: governed(inner) for pattern, inner in target._mounts.items()}
@@ -148,13 +140,13 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wai
 def roams(client: Any, url: str) -> bool:
     """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
     has set neither a proxy nor a source address."""
-    transport = client._transport_for_url(library(type(client)).URL(url))
-    return isinstance(getattr(getattr(transport, "_inner", transport), "_pool", None), Pools)
+    transport = client._transport_for_url(_library(client).URL(url))
+    return _free(getattr(transport, "_inner", transport))
 
 
 def governs(client: Any, url: str) -> bool:
     """Whether requests of a client to a URL ask a gate, as all do under ``ratekeeper run``."""
-    transport = type(client._transport_for_url(library(type(client)).URL(url)))
+    transport = type(client._transport_for_url(_library(client).URL(url)))
     return any(
         hasattr(getattr(transport, name, None), "__wrapped__") for name in ("handle_request", "handle_async_request")
     )
@@ -173,12 +165,12 @@ def patch(module: ModuleType) -> None:
 
     @functools.wraps(sync_original)
     def handle_request(self: Any, request: Any) -> Any:
-        return drive(_send(governor, request, self, functools.partial(sync_original, self), is_async=False))
+        return drive(_entered(governor, request, self, functools.partial(sync_original, self), is_async=False))
 
     @functools.wraps(async_original)
     async def handle_async_request(self: Any, request: Any) -> Any:
-        send = sending(self, functools.partial(async_original, self))
-        return await drive_async(_send(governor, request, self, send, is_async=True))
+        send = functools.partial(async_original, pooled(self))
+        return await drive_async(_entered(governor, request, self, send, is_async=True))
 
     module.HTTPTransport.handle_request = handle_request
     module.AsyncHTTPTransport.handle_async_request = handle_async_request
@@ -187,104 +179,64 @@ def patch(module: ModuleType) -> None:
 # --- one request ------------------------------------------------------------------------------------------------
 
 
-def _send(
+def _entered(
     governor: Governor, request: Any, transport: Any, send: Callable[[Any], Any], *, is_async: bool
 ) -> Steps[Any]:
-    outbound = _outbound(request)
-    attempt = take(outbound.netloc)
-    if attempt is not None:
-        _hurry(request, attempt)
-    if attempt is not None and attempt.observed_above:
-        return (yield functools.partial(send, request))
-    if attempt is not None:
-        observe = functools.partial(_observe, request, is_async)
-        return (yield from attempt.carry(functools.partial(send, request), observe))
-    rules = governor.match(outbound, functools.partial(_family, request))
-    if rules is None:
-        return (yield functools.partial(send, request))
-    roams = isinstance(getattr(transport, "_pool", None), Pools)
-    errand = _Call(
-        governor, outbound, rules, is_async=is_async, family=functools.partial(_family, request), roams=roams
-    )
-    errand.request, errand.send = request, send
-    errand.replayable = outbound.body is not None
-    return (yield from run(errand))
+    outbound, family = _outbound(request), functools.partial(_family, request)
+    return enter(
+        _Call, governor, outbound, request, send,
+        family=family, is_async=is_async, roams=_free(transport), replayable=outbound.body is not None,
+    )  # fmt: skip
 
 
-class _Call(Governed):
+class _Call(ClientCall):
     """One request through a transport."""
 
-    request: Any
-    send: Callable[[Any], Any]
+    STATUS = "status_code"
 
-    def once(self, attempt: Attempt) -> Steps[Any]:
-        _hurry(self.request, attempt)
-        observe = functools.partial(_observe, self.request, self.is_async)
-        return (yield from attempt.carry(functools.partial(self.send, self.request), observe))
+    @staticmethod
+    def shorten_timeouts(request: Any, longest: float) -> None:
+        """See `ClientCall.shorten_timeouts`."""
+        known = request.extensions.get("timeout") or {}
+        steps = {name: known.get(name) for name in ("connect", "read", "write", "pool")}
+        shorter = {name: longest if value is None else min(value, longest) for name, value in steps.items()}
+        request.extensions = {**request.extensions, "timeout": shorter}
 
     def late(self, seconds: float) -> Exception:
-        error: Exception = library(type(self.request)).ReadTimeout(f"no answer within {seconds:g} s")
+        error: Exception = _library(self.request).ReadTimeout(f"no answer within {seconds:g} s")
         return error
 
-    def untouched(self) -> Steps[Any]:
-        return (yield functools.partial(self.send, self.request))
-
-    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
-        raw = yield functools.partial(drain_async if self.is_async else drain, response)
-        response.stream = library(type(self.request)).ByteStream(raw)
-        body = decoded(self.request, response, raw)
-        if body is None:
+    def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
+        module = _library(self.request)
+        raw = yield functools.partial(_drain_async if self.is_async else _drain, response)
+        response.stream = module.ByteStream(raw)
+        if "content-encoding" not in response.headers:
+            return raw, response
+        try:
+            return module.Response(response.status_code, headers=response.headers.raw, content=raw).content, response
+        except Exception:  # noqa: BLE001 - DecodingError of either library: the caller will see why
             return None, response
-        return Reply(response.status_code, kept_headers(response.headers.items()), body), response
+
+    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
+        response.stream = _streams(_library(self.request))[self.is_async](response.stream, attempt, response)
+        return True
 
     def answer(self, reply: Reply, served: Served) -> Any:
-        module = library(type(self.request))
+        module = _library(self.request)
         headers = [*reply.headers, *served.headers().items()]
         return module.Response(
             reply.status, headers=headers, stream=module.ByteStream(reply.body), request=self.request
         )
-
-    def label(self, response: Any, served: Served) -> None:
-        response.headers.update(served.headers())
 
     def discard(self, response: Any) -> Steps[None]:
         yield response.aclose if self.is_async else response.close
 
     def other(self, call: Call) -> _Call:
         url = self.request.url.copy_with(path=call.path, params=call.params or {})
-        request = library(type(self.request)).Request(
+        request = _library(self.request).Request(
             self.request.method, url, headers=self.request.headers, extensions=self.request.extensions
         )
-        made = _Call(
-            self.governor, _outbound(request), self.rules, is_async=self.is_async, family=self.family, roams=self.roams
-        )
-        made.request, made.send = request, self.send
-        return made
-
-
-def _hurry(request: Any, attempt: Attempt) -> None:
-    """Let no step of sending a request take longer than the attempt may."""
-    longest = attempt.longest
-    if longest is not None:
-        known = request.extensions.get("timeout") or {}
-        steps = {name: known.get(name) for name in ("connect", "read", "write", "pool")}
-        shorter = {name: longest if value is None else min(value, longest) for name, value in steps.items()}
-        request.extensions = {**request.extensions, "timeout": shorter}
-
-
-def _observe(request: Any, is_async: bool, attempt: Attempt, response: Any) -> Steps[Any]:
-    status, headers = response.status_code, response.headers
-    if is_async and on_asyncio():
-        response.stream = unbroken(library(type(request)))(response.stream)
-    if attempt.wants_body(status):
-        raw = yield functools.partial(drain_async if is_async else drain, response)
-        response.stream = library(type(request)).ByteStream(raw)  # unread again: any way of reading works
-        attempt.answered(status, headers, decoded(request, response, raw))
-    elif attempt.slots:
-        response.stream = streams(library(type(request)))[is_async](response.stream, attempt, status, headers)
-    else:
-        attempt.answered(status, headers)
-    return response
+        return self.another(_outbound(request), request)
 
 
 def _outbound(request: Any) -> Outbound:
@@ -308,4 +260,68 @@ def _outbound(request: Any) -> Outbound:
 
 
 def _family(request: Any) -> type[Exception]:
-    return library(type(request)).TransportError  # type: ignore[no-any-return]
+    return _library(request).TransportError  # type: ignore[no-any-return]
+
+
+def _library(of: Any) -> ModuleType:
+    """httpx or httpx2: whichever the class of a request or a client comes from, also through subclasses."""
+    return sys.modules[type(of).__mro__[-2].__module__.partition(".")[0]]
+
+
+def _free(transport: Any) -> bool:
+    pool = getattr(transport, "_pool", None)
+    return isinstance(pool, Pools) and pool.free
+
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+
+def _drain(response: Any) -> bytes:
+    try:
+        return b"".join(response.stream)
+    finally:
+        response.stream.close()
+
+
+async def _drain_async(response: Any) -> bytes:
+    try:
+        return b"".join([chunk async for chunk in response.stream])
+    finally:
+        await response.stream.aclose()
+
+
+@functools.cache
+def _streams(module: ModuleType) -> tuple[type, type]:
+    """Streams that hold a slot until their last byte, for one of the two libraries."""
+
+    class Held:
+        def __init__(self, inner: Any, attempt: Attempt, response: Any) -> None:
+            self._inner = inner
+            self._attempt = attempt
+            self._answer = (response.status_code, response.headers)
+
+    class SyncHeld(Held, module.SyncByteStream):  # type: ignore[name-defined,misc]
+        def __iter__(self) -> Iterator[bytes]:
+            for chunk in self._inner:
+                self._attempt.streaming()
+                yield chunk
+
+        def close(self) -> None:
+            try:
+                self._inner.close()
+            finally:
+                self._attempt.answered(*self._answer)
+
+    class AsyncHeld(Held, module.AsyncByteStream):  # type: ignore[name-defined,misc]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in self._inner:
+                self._attempt.streaming()
+                yield chunk
+
+        async def aclose(self) -> None:
+            try:
+                await self._inner.aclose()
+            finally:
+                self._attempt.answered(*self._answer)
+
+    return SyncHeld, AsyncHeld

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -68,10 +69,7 @@ class Adapter(HTTPAdapter):
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         """Sends a prepared request; a refusal of ours is raised as a ``RequestException``."""
-        try:
-            return super().send(request, *args, **options)
-        except RatekeeperError as error:
-            raise _ours(error, request, self) from error.__cause__
+        return _sent(super().send, self, request, *args, **options)
 
 
 def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
@@ -79,10 +77,7 @@ def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wa
 
     Args:
         session: a ``Session``; adapters that are mounted later are governed as well.
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call of this session; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
+        gate, priority, max_wait: as for `Adapter`.
     """
     target: Any = session
     governor = Governor(gate, priority=priority, timeout=max_wait)
@@ -119,23 +114,25 @@ def patch(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def send(self: Any, request: Any, *args: Any, **options: Any) -> Any:
-        try:
-            return original(self, request, *args, **options)
-        except RatekeeperError as error:
-            raise _ours(error, request, self) from error.__cause__
+        return _sent(functools.partial(original, self), self, request, *args, **options)
 
     module.HTTPAdapter.send = send
+
+
+def _sent(send: Callable[..., Any], adapter: Any, request: Any, *args: Any, **options: Any) -> Any:
+    try:
+        return send(request, *args, **options)
+    except RatekeeperError as error:
+        raise _ours(error, request, adapter) from error.__cause__
 
 
 def roams(session: Any, url: str) -> bool:
     """Whether requests of a session to a URL leave from the address that the gate chooses: its pools are governed, and
     its user, or the environment, has set neither a proxy nor a source address."""
-    pools = getattr(session.get_adapter(url), "poolmanager", None)
-    if pools is None or pools.connection_pool_kw.get("source_address"):
+    if not governs(session, url) or session.get_adapter(url).poolmanager.connection_pool_kw.get("source_address"):
         return False
-    made_of = pools.pool_classes_by_scheme.get(urlsplit(url).scheme)
     proxies = session.merge_environment_settings(url, {}, None, None, None)["proxies"]
-    return hasattr(made_of, "ratekeeper") and not select_proxy(url, proxies)
+    return not select_proxy(url, proxies)
 
 
 def governs(session: Any, url: str) -> bool:

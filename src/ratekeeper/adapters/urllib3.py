@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from http.client import responses
 from importlib.metadata import version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
-from ratekeeper.adapters._call import Attempt, Steps, drive, peek, take
-from ratekeeper.adapters._errand import Governed, kept_headers, run
+from ratekeeper.adapters._attempt import Attempt, peek, take
+from ratekeeper.adapters._client import OuterCall, enter
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.steps import Steps, drive
 
 if TYPE_CHECKING:
     from ratekeeper.pools.address import Address
@@ -72,30 +73,30 @@ def _hook(cls: Any, governor: Governor) -> None:
     def urlopen(self: Any, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **kw: Any) -> Any:
         kw.update(zip(_NAMES, args, strict=False))
         outbound = _outbound(self, method, url, body, headers)
+
+        def send(asked: _Asked) -> Any:
+            return original_urlopen(asked.pool, method, asked.url, body, headers, **asked.options)
+
         above = peek(outbound.netloc) if outbound else None
         if above is not None and (not above.observed_above or above.taken()):
             # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
-            pool, target = _leaving(self, above.egress, url)
-            _hurry(kw, pool, above)
-            return original_urlopen(pool, method, target, body, headers, **kw)
-
-        def send(pool: Any, target: str) -> Any:
-            return original_urlopen(pool, method, target, body, headers, **kw)
-
-        pool, target = _origin(self, url)
-        rules = pool.ratekeeper.match(outbound, _family)
-        if outbound is None or rules is None:
-            return send(pool, target)
-        errand = _Call(pool.ratekeeper, outbound, rules, is_async=False, family=_family, roams=_free(pool, target))
-        errand.pool, errand.url, errand.send, errand.options = pool, target, send, kw
-        errand.replayable = body is None or isinstance(body, (bytes, str))
-        errand.answers = _rereadable()
-        return drive(run(errand))
+            asked = _leaving(_Asked(self, url, kw), above.egress)
+            if above.longest is not None:
+                _Call.shorten_timeouts(asked, above.longest)
+            return send(asked)
+        asked = _origin(_Asked(self, url, kw))
+        return drive(
+            enter(
+                _Call, asked.pool.ratekeeper, outbound, asked, send,
+                family=_family, is_async=False, roams=_free(asked.pool, asked.url),
+                replayable=body is None or isinstance(body, (bytes, str)),
+            )
+        )  # fmt: skip
 
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
-        outbound = _outbound(self, method, url, None, None)
-        attempt = take(outbound.netloc) if outbound else None
+        netloc = _netloc(self, url)
+        attempt = take(netloc) if netloc else None
         if attempt is None:
             return original_make_request(self, conn, method, url, *args, **kw)
         try:
@@ -126,40 +127,46 @@ def _hook(cls: Any, governor: Governor) -> None:
     cls.ratekeeper = governor
 
 
-class _Call(Governed):
-    """One request through a pool."""
+class _Asked(NamedTuple):
+    """What ``urlopen`` is asked for: of which pool, for which URL (or its path), with which options."""
 
     pool: Any
     url: str
-    send: Callable[[Any, str], Any]
     options: dict[str, Any]
 
-    def once(self, attempt: Attempt) -> Steps[Any]:
-        try:
-            _hurry(self.options, self.pool, attempt)
-            with attempt.below(observed_above=False):
-                response = yield lambda: self.send(*_leaving(self.pool, attempt.egress, self.url))
-        except BaseException as error:
-            attempt.failed(error, unsent=attempt.spare)
-            raise
-        if attempt.spare:  # a pool with a `_make_request` of its own
-            attempt.answered(response.status, response.headers)
-        return response
 
-    def untouched(self) -> Steps[Any]:
-        return (yield lambda: self.send(self.pool, self.url))
+class _Call(OuterCall):
+    """One request through a pool."""
 
-    def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
+    request: _Asked
+
+    @property
+    def answers(self) -> bool:  # type: ignore[override]
+        """See `Errand.answers`."""
+        return _rereadable()
+
+    @staticmethod
+    def shorten_timeouts(request: _Asked, longest: float) -> None:
+        """See `ClientCall.shorten_timeouts`."""
+        pool, options = request.pool, request.options
+        given = pool._get_timeout(options["timeout"]) if "timeout" in options else pool.timeout.clone()
+        given.total = longest if given.total is None else min(given.total, longest)
+        options["timeout"] = given
+
+    def dispatch(self) -> Any:
+        """See `OuterCall.dispatch`."""
+        return self.send(_leaving(self.request, self.held.egress))
+
+    def untaken(self, response: Any) -> None:
+        """A pool with a `_make_request` of its own: see `OuterCall.untaken`."""
+        self.held.answered(response.status, response.headers)
+
+    def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         if response.status != 200 or int(response.headers.get("content-length") or 0) > _BODY_MAX:
             return None, response
-        if self.options.get("preload_content", True):
-            body = response.data
-        else:
-            raw = response.read(decode_content=False)
-            response.release_conn()
-            body = _unread(response, self.outbound.method, raw).read(decode_content=True)
-            response = _unread(response, self.outbound.method, raw)
-        return Reply(response.status, kept_headers(response.headers.items()), body), response
+        if self.request.options.get("preload_content", True):
+            return response.data, response
+        return _read(response, self.outbound.method)
         yield
 
     def answer(self, reply: Reply, served: Served) -> Any:
@@ -172,15 +179,12 @@ class _Call(Governed):
             status=reply.status,
             version=11,
             reason=responses.get(reply.status, ""),
-            preload_content=self.options.get("preload_content", True),
+            preload_content=self.request.options.get("preload_content", True),
             decode_content=False,
             request_method=self.outbound.method,
-            request_url=self.url,
+            request_url=self.request.url,
             **known,
         )
-
-    def label(self, response: Any, served: Served) -> None:
-        response.headers.update(served.headers())
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
         # Not of the cause's own kind: requests would make an error of its own of it, and lose ours.
@@ -195,19 +199,7 @@ class _Call(Governed):
     def other(self, call: Call) -> _Call:
         query = urlencode(call.params or {}, doseq=True)
         url = f"{call.path}?{query}" if query else call.path
-        outbound = self.outbound._replace(path=call.path, query=query)
-        made = _Call(self.governor, outbound, self.rules, is_async=False, family=self.family, roams=self.roams)
-        made.pool, made.url, made.send, made.options = self.pool, url, self.send, self.options
-        return made
-
-
-def _hurry(options: dict[str, Any], pool: Any, attempt: Attempt) -> None:
-    """Let neither connecting nor reading take longer than the attempt may. `options`: of ``urlopen``."""
-    longest = attempt.longest
-    if longest is not None:
-        given = pool._get_timeout(options["timeout"]) if "timeout" in options else pool.timeout.clone()
-        given.total = longest if given.total is None else min(given.total, longest)
-        options["timeout"] = given
+        return self.another(self.outbound._replace(path=call.path, query=query), self.request._replace(url=url))
 
 
 @functools.cache
@@ -222,9 +214,15 @@ def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outb
         return from_url(method, url, named, body)
     path, _, query = url.partition("?")
     payload = body if isinstance(body, (bytes, str)) else None
-    return Outbound(
-        method.upper(), pool.scheme, netloc_of(pool.scheme, pool.host, pool.port), path, query, named, payload
-    )
+    return Outbound(method.upper(), pool.scheme, _netloc(pool, url), path, query, named, payload)
+
+
+def _netloc(pool: Any, url: str) -> str:
+    """The host that a request of a pool is for; "": none can be told."""
+    if url.startswith("/"):
+        return netloc_of(pool.scheme, pool.host, pool.port)
+    outbound = from_url("GET", url, {})
+    return outbound.netloc if outbound else ""
 
 
 def _family() -> type[Exception]:
@@ -241,26 +239,28 @@ def _free(pool: Any, url: str) -> bool:
     return url.startswith("/") and getattr(pool, "proxy", None) is None and not pool.conn_kw.get("source_address")
 
 
-def _leaving(pool: Any, address: Address | None, url: str) -> tuple[Any, str]:
+def _leaving(asked: _Asked, address: Address | None) -> _Asked:
     """The pool, and the URL for it, by which a request leaves from an address."""
+    pool, url, options = asked
     if address is None or vars(pool).get("ratekeeper_origin") is not None or not _free(pool, url):
-        return pool, url
+        return asked
     others = vars(pool).setdefault("ratekeeper_others", {})
     found = others.get(address)
     if found is None:
         found = others.setdefault(address, _like(pool, address))
     if address.proxy and pool.scheme == "http":
-        url = f"http://{netloc_of(pool.scheme, pool.host, pool.port)}{url}"
-    return found, url
+        url = f"http://{_netloc(pool, url)}{url}"
+    return _Asked(found, url, options)
 
 
-def _origin(pool: Any, url: str) -> tuple[Any, str]:
+def _origin(asked: _Asked) -> _Asked:
     """What `_leaving` was given: a further request of a pool of one address may leave from another."""
-    origin = vars(pool).get("ratekeeper_origin")
-    found = origin() if origin is not None else None
-    if found is None:
-        return pool, url
-    return found, url if url.startswith("/") else urlsplit(url)._replace(scheme="", netloc="").geturl()
+    origin = vars(asked.pool).get("ratekeeper_origin")
+    pool = origin() if origin is not None else None
+    if pool is None:
+        return asked
+    path = asked.url if asked.url.startswith("/") else urlsplit(asked.url)._replace(scheme="", netloc="").geturl()
+    return _Asked(pool, path, asked.options)
 
 
 def _like(pool: Any, address: Address) -> Any:
@@ -314,15 +314,20 @@ def _observe(attempt: Attempt, response: Any, method: str, *, preloaded: bool) -
     elif preloaded:
         attempt.answered(status, headers, response.data if attempt.wants_body(status) else None)
     elif attempt.wants_body(status) and int(headers.get("content-length") or 0) <= _BODY_MAX:
-        raw = response.read(decode_content=False)
-        response.release_conn()
-        attempt.answered(status, headers, _unread(response, method, raw).read(decode_content=True))
-        return _unread(response, method, raw)
+        body, response = _read(response, method)
+        attempt.answered(status, headers, body)
     elif attempt.slots:
         _hold(attempt, response)
     else:
         attempt.answered(status, headers)
     return response
+
+
+def _read(response: Any, method: str) -> tuple[bytes, Any]:
+    """The body of an answer, decoded, and the same answer unread."""
+    raw = response.read(decode_content=False)
+    response.release_conn()
+    return _unread(response, method, raw).read(decode_content=True), _unread(response, method, raw)
 
 
 def _unread(response: Any, method: str, raw: bytes) -> Any:

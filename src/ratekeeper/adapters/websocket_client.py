@@ -9,10 +9,10 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ratekeeper.adapters._call import drive
 from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters._line import Refused, dialling
+from ratekeeper.adapters._line import Refused, dialled
 from ratekeeper.adapters.websockets import ending, handshake
+from ratekeeper.gate.steps import drive
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -66,17 +66,22 @@ def _connecting(original: Any, governor: Governor) -> Any:
     @functools.wraps(original)
     def connect(self: Any, url: str, **options: Any) -> Any:
         outbound = handshake(url, _headers(options.get("header")))
-        line = None if outbound is None else drive(dialling(governor, outbound, _family, is_async=False))
-        if line is None:
+        if outbound is None:
             return original(self, url, **options)
-        try:
-            connected = original(self, url, **options)
-            drive(line.opened(is_async=False))
-        except BaseException as error:
-            line.failed(error, _answer_of(error))
-            self.shutdown()
-            raise
-        self.ratekeeper_line = line
+
+        def dial() -> Any:
+            try:
+                return original(self, url, **options)
+            except BaseException:
+                self.shutdown()
+                raise
+
+        connected, self.ratekeeper_line = drive(
+            dialled(
+                governor, outbound, _family, dial,
+                refused=_answer_of, leave=lambda _: self.shutdown(), is_async=False,
+            )
+        )  # fmt: skip
         return connected
 
     return connect

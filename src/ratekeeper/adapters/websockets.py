@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.adapters._call import Steps, drive, drive_async
 from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters._line import Line, Refused, dialling
+from ratekeeper.adapters._line import Line, Refused, dialled
 from ratekeeper.adapters._wire import from_url, lowered
+from ratekeeper.gate.steps import Steps, drive, drive_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,16 +43,14 @@ def patch(module: Any) -> None:
         module: ``websockets.asyncio.client`` or ``websockets.sync.client``.
     """
     governor = Governor(lenient=True)
-    if module.__name__.endswith("asyncio.client"):
-        name = next(name for name in ("connect", "__await_impl__") if name in vars(module.connect))
-        setattr(module.connect, name, _connecting(getattr(module.connect, name), governor))
-        _patch_messages(module.ClientConnection, _sending, "connection_lost")
-        return
-    if hasattr(module, "reconnect"):
-        module.reconnect.connect = _connecting_sync(module.reconnect.connect, governor)
+    is_async = module.__name__.endswith("asyncio.client")
+    if is_async:
+        owner: Any = module.connect
+        name = next(name for name in ("connect", "__await_impl__") if name in vars(owner))
     else:
-        module.connect = _connecting_sync(module.connect, governor)
-    _patch_messages(module.ClientConnection, _sending_sync, "recv_events")
+        owner, name = getattr(module, "reconnect", module), "connect"
+    setattr(owner, name, _connecting(getattr(owner, name), governor, is_async=is_async))
+    _patch_messages(module.ClientConnection, "connection_lost" if is_async else "recv_events", is_async=is_async)
 
 
 def _family() -> type[Exception]:
@@ -61,97 +59,62 @@ def _family() -> type[Exception]:
     return InvalidHandshake
 
 
-def _joining(connection: Any, line: Line, *, is_async: bool) -> Steps[Any]:
-    """The connection is open, and its messages are charged from now on."""
-    try:
-        yield from line.opened(is_async=is_async)
-    except BaseException as error:
-        line.failed(error, None)
-        yield connection.close
-        raise
-    connection.ratekeeper_line = line
-    if connection.protocol.state.name == "CLOSED":  # already, before it could be told
-        line.close()
-    return connection
-
-
 def _begun(connector: Any, options: Mapping[str, Any]) -> Outbound | None:
     """The handshake that a connector, or a function given a URL, is about to make."""
     url = connector if isinstance(connector, str) else connector.uri
     return handshake(url, getattr(connector, "additional_headers", None) or options.get("additional_headers"))
 
 
-def _connecting(original: Any, governor: Governor) -> Any:
-    @functools.wraps(original)
-    async def connect(self: Any) -> Any:
-        outbound = _begun(self, {})
-        if outbound is None:
-            return await original(self)
-        line = await drive_async(dialling(governor, outbound, _family, is_async=True))
-        if line is None:
-            return await original(self)
-        try:
-            connection = await original(self)
-        except BaseException as error:
-            line.failed(error, answer_of(error))
-            raise
-        return await drive_async(_joining(connection, line, is_async=True))
+def _connecting(original: Any, governor: Governor, *, is_async: bool) -> Any:
+    """What takes the place of a function or a method that connects: its first argument names the URL, or has it."""
+    run: Any = drive_async if is_async else drive
 
-    return connect
-
-
-def _connecting_sync(original: Any, governor: Governor) -> Any:
     @functools.wraps(original)
     def connect(target: Any, *values: Any, **options: Any) -> Any:
+        dial = functools.partial(original, target, *values, **options)
         outbound = _begun(target, options)
         if outbound is None:
-            return original(target, *values, **options)
-        line = drive(dialling(governor, outbound, _family, is_async=False))
-        if line is None:
-            return original(target, *values, **options)
-        try:
-            connection = original(target, *values, **options)
-        except BaseException as error:
-            line.failed(error, answer_of(error))
-            raise
-        return drive(_joining(connection, line, is_async=False))
+            return dial()
+        return run(_joined(governor, outbound, dial, is_async))
 
     return connect
 
 
-def _patch_messages(cls: Any, wrapped: Callable[[Any, bool], Any], last: str) -> None:
+def _joined(governor: Governor, outbound: Outbound, dial: Callable[[], Any], is_async: bool) -> Steps[Any]:
+    """A connection whose messages are charged from now on."""
+    connection, line = yield from dialled(
+        governor, outbound, _family, dial, refused=answer_of, leave=lambda opened: opened.close(), is_async=is_async
+    )
+    if line is not None:
+        connection.ratekeeper_line = line
+        if connection.protocol.state.name == "CLOSED":  # already, before it could be told
+            line.close()
+    return connection
+
+
+def _patch_messages(cls: Any, last: str, *, is_async: bool) -> None:
     for name in ("send", "ping", "pong"):
-        setattr(cls, name, wrapped(getattr(cls, name), name == "send"))
+        setattr(cls, name, _sending(getattr(cls, name), data=name == "send", is_async=is_async))
     setattr(cls, last, ending(getattr(cls, last)))
 
 
-def _sending(original: Any, data: bool) -> Any:
-    @functools.wraps(original)
-    async def send(self: Any, message: Any = None, **options: Any) -> Any:
-        line = getattr(self, "ratekeeper_line", None)
+def _sending(original: Any, *, data: bool, is_async: bool) -> Any:
+    run: Any = drive_async if is_async else drive
+
+    def charged(line: Line | None, message: Any, send: Callable[[], Any]) -> Steps[Any]:
         if line is not None:
-            await drive_async(line.sending(_seen(message, data), is_async=True))
-        return await (original(self, **options) if message is None else original(self, message, **options))
+            # What the gate sees: parts that come one by one are one message of unknown content.
+            shown = message if isinstance(message, str | bytes) else b""
+            yield from line.sending(shown if data else None, is_async=is_async)
+        return (yield send)
 
-    return send
-
-
-def _sending_sync(original: Any, data: bool) -> Any:
     @functools.wraps(original)
     def send(self: Any, message: Any = None, *values: Any, **options: Any) -> Any:
+        given = () if message is None else (message, *values)
         line = getattr(self, "ratekeeper_line", None)
-        if line is not None:
-            drive(line.sending(_seen(message, data), is_async=False))
-        return original(self, *values, **options) if message is None else original(self, message, *values, **options)
+        return run(charged(line, message, functools.partial(original, self, *given, **options)))
 
     return send
-
-
-def _seen(message: Any, data: bool) -> str | bytes | None:
-    """What the gate sees of a message: parts that come one by one are one message of unknown content."""
-    if not data:
-        return None
-    return message if isinstance(message, str | bytes) else b""
 
 
 def ending(original: Any, over: Callable[[Any], bool] = lambda _: True) -> Any:

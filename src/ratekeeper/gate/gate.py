@@ -336,6 +336,10 @@ class Gate:
         """Open a scope again and let the waiting calls of every process look."""
         return self.context.unblock(scope, kind)
 
+    def acquainted(self, provider: Provider) -> bool:
+        """Whether nothing is left to ask before the next call (`first_contact`)."""
+        return (not self._learn or self.contact.made(provider)) and self.egress.discovered(provider.name)
+
     def first_contact(self, provider: Provider, base_url: str) -> None:
         """Before the first call to a provider that states its limits: read them, once for the whole machine. Where
         addresses are told by an echo, it is asked first."""
@@ -346,7 +350,7 @@ class Gate:
 
     async def first_contact_async(self, provider: Provider, base_url: str) -> None:
         """`first_contact` without blocking the event loop."""
-        if (self._learn and not self.contact.made(provider)) or not self.egress.discovered(provider.name):
+        if not self.acquainted(provider):
             import asyncio
 
             await asyncio.to_thread(self.first_contact, provider, base_url)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from ratekeeper.adapters._call import drive_async
 from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters._line import Line, dialling
+from ratekeeper.adapters._line import Line, dialled
 from ratekeeper.adapters.websockets import handshake
-from ratekeeper.gate.steps import apart
+from ratekeeper.gate.steps import apart, drive_async
 from ratekeeper.ledger.limit import Instant
 from ratekeeper.policy.shared import seconds
 from ratekeeper.sessions.liveness import Dials, Liveness
@@ -80,21 +79,17 @@ class Dialler:
             Rejected: the gate said no; nothing was dialled.
             Exception: what the library raises.
         """
-        line = await drive_async(dialling(self._governor, self.outbound, lambda: OSError, is_async=True))
-        self.dials += 1
-        if line is None:
-            return await self._transport.open(self._url, self._headers), None
-        connection: Open | None = None
-        try:
-            with line.attempt.below():
-                connection = await self._transport.open(self._url, self._headers)
-            await drive_async(line.opened(is_async=True))
-        except BaseException as error:
-            line.failed(error, None if connection is not None else self._transport.answer(error))
-            if connection is not None:
-                await connection.close()
-            raise
-        return connection, line
+
+        def dial() -> Awaitable[Open]:
+            self.dials += 1
+            return self._transport.open(self._url, self._headers)
+
+        return await drive_async(
+            dialled(
+                self._governor, self.outbound, lambda: OSError, dial,
+                refused=self._transport.answer, leave=lambda opened: opened.close(), is_async=True,
+            )
+        )  # fmt: skip
 
     async def failed(self, *, good: bool) -> None:
         """A dial was in vain or a connection was lost; `good`: one that had proved itself."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.adapters._call import drive_async
+from ratekeeper.gate.steps import drive_async
 from ratekeeper.sessions.liveness import Gaps, Liveness
 
 if TYPE_CHECKING:

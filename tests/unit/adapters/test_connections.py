@@ -58,7 +58,7 @@ def test_many_tasks_do_not_wait_for_a_connection(lib: ModuleType, origin: Any, g
     """httpx alone ends calls beyond its hundred connections with a PoolTimeout."""
 
     async def main() -> None:
-        transport = AsyncTransport(gate=gate)
+        transport = AsyncTransport(gate=gate, verify=False)
         async with lib.AsyncClient(transport=transport, timeout=lib.Timeout(10, pool=0.05)) as client:
             found = await asyncio.gather(*[client.get(f"{origin.url}/priced") for _ in range(130)])
         assert {answer.status_code for answer in found} == {200}
@@ -70,13 +70,21 @@ def test_many_tasks_do_not_wait_for_a_connection(lib: ModuleType, origin: Any, g
 def test_cancelled_calls_give_their_slots_back(lib: ModuleType, origin: Any, gate: Any, spent: Any) -> None:
     """Two slots, twenty calls that are cancelled in the queue or while they stream: afterwards both are free."""
 
+    begun: list[Any] = []
+
+    async def begins(answer: Any) -> None:
+        begun.append(answer)
+
     async def main() -> None:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate), timeout=30) as client:
-            for _ in range(5):
+        hooks = {"response": [begins]}
+        transport = AsyncTransport(gate=gate, verify=False)
+        async with lib.AsyncClient(transport=transport, timeout=30, event_hooks=hooks) as client:
+            for number in range(5):
                 tasks = [asyncio.create_task(client.get(f"{origin.url}/stream?do=stall")) for _ in range(4)]
-                # Long enough for two to stream: one that is cancelled before its answer has begun may still arrive, and
-                # lingers.
-                await asyncio.sleep(0.3)
+                # Until two stream: one that is cancelled before its answer has begun may still arrive, and lingers.
+                async with asyncio.timeout(20):
+                    while len(begun) < 2 * (number + 1):
+                        await asyncio.sleep(0.01)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -105,7 +113,7 @@ def test_cancelled_calls_give_their_connections_back(lib: ModuleType, origin: An
     """At whatever moment: httpx alone loses a connection now and then, and its place in the pool, for ever."""
 
     async def main() -> None:
-        transport = AsyncTransport(gate=gate)
+        transport = AsyncTransport(gate=gate, verify=False)
         async with lib.AsyncClient(transport=transport, timeout=5) as client:
             for number in range(150):
                 task = asyncio.create_task(client.get(f"{origin.url}/priced"))
@@ -128,7 +136,7 @@ def test_cancelled_at_every_step(lib: ModuleType, origin: Any, gate: Any) -> Non
 
     async def main() -> None:
         for turns in range(80):
-            transport = AsyncTransport(gate=gate)
+            transport = AsyncTransport(gate=gate, verify=False)
             async with lib.AsyncClient(transport=transport, timeout=5) as client:
                 task = asyncio.create_task(client.get(f"{origin.url}/priced"))
                 for _ in range(turns):

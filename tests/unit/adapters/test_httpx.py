@@ -20,11 +20,11 @@ BOTH = pytest.mark.parametrize("lib", [httpx, httpx2], ids=["httpx", "httpx2"])
 
 def both_colours(lib: ModuleType, gate: Any, use: Any, **client: Any) -> list[Any]:
     """Runs `use(get)` with a sync and an async client; `get` is called the same way in both."""
-    with lib.Client(transport=Transport(gate=gate), **client) as sync:
+    with lib.Client(transport=Transport(gate=gate, verify=False), **client) as sync:
         first = use(lambda *a, **k: sync.request(*a, **k))
 
     async def main() -> Any:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate), **client) as made:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate, verify=False), **client) as made:
             loop = asyncio.get_running_loop()
 
             def get(*a: Any, **k: Any) -> Any:
@@ -47,7 +47,7 @@ def test_one_body_of_code(lib: ModuleType, origin: Any, gate: Any, spent: Any) -
 @BOTH
 def test_costs_come_from_query_form_and_json(lib: ModuleType, origin: Any, gate: Any, spent: Any) -> None:
     """Parameters in the query, in a form and in a JSON body reach the rules."""
-    with lib.Client(transport=Transport(gate=gate)) as client:
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
         client.get(f"{origin.url}/priced", params={"limit": 50})
         assert spent() == (7, 0)
         client.post(f"{origin.url}/form", data={"amount": 50})
@@ -87,7 +87,7 @@ def test_refusal_is_the_librarys_own_error(lib: ModuleType, origin: Any, gate: A
 def test_signed_request_fails_fast(lib: ModuleType, origin: Any, gate: Any) -> None:
     """A signed request that would have to wait beyond its window is refused at once, and the error says so."""
     signed = {"timestamp": int(time.time() * 1000), "signature": "s", "recvWindow": 5000}
-    with lib.Client(transport=Transport(gate=gate)) as client:
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
         for _ in range(2):
             assert client.post(f"{origin.url}/few", params=signed).status_code == 200
         began = time.monotonic()
@@ -101,7 +101,7 @@ def test_signed_request_fails_fast(lib: ModuleType, origin: Any, gate: Any) -> N
 @BOTH
 def test_error_bodies_stay_unread(lib: ModuleType, origin: Any, gate: Any) -> None:
     """The body of a refusal is read for the rules, and the caller can still read it in any way."""
-    with lib.Client(transport=Transport(gate=gate)) as client:
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
         assert client.get(f"{origin.url}/a?do=zipped-refusal").json()["code"] == -1102
         with client.stream("GET", f"{origin.url}/a?do=zipped-refusal") as response:
             assert b"".join(response.iter_raw())[:2] == b"\x1f\x8b"
@@ -109,7 +109,7 @@ def test_error_bodies_stay_unread(lib: ModuleType, origin: Any, gate: Any) -> No
             assert b"-1102" in b"".join(response.iter_bytes())
 
     async def main() -> None:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate)) as made:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate, verify=False)) as made:
             assert (await made.get(f"{origin.url}/a?do=zipped-refusal")).json()["code"] == -1102
             async with made.stream("GET", f"{origin.url}/a?do=zipped-refusal") as response:
                 assert b"-1102" in b"".join([chunk async for chunk in response.aiter_bytes()])
@@ -122,7 +122,7 @@ def test_refusals_are_understood(lib: ModuleType, origin: Any, gate: Any) -> Non
     """A 429 whose body names the limit reaches the gate as throttled."""
     kinds: list[str] = []
     gate.on(lambda event: kinds.append(event.kind))
-    with lib.Client(transport=Transport(gate=gate)) as client:
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
         assert client.get(f"{origin.url}/priced?do=refuse").status_code == 429
     assert "throttled" in kinds
 
@@ -159,7 +159,7 @@ def test_cancelled_stays_charged(lib: ModuleType, origin: Any, gate: Any, spent:
     """A task cancelled after it sent leaves its charge behind."""
 
     async def main() -> None:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate)) as client:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate, verify=False)) as client:
             task = asyncio.create_task(client.get(f"{origin.url}/a?do=hang"))
             while not origin.arrivals:
                 await asyncio.sleep(0.01)
@@ -174,7 +174,7 @@ def test_cancelled_stays_charged(lib: ModuleType, origin: Any, gate: Any, spent:
 @BOTH
 def test_stream_holds_its_slot(lib: ModuleType, origin: Any, gate: Any, spent: Any) -> None:
     """A slot is held until the last byte, or until the reader leaves."""
-    with lib.Client(transport=Transport(gate=gate)) as client:
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
         with client.stream("GET", f"{origin.url}/stream?do=stream") as response:
             assert spent("streams")[1] == 1
             origin.more.release(3)
@@ -185,7 +185,7 @@ def test_stream_holds_its_slot(lib: ModuleType, origin: Any, gate: Any, spent: A
         assert spent("streams") == (0, 0)
 
     async def main() -> None:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate)) as made:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate, verify=False)) as made:
             async with made.stream("GET", f"{origin.url}/stream?do=stream") as response:
                 assert spent("streams")[1] == 1
                 origin.more.release(3)
@@ -248,7 +248,7 @@ def test_trio(lib: ModuleType, gate: Any, origin: Any, spent: Any) -> None:
     trio = pytest.importorskip("trio")
 
     async def main() -> None:
-        async with lib.AsyncClient(transport=AsyncTransport(gate=gate)) as client:
+        async with lib.AsyncClient(transport=AsyncTransport(gate=gate, verify=False)) as client:
             with gate.permit("testland", "GET", "/stream"), gate.permit("testland", "GET", "/stream") as second:
                 threading.Timer(0.2, second.refund).start()
                 origin.more.release(3)

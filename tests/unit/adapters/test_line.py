@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ratekeeper import Gate
-from ratekeeper.adapters._call import drive, drive_async
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._line import Line, dialling
 from ratekeeper.adapters.websockets import handshake
 from ratekeeper.errors import Blocked, DeadlineExceeded
+from ratekeeper.gate.steps import drive, drive_async
 
 URL = "ws://127.0.0.1:9/v2/ws/public"
 InFlight = Callable[[str], int]

@@ -43,7 +43,7 @@ Ask = Callable[..., Seen]
 def _httpx(library: Any) -> Callable[[Gate], Ask]:
     def bound(gate: Gate) -> Ask:
         def ask(method: str, url: str, **options: Any) -> Seen:
-            with library.Client(transport=Transport(gate=gate), timeout=1.0) as client:
+            with library.Client(transport=Transport(gate=gate, verify=False), timeout=1.0) as client:
                 answer = client.request(method, url, **options)
                 return Seen(answer.status_code, _lower(answer.headers), json.loads(answer.text))
 
@@ -55,7 +55,7 @@ def _httpx(library: Any) -> Callable[[Gate], Ask]:
 def _httpx_async(library: Any) -> Callable[[Gate], Ask]:
     def bound(gate: Gate) -> Ask:
         async def ask(method: str, url: str, **options: Any) -> Seen:
-            async with library.AsyncClient(transport=AsyncTransport(gate=gate), timeout=1.0) as client:
+            async with library.AsyncClient(transport=AsyncTransport(gate=gate, verify=False), timeout=1.0) as client:
                 answer = await client.request(method, url, **options)
                 return Seen(answer.status_code, _lower(answer.headers), answer.json())
 
@@ -198,30 +198,30 @@ def test_an_order_with_a_key_that_makes_it_safe_is_sent_again(client: Any, made:
 
 def test_hints_are_obeyed(client: Any, made: Any, origin: Any) -> None:
     """Retry-After goes before the backoff, to the instant."""
-    origin.hints = {"Retry_After": "1"}
+    origin.hints = {"Retry_After": "0.3"}
     gate = made(retry=Retry(first=0.001))
     begun = time.monotonic()
     told = events(gate, "retry")
     gate.on(lambda event: setattr(origin, "trouble", False))
     assert client[0](gate)("GET", f"{origin.url}/priced?do=trouble").status == 200
-    assert time.monotonic() - begun >= 1.0
-    assert 0.9 < told[0].fields["delay"] <= 1.0
+    assert time.monotonic() - begun >= 0.3
+    assert 0.2 < told[0].fields["delay"] <= 0.3
 
 
 @pytest.mark.parametrize("status", ["403", "503"])
 def test_what_is_told_is_what_follows(client: Any, made: Any, origin: Any, status: str) -> None:
     """The delay of an event is the one that follows, also where a limit or a ban makes it; so is the one in the story."""
-    origin.hints = {"Retry_After": "1"}
+    origin.hints = {"Retry_After": "0.3"}
     gate = made(retry=Retry(attempts=2))
     told = events(gate, "retry")
     with pytest.raises(RetriesExhausted) as caught:
         client[0](gate)("GET", f"{origin.url}/priced?do=status&status={status}")
     first, second = [arrival.at for arrival in origin.arrivals if arrival.path == "/priced"]
-    assert second - first >= 1.0
+    assert second - first >= 0.3
     assert -0.2 < second - first - told[0].fields["delay"] < 1.0
     assert f"made again in {told[0].fields['delay']:.2f} s" in told[0].message
     waited = float(caught.value.tries[0].rpartition("(again after ")[2].removesuffix(" s)"))
-    assert 0.8 <= waited <= second - first + 0.2
+    assert 0.1 <= waited <= second - first + 0.2
 
 
 # -- attempts that take too long -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hmac
 import inspect
 import logging
@@ -18,8 +19,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ratekeeper import Blocked, Gate, Rejected
-from ratekeeper.adapters._governor import Governor
+from ratekeeper import Blocked, Gate, Rejected, adapters
+from ratekeeper.adapters._client import ClientCall
 from ratekeeper.adapters._sdk import install, planned, problems
 from ratekeeper.adapters.requests import govern as govern_session
 
@@ -47,9 +48,9 @@ def test_what_is_planned_is_what_is_sent(kind: Kind, origin: Any, gate: Any, spe
 def test_the_key_is_planned_as_it_is_sent(kind: Kind, origin: Any, gate: Any, monkeypatch: Any) -> None:
     """One attempt is opened per request, with the key that the request will carry: limits of accounts need it."""
     opened: list[Any] = []
-    original = Governor.begin
+    original = ClientCall.begin
     monkeypatch.setattr(
-        Governor, "begin", lambda self, it, *rest, **kw: opened.append(it) or original(self, it, *rest, **kw)
+        ClientCall, "begin", lambda call, timeout: opened.append(call.outbound) or original(call, timeout)
     )
     kind.one(origin.url, gate, [("GET", "/priced", {"limit": 50})])
     assert [(it.method, it.path) for it in opened] == [("GET", "/priced")]
@@ -60,8 +61,8 @@ def test_the_key_is_planned_as_it_is_sent(kind: Kind, origin: Any, gate: Any, mo
 @EACH
 def test_the_signature_is_made_after_the_wait(kind: Kind, origin: Any, gate: Any) -> None:
     """A call that has to wait is signed when it may go, so its timestamp is never as old as the wait."""
-    free = time.time() + 1
-    gate.block(f"testland@{origin.place}", 1)
+    free = time.time() + 0.4
+    gate.block(f"testland@{origin.place}", 0.4)
     kind.one(origin.url, gate, [("GET", "/priced", {})])
     assert kind.signed_at(origin.arrivals[0]) >= free - 0.05
 
@@ -74,8 +75,8 @@ def test_a_repetition_waits_before_it_is_signed(
     free: list[float] = []
 
     def sleep(seconds: float) -> None:
-        free.append(time.time() + 1)
-        gate.block(f"testland@{origin.place}", 1)
+        free.append(time.time() + 0.4)
+        gate.block(f"testland@{origin.place}", 0.4)
 
     module = inspect.getmodule(kind.owner)
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, time=time.time))
@@ -312,6 +313,17 @@ def test_a_moved_hook_is_said_and_harmless(caplog: pytest.LogCaptureFixture) -> 
     assert f"python-binance {version('python-binance')}" in first
     assert "Client._request does not take method, uri, signed, force_params, kwargs" in first
     assert "binance._request is gone" in second
+
+
+def test_run_hooks_what_is_described() -> None:
+    """The table of `ratekeeper run`, which can import nothing, names every module that a description hooks."""
+    table = (Path(adapters.__file__).parent / "startup" / "sitecustomize.py").read_text(encoding="utf-8")
+    assigned = [node for node in ast.parse(table).body if isinstance(node, ast.Assign)]
+    hooks = next(ast.literal_eval(node.value) for node in assigned if ast.unparse(node.targets[0]) == "HOOKS")
+    for kind in KINDS.values():
+        ours = inspect.getmodule(kind.sdk.outbound)
+        assert ours is not None
+        assert {hooks[module] for module in kind.sdk.owners} == {ours.__name__}
 
 
 def test_planned_request() -> None:

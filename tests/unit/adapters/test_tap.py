@@ -70,7 +70,7 @@ def test_an_error_of_ours_means_the_safe_share(
     """Of a limit of two a day half is left after something went wrong: one call passes, the others are refused, and it
     is said once."""
     caplog.set_level(logging.WARNING, "ratekeeper")
-    monkeypatch.setattr("ratekeeper.adapters._call.Attempt.wait", _once_broken(gate))
+    monkeypatch.setattr("ratekeeper.adapters._client.ClientCall.wait", _once_broken(gate))
     sent, errors = ask(6, "/few")
     assert sent <= 2
     assert len(errors) == 6 - sent
@@ -81,14 +81,14 @@ def test_an_error_of_ours_means_the_safe_share(
 
 
 def _once_broken(gate: Gate) -> Any:
-    from ratekeeper.adapters._call import Attempt
+    from ratekeeper.adapters._client import ClientCall
 
-    real = Attempt.wait
+    real = ClientCall.wait
 
-    def wait(self: Any, *, is_async: bool) -> Any:
-        if self._governor.gate is gate:
+    def wait(self: Any, governor: Any, timeout: Any) -> Any:
+        if governor.gate is gate:
             broken()
-        return (yield from real(self, is_async=is_async))
+        return (yield from real(self, governor, timeout))
 
     return wait
 

@@ -9,14 +9,15 @@ import aiohttp
 from aiohttp import hdrs, web
 from yarl import URL
 
-from ratekeeper.adapters._call import Attempt, drive_async
-from ratekeeper.adapters._errand import run
+from ratekeeper.adapters._attempt import Attempt, HandedDown
+from ratekeeper.adapters._client import begin, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, surely_unsent
 from ratekeeper.apps.proxy.passing import STALE, Arrived, Passing
 from ratekeeper.apps.proxy.refusal import failure
 from ratekeeper.apps.proxy.wire import Passed, body_of, kept, passed, readable, spelled, unpacked
 from ratekeeper.errors import CallFailed, Rejected
+from ratekeeper.gate.steps import drive_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -68,12 +69,12 @@ class Target:
 
 
 async def admitted(governor: Governor, outbound: Outbound, *, apart: bool = False) -> Attempt | None:
-    """Waits for the gate; None if the host has no rules. `apart` as for `Governor.begin`.
+    """Waits for the gate; None if the host has no rules. `apart` as for `ratekeeper.adapters._client.begin`.
 
     Raises:
         Rejected: it may not leave.
     """
-    return await drive_async(governor.begin(outbound, _ours, is_async=True, roams=True, apart=apart))
+    return await drive_async(begin(governor, outbound, _ours, is_async=True, roams=True, apart=apart))
 
 
 def _ours() -> type[Exception]:
@@ -157,7 +158,7 @@ class Forward:
         # What the client asked for goes on as it came; a merged call is another one.
         raw = target.raw if outbound.query == target.query and outbound.path == target.path else None
         url = target.url_of(raw if raw is not None else f"{outbound.path}?{outbound.query}")
-        with nullcontext() if attempt is None else attempt.below():
+        with nullcontext() if attempt is None else HandedDown(attempt):
             return await self._session.request(
                 target.request.method, url, headers=target.headers, data=body, allow_redirects=False
             )

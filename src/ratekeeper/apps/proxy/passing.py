@@ -12,17 +12,18 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from ratekeeper.adapters._aiohttp_answers import unread
-from ratekeeper.adapters._errand import Governed, kept_headers
-from ratekeeper.adapters._wire import surely_unsent
+from ratekeeper.adapters._aiohttp_parts import unread
+from ratekeeper.adapters._client import ClientCall
+from ratekeeper.adapters._wire import kept_headers, surely_unsent
 from ratekeeper.apps.proxy.wire import kept, passed, spelled, unpacked
 from ratekeeper.errors import Rejected
 from ratekeeper.gate.errand import Reply, Served
 
 if TYPE_CHECKING:
-    from ratekeeper.adapters._call import Attempt, Steps
+    from ratekeeper.adapters._attempt import Attempt
     from ratekeeper.adapters._governor import Governor
     from ratekeeper.adapters._wire import Outbound
+    from ratekeeper.gate.steps import Steps
     from ratekeeper.rules.call import Call
     from ratekeeper.rules.provider import Provider
 
@@ -48,11 +49,11 @@ class Arrived:
     label: dict[str, str] = field(default_factory=dict)
 
 
-class Passing(Governed):
+class Passing(ClientCall):
     """One call of one client.
 
     Args:
-        governor, outbound, rules: as for `Governed`.
+        governor, outbound, rules: as for `ClientCall`.
         send: sends one.
         whole: whether it can be sent more than once.
         again: whether it may be sent again by ourselves, when a kept connection was closed.
@@ -68,7 +69,10 @@ class Passing(Governed):
         whole: bool,
         again: bool,
     ) -> None:
-        super().__init__(governor, outbound, rules, is_async=True, family=lambda: Rejected, roams=True)
+        super().__init__(
+            governor, outbound, rules, None, lambda _: send(self.outbound, None),
+            family=lambda: Rejected, is_async=True, roams=True,
+        )  # fmt: skip
         self.replayable = whole
         self._send = send
         self._again = again
@@ -88,14 +92,13 @@ class Passing(Governed):
                 raise
         return Arrived(attempt, answer)
 
-    def untouched(self) -> Steps[Arrived]:
-        answer = yield functools.partial(self._send, self.outbound, None)
-        return Arrived(None, answer)
+    def send_ungoverned(self) -> Steps[Arrived]:
+        return Arrived(None, (yield from super().send_ungoverned()))
 
     def late(self, seconds: float) -> Exception:
         return aiohttp.SocketTimeoutError(f"no answer within {seconds:g} s")
 
-    def moves(self, attempt: Attempt, error: Exception) -> bool:
+    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
         if attempt.elsewhere and self.replayable:
             return True
         if not self._again or not isinstance(error, STALE) or surely_unsent(error):

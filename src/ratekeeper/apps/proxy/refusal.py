@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from multidict import CIMultiDict
 
-from ratekeeper.adapters._errand import denied
+from ratekeeper.adapters._client import denied
 from ratekeeper.errors import CannotFit, Rejected, SignatureWouldExpire
 from ratekeeper.gate.errand import Served
 from ratekeeper.ledger.shares import AGED

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import WSMsgType, hdrs, web
 
+from ratekeeper.adapters._attempt import HandedDown
 from ratekeeper.adapters._line import Line
 from ratekeeper.apps.proxy.forward import admitted, broken
 from ratekeeper.apps.proxy.refusal import failure
@@ -72,7 +73,7 @@ class Relays:
         )  # fmt: skip
         with kept(attempt):
             try:
-                with nullcontext() if attempt is None else attempt.below():
+                with nullcontext() if attempt is None else HandedDown(attempt):
                     far = await connect
             except aiohttp.WSServerHandshakeError as error:
                 if line is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aiohttp import StreamReader
 
-    from ratekeeper.adapters._call import Attempt
+    from ratekeeper.adapters._attempt import Attempt
 
 __all__ = ["Passed", "body_of", "kept", "passed", "readable", "spelled", "unpacked"]
 
