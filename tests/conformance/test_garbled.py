@@ -18,7 +18,7 @@ from tests.support.server import Server
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.records import Ask, Grant
-from ratekeeper.stores.redis.protocol import NOTES, Command
+from ratekeeper.stores.redis.protocol import NOTES, Command, command
 from ratekeeper.stores.redis.store import RedisStore
 
 NS = "shop"
@@ -259,6 +259,23 @@ def test_what_cannot_be_read_is_not_sent_again(server: Server) -> None:
             store.connection._redis = real
             assert answers == 1
             assert [one.doubted for one in space.pending] == [False]
+        store.remember("topic")
+        assert done == [True]
+    finally:
+        store.close()
+
+
+def test_what_cannot_be_sent_is_not_tried_again(server: Server) -> None:
+    """A reason that is no text holds up nothing else, neither what is pending nor who asks next."""
+    store = RedisStore(server.url)
+    try:
+        store.remember("topic", b"value")
+        done: list[Any] = []
+        space = store._client.namespace(NOTES)
+        with store._client._lock:
+            space.pending += [command("claim", "\ud800", 1, False), command("sum", "b", [1, 2, 3], done=done.append)]
+            with pytest.raises(StoreUnavailable, match="cannot be read"):
+                store.remember("topic")
         store.remember("topic")
         assert done == [True]
     finally:

@@ -21,7 +21,7 @@ from ratekeeper.stores.redis.commands import regain
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.mirror import Mirror
 from ratekeeper.stores.redis.namespace import Namespace, PendingCall
-from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Request, Stale, command
+from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Reply, Request, Stale, command
 
 __all__ = ["Client"]
 
@@ -161,12 +161,7 @@ class Client:
         clock = self.connection.clock
         lost, restored = False, list[Command]()
         for _ in range(_REPEATS):
-            made = self.connection.made
-            request = self._request(space, [*restored, *commands], lost)
-            header = self._header(space, request, lost)
-            reply = self.connection.call(request, header)
-            if header.get("hello"):
-                space.greeted = made
+            request, reply = self.connection.read(partial(self._round_trip, space, [*restored, *commands], lost))
             space.away = False
             # Generations only grow, so this server has forgotten what was shut. What is known here goes before what it says.
             if reply.gen < space.gen and not restored:
@@ -180,6 +175,15 @@ class Client:
                 self._done(space, request, reply)
                 return
         raise StoreUnavailable(f"{self.connection.address}: it and this process do not agree on what was spent")
+
+    def _round_trip(self, space: Namespace, commands: list[Command], lost: bool) -> tuple[Request, Reply]:
+        made = self.connection.made
+        request = self._request(space, commands, lost)
+        header = self._header(space, request, lost)
+        reply = self.connection.call(request, header)
+        if header.get("hello"):
+            space.greeted = made
+        return request, reply
 
     def _request(self, space: Namespace, commands: list[Command], lost: bool) -> Request:
         request = Request(space.name, self._mirror.limit_of)

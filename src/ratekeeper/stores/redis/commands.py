@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any, Final
+from typing import Any
 
-from ratekeeper.stores.batching import Batch
+from ratekeeper.stores.batching import SHARE, Batch
 from ratekeeper.stores.records import NOTHING, Ask, Grant, Units
 from ratekeeper.stores.redis.lua import member_name
 from ratekeeper.stores.redis.protocol import Request
 
 __all__ = ["Record", "adopt", "refund", "regain", "reserve", "settle", "spent"]
-
-_SHARE: Final = 64
-"""A batch takes at most this part of what is free."""
 
 
 class Record(Batch):
@@ -54,7 +51,7 @@ def reserve(request: Request, ask: Ask, number: str, lease: int, lane: int, most
     member, klass = ask.who
     return [
         "reserve", charges, ask.scopes, member_name(member), klass, backlog, ahead, ask.weight, lease, number, lane, most,
-        _SHARE, ask.most,
+        SHARE, ask.most,
     ]  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class Connection:
         return self.read(lambda: command(self.redis))
 
     def read(self, reading: Callable[[], R]) -> R:
-        """Run what reads something of the server's. Every failure of that is `StoreUnavailable`, here and nowhere else.
+        """Run what writes for the server or reads what it said. Every failure is `StoreUnavailable`, here and nowhere else.
 
         Raises:
             StoreUnavailable: see `ask`.
@@ -101,7 +101,8 @@ class Connection:
         except failures() as error:
             raise StoreUnavailable(f"{self.address}: {_plain(error)}") from None
         except FAULTS as error:
-            raise StoreUnavailable(f"{self.address}: an answer that cannot be read: {type(error).__name__}") from None
+            what = type(error).__name__
+            raise StoreUnavailable(f"{self.address}: a request or an answer that cannot be read: {what}") from None
 
     def call(self, request: Request, header: Mapping[str, Any]) -> Reply:
         """Run the script once.

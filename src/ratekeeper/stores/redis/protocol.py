@@ -78,7 +78,7 @@ class Command:
         done: called with what the server answered, see `_RESULTS`; may be left out.
 
     Attributes:
-        doubted: the answer to it could not be read.
+        doubted: it could not be written, or the answer to it not be read.
     """
 
     __slots__ = ("done", "doubted", "write")
@@ -112,17 +112,25 @@ class Request:
         self.names: list[str] = []
         self._limit_of = limit_of
         self._items: list[list[Any]] = []
+        self._raws: list[msgspec.Raw] = []
         self._blobs: list[bytes] = []
         self._limits: list[list[int]] = []
         self._ledgers: dict[str, int] = {}
         self._limit_at: dict[int, tuple[int, Limit]] = {}
 
     def add(self, command: Command) -> None:
-        """Carry this command too, unless it has nothing to say any more."""
+        """Carry this command too, unless it has nothing to say any more.
+
+        Raises:
+            Exception: one of `FAULTS`: it cannot be written, and is `doubted`.
+        """
+        command.doubted = True
         item = command.write(self)
         if item:
+            self._raws.append(msgspec.Raw(_encode(item)))
             self._items.append(item)
             self.commands.append(command)
+        command.doubted = False
 
     def ledger(self, key: str) -> int:
         """The number by which items name a ledger."""
@@ -157,7 +165,7 @@ class Request:
         """
         prefix = keys_of(self.namespace)
         keys = [prefix + name for name in _FIXED] + [f"{prefix}L:{name}" for name in self.names]
-        texts = [_encode({**header, "limits": self._limits}), _encode(self._items)]
+        texts = [_encode({**header, "limits": self._limits}), _encode(self._raws)]
         return len(keys), [*keys, *texts, *self._blobs]
 
     def read(self, raw: Sequence[bytes]) -> Reply:
@@ -234,7 +242,7 @@ class Stale(_Row, frozen=True, tag="stale"):
     now: _Count
     gen: _Count
     blocks: list[BlockRow]
-    learned: dict[str, tuple[_Number, _Number]] | bool
+    learned: dict[str, tuple[int, _Number]] | bool
 
 
 class Lost(_Row, frozen=True, tag="lost"):
