@@ -16,6 +16,7 @@ import redis
 from tests.support.server import Server
 
 from ratekeeper.errors import StoreUnavailable
+from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.records import Ask, Grant
 from ratekeeper.stores.redis.protocol import NOTES, Command, command
@@ -278,6 +279,37 @@ def test_what_cannot_be_sent_is_not_tried_again(server: Server) -> None:
                 store.remember("topic")
         store.remember("topic")
         assert done == [True]
+    finally:
+        store.close()
+
+
+def test_an_answer_that_was_lost_is_made_up_for(server: Server) -> None:
+    """A client without an answer tells the end of permits again: each unit counts once, spent or in flight."""
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+    store = RedisStore(server.url)
+    try:
+        (grants,) = store.reserve_all([Ask(NS, CHARGES[:1], (NS,), ME, most=5)], now)
+        assert not isinstance(grants, Refusal)
+        real, space = store.connection.redis, store._client.namespace(NS)
+        with store._client._lock:
+            for grant in grants[:2]:
+                store.settle(grant, now())
+
+            def lose(told: Any) -> Any:
+                raise redis.exceptions.TimeoutError("lost")
+
+            store.connection._redis = Liar(real, lose)
+            with pytest.raises(StoreUnavailable, match="lost"):
+                store._client.call(NS, [])
+            store.connection._redis = real
+            assert len(space.pending) == 1
+            for grant in grants[2:]:
+                store.settle(grant, now())
+            store._client.call(NS, [])
+        (view,) = store.read(now).ledgers
+        assert view.used + view.inflight == 10
+        assert view.used >= 8
     finally:
         store.close()
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant, Limit
 from ratekeeper.stores.blocks import EVERYWHERE
 from ratekeeper.stores.records import NOTHING, Answered
@@ -28,7 +29,6 @@ __all__ = [
     "Granted",
     "Lost",
     "Message",
-    "Refused",
     "Reply",
     "Request",
     "Stale",
@@ -264,17 +264,6 @@ class Granted(_Row, frozen=True, tag="ok"):
     marks: list[_Number]
 
 
-class Refused(NamedTuple):
-    """`reserve` took nothing, as `Refusal`; `opens` in us of the server's clock."""
-
-    key: str
-    opens: int
-    unknown: bool
-    never: bool
-    kind: str
-    reason: str
-
-
 class _Ok(_Row, frozen=True, tag="ok"):
     now: _Count
     gen: _Count
@@ -308,37 +297,23 @@ def _blob(raw: Sequence[bytes], number: int) -> bytes:
 
 def _reserved(
     told: Granted | _No | _Skip, request: Request, item: list[Any], raw: Sequence[bytes]
-) -> Granted | Refused | None:
-    if isinstance(told, Granted):
+) -> Granted | Refusal | None:
+    if isinstance(told, Granted):  # no more than were asked for, and a mark for each charge
         if len(told.marks) != len(item[1]) or told.permits > max(item[11], item[13]):
             raise ValueError(told.permits)
         return told
     if isinstance(told, _No):
         key = told.where if isinstance(told.where, str) else request.name(told.where)
-        return Refused(key, told.opens, told.unknown, told.never, told.kind, told.reason)
+        return Refusal(key, told.opens, told.unknown, told.never, told.kind, told.reason)
     return None
 
 
-def _settled(
-    told: tuple[bool, list[int], list[str], list[int]], request: Request, item: list[Any], raw: Sequence[bytes]
-) -> Answered:
-    held, freed, wake, foreign = told
+def _ended(told: tuple[Any, ...], request: Request, item: list[Any], raw: Sequence[bytes]) -> Answered:
+    held, freed, wake, *more = told
+    foreign = more[0] if more else ()
     others = {request.name(place): units for place, units in zip(foreign[::2], foreign[1::2], strict=True)}
-    return Answered(_names(freed, request), _members(wake), others or NOTHING, not held)
-
-
-def _refunded(
-    told: tuple[bool, list[int], list[str]], request: Request, item: list[Any], raw: Sequence[bytes]
-) -> Answered:
-    return Answered(_names(told[1], request), _members(told[2]), late=not told[0])
-
-
-def _names(places: list[int], request: Request) -> tuple[str, ...]:
-    return tuple([request.name(place) for place in places])
-
-
-def _members(names: list[str]) -> frozenset[int]:
-    return frozenset([int(name, 16) for name in names])
+    members = frozenset([int(member, 16) for member in wake])
+    return Answered(tuple([request.name(place) for place in freed]), members, others or NOTHING, not held)
 
 
 def _note(told: int | bool, request: Request, item: list[Any], raw: Sequence[bytes]) -> bytes | None:
@@ -353,8 +328,8 @@ _TRUE: Final = _of(bool), None
 _COUNT: Final = _of(_Count), None
 _RESULTS: Final[dict[str, tuple[Callable[[msgspec.Raw], Any], Callable[..., Any] | None]]] = {
     "reserve": (_of(Granted | _No | _Skip), _reserved),
-    "settle": (_of(tuple[bool, list[int], list[str], list[int]]), _settled),
-    "refund": (_of(tuple[bool, list[int], list[str]]), _refunded),
+    "settle": (_of(tuple[bool, list[int], list[str], list[_Number]]), _ended),
+    "refund": (_of(tuple[bool, list[int], list[str]]), _ended),
     "remember": (_of(_Place | bool), _note),
     "block": (_of(BlockRow), None),
     **dict.fromkeys(("claim", "beat", "doubt"), _COUNT),
@@ -362,8 +337,8 @@ _RESULTS: Final[dict[str, tuple[Callable[[msgspec.Raw], Any], Callable[..., Any]
         ("adopt", "hold", "learn", "leave", "put", "regain", "spent", "sum", "unblock", "undo", "withdraw"), _TRUE
     ),
 }
-"""Verb -> how its result is decoded, and made a record: `Granted`, `Refused` or None of a call that was skipped (reserve),
-`Answered` (settle, refund), the bytes that stood there before or None (remember), a number or a bool."""
+"""Verb -> how its result is decoded, and made a record. Of `reserve` that is `Granted`, `Refusal` (`opens` in us of the server's
+clock), or None of a call that was skipped; of settle and refund `Answered`; of remember what stood there before, or None."""
 
 
 # -- what is told without having been asked, and ledgers ---------------------------------------------------------------

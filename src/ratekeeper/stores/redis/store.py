@@ -39,7 +39,6 @@ from ratekeeper.stores.redis.protocol import (
     NOTES,
     Command,
     Granted,
-    Refused,
     Request,
     command,
     namespace_of,
@@ -187,13 +186,12 @@ class RedisStore(SharedStore):
         def write(request: Request) -> list[Any]:
             return reserve(request, ask, f"{number:016x}", lease // MICRO, ask.lane + 1 if extra else 0, most)
 
-        def done(told: Granted | Refused | None) -> None:
+        def done(told: Granted | Refusal | None) -> None:
             if isinstance(told, Granted):
                 record = Grant(number, ask.namespace, ask.charges, told.marks, now, ask.who, now.mono + lease)
                 found[place] = self._granted(ask, record, told.permits)
             elif told is not None:
-                opens = self.connection.clock.here(told.opens)
-                found[place] = Refusal(told.key, opens, told.unknown, told.never, told.kind, told.reason)
+                found[place] = told._replace(opens=self.connection.clock.here(told.opens))
 
         return Command(write, done)
 
@@ -246,9 +244,10 @@ class RedisStore(SharedStore):
 
         def write(request: Request) -> list[Any]:
             nonlocal permits
-            with self._counting:
-                permits, record.counted = permits + record.counted, 0
-            return settle(request, record, permits) if permits else []
+            if not permits:  # else it is told again, and may have been done: what ended since is another command's
+                with self._counting:
+                    permits, record.counted = record.counted, 0
+            return settle(request, record, permits)
 
         self._client.post(record.record.namespace, Command(write, lambda told: self._ended(record, permits, told)))
 
@@ -349,8 +348,8 @@ class RedisStore(SharedStore):
         if not self._mirror.learn(namespace, whole):
             return False
         wire = {name: [capacity, period // MICRO] for name, (capacity, period) in whole.items()}
-        done = partial(self._again, partial(self._mirror.learn, namespace, whole))
-        self._client.post(namespace, command("learn", wire, done=done), now=True)
+        told = command("learn", wire, done=lambda _: self._mirror.learn(namespace, whole))
+        self._client.post(namespace, told, now=True)
         return True
 
     def doubt(self, namespace: str, now: Instant) -> None:
@@ -360,14 +359,11 @@ class RedisStore(SharedStore):
         here = partial(self._mirror.block, scope, length, kind, reason, mono, wall)
         state = here()
         span = False if length is None else -(-max(0, length) // MICRO)
-        told = command("block", scope, kind, reason, span, done=partial(self._again, here))
+        # What came in with the same request is older than this block.
+        told = command("block", scope, kind, reason, span, done=lambda _: here())
         now = Instant(mono, mono, mono) if self._given else None
         self._client.post(namespace_of(scope), told, now, now=True)
         return state
-
-    def _again(self, known: Callable[[], object], _: object) -> None:
-        """The server was told what is known here: what came in with the same request was older."""
-        known()
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         self._mirror.unblock(scope, kind)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.records import Answered, Ask, Grant
@@ -21,7 +22,6 @@ from ratekeeper.stores.redis.protocol import (
     Granted,
     Lost,
     Message,
-    Refused,
     Request,
     Stale,
     command,
@@ -75,8 +75,8 @@ ITEMS: dict[str, list[Any]] = {
 RESULTS: dict[str, list[tuple[Any, Any]]] = {
     "reserve": [
         (["ok", 3, [7, 8]], Granted(3, [7, 8])),
-        (["no", 2, 99, True, False, "limit", ""], Refused("shop/orders/ip:a", 99, True, False, "limit", "")),
-        (["no", "shop", 99, False, False, "ban", "why"], Refused("shop", 99, False, False, "ban", "why")),
+        (["no", 2, 99, True, False, "limit", ""], Refusal("shop/orders/ip:a", 99, True, False, "limit", "")),
+        (["no", "shop", 99, False, False, "ban", "why"], Refusal("shop", 99, False, False, "ban", "why")),
         (["skip"], None),
     ],
     "settle": [
