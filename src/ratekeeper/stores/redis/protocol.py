@@ -337,8 +337,8 @@ _RESULTS: Final[dict[str, tuple[Callable[[msgspec.Raw], Any], Callable[..., Any]
         ("adopt", "hold", "learn", "leave", "put", "regain", "spent", "sum", "unblock", "undo", "withdraw"), _TRUE
     ),
 }
-"""Verb -> how its result is decoded, and made a record. Of `reserve` that is `Granted`, `Refusal` (`opens` in us of the server's
-clock), or None of a call that was skipped; of settle and refund `Answered`; of remember what stood there before, or None."""
+"""Verb -> how its result is decoded, and made a record. Of `reserve` that is `Granted`, `Refusal` (`opens` in us of the
+server's clock), or None of a call that was skipped; of settle and refund `Answered`; of remember what was before, or None."""
 
 
 # -- what is told without having been asked, and ledgers ---------------------------------------------------------------
