@@ -29,6 +29,7 @@ class Connection:
         given: see `RedisStore`.
 
     Attributes:
+        seen: the server's clock as far as it is known without asking.
         made: how often a connection was made: after each the server may be another.
         calls: script calls made so far.
         took: how long the last of them took, ns.
@@ -37,7 +38,7 @@ class Connection:
     def __init__(self, address: Address, *, given: bool = False) -> None:
         self.address = address
         self.made = self.calls = self.took = 0
-        self._clock = ServerClock(given=given)
+        self.seen = ServerClock(given=given)
         self._redis: Any = None
         self._text = script()
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
@@ -72,11 +73,11 @@ class Connection:
         Raises:
             StoreUnavailable: the server did not answer.
         """
-        if not self._clock.at:
+        if not self.seen.at:
             sent = time.monotonic_ns()
             seconds, micros = self.ask(_time)
-            self._clock.learn(sent, time.monotonic_ns(), seconds * 1_000_000 + micros)
-        return self._clock
+            self.seen.learn(sent, time.monotonic_ns(), seconds * 1_000_000 + micros)
+        return self.seen
 
     def ask(self, command: Callable[[Any], R]) -> R:
         """Send something and read the answer.
@@ -120,7 +121,7 @@ class Connection:
                 self.calls += 1
                 self.took = answered - sent
             reply = request.read(raw)
-            self._clock.learn(sent, answered, reply.now)
+            self.seen.learn(sent, answered, reply.now)
             return reply
 
         return self.ask(carry)
