@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from ratekeeper.stores.batching import SHARE, Batch
@@ -10,7 +10,7 @@ from ratekeeper.stores.records import NOTHING, Ask, Grant, Units
 from ratekeeper.stores.redis.lua import member_name
 from ratekeeper.stores.redis.protocol import Request
 
-__all__ = ["Record", "adopt", "refund", "regain", "reserve", "settle", "spent"]
+__all__ = ["End", "Record", "adopt", "refund", "regain", "reserve", "settle", "spent"]
 
 
 class Record(Batch):
@@ -19,9 +19,10 @@ class Record(Batch):
     Attributes:
         sent: when it was taken, on the server's clock: (steady, lo, hi), us.
         counted: permits that were spent at their reserved cost, and of which no request has told yet.
+        untold: permits of which no request has told yet, in whatever way they end.
     """
 
-    __slots__ = ("counted", "number", "sent")
+    __slots__ = ("counted", "number", "sent", "untold")
 
     def __init__(
         self, record: Grant, sent: tuple[int, int, int], permits: int = 1, until: int = 0, generation: int = 0
@@ -30,6 +31,32 @@ class Record(Batch):
         self.number = f"{record.id:016x}"
         self.sent = sent
         self.counted = 0
+        self.untold = permits
+
+
+class End:
+    """Permits of one record that end together. A request that is repeated says the same of them, so that they end once.
+
+    Args:
+        of: their record.
+        permits: how many.
+        count: tells how many when they are first told of, instead of `permits`.
+    """
+
+    __slots__ = ("_count", "left", "of", "permits")
+
+    def __init__(self, of: Record, permits: int = 1, count: Callable[[], int] | None = None) -> None:
+        self.of = of
+        self.permits = permits
+        self.left = -1
+        self._count = count
+
+    def tell(self) -> None:
+        """They are told of now; `left` are so many permits of the record that are told of later."""
+        if self.left < 0:
+            if self._count is not None:
+                self.permits = self._count()
+            self.left = self.of.untold = self.of.untold - self.permits
 
 
 def reserve(request: Request, ask: Ask, number: str, lease: int, lane: int, most: int) -> list[Any]:
@@ -57,25 +84,28 @@ def reserve(request: Request, ask: Ask, number: str, lease: int, lane: int, most
 
 def settle(
     request: Request,
-    of: Record,
-    permits: int = 1,
+    end: End,
     actual: Units = NOTHING,
     used: Units = NOTHING,
     full: Container[str] = (),
     stated: bool = False,
 ) -> list[Any]:
-    """The item that spends so many permits of a record; the rest as in `Store.settle`."""
+    """The item that spends permits of a record; the rest as in `Store.settle`."""
+    end.tell()
+    of, permits = end.of, end.permits
     charges = request.charges(of.charges, permits)
     for part, charge, mark in zip(charges, of.charges, of.record.marks, strict=True):
         key = charge.key
         part += (actual.get(key, part[2]), used.get(key, False), mark, key in full)
-    return ["settle", of.number, permits, charges, of.sent, member_name(of.record.who[0]), stated]
+    return ["settle", of.number, permits, charges, of.sent, member_name(of.record.who[0]), stated, end.left]
 
 
-def refund(request: Request, of: Record, permits: int = 1) -> list[Any]:
-    """The item that gives so many permits of a record back."""
+def refund(request: Request, end: End) -> list[Any]:
+    """The item that gives permits of a record back."""
+    end.tell()
+    of, permits = end.of, end.permits
     member, klass = of.record.who
-    return ["refund", of.number, permits, request.charges(of.charges, permits), member_name(member), klass]
+    return ["refund", of.number, permits, request.charges(of.charges, permits), member_name(member), klass, end.left]
 
 
 def adopt(request: Request, of: Record, lease: int) -> list[Any]:

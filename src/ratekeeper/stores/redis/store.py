@@ -29,7 +29,7 @@ from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
 from ratekeeper.stores.redis.address import parse_address
 from ratekeeper.stores.redis.client import Client
-from ratekeeper.stores.redis.commands import Record, adopt, refund, reserve, settle, spent
+from ratekeeper.stores.redis.commands import End, Record, adopt, refund, reserve, settle, spent
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.lua import member_name
 from ratekeeper.stores.redis.mirror import Mirror
@@ -228,11 +228,7 @@ class RedisStore(SharedStore):
                 self._count(grant.batch)
                 return _ENDED
         keys = tuple(full)
-
-        def write(request: Request) -> list[Any]:
-            return settle(request, self._record(grant), 1, actual, used, keys, stated)
-
-        return self._end(grant, now, write)
+        return self._end(grant, now, partial(settle, actual=actual, used=used, full=keys, stated=stated))
 
     def _count(self, record: Record) -> None:
         """One permit of a record was spent at its reserved cost: all such are told together."""
@@ -240,31 +236,35 @@ class RedisStore(SharedStore):
             record.counted += 1
             if record.counted > 1:
                 return  # the command that takes the count is pending
-        permits = 0
 
-        def write(request: Request) -> list[Any]:
-            nonlocal permits
-            if not permits:  # else it is told again, and may have been done: what ended since is another command's
-                with self._counting:
-                    permits, record.counted = record.counted, 0
-            return settle(request, record, permits)
+        def counted() -> int:
+            with self._counting:
+                permits, record.counted = record.counted, 0
+            return permits
 
-        self._client.post(record.record.namespace, Command(write, lambda told: self._ended(record, permits, told)))
+        end = End(record, 0, counted)
+        self._client.post(record.record.namespace, Command(partial(settle, end=end), partial(self._ended, end)))
 
     def refund(self, grant: Grant, now: Instant) -> Answered:
         if isinstance(grant, BatchPermit):
             if not grant.open:
                 return Answered(late=True)
             grant.open = False
-        return self._end(grant, now, lambda request: refund(request, self._record(grant)))
+        return self._end(grant, now, refund)
 
-    def _end(self, grant: Grant, now: Instant, write: Callable[[Request], list[Any]]) -> Answered:
+    def _end(self, grant: Grant, now: Instant, item: Callable[..., list[Any]]) -> Answered:
         """Tell the end of a permit; what that brought about, if it is known already."""
+        ends: list[End] = []
         found: list[Answered] = []
+
+        def write(request: Request) -> list[Any]:
+            if not ends:
+                ends.append(End(self._record(grant)))
+            return item(request, end=ends[0])
 
         def done(told: Answered) -> None:
             found.append(told)
-            self._ended(self._record(grant), 1, told)
+            self._ended(ends[0], told)
 
         self._client.post(grant.namespace, Command(write, done), now)
         return found[0] if found else _ENDED
@@ -276,19 +276,20 @@ class RedisStore(SharedStore):
             return record
         return Record(grant, self.connection.clock.stamp(grant.sent))
 
-    def _ended(self, record: Record, permits: int, told: Answered) -> None:
-        """The server knows that so many permits of a record ended."""
-        record.left -= permits
-        if record.left <= 0:
-            self._client.namespace(record.record.namespace).records.pop(record.number, None)
+    def _ended(self, end: End, told: Answered) -> None:
+        """The server knows that permits of a record ended."""
+        of, namespace = end.of, end.of.record.namespace
+        of.left -= end.permits
+        if of.left <= 0:
+            self._client.namespace(namespace).records.pop(of.number, None)
         if not self._given and (told.freed or told.foreign):  # else whoever asked waits for it
-            self.heard(record.record.namespace, told._replace(wake=frozenset()))  # the script has woken the others
+            self.heard(namespace, told._replace(wake=frozenset()))  # the script has woken the others
 
     def _close_batches(self, mono: int) -> None:
         """Give back what nobody drew of the batches that are over."""
         for record, rest in self._batches.close(mono, self.generation):
-            done = partial(self._ended, record, rest)
-            self._client.post(record.record.namespace, Command(partial(refund, of=record, permits=rest), done))
+            end = End(record, rest)
+            self._client.post(record.record.namespace, Command(partial(refund, end=end), partial(self._ended, end)))
 
     def hold(self, grant: Grant, until: int) -> bool:
         if isinstance(grant, BatchPermit):
@@ -306,7 +307,7 @@ class RedisStore(SharedStore):
     def _part_with(self, grant: BatchPermit[Record], until: int) -> None:
         """Give one permit of a batch a record of its own."""
         old = grant.batch
-        self._client.post(grant.namespace, Command(partial(refund, of=old)))
+        self._client.post(grant.namespace, Command(partial(refund, end=End(old))))
         old.left -= 1
         marks, sent = old.record.marks, old.record.sent
         own = Grant(self.new_id(), grant.namespace, grant.charges, marks, sent, grant.who, until)

@@ -13,7 +13,7 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.records import Answered, Ask, Grant
 from ratekeeper.stores.redis import commands
-from ratekeeper.stores.redis.commands import Record
+from ratekeeper.stores.redis.commands import End, Record
 from ratekeeper.stores.redis.lua import spec
 from ratekeeper.stores.redis.protocol import (
     BlockRow,
@@ -45,8 +45,10 @@ def record(permits: int = 3) -> Record:
 
 COMMANDS: dict[str, Command] = {
     "reserve": Command(lambda request: commands.reserve(request, Ask("shop", CHARGES, ("shop",), ME), "ab", 60, 1, 3)),
-    "settle": Command(lambda request: commands.settle(request, record(), 1, {CHARGES[0].key: 5}, {CHARGES[1].key: 4})),
-    "refund": Command(lambda request: commands.refund(request, record(), 2)),
+    "settle": Command(
+        lambda request: commands.settle(request, End(record()), {CHARGES[0].key: 5}, {CHARGES[1].key: 4})
+    ),
+    "refund": Command(lambda request: commands.refund(request, End(record(), 2))),
     "adopt": Command(lambda request: commands.adopt(request, record(), 60)),
     "regain": Command(lambda request: commands.regain(request, record(), 60)),
     "spent": Command(lambda request: commands.spent(request, record().record, {CHARGES[0].key: 5}, (1, 2, 3))),
@@ -61,9 +63,10 @@ ITEMS: dict[str, list[Any]] = {
         "reserve", BOTH, ["shop"], NAME, 2, {}, {}, 1, 60, "ab", 1, 3, 64, 1,
     ],
     "settle": [
-        "settle", "00000000000000ab", 1, [[1, 1, 2, 5, False, 7, False], [2, 2, 1, 1, 4, 8, False]], [1, 2, 3], NAME, False,
+        "settle", "00000000000000ab", 1, [[1, 1, 2, 5, False, 7, False], [2, 2, 1, 1, 4, 8, False]], [1, 2, 3], NAME,
+        False, 2,
     ],
-    "refund": ["refund", "00000000000000ab", 2, [[1, 1, 4], [2, 2, 2]], NAME, 2],
+    "refund": ["refund", "00000000000000ab", 2, [[1, 1, 4], [2, 2, 2]], NAME, 2, 1],
     "adopt": ["adopt", "00000000000000ab", 1, BOTH, [1, 2, 3], NAME, 2, 60],
     "regain": ["regain", "00000000000000ab", 3, BOTH, NAME, 2, 60],
     "spent": ["spent", [[1, 1, 5], [2, 2, 1]], [1, 2, 3]],
@@ -148,6 +151,16 @@ def test_replies_without_results() -> None:
     assert stale == Stale(1, 2, [BlockRow("shop", "ban", "why", False, 5)], {"weight": (5, 60)})
     assert request_for("hold").read([pack(["stale", 1, 2, [], False])]) == Stale(1, 2, [], False)
     assert request_for("hold").read([pack(["lost", 1, 2, [1], 3])]) == Lost(1, 2, [1], 3)
+
+
+def test_what_is_told_again_is_the_same() -> None:
+    """A request that is repeated says of permits what it said before; those of the next command are told of after them."""
+    of, ended = record(5), [2]
+    first, second = End(of, 0, ended.pop), End(of)
+    for _ in range(2):
+        made = Request("shop", lambda charge: charge.limit)
+        told = [commands.settle(made, first), commands.settle(made, second), commands.refund(made, End(record(), 3))]
+        assert [(item[2], item[-1]) for item in told] == [(2, 3), (1, 2), (3, 0)]
 
 
 def test_a_command_that_has_nothing_to_say_is_left_out() -> None:
