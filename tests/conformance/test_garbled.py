@@ -313,6 +313,30 @@ def test_an_answer_that_was_lost_is_made_up_for(server: Server) -> None:
         store.close()
 
 
+def test_a_server_forgets_a_batch_while_a_permit_leaves_it(server: Server) -> None:
+    """It gets the batch back as it knew it, and then the ends: each unit counts once, wherever it is."""
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+        store = RedisStore(server.url)
+        try:
+            (grants,) = store.reserve_all([Ask(NS, CHARGES[:1], (NS,), ME, most=5)], now)
+            assert not isinstance(grants, Refusal)
+            with store._client._lock:
+                for grant in grants[:2]:
+                    store.settle(grant, now())
+                assert store.hold(grants[2], time.monotonic_ns() + 300 * SECOND)
+                client.flushall()
+                store._client.call(NS, [])
+            (view,) = store.read(now).ledgers
+            assert (view.used, view.inflight) == (4, 6)
+            for grant in grants[2:]:
+                store.settle(grant, now())
+            (view,) = store.read(now).ledgers
+            assert (view.used, view.inflight) == (10, 0)
+        finally:
+            store.close()
+
+
 class Noise:
     """Passes bytes between a program and a server, and changes one now and then on the way back."""
 

@@ -278,12 +278,14 @@ class RedisStore(SharedStore):
 
     def _ended(self, end: End, told: Answered) -> None:
         """The server knows that permits of a record ended."""
-        of, namespace = end.of, end.of.record.namespace
-        of.left -= end.permits
-        if of.left <= 0:
-            self._client.namespace(namespace).records.pop(of.number, None)
+        self._let_go(end)
         if not self._given and (told.freed or told.foreign):  # else whoever asked waits for it
-            self.heard(namespace, told._replace(wake=frozenset()))  # the script has woken the others
+            self.heard(end.of.record.namespace, told._replace(wake=frozenset()))  # the script has woken the others
+
+    def _let_go(self, end: End) -> None:
+        end.of.left -= end.permits
+        if end.of.left <= 0:
+            self._client.namespace(end.of.record.namespace).records.pop(end.of.number, None)
 
     def _close_batches(self, mono: int) -> None:
         """Give back what nobody drew of the batches that are over."""
@@ -306,9 +308,8 @@ class RedisStore(SharedStore):
 
     def _part_with(self, grant: BatchPermit[Record], until: int) -> None:
         """Give one permit of a batch a record of its own."""
-        old = grant.batch
-        self._client.post(grant.namespace, Command(partial(refund, end=End(old))))
-        old.left -= 1
+        old, end = grant.batch, End(grant.batch)
+        self._client.post(grant.namespace, Command(partial(refund, end=end), lambda _: self._let_go(end)))
         marks, sent = old.record.marks, old.record.sent
         own = Grant(self.new_id(), grant.namespace, grant.charges, marks, sent, grant.who, until)
         new = Record(own, old.sent)
