@@ -14,7 +14,7 @@ import pytest
 from tests.support.server import Server
 
 from ratekeeper.stores.redis.address import parse_address
-from ratekeeper.stores.redis.line import Line
+from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.shelf import FileShelf, MemoryShelf, ServerShelf, Shelf
 
 KEY, OTHER = b"\x01" * 16, b"\x02" * 16
@@ -34,9 +34,9 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
         return MemoryShelf(4000)
     if request.param == "file":
         return FileShelf(tmp_path / "answers", 4000)
-    line = Line(parse_address(request.getfixturevalue("server").url), lambda: None)
-    line.client.flushall()
-    return ServerShelf(line, 4000)
+    connection = Connection(parse_address(request.getfixturevalue("server").url))
+    connection.redis.flushall()
+    return ServerShelf(connection, 4000)
 
 
 def test_what_is_put_is_there(shelf: Shelf) -> None:
@@ -128,7 +128,7 @@ def test_trouble_is_a_miss_and_is_told_once(tmp_path: Path, caplog: pytest.LogCa
     """A folder that cannot be written, and a server that is gone."""
     (tmp_path / "file").write_bytes(b"")
     gone = parse_address("redis://127.0.0.1:1")
-    for shelf in (FileShelf(tmp_path / "file" / "answers", 4000), ServerShelf(Line(gone, lambda: None), 4000)):
+    for shelf in (FileShelf(tmp_path / "file" / "answers", 4000), ServerShelf(Connection(gone), 4000)):
         caplog.clear()
         for _ in range(3):
             shelf.put(KEY, b"x", 60)

@@ -40,7 +40,7 @@ def workers(tmp_path: Path) -> Iterator[Callable[..., list[Worker]]]:
 def test_a_ban_holds_for_the_next_decision(workers: Callable[..., list[Worker]]) -> None:
     """What one process learns of a ban holds for another's next decision, however busy that is."""
     one, two = workers(2)
-    assert two("spend", 5.0, 150) == 150  # busy: it takes its permits in bundles now
+    assert two("spend", 5.0, 150) == 150  # busy: it takes its permits in batches now
     one("block", SHOP, 60)
     time.sleep(0.05)
     assert two("ask")[::2] == [False, "ban"]

@@ -110,7 +110,7 @@ def test_a_pause_stops_orders_of_all_processes_and_lets_cancels_pass(
         trading = Trading(tmp_path, stack, limits, store)
         until(lambda: len(trading.arrivals(CANCEL)) >= 2 * PROCESSES and trading.accounts(CANCEL, 0) == PROCESSES)
         paused = trading.ratekeeper("pause", scope)
-        time.sleep(2.5)  # windows turn meanwhile, and slices and bundles close
+        time.sleep(2.5)  # windows turn meanwhile, and permit batches close
         before = time.time()
         resumed = trading.ratekeeper("resume", scope)
         until(lambda: trading.accounts(ORDER, resumed) == PROCESSES)

@@ -1,8 +1,8 @@
 """Where calls wait when the store is a network away: nobody but the helper thread talks to it, for all callers at once.
 
-A call that cannot be served out of a slice which this process holds stands in its lane, and the next round trip takes all
-of them along. So an event loop never waits for the network, and the busier a process is, the fewer round trips a permit
-costs.
+A call that cannot be served out of a permit batch which this process holds stands in its lane, and the next round trip
+takes all of them along. So an event loop never waits for the network, and the busier a process is, the fewer round trips a
+permit costs.
 """
 
 from __future__ import annotations

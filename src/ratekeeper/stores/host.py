@@ -21,8 +21,8 @@ from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores import names
 from ratekeeper.stores.absence import Absences
 from ratekeeper.stores.base import SharedStore
+from ratekeeper.stores.batching import BatchingStore, BatchPermit
 from ratekeeper.stores.blocks import read_blocks, write_blocks
-from ratekeeper.stores.busy import BusyStore, Part
 from ratekeeper.stores.environment import Environment, boot_id
 from ratekeeper.stores.names import due, permit_name, permits_of, record_name
 from ratekeeper.stores.records import LEASE, NOTHING, Grant, Snapshot, forget, view
@@ -46,7 +46,7 @@ _NOTHING_HELD: Final[tuple[tuple[str, int], ...]] = ()
 _FILE: Final = "blocks.json"
 
 
-class HostStore(BusyStore, SharedStore):
+class HostStore(BatchingStore, SharedStore):
     """All processes of a machine share these ledgers.
 
     Args:
@@ -119,13 +119,13 @@ class HostStore(BusyStore, SharedStore):
                 raise
             finally:
                 self._txn = None
-                self._later.over()
+                self._deferred.over()
 
     def _arrived(self) -> None:
         """The transaction was written."""
         self._dirty.clear()
         self._stated = self.learned
-        self._later.arrived()
+        self._deferred.arrived()
         if len(self._seen) > _CACHED:
             self._seen.clear()
 
@@ -141,7 +141,7 @@ class HostStore(BusyStore, SharedStore):
             self._seen.pop(key, None)
         self._dirty.clear()
         self._raw_generation = b"?"
-        self._later.thrown()
+        self._deferred.thrown()
 
     def _refresh(self) -> None:
         """Blocks and learned limits, if another process changed them."""
@@ -244,15 +244,15 @@ class HostStore(BusyStore, SharedStore):
         return seen[1] if seen is not None else None
 
     def _add(self, grant: Grant) -> None:
-        if isinstance(grant, Part):
-            grant.bundle = None  # from now on it has a record of its own
+        if isinstance(grant, BatchPermit):
+            grant.apart = True
         held = names.encode([(charge.key, charge.cost) for charge in grant.charges])
         self._txn.put(_permit(grant), held)
 
     def _drop(self, grant: Grant) -> bool:
-        if not isinstance(grant, Part) or grant.bundle is None:
+        if not isinstance(grant, BatchPermit) or grant.apart:
             return bool(self._txn.delete(_permit(grant)))
-        name = _permit(grant.bundle.grant)
+        name = _permit(grant.batch.record)
         raw = self._txn.get(name)
         if raw is None:
             return False
@@ -513,7 +513,7 @@ class HostStore(BusyStore, SharedStore):
     def close(self) -> None:
         if self._pid == os.getpid():
             try:
-                self._close_bundles()
+                self._close_batches()
             except StoreError:
                 pass  # it ends with the lease
             self._bells.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ratekeeper.stores.environment import boot_id
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.redis.line import Line
+    from ratekeeper.stores.redis.connection import Connection
 
 __all__ = ["FileShelf", "MemoryShelf", "ServerShelf", "Shelf"]
 
@@ -176,18 +176,18 @@ class ServerShelf(Shelf):
     """For all machines of a Redis or Valkey server. All answers lie in one hash slot, beside an index by their end.
 
     Args:
-        line: to the server.
+        connection: to the server.
         most: bytes of all together.
     """
 
-    def __init__(self, line: Line, most: int) -> None:
-        self._line = line
+    def __init__(self, connection: Connection, most: int) -> None:
+        self._connection = connection
         self._most = most
         self._said = False
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            found: bytes | None = self._line.client.get(_name(key))
+            found: bytes | None = self._connection.redis.get(_name(key))
         except Exception as error:  # noqa: BLE001 - of redis-py, of the network: a miss
             self._trouble(error)
             return None
@@ -199,7 +199,7 @@ class ServerShelf(Shelf):
         now = time.time_ns() // 1_000_000
         until = now + int(min(keep, _LONGEST) * 1000) + 1
         try:
-            self._line.client.eval(
+            self._connection.redis.eval(
                 _KEEP, 3, _name(key), f"{_PREFIX}ends", f"{_PREFIX}sizes", now, until, len(value), self._most, value
             )
         except Exception as error:  # noqa: BLE001 - as above

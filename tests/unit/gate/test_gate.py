@@ -340,10 +340,10 @@ def test_an_answer_in_another_century_is_told_and_believed(gate: Gate) -> None:
     assert gate.read().ledgers[0].used == 1
 
 
-def test_a_waiting_call_of_a_busy_process_is_served_from_a_bundle(
+def test_a_waiting_call_of_a_busy_process_is_served_from_a_batch(
     new_gate: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the store hands out of a bundle is a permit for a waiting call too."""
+    """What the store hands out of a batch is a permit for a waiting call too."""
     gate = new_gate("host://")
     with gate.permit("binance-usdm", "GET", "/fapi/v1/time"):
         pass
@@ -360,7 +360,7 @@ def test_a_waiting_call_of_a_busy_process_is_served_from_a_bundle(
     thread.start()
     while not gate.room.count:
         assert thread.is_alive()
-    monkeypatch.setattr("ratekeeper.stores.later.Later.busy", lambda *_: True)
+    monkeypatch.setattr("ratekeeper.stores.batching.DeferredSettles.busy", lambda *_: True)
     gate.unblock("binance-usdm")
     assert got.wait(10)
     thread.join(10)

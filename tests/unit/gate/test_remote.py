@@ -70,14 +70,14 @@ def test_calls_that_come_together_share_round_trips(gate: Gate) -> None:
 
 def test_an_event_loop_never_waits_for_the_network(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """While tasks wait and are served, no round trip is made by the thread of their loop."""
-    line = inner(gate)._trips.line
-    real, threads = line.carry, set()
+    connection = inner(gate).connection
+    real, threads = connection.call, set()
 
-    def carry(*arguments: Any) -> Any:
+    def call_server(*arguments: Any) -> Any:
         threads.add(threading.get_ident())
         return real(*arguments)
 
-    monkeypatch.setattr(line, "carry", carry)
+    monkeypatch.setattr(connection, "call", call_server)
 
     async def call() -> None:
         async with gate.permit("testland", "GET", "/stream"):

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ratekeeper.errors import StoreError
 
-__all__ = ["Address", "connect", "is_address", "parse_address"]
+__all__ = ["Address", "connect", "failures", "is_address", "parse_address"]
 
 _SCHEMES: Final = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 """Scheme -> whether it means TLS."""
@@ -103,6 +103,21 @@ def _host(place: str, port: int) -> tuple[str, int]:
     return parts.hostname or "localhost", parts.port or port
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What redis-py raises when a server does not answer, or refuses.
+
+    Raises:
+        StoreError: the package is missing.
+    """
+    try:
+        from redis.exceptions import RedisClusterException, RedisError
+    except ModuleNotFoundError:
+        raise StoreError(
+            "a store on a server needs redis-py: pip install '.[redis]' in a clone of Ratekeeper"
+        ) from None
+    return RedisError, RedisClusterException, OSError
+
+
 def connect(address: Address, connected: Callable[[], None]) -> Any:
     """A client of redis-py. Nothing is sent before its first command.
 
@@ -113,14 +128,10 @@ def connect(address: Address, connected: Callable[[], None]) -> Any:
     Raises:
         StoreError: the package is missing.
     """
-    try:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ModuleNotFoundError:
-        raise StoreError(
-            "a store on a server needs redis-py: pip install '.[redis]' in a clone of Ratekeeper"
-        ) from None
+    failures()
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     def greet(connection: Any) -> None:
         connection.on_connect()

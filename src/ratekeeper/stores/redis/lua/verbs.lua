@@ -21,9 +21,10 @@
 --           wanted: of the permits, so many that calls wait for; they are decided one by one where a limit is nearly full
 --           -> {ok, permits, {mark..}} | {no, i or scope, opens, unknown, never, kind, reason} | {skip}
 --   settle  permit permits {{i, limit, reserved, actual, used or nil, mark, full}..} {mono, lo, hi} member
---           stated
+--           stated left
 --           -> {held, {freed i..}, {member to wake..}, {i, foreign..}}
---   refund  permit permits {{i, limit, units}..} member class   -> {held, {freed i..}, {member to wake..}}
+--   refund  permit permits {{i, limit, units}..} member class left  -> {held, {freed i..}, {member to wake..}}
+--           left: so many permits of the record were to end later when this was first told; nil: 0. Told twice, it ends once
 --   hold    permit until                       -> bool     withdraw {{i, missed, left}..} member class -> true
 --   doubt   {i..}; none: all of the namespace  -> count    put i blob                        -> bool
 --   adopt   permit permits {{i, limit, cost}..} {mono, lo, hi} member class until            -> true
@@ -212,10 +213,10 @@ end
 
 -- -- permits ----------------------------------------------------------------------------------------------------------
 
--- Take `permits` out of a permit's record; false if its lease had ended.
-local function drop(permit, permits, parts)
+-- Take `permits` out of a permit's record, in which `left` stay; false if its lease had ended, or that was done before.
+local function drop(permit, permits, parts, left)
   local found = record(permit)
-  if not found or found[1] < permits then return false end
+  if not found or found[1] < permits + (left or 0) then return false end
   if found[1] == permits then
     write(permit, false)
     return true
@@ -385,7 +386,7 @@ end
 local function settle_permit(item)
   local permit, permits, parts, sent, member = item[2], item[3], item[4], item[5], item[6]
   local whose = record(permit)
-  local was_held = drop(permit, permits, parts)
+  local was_held = drop(permit, permits, parts, item[8])
   sent = {mono = sent[1], lo = sent[2], hi = sent[3]}
   local freed, wake, foreign = {}, {}, {}
   for p = 1, #parts do
@@ -409,7 +410,7 @@ end
 
 local function refund_permit(item)
   local permit, permits, parts, member, class = item[2], item[3], item[4], item[5], item[6]
-  if not drop(permit, permits, parts) then return {false, {}, {}} end
+  if not drop(permit, permits, parts, item[7]) then return {false, {}, {}} end
   local freed, wake = {}, {}
   for p = 1, #parts do
     local i, units = parts[p][1], parts[p][3]

@@ -6,7 +6,7 @@ import pytest
 
 from ratekeeper.ledger.codec import create
 from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
-from ratekeeper.stores.redis.sight import surely_left
+from ratekeeper.stores.redis.snapshot import surely_left
 
 MINUTE = 60 * SECOND
 BASE = 1_000 * MINUTE

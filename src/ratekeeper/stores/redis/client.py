@@ -1,0 +1,355 @@
+"""The client: calls of one process share requests to the server, and a helper thread sends what nobody waits for.
+
+Whoever needs an answer takes along all that is pending and all other calls that wait. What ends a permit waits a few ms for
+such a request. A client also says now and then that it is alive, finds a lost server again, and gives a server without memory
+back what this process knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from ratekeeper.errors import StoreError, StoreUnavailable
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.stores.redis.commands import regain
+from ratekeeper.stores.redis.connection import Connection
+from ratekeeper.stores.redis.mirror import Mirror
+from ratekeeper.stores.redis.namespace import Namespace, PendingCall
+from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Reply, Request, Stale, command
+
+__all__ = ["Client"]
+
+_LOG: Final = logging.getLogger("ratekeeper")
+_SOON: Final = 0.003
+"""Seconds after which what ended is told; what ends meanwhile travels along."""
+_BEATS: Final = ((SECOND // 4, 3 * SECOND // 4), (2 * SECOND, 5 * SECOND))
+"""Signs of life of a process that is at work, and of one that rests: how often, and after which silence others hold its
+share because it may have begun to use it, ns."""
+_REST: Final = 2 * SECOND
+"""A process that wanted nothing for so long rests, ns."""
+_MARGIN: Final = SECOND // 4
+"""So much later than others may think it does a process begin to use its share, ns."""
+_PROBE: Final = 0.05
+"""Seconds between two tries to reach a server that was lost."""
+_REPEATS: Final = 8
+_MOST: Final = 2_000
+"""Commands in one request at most: while it runs, the server serves nobody else."""
+_PENDING: Final = 100_000
+"""So much is remembered for a server that is away; more is forgotten (their leases end by themselves)."""
+
+
+class Client:
+    """The requests of one store. Thread-safe.
+
+    Args:
+        connection: to the server.
+        mirror: brought up to date when the server says that it is stale.
+        tend: called by the helper thread at the steady instant (ns); returns whether there is more to do in a moment.
+        returned: called by the helper thread when a lost server answers again.
+        given: see `RedisStore`.
+
+    Attributes:
+        member: the name of the gate for which signs of life are sent, or empty.
+        broken: why the server cannot be reached, or empty.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        mirror: Mirror,
+        *,
+        tend: Callable[[int], bool],
+        returned: Callable[[], object],
+        given: bool,
+    ) -> None:
+        self.connection = connection
+        self.member = self.broken = ""
+        self._mirror = mirror
+        self._tend = weakref.WeakMethod(tend)
+        self._returned = weakref.WeakMethod(returned)
+        self._given = given
+        self._namespaces: dict[str, Namespace] = {}
+        self._lock = threading.RLock()
+        self._poke = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def namespace(self, name: str) -> Namespace:
+        """What is known of a namespace."""
+        return self._namespaces.get(name) or self._namespaces.setdefault(name, Namespace(name))
+
+    def members(self) -> int:
+        """How many members were heard of lately, where most were; 0: the server never told."""
+        spaces = list(self._namespaces.values())
+        return max((space.members for space in spaces), default=1) if any(space.beat for space in spaces) else 0
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    def post(self, namespace: str, told: Command, at: Instant | None = None, *, now: bool = False) -> None:
+        """Something for the next request.
+
+        Args:
+            namespace: the provider's.
+            told: what.
+            at: the instant, if the caller knows one.
+            now: somebody waits for its effect.
+        """
+        if self._given:
+            self.call(namespace, [told], at)
+            return
+        space = self.namespace(namespace)
+        if at is not None:
+            space.now = at
+        with space.lock:
+            if len(space.pending) < _PENDING:
+                space.pending.append(told)
+        self.soon(at_once=now)
+
+    def ask(self, namespace: str, write: Callable[[Request], list[Any]], at: Instant | None = None) -> Any:
+        """A request for one command; returns what the server answered.
+
+        Raises:
+            StoreUnavailable: see `Connection.ask`.
+        """
+        told: list[Any] = []
+        self.call(namespace, [Command(write, told.append)], at)
+        return told[0]
+
+    def call(self, namespace: str, commands: Sequence[Command], at: Instant | None = None) -> None:
+        """A request for these, and for what is pending; returns when they are done.
+
+        Raises:
+            StoreUnavailable: see `Connection.ask`.
+        """
+        space = self.namespace(namespace)
+        mine = PendingCall(commands)
+        with space.lock:
+            if at is not None:
+                space.now = at
+            space.calls.append(mine)
+        with self._lock:  # whoever gets it takes along all that wait for it
+            if not mine.over:
+                self._send(space)
+        if mine.error is not None:
+            raise mine.error
+
+    def _send(self, space: Namespace) -> None:
+        calls, pending = space.take_pending()
+        failed: StoreUnavailable | None = StoreUnavailable(f"{self.connection.address}: the request was broken off")
+        try:
+            while len(pending) > _MOST:
+                self._exchange(space, pending[:_MOST])
+                del pending[:_MOST]
+            self._exchange(space, [*pending, *(one for call in calls for one in call.commands)])
+            self.broken, failed = "", None
+        except StoreUnavailable as error:
+            space.put_back(pending)
+            self.broken, failed = str(error), error
+            self.soon(at_once=True)
+        finally:
+            for call in calls:
+                call.over, call.error = True, failed
+
+    def _exchange(self, space: Namespace, commands: list[Command]) -> None:
+        """One request, repeated until the server and this process know the same."""
+        clock = self.connection.clock
+        lost, restored = False, list[Command]()
+        for _ in range(_REPEATS):
+            request, reply = self.connection.read(partial(self._round_trip, space, [*restored, *commands], lost))
+            space.away = False
+            # Generations only grow, so this server has forgotten what was shut. What is known here goes before what it says.
+            if reply.gen < space.gen and not restored:
+                restored = self._mirror.restore(space.name)
+            if isinstance(reply, Stale):
+                space.gen = reply.gen
+                self._mirror.take_in(space.name, reply, clock)
+            elif isinstance(reply, Lost):
+                lost, space.epoch = True, reply.epoch
+            else:
+                self._done(space, request, reply)
+                return
+        raise StoreUnavailable(f"{self.connection.address}: it and this process do not agree on what was spent")
+
+    def _round_trip(self, space: Namespace, commands: list[Command], lost: bool) -> tuple[Request, Reply]:
+        made = self.connection.made
+        request = self._request(space, commands, lost)
+        header = self._header(space, request, lost)
+        reply = self.connection.call(request, header)
+        if header.get("hello"):
+            space.greeted = made
+        return request, reply
+
+    def _request(self, space: Namespace, commands: list[Command], lost: bool) -> Request:
+        request = Request(space.name, self._mirror.limit_of)
+        clock = self.connection.clock
+        if lost:  # a server without memory: first of all give it back what is known
+            for key, (_, raw, _) in space.copies.items():
+                request.add(Command(partial(_put, key=key, raw=raw)))
+        if space.jumps != clock.jumps:
+            # What ledgers have learned of edges stands on the server's clock: as that jumped, they are told.
+            request.add(command("doubt", [], done=partial(_doubted, space, clock.jumps)))
+        if lost:
+            for record in list(space.records.values()):
+                request.add(Command(partial(regain, of=record, lease=clock.there(record.record.lease))))
+        for one in commands:
+            request.add(one)
+        mono = time.monotonic_ns()
+        every, silence = _BEATS[mono - space.asked > _REST]
+        if self.member and (lost or mono - space.beat > every or silence < space.silence):
+
+            def counted(members: int) -> None:
+                space.beat, space.silence, space.members = mono, silence, max(1, members)
+
+            request.add(command("beat", self.member, silence // MICRO, done=counted))
+        return request
+
+    def _header(self, space: Namespace, request: Request, lost: bool) -> dict[str, Any]:
+        header: dict[str, Any] = {
+            "gen": space.gen,
+            "seen": [space.copies.get(key, (0,))[0] for key in request.names],
+            **self.connection.clock.header(space.now or Instant(0, 0, 0)),
+        }
+        if not self._given:
+            header["members"] = space.members
+            if space.greeted != self.connection.made:
+                header["hello"] = True
+            if space.away:
+                header["away"] = True
+            if lost:
+                header["restored"] = True
+            if space.epoch >= 0:
+                header["epoch"] = space.epoch
+        return header
+
+    def _done(self, space: Namespace, request: Request, reply: Done) -> None:
+        """Take in what the server did, and hand out the results."""
+        space.gen, space.epoch = reply.gen, reply.epoch
+        told = time.monotonic_ns()
+        for key, seq, raw in reply.copies:
+            space.copies[key] = seq, raw, told
+        for one, result in zip(request.commands, reply.results, strict=True):
+            if one.done is not None:
+                one.done(result)
+
+    # -- without being asked ---------------------------------------------------------------------------------------
+
+    def leave_alone(self) -> None:
+        """This process goes on without the server."""
+        for space in list(self._namespaces.values()):
+            space.away = True
+
+    def held_from(self) -> int:
+        """Steady ns from which on others hold the share of this process, should the server still serve them."""
+        beats = [s.beat + s.silence + _MARGIN for s in self._namespaces.values() if s.beat and s.name != NOTES]
+        return max(beats, default=0)
+
+    def refresh(self, namespace: str) -> None:
+        """Blocks or limits of a namespace changed."""
+        space = self._namespaces.get(namespace)
+        if space is not None:
+            space.gen = -1
+            self.soon(at_once=True)
+
+    def flush(self) -> None:
+        """Tell what is pending."""
+        for space in list(self._namespaces.values()):
+            if space.unsaid:
+                try:
+                    self.call(space.name, [])
+                except StoreError:
+                    return
+
+    def leave(self, member: str, *, own: bool = True) -> None:
+        """A member takes its leave; not `own`: it is dead."""
+        for space in list(self._namespaces.values()):
+            if not self.broken:
+                try:
+                    self.call(space.name, [command("leave", member)])
+                except StoreError:
+                    return
+        if own:
+            self.member = ""
+
+    def soon(self, *, at_once: bool = False) -> None:
+        """See that the helper thread looks soon."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._closed:
+                    self._thread = threading.Thread(
+                        target=_keep_telling, args=(weakref.ref(self), self._poke), name="ratekeeper-redis", daemon=True
+                    )
+                    self._thread.start()
+        if at_once or not self._poke.is_set():
+            self._poke.set()
+
+    def look(self) -> float:
+        """The helper thread is awake; returns seconds to sleep."""
+        mono = time.monotonic_ns()
+        tend, returned = self._tend(), self._returned()
+        if tend is None or returned is None:
+            return _PROBE  # the store is gone, and so are we
+        busy = tend(mono)
+        if self.broken:
+            try:
+                self.connection.ask(lambda redis: redis.ping())
+            except StoreError:
+                return _PROBE
+            self.broken = ""
+            # Whoever went on with a safe share tells first what it spent: only then may it count as back.
+            returned()
+        for space in list(self._namespaces.values()):
+            due = self.member and mono - space.beat > _BEATS[mono - space.asked > _REST][0]
+            if space.unsaid or due:
+                try:
+                    self.call(space.name, [])
+                except StoreError:
+                    return _PROBE
+        at_work = any(mono - space.asked <= _REST for space in self._namespaces.values())
+        return _SOON if busy else _BEATS[not at_work][0] / SECOND
+
+    def close(self) -> None:
+        """Tell what is pending, stop the helper thread, let go of the connections."""
+        self._closed = True
+        if not self.broken:
+            self.flush()
+        self._poke.set()
+        self.connection.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+
+def _doubted(space: Namespace, jumps: int, _: int) -> None:
+    space.jumps = jumps
+
+
+def _put(request: Request, key: str, raw: bytes) -> list[Any]:
+    return ["put", request.ledger(key), request.blob(raw)]
+
+
+def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
+    """The helper thread."""
+    seconds = _MARGIN / SECOND
+    while True:
+        if poke.wait(seconds):
+            time.sleep(_SOON)
+        here = client()
+        if here is None or here.closed:
+            return
+        poke.clear()
+        try:
+            seconds = here.look()
+        except Exception:  # noqa: BLE001 - told, and tried again
+            if here.closed:  # in the middle of a call: whatever redis-py makes of that
+                return
+            _LOG.warning("ratekeeper: the store could not be told what was spent; trying again", exc_info=True)
+            seconds = _PROBE
+        del here

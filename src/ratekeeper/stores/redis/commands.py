@@ -1,0 +1,128 @@
+"""The commands about permits, as items of a request; at the top of ``lua/verbs.lua`` is what each of their places means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any
+
+from ratekeeper.stores.batching import SHARE, Batch
+from ratekeeper.stores.records import NOTHING, Ask, Grant, Units
+from ratekeeper.stores.redis.lua import member_name
+from ratekeeper.stores.redis.protocol import Request
+
+__all__ = ["End", "Record", "adopt", "refund", "regain", "reserve", "settle", "spent"]
+
+
+class Record(Batch):
+    """Permits under one record of the server, named by the number of `record` as hexadecimal.
+
+    Attributes:
+        sent: when it was taken, on the server's clock: (steady, lo, hi), us.
+        counted: permits that were spent at their reserved cost, and of which no request has told yet.
+        untold: permits of which no request has told yet, in whatever way they end.
+    """
+
+    __slots__ = ("counted", "number", "sent", "untold")
+
+    def __init__(
+        self, record: Grant, sent: tuple[int, int, int], permits: int = 1, until: int = 0, generation: int = 0
+    ) -> None:
+        super().__init__(record.charges, record, permits, until, generation)
+        self.number = f"{record.id:016x}"
+        self.sent = sent
+        self.counted = 0
+        self.untold = permits
+
+
+class End:
+    """Permits of one record that end together. A request that is repeated says the same of them, so that they end once.
+
+    Args:
+        of: their record.
+        permits: how many.
+        count: tells how many when they are first told of, instead of `permits`.
+    """
+
+    __slots__ = ("_count", "left", "of", "permits")
+
+    def __init__(self, of: Record, permits: int = 1, count: Callable[[], int] | None = None) -> None:
+        self.of = of
+        self.permits = permits
+        self.left = -1
+        self._count = count
+
+    def tell(self) -> None:
+        """They are told of now; `left` are so many permits of the record that are told of later."""
+        if self.left < 0:
+            if self._count is not None:
+                self.permits = self._count()
+            self.left = self.of.untold = self.of.untold - self.permits
+
+
+def reserve(request: Request, ask: Ask, number: str, lease: int, lane: int, most: int) -> list[Any]:
+    """The item that takes permits.
+
+    Args:
+        request: with which it travels.
+        ask: what is wanted.
+        number: of the record.
+        lease: of the record, us.
+        lane: asks of one lane stop at its first refusal; 0: none.
+        most: permits at most, where a limit is far from full.
+    """
+    charges = request.charges(ask.charges)
+    backlog: Any = False
+    if ask.backlog is not None:
+        backlog = {request.ledger(key): units for key, units in ask.backlog.items()}
+    ahead = {request.ledger(key): units for key, units in ask.ahead.items() if units}
+    member, klass = ask.who
+    return [
+        "reserve", charges, ask.scopes, member_name(member), klass, backlog, ahead, ask.weight, lease, number, lane, most,
+        SHARE, ask.most,
+    ]  # fmt: skip
+
+
+def settle(
+    request: Request,
+    end: End,
+    actual: Units = NOTHING,
+    used: Units = NOTHING,
+    full: Container[str] = (),
+    stated: bool = False,
+) -> list[Any]:
+    """The item that spends permits of a record; the rest as in `Store.settle`."""
+    end.tell()
+    of, permits = end.of, end.permits
+    charges = request.charges(of.charges, permits)
+    for part, charge, mark in zip(charges, of.charges, of.record.marks, strict=True):
+        key = charge.key
+        part += (actual.get(key, part[2]), used.get(key, False), mark, key in full)
+    return ["settle", of.number, permits, charges, of.sent, member_name(of.record.who[0]), stated, end.left]
+
+
+def refund(request: Request, end: End) -> list[Any]:
+    """The item that gives permits of a record back."""
+    end.tell()
+    of, permits = end.of, end.permits
+    member, klass = of.record.who
+    return ["refund", of.number, permits, request.charges(of.charges, permits), member_name(member), klass, end.left]
+
+
+def adopt(request: Request, of: Record, lease: int) -> list[Any]:
+    """The item that puts a permit in flight that was given elsewhere; `lease`: its end, us."""
+    member, klass = of.record.who
+    return ["adopt", of.number, 1, request.charges(of.charges), of.sent, member_name(member), klass, lease]
+
+
+def regain(request: Request, of: Record, lease: int) -> list[Any]:
+    """The item that gives a record back to a server without memory; `lease`: its end, us."""
+    member, klass = of.record.who
+    return ["regain", of.number, of.left, request.charges(of.charges), member_name(member), klass, lease]
+
+
+def spent(request: Request, grant: Grant, actual: Units, end: tuple[int, int, int]) -> list[Any]:
+    """The item that writes down what was spent elsewhere by the instant `end` of the server's clock (us)."""
+    charges = request.charges(grant.charges)
+    for part, charge in zip(charges, grant.charges, strict=True):
+        part[2] = actual.get(charge.key, charge.cost)
+    return ["spent", charges, end]

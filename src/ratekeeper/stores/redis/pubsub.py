@@ -1,0 +1,139 @@
+"""Wake-ups between machines: all subscribe to the channels of all namespaces; a thread makes a datagram of a message."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from ratekeeper.errors import StoreError
+from ratekeeper.stores.redis.connection import Connection
+from ratekeeper.stores.redis.protocol import NOTES, Message, keys_of, read_message
+
+__all__ = ["PubSub"]
+
+_CHANNELS: Final = "hg:*:bell"
+_PATIENCE: Final = 1.0
+"""Seconds between two looks whether anybody still listens; also before a lost connection is tried again."""
+
+
+class PubSub:
+    """What one process publishes and hears.
+
+    Args:
+        connection: to the server; the listening thread takes one of its own from the same client.
+        changed: called with a namespace whose blocks or limits changed; a bound method, held weakly.
+    """
+
+    def __init__(self, connection: Connection, changed: Callable[[str], object]) -> None:
+        self._connection = connection
+        self._changed = weakref.WeakMethod(changed)
+        self._sockets: dict[bytes, tuple[socket.socket, socket.socket]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.closed = False
+
+    def subscribe(self, member: str) -> socket.socket:
+        """A socket that becomes readable when `member` is woken."""
+        inner, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        inner.setblocking(False)
+        outer.setblocking(False)
+        with self._lock:
+            self._sockets[member.encode()] = outer, inner
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=_listen, args=(weakref.ref(self), self._connection), name="ratekeeper-pubsub", daemon=True
+                )
+                self._thread.start()
+        return inner
+
+    def unsubscribe(self, member: str) -> None:
+        """Nobody listens for that member any more."""
+        with self._lock:
+            pair = self._sockets.pop(member.encode(), ())
+        for end in pair:
+            end.close()
+
+    def publish(self, members: Iterable[str]) -> None:
+        """Wake members, wherever they are. A server that is away wakes nobody: their safety look remains."""
+        names = " ".join(members)
+        if names:
+            try:
+                self._connection.ask(lambda redis: redis.publish(f"{keys_of(NOTES)}bell", f"wake {names}"))
+            except StoreError:
+                pass
+
+    def hear(self, message: Message) -> None:
+        """A message came in."""
+        if message.changed:
+            changed = self._changed()
+            if changed is not None:
+                changed(message.namespace)
+        with self._lock:
+            for member in self._sockets if message.members is None else message.members:
+                pair = self._sockets.get(member)
+                if pair is not None:
+                    try:
+                        pair[0].send(b"w")
+                    except OSError:
+                        pass  # its queue is full: it will wake anyhow
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.closed = True
+        for member in list(self._sockets):
+            self.unsubscribe(member.decode())
+
+
+def _listen(pubsub: weakref.ref[PubSub], connection: Connection) -> None:
+    """The listening thread."""
+    channel: Any = None
+    while True:
+        message = None
+        try:
+            if channel is None:
+                channel = connection.ask(_subscribed)
+                message = Message("", False, None)  # some may have been lost: everybody looks
+            else:
+                message = connection.read(partial(_next, channel))
+        except Exception:  # noqa: BLE001 - a lost server, a message that cannot be read: try again, the safety look remains
+            _let_go(channel)
+            channel = None
+            time.sleep(_PATIENCE / 4)
+        here = pubsub()
+        if here is None or here.closed:
+            break
+        if message is not None:
+            here.hear(message)
+        del here
+    _let_go(channel)
+
+
+def _subscribed(redis: Any) -> Any:
+    channel = redis.pubsub(ignore_subscribe_messages=True)
+    try:
+        channel.psubscribe(_CHANNELS)
+    except BaseException:
+        _let_go(channel)
+        raise
+    return channel
+
+
+def _next(channel: Any) -> Message | None:
+    """The next message, or None after a while without one."""
+    got = channel.get_message(timeout=_PATIENCE)
+    if got is None or got["type"] != "pmessage":
+        return None
+    return read_message(got["channel"], got["data"])
+
+
+def _let_go(channel: Any) -> None:
+    if channel is not None:
+        try:
+            channel.close()
+        except Exception:  # noqa: BLE001, S110 - it is lost anyhow, and the interpreter may be going down
+            pass

@@ -1,0 +1,87 @@
+"""The server's ledgers as people, and the safe share, look at them: on this machine's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.stores.records import LEASE, Snapshot, view
+from ratekeeper.stores.redis.client import Client
+from ratekeeper.stores.redis.protocol import NOTES, keys_of, read_ledger
+
+__all__ = ["read_all", "surely_left"]
+
+_SHORT: Final = 30 * SECOND
+_LONG: Final = 300 * SECOND
+"""Windows between these can be emptied in a moment only by a great burst; longer ones not at all, ns."""
+_MOMENT: Final = 2 * SECOND
+"""In this time much may have been spent that was not seen, ns."""
+
+
+def surely_left(ledger: Ledger, there: Instant, mono: int, seen: int, held: int) -> int:
+    """Units of a ledger that processes without the server may share among them.
+
+    Others may go on with the server for about a second before it holds our share, and may have spent much that this
+    process has not seen. So of a window in which the server was lost nothing is taken if it is short, young or nearly
+    spent, else half of what was left; of one that began later, all.
+
+    Args:
+        ledger: as it was last seen, brought up to `there`.
+        there: now, on the server's clock.
+        mono: now, on this machine's steady clock (ns); so are the other instants.
+        seen: when the ledger was last told.
+        held: from when on the others leave us our share.
+    """
+    limit, room = ledger.limit, max(0, ledger.room)
+    if ledger.melts:
+        to_come, span = ledger.left(there, True)
+        begun = mono - max(0, span - to_come)
+    else:
+        begun = mono - (limit.period or LEASE)
+    if begun >= held:
+        return limit.usable
+    if limit.period > _LONG:
+        return room // 2
+    short = 0 < limit.period < _SHORT
+    stale = seen < held - _MOMENT - SECOND or begun > seen - _MOMENT
+    return 0 if short or stale or room < limit.usable // 4 else room // 2
+
+
+def read_all(client: Client, now: Callable[[str], Instant]) -> Snapshot:
+    """Ledgers, members and permits of all namespaces of the server.
+
+    Args:
+        client: of the server.
+        now: the present moment on the clock of a namespace.
+
+    Raises:
+        StoreUnavailable: it did not answer, or something on it is garbled.
+    """
+    found = Snapshot()
+    ask, clock = client.connection.ask, client.connection.clock
+    for namespace in ask(_namespaces):
+        client.call(namespace, [])
+        there = clock.instant(now(namespace))
+        ask(partial(_add, found, namespace, there))
+    return found
+
+
+def _namespaces(redis: Any) -> list[str]:
+    return sorted({key.partition(b"}")[0].decode()[4:] for key in redis.scan_iter("hg:{*", 1000)})
+
+
+def _add(found: Snapshot, namespace: str, there: Instant, redis: Any) -> None:
+    """What lies in one namespace."""
+    prefix = keys_of(namespace)
+    keys = [key.decode() for key in sorted(redis.smembers(f"{prefix}ledgers"))]
+    raws = redis.mget([f"{prefix}L:{key}" for key in keys]) if keys else []
+    found.ledgers += [
+        view(key, read_ledger(raw, there), there) for key, raw in zip(keys, raws, strict=True) if raw is not None
+    ]
+    for member in redis.zrange(f"{prefix}members", 0, -1):
+        name = redis.get(f"{keys_of(NOTES)}N:member:{member.decode()}")
+        found.members[int(member, 16)] = "?" if name is None else name.decode()
+    found.permits += int(redis.zcard(f"{prefix}permits"))
