@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from tests.support.notes import noted, write
 from tests.support.server import Server
 
 from ratekeeper.errors import StoreUnavailable
@@ -134,17 +135,15 @@ VERBS: dict[str, Callable[[RedisStore, Grant], object]] = {
     "doubt": lambda store, _: store.doubt(NS, now()),
     "block": lambda store, _: store.block(f"{NS}/ip:z", SECOND, "ban", "why", time.monotonic_ns(), time.time_ns()),
     "unblock": lambda store, _: store.unblock(f"{NS}/ip:z"),
-    "remember": lambda store, _: store.remember("topic", b"value"),
-    "note": lambda store, _: store.note("topic", b"value"),
-    "sum": lambda store, _: store.sum("waits", (1, 2, 3)),
-    "claim": lambda store, _: store.claim("task", time.monotonic_ns(), time.monotonic_ns() + SECOND),
+    "update": lambda store, _: write(store, "topic", b"%d" % time.monotonic_ns()),
+    "get": lambda store, _: noted(store, "topic"),
     "read": lambda store, _: store.read(now),
     "join": lambda store, _: store.join(5, "me"),
     "leave": lambda store, _: store.leave(5),
     "wake": lambda store, _: store.wake([5]),
     "adopt": lambda store, grant: store.adopt(grant),
     "spent": lambda store, grant: store.spent(grant, {}, now()),
-    "come_back": lambda store, grant: store.come_back("", 2, [grant], [lambda: store.note("topic", b"x")]),
+    "come_back": lambda store, grant: store.come_back("", 2, [grant], [lambda: write(store, "topic", b"x")]),
     "skew": lambda store, _: store.skew(),
     "peek": lambda store, _: store.peek(CHARGES[0].key, now()),
     "alive": lambda store, _: store.alive(),
@@ -156,7 +155,7 @@ def test_a_verb_and_a_garbled_answer(store: RedisStore, verb: str) -> None:
     """Any command's answer, any field of it; afterwards the store works as if nothing had been."""
     dice = random.Random(verb)
     granted(store)
-    store.remember("topic", b"value")
+    write(store, "topic", b"value")
     real = store.connection.redis
     failed = 0
     for _ in range(ROUNDS):
@@ -238,7 +237,7 @@ def test_what_cannot_be_read_is_not_sent_again(server: Server) -> None:
     """A command whose answer is garbled would only be answered so again; all others of its request are told once more."""
     store = RedisStore(server.url)
     try:
-        store.remember("topic", b"value")
+        write(store, "topic", b"value")
         real, answers = store.connection.redis, 0
 
         def garble(told: Any) -> Any:
@@ -252,16 +251,16 @@ def test_what_cannot_be_read_is_not_sent_again(server: Server) -> None:
         with store._client._lock:
             store.connection._redis = Liar(real, garble)
             space.pending += [
-                Command(lambda _: ["claim", "a", 1, False]),
-                Command(lambda _: ["sum", "b", [1, 2, 3]], done.append),
+                Command(lambda _: ["note", "a"]),
+                Command(lambda _: ["note", "b"], done.append),
             ]
             with pytest.raises(StoreUnavailable, match="cannot be read"):
-                store.remember("topic")
+                noted(store, "topic")
             store.connection._redis = real
             assert answers == 1
             assert [one.doubted for one in space.pending] == [False]
-        store.remember("topic")
-        assert done == [True]
+        noted(store, "topic")
+        assert done == [None]
     finally:
         store.close()
 
@@ -270,15 +269,15 @@ def test_what_cannot_be_sent_is_not_tried_again(server: Server) -> None:
     """A reason that is no text holds up nothing else, neither what is pending nor who asks next."""
     store = RedisStore(server.url)
     try:
-        store.remember("topic", b"value")
+        write(store, "topic", b"value")
         done: list[Any] = []
         space = store._client.namespace(NOTES)
         with store._client._lock:
-            space.pending += [command("claim", "\ud800", 1, False), command("sum", "b", [1, 2, 3], done=done.append)]
+            space.pending += [command("note", "\ud800"), command("note", "b", done=done.append)]
             with pytest.raises(StoreUnavailable, match="cannot be read"):
-                store.remember("topic")
-        store.remember("topic")
-        assert done == [True]
+                noted(store, "topic")
+        noted(store, "topic")
+        assert done == [None]
     finally:
         store.close()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ratekeeper import Gate
+from ratekeeper.gate.policies.breaker import Breakers
 from ratekeeper.gate.steps import drive
 from ratekeeper.gate.waits import Waits
 from ratekeeper.ledger.limit import SECOND
@@ -41,13 +42,13 @@ def made(store: str | Store, home: Path, rules: Path) -> Gate:
 def work(gate: Gate, times: int) -> list[str]:
     """Count everything so often, and claim as many tasks; returns those that are ours."""
     plan = gate.plan("testland", Call("GET", "/"))
-    breakers = gate.pipeline._trying._breakers  # type: ignore[union-attr]
-    assert breakers is not None
+    assert gate.pipeline is not None
+    (breakers,) = [policy for policy in gate.pipeline._policies if isinstance(policy, Breakers)]
     dialler = Dialler(gate, "wss://testland.invalid/", {}, Websockets(), Liveness(), None)
     waits = Waits(gate.store, gate.worker)
     ours = []
     for nth in range(times):
-        drive(breakers.note(plan, Outcome.FAILED, "", is_async=False))
+        drive(breakers._note(plan, Outcome.FAILED, "", is_async=False))
         gate.egress.health.counted(PLACE)
         gate.settling._pacing._change("testland", plan.charges[0], SLOW.refused)
         asyncio.run(dialler.failed(good=False))

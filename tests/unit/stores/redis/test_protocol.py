@@ -52,9 +52,9 @@ COMMANDS: dict[str, Command] = {
     "adopt": Command(lambda request: commands.adopt(request, record(), 60)),
     "regain": Command(lambda request: commands.regain(request, record(), 60)),
     "spent": Command(lambda request: commands.spent(request, record().record, {CHARGES[0].key: 5}, (1, 2, 3))),
-    "remember": Command(lambda request: ["remember", "topic", request.blob(b"value")]),
+    "swap": Command(lambda request: ["swap", "topic", False, request.blob(b"value"), False]),
+    "note": command("note", "topic"),
     "block": command("block", "shop", "ban", "why", 60),
-    "claim": command("claim", "topic", 60, False),
     "hold": command("hold", "ab", 60),
 }
 BOTH = [[1, 1, 2], [2, 2, 1]]
@@ -70,9 +70,9 @@ ITEMS: dict[str, list[Any]] = {
     "adopt": ["adopt", "00000000000000ab", 1, BOTH, [1, 2, 3], NAME, 2, 60],
     "regain": ["regain", "00000000000000ab", 3, BOTH, NAME, 2, 60],
     "spent": ["spent", [[1, 1, 5], [2, 2, 1]], [1, 2, 3]],
-    "remember": ["remember", "topic", 1],
+    "swap": ["swap", "topic", False, 1, False],
+    "note": ["note", "topic"],
     "block": ["block", "shop", "ban", "why", 60],
-    "claim": ["claim", "topic", 60, False],
     "hold": ["hold", "ab", 60],
 }  # fmt: skip
 RESULTS: dict[str, list[tuple[Any, Any]]] = {
@@ -93,9 +93,9 @@ RESULTS: dict[str, list[tuple[Any, Any]]] = {
     "adopt": [(True, True)],
     "regain": [(False, False)],
     "spent": [(True, True)],
-    "remember": [(False, None), (1, b"before")],
+    "swap": [([True, False], (True, None)), ([False, False], (False, None)), ([False, 1], (False, b"before"))],
+    "note": [(False, None), (1, b"before")],
     "block": [(["shop", "ban", "why", 60, 5], BlockRow("shop", "ban", "why", 60, 5))],
-    "claim": [(0, 0), (99, 99)],
     "hold": [(True, True)],
 }
 """Verb -> results as the script packs them, and the records."""
@@ -126,7 +126,7 @@ def test_what_is_sent(verb: str) -> None:
     limits = [spec(WEIGHT), spec(ORDERS)] if charged else []
     assert msgspec.msgpack.decode(header) == {"gen": 1, "limits": limits}
     assert msgspec.msgpack.decode(items, strict=False) == [ITEMS[verb]]
-    assert blobs == ([b"value"] if verb == "remember" else [])
+    assert blobs == ([b"value"] if verb == "swap" else [])
 
 
 @pytest.mark.parametrize(
