@@ -343,7 +343,7 @@ class RedisStore(News):
             self.adopt(grant)
         for verb in replay:
             verb()
-        self._trips.flush()
+        self._trips.soon(at_once=True)  # whoever makes the next trip tells it first
 
     def adopt(self, grant: Grant) -> None:
         whole = Slice(
