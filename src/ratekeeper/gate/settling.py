@@ -174,20 +174,21 @@ class Settling:
             # Calls that were on their way when it began are answered alike: that is one ban, not many.
             if state.scope == block.scope and state.kind == "ban" and sent < state.ends():
                 return 0
-        topic = f"ban:{block.scope}"
+        topic, least = f"ban:{block.scope}", 0
 
         def shut() -> int:
             length = self._store.update(topic, Bans, lambda old, now: banned(old, now, sent, rules.ban_length), _BANS)
-            self._shut(rules.namespace, block, length, now)
+            if length > least:
+                self._shut(rules.namespace, block, length, now)
             return length
 
         done = self._worker.start(topic, shut)
         if not isinstance(done, Future):
             return done
-        # Nobody waits here for a store that is far away; but a ban holds at once.
-        first = rules.ban_length()
-        self._store.block(block.scope, first, block.kind, block.reason, now.mono, time.time_ns())
-        return first
+        # Nobody waits here for a store that is far away. But a ban holds at once, and is told.
+        least = rules.ban_length()
+        self._shut(rules.namespace, block, least, now)
+        return least
 
     def _say_unreadable(self, namespace: str, told: Feedback) -> None:
         if told.unreadable:

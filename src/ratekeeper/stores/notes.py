@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -31,7 +31,7 @@ def encoded(note: object) -> bytes | None:
 
 def note_of(raw: bytes | None, kind: type[N]) -> N | None:
     """A note of those bytes. What is garbled, or of another version, is none."""
-    return read_or(None, _decode(cast("Any", kind)), raw)
+    return None if raw is None else read_or(None, _decode(kind), raw)  # type: ignore[arg-type]
 
 
 @lru_cache(64)

@@ -160,7 +160,10 @@ class SafeStore(Store):
             self._local.clear()
             self._replay.clear()
         self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
-        self._bring()
+        if self._changes and self.inner.together:
+            Helper(self._bring)  # it takes a trip for each
+        else:
+            self._bring()
         return None
 
     def _bring(self) -> None:

@@ -512,7 +512,7 @@ class RedisStore(SharedStore):
             self.adopt(grant)
         for verb in replay:
             verb()
-        self._client.flush()
+        self._client.soon(at_once=True)  # whoever makes the next trip tells it first
 
     def adopt(self, grant: Grant) -> None:
         self._adopt(self._record(grant))
