@@ -160,6 +160,7 @@ def by_requests(venue: Venue, seconds: float) -> None:
 CLIENTS = pytest.mark.parametrize("call", [by_httpx, by_aiohttp, by_requests], ids=["httpx", "aiohttp", "requests"])
 
 
+@pytest.mark.alone
 @CLIENTS
 def test_capacity_adds_up(call: Callable[[Venue, float], None], venue: Callable[..., Venue]) -> None:
     """Four addresses have four budgets: all used in every whole window, and nobody refused."""

@@ -20,6 +20,8 @@ from tests.support.stranger import Stranger
 
 from .conftest import CAPACITY, WINDOW, WORKERS, World
 
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("three programs")]
+
 WORLDS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "its clock is 400 ms ahead": {"skew": 0.4},
