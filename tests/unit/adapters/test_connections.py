@@ -73,7 +73,10 @@ def test_cancelled_calls_give_their_slots_back(lib: ModuleType, origin: Any, gat
     async def main() -> None:
         async with lib.AsyncClient(transport=AsyncTransport(gate=gate), timeout=30) as client:
             for _ in range(5):
+                before = len(origin.paths())
                 tasks = [asyncio.create_task(client.get(f"{origin.url}/stream?do=stall")) for _ in range(4)]
+                while len(origin.paths()) < before + 2:
+                    await asyncio.sleep(0.01)
                 # Long enough for two to stream: one that is cancelled before its answer has begun may still arrive, and
                 # lingers.
                 await asyncio.sleep(0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 from tests.support.calls import sample_calls
@@ -17,6 +18,7 @@ END = NOW + 74_600_000_000
 NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 
 
+@cache
 def provider(name: str) -> Provider:
     """Its rules."""
     return Rulebook.load().provider(name)

@@ -13,7 +13,8 @@ from ratekeeper.rules.times import Wait
 NOW = 1_795_220_621 * SECOND
 DATES = ("Sat, 21 Nov 2026 00:38:41 GMT", "Saturday, 21-Nov-26 00:38:41 GMT", "Sat Nov 21 00:38:41 2026")
 """Nine hundred seconds after `NOW`, in the three forms of RFC 9110."""
-PROVIDERS = tuple(Rulebook.load().names())
+BOOK = Rulebook.load()
+PROVIDERS = tuple(BOOK.names())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_rate_limit_fields(headers: dict[str, str], seconds: int | None) -> None
 
 def refused(name: str, status: int, **headers: str) -> tuple[Feedback, list[str]]:
     """What a refusal of some call tells, and all that would hold the same call again."""
-    provider = Rulebook.load().provider(name)
+    provider = BOOK.provider(name)
     plan = provider.plan(Call("GET", "/an/unknown/path"))
     names = {key.replace("_", "-"): value for key, value in headers.items()}
     told = provider.feedback(plan, Answer(status, names, b"no"), now=NOW)
