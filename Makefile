@@ -4,11 +4,12 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help demo test lint format laws fuzz soak soak-clocks soak-faults bench clean
+.PHONY: help demo test quick lint format laws fuzz soak soak-clocks soak-faults bench clean
 
 help:
 	@echo "make demo    three programs and one budget, without and with Ratekeeper (under two minutes)"
 	@echo "make test    everything CI checks: lint, types, import layers, all tests"
+	@echo "make quick   the unit tests and the laws, in about a minute"
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
 	@echo "make fuzz    random answers, messages and records for an hour (SECONDS=... for another time)"
@@ -25,8 +26,10 @@ demo: .venv/demo.stamp
 	@$(BIN)/ratekeeper demo $(ARGS)
 
 test: lint
-	@echo "pytest"
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@tools/suite $(ARGS)
+
+quick: .venv/test.stamp
+	@tools/suite --quick $(ARGS)
 
 lint: .venv/test.stamp
 	@echo "ruff";         $(BIN)/ruff check --quiet .

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ratekeeper"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
-PURE = ("ledger", "waiting")
+PURE = ("ledger", "policy", "waiting")
 """Packages that only compute: the time is an argument, and nothing is read, written, awaited or drawn by lot."""
 IMPURE = frozenset(
     """asyncio concurrent ctypes fcntl http io lmdb logging mmap multiprocessing os pathlib queue random secrets select
@@ -71,6 +71,36 @@ def test_install_lines_work(path: Path) -> None:
                 named = re.fullmatch(r"\.(?:\[([a-z0-9,]+)\])?", word)
                 assert named is not None, line
                 assert set((named[1] or "demo").split(",")) <= set(extras), line
+
+
+def test_no_circle_of_files() -> None:
+    """No file imports one that needs it, not for its types either: `TYPE_CHECKING` counts."""
+    names = {_dotted(path): path for path in MODULES}
+    needs = {name: _needed(name, path, names) for name, path in names.items()}
+    while leaves := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in leaves:
+            del needs[name]
+    assert not needs, f"a circle, and what needs it: {sorted(needs)}"
+
+
+def _dotted(path: Path) -> str:
+    parts = ("ratekeeper", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _needed(name: str, path: Path, names: Container[str]) -> set[str]:
+    """The files that one names in its imports, wherever these stand."""
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] + "." if node.level else ""
+            module = (base + (node.module or "")).rstrip(".")
+            whole = [f"{module}.{alias.name}" for alias in node.names]
+            found.update(each if each in names else module for each in whole)
+    return {each for each in found if each in names and each != name}
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(SOURCE).parts[0] in PURE], ids=ids)

@@ -53,9 +53,10 @@ class Fuzz:
         self.providers = [book.provider(name) for name in book.names()]
         self._plans: dict[str, list[Plan]] = {}
 
-    def names(self) -> Iterator[str]:
+    @classmethod
+    def names(cls) -> Iterator[str]:
         """What can be tried."""
-        yield from (name[4:] for name in dir(self) if name.startswith("try_"))
+        yield from (name[4:] for name in dir(cls) if name.startswith("try_"))
 
     def run(self, what: str, times: int) -> None:
         """Try something so often."""

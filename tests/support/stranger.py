@@ -29,7 +29,7 @@ class Stranger(threading.Thread):
         connection = http.client.HTTPConnection(self._place, timeout=10)
         due = time.monotonic()
         while not self._stop_asked.wait(max(0.0, due - time.monotonic())):
-            due += self._every
+            due = max(due + self._every, time.monotonic())  # what was late is not made up for in a burst
             connection.request("GET", "/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=1500")
             answer = connection.getresponse()
             answer.read()

@@ -90,4 +90,4 @@ class World:
 def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Makes a `World` with the given options of the emulator; its programs end with the test."""
     with ExitStack() as stack:
-        yield lambda **options: World(tmp_path, stack, **options)
+        yield lambda name="world", **options: World(tmp_path / name, stack, **options)

@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 DEMO = [sys.executable, "-m", "ratekeeper", "demo"]
 
 
+@pytest.mark.alone
 def test_bare_gets_banned_and_governed_uses_everything(own_home: Path) -> None:
     """The figures say what the demo is for, and the user's own state is not touched."""
     begin = time.monotonic()

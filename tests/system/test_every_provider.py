@@ -29,6 +29,8 @@ from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.provider import Provider
 from ratekeeper.testing import Emulator
 
+pytestmark = pytest.mark.alone
+
 SKEW = 7.3
 """Seconds by which the emulator's clock is ahead."""
 PACE = Pace(rate=50, most=100, shortest=1.5, longest=2)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.support.example import figures_of
 
+pytestmark = pytest.mark.xdist_group("futures trader")
+
 FOLDER = Path(__file__).parents[2] / "examples" / "futures_trader"
 ON_THE_WAY = 0.5
 """Seconds in which what was sent before the first 418 came back may still arrive: far less than the ban of four."""

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.support.example import figures_of
 
+pytestmark = pytest.mark.xdist_group("grid bot")
+
 FOLDER = Path(__file__).parents[2] / "examples" / "grid_bot"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.support.example import figures_of
 
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("market data")]
+
 FOLDER = Path(__file__).parents[2] / "examples" / "market_data_platform"
 BANNED = "127.0.0.2"
 TASKS = 16

@@ -18,6 +18,8 @@ from ratekeeper import Cache, Gate, Policies
 from ratekeeper.adapters.ccxt import govern
 from ratekeeper.testing import Emulator
 
+pytestmark = pytest.mark.xdist_group("multi symbol bot")
+
 FOLDER = Path(__file__).parents[2] / "examples" / "multi_symbol_bot"
 OFF = {"ticker LUNA/USDT:USDT", "candles LUNA/USDT:USDT"}
 """All that may fail: the symbol that the exchange lists and does not serve."""

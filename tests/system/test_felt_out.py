@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from ratekeeper import Gate
 from ratekeeper.adapters.httpx import AsyncTransport
 from ratekeeper.testing import Emulator
+
+pytestmark = pytest.mark.alone
 
 GUESS, TRUTH = 100, 60
 RULES = f"""

@@ -16,6 +16,8 @@ from tests.support.server import Server
 
 from ratekeeper.testing import Emulator
 
+pytestmark = pytest.mark.alone
+
 TRADER = Path(__file__).parents[1] / "support" / "trader.py"
 PROCESSES = 3
 ORDER, CANCEL = "POST /fapi/v1/order", "DELETE /fapi/v1/order"

@@ -10,12 +10,15 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx
+import pytest
 
 from ratekeeper import Gate, Priority, SignatureWouldExpire
 from ratekeeper.adapters.httpx import Transport
 from ratekeeper.stores.records import LedgerView
 
 from .conftest import WINDOW, World
+
+pytestmark = pytest.mark.alone
 
 SPENDER = str(Path(__file__).parents[1] / "support" / "spender")
 BUDGET = 2400

@@ -115,6 +115,7 @@ def run(*line: str, url: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.alone
 @needs_curl
 @needs_node
 def test_three_languages_and_a_governed_program_share_one_budget(proxy: Callable[..., Running], tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def spent(gate: Gate, limit: str = "requests-1d") -> int:
     return sum(view.used + view.inflight for view in gate.read().ledgers if f"/{limit}/" in view.key)
 
 
+@pytest.mark.alone
 def test_a_ban_stops_the_other_machine_within_a_tenth_of_a_second(machine: Machines) -> None:
     """What one machine learned, the other knows without asking: the median of nine bans is below 100 ms."""
     mine, yours = machine(), machine()

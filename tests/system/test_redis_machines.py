@@ -25,6 +25,8 @@ from ratekeeper.testing import Emulator
 
 from .machines import Machine
 
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("redis machines")]
+
 WINDOW, CAPACITY = 5, 1000
 LONG = 90
 """Seconds after which a machine's program ends whatever happens; tests end it long before."""

@@ -127,6 +127,7 @@ def shares(emulator: Emulator) -> list[float]:
     return [row["accepted"] / row["capacity"] for row in rows[2:-1]]
 
 
+@pytest.mark.alone
 def test_binance_sdks_share_one_budget(tmp_path: Path) -> None:
     """Four SDKs, four processes, one address: no refusal, no stale signature, all of the budget, and each gets some."""
     log = tmp_path / "arrivals.jsonl"
@@ -145,6 +146,7 @@ def test_binance_sdks_share_one_budget(tmp_path: Path) -> None:
     assert len(signed) == sum(made.values())
 
 
+@pytest.mark.alone
 def test_bybit_and_okx(tmp_path: Path) -> None:
     """Two processes of each SDK: no refusal in a body or a status, and all of the budget."""
     limits = {"bybit": "user-50-1s", "okx": "ip-40-2s"}

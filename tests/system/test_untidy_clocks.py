@@ -19,6 +19,8 @@ import pytest
 from benchmarks.soak_clocks import OFFSETS, Case, Emulated, Exchange, Outcome, Schedule, live
 from tests.support.stranger import Stranger
 
+pytestmark = pytest.mark.crowd
+
 NEAR = Schedule(window=8, capacity=700, skip=1, judged=3, spare=1, workers=4)
 FAR = Schedule(window=30, capacity=1200, skip=1, judged=1, workers=8, lead=14)
 AT_ONCE = 4

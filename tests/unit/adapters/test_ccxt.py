@@ -146,10 +146,12 @@ def test_other_hosts_keep_their_throttle(origin: Any, gate: Any) -> None:
     """An exchange that neither a file nor ccxt knows is not touched: its own throttle still spaces its calls."""
     exchange = govern(ccxt.kraken({"rateLimit": 200, "id": "leviathan"}), gate=gate)
     exchange.urls["api"] = {name: origin.url.replace("127.0.0.1", "localhost") for name in exchange.urls["api"]}
+    exchange.publicGetTime()
+    begun = time.time()  # what a busy machine does to an arrival makes the others no earlier
     for _ in range(3):
         exchange.publicGetTime()
     times = [arrival.at for arrival in origin.arrivals]
-    assert len(times) == 3 and times[2] - times[0] > 0.35
+    assert len(times) == 4 and times[3] - begun > 0.35
     assert gate.read().ledgers == []
 
 

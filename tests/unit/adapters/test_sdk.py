@@ -146,7 +146,7 @@ def test_without_a_server_nothing_is_spent(kind: Kind, origin: Any, gate: Any, s
     assert spent("few-1d") == (0, 0)
 
 
-@pytest.mark.parametrize("name", set(KINDS) - {"python-okx"})
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "python-okx"])
 def test_a_call_that_the_sdk_refuses_is_not_spent(name: str, origin: Any, gate: Any, spent: Any) -> None:
     """No secret: the SDK cannot sign, nothing is sent, nothing is charged."""
     with pytest.raises((AssertionError, AttributeError, PermissionError, ValueError)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ END = NOW + 74_600_000_000
 NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 
 
+@cache
 def provider(name: str) -> Provider:
     """Its rules."""
     return Rulebook.load().provider(name)

@@ -167,7 +167,8 @@ def test_a_reset_is_told_by_its_size(value: str, wait: Wait) -> None:
 
 DATES = ("Sat, 21 Nov 2026 00:38:41 GMT", "Saturday, 21-Nov-26 00:38:41 GMT", "Sat Nov 21 00:38:41 2026")
 """Nine hundred seconds after `NOW`, in the three forms of RFC 9110."""
-PROVIDERS = tuple(Rulebook.load().names())
+BOOK = Rulebook.load()
+PROVIDERS = tuple(BOOK.names())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_rate_limit_fields(headers: dict[str, str], seconds: int | None) -> None
 
 def refused(name: str, status: int, **headers: str) -> tuple[Feedback, list[str]]:
     """What a refusal of some call tells, and all that would hold the same call again."""
-    provider = Rulebook.load().provider(name)
+    provider = BOOK.provider(name)
     plan = provider.plan(Call("GET", "/an/unknown/path"))
     names = {key.replace("_", "-"): value for key, value in headers.items()}
     told = provider.feedback(plan, Answer(status, names, b"no"), now=NOW)
