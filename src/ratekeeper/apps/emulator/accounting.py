@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .incoming import Failure
 
 __all__ = [
     "Address",
@@ -309,7 +308,7 @@ class Address:
     """Refusals since it was last calm or banned."""
     last_strike: int = 0
     banned_until: int = 0
-    cause: Failure | None = None
+    cause: Exception | None = None
     """The answer with which the ban began, if it was a refusal."""
     bans: list[tuple[int, int]] = field(default_factory=list)
     """Every ban so far: from, until."""
@@ -353,7 +352,7 @@ class Bans:
         return True
 
     @staticmethod
-    def ban(address: Address, now: int, span: int, cause: Failure | None = None) -> None:
+    def ban(address: Address, now: int, span: int, cause: Exception | None = None) -> None:
         """Ban `address` for `span` nanoseconds from `now`."""
         address.strikes = 0
         address.cause = cause

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
@@ -14,19 +13,20 @@ from .options import Live
 
 if TYPE_CHECKING:
     from .accounting import Span, Tally
-    from .server import Emulation
+    from .sockets import Sockets
+    from .state import State
 
-__all__ = ["Journal", "add_control", "share_used", "stats"]
+__all__ = ["add_control", "share_used", "stats"]
 
 SECOND = 1_000_000_000
 
 
-def add_control(app: web.Application, emulation: Emulation) -> None:
+def add_control(app: web.Application, state: State, sockets: Sockets) -> None:
     """Add the routes under ``/__emulator__/``."""
 
     async def show_stats(_request: web.Request) -> web.Response:
-        emulation.journal.flush()
-        return _json(stats(emulation))
+        state.journal.flush()
+        return _json(stats(state, sockets))
 
     async def told(request: web.Request) -> dict[str, Any]:
         """What the request says, in its query or its JSON body; `ValueError` if that is broken."""
@@ -39,9 +39,9 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
             seconds = float(asked.get("seconds", 120))
         except (TypeError, ValueError):
             return _json({"error": "seconds must be a number"}, status=400)
-        address = emulation.bans.address(str(asked.get("ip", "127.0.0.1")))
+        address = state.bans.address(str(asked.get("ip", "127.0.0.1")))
         if seconds > 0:
-            emulation.bans.ban(address, emulation.clock(), int(seconds * SECOND))
+            state.bans.ban(address, state.clock(), int(seconds * SECOND))
         else:
             address.banned_until = 0
         return _json({"ip": address.ip, "until": address.banned_until // 1_000_000})
@@ -49,24 +49,24 @@ def add_control(app: web.Application, emulation: Emulation) -> None:
     async def cut(request: web.Request) -> web.Response:
         try:
             asked = await told(request)
-            ended = emulation.sockets.cut(str(asked.get("mode", "close")), str(asked.get("ip", "")))
+            ended = sockets.cut(str(asked.get("mode", "close")), str(asked.get("ip", "")))
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
         return _json({"cut": ended})
 
     async def show_options(_request: web.Request) -> web.Response:
-        return _json(_options(emulation))
+        return _json(_options(state))
 
     async def set_options(request: web.Request) -> web.Response:
         try:
-            emulation.options.change(await told(request))
+            state.options.change(await told(request))
         except ValueError as error:  # msgspec's decoding errors are ValueErrors too
             return _json({"error": str(error)}, status=400)
-        emulation.apply()
-        return _json(_options(emulation))
+        state.apply()
+        return _json(_options(state))
 
     async def show_rules(_request: web.Request) -> web.Response:
-        return web.Response(text=to_toml(emulation.limits.rules()), content_type="application/toml")
+        return web.Response(text=to_toml(state.limits.rules()), content_type="application/toml")
 
     app.router.add_get("/__emulator__/stats", show_stats)
     app.router.add_get("/__emulator__/rules", show_rules)
@@ -80,18 +80,18 @@ def _json(body: Any, *, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
 
 
-def _options(emulation: Emulation) -> dict[str, Any]:
-    return {name: getattr(emulation.options, name) for name in Live.__struct_fields__}
+def _options(state: State) -> dict[str, Any]:
+    return {name: getattr(state.options, name) for name in Live.__struct_fields__}
 
 
-def stats(emulation: Emulation) -> dict[str, Any]:
+def stats(state: State, sockets: Sockets) -> dict[str, Any]:
     """Everything that was counted. Instants are Unix seconds of the emulator's clock."""
-    now = emulation.clock()
-    addresses = emulation.bans.all()
+    now = state.clock()
+    addresses = state.bans.all()
     return {
-        "provider": emulation.limits.provider.name,
+        "provider": state.limits.provider.name,
         "now": now / SECOND,
-        "started": emulation.started / SECOND,
+        "started": state.started / SECOND,
         "limits": {
             limit.name: {
                 "unit": limit.unit,
@@ -100,24 +100,24 @@ def stats(emulation: Emulation) -> dict[str, Any]:
                 "window": limit.window,
                 "scope": list(limit.scope),
             }
-            for limit in emulation.limits.by_name.values()
+            for limit in state.limits.by_name.values()
         },
-        "main": emulation.limits.main.name,
-        "windows": [_window(tally, span, emulation.started, now) for tally in emulation.meter for span in tally.spans],
+        "main": state.limits.main.name,
+        "windows": [_window(tally, span, state.started, now) for tally in state.meter for span in tally.spans],
         "totals": {
-            "arrivals": emulation.totals["arrivals"],
+            "arrivals": state.totals["arrivals"],
             "throttled": sum(address.throttled for address in addresses),
             "banned": sum(address.shut_out for address in addresses),
             "bans": sum(len(address.bans) for address in addresses),
-            "errors": emulation.totals["errors"],
-            "lost": emulation.totals["lost"],
-            "hung_up": emulation.totals["hung_up"],
-            "hung": emulation.totals["hung"],
-            "sockets_closed": emulation.totals["sockets_closed"],
-            "max_concurrency": emulation.most_busy,
+            "errors": state.totals["errors"],
+            "lost": state.totals["lost"],
+            "hung_up": state.totals["hung_up"],
+            "hung": state.totals["hung"],
+            "sockets_closed": state.totals["sockets_closed"],
+            "max_concurrency": state.most_busy,
         },
-        "statuses": {str(status): count for status, count in sorted(emulation.statuses.items())},
-        "routes": dict(emulation.routes),
+        "statuses": {str(status): count for status, count in sorted(state.statuses.items())},
+        "routes": dict(state.routes),
         "ips": {
             address.ip: {
                 "arrivals": address.arrivals,
@@ -128,9 +128,9 @@ def stats(emulation: Emulation) -> dict[str, Any]:
             }
             for address in addresses
         },
-        "clients": {agent: dict(counts) for agent, counts in emulation.clients.items()},
-        "orders": emulation.venue.orders(),
-        "sockets": emulation.sockets.stats(),
+        "clients": {agent: dict(counts) for agent, counts in state.clients.items()},
+        "orders": state.venue.orders(),
+        "sockets": sockets.stats(),
     }
 
 
@@ -150,58 +150,14 @@ def _window(tally: Tally, span: Span, started: int, now: int) -> dict[str, Any]:
     }
 
 
-def share_used(emulation: Emulation) -> float | None:
+def share_used(state: State) -> float | None:
     """Mean share of the main limit that was really spent, over complete windows in which anything arrived."""
-    main, now = emulation.limits.main, emulation.clock()
+    main, now = state.limits.main, state.clock()
     shares = [
         span.accepted / span.capacity
-        for tally in emulation.meter
+        for tally in state.meter
         if tally.limit is main
         for span in tally.spans
-        if span.start >= emulation.started and span.start + main.period <= now
+        if span.start >= state.started and span.start + main.period <= now
     ]
     return sum(shares) / len(shares) if shares else None
-
-
-class Journal:
-    """The log file: one JSON line for every request that arrived; without a name it does nothing.
-
-    Args:
-        name: the file, written anew; or ``None``.
-    """
-
-    def __init__(self, name: str | None) -> None:
-        self._file: BinaryIO | None = Path(name).open("wb") if name else None  # noqa: SIM115 - closed in `close`
-        self._encode = msgspec.json.Encoder().encode
-
-    @property
-    def open(self) -> bool:
-        """Whether anything is written."""
-        return self._file is not None
-
-    def write(
-        self,
-        now: int,
-        *,
-        ip: str,
-        account: str,
-        route: str,
-        cost: dict[str, int],
-        used: dict[str, int],
-        status: int,
-    ) -> None:
-        """One arrival at `now` (nanoseconds; written as seconds)."""
-        if self._file is not None:
-            line = {"t": now / 1e9, "ip": ip, "account": account, "route": route, "cost": cost, "used": used}
-            self._file.write(self._encode({**line, "status": status}) + b"\n")
-
-    def flush(self) -> None:
-        """Make what was written visible to readers of the file."""
-        if self._file is not None:
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
-import random
 import signal
 import sys
 import time
@@ -22,30 +20,21 @@ from aiohttp import web
 
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.files import read_head
-from ratekeeper.rules.routing import listed
 
-from .accounting import Bans, Meter
-from .binance import Spot
-from .binance_usdm import Usdm
-from .bitget import Bitget
-from .conditions import Chances, Clocks
-from .control import Journal, add_control, share_used, stats
+from .control import add_control, share_used, stats
 from .incoming import Arrival, Failure, read_call
-from .limit_table import LimitTable
-from .orderly import Orderly
 from .sockets import Sockets, reset
-from .venue import Venue
+from .state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ratekeeper.rules.call import Call
     from ratekeeper.rules.provider import Provider
 
     from .accounting import Address, Charge
-    from .options import Live, Options
+    from .options import Options
 
-__all__ = ["Answer", "Emulation", "load_provider", "serve", "summary", "venue_of"]
+__all__ = ["Answer", "Emulation", "load_provider", "serve", "summary"]
 
 SECOND = 1_000_000_000
 SILENCE = 120.0
@@ -63,57 +52,18 @@ class Answer(NamedTuple):
     """Slots that the request holds until it is answered."""
 
 
-class Emulation:
-    """One running emulation: state, and the handler of every request.
-
-    Args:
-        options: what was asked for; its `Live` part may change at any time.
-        provider: the rules that are enforced.
-    """
+class Emulation(State):
+    """One running emulation: the handler of every request. Arguments as for `State`."""
 
     def __init__(self, options: Options, provider: Provider) -> None:
-        self.options = options
-        self.limits = LimitTable(provider, options)
-        self.meter = Meter()
-        self.venue = venue_of(self.limits, options)
-        self.bans = Bans(after=0, first=0, calm=2 * (self.limits.main.period or SECOND))
-        self.shut: dict[str, tuple[int, Failure]] = {}
-        """Owners other than addresses that are shut out: until when (ns), and the answer with which it began."""
-        self.dice = random.Random(options.seed)
-        self.chances = Chances(self.dice)
-        self.clocks = Clocks(options, self.dice, time.time_ns())
-        self.journal = Journal(options.log)
-        self.totals: Counter[str] = Counter()
-        self.statuses: Counter[int] = Counter()
-        self.routes: Counter[str] = Counter()
-        self.clients: dict[str, Counter[str]] = {}
-        self.busy = 0
-        self.most_busy = 0
-        owners = provider.file.owners
-        self._keys = [name for kind in ("account", "key") if kind in owners for name in listed(owners[kind].header)]
-        self._labels: dict[str, str] = {"": ""}
+        super().__init__(options, provider)
         self.sockets = Sockets(self)
         self._date = (0, "")
-        self.apply()
-        self.started = self.clock()
-
-    def apply(self) -> None:
-        """Take over options that live elsewhere; called when they change."""
-        self.limits.set_capacity(self.options.capacity)
-        self.clocks.apply(time.time_ns())
-        self.meter.count_refused = self.options.count_refused
-        span = self.venue.ban_span()
-        self.bans.after = self.options.ban_after if span else 0
-        self.bans.first = span if self.options.ban is None else int(self.options.ban * SECOND)
-
-    def clock(self) -> int:
-        """The clock that counts, in nanoseconds."""
-        return self.clocks.counting(time.time_ns())
 
     def application(self) -> web.Application:
         """The web application: control routes, and one handler for everything else."""
         app = web.Application(client_max_size=4 * 1024 * 1024)
-        add_control(app, self)
+        add_control(app, self, self.sockets)
         app.router.add_route("*", "/{anything:.*}", self.handle)
         app.on_response_prepare.append(self._prepare)
         app.on_shutdown.append(self._shut_down)
@@ -126,7 +76,7 @@ class Emulation:
         if not self.options.date:
             response.headers.popall("Date", None)
         elif isinstance(response, web.WebSocketResponse):  # all other answers that are counted come with their own
-            dated = self.clocks.dating(time.time_ns(), self._port(request))
+            dated = self.clocks.dating(time.time_ns(), self.port(request))
             response.headers["Date"] = formatdate(dated // SECOND, usegmt=True)
 
     # -- one request
@@ -175,35 +125,6 @@ class Emulation:
         if transport is not None:
             reset(transport)
         return web.Response(status=500)
-
-    def priced(self, call: Call, request: web.Request) -> Arrival:
-        """The call as it arrives now, with its price and its owners."""
-        ip = request.remote or ""
-        key = self._key(request)
-        account = self.label(key)
-        plan, charged = self.limits.plan(call, ip, account)
-        if call.method.startswith("WS") and not plan.route:
-            charged = ()  # the price of unknown calls is meant for REST
-        flat = {name: value if isinstance(value, str) else value[-1] for name, value in (call.params or {}).items()}
-        label = account or "anonymous"
-        wall = time.time_ns()
-        now = self.clocks.counting(wall)
-        ahead = self.clocks.dating(wall, self._port(request)) - now
-        return Arrival(call.method, call.path, flat, plan, charged, ip, key, label, now, call.body, ahead)
-
-    @staticmethod
-    def _port(request: web.Request) -> int:
-        """The client's end of the connection; 0 when it is gone."""
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        return int(peer[1]) if peer else 0
-
-    def _key(self, request: web.Request) -> str:
-        """The secret that names the account; ``""`` if there is none."""
-        return next((value for name in self._keys if (value := request.headers.get(name))), "")
-
-    def account_of(self, request: web.Request) -> str:
-        """The label of the request's account; ``""`` if nothing names one."""
-        return self.label(self._key(request))
 
     def arrive(self, request: web.Request, body: bytes) -> Answer:
         """The instant of arrival: count the request, decide, and make the answer."""
@@ -277,7 +198,8 @@ class Emulation:
 
     def _stop_the_shut_out(self, arrival: Arrival, address: Address) -> None:
         if arrival.now < address.banned_until:
-            raise _turned_away(self.venue.banned(arrival, address.banned_until, address.cause), address)
+            cause = address.cause if isinstance(address.cause, Failure) else None
+            raise _turned_away(self.venue.banned(arrival, address.banned_until, cause), address)
         for kind in {name.partition(":")[0] for name in self.shut}:
             until, cause = self.shut.get(self.limits.owner(arrival.plan, kind), (0, None))
             if arrival.now < until:
@@ -294,15 +216,6 @@ class Emulation:
         else:
             client["accepted"] += sum(charge.cost for charge in arrival.charges if charge.limit is self.limits.main)
 
-    def label(self, key: str) -> str:
-        """An account's label: a digest, so that no key shows up in statistics or the log."""
-        label = self._labels.get(key)
-        if label is None:
-            if len(self._labels) >= 4_096:
-                self._labels = {"": ""}
-            label = self._labels[key] = hashlib.sha256(key.encode()).hexdigest()[:12]
-        return label
-
     # -- headers
 
     def _headers(self, arrival: Arrival) -> dict[str, str]:
@@ -311,12 +224,6 @@ class Emulation:
             self._date = (seconds, formatdate(seconds, usegmt=True))
         headers = {"Content-Type": "application/json;charset=UTF-8", "Server": "nginx", "Date": self._date[1]}
         return headers | self.venue.reports(arrival, self.meter) if self.options.usage_headers else headers
-
-
-def venue_of(limits: LimitTable, options: Live) -> Venue:
-    """How the provider of the limits talks: with bodies of its own where there are some, else by its rule file alone."""
-    own = {"binance-spot": Spot, "binance-usdm": Usdm, "bitget": Bitget, "orderly": Orderly}
-    return own.get(limits.provider.name, Venue)(limits, options)
 
 
 def _turned_away(failure: Failure, address: Address) -> Failure:
@@ -387,7 +294,7 @@ async def _flush(emulation: Emulation) -> None:
 
 def summary(emulation: Emulation) -> str:
     """What happened, in one line."""
-    totals, share = stats(emulation)["totals"], share_used(emulation)
+    totals, share = stats(emulation, emulation.sockets)["totals"], share_used(emulation)
     main = emulation.limits.main
     used = "no complete window" if share is None else f"{share:.1%} of {main.name} used in complete windows"
     return (

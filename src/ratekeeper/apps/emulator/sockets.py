@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .accounting import Charge
     from .dialects import Dialect
     from .orders import Order
-    from .server import Emulation
+    from .state import State
 
 __all__ = ["Sockets", "Wire", "reset"]
 
@@ -102,7 +102,7 @@ class Sockets:
         emulation: whose limits, options, clock and dice count.
     """
 
-    def __init__(self, emulation: Emulation) -> None:
+    def __init__(self, emulation: State) -> None:
         self._of = emulation
         provider = emulation.limits.provider
         self._dialect = dialect_of(provider.name)

@@ -21,7 +21,8 @@ from ratekeeper.apps.emulator.bitget import Bitget
 from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import LimitChange, Options
 from ratekeeper.apps.emulator.orderly import Orderly
-from ratekeeper.apps.emulator.server import Emulation, venue_of
+from ratekeeper.apps.emulator.server import Emulation
+from ratekeeper.apps.emulator.state import venue_of
 from ratekeeper.apps.emulator.venue import Venue
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Answer, Call

@@ -12,7 +12,7 @@ from ratekeeper.apps.emulator.accounting import Meter
 from ratekeeper.apps.emulator.incoming import Arrival, Failure, Fault
 from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import Options
-from ratekeeper.apps.emulator.server import venue_of
+from ratekeeper.apps.emulator.state import venue_of
 from ratekeeper.apps.emulator.venue import Venue, check_fresh
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Call, Outcome
