@@ -26,6 +26,7 @@ from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File
 from ratekeeper.rules.writing import to_toml
 
+pytestmark = pytest.mark.xdist_group("ccxt tables")  # each is derived once
 EVERY = pytest.mark.parametrize("name", ccxt.exchanges)
 MINUTE = 60_000_000
 """In units of pace."""
