@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     items.sort(key=rank)  # stable: within a folder the order stays
     for item in items:
-        if rank(item) > (ORDER.index("laws"), True):
+        number, single = rank(item)
+        if single and number > ORDER.index("laws"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("[")[0]))
 
 

@@ -24,6 +24,7 @@ from ratekeeper.rules.files import parse, to_toml
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File
 
+pytestmark = pytest.mark.xdist_group("ccxt tables")  # each is derived once
 EVERY = pytest.mark.parametrize("name", ccxt.exchanges)
 MINUTE = 60_000_000
 """In units of pace."""
