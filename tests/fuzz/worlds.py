@@ -23,6 +23,7 @@ from ratekeeper.rules.reading import FAULTS
 from ratekeeper.rules.routing import listed
 from ratekeeper.sessions.dialects import dialect_of
 from ratekeeper.sessions.liveness import Dials, Liveness
+from ratekeeper.stores.notes import encoded, note_of
 from ratekeeper.stores.redis.lua import from_lua
 from ratekeeper.stores.sound import meant, read_or
 
@@ -195,16 +196,19 @@ class Fuzz:
     def try_notes(self) -> None:
         """A note of the store: whoever reads it can go on with it."""
         raw = self.dice.randbytes(self.dice.choice([0, 7, 20, 24, 28, 29, 32, 40]))
+        numbers = [0, 1, -1, 999, 1000, 1001, 1 << 62, 0.5, -0.5, 1e300, -1e300, float("inf"), float("nan")]
+        if self.dice.random() < 0.7:
+            raw = msgspec.msgpack.encode(self.dice.choices(numbers, k=self.dice.randint(1, 5)))
         now = 1000.0
-        paced = Pace(60.0).refused(Paced.unpack(raw), now)
+        paced = Pace(60.0).refused(note_of(raw, Paced) or Paced(), now)
         assert 0 < paced.part <= 1000
-        assert Paced.unpack(paced.pack()) == paced
-        health, length = Breaker().after(Health.unpack(raw), 1, 0, now)
+        assert note_of(encoded(paced), Paced) == paced
+        health, length = Breaker().after(note_of(raw, Health) or Health(), 1, 0, now)
         assert 0 <= length <= 60
-        health.pack()
-        wait, dials = Liveness().turn(Dials.unpack(raw), now, 0.5)
+        assert note_of(encoded(health), Health) == health
+        wait, dials = Liveness().turn(note_of(raw, Dials) or Dials(), now, 0.5)
         assert 0 <= wait <= 2 * Liveness().forget
-        dials.pack()
+        assert note_of(encoded(dials), Dials) == dials
         unpacked(raw)
 
     def try_ledgers(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.example import figures_of
 
-pytestmark = pytest.mark.xdist_group("futures trader")
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("futures trader")]
 
 FOLDER = Path(__file__).parents[2] / "examples" / "futures_trader"
 ON_THE_WAY = 0.5

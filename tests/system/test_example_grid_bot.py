@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.example import figures_of
 
-pytestmark = pytest.mark.xdist_group("grid bot")
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("grid bot")]
 
 FOLDER = Path(__file__).parents[2] / "examples" / "grid_bot"
 

@@ -18,7 +18,7 @@ from ratekeeper import Cache, Gate, Policies
 from ratekeeper.adapters.ccxt import govern
 from ratekeeper.testing import Emulator
 
-pytestmark = pytest.mark.xdist_group("multi symbol bot")
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("multi symbol bot")]
 
 FOLDER = Path(__file__).parents[2] / "examples" / "multi_symbol_bot"
 OFF = {"ticker LUNA/USDT:USDT", "candles LUNA/USDT:USDT"}
