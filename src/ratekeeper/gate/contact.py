@@ -16,7 +16,7 @@ from ratekeeper.gate.context import Context
 from ratekeeper.gate.settling import Settling
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
-from ratekeeper.policy.shared import Claim, claimed
+from ratekeeper.policy.shared import Claim
 from ratekeeper.rules.call import Answer, Call
 from ratekeeper.rules.reading import LARGEST
 from ratekeeper.stores.blocks import CONTACT
@@ -73,14 +73,11 @@ class Contact:
 
     def _claim(self, namespace: str) -> bool:
         """Become the one who asks; the others are held meanwhile."""
-        until = time.monotonic_ns() + _HOLD
 
         def claim() -> bool:
-            ours: Claim | int = self._context.store.update(
-                f"contact:{namespace}", Claim, lambda old, now: claimed(old, now, until), _HOLD
-            )
-            if not isinstance(ours, Claim):
-                self._known[namespace] = ours
+            until = self._context.store.claim(f"contact:{namespace}", _HOLD)
+            if until:
+                self._known[namespace] = until
                 return False
             self._context.block(namespace, _HOLD / SECOND, CONTACT, "its limits are being read")
             return True

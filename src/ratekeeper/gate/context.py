@@ -81,8 +81,7 @@ class Context:
 
     def freed(self, keys: Iterable[str]) -> None:
         """Units came back on these ledgers in this process. A remote store may tell so when the gate is gone."""
-        waiting = self._waiting() if self._waiting is not None else None
-        if waiting is not None:
+        if waiting := self._here():
             waiting.freed(keys)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
@@ -104,6 +103,8 @@ class Context:
     def rouse(self) -> None:
         """Let the waiting calls of every process look: a block began or ended."""
         self.store.rouse(self.member)
-        waiting = self._waiting() if self._waiting is not None else None
-        if waiting is not None:
+        if waiting := self._here():
             waiting.look()
+
+    def _here(self) -> Waiting | None:
+        return self._waiting() if self._waiting is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -126,7 +126,7 @@ Next: TypeAlias = Callable[[Errand, Plan], Steps[Any]]
 """What a policy is put around: makes a call of that plan, and returns the client's answer."""
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """Something that is done around governed calls.
 
     Attributes:
@@ -135,6 +135,7 @@ class Policy(Protocol):
 
     by_hand: ClassVar[bool]
 
+    @abstractmethod
     def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call, through `ask` as often as it takes. Raises what `ask` raises, and what the policy says."""
 

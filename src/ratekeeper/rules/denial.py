@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import formatdate
+from functools import cache
 from pathlib import Path
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -65,12 +66,17 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, provider: str) -> Envelope:
         """The provider's envelope; a plain one for a provider that has none."""
-        text = Path(__file__).with_name("envelopes.toml").read_text("utf-8")
-        return msgspec.convert(tomllib.loads(text), dict[str, Envelope]).get(provider, cls())
+        return _envelopes().get(provider, cls())
 
     def banned_text(self, ip: str, until: int) -> str:
         """What is said to `ip` (``""``: nobody knows it) that is banned until `until` (Unix ns)."""
         return Template(self.banned).substitute(ip=f"({ip})" if ip else "", until=until // 1_000_000)
+
+
+@cache
+def _envelopes() -> dict[str, Envelope]:
+    text = Path(__file__).with_name("envelopes.toml").read_text("utf-8")
+    return msgspec.convert(tomllib.loads(text), dict[str, Envelope])
 
 
 class Denial(NamedTuple):

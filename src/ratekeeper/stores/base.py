@@ -13,6 +13,7 @@ from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.ledger.shares import Who
+from ratekeeper.policy.shared import Claim, claimed
 from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
@@ -198,6 +199,16 @@ class Store(ABC):
     @abstractmethod
     def get(self, topic: str, kind: type[N]) -> N | None:
         """A note as it is now; None if there is none of that type."""
+
+    def claim(self, topic: str, length: int) -> int:
+        """Become the only one with a task for `length` ns. Returns 0, or the steady ns until which it is somebody else's."""
+        until = time.monotonic_ns() + length
+        got = self.update(topic, Claim, lambda old, now: claimed(old, now, until), length)
+        return 0 if isinstance(got, Claim) else got
+
+    def release(self, topic: str, length: int) -> None:
+        """The task that was claimed for `length` ns is nobody's any more."""
+        self.update(topic, Claim, lambda *_: (None, None), length)
 
     def skew(self) -> tuple[int, int]:
         """Bounds of (the store's steady clock - this machine's), ns; notes shared by machines count on the store's.

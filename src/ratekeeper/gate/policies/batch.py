@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Reply, Served
+from ratekeeper.gate.errand import Errand, Next, Policy, Reply, Served
 from ratekeeper.gate.steps import Parked, Steps, pausing, waiting
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Batch
@@ -32,7 +32,7 @@ class _Collected:
         self.error: Exception | None = None
 
 
-class Batching:
+class Batching(Policy):
     """The batches of one gate: they collect the calls of this process."""
 
     by_hand: ClassVar[bool] = False
@@ -42,9 +42,6 @@ class Batching:
         self._settings = settings
         self._lock = threading.Lock()
         self._collecting: dict[bytes, _Collected] = {}
-
-    def close(self) -> None:
-        """It holds nothing."""
 
     def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call, alone or together with others of its kind."""

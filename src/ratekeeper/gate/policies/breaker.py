@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from ratekeeper.errors import BreakerOpen, Rejected
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next
+from ratekeeper.gate.errand import Errand, Next, Policy
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
-from ratekeeper.policy.shared import Claim, claimed, seconds
+from ratekeeper.policy.shared import seconds
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of
 from ratekeeper.stores.blocks import EMERGENCY
@@ -31,7 +31,7 @@ _AFTERWARDS: Final = 600.0
 """Seconds after its cooldown for which a breaker wants probing; then nobody has called for so long that it is forgotten."""
 
 
-class Breakers:
+class Breakers(Policy):
     """The breakers of one gate."""
 
     by_hand: ClassVar[bool] = True
@@ -44,9 +44,6 @@ class Breakers:
         self._looked = -_LOOK
         self._counted: dict[str, list[int]] = {}
         """By scope, calls that [failed, worked] and are not written down yet."""
-
-    def close(self) -> None:
-        """It holds nothing."""
 
     def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call if it may pass, and note how it fared."""
@@ -94,13 +91,8 @@ class Breakers:
         return topic
 
     def _claim(self, scope: str) -> str:
-        until = time.monotonic_ns() + _PROBE
-        for number in range(self._settings.probes):
-            topic = f"probe:{number}:{scope}"
-            ours = self._store.update(topic, Claim, lambda old, now: claimed(old, now, until), _PROBE)
-            if isinstance(ours, Claim):
-                return topic
-        return ""
+        topics = [f"probe:{number}:{scope}" for number in range(self._settings.probes)]
+        return next((topic for topic in topics if not self._store.claim(topic, _PROBE)), "")
 
     def _note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
         """Writes down how a call that was let pass fared. One that always passes opens no breaker."""
@@ -123,7 +115,7 @@ class Breakers:
     def release(self, probe: str) -> None:
         """A probe is over, or was not sent after all. Never waits."""
         scope = probe.split(":", 2)[2]
-        self._context.worker.later(scope, lambda: self._store.update(probe, Claim, lambda *_: (None, None), _PROBE))
+        self._context.worker.later(scope, functools.partial(self._store.release, probe, _PROBE))
 
     def _failed(self, scope: str, provider: str, outcome: Outcome) -> None:
         with self._lock:

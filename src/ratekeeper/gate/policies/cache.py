@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from ratekeeper.errors import Blocked, CallFailed, Rejected
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Reply, Served, packed, unpacked
+from ratekeeper.gate.errand import Errand, Next, Policy, Reply, Served, packed, unpacked
 from ratekeeper.gate.policies.single_flight import Flights, Lead
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND
@@ -40,7 +40,7 @@ class _Found(NamedTuple):
     """Its owner has acted since, so that it may be wrong however young it is."""
 
 
-class Caching:
+class Caching(Policy):
     """The kept answers of one gate."""
 
     by_hand: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next
+from ratekeeper.gate.errand import Errand, Next, Policy
 from ratekeeper.gate.steps import Steps, pausing
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried
@@ -21,7 +21,7 @@ __all__ = ["Retries", "unknown"]
 _NONE = Retry(attempts=1)
 
 
-class Retries:
+class Retries(Policy):
     """The retries of one gate, and the budget that they share.
 
     Args:
@@ -38,9 +38,6 @@ class Retries:
         self._retry = retry
         self._budget = Budget(retry or _NONE, time.monotonic())
         self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """It holds nothing."""
 
     def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call; returns the client's answer.

@@ -13,7 +13,7 @@ from typing import Final
 
 from ratekeeper.gate.steps import Parked, Steps, apart, pausing, waiting
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.policy.shared import Claim, claimed, held
+from ratekeeper.policy.shared import Claim, held
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.worker import Worker
 
@@ -100,24 +100,19 @@ class Flights:
             known = self._under_way.setdefault(key, parked)
         if known is not parked:
             return Follow(self, key, known, looks=False)
-        work = functools.partial(self._claimed, key, longest, parked)
+        slot = _slot(key)
+        work = functools.partial(self._store.claim, slot, int(longest * SECOND))
         try:
-            found = yield from apart(self._worker, _slot(key), work, None, is_async=is_async)
+            taken = yield from apart(self._worker, slot, work, 0, is_async=is_async)
         except BaseException:
             self.forget(key, parked)
             raise
-        return found or Lead(self, key, parked)
-
-    def _claimed(self, key: bytes, longest: float, parked: Parked) -> Lead | Follow | None:
-        length = int(longest * SECOND)
-        until = time.monotonic_ns() + length
-        ours = self._store.update(_slot(key), Claim, lambda old, now: claimed(old, now, until), length)
-        return Lead(self, key, parked) if isinstance(ours, Claim) else Follow(self, key, parked, looks=True)
+        return Follow(self, key, parked, looks=True) if taken else Lead(self, key, parked)
 
     def landed(self, key: bytes, parked: Parked) -> None:
         """A flight of ours is over. Never waits: it is called while tasks are cancelled."""
         slot = _slot(key)
-        self._worker.later(slot, lambda: self._store.update(slot, Claim, lambda *_: (None, None), _PASSING))
+        self._worker.later(slot, functools.partial(self._store.release, slot, _PASSING))
         self.forget(key, parked)
 
     def forget(self, key: bytes, parked: Parked) -> None:
