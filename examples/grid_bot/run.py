@@ -105,7 +105,9 @@ class Storm:
         stage.start()
         stage.until("taken up", lambda: stage.record().since > since)
         stage.until("complete after kill -9", lambda: stage.healthy() and stage.complete())
-        self.found.setdefault("complete_after_kill", []).append(round(time.time() - since, 1))
+        took = time.time() - since
+        stage.until("connected", lambda: self.emulator.stats()["sockets"]["open"] >= 2)
+        self.found.setdefault("complete_after_kill", []).append(round(took, 1))
 
     def leap(self) -> None:
         """The price leaps, orders are filled, and while others take their place the bot is killed again."""

@@ -43,12 +43,16 @@ class Prices:
     async def run(self) -> None:
         """Until it is stopped."""
         async for message in self.stream:
-            self.polled, age = message.polled, 0.0
-            if message.polled:
-                self.last, _, age = message.data  # one that was kept is as old as it says
-            else:
-                self.last = json.loads(message.data)["data"]["price"]
-            self.at = time.monotonic() - age
+            now = time.monotonic()
+            if not message.polled:
+                self._take(json.loads(message.data)["data"]["price"], now, polled=False)
+                continue
+            price, _, age = message.data
+            if now - age >= self.at:  # a cached price may be older than the last one of the stream
+                self._take(price, now - age, polled=True)
+
+    def _take(self, price: float, at: float, *, polled: bool) -> None:
+        self.last, self.at, self.polled = price, at, polled
 
     async def stop(self) -> None:
         await self.stream.close()

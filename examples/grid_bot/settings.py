@@ -66,7 +66,7 @@ class Settings:
     @property
     def late(self) -> float:
         """Age of the last order sync at which something is wrong; with retries one may take long."""
-        return max(4.0, 240 / self.haste)
+        return max(8.0, 240 / self.haste)
 
     @property
     def patience(self) -> float:

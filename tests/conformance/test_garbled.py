@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
@@ -346,16 +347,21 @@ class Noise:
         self._door = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._door.getsockname()[1])
         self._ends: list[socket.socket] = []
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         while True:
             try:
                 near, _ = self._door.accept()
+            except OSError:
+                return
+            self._ends.append(near)
+            try:
                 away = socket.create_connection(("127.0.0.1", self._onward))
             except OSError:
                 return
-            self._ends += [near, away]
+            self._ends.append(away)
             threading.Thread(target=self._pass, args=(near, away, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(away, near, True), daemon=True).start()
 
@@ -374,6 +380,10 @@ class Noise:
 
     def close(self) -> None:
         """Let go of everything."""
+        # A listener must be shut down to wake its thread; only closed, the thread would accept one more connection.
+        with contextlib.suppress(OSError):
+            self._door.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         for end in (self._door, *self._ends):
             end.close()
 

@@ -34,13 +34,15 @@ class Raw:
         self._open: list[socket.socket] = []
 
     def __enter__(self) -> Raw:
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         # A listener must be shut down to wake its thread; only closed, it would go on.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._listening.join()
         self._listener.close()
         for connection in self._open:
             with contextlib.suppress(OSError):

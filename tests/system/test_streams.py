@@ -162,6 +162,31 @@ def test_falls_back_to_polling(spot: Callable[..., tuple[Emulator, Gate]]) -> No
     asyncio.run(run())
 
 
+def test_falls_back_while_the_first_dial_hangs() -> None:
+    """A server that accepts and says nothing: the fallback serves before the first dial has failed."""
+
+    async def fallback() -> str:
+        return "by hand"
+
+    async def run() -> None:
+        hung = asyncio.Event()
+
+        async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await hung.wait()
+            writer.close()
+
+        async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with Gate("memory://") as gate:
+                async with Stream(gate, f"ws://127.0.0.1:{port}/", fallback=fallback, fallback_after=0.05) as stream:
+                    async with asyncio.timeout(5):  # the library gives up a handshake after 10 s
+                        assert (await anext(stream)).data == "by hand"
+                    assert (stream.state.state, stream.state.problem) == ("polled", "")
+            hung.set()
+
+    asyncio.run(run())
+
+
 def test_no_storm_on_accept_and_close() -> None:
     """A server that accepts and closes at once is dialled as seldom by many streams of a gate as by one."""
     dials = 0

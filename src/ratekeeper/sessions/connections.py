@@ -82,6 +82,7 @@ class Connections:
         self._next: Wire | None = None
         self._seen: set[Hashable] = set()
         self._poll: asyncio.Task[None] | None = None
+        self._down_now = True
         self._told_down = False
         self._number = 1
         self._reconnects = self._rollovers = 0
@@ -93,6 +94,7 @@ class Connections:
     async def _run(self) -> None:
         wire: Wire | None = None
         try:
+            self._serve_meanwhile()  # the first dial may hang, or wait for a ban to end
             while True:
                 await self._dialler.turn()
                 wire = await self._connect()
@@ -168,7 +170,7 @@ class Connections:
                 await self._put(Message(data, False, time.time()))
                 wire.busy = False
                 wire.gaps = wire.gaps._replace(last=time.monotonic())
-                if self._told_down:
+                if self._down_now:
                     self._up()
         except Closed as error:
             return str(error)
@@ -288,17 +290,22 @@ class Connections:
             return
         self._told_down = True
         self._tell(kind, why)
+        if not self._down_now:
+            self._down_now = True
+            self._serve_meanwhile()
+
+    def _serve_meanwhile(self) -> None:
         if self._fallback is not None:
             self._poll = asyncio.create_task(self._polling(self._fallback), name="ratekeeper-stream-fallback")
 
     def _up(self) -> None:
-        if not self._told_down:
-            return
-        self._told_down = False
-        self._reconnects += 1
+        self._down_now = False
         if self._poll is not None:
             self._poll.cancel()
-        self._tell("stream back", "messages come again")
+        if self._told_down:
+            self._told_down = False
+            self._reconnects += 1
+            self._tell("stream back", "messages come again")
 
     async def _polling(self, fallback: Callable[[], Awaitable[Any]]) -> None:
         await asyncio.sleep(self._fallback_after)

@@ -54,8 +54,8 @@ class Stream(Connections):
         dialect: how to subscribe; None: that of the URL's provider.
         setup: called with ``send`` after each connection is open and before it is subscribed: to log in.
         key: what tells two messages apart while two connections overlap; None: the message itself.
-        fallback: called while the stream is down; what it gives comes out as a polled message. Calls inside should be
-            governed, and are the caller's.
+        fallback: called while the stream is down, also before it is first up; what it gives comes out as a polled
+            message. Calls inside should be governed, and are the caller's.
         every: seconds between two calls of `fallback`, or what gives them.
         fallback_after: seconds that the stream must be down before the first.
         transport: `Websockets` or `Aiohttp`.
