@@ -19,7 +19,7 @@ from ratekeeper.config.schema import CREDENTIALS, VARIABLE
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Limit
 from ratekeeper.policy.policies import Policies
-from ratekeeper.pools.settings import EgressSettings, addresses_of
+from ratekeeper.pools.address import EgressSettings, addresses_of
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Priority
 from ratekeeper.rules.provider import Provider

@@ -16,8 +16,7 @@ from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait, read_waits
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
-from ratekeeper.pools.pool import Egress
-from ratekeeper.pools.report import AddressView, views
+from ratekeeper.pools.pool import AddressView, Egress, views
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import LedgerView, Snapshot

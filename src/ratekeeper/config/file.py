@@ -16,7 +16,7 @@ import msgspec
 
 from ratekeeper.config.schema import Settings, store_address
 from ratekeeper.errors import RuleError, StoreError
-from ratekeeper.pools.settings import EgressSettings, checked
+from ratekeeper.pools.address import EgressSettings, checked
 from ratekeeper.rules.files import faults, key_lines, line_of
 
 __all__ = ["SettingsFile", "find_settings", "home_folder", "read_settings"]

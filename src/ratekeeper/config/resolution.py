@@ -15,7 +15,7 @@ from ratekeeper.config.file import SettingsFile, home_folder, read_settings
 from ratekeeper.config.schema import Settings
 from ratekeeper.errors import RuleError
 from ratekeeper.policy.policies import Policies
-from ratekeeper.pools.settings import EgressSettings
+from ratekeeper.pools.address import EgressSettings
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.base import Store
 

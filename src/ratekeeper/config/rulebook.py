@@ -10,7 +10,7 @@ from functools import partial
 from ratekeeper.config.resolution import Configuration
 from ratekeeper.config.schema import Settings
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.pools.settings import EgressSettings
+from ratekeeper.pools.address import EgressSettings
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.numbers import Cap
 from ratekeeper.rules.provider import Provider

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ratekeeper.errors import StoreError
 from ratekeeper.policy.policies import Policies
-from ratekeeper.pools.settings import EgressSettings
+from ratekeeper.pools.address import EgressSettings
 from ratekeeper.stores.redis.address import is_address, parse_address
 
 __all__ = [

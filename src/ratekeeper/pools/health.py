@@ -1,4 +1,4 @@
-"""How each address fares at each provider: warnings, failures to connect, and the rests that follow from them.
+"""How each address fares at each provider: room left, warnings, failures to connect, and the rests that follow.
 
 A ban is a block on the scope of the address and stops every call of it. A rest is softer: the address is left while
 another one will do. Both lie in the store, so every process knows them.
@@ -7,19 +7,20 @@ another one will do. Both lie in the store, so every process knows them.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ratekeeper.ledger.limit import Instant
+from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.policy.shared import WARNINGS, Trouble
 from ratekeeper.stores.base import Store
 
-__all__ = ["REST", "WARNINGS", "Health"]
+__all__ = ["REST", "WARNINGS", "AddressHealth", "Gauge"]
 
 REST: Final = "rest"
 """The kind of block by which an address is left for a while."""
 
 
-class Health:
+class AddressHealth:
     """Warnings and failures of addresses, counted together by all processes of the store."""
 
     def __init__(self, store: Store) -> None:
@@ -90,6 +91,48 @@ class Health:
 
     def _rest(self, place: str, length: int, why: str) -> None:
         self._store.block(place, length, REST, why, time.monotonic_ns(), time.time_ns())
+
+
+class Gauge:
+    """About how much room is left on the limits of each scope, as this process saw it. Only for the order of trying: what
+    may really be spent is the store's to say."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, dict[str, tuple[float, int, int]]] = {}
+
+    def share(self, scope: str) -> float:
+        """The share left of the limit that has least, 0 to 1."""
+        mono = time.monotonic_ns()
+        limits = self._left.get(scope)
+        if not limits:
+            return 1.0
+        return min(min(1.0, left + (mono - at) / period) for left, at, period in list(limits.values()))
+
+    def took(self, scope: str, charges: Iterable[Charge]) -> None:
+        """A permit was taken."""
+        mono = time.monotonic_ns()
+        for name, charge in _of_address(charges):
+            left, at, period = self._left.setdefault(scope, {}).get(name, (1.0, mono, charge.limit.period))
+            left = min(1.0, left + (mono - at) / period) - charge.cost / charge.limit.usable
+            self._left[scope][name] = max(0.0, left), mono, period
+
+    def full(self, scope: str, charges: Iterable[Charge]) -> None:
+        """It has no room."""
+        mono = time.monotonic_ns()
+        for name, charge in _of_address(charges):
+            self._left.setdefault(scope, {})[name] = 0.0, mono, charge.limit.period
+
+    def told(self, scope: str, charges: Iterable[Charge], used: Mapping[str, int]) -> None:
+        """What the provider itself has counted."""
+        mono = time.monotonic_ns()
+        for name, charge in _of_address(charges):
+            if charge.key in used:
+                left = 1.0 - used[charge.key] / charge.limit.usable
+                self._left.setdefault(scope, {})[name] = max(0.0, left), mono, charge.limit.period
+
+
+def _of_address(charges: Iterable[Charge]) -> list[tuple[str, Charge]]:
+    return [(c.limit.name, c) for c in charges if "ip" in c.limit.scope and c.limit.period]
 
 
 def _warned(old: Trouble | None, now: Instant) -> tuple[Trouble, tuple[int, int]]:

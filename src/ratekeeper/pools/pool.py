@@ -1,71 +1,30 @@
-"""The addresses of one gate: which a call may leave from, and which of them it should try first."""
+"""The addresses of one gate: which a call may leave from, which of them it should try first, and what people see of them."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.ledger.limit import SECOND, Charge
-from ratekeeper.pools.address import Address
-from ratekeeper.pools.health import Health
-from ratekeeper.pools.settings import EgressSettings, addresses_of, listed, pins
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.pools.address import Address, EgressSettings, addresses_of, listed, pins
+from ratekeeper.pools.health import REST, AddressHealth, Gauge
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.scopes import ANONYMOUS
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.records import LedgerView, Snapshot
 from ratekeeper.stores.worker import Worker
 
 if TYPE_CHECKING:
     from ratekeeper.pools.echo import Echo
 
-__all__ = ["Choice", "Egress", "Pool"]
+__all__ = ["AddressView", "Choice", "Egress", "Pool", "views"]
 
 _FINE, _RESTING, _BANNED = range(3)
 _COARSE: Final = 20
 """Shares of room are compared in so many steps: a call in a row prefers the address of the last one."""
-
-
-class _Gauge:
-    """About how much room is left on the limits of each scope, as this process saw it. Only for the order of trying: what
-    may really be spent is the store's to say."""
-
-    def __init__(self) -> None:
-        self._left: dict[str, dict[str, tuple[float, int, int]]] = {}
-
-    def share(self, scope: str) -> float:
-        """The share left of the limit that has least, 0 to 1."""
-        mono = time.monotonic_ns()
-        limits = self._left.get(scope)
-        if not limits:
-            return 1.0
-        return min(min(1.0, left + (mono - at) / period) for left, at, period in list(limits.values()))
-
-    def took(self, scope: str, charges: Iterable[Charge]) -> None:
-        """A permit was taken."""
-        mono = time.monotonic_ns()
-        for name, charge in _of_address(charges):
-            left, at, period = self._left.setdefault(scope, {}).get(name, (1.0, mono, charge.limit.period))
-            left = min(1.0, left + (mono - at) / period) - charge.cost / charge.limit.usable
-            self._left[scope][name] = max(0.0, left), mono, period
-
-    def full(self, scope: str, charges: Iterable[Charge]) -> None:
-        """It has no room."""
-        mono = time.monotonic_ns()
-        for name, charge in _of_address(charges):
-            self._left.setdefault(scope, {})[name] = 0.0, mono, charge.limit.period
-
-    def told(self, scope: str, charges: Iterable[Charge], used: Mapping[str, int]) -> None:
-        """What the provider itself has counted."""
-        mono = time.monotonic_ns()
-        for name, charge in _of_address(charges):
-            if charge.key in used:
-                left = 1.0 - used[charge.key] / charge.limit.usable
-                self._left.setdefault(scope, {})[name] = max(0.0, left), mono, charge.limit.period
-
-
-def _of_address(charges: Iterable[Charge]) -> list[tuple[str, Charge]]:
-    return [(c.limit.name, c) for c in charges if "ip" in c.limit.scope and c.limit.period]
 
 
 class Choice:
@@ -163,7 +122,7 @@ class Egress:
     """All addresses of one gate.
 
     Args:
-        settings: the addresses, which make sense together (`ratekeeper.pools.settings.checked`).
+        settings: the addresses, which make sense together (`ratekeeper.pools.address.checked`).
         store: where health is kept.
         tell: called with the kind and the text of an event, and its fields.
         worker: changes what the store keeps of them; None: whoever calls does.
@@ -178,9 +137,9 @@ class Egress:
             primary = [self.addresses[name] for name in listed(pool.primary)]
             backups = [self.addresses[name] for name in pool.backups]
             self.pools[provider] = Pool(primary, backups, pins(pool))
-        self.health = Health(store)
+        self.health = AddressHealth(store)
         self._worker = worker or Worker()
-        self.gauge = _Gauge()
+        self.gauge = Gauge()
         self._name = settings.name
         self._echo = _echo(settings.echo, store, tell) if settings.echo else None
         self._plain = Address("default")
@@ -308,3 +267,68 @@ def _echo(url: str, store: Store, tell: Callable[..., object]) -> Echo:
     from ratekeeper.pools.echo import Echo  # with an HTTP client: for those who name one
 
     return Echo(url, store, tell)
+
+
+@dataclass(slots=True)
+class AddressView:
+    """One address at one provider.
+
+    Attributes:
+        provider: namespace.
+        name, leaves, scope: of the address.
+        state: ``active``, ``warning``, ``resting`` or ``banned``.
+        warnings: refusals by the provider that are not forgotten.
+        until: steady ns at which the ban or the rest ends; 0: there is none.
+        fullest: the limit of this scope that is nearest to full, if any was spent on.
+    """
+
+    provider: str
+    name: str
+    leaves: str
+    scope: str
+    state: str
+    warnings: int
+    until: int
+    fullest: LedgerView | None
+
+
+def views(egress: Egress, found: Snapshot) -> list[AddressView]:
+    """Every address of every provider that was called: those of its pool, and any other scope that was spent on."""
+    egress.recall()
+    spent: dict[str, dict[str, list[LedgerView]]] = {}
+    for view in found.ledgers:
+        namespace, _, owner = (*view.key.split("/", 2), "", "")[:3]
+        # Of some limits the address is one owner of several: ``ip:main,endpoint:/ticker``.
+        for scope in [part[3:] for part in owner.split(",") if part.startswith("ip:")]:
+            spent.setdefault(namespace, {}).setdefault(scope, []).append(view)
+    made = []
+    for namespace, scopes in sorted(spent.items()):
+        pool = egress.pool(namespace.partition("@")[0])
+        members: list[Address] = [*pool.primary, *pool.backups] if pool is not None else []
+        covered = {egress.scope(address) for address in members}
+        members += [Address(scope, scope=scope) for scope in sorted(scopes) if scope not in covered]
+        made += [_view(egress, found, namespace, address, scopes) for address in members]
+    return made
+
+
+def _view(
+    egress: Egress, found: Snapshot, namespace: str, address: Address, spent: dict[str, list[LedgerView]]
+) -> AddressView:
+    scope, place = egress.scope(address), f"{namespace}/egress:{address.name}"
+    now = time.monotonic_ns()
+    open_until = [(block.kind, block.scope, block.ends()) for block in found.blocks if block.ends() > now]
+    banned = max([end for kind, of, end in open_until if kind == "ban" and of == f"{namespace}/ip:{scope}"], default=0)
+    rests = max([end for kind, of, end in open_until if kind == REST and of == place], default=0)
+    warnings = egress.health.warnings(place)
+    return AddressView(
+        provider=namespace,
+        name=address.name,
+        leaves=address.leaves,
+        scope=scope,
+        state="banned" if banned else "resting" if rests else "warning" if warnings else "active",
+        warnings=warnings,
+        until=banned or rests,
+        fullest=max(
+            spent.get(scope, []), key=lambda view: (view.used + view.inflight) / view.limit.usable, default=None
+        ),
+    )

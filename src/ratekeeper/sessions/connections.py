@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ratekeeper.errors import CannotFit, Rejected
+from ratekeeper.sessions.dials import Connection, ping_every
 from ratekeeper.sessions.transports import Closed
-from ratekeeper.sessions.wire import Wire, ping_every
 
 if TYPE_CHECKING:
     from ratekeeper import Gate
@@ -78,8 +78,8 @@ class Connections:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._live: Wire | None = None
-        self._next: Wire | None = None
+        self._live: Connection | None = None
+        self._next: Connection | None = None
         self._seen: set[Hashable] = set()
         self._poll: asyncio.Task[None] | None = None
         self._down_now = True
@@ -92,20 +92,20 @@ class Connections:
     # --- one after the other ------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        wire: Wire | None = None
+        connection: Connection | None = None
         try:
             self._serve_meanwhile()  # the first dial may hang, or wait for a ban to end
             while True:
                 await self._dialler.turn()
-                wire = await self._connect()
-                if wire is None:
+                connection = await self._connect()
+                if connection is None:
                     continue
-                self._live = wire
-                while wire is not None and (following := await self._watch(wire)) is not None:
-                    wire = following
-                self._live = wire = None
+                self._live = connection
+                while connection is not None and (following := await self._watch(connection)) is not None:
+                    connection = following
+                self._live = connection = None
         finally:
-            self._live, held = None, [each for each in (self._live, self._next, wire) if each is not None]
+            self._live, held = None, [each for each in (self._live, self._next, connection) if each is not None]
             self._next = None
             if self._poll is not None:
                 self._poll.cancel()
@@ -113,21 +113,20 @@ class Connections:
             for each in dict.fromkeys(held):
                 await self._end(each, at_once=True)
 
-    async def _connect(self, *, replacing: bool = False) -> Wire | None:
+    async def _connect(self, *, replacing: bool = False) -> Connection | None:
         """One dial, until it is subscribed; None if that failed, which is noted and told."""
-        wire: Wire | None = None
+        connection: Connection | None = None
         try:
-            connection, line = await self._dialler.dial()
-            wire = Wire(connection, line, time.monotonic())
+            connection = Connection(*await self._dialler.dial(), time.monotonic())
             if replacing:
-                self._next = wire  # before its first message is read
-            wire.reader = asyncio.create_task(self._read(wire), name="ratekeeper-stream-reader")
+                self._next = connection  # before its first message is read
+            connection.reader = asyncio.create_task(self._read(connection), name="ratekeeper-stream-reader")
             if self._setup is not None:
-                await self._setup(wire.send)
-            await self._subscribe(wire, self._topics)
+                await self._setup(connection.send)
+            await self._subscribe(connection, self._topics)
         except BaseException as error:
-            if wire is not None:
-                await self._end(wire, at_once=True)
+            if connection is not None:
+                await self._end(connection, at_once=True)
             if isinstance(error, CannotFit) or not isinstance(error, Exception):
                 raise
             if isinstance(error, Rejected):
@@ -138,38 +137,38 @@ class Connections:
                 await self._dialler.failed(good=False)
                 self._down(str(error) if isinstance(error, Closed) else f"{type(error).__name__}: {error}")
             return None
-        return wire
+        return connection
 
-    async def _subscribe(self, wire: Wire, topics: Sequence[Any], *, gone: bool = False) -> None:
+    async def _subscribe(self, connection: Connection, topics: Sequence[Any], *, gone: bool = False) -> None:
         for text in self._dialect.wanting(topics, self._number, gone=gone):
             self._number += 1
-            await wire.send(text)
+            await connection.send(text)
 
-    async def _read(self, wire: Wire) -> str:
+    async def _read(self, connection: Connection) -> str:
         """Reads a connection to its end; returns how it ended."""
         try:
             while True:
-                data = await wire.connection.recv()
-                now = wire.anything = time.monotonic()
+                data = await connection.socket.recv()
+                now = connection.anything = time.monotonic()
                 quiet, reply = self._dialect.reply(data)
                 if reply:
-                    await wire.send(reply)
+                    await connection.send(reply)
                 if quiet:
                     continue
-                wire.gaps = wire.gaps.heard(now)
+                connection.gaps = connection.gaps.heard(now)
                 self._heard = now
-                wire.heard.set()
-                if wire is self._next:
-                    wire.held.append(data)
-                    if len(wire.held) >= _MOST_HELD:
+                connection.heard.set()
+                if connection is self._next:
+                    connection.held.append(data)
+                    if len(connection.held) >= _MOST_HELD:
                         self._hurry.set()
                     continue
                 if self._next is not None:
                     self._seen.add(self._key(data))
-                wire.busy = True
+                connection.busy = True
                 await self._put(Message(data, False, time.time()))
-                wire.busy = False
-                wire.gaps = wire.gaps._replace(last=time.monotonic())
+                connection.busy = False
+                connection.gaps = connection.gaps._replace(last=time.monotonic())
                 if self._down_now:
                     self._up()
         except Closed as error:
@@ -177,48 +176,48 @@ class Connections:
         except Rejected as error:
             return f"an answer to a ping was not allowed: {error}"
 
-    async def _watch(self, wire: Wire) -> Wire | None:
+    async def _watch(self, connection: Connection) -> Connection | None:
         """Looks after a connection until it is lost (None) or another has taken its place."""
-        assert wire.reader is not None
+        assert connection.reader is not None
         live, why, kind = self.liveness, "", "stream down"
-        roll_at = live.roll_at(wire.opened, self._habits.lifetime, random.random())
-        rolling: asyncio.Task[Wire | None] | None = None
+        roll_at = live.roll_at(connection.opened, self._habits.lifetime, random.random())
+        rolling: asyncio.Task[Connection | None] | None = None
         self._hurry.clear()
         try:
             while not why:
                 now = time.monotonic()
-                tick = min(1.0, live.patience(wire.gaps) / 4, ping_every(live, self._habits) / 4)
+                tick = min(1.0, live.patience(connection.gaps) / 4, ping_every(live, self._habits) / 4)
                 if rolling is None and roll_at is not None:
                     if now >= roll_at:
-                        rolling = asyncio.create_task(self._replace(wire), name="ratekeeper-stream-rollover")
+                        rolling = asyncio.create_task(self._replace(connection), name="ratekeeper-stream-rollover")
                     else:
                         tick = min(tick, roll_at - now)
-                waited = {wire.reader} if rolling is None else {wire.reader, rolling}
+                waited = {connection.reader} if rolling is None else {connection.reader, rolling}
                 await asyncio.wait(waited, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
                 now = time.monotonic()
-                if not wire.good and live.good(wire.opened, now, data=wire.heard.is_set()):
-                    wire.good = True
+                if not connection.good and live.good(connection.opened, now, data=connection.heard.is_set()):
+                    connection.good = True
                     await self._dialler.worked()
                     self._up()
                 if rolling is not None and rolling.done():
                     following, rolling, roll_at = rolling.result(), None, now + _ROLL_AGAIN
                     if following is not None:
-                        await self._switch(wire, following, "")
+                        await self._switch(connection, following, "")
                         return following
-                if wire.reader.done():
-                    why = wire.reader.result() or "closed without a word"
-                elif (problem := wire.look(live, self._dialect, self._habits, now)) is not None:
+                if connection.reader.done():
+                    why = connection.reader.result() or "closed without a word"
+                elif (problem := connection.look(live, self._dialect, self._habits, now)) is not None:
                     why, kind = problem
             self._live = None
-            await self._end(wire, at_once=kind == "stream stale")
-            await self._dialler.failed(good=wire.good)
+            await self._end(connection, at_once=kind == "stream stale")
+            await self._dialler.failed(good=connection.good)
             self._down(why, kind)
             if rolling is not None:
                 # The one that was to follow is on its way: as good as any other.
                 self._hurry.set()
                 following = await rolling
                 if following is not None:
-                    await self._switch(wire, following, why)
+                    await self._switch(connection, following, why)
                     return following
         finally:
             if rolling is not None and not rolling.done():
@@ -228,41 +227,41 @@ class Connections:
 
     # --- one takes over from another --------------------------------------------------------------------------------
 
-    async def _replace(self, old: Wire) -> Wire | None:
+    async def _replace(self, old: Connection) -> Connection | None:
         """Opens the connection that is to follow `old`, until it delivers; None if it will not do."""
         await self._dialler.turn()
-        wire = await self._connect(replacing=True)
-        if wire is None:
+        connection = await self._connect(replacing=True)
+        if connection is None:
             return None
-        assert wire.reader is not None
+        assert connection.reader is not None
         try:
             hurry = asyncio.create_task(self._hurry.wait())
-            heard = asyncio.create_task(wire.heard.wait())
+            heard = asyncio.create_task(connection.heard.wait())
             try:
                 await asyncio.wait(
-                    {hurry, heard, wire.reader},
+                    {hurry, heard, connection.reader},
                     timeout=self.liveness.overlap_most,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if wire.heard.is_set():
+                if connection.heard.is_set():
                     await asyncio.wait(
-                        {hurry, wire.reader}, timeout=self.liveness.overlap, return_when=asyncio.FIRST_COMPLETED
+                        {hurry, connection.reader}, timeout=self.liveness.overlap, return_when=asyncio.FIRST_COMPLETED
                     )
             finally:
                 for task in (hurry, heard):
                     task.cancel()
                 await asyncio.gather(hurry, heard, return_exceptions=True)
         except asyncio.CancelledError:
-            await self._end(wire, at_once=True)
+            await self._end(connection, at_once=True)
             raise
-        mute = not wire.heard.is_set() and (old.gaps.last or 0.0) > wire.opened
-        if wire.reader.done() or (mute and not self._hurry.is_set()):
-            await self._end(wire, at_once=True)
+        mute = not connection.heard.is_set() and (old.gaps.last or 0.0) > connection.opened
+        if connection.reader.done() or (mute and not self._hurry.is_set()):
+            await self._end(connection, at_once=True)
             await self._dialler.failed(good=False)
             return None
-        return wire
+        return connection
 
-    async def _switch(self, old: Wire, new: Wire, why: str) -> None:
+    async def _switch(self, old: Connection, new: Connection, why: str) -> None:
         """Reads `old` to its end; then what `new` has brought meanwhile and `old` has not; then `new` is live."""
         await self._end(old)
         while new.held:
@@ -276,11 +275,11 @@ class Connections:
         self._rollovers += 1
         self._tell("stream rolled over", "a new connection has taken over in time")
 
-    async def _end(self, wire: Wire, *, at_once: bool = False) -> None:
-        if self._next is wire:
+    async def _end(self, connection: Connection, *, at_once: bool = False) -> None:
+        if self._next is connection:
             self._next = None
             self._seen.clear()
-        await wire.end(at_once=at_once)
+        await connection.end(at_once=at_once)
 
     # --- down, and back ---------------------------------------------------------------------------------------------
 

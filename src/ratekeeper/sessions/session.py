@@ -14,12 +14,10 @@ from typing import Any, NamedTuple, Protocol
 from msgspec.structs import replace
 
 from ratekeeper.rules.refusal import redact
-from ratekeeper.sessions.health import Health
 from ratekeeper.sessions.history import Record, Records
-from ratekeeper.sessions.job import Run, failure_of, takes_one
+from ratekeeper.sessions.job import Run, Vitals, failure_of, takes_one
 from ratekeeper.sessions.restarts import Failure, Pause, Progress, Recovery, Restart, after_failure, remaining, worked
-from ratekeeper.sessions.stopping import halt
-from ratekeeper.sessions.work import Loop, Work
+from ratekeeper.sessions.stopping import Loop, Work, halt
 
 __all__ = ["Say", "Session"]
 
@@ -233,40 +231,40 @@ class Session:
         self._work = Work(call, *((run,) if takes_one(call) else ()), loop=self._loop, on_end=self._wake)
 
     def _watch(self, run: Run, began: float) -> Failure | _Order | None:
-        health, settings, work, checks = Health(began, began), self.settings, self._work, self._check is not None
+        vitals, settings, work, checks = Vitals(began, began), self.settings, self._work, self._check is not None
         assert work is not None
         while True:
             if work.done and (work.error or work.cancelled or not self._parts):
                 return self._outcome(work)
-            health, now = run.tell(health), time.monotonic()
-            failure = health.verdict(settings, now)
+            vitals, now = run.tell(vitals), time.monotonic()
+            failure = vitals.verdict(settings, now)
             if failure is not None:
                 return failure
-            if checks and now >= health.check_due(settings, began):
-                health = self._checked(health)
+            if checks and now >= vitals.check_due(settings, began):
+                vitals = self._checked(vitals)
                 continue
             unproven = self.state == "recovering"
-            if unproven and health.proven(settings, began, now, checks):
+            if unproven and vitals.proven(settings, began, now, checks):
                 self._recovered()
                 unproven = False
-            look = health.next_look(settings, began, checks)
+            look = vitals.next_look(settings, began, checks)
             if unproven and now < began + settings.proven:
                 look = min(look, began + settings.proven)
             order = self._next(None if look == math.inf else max(0.0, look - now))
             if order is not None:
                 return order
 
-    def _checked(self, health: Health) -> Health:
+    def _checked(self, vitals: Vitals) -> Vitals:
         assert self._check is not None
         check = Work(self._check, loop=self._loop)
         if not check.wait(self.settings.check_timeout):
             check.cancel()
-            return health.after(f"no answer in {self.settings.check_timeout:g} s", time.monotonic())
+            return vitals.after(f"no answer in {self.settings.check_timeout:g} s", time.monotonic())
         if check.error is not None:
             failure = failure_of(check.error)
-            return health.after(failure.reason, time.monotonic(), failure.excused)
+            return vitals.after(failure.reason, time.monotonic(), failure.excused)
         bad = check.result is False or isinstance(check.result, str)
-        return health.after(
+        return vitals.after(
             (redact(str(check.result)) if check.result else "not healthy") if bad else None, time.monotonic()
         )
 

@@ -1,19 +1,149 @@
-"""Stopping anything: a `stop` that is sync or async, returns nothing or a coroutine, raises or hangs."""
+"""Calls of other people's code, each with a deadline; and stopping anything, whatever its `stop` is.
+
+Coroutines run on the program's event loop, plain functions in a thread of their own: one that hangs there holds up nobody.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from ratekeeper.rules.refusal import redact
-from ratekeeper.sessions.work import Loop, Work
 
-__all__ = ["halt", "stop_all", "stop_all_async", "to_the_end"]
+__all__ = ["Loop", "Work", "halt", "stop_all", "stop_all_async", "to_the_end"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _T = TypeVar("_T")
+
+
+class Loop:
+    """An event loop for coroutines: the program's own, or one made in a thread when the first coroutine needs it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="ratekeeper-sessions-loop", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def nudge(self) -> None:
+        """Have the loop look at what was put into it from another thread, such as a `Task.cancel`."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: None)
+
+    def close(self) -> None:
+        """End the loop if it is ours."""
+        if self._thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5.0)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+
+class Work:
+    """One call of `function`, begun at once. It may be a coroutine function, or return an awaitable.
+
+    Attributes:
+        error: what it raised, once `done`; None if it returned.
+        result: what it returned.
+        cancelled: whether it ended because it was cancelled.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *args: Any, loop: Loop, on_end: Callable[[], None] | None = None
+    ) -> None:
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.cancelled = False
+        self._ended = threading.Event()
+        self._on_end = on_end
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._kept: asyncio.Task[None] | None = None  # the loop itself holds its tasks only weakly
+        self._given_up = False
+        if inspect.iscoroutinefunction(function):
+            self._on_loop(function, *args)
+        else:
+            threading.Thread(
+                target=self._in_thread, args=(function, *args), name="ratekeeper-session", daemon=True
+            ).start()
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended, in whatever way."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for its end; whether it came within `timeout` seconds."""
+        return self._ended.wait(timeout)
+
+    def cancel(self) -> None:
+        """Cancel it if it is a coroutine; a function in a thread can only be asked by what it looks at."""
+        self._given_up = True
+        task = self._task
+        if task is not None:
+            try:
+                self._loop.get().call_soon_threadsafe(task.cancel)
+            except RuntimeError:  # the loop is closed, and the task with it
+                self._end()
+
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            self.result = function(*args)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the supervisor decides what follows
+            self.error = error
+        self._loop.nudge()
+        if inspect.isawaitable(self.result):
+            waiting = self.result
+
+            async def awaited() -> Any:
+                return await waiting
+
+            self._on_loop(awaited)
+        else:
+            self._end()
+
+    def _on_loop(self, function: Callable[..., Any], *args: Any) -> None:
+        async def run() -> None:
+            self._task = asyncio.current_task()
+            try:
+                if not self._given_up:
+                    self.result = await function(*args)
+            except asyncio.CancelledError:
+                self.cancelled = True  # not passed on: nobody awaits this task
+            except BaseException as error:  # noqa: BLE001 - see above
+                self.error = error
+            finally:
+                self._task = None
+                self._end()
+
+        def begin() -> None:
+            self._kept = loop.create_task(run(), name="ratekeeper-session")
+
+        try:
+            loop = self._loop.get()
+            loop.call_soon_threadsafe(begin)
+        except RuntimeError as error:  # the loop is closed
+            self.error = error
+            self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._on_end is not None:
+            self._on_end()
 
 
 def halt(thing: Any, within: float, loop: Loop) -> str | None:

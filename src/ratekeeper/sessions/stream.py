@@ -185,7 +185,7 @@ class Stream(Connections):
         return self._main
 
     async def _say(self, topics: Sequence[Any], *, gone: bool) -> None:
-        for wire in (self._live, self._next):
-            if wire is not None and topics:
+        for connection in (self._live, self._next):
+            if connection is not None and topics:
                 with contextlib.suppress(Closed):  # whoever comes next subscribes to all
-                    await self._subscribe(wire, topics, gone=gone)
+                    await self._subscribe(connection, topics, gone=gone)

@@ -22,8 +22,7 @@ from ratekeeper.sessions.control import Command, Listener
 from ratekeeper.sessions.history import Records
 from ratekeeper.sessions.restarts import Restart
 from ratekeeper.sessions.session import Session
-from ratekeeper.sessions.stopping import to_the_end
-from ratekeeper.sessions.work import Loop
+from ratekeeper.sessions.stopping import Loop, to_the_end
 
 __all__ = ["Supervisor"]
 

@@ -14,7 +14,7 @@ from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.policy.shared import Bans, Claim, age, banned, claimed, held
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.echo import Echo
-from ratekeeper.pools.health import WARNINGS, Health
+from ratekeeper.pools.health import WARNINGS, AddressHealth
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.store import RedisStore
 from ratekeeper.stores.safe import SafeStore
@@ -48,32 +48,32 @@ def test_warnings_of_two_machines_add_up(clock: list[int]) -> None:
     """One booted yesterday, the other a month ago: their warnings are one count, forgotten ten minutes after the last."""
     shared = MemoryStore()
     store, other = Machine(shared, 0), Machine(shared, 30 * DAY)
-    assert Health(store).warned(PLACE) == (1, 0)
+    assert AddressHealth(store).warned(PLACE) == (1, 0)
     clock[0] += 30 * DAY + 60 * SECOND  # a minute later, on the other machine
-    assert Health(other).warnings(PLACE) == 1
-    assert Health(other).warned(PLACE) == (2, 0)
+    assert AddressHealth(other).warnings(PLACE) == 1
+    assert AddressHealth(other).warned(PLACE) == (2, 0)
     clock[0] += 590 * SECOND - 30 * DAY  # back on the first
-    assert Health(store).warnings(PLACE) == 2
+    assert AddressHealth(store).warnings(PLACE) == 2
     clock[0] += 20 * SECOND
-    assert Health(store).warnings(PLACE) == 0
+    assert AddressHealth(store).warnings(PLACE) == 0
 
 
 def test_rests_grow_across_machines(clock: list[int]) -> None:
     """A second rest is twice as long, whichever machine met the trouble before."""
     shared = MemoryStore()
     store, other = Machine(shared, 0), Machine(shared, -5 * DAY)
-    rests = [Health(store).warned(PLACE)[1] for _ in range(WARNINGS)]
+    rests = [AddressHealth(store).warned(PLACE)[1] for _ in range(WARNINGS)]
     clock[0] -= 5 * DAY - 100 * SECOND
-    rests += [Health(other).warned(PLACE)[1] for _ in range(WARNINGS)]
+    rests += [AddressHealth(other).warned(PLACE)[1] for _ in range(WARNINGS)]
     assert [length // SECOND for length in rests if length] == [60, 120]
 
 
 def test_a_note_of_another_clock_is_forgotten(clock: list[int]) -> None:
     """The machine was booted again: what its old clock dates into the future does not hold for ever."""
     store = MemoryStore()
-    Health(store).warned(PLACE)
+    AddressHealth(store).warned(PLACE)
     clock[0] = DAY
-    assert Health(store).warnings(PLACE) == 0
+    assert AddressHealth(store).warnings(PLACE) == 0
 
 
 def test_a_stamp_is_never_younger_than_it_is(clock: list[int]) -> None:
@@ -121,7 +121,7 @@ def test_a_store_out_of_reach_is_no_error(clock: list[int]) -> None:
 
     away = RedisStore("redis://127.0.0.1:1")
     assert away.skew() == (0, 0)
-    assert Health(SafeStore(away, lambda kind, text: None)).warned(PLACE) == (1, 0)
+    assert AddressHealth(SafeStore(away, lambda kind, text: None)).warned(PLACE) == (1, 0)
     away.close()
 
 

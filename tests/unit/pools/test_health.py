@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.pools.health import REST, WARNINGS, Health
+from ratekeeper.pools.health import REST, WARNINGS, AddressHealth
 from ratekeeper.stores.memory import MemoryStore
 
 PLACE = "shop/egress:a"
@@ -18,7 +18,7 @@ def end_rest(store: MemoryStore) -> None:
 
 def test_the_third_warning_is_one_too_many() -> None:
     """Two warnings are only counted; at the third the address rests, and the count begins anew."""
-    health = Health(MemoryStore())
+    health = AddressHealth(MemoryStore())
     assert [health.warned(PLACE)[1] for _ in range(WARNINGS - 1)] == [0] * (WARNINGS - 1)
     assert health.warnings(PLACE) == WARNINGS - 1 and not health.rests(PLACE)
     warnings, length = health.warned(PLACE)
@@ -30,7 +30,7 @@ def test_the_third_warning_is_one_too_many() -> None:
 def test_each_failure_rests_twice_as_long_up_to_five_minutes() -> None:
     """5 s, 10 s, 20 s ... 300 s; failures of calls that were on their way at the first one do not count."""
     store = MemoryStore()
-    health = Health(store)
+    health = AddressHealth(store)
     lengths = []
     for _ in range(8):
         lengths.append(health.failed(PLACE) // SECOND)
@@ -42,7 +42,7 @@ def test_each_failure_rests_twice_as_long_up_to_five_minutes() -> None:
 def test_an_answer_makes_the_next_failure_a_first_one() -> None:
     """What works again is forgiven."""
     store = MemoryStore()
-    health = Health(store)
+    health = AddressHealth(store)
     health.failed(PLACE)
     end_rest(store)
     health.failed(PLACE)
@@ -52,9 +52,9 @@ def test_an_answer_makes_the_next_failure_a_first_one() -> None:
 
 
 def test_other_processes_know() -> None:
-    """Health lies in the store: two gates of one store count together and see one rest."""
+    """AddressHealth lies in the store: two gates of one store count together and see one rest."""
     store = MemoryStore()
-    one, other = Health(store), Health(store)
+    one, other = AddressHealth(store), AddressHealth(store)
     one.warned(PLACE)
     other.warned(PLACE)
     assert one.warned(PLACE)[1] == 60 * SECOND

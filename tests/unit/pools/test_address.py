@@ -8,7 +8,7 @@ import pytest
 
 from ratekeeper import RuleError
 from ratekeeper.config.file import read_settings
-from ratekeeper.pools.settings import EgressSettings, addresses_of, pins
+from ratekeeper.pools.address import EgressSettings, addresses_of, pins
 
 GOOD = """
 [egress]

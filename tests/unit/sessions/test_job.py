@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper.sessions.health import Health
+from ratekeeper.sessions.job import Vitals
 from ratekeeper.sessions.restarts import Restart
 
-START = Health(beat=100.0, checked=100.0)
+START = Vitals(beat=100.0, checked=100.0)
 
 
 def test_three_failed_checks_in_a_row() -> None:

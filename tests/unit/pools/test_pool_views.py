@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ratekeeper import Gate
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.pools.report import views
+from ratekeeper.pools.pool import views
 
 CONFIG = """
 [egress.addresses]
