@@ -7,6 +7,7 @@ had. So no program is taken for alive because another one got its process id.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import select
@@ -25,6 +26,7 @@ from ratekeeper.stores.wake import Doorbells
 
 __all__ = ["Command", "Listener", "ask", "listing"]
 
+_LOG: Final = logging.getLogger("ratekeeper")
 _PATIENCE: Final = 1.0
 """Seconds after which the listener looks for commands although nobody rang."""
 
@@ -183,6 +185,9 @@ def _alone(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:  # its holder was stopped in between: rather go on than hang
+                    _LOG.warning(
+                        "the lock of the sessions in %s is held by a program that has stopped; going on", folder
+                    )
                     break
                 time.sleep(0.01)
         yield

@@ -15,7 +15,7 @@ from ratekeeper.errors import Blocked
 from ratekeeper.rules.refusal import redact
 from ratekeeper.sessions.restarts import Failure, Restart
 
-__all__ = ["Run", "Vitals", "failure_of", "takes_one"]
+__all__ = ["Run", "Vitals", "failure_of", "shown", "takes_one"]
 
 _MINUTE: Final = 60.0
 _MOST: Final = 1000
@@ -66,6 +66,11 @@ def takes_one(call: Callable[..., Any]) -> bool:
     )
 
 
+def shown(text: str) -> str:
+    """What a job's error says, as it may be kept: one line, without secrets, in characters that a file can hold."""
+    return redact(text).encode("utf-8", "replace").decode()
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors that an error stands for: a group's members, and what it was raised from."""
     if isinstance(error, BaseExceptionGroup):
@@ -79,7 +84,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def failure_of(error: BaseException) -> Failure:
     """What an error says of the session: its own fault, or that a ban, a pause or a breaker held it."""
-    text = redact(f"{type(error).__name__}: {error}")
+    text = shown(f"{type(error).__name__}: {error}")
     leaves = list(_leaves(error))
     if not all(isinstance(each, Blocked) for each in leaves):
         return Failure(type(error).__name__, text)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from ratekeeper.rules.refusal import redact
 from ratekeeper.sessions.history import Record, Records
-from ratekeeper.sessions.job import Run, Vitals, failure_of, takes_one
+from ratekeeper.sessions.job import Run, Vitals, failure_of, shown, takes_one
 from ratekeeper.sessions.restarts import Failure, Pause, Progress, Recovery, Restart, after_failure, remaining, worked
 from ratekeeper.sessions.stopping import Loop, Work, halt
 
 __all__ = ["Say", "Session"]
+
+_LOG: Final = logging.getLogger("ratekeeper")
 
 
 class Say(Protocol):
@@ -75,7 +77,7 @@ class Session:
         self._work: Work | None = None
         self._pending: Recovery | None = None
         self._row = 0.0  # when the first failure of the row was
-        self._thread = threading.Thread(target=self._main, name=f"ratekeeper-session-{self.id}", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name=f"ratekeeper-session-{self.id}", daemon=True)
         self._thread.start()
 
     @staticmethod
@@ -105,6 +107,8 @@ class Session:
         """Stop it for good; returns when it has stopped, or after its deadlines."""
         self._order("close")
         self._thread.join(2 * self.settings.stop_within + self.settings.check_timeout + 5.0)
+        if self._thread.is_alive():
+            _LOG.error("session %s does not stop; the program goes on without waiting for it", self.id)
 
     def _order(self, do: str) -> Future[str]:
         done: Future[str] = Future()
@@ -144,6 +148,18 @@ class Session:
         self.record = replace(self.record, state=state, since=since, **changes)
         self._records.write(self.record)
         self._changed()
+
+    def _run_thread(self) -> None:
+        try:
+            self._main()
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits for the session must be told
+            why = shown(f"an error in Ratekeeper: {type(error).__name__}: {error}")
+            self.record = replace(self.record, state="failed", why=why)
+            self._changed()
+            self._say("session failed", f"session {self.id} is watched no longer: {self.record.why}", session=self.id)
+            with self._bell:
+                self._closed = True
+            self._settle(self._orders)
 
     def _main(self) -> None:
         order: _Order | None = None
@@ -186,11 +202,12 @@ class Session:
         if order.do == "close":
             with self._bell:
                 self._closed = True
-                waiting = [order, *self._orders]
-        else:
-            waiting = [order]
-        for each in waiting:
-            each.done.set_result(self.state)
+        self._settle([order, *self._orders] if self._closed else [order])
+
+    def _settle(self, orders: Iterable[_Order]) -> None:
+        for each in orders:
+            if each.done.set_running_or_notify_cancel():  # who ordered it may have gone
+                each.done.set_result(self.state)
 
     def _ended(self) -> _Order:
         self._halt()
@@ -265,7 +282,7 @@ class Session:
             return vitals.after(failure.reason, time.monotonic(), failure.excused)
         bad = check.result is False or isinstance(check.result, str)
         return vitals.after(
-            (redact(str(check.result)) if check.result else "not healthy") if bad else None, time.monotonic()
+            (shown(str(check.result)) if check.result else "not healthy") if bad else None, time.monotonic()
         )
 
     def _outcome(self, work: Work) -> Failure | None:

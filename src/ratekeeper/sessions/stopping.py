@@ -10,11 +10,12 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from ratekeeper.rules.refusal import redact
 
-__all__ = ["Loop", "Work", "halt", "stop_all", "stop_all_async", "to_the_end"]
+__all__ = ["Loop", "Work", "halt", "in_thread", "stop_all", "stop_all_async", "to_the_end"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _T = TypeVar("_T")
@@ -188,8 +189,22 @@ def stop_all(things: Iterable[Any], within: float = 10.0, loop: Loop | None = No
 
 async def stop_all_async(things: Iterable[Any], within: float = 10.0) -> list[str]:
     """`stop_all` for async code: coroutines run on this event loop. A cancelled caller waits for the end all the same."""
-    loop = asyncio.get_running_loop()
-    return await to_the_end(loop.run_in_executor(None, stop_all, things, within, Loop(loop)))
+    loop = Loop(asyncio.get_running_loop())
+    return await to_the_end(in_thread(lambda: stop_all(things, within, loop)))
+
+
+def in_thread(function: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Call `function` in a thread of its own: the loop's executor may be full of calls that hang."""
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="ratekeeper-sessions-stop", daemon=True).start()
+    return asyncio.wrap_future(done)
 
 
 async def to_the_end(work: asyncio.Future[_T]) -> _T:

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 from ratekeeper.config.file import home_folder
-from ratekeeper.config.resolution import program_name
+from ratekeeper.config.resolution import configure, program_name
 from ratekeeper.gate.events import Events
 from ratekeeper.gate.gate import Gate
 from ratekeeper.rules.refusal import redact
@@ -22,7 +22,7 @@ from ratekeeper.sessions.control import Command, Listener
 from ratekeeper.sessions.history import Records
 from ratekeeper.sessions.restarts import Restart
 from ratekeeper.sessions.session import Session
-from ratekeeper.sessions.stopping import Loop, to_the_end
+from ratekeeper.sessions.stopping import Loop, in_thread, to_the_end
 
 __all__ = ["Supervisor"]
 
@@ -38,15 +38,20 @@ class Supervisor:
 
     Args:
         gate: whose events tell what happens; None: the ``ratekeeper`` log alone.
-        home: the state folder; None: the gate's, ``$RATEKEEPER_HOME``, else the platform's.
+        home: the state folder; None: the gate's, or the one that a `Gate` without arguments would have.
         name: what to call this program in the sessions' ids; None: the name of its script.
+
+    Raises:
+        RuleError: the configuration file, which states the home, is wrong.
     """
 
     def __init__(
         self, gate: Gate | None = None, home: str | os.PathLike[str] | None = None, name: str | None = None
     ) -> None:
         self._events = Events() if gate is None else gate.events
-        self._records = Records(gate.home if gate is not None and home is None else home_folder(home))
+        if home is None:  # as a gate resolves it
+            home = configure(name=name).home if gate is None else gate.home
+        self._records = Records(home_folder(home))
         self.name = name or program_name().rpartition("[")[0]
         self._sessions: dict[str, Session] = {}
         self._changes = threading.Condition()
@@ -212,9 +217,8 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            await to_the_end(loop.run_in_executor(None, self.close))
+            await to_the_end(in_thread(self.close))
         finally:
             self._end_signals()
             if self._terminated:

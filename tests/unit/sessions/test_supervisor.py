@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import pytest
 from ratekeeper import Gate
 from ratekeeper.errors import Blocked, RatekeeperError
 from ratekeeper.gate.events import Event
+from ratekeeper.sessions import control
 from ratekeeper.sessions.history import Record, Records
 from ratekeeper.sessions.job import Run
 from ratekeeper.sessions.restarts import Restart
 from ratekeeper.sessions.session import Session
+from ratekeeper.sessions.stopping import stop_all_async
 from ratekeeper.sessions.supervisor import Supervisor
 
 QUICK = Restart(first=0.01, longest=0.05, cooldown=0.05, proven=0.02, check_every=0.02, stop_within=0.3, most=1000)
@@ -405,3 +409,105 @@ def test_disk_that_cannot_be_written(tmp_path: Path) -> None:
         supervisor.add("grid", ran.set, settings=QUICK)
         assert ran.wait(PATIENCE)
         assert supervisor.wait(PATIENCE)
+
+
+def test_its_home_is_the_one_that_a_gate_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a gate the configuration file states the home; a variable and an argument go before it."""
+    config = tmp_path / "config" / "ratekeeper.toml"
+    config.parent.mkdir()
+    config.write_text('home = "state"\n')
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(config))
+    given = tmp_path / "given"
+    for variable, argument in ((None, None), ("told", None), ("told", given)):
+        if variable is None:
+            monkeypatch.delenv("RATEKEEPER_HOME")
+        else:
+            monkeypatch.setenv("RATEKEEPER_HOME", str(tmp_path / variable))
+        with Gate("memory://", home=argument) as gate, Supervisor(home=argument, name="bot") as supervisor:
+            supervisor.add("grid", lambda: None, settings=QUICK)
+            assert supervisor.wait(PATIENCE)
+            assert Records(gate.home).path("grid@bot").is_file()
+    assert (tmp_path / "config" / "state" / "sessions").is_dir()
+
+
+def test_a_cancelled_order_ends_no_session(tmp_path: Path) -> None:
+    """Whoever waits for `trigger` may give up; the session is watched as before."""
+    lives: list[Run] = []
+
+    def job(run: Run) -> None:
+        lives.append(run)
+        run.stopping.wait()
+
+    with Supervisor(home=tmp_path, name="bot") as supervisor:
+        session = supervisor.add("grid", job, settings=QUICK)
+        with session._bell:  # so that the session has not taken it yet
+            gone = session.trigger()
+            assert gone.cancel()
+        until(supervisor, lambda: len(lives) == 2 and session.state == "healthy")
+        assert supervisor.stop("grid").result(PATIENCE) == "stopped"
+
+
+def test_errors_that_cannot_be_written(tmp_path: Path) -> None:
+    """An error whose text no file can hold is kept without those characters, and the session is started again."""
+    lives: list[int] = []
+
+    def job(run: Run) -> None:
+        lives.append(0)
+        if len(lives) == 1:
+            raise ValueError("no file \udcff")
+        run.stopping.wait()
+
+    with Supervisor(home=tmp_path, name="bot") as supervisor:
+        session = supervisor.add("grid", job, settings=QUICK)
+        until(supervisor, lambda: len(lives) == 2 and session.state == "healthy")
+        assert kept(tmp_path, session).why == "ValueError: no file ?"
+
+
+def test_a_fault_of_ours_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that can be watched no longer has failed: who waits for it, or orders something, is told."""
+    monkeypatch.setattr(Session, "_begin", lambda *_: 1 / 0)
+    said: list[Event] = []
+    with Gate("memory://", home=tmp_path) as gate:
+        gate.events.on(said.append)
+        with Supervisor(gate, name="bot") as supervisor:
+            session = supervisor.add("grid", print, settings=QUICK)
+            assert supervisor.wait(PATIENCE)
+            session._thread.join(PATIENCE)
+            assert session.trigger().result(PATIENCE) == "failed"
+    assert [event.kind for event in said if event.kind.startswith("session")] == ["session failed"]
+
+
+def test_stops_although_the_executor_hangs(tmp_path: Path) -> None:
+    """Calls that hang in the event loop's executor keep neither the sessions nor other components from being stopped."""
+    hang = threading.Event()
+    stopped: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        executor = ThreadPoolExecutor(1)
+        loop.set_default_executor(executor)
+        loop.run_in_executor(None, hang.wait)
+        async with asyncio.timeout(PATIENCE):
+            async with Supervisor(home=tmp_path, name="bot") as supervisor:
+                supervisor.add("grid", asyncio.Event().wait, settings=QUICK)
+            stopped.append("sessions")
+            await stop_all_async([lambda: stopped.append("component")])
+        hang.set()
+
+    try:
+        asyncio.run(main())
+    finally:
+        hang.set()
+    assert stopped == ["sessions", "component"]
+
+
+def test_a_lock_that_is_never_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that was stopped while it held the sessions' lock holds up nobody for long, and that is said."""
+    monkeypatch.setattr(control, "_PATIENCE", 0.05)
+    with Supervisor(home=tmp_path, name="bot") as supervisor, (tmp_path / "sessions" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        supervisor.add("grid", lambda: None, settings=QUICK)
+        assert supervisor.wait(PATIENCE)
+    assert "is held by a program that has stopped" in caplog.text
