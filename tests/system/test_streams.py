@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 from ratekeeper import Gate
 from ratekeeper.apps.run import environment
+from ratekeeper.sessions import connections
+from ratekeeper.sessions.dialects import Habits
+from ratekeeper.sessions.dials import Dialler
 from ratekeeper.sessions.liveness import Liveness
 from ratekeeper.sessions.stream import Message, Stream
 from ratekeeper.sessions.transports import Aiohttp, Transport, Websockets
@@ -183,6 +188,209 @@ def test_falls_back_while_the_first_dial_hangs() -> None:
                         assert (await anext(stream)).data == "by hand"
                     assert (stream.state.state, stream.state.problem) == ("polled", "")
             hung.set()
+
+    asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def server(handler: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[str]:
+    """A websocket server; its URL."""
+    async with serve(handler, "127.0.0.1", 0, ping_interval=None) as serving:
+        yield f"ws://127.0.0.1:{serving.sockets[0].getsockname()[1]}/"
+
+
+async def until(holds: Callable[[], Any], seconds: float = 10) -> None:
+    """Waits until something holds."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("library", transports())
+def test_a_dial_that_hangs_is_given_up(library: str) -> None:
+    """A server that accepts and says nothing is given up, said, and dialled again, with both libraries."""
+    said: list[str] = []
+
+    came, gone = [0], [0]
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came[0] += 1
+        await reader.read()  # until the client has gone
+        writer.close()
+        gone[0] += 1
+
+    async def use(transport: Transport) -> None:
+        async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
+            place = f"ws://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/"
+            with Gate("memory://") as gate:
+                gate.on(lambda event: said.append(event.message))
+                quick = Liveness(dial_within=0.2, first=0.05, longest=0.1)
+                async with Stream(gate, place, transport=transport, liveness=quick):
+                    await until(lambda: came[0] >= 2)
+            await until(lambda: gone == came)
+
+    asyncio.run(with_transport(library, use))
+    assert [text.partition(": ")[2] for text in said] == ["TimeoutError: the dial took more than 0.2 s"]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["hangs", "lost"])
+def test_a_setup_that_hangs_is_given_up(lost: bool) -> None:
+    """A `setup` that waits for what never comes, also because the connection is lost meanwhile: dialled again, and said."""
+    said: list[str] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        if lost:
+            await connection.close(1001)
+        await connection.wait_closed()
+
+    async def setup(send: Callable[[str], Awaitable[None]]) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with server(handler) as place:
+            with Gate("memory://") as gate:
+                gate.on(lambda event: said.append(event.message))
+                quick = Liveness(setup_within=60 if lost else 0.1, first=0.05, longest=0.1)
+                async with Stream(gate, place, setup=setup, liveness=quick) as stream:
+                    await until(lambda: stream.state.dials >= 2)
+                assert [task.get_name() for task in asyncio.all_tasks() if "ratekeeper" in task.get_name()] == []
+
+    asyncio.run(run())
+    assert len(said) == 1
+    assert ("1001" if lost else "the setup of a connection took more than 0.1 s") in said[0]
+
+
+def test_topics_that_change_during_the_setup() -> None:
+    """What is subscribed and unsubscribed before a connection is ready holds for that connection; no topic is sent twice."""
+    heard: list[dict[str, Any]] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        while True:
+            heard.append(json.loads(await connection.recv()))
+
+    async def run() -> None:
+        ready = asyncio.Event()
+
+        async def setup(send: Callable[[str], Awaitable[None]]) -> None:
+            await send('{"op": "login"}')
+            await ready.wait()
+
+        async with server(handler) as place:
+            with Gate("memory://") as gate:
+                async with Stream(gate, place, ["a", "b"], setup=setup) as stream:
+                    await until(lambda: heard)
+                    await stream.subscribe("c", "a")
+                    await stream.unsubscribe("b")
+                    ready.set()
+                    await until(lambda: stream.state.state == "live")
+                    await stream.subscribe("d")
+                    await until(lambda: len(heard) >= 3)
+
+    asyncio.run(run())
+    wanted = [{"op": "subscribe", "args": ["a", "c"]}, {"op": "subscribe", "args": ["d"]}]
+    assert heard == [{"op": "login"}, *wanted]
+
+
+def test_a_fallback_that_hangs_is_called_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A call of the fallback that never ends is given up and said; the next one serves."""
+    calls = 0
+
+    async def fallback() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.Event().wait()
+        return "polled"
+
+    async def run() -> None:
+        with Gate("memory://") as gate:
+            stream = Stream(
+                gate, "ws://127.0.0.1:9/", fallback=fallback, every=0.01, fallback_after=0, fallback_within=0.1
+            )
+            async with stream, asyncio.timeout(10):
+                assert (await anext(stream)).data == "polled"
+
+    asyncio.run(run())
+    assert "the fallback of the stream of 127.0.0.1:9 failed: TimeoutError" in caplog.text
+
+
+@pytest.mark.parametrize("library", transports())
+def test_pings_behind_a_slow_consumer(library: str) -> None:
+    """While messages wait for the consumer a pong cannot be read: the connection is not blamed, and no message is lost."""
+
+    async def handler(connection: ServerConnection) -> None:
+        for nth in range(100):
+            await connection.send(str(nth))
+        await connection.wait_closed()
+
+    async def use(transport: Transport) -> None:
+        async with server(handler) as place:
+            with Gate("memory://") as gate:
+                often = Liveness(ping_every=0.05, ping_patience=0.02)
+                async with Stream(gate, place, transport=transport, liveness=often, backlog=5) as stream:
+                    await anext(stream)
+                    connection = stream._live
+                    assert connection is not None
+                    pings = set()
+                    await until(lambda: pings.add(connection.pinging) or len(pings) > 5)
+                    assert [(await anext(stream)).data for _ in range(99)] == [str(nth) for nth in range(1, 100)]
+                    assert stream.state.dials == 1
+
+    asyncio.run(with_transport(library, use))
+
+
+def test_a_wait_for_a_turn_is_said() -> None:
+    """A stream that may not dial yet, because dials of others came to nothing, says so."""
+    said: list[str] = []
+
+    async def run() -> None:
+        with Gate("memory://") as gate:
+            gate.on(lambda event: said.append(event.kind))
+            patient = Liveness(first=1e6, longest=1e6)
+            dialler = Dialler(gate, "ws://127.0.0.1:9/", {}, Websockets(), patient, None)
+            await dialler.failed(good=False)
+            async with Stream(gate, "ws://127.0.0.1:9/", liveness=patient):
+                await until(lambda: said)
+
+    asyncio.run(run())
+    assert said == ["waiting"]
+
+
+def test_a_rollover_behind_a_slow_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the consumer is slow, what the following connection brings is held up to a bound, and nothing is lost."""
+    monkeypatch.setattr(connections, "_MOST_HELD", 20)
+    open_now: set[ServerConnection] = set()
+
+    async def handler(connection: ServerConnection) -> None:
+        open_now.add(connection)
+        try:
+            await connection.wait_closed()
+        finally:
+            open_now.remove(connection)
+
+    async def feed() -> None:
+        for nth in itertools.count():
+            broadcast(open_now, str(nth))
+            await asyncio.sleep(0.002)
+
+    async def run() -> None:
+        async with server(handler) as place:
+            feeding = asyncio.create_task(feed())
+            with Gate("memory://") as gate:
+                stream = Stream(gate, place, backlog=5, liveness=Liveness(ping_every=0.2, overlap=0.1))
+                stream._habits = Habits(lifetime=0.5)
+                async with stream:
+                    seen = [int((await anext(stream)).data)]
+                    await until(lambda: stream._next is not None and len(stream._next.held) >= 20)
+                    await asyncio.sleep(0.3)
+                    assert stream._next is not None and len(stream._next.held) == 20
+                    async with asyncio.timeout(10):
+                        while stream.state.rollovers < 1 or len(seen) < 500:
+                            seen.append(int((await anext(stream)).data))
+                    assert seen == list(range(seen[0], seen[0] + len(seen)))
+                    assert stream.state.reconnects == 0
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
 
     asyncio.run(run())
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ratekeeper.errors import CannotFit, Rejected
-from ratekeeper.sessions.dials import Connection, ping_every
+from ratekeeper.sessions.dials import Connection, bounded, ping_every
 from ratekeeper.sessions.transports import Closed
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Connections:
         fallback: Callable[[], Awaitable[Any]] | None,
         every: Callable[[], float] | float,
         fallback_after: float,
+        fallback_within: float,
         liveness: Liveness,
         backlog: int,
     ) -> None:
@@ -73,6 +74,7 @@ class Connections:
         self._fallback = fallback
         self._every = every
         self._fallback_after = fallback_after
+        self._fallback_within = fallback_within
         self._backlog = backlog
         self._ready: deque[Message] = deque()
         self._arrived = asyncio.Event()
@@ -100,7 +102,6 @@ class Connections:
                 connection = await self._connect()
                 if connection is None:
                     continue
-                self._live = connection
                 while connection is not None and (following := await self._watch(connection)) is not None:
                     connection = following
                 self._live = connection = None
@@ -109,7 +110,7 @@ class Connections:
             self._next = None
             if self._poll is not None:
                 self._poll.cancel()
-                await asyncio.gather(self._poll, return_exceptions=True)
+                await asyncio.wait({self._poll}, timeout=1.0)  # the user's: it may hold on to its life
             for each in dict.fromkeys(held):
                 await self._end(each, at_once=True)
 
@@ -121,11 +122,10 @@ class Connections:
             if replacing:
                 self._next = connection  # before its first message is read
             connection.reader = asyncio.create_task(self._read(connection), name="ratekeeper-stream-reader")
-            if self._setup is not None:
-                await self._setup(connection.send)
-            await self._subscribe(connection, self._topics)
+            await self._prepare(connection, connection.reader)
         except BaseException as error:
             if connection is not None:
+                self._live = None if self._live is connection else self._live
                 await self._end(connection, at_once=True)
             if isinstance(error, CannotFit) or not isinstance(error, Exception):
                 raise
@@ -139,10 +139,57 @@ class Connections:
             return None
         return connection
 
-    async def _subscribe(self, connection: Connection, topics: Sequence[Any], *, gone: bool = False) -> None:
-        for text in self._dialect.wanting(topics, self._number, gone=gone):
-            self._number += 1
-            await connection.send(text)
+    async def _prepare(self, connection: Connection, reader: asyncio.Task[str]) -> None:
+        """Sets up and subscribes a new connection, which then is the live one unless it is to follow another.
+
+        Raises:
+            Closed: it was lost meanwhile.
+            Exception: what `setup` and the gate raise.
+        """
+
+        async def prepare() -> None:
+            if self._setup is not None:
+                await bounded(self._setup(connection.send), self.liveness.setup_within, "the setup of a connection")
+            await self._subscribe(connection)
+            connection.ready = time.monotonic()
+            if connection is not self._next:
+                self._live = connection
+
+        preparing = asyncio.create_task(prepare(), name="ratekeeper-stream-setup")
+        try:
+            while not preparing.done():
+                await asyncio.wait(
+                    {preparing, reader}, timeout=self._tick(connection), return_when=asyncio.FIRST_COMPLETED
+                )
+                problem = connection.look(self.liveness, self._dialect, self._habits, time.monotonic())
+                if not preparing.done() and (reader.done() or problem is not None):
+                    raise Closed(problem[0] if problem is not None else reader.result() or "closed without a word")
+            await preparing
+        finally:
+            if preparing.cancel():
+                await asyncio.wait({preparing}, timeout=1.0)  # the user's `setup` may hold on to its life
+
+    async def _subscribe(self, connection: Connection) -> None:
+        """Has a connection subscribe to what the stream wants and to nothing else, also where that changes meanwhile."""
+        while connection.topics != self._topics:
+            gone = [topic for topic in connection.topics if topic not in self._topics]
+            fresh = [topic for topic in self._topics if topic not in connection.topics]
+            if not gone and not fresh:
+                return
+            before, connection.topics = connection.topics, [*self._topics]  # before it waits: others look meanwhile
+            try:
+                for topics, leaving in ((gone, True), (fresh, False)):
+                    for text in self._dialect.wanting(topics, self._number, gone=leaving):
+                        self._number += 1
+                        await connection.send(text)
+            except BaseException:
+                connection.topics = before
+                raise
+
+    def _tick(self, connection: Connection) -> float:
+        """Seconds until a connection must be looked at again."""
+        live = self.liveness
+        return min(1.0, live.patience(connection.gaps) / 4, ping_every(live, self._habits) / 4)
 
     async def _read(self, connection: Connection) -> str:
         """Reads a connection to its end; returns how it ended."""
@@ -160,8 +207,12 @@ class Connections:
                 connection.heard.set()
                 if connection is self._next:
                     connection.held.append(data)
-                    if len(connection.held) >= _MOST_HELD:
+                    while connection is self._next and len(connection.held) >= _MOST_HELD:
                         self._hurry.set()
+                        connection.busy = True
+                        self._room.clear()
+                        await self._room.wait()
+                    connection.busy = False
                     continue
                 if self._next is not None:
                     self._seen.add(self._key(data))
@@ -186,7 +237,7 @@ class Connections:
         try:
             while not why:
                 now = time.monotonic()
-                tick = min(1.0, live.patience(connection.gaps) / 4, ping_every(live, self._habits) / 4)
+                tick = self._tick(connection)
                 if rolling is None and roll_at is not None:
                     if now >= roll_at:
                         rolling = asyncio.create_task(self._replace(connection), name="ratekeeper-stream-rollover")
@@ -269,6 +320,7 @@ class Connections:
             if self._key(data) not in self._seen:
                 await self._put(Message(data, False, time.time()))
         self._live, self._next = new, None
+        self._room.set()
         self._seen.clear()
         if why:
             return
@@ -308,19 +360,28 @@ class Connections:
 
     async def _polling(self, fallback: Callable[[], Awaitable[Any]]) -> None:
         await asyncio.sleep(self._fallback_after)
+        failing = False
         while True:
+            pause = 30.0
             try:
-                found = await fallback()
+                pause = self._every() if callable(self._every) else self._every
+                found = await bounded(fallback(), self._fallback_within, "the fallback")
             except Exception as error:  # noqa: BLE001 - the user's, on a bad network
-                _LOG.info("ratekeeper: the fallback of a stream failed: %s", type(error).__name__)
+                level = logging.INFO if failing else logging.WARNING
+                failing = True
+                _LOG.log(level, "the fallback of the stream of %s failed: %s", self._place, type(error).__name__)
             else:
+                failing = False
                 await self._put(Message(found, True, time.time()))
-            await asyncio.sleep(self._every() if callable(self._every) else self._every)
+            await asyncio.sleep(pause)
+
+    @property
+    def _place(self) -> str:
+        return self._dialler.outbound.netloc  # no path: it may hold a key to the user's data
 
     def _tell(self, kind: str, message: str) -> None:
-        place = self._dialler.outbound.netloc  # no path: it may hold a key to the user's data
         self._gate.events.say(
-            kind, f"the stream of {place}: {message}", self._dialler.namespace, dials=self._dialler.dials
+            kind, f"the stream of {self._place}: {message}", self._dialler.namespace, dials=self._dialler.dials
         )
 
     async def _put(self, message: Message) -> None:

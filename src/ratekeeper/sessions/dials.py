@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import random
 import time
 from collections import deque
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from ratekeeper.sessions.dialects import Dialect, Habits
     from ratekeeper.sessions.transports import Open, Transport
 
-__all__ = ["Connection", "Dialler", "ping_every"]
+__all__ = ["Connection", "Dialler", "bounded", "ping_every"]
 
 T = TypeVar("T")
 
+_LOG: Final = logging.getLogger("ratekeeper")
+_CLOSE_WITHIN: Final = 5.0
+"""Seconds for which a close is waited for."""
 _LOOK: Final = 1.0
 """Seconds after which somebody who waits for a turn looks again: others may have found that all is well."""
 
@@ -73,6 +77,12 @@ class Dialler:
             wait = await self._change(self._liveness.turn, 0.0)
             if not wait:
                 return
+            if wait > _LOOK:
+                self._gate.events.say_seldom(
+                    "waiting", self._topic, 60.0,
+                    f"the dial of {self.outbound.netloc} waits {wait:.0f} s: dials before it came to nothing",
+                    self.namespace, key=self._topic, seconds=wait,
+                )  # fmt: skip
             await asyncio.sleep(min(wait, _LOOK))
 
     async def dial(self) -> tuple[Open, Line | None]:
@@ -85,7 +95,8 @@ class Dialler:
 
         def dial() -> Awaitable[Open]:
             self.dials += 1
-            return self._transport.open(self._url, self._headers)
+            opening = self._transport.open(self._url, self._headers)
+            return bounded(opening, self._liveness.dial_within, "the dial")
 
         return await drive_async(
             dialled(
@@ -127,6 +138,8 @@ class Connection:
 
     Attributes:
         opened: when it was opened; `since` is the same in Unix seconds.
+        ready: when it was subscribed; None: it is not yet.
+        topics: what it is subscribed to, or is about to be.
         gaps: how its messages came.
         anything: when anything at all came last.
         good: whether it has proved itself.
@@ -141,6 +154,8 @@ class Connection:
         self.line = line
         self.opened = now
         self.since = time.time()
+        self.ready: float | None = None
+        self.topics: list[Any] = []
         self.gaps = Gaps()
         self.pinged = self.anything = now
         self.good = False
@@ -150,12 +165,15 @@ class Connection:
         self.reader: asyncio.Task[str] | None = None
         self.pinging: asyncio.Task[None] | None = None
 
-    async def send(self, text: str | None) -> None:
-        """Send text, or None to take leave for a ping, when its limits allow."""
+    async def send(self, text: str) -> None:
+        """Send text, when its limits allow."""
+        await self._allowed(text)
+        await self.socket.send(text)
+
+    async def _allowed(self, text: str | None) -> None:
+        """Waits until a message, or (None) a ping, may be sent."""
         if self.line is not None:
             await drive_async(self.line.sending(text, is_async=True))
-        if text is not None:
-            await self.socket.send(text)
 
     def look(self, liveness: Liveness, dialect: Dialect, habits: Habits, now: float) -> tuple[str, str] | None:
         """Pings; (why, kind of event) if the connection is as good as lost."""
@@ -167,21 +185,26 @@ class Connection:
             self.pinging = asyncio.create_task(
                 self._ping(liveness, dialect, habits, every), name="ratekeeper-stream-ping"
             )
-        if not self.busy and liveness.stale(self.gaps, self.opened, now):
+        if self.ready is not None and not self.busy and liveness.stale(self.gaps, self.ready, now):
             return f"no message for {liveness.patience(self.gaps):.1f} s", "stream stale"
         return None
 
     async def _ping(self, liveness: Liveness, dialect: Dialect, habits: Habits, every: float) -> None:
         patience = min(liveness.ping_patience, 0.9 * every)
-        if not (dialect.ping and habits.client_pings):
-            await self.send(None)
-            await self.socket.ping(patience)
-            return
+        text = dialect.ping if habits.client_pings and dialect.ping else None
+        await self._allowed(text)
         sent = time.monotonic()
-        await self.send(dialect.ping)
-        await asyncio.sleep(patience)
-        if self.anything < sent and not self.busy:
-            raise TimeoutError
+        try:
+            async with asyncio.timeout(patience):
+                if text is None:
+                    await self.socket.ping(patience)
+                else:
+                    await self.socket.send(text)
+                    await asyncio.sleep(patience)
+        except TimeoutError:
+            # Whatever came is an answer. While a message waits for the consumer, pongs wait behind it.
+            if self.anything < sent and not self.busy:
+                raise
 
     async def end(self, *, at_once: bool = False) -> None:
         """Closes it; what has come is still read and handed on, unless it must end at once."""
@@ -190,15 +213,33 @@ class Connection:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            await self.socket.close()
+            await bounded(self.socket.close(), _CLOSE_WITHIN, "the close of a websocket")
             if self.reader is not None:
                 await asyncio.wait({self.reader})
+        except TimeoutError as error:
+            _LOG.warning("%s: it is left behind", error)
         finally:
             if self.reader is not None:
                 self.reader.cancel()
                 await asyncio.gather(self.reader, return_exceptions=True)
             if self.line is not None:
                 self.line.close()
+
+
+async def bounded(work: Awaitable[T], seconds: float, what: str) -> T:
+    """Await `work` for so many seconds at most.
+
+    Raises:
+        TimeoutError: it took longer; the text begins with `what`.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"{what} took more than {seconds:g} s") from None
+        raise
 
 
 def ping_every(liveness: Liveness, habits: Habits) -> float:

@@ -59,7 +59,9 @@ class Liveness:
         stale_gaps: see above.
         stale_least, stale_most: bounds of that product; the latter also counts while no gap is known.
         ping_every: between two pings of ours, where the provider does not say how often it wants them.
-        ping_patience: how long a pong may take.
+        ping_patience: how long a pong may take, while nothing else comes either.
+        dial_within: how long a dial may take once it is allowed.
+        setup_within: how long the user's `setup` of a new connection may take.
         first, factor, longest: backoff between dials, with full jitter.
         good_after: a connection that lasted so long, or brought data, was a good one.
         forget: after so long without a dial, failures are forgotten.
@@ -75,6 +77,8 @@ class Liveness:
     stale_most: float = 60.0
     ping_every: float = 20.0
     ping_patience: float = 20.0
+    dial_within: float = 15.0
+    setup_within: float = 60.0
     first: float = 1.0
     factor: float = 2.0
     longest: float = 60.0

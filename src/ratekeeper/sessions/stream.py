@@ -58,6 +58,7 @@ class Stream(Connections):
             message. Calls inside should be governed, and are the caller's.
         every: seconds between two calls of `fallback`, or what gives them.
         fallback_after: seconds that the stream must be down before the first.
+        fallback_within: seconds that one call of `fallback` may take.
         transport: `Websockets` or `Aiohttp`.
         liveness: when it is taken for dead, and how it is replaced.
         priority: class of its dials and messages.
@@ -82,6 +83,7 @@ class Stream(Connections):
         fallback: Callable[[], Awaitable[Any]] | None = None,
         every: Callable[[], float] | float = 30.0,
         fallback_after: float = 2.0,
+        fallback_within: float = 60.0,
         transport: Transport | None = None,
         liveness: Liveness | None = None,
         priority: Priority | int | str | None = None,
@@ -93,7 +95,8 @@ class Stream(Connections):
         words = dialect or dialect_of(rules.name if rules is not None else "")
         habits = habits_of(rules, dialler.outbound.path)
         super().__init__(
-            gate, dialler, words, habits, subscriptions, setup, key, fallback, every, fallback_after, chosen, backlog
+            gate, dialler, words, habits, subscriptions, setup, key, fallback, every, fallback_after, fallback_within,
+            chosen, backlog,
         )  # fmt: skip
         self._main: asyncio.Task[None] | None = None
         self._entered = self._closed = False
@@ -134,15 +137,13 @@ class Stream(Connections):
 
     async def subscribe(self, *topics: Any) -> None:
         """Subscribe to more; kept over every reconnect. Waits for the limits of messages."""
-        fresh = [topic for topic in topics if topic not in self._topics]
-        self._topics += fresh
-        await self._say(fresh, gone=False)
+        self._topics += [topic for topic in topics if topic not in self._topics]
+        await self._resubscribe()
 
     async def unsubscribe(self, *topics: Any) -> None:
         """Subscribe to less."""
-        gone = [topic for topic in topics if topic in self._topics]
-        self._topics = [topic for topic in self._topics if topic not in gone]
-        await self._say(gone, gone=True)
+        self._topics = [topic for topic in self._topics if topic not in topics]
+        await self._resubscribe()
 
     async def send(self, text: str) -> None:
         """Send a message of your own on the present connection, when its limits allow.
@@ -184,8 +185,8 @@ class Stream(Connections):
             self._main.add_done_callback(lambda _: self._arrived.set())
         return self._main
 
-    async def _say(self, topics: Sequence[Any], *, gone: bool) -> None:
+    async def _resubscribe(self) -> None:
         for connection in (self._live, self._next):
-            if connection is not None and topics:
+            if connection is not None and connection.ready is not None:  # else it gets to it by itself
                 with contextlib.suppress(Closed):  # whoever comes next subscribes to all
-                    await self._subscribe(connection, topics, gone=gone)
+                    await self._subscribe(connection)

@@ -139,11 +139,12 @@ class _Response:
 
     async def ping(self, patience: float) -> None:
         self._ponged.clear()
-        try:
-            await self._socket.ping()
-        except (ConnectionError, RuntimeError) as error:
-            raise Closed(str(error)) from None
-        await asyncio.wait_for(self._ponged.wait(), patience)
+        async with asyncio.timeout(patience):
+            try:
+                await self._socket.ping()
+            except (ConnectionError, RuntimeError) as error:
+                raise Closed(str(error)) from None
+            await self._ponged.wait()
 
     async def close(self) -> None:
         with contextlib.suppress(Exception):
