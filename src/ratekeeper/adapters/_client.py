@@ -29,7 +29,7 @@ from ratekeeper.rules.call import Outcome
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["ClientCall", "OuterCall", "begin", "denied", "enter", "run"]
@@ -74,7 +74,7 @@ class ClientCall(Errand):
         is_async: bool,
         roams: bool = False,
         apart: bool = False,
-        call: Call | None = None,
+        call: Request | None = None,
     ) -> None:
         super().__init__(rules, outbound.call() if call is None else call, is_async)
         self.governor = governor
@@ -414,7 +414,7 @@ def run(call: ClientCall) -> Steps[Any]:
         raise call.blocked_error(error, block) from error.__cause__
 
 
-def denied(gate: Gate, rules: Provider, call: Call, block: Blocked) -> Reply:
+def denied(gate: Gate, rules: Provider, call: Request, block: Blocked) -> Reply:
     """What the provider would answer to a call that a block holds."""
     until = 0 if block.retry_at is None else int(block.retry_at * SECOND)
     made = rules.denial(gate.plan(rules, call), block.kind, block.scope, until, time.time_ns(), str(block))

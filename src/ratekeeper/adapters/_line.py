@@ -17,7 +17,7 @@ from ratekeeper.adapters._attempt import HandedDown, take
 from ratekeeper.adapters._client import begin
 from ratekeeper.gate.steps import Steps, waiting
 from ratekeeper.ledger.limit import parted
-from ratekeeper.rules.call import Call, Priority
+from ratekeeper.rules.call import Priority, Request
 from ratekeeper.rules.reading import decoded
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Line:
         return dataclasses.replace(found[0], charges=tuple(charges.values()))
 
     def _plan(self, method: str, path: str, body: Any) -> Plan | None:
-        call = Call(method, path, {"connection": self.name}, body, self._headers)
+        call = Request(method, path, {"connection": self.name}, body, self._headers)
         plan = self._governor.gate.plan(self._provider, call)
         return plan if plan.route and plan.charges else None
 

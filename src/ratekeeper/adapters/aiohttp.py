@@ -33,7 +33,7 @@ from ratekeeper.gate.steps import Steps, drive_async
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["Connector", "Middleware", "govern", "govern_sockets", "governs", "middleware", "patch", "roams"]
 
@@ -233,7 +233,7 @@ class _MiddlewareCall(_Answers):
     def answer(self, reply: Reply, served: Served) -> Any:
         return made(self.request, self.request.method, self.request.url, self.request.session, reply, served)
 
-    def other(self, call: Call) -> _MiddlewareCall:
+    def other(self, call: Request) -> _MiddlewareCall:
         request = copy.copy(self.request)
         request.url = request.url.with_path(call.path).with_query(_query(call))
         return self.another(_outbound(request), request)
@@ -267,7 +267,7 @@ class _SessionCall(_Answers, OuterCall):
             answer.raise_for_status()
         return answer
 
-    def other(self, call: Call) -> _SessionCall:
+    def other(self, call: Request) -> _SessionCall:
         url = URL(self.outbound.base_url).with_path(call.path).with_query(_query(call))
         options = {
             name: value for name, value in self.request.options.items() if name not in {"params", "data", "json"}
@@ -276,7 +276,7 @@ class _SessionCall(_Answers, OuterCall):
         return self.another(outbound, _Asked(self.request.session, url, options))
 
 
-def _query(call: Call) -> dict[str, str]:
+def _query(call: Request) -> dict[str, str]:
     return {name: str(value) for name, value in (call.params or {}).items()}
 
 

@@ -32,7 +32,7 @@ from ratekeeper.stores.faults import struck
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
     from ratekeeper.rules.book import Rulebook
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["govern", "patch"]
 
@@ -287,7 +287,7 @@ class _Call(_Fetch):
         if isinstance(self.request.exchange.last_response_headers, dict):
             self.request.exchange.last_response_headers |= served.headers()
 
-    def other(self, call: Call) -> _Call | None:
+    def other(self, call: Request) -> _Call | None:
         base = self.call.path.removesuffix(self.request.path)
         if base == self.call.path or not call.path.startswith(base):
             return None

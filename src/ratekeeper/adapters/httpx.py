@@ -24,7 +24,7 @@ from ratekeeper.stores.faults import struck
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["AsyncTransport", "Transport", "govern", "governs", "patch", "roams"]
 
@@ -231,7 +231,7 @@ class _Call(ClientCall):
     def discard(self, response: Any) -> Steps[None]:
         yield response.aclose if self.is_async else response.close
 
-    def other(self, call: Call) -> _Call:
+    def other(self, call: Request) -> _Call:
         url = self.request.url.copy_with(path=call.path, params=call.params or {})
         request = _library(self.request).Request(
             self.request.method, url, headers=self.request.headers, extensions=self.request.extensions

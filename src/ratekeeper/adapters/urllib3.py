@@ -27,7 +27,7 @@ from ratekeeper.gate.steps import Steps, drive
 
 if TYPE_CHECKING:
     from ratekeeper.pools.address import Address
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["patch", "pool_classes"]
 
@@ -196,7 +196,7 @@ class _Call(OuterCall):
         return
         yield
 
-    def other(self, call: Call) -> _Call:
+    def other(self, call: Request) -> _Call:
         query = urlencode(call.params or {}, doseq=True)
         url = f"{call.path}?{query}" if query else call.path
         return self.another(self.outbound._replace(path=call.path, query=query), self.request._replace(url=url))

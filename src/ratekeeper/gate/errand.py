@@ -14,7 +14,7 @@ from ratekeeper.gate.steps import Steps
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
-from ratekeeper.rules.call import Call, Feedback, Outcome, Plan
+from ratekeeper.rules.call import Feedback, Outcome, Plan, Request
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -60,7 +60,7 @@ class Errand(ABC):
     """
 
     rules: Provider
-    call: Call
+    call: Request
     is_async: bool
     tried: Tried | None = None
     urgent: bool = False
@@ -94,7 +94,7 @@ class Errand(ABC):
         """The client's own error for an attempt that was cut off after so many seconds."""
         return TimeoutError(f"no answer within {seconds:g} s")
 
-    def other(self, call: Call) -> Errand | None:
+    def other(self, call: Request) -> Errand | None:
         """Another call by the same client, to the same host; None if it cannot be made here."""
         return None
 

@@ -31,7 +31,7 @@ from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Identity, Plan, Priority
+from ratekeeper.rules.call import Identity, Plan, Priority, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
@@ -214,14 +214,14 @@ class Gate:
         choice: Choice | None = None
         found = None
         if roams and not egress and self.egress.pools:
-            found = self.plans.choice(provider, Call(method, path, params, body, headers), account)
+            found = self.plans.choice(provider, Request(method, path, params, body, headers), account)
         if found is not None:
             rules, choice = found
             address, plan = choice.address, choice.plan(choice.address)
         elif params is None and body is None and headers is None:
             rules, plan, address = self.plans.usual(provider, method, path, egress, account)
         else:
-            call = Call(method, path, params, body, headers)
+            call = Request(method, path, params, body, headers)
             rules, plan, address = self.plans.leaving(provider, call, egress, account)
         if priority is not None:
             klass = Priority.of(priority)
@@ -261,7 +261,7 @@ class Gate:
             Rejected: it was not sent.
             RetriesExhausted, OutcomeUnknown: it was, in vain.
         """
-        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=False)
+        errand = self._errand(provider, Request(method, path, params, body, headers), send, options, is_async=False)
         return drive(self._run(errand))
 
     async def call_async(
@@ -277,11 +277,11 @@ class Gate:
         **options: Any,
     ) -> Got:
         """`call` for asyncio; `send` is awaited."""
-        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=True)
+        errand = self._errand(provider, Request(method, path, params, body, headers), send, options, is_async=True)
         return await drive_async(self._run(errand))
 
     def _errand(
-        self, provider: str | Provider, call: Call, send: Callable[[Permit], Any], options: Any, *, is_async: bool
+        self, provider: str | Provider, call: Request, send: Callable[[Permit], Any], options: Any, *, is_async: bool
     ) -> OwnErrand:
         rules = self.provider(provider)
         return OwnErrand(self.permit, self.policies, self.max_block_wait, rules, call, send, options, is_async=is_async)
@@ -289,7 +289,7 @@ class Gate:
     def _run(self, errand: OwnErrand) -> Steps[Got]:
         return errand.attempt(None) if self.pipeline is None else self.pipeline.run(errand)
 
-    def plan(self, provider: str | Provider, call: Call) -> Plan:
+    def plan(self, provider: str | Provider, call: Request) -> Plan:
         """What a call would spend that leaves from the default address."""
         return self.plans.plan(provider, call)
 

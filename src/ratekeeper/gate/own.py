@@ -18,7 +18,7 @@ from ratekeeper.gate.steps import Steps, waiting, within
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Policies
 from ratekeeper.policy.retry import Tried
-from ratekeeper.rules.call import Call, Outcome
+from ratekeeper.rules.call import Outcome, Request
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -61,7 +61,7 @@ class OwnErrand(Errand):
         policies: Policies,
         max_block_wait: float,
         rules: Provider,
-        call: Call,
+        call: Request,
         send: Callable[[Permit], Any],
         options: Mapping[str, Any],
         *,

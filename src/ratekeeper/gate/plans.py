@@ -8,7 +8,7 @@ from ratekeeper.gate.emergency import passing
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Identity, Plan
+from ratekeeper.rules.call import Identity, Plan, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.scopes import owner_of
 from ratekeeper.stores.base import Store
@@ -76,12 +76,12 @@ class Plans:
                 self._identities[scope, account] = known
         return known
 
-    def plan(self, provider: str | Provider, call: Call) -> Plan:
+    def plan(self, provider: str | Provider, call: Request) -> Plan:
         """What a call would spend that leaves from the default address."""
         return passing(self.leaving(provider, call, "", "")[1])
 
     def leaving(
-        self, provider: str | Provider, call: Call, egress: str, account: str
+        self, provider: str | Provider, call: Request, egress: str, account: str
     ) -> tuple[Provider, Plan, Address]:
         """What a call would spend that leaves from the named address (``""``: the default one)."""
         rules = self.provider(provider)
@@ -95,13 +95,13 @@ class Plans:
         key = (provider, method, path, egress, account)
         known = self._usual.get(key) if self._generation == self._store.generation else None
         if known is None:
-            known = self.leaving(provider, Call(method, path), egress, account)
+            known = self.leaving(provider, Request(method, path), egress, account)
             if len(self._usual) > _MOST:
                 self._usual.clear()
             self._usual[key] = known
         return known
 
-    def choice(self, provider: str | Provider, call: Call, account: str) -> tuple[Provider, Choice] | None:
+    def choice(self, provider: str | Provider, call: Request, account: str) -> tuple[Provider, Choice] | None:
         """The addresses of the provider's pool for one call; None: it has none."""
         rules = self.provider(provider)
         pool = self._egress.pool(rules.name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ratekeeper.adapters._governor import Governor
     from ratekeeper.adapters._wire import Outbound
     from ratekeeper.gate.steps import Steps
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["STALE", "Arrived", "Passing"]
@@ -133,7 +133,7 @@ class Passing(ClientCall):
         return
         yield
 
-    def other(self, call: Call) -> Passing:
+    def other(self, call: Request) -> Passing:
         query = urlencode(call.params or {}, doseq=True)
         outbound = self.outbound._replace(path=call.path, query=query, body=None)
         return Passing(self.governor, outbound, self.rules, self._send, whole=True, again=self._again)
