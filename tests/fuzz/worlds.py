@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from ratekeeper.adapters._line import _topics, _tree, _verb
-from ratekeeper.gate.errand import unpacked
+from ratekeeper.gate.call import unpacked
 from ratekeeper.ledger.codec import pack, unpack
 from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
 from ratekeeper.policy.breaker import Breaker, Health

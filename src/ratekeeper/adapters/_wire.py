@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from ratekeeper.errors import DeadlineExceeded, RatekeeperError, SignatureWouldExpire
-from ratekeeper.gate.fates import surely_unsent, unconnected
+from ratekeeper.gate.outcomes import surely_unsent, unconnected
 from ratekeeper.rules.call import Request
 from ratekeeper.rules.reading import decoded
 
@@ -59,7 +59,7 @@ class Outbound(NamedTuple):
         scheme = {"ws": "http", "wss": "https"}.get(self.scheme, self.scheme)
         return f"{scheme}://{self.netloc}"
 
-    def call(self) -> Request:
+    def request(self) -> Request:
         """The same as the rules see it. The handshake of a websocket is a method of its own there."""
         handshake = (self.headers.get("upgrade") or "").lower() == "websocket"
         method = "WS-CONNECT" if handshake else self.method

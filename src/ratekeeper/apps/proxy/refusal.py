@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from ratekeeper.adapters._client import denied
 from ratekeeper.errors import CannotFit, Rejected, SignatureWouldExpire
-from ratekeeper.gate.errand import Served
+from ratekeeper.gate.call import Served
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.freshness import Service
 from ratekeeper.rules.call import Priority
