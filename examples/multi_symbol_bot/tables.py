@@ -9,7 +9,7 @@ from rich.table import Table
 from ratekeeper import Gate, Retry
 from ratekeeper.gate.errand import tried_of
 from ratekeeper.policy.retry import Again, Repeat
-from ratekeeper.rules.call import Answer, Call
+from ratekeeper.rules.call import Answer, Request
 
 CODES = (
     (429, "429", "Too Many Requests", "a limit is used up; the code is text"),
@@ -59,7 +59,7 @@ def errors(gate: Gate) -> Table:
     for status, code, text, meaning in CODES:
         body = f'{{"code": "{code}", "msg": "{text}"}}'.encode() if code else b""
         follows, outcome = [], ""
-        calls = (Call("POST", "/api/v2/mix/order/place-order"), Call("GET", "/api/v2/mix/order/detail"))
+        calls = (Request("POST", "/api/v2/mix/order/place-order"), Request("GET", "/api/v2/mix/order/detail"))
         for call, safe in zip(calls, (False, True), strict=True):
             told = rules.feedback(gate.plan(rules, call), Answer(status, {}, body), now=time.time_ns())
             outcome = str(told.outcome)

@@ -116,9 +116,9 @@ def test_two_machines_lose_nothing(kind: str, request: pytest.FixtureRequest, tm
 
 
 def _call() -> Any:
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
-    return Call("GET", "/")
+    return Request("GET", "/")
 
 
 def test_threads_of_one_process_lose_nothing(two: tuple[Store, Store]) -> None:

@@ -10,14 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from ratekeeper.adapters._line import _topics, _tree, _verb
-from ratekeeper.gate.errand import unpacked
+from ratekeeper.gate.call import unpacked
 from ratekeeper.ledger.codec import pack, unpack
 from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
 from ratekeeper.policy.breaker import Breaker, Health
 from ratekeeper.policy.pace import Pace, Paced
 from ratekeeper.pools.echo import public_address
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Answer, Call, Identity, Outcome, Plan
+from ratekeeper.rules.call import Answer, Identity, Outcome, Plan, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.rules.routing import listed
@@ -74,8 +74,8 @@ class Fuzz:
             calls = [match.partition(" ") for match in self.dice.sample(matches, min(6, len(matches)))]
             identity = Identity("default", "me", b"key")
             self._plans[provider.name] = [
-                provider.plan(Call(method, path.replace("*", "x")), identity) for method, _, path in calls
-            ] or [provider.plan(Call("GET", "/"), identity)]
+                provider.plan(Request(method, path.replace("*", "x")), identity) for method, _, path in calls
+            ] or [provider.plan(Request("GET", "/"), identity)]
         return self._plans[provider.name]
 
     def odd(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan
+from ratekeeper.rules.call import Answer, Feedback, Identity, Plan, Request
 from ratekeeper.rules.handling import Single
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import listed
@@ -25,7 +25,7 @@ def plan(provider: Provider, line: str, *, body: Any = None, headers: Mapping[st
     method, _, target = line.partition(" ")
     path, _, query = target.partition("?")
     params = dict(pair.split("=", 1) for pair in query.split("&")) if query else {}
-    return provider.plan(Call(method, path, params, body, headers), WHO)
+    return provider.plan(Request(method, path, params, body, headers), WHO)
 
 
 def charges(provider: Provider, line: str, *, body: Any = None) -> dict[str, int]:
@@ -47,12 +47,12 @@ def matches(provider: Provider) -> list[str]:
     return list(dict.fromkeys(match for rule in provider.file.routes for match in listed(rule.match)))
 
 
-def call_of(line: str, *, body: Any = None, headers: dict[str, str] | None = None) -> Call:
+def call_of(line: str, *, body: Any = None, headers: dict[str, str] | None = None) -> Request:
     """A call from ``METHOD /path?name=value``."""
     method, _, target = line.partition(" ")
     path, _, query = target.partition("?")
     params = dict(pair.split("=", 1) for pair in query.split("&")) if query else None
-    return Call(method, path, params, body, headers)
+    return Request(method, path, params, body, headers)
 
 
 def safe(provider: Provider, line: str, **rest: Any) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ratekeeper.ledger.limit import Limit, Window
-from ratekeeper.rules.call import Call, Plan
+from ratekeeper.rules.call import Plan, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import listed
 from ratekeeper.rules.schema import Condition, RouteRule
@@ -28,7 +28,7 @@ class Spend:
         cost: units of it that one call takes.
     """
 
-    call: Call
+    call: Request
     limit: Limit
     cost: int
 
@@ -64,7 +64,7 @@ class Pace:
         return max(spend.calls / wanted, wanted / max(1, spend.calls))
 
 
-def sample_calls(provider: Provider) -> Iterator[tuple[Call, Plan]]:
+def sample_calls(provider: Provider) -> Iterator[tuple[Request, Plan]]:
     """One call for every REST route that can be made up, with its plan."""
     file = provider.file
     secrets = [listed(owner.header)[0] for owner in file.owners.values() if owner.header]
@@ -81,7 +81,7 @@ def sample_calls(provider: Provider) -> Iterator[tuple[Call, Plan]]:
                 yield call, plan
 
 
-def _fitting(rule: RouteRule, method: str, path: str, values: list[str]) -> Call:
+def _fitting(rule: RouteRule, method: str, path: str, values: list[str]) -> Request:
     """A call that meets the conditions of a route. References of owners name one instrument."""
     params: dict[str, Any] = {}
     body: Any = None
@@ -97,7 +97,7 @@ def _fitting(rule: RouteRule, method: str, path: str, values: list[str]) -> Call
             body = value
         elif method not in ("GET", "DELETE"):
             body = _put(body if isinstance(body, dict) else {}, rest, value)
-    return Call(method, path, params, body)
+    return Request(method, path, params, body)
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ratekeeper.policy.breaker import Breaker
 from ratekeeper.policy.pace import Pace
 from ratekeeper.policy.policies import Policies
 from ratekeeper.policy.shared import Claim, claimed
-from ratekeeper.rules.call import Call, Outcome
+from ratekeeper.rules.call import Outcome, Request
 from ratekeeper.sessions.dials import Dialler
 from ratekeeper.sessions.liveness import Liveness
 from ratekeeper.sessions.transports import Websockets
@@ -41,7 +41,7 @@ def made(store: str | Store, home: Path, rules: Path) -> Gate:
 
 def work(gate: Gate, times: int) -> list[str]:
     """Count everything so often, and claim as many tasks; returns those that are ours."""
-    plan = gate.plan("testland", Call("GET", "/"))
+    plan = gate.plan("testland", Request("GET", "/"))
     assert gate.pipeline is not None
     (breakers,) = [policy for policy in gate.pipeline._policies if isinstance(policy, Breakers)]
     dialler = Dialler(gate, "wss://testland.invalid/", {}, Websockets(), Liveness(), None)

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.files import parse
 from ratekeeper.testing import Emulator
 
@@ -153,7 +153,7 @@ def told_by(emulator: Emulator, path: Path, method: str, target: str) -> Feedbac
     """What a rule file makes of an answer."""
     provider = Rulebook.load(extra=[path]).provider("mine")
     status, headers, body = ask(emulator, method, target)
-    plan = provider.plan(Call(method, target))
+    plan = provider.plan(Request(method, target))
     return provider.feedback(plan, Answer(status, headers, json.dumps(body).encode()), now=0)
 
 
@@ -229,14 +229,14 @@ def test_every_bundled_file_is_served_and_can_ban(name: str) -> None:
         for route in clocks:
             method, _, path = route.partition(" ")
             status, headers, body = ask(emulator, method, path)
-            plan = provider.plan(Call(method, path))
+            plan = provider.plan(Request(method, path))
             told = provider.feedback(plan, Answer(status, headers, json.dumps(body).encode()), now=0)
             assert status == 200
             assert told.server_time is not None
             assert abs(told.server_time[0] / 1e9 - emulator.stats()["now"]) < 5
         assert ask(emulator, "POST", "/__emulator__/ban", body={"ip": "127.0.0.1", "seconds": 60})[0] == 200
         status, headers, body = ask(emulator, "GET", "/x")
-        plan = provider.plan(Call("GET", "/x"))
+        plan = provider.plan(Request("GET", "/x"))
         told = provider.feedback(plan, Answer(status, headers, json.dumps(body).encode()), now=0)
         # Where the file lists no ban, an answer that shuts the address out says for how long.
         assert told.outcome is Outcome.BANNED, (status, body)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.testing import Emulator
 
@@ -26,7 +26,7 @@ def ask(emulator: Emulator, provider: Provider, path: str) -> Feedback:
         headers = {name.lower(): value for name, value in answer.getheaders()}
     finally:
         connection.close()
-    plan = provider.plan(Call("GET", path))
+    plan = provider.plan(Request("GET", path))
     return provider.feedback(plan, Answer(answer.status, headers, body), now=time.time_ns())
 
 

@@ -17,8 +17,8 @@ from aiohttp.base_protocol import BaseProtocol
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ratekeeper.adapters._attempt import Attempt, leaving
-from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.adapters._client import leaving
+from ratekeeper.gate.call import Reading, Reply, Served
 from ratekeeper.gate.steps import drive_async
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def unread(body: bytes) -> StreamReader:
     return stream
 
 
-def hold(attempt: Attempt, response: ClientResponse) -> None:
+def hold(reading: Reading, response: ClientResponse) -> None:
     """Keeps the slot until the last byte, or until the response is closed or forgotten."""
-    status, headers = response.status, response.headers
     watched = weakref.ref(response)
     loop = asyncio.get_running_loop()
     seen = -1
@@ -50,7 +49,7 @@ def hold(attempt: Attempt, response: ClientResponse) -> None:
 
     def done() -> None:
         timer.cancel()
-        attempt.answered(status, headers)
+        reading.over()
 
     def look() -> None:
         nonlocal seen, timer
@@ -60,7 +59,7 @@ def hold(attempt: Attempt, response: ClientResponse) -> None:
             return
         if current.content.total_bytes != seen:
             seen = current.content.total_bytes
-            attempt.streaming()
+            reading.streaming()
         timer = loop.call_later(_RENEW_EVERY, look)
 
     timer = loop.call_later(_RENEW_EVERY, look)

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ratekeeper.adapters._attempt import Attempt, HandedDown, take
 from ratekeeper.adapters._governor import Family, Governor, refused
-from ratekeeper.adapters._wire import Outbound, in_family, kept_headers, stale
+from ratekeeper.adapters._wire import Outbound, in_family, kept_headers, netloc_of, stale
 from ratekeeper.errors import Blocked, CallFailed, DeadlineExceeded, RatekeeperError, Rejected
 from ratekeeper.gate import priorities
-from ratekeeper.gate.errand import Errand, Reply, Served
+from ratekeeper.gate.call import CURRENT, Call, HandedDown, Reply, Served, take
 from ratekeeper.gate.policies.retry import unknown
 from ratekeeper.gate.steps import Steps, on_asyncio, waiting, within
 from ratekeeper.ledger.limit import SECOND, parted
@@ -29,10 +28,12 @@ from ratekeeper.rules.call import Outcome
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.rules.call import Call
+    from ratekeeper.gate.permit import Permit
+    from ratekeeper.pools.address import Address
+    from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["ClientCall", "OuterCall", "begin", "denied", "enter", "run"]
+__all__ = ["ClientCall", "OuterCall", "begin", "denied", "enter", "leaving", "run"]
 
 C = TypeVar("C", bound="ClientCall")
 
@@ -40,25 +41,29 @@ SIGNATURE_MARGIN = 0.25
 """Seconds before a signature goes stale by which the request must have left: its own way to the server."""
 
 
-class ClientCall(Errand):
+class ClientCall(Call):
     """A request of a client library.
 
     Args:
         governor: whose gate is asked.
         outbound: the request, as the rules see it.
         rules: of its host.
-        request: the same in the client's own form, whatever that is.
-        send: sends one. Called with `request`; returns the client's answer, or an awaitable of it if `is_async`.
+        native: the same in the client's own form, whatever that is.
+        send: sends one. Called with `native`; returns the client's answer, or an awaitable of it if `is_async`.
         family: the client's base error; a refusal is raised as both.
         is_async: whether the flow is driven by `drive_async`.
-        roams: whether the request leaves from `Attempt.egress`; else the default address is meant.
-        apart: whether what is held while a connection is open gets a permit of its own (`Attempt.held`), for the rest is
-            spent with the answer.
-        call: the request as a call of the rules, if the caller has it.
+        roams: whether the request leaves from `Call.egress`; else the default address is meant.
+        apart: whether what is held while a connection is open gets a permit of its own (`held`), for the rest is spent with
+            the answer.
+        request: the request as the rules see it, if the caller has it.
+
+    Attributes:
+        held: the permit of what is held as long as a connection is open, where that is kept apart from the rest.
     """
 
     STATUS: ClassVar[str] = "status"
     """The attribute of an answer that holds its status."""
+    held: Permit | None = None
     resigned = False
     """Whether the caller signs after the wait, so that a signature seen now does not matter."""
 
@@ -67,35 +72,35 @@ class ClientCall(Errand):
         governor: Governor,
         outbound: Outbound,
         rules: Provider,
-        request: Any,
+        native: Any,
         send: Callable[[Any], Any],
         *,
         family: Family,
         is_async: bool,
         roams: bool = False,
         apart: bool = False,
-        call: Call | None = None,
+        request: Request | None = None,
     ) -> None:
-        super().__init__(rules, outbound.call() if call is None else call, is_async)
+        super().__init__(rules, outbound.request() if request is None else request, is_async, outbound.netloc)
         self.governor = governor
         self.outbound = outbound
-        self.request = request
+        self.native = native
         self.send = send
         self.family = family
         self.roams = roams
         self.apart = apart
 
-    def another(self: C, outbound: Outbound, request: Any) -> C:
+    def another(self: C, outbound: Outbound, native: Any) -> C:
         """Another request, sent as this one is."""
         return type(self)(
-            self.governor, outbound, self.rules, request, self.send,
+            self.governor, outbound, self.rules, native, self.send,
             family=self.family, is_async=self.is_async, roams=self.roams,
         )  # fmt: skip
 
     # -- what a client library says --------------------------------------------------------------------------------
 
     @staticmethod
-    def shorten_timeouts(request: Any, longest: float) -> None:
+    def shorten_timeouts(native: Any, longest: float) -> None:
         """Let no step of sending a request take longer than `longest` seconds, where the client has a place for that."""
 
     def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
@@ -103,13 +108,14 @@ class ClientCall(Errand):
         still read in any way."""
         raise NotImplementedError
 
-    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
-        """Have an answer keep its slot until its last byte, or until its reader leaves; False: nothing more will come."""
+    def hold_slot(self, owner: Call, response: Any) -> bool:
+        """Have an answer keep the slot of `owner` until its last byte, or until its reader leaves (`Call.until_read`); False:
+        nothing more will come."""
         return False
 
-    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
+    def fails_over(self, error: Exception) -> bool:
         """Whether a failed attempt is made from the next address: it was surely never sent, and there is one."""
-        return attempt.elsewhere
+        return self.elsewhere
 
     def blocked_answer(self, block: Blocked) -> Steps[Any]:
         """What an unchanged program sees of a call that a block holds: an answer as the provider would give it."""
@@ -124,38 +130,39 @@ class ClientCall(Errand):
 
     # -- one attempt -----------------------------------------------------------------------------------------------
 
-    def once(self, attempt: Attempt) -> Steps[Any]:
-        """Send one attempt, and tell it its fate, whatever happens."""
-        if attempt.longest is not None:
-            self.shorten_timeouts(self.request, attempt.longest)
+    def once(self, owner: Call) -> Steps[Any]:
+        """Send one attempt, and tell its fate, whatever happens. `owner`: the call whose permit it spends, this one or one
+        of a layer above."""
+        if owner.longest is not None:
+            self.shorten_timeouts(self.native, owner.longest)
         try:
-            with HandedDown(attempt):
+            with HandedDown(owner):
                 # In a thread there is nobody to hand the waiting to: each step of a flow costs a frame for every layer.
                 response = (
-                    (yield functools.partial(self.send, self.request)) if self.is_async else self.send(self.request)
+                    (yield functools.partial(self.send, self.native)) if self.is_async else self.send(self.native)
                 )
-            return (yield from self.observe(attempt, response))
+            return (yield from self.observe(owner, response))
         except BaseException as error:
-            attempt.failed(error)
+            owner.failed(error)
             raise
 
     def send_ungoverned(self) -> Steps[Any]:
         """Send without the gate: nobody has rules, or the user lets calls pass when something is wrong inside it."""
-        return (yield functools.partial(self.send, self.request))
+        return (yield functools.partial(self.send, self.native))
 
-    def observe(self, attempt: Attempt, response: Any) -> Steps[Any]:
+    def observe(self, owner: Call, response: Any) -> Steps[Any]:
         """Tell the gate what came back; returns it, still unread."""
         status, headers = getattr(response, self.STATUS), response.headers
-        if attempt.wants_body(status):
+        if owner.wants_body(status):
             body, response = yield from self.read_body(response)
-            attempt.answered(status, headers, body)
-        elif not attempt.slots or not self.hold_slot(attempt, response):
-            attempt.answered(status, headers)
+            owner.answered(status, headers, body)
+        elif not owner.slots or not self.hold_slot(owner, response):
+            owner.answered(status, headers)
         return response
 
-    def begin(self, timeout: float | None) -> Steps[Attempt | None]:
-        """Wait for leave to send, for so many seconds if that is less than the governor says; None: it passes ungoverned,
-        for the user has said so.
+    def begin(self, timeout: float | None) -> Steps[bool]:
+        """Wait for leave to send one attempt, for so many seconds if that is less than the governor says; False: it passes
+        ungoverned, for the user has said so.
 
         Raises:
             Rejected: it may not be sent; also of the client's family.
@@ -163,18 +170,19 @@ class ClientCall(Errand):
         governor: Governor | None = self.governor
         while governor is not None:
             try:
-                return (yield from self.wait(governor, timeout))
+                yield from self.wait(governor, timeout)
+                return True
             except Rejected as error:
                 raise in_family(error, self.family) from None
             except Exception as error:
                 if governor is not self.governor:
                     raise refused(error, self.outbound.netloc, self.family) from error
                 governor = governor.instead(error, self.outbound.netloc, self.family)
-        return None
+        return False
 
-    def wait(self, governor: Governor, timeout: float | None) -> Steps[Attempt]:
+    def wait(self, governor: Governor, timeout: float | None) -> Steps[None]:
         """`begin` with one gate."""
-        gate, rules, call, is_async = governor.gate, self.rules, self.call, self.is_async
+        gate, rules, request, is_async = governor.gate, self.rules, self.request, self.is_async
         if not gate.acquainted(rules):
             known = rules, self.outbound.base_url
             yield waiting(
@@ -182,11 +190,10 @@ class ClientCall(Errand):
                 functools.partial(gate.first_contact_async, *known),
                 is_async=is_async,
             )
-        signed_until = None if self.resigned else rules.signed_until(call)
+        signed_until = None if self.resigned else rules.signed_until(request)
         longest, block_wait = self._patience(governor, signed_until, timeout)
         ask = functools.partial(
-            gate.permit, rules, call.method, call.path,
-            params=call.params, body=call.body, headers=call.headers,
+            gate.permit_for, rules, request,
             priority=governor.priority, timeout=longest, block_wait=block_wait, roams=self.roams,
         )  # fmt: skip
         permit, held = ask(), None
@@ -208,10 +215,10 @@ class ClientCall(Errand):
             if isinstance(error, DeadlineExceeded) and signed_until is not None:
                 raise stale(error) from None  # a deadline that only the signature set is reported as what it is
             raise
-        return Attempt(
-            self, rules, permit,
-            netloc=self.outbound.netloc, roams=self.roams, longest=gate.policies.attempt_timeout, held=held,
-        )  # fmt: skip
+        address = permit.egress
+        egress = address if self.roams and (address.bind or address.proxy) else None
+        self.held = held
+        self.permitted(permit, egress, gate.attempt_timeout)
 
     def _patience(
         self, governor: Governor, signed_until: int | None, timeout: float | None
@@ -232,23 +239,22 @@ class ClientCall(Errand):
     def attempt(self, timeout: float | None) -> Steps[Any]:
         """One attempt; where no connection can be made from one address, nothing was sent, and it goes from the next."""
         while True:
-            attempt = yield from self.begin(timeout)
-            if attempt is None:
+            if not (yield from self.begin(timeout)):
                 return (yield from self.send_ungoverned())
             if self.leaving is not None:
                 self.leaving()
-            steps, longest = self.once(attempt), attempt.longest
+            steps, longest = self.once(self), self.longest
             if longest is not None and self.is_async and on_asyncio():
                 # What is not on asyncio is cut off by its client's own timeouts.
                 steps = within(steps, longest, functools.partial(self.late, longest))
             try:
                 response = yield from steps
             except BaseException as error:
-                self.tried = attempt.tried(error)
-                if not (isinstance(error, Exception) and self.fails_over(attempt, error)):
+                self.tried = self.became(error)
+                if not (isinstance(error, Exception) and self.fails_over(error)):
                     raise
             else:
-                self.tried = attempt.tried(None)
+                self.tried = self.became(None)
                 return response
 
     def uncertain(self, error: Exception) -> Exception:
@@ -256,20 +262,20 @@ class ClientCall(Errand):
         repeated, that is what it says."""
         if self.tried is None or self.tried.outcome is not Outcome.UNKNOWN:
             return error
-        plan = self.governor.gate.plan(self.rules, self.call)
-        if self.rules.handling.safe(self.call, plan):
+        plan = self.governor.gate.plan(self.rules, self.request)
+        if self.rules.handling.safe(self.request, plan):
             return error
         return self.fail(unknown(self, plan, [f"{self.tried.outcome}: {self.tried.reason}"]), error)
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
-        """See `Errand.read`."""
+        """See `Call.read`."""
         body, response = yield from self.read_body(response)
         if body is None:
             return None, response
         return Reply(getattr(response, self.STATUS), kept_headers(response.headers.items()), body), response
 
     def label(self, response: Any, served: Served) -> None:
-        """See `Errand.label`."""
+        """See `Call.label`."""
         response.headers.update(served.headers())
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
@@ -279,36 +285,29 @@ class ClientCall(Errand):
 
     def denied(self, block: Blocked) -> Reply:
         """What the provider would answer to the call, which a block holds."""
-        return denied(self.governor.gate, self.rules, self.call, block)
+        return denied(self.governor.gate, self.rules, self.request, block)
 
 
 class OuterCall(ClientCall):
-    """A request as a layer above the HTTP library makes it: the answer is seen below, by whoever takes the attempt.
+    """A request as a layer above the HTTP library makes it: the answer is seen below, by whoever takes the attempt."""
 
-    Attributes:
-        held: the attempt that is handed down.
-    """
-
-    held: Attempt
-
-    def once(self, attempt: Attempt) -> Steps[Any]:
+    def once(self, owner: Call) -> Steps[Any]:
         """See `ClientCall.once`."""
-        self.held = attempt
-        if attempt.longest is not None:
-            self.shorten_timeouts(self.request, attempt.longest)
+        if self.longest is not None:
+            self.shorten_timeouts(self.native, self.longest)
         try:
-            with HandedDown(attempt, observed_above=False):
+            with HandedDown(self, observed_above=False):
                 response = (yield self.dispatch) if self.is_async else self.dispatch()
         except BaseException as error:
-            self.held.failed(error, unsent=self.held.spare and self.kept_back(error))
+            self.failed(error, unsent=self.spare and self.kept_back(error))
             raise
-        if self.held.spare:
+        if self.spare:
             self.untaken(response)
         return response
 
     def dispatch(self) -> Any:
-        """Send the request, from the address of `held` where the layer below cannot see to that."""
-        return self.send(self.request)
+        """Send the request, from the address of `egress` where the layer below cannot see to that."""
+        return self.send(self.native)
 
     def kept_back(self, error: BaseException) -> bool:
         """Whether an error means that nothing was sent, where nobody below has taken the attempt."""
@@ -316,14 +315,22 @@ class OuterCall(ClientCall):
 
     def untaken(self, response: Any) -> None:
         """Tell the fate of an attempt that nobody below has taken, although the call succeeded."""
-        self.held.unsent()
+        self.unsent()
+
+
+def leaving(scheme: str, host: str, port: int | None) -> Address | None:
+    """The address from which the request to this host must leave that is being sent now; None: the system's choice."""
+    call = CURRENT.get()
+    if call is None or call.egress is None or call.netloc != netloc_of(scheme, host, port):
+        return None
+    return call.egress
 
 
 def enter(
     kind: type[ClientCall],
     governor: Governor,
     outbound: Outbound | None,
-    request: Any,
+    native: Any,
     send: Callable[[Any], Any],
     *,
     family: Family,
@@ -340,24 +347,24 @@ def enter(
         kind: the library's description.
         outbound: the request; None (no host can be told) passes.
         replayable: whether it can be sent more than once (its body is not a stream).
-        governor, request, send, family, is_async, roams: as for `ClientCall`.
+        governor, native, send, family, is_async, roams: as for `ClientCall`.
     """
-    attempt = None if outbound is None else take(outbound.netloc)
-    rules = governor.match(outbound, family) if attempt is None else attempt.rules
+    above = None if outbound is None else take(outbound.netloc)
+    rules = governor.match(outbound, family) if above is None else above.rules
     if outbound is None or rules is None:
-        return _plainly(send, request)
-    if attempt is not None and attempt.observed_above:
-        if attempt.longest is not None:
-            kind.shorten_timeouts(request, attempt.longest)
-        return _plainly(send, request)
-    known = None if attempt is None else attempt.opener.call
-    call = kind(governor, outbound, rules, request, send, family=family, is_async=is_async, roams=roams, call=known)
+        return _plainly(send, native)
+    if above is not None and above.observed_above:
+        if above.longest is not None:
+            kind.shorten_timeouts(native, above.longest)
+        return _plainly(send, native)
+    known = None if above is None else above.request
+    call = kind(governor, outbound, rules, native, send, family=family, is_async=is_async, roams=roams, request=known)
     call.replayable = replayable
-    return run(call) if attempt is None else call.once(attempt)
+    return run(call) if above is None else call.once(above)
 
 
-def _plainly(send: Callable[[Any], Any], request: Any) -> Steps[Any]:
-    return (yield functools.partial(send, request))
+def _plainly(send: Callable[[Any], Any], native: Any) -> Steps[Any]:
+    return (yield functools.partial(send, native))
 
 
 def begin(
@@ -368,7 +375,7 @@ def begin(
     is_async: bool,
     roams: bool = False,
     apart: bool = False,
-) -> Steps[Attempt | None]:
+) -> Steps[ClientCall | None]:
     """Waits for leave to send a request that its caller sends and observes by itself. None: it passes.
 
     Args:
@@ -383,10 +390,10 @@ def begin(
     call = ClientCall(
         governor, outbound, rules, None, _nothing, family=family, is_async=is_async, roams=roams, apart=apart
     )
-    return (yield from call.begin(None))
+    return call if (yield from call.begin(None)) else None
 
 
-def _nothing(request: Any) -> None:
+def _nothing(native: Any) -> None:
     """What sends, where the caller does."""
 
 
@@ -396,7 +403,7 @@ def run(call: ClientCall) -> Steps[Any]:
     A call that a block holds for longer than it waits is told so in the form of its client: an unchanged program gets the
     answer that the provider would give, one that has asked for the gate an error that is `Blocked` and holds that answer.
     """
-    governor, dials = call.governor, call.call.method.startswith("WS")
+    governor, dials = call.governor, call.request.method.startswith("WS")
     pipeline = None if dials else governor.pipeline  # whoever keeps a websocket alive dials again by himself
     try:
         if pipeline is None:
@@ -414,8 +421,8 @@ def run(call: ClientCall) -> Steps[Any]:
         raise call.blocked_error(error, block) from error.__cause__
 
 
-def denied(gate: Gate, rules: Provider, call: Call, block: Blocked) -> Reply:
-    """What the provider would answer to a call that a block holds."""
+def denied(gate: Gate, rules: Provider, request: Request, block: Blocked) -> Reply:
+    """What the provider would answer to a request that a block holds."""
     until = 0 if block.retry_at is None else int(block.retry_at * SECOND)
-    made = rules.denial(gate.plan(rules, call), block.kind, block.scope, until, time.time_ns(), str(block))
+    made = rules.denial(gate.plan(rules, request), block.kind, block.scope, until, time.time_ns(), str(block))
     return Reply(made.status, tuple(made.headers.items()), made.body)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.adapters._attempt import leaving
+from ratekeeper.adapters._client import leaving
 from ratekeeper.gate.steps import on_asyncio
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """One websocket as the gate sees it: leave to dial, leave for each message, and what it holds while it is open.
 
-A dial is an `Attempt` like any other request. What goes out afterwards is charged message by message: nobody says when a
+A dial is a call like any other request. What goes out afterwards is charged message by message: nobody says when a
 message arrived, so each is left in flight for a while and then counts as spent. What a provider counts per connection is
 kept under a name of this process.
 """
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from ratekeeper.adapters._attempt import HandedDown, take
 from ratekeeper.adapters._client import begin
+from ratekeeper.gate.call import HandedDown, take
 from ratekeeper.gate.steps import Steps, waiting
 from ratekeeper.ledger.limit import parted
-from ratekeeper.rules.call import Call, Priority
+from ratekeeper.rules.call import Priority, Request
 from ratekeeper.rules.reading import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ratekeeper.adapters._attempt import Attempt
+    from ratekeeper.adapters._client import ClientCall
     from ratekeeper.adapters._governor import Family, Governor
     from ratekeeper.adapters._wire import Outbound
     from ratekeeper.gate.permit import Permit
@@ -47,14 +47,14 @@ class Line:
         governor: whose gate is asked.
         provider: the rules of its host.
         outbound: the handshake.
-        attempt: the dial, which may go ahead.
+        call: the dial, which may go ahead.
 
     Attributes:
         name: what its own limits are kept under.
-        attempt: the dial; what became of it is told by `opened` or `failed`.
+        call: the dial; what became of it is told by `opened` or `failed`.
     """
 
-    def __init__(self, governor: Governor, provider: Provider, outbound: Outbound, attempt: Attempt) -> None:
+    def __init__(self, governor: Governor, provider: Provider, outbound: Outbound, call: ClientCall) -> None:
         self._governor = governor
         self._provider = provider
         self._path = outbound.path
@@ -62,12 +62,12 @@ class Line:
         self._lock = threading.Lock()
         self._kept: list[tuple[frozenset[str], Permit]] = []
         """Slots that it and its subscriptions hold, by what was subscribed to."""
-        if attempt.held is not None:
-            self._kept.append((frozenset(), attempt.held))
+        if call.held is not None:
+            self._kept.append((frozenset(), call.held))
         self._closed = False
         self._held = governor.gate.held
         self.name = self._held.name()
-        self.attempt = attempt
+        self.call = call
         self._held.add(self)
 
     def opened(self, *, is_async: bool) -> Steps[None]:
@@ -75,8 +75,8 @@ class Line:
 
         An answer to a server's ping cannot wait. So one message of each window is set aside for them while it is open.
         """
-        if not self.attempt.slots:
-            self.attempt.answered(101, {})
+        if not self.call.slots:
+            self.call.answered(101, {})
         plan = self._plan("WS-SEND", self._path, None)
         if plan is not None:
             own = tuple(
@@ -93,10 +93,10 @@ class Line:
     def failed(self, error: BaseException, answer: Refused | None) -> None:
         """The dial failed, with an answer or without one; or the connection was given up before it was in use."""
         if answer is None:
-            self.attempt.failed(error)
+            self.call.failed(error)
         else:
             status, headers, body = answer
-            self.attempt.answered(status, {name.lower(): value for name, value in headers.items()}, body)
+            self.call.answered(status, {name.lower(): value for name, value in headers.items()}, body)
         self.close()
 
     def sending(self, message: str | bytes | None, *, is_async: bool) -> Steps[None]:
@@ -126,7 +126,7 @@ class Line:
 
     def renew(self) -> None:
         """It is still open: hold what it holds for longer."""
-        self.attempt.streaming()
+        self.call.streaming()
         with self._lock:
             permits = [permit for _, permit in self._kept]
         for permit in permits:
@@ -135,15 +135,15 @@ class Line:
     @property
     def holds(self) -> bool:
         """Whether anything must be renewed while it is open."""
-        return not self._closed and (not self.attempt.done or bool(self._kept))
+        return not self._closed and (not self.call.done or bool(self._kept))
 
     def close(self) -> None:
         """It is closed: what it held is free. May be called again, from any thread."""
         with self._lock:
             again, self._closed = self._closed, True
             kept, self._kept = self._kept, []
-        if not self.attempt.done:
-            self.attempt.answered(101, {})
+        if not self.call.done:
+            self.call.answered(101, {})
         for _, permit in kept:
             permit.refund()
         if not again:
@@ -169,8 +169,8 @@ class Line:
         return dataclasses.replace(found[0], charges=tuple(charges.values()))
 
     def _plan(self, method: str, path: str, body: Any) -> Plan | None:
-        call = Call(method, path, {"connection": self.name}, body, self._headers)
-        plan = self._governor.gate.plan(self._provider, call)
+        request = Request(method, path, {"connection": self.name}, body, self._headers)
+        plan = self._governor.gate.plan(self._provider, request)
         return plan if plan.route and plan.charges else None
 
     def _permit(self, plan: Plan, charges: tuple[Charge, ...], *, data: bool) -> Permit:
@@ -219,10 +219,10 @@ def dialling(
     if take(outbound.netloc) is not None:
         return None
     provider = governor.match(outbound, family)
-    attempt = yield from begin(governor, outbound, family, is_async=is_async, roams=roams, apart=True)
-    if attempt is None or provider is None:
+    call = yield from begin(governor, outbound, family, is_async=is_async, roams=roams, apart=True)
+    if call is None or provider is None:
         return None
-    return Line(governor, provider, outbound, attempt)
+    return Line(governor, provider, outbound, call)
 
 
 def dialled(
@@ -251,7 +251,7 @@ def dialled(
     if line is None:
         return (yield dial), None
     try:
-        with HandedDown(line.attempt):
+        with HandedDown(line.call):
             connection = yield dial
     except BaseException as error:
         line.failed(error, refused(error))

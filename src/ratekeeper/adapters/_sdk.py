@@ -25,12 +25,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-from ratekeeper.adapters._attempt import Attempt, above, peek, replace
 from ratekeeper.adapters._client import OuterCall, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, lowered, unconnected
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
-from ratekeeper.gate.errand import Reply
+from ratekeeper.gate.call import CURRENT, Call, Reply, peek
 from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.rules.reading import dig_json
 from ratekeeper.stores.faults import struck
@@ -267,16 +266,16 @@ def _signed(sdk: Sdk, original: Any, default: Governor | None) -> Any:
 
     @functools.wraps(original)
     def sign(*args: Any, **kw: Any) -> Any:
-        attempt = above()
-        if attempt is not None and isinstance(attempt.opener, _Signing) and attempt.opener.sdk is sdk:
-            attempt.opener.again()
+        call = CURRENT.get()
+        if isinstance(call, _Signing) and call.sdk is sdk:
+            call.again()
         return original(*args, **kw)
 
     return sign
 
 
 class _Signing(OuterCall):
-    """One call of an SDK: what it asks for, and the attempt that the HTTP client shall take next."""
+    """One call of an SDK, whose attempt the HTTP client below takes."""
 
     sdk: Sdk
     answers = False
@@ -291,19 +290,19 @@ class _Signing(OuterCall):
             self._fill(error)
             raise
 
-    def once(self, attempt: Attempt) -> Steps[Any]:
+    def once(self, owner: Call) -> Steps[Any]:
         self.repeated = False
-        return super().once(attempt)
+        return super().once(owner)
 
     def kept_back(self, error: BaseException) -> bool:
         return type(error) in _LOCAL
 
     def untaken(self, response: Any) -> None:
-        self.held.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
+        self.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
 
-    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
+    def fails_over(self, error: Exception) -> bool:
         # What the SDK has repeated by itself may have been sent before.
-        return attempt.elsewhere and not self.repeated and unconnected(error)
+        return self.elsewhere and not self.repeated and unconnected(error)
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
         made = super().fail(error, cause)
@@ -325,14 +324,14 @@ class _Signing(OuterCall):
 
     def again(self) -> None:
         """The SDK signs: if the attempt is spent this is a repetition, which waits for one of its own."""
-        if self.held.spare:
+        if self.spare:
             return
         self.repeated = True
         try:
-            self.held = drive(self.begin(None)) or self.held
+            drive(self.begin(None))
         except Rejected as error:
             if self.below and isinstance(error, Blocked):
                 return
             self._fill(error)
             raise
-        replace(self.held)
+        self.observed_above = False  # the next request below takes the new attempt, and sees its answer

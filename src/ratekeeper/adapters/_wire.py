@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from ratekeeper.errors import DeadlineExceeded, RatekeeperError, SignatureWouldExpire
-from ratekeeper.gate.fates import surely_unsent, unconnected
-from ratekeeper.rules.call import Call
+from ratekeeper.gate.outcomes import surely_unsent, unconnected
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.reading import decoded
 
 __all__ = [
@@ -59,12 +59,12 @@ class Outbound(NamedTuple):
         scheme = {"ws": "http", "wss": "https"}.get(self.scheme, self.scheme)
         return f"{scheme}://{self.netloc}"
 
-    def call(self) -> Call:
+    def request(self) -> Request:
         """The same as the rules see it. The handshake of a websocket is a method of its own there."""
         handshake = (self.headers.get("upgrade") or "").lower() == "websocket"
         method = "WS-CONNECT" if handshake else self.method
         params = self.parameters() if self.query or self.body else None
-        return Call(method, self.path, params, self.json_body() if self.body else None, self.headers)
+        return Request(method, self.path, params, self.json_body() if self.body else None, self.headers)
 
     def parameters(self) -> dict[str, Any] | None:
         """Query and form parameters together; a name given several times becomes a list."""

@@ -22,18 +22,17 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ratekeeper.adapters._aiohttp_parts import Connector, connector_hooks, hold, joined, labelled, made, unread
-from ratekeeper.adapters._attempt import Attempt, peek
 from ratekeeper.adapters._client import ClientCall, OuterCall, enter
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._line import Refused, dialled
 from ratekeeper.adapters._wire import Outbound, netloc_of
 from ratekeeper.errors import Blocked
-from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.call import Call, Reply, Served, peek
 from ratekeeper.gate.steps import Steps, drive_async
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["Connector", "Middleware", "govern", "govern_sockets", "governs", "middleware", "patch", "roams"]
 
@@ -209,10 +208,10 @@ class _Answers(ClientCall):
         response.content = unread(body)
         return body, response
 
-    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
+    def hold_slot(self, owner: Call, response: Any) -> bool:
         if response.closed or response.status == 101:
             return False
-        hold(attempt, response)
+        hold(owner.until_read(response.status, response.headers), response)
         return True
 
     def late(self, seconds: float) -> Exception:
@@ -231,12 +230,12 @@ class _MiddlewareCall(_Answers):
     """One request as the middleware sees it: each redirect is another."""
 
     def answer(self, reply: Reply, served: Served) -> Any:
-        return made(self.request, self.request.method, self.request.url, self.request.session, reply, served)
+        return made(self.native, self.native.method, self.native.url, self.native.session, reply, served)
 
-    def other(self, call: Call) -> _MiddlewareCall:
-        request = copy.copy(self.request)
-        request.url = request.url.with_path(call.path).with_query(_query(call))
-        return self.another(_outbound(request), request)
+    def other(self, request: Request) -> _MiddlewareCall:
+        native = copy.copy(self.native)
+        native.url = native.url.with_path(request.path).with_query(_query(request))
+        return self.another(_outbound(native), native)
 
 
 class _Asked(NamedTuple):
@@ -250,34 +249,32 @@ class _Asked(NamedTuple):
 class _SessionCall(_Answers, OuterCall):
     """One request as a session is asked for it: what waits here is not in aiohttp's own timeout."""
 
-    request: _Asked
+    native: _Asked
 
     def answer(self, reply: Reply, served: Served) -> Any:
         url = URL(f"{self.outbound.base_url}{self.outbound.path}", encoded=True).with_query(self.outbound.query)
-        return made(None, self.outbound.method, url, self.request.session, reply, served)
+        return made(None, self.outbound.method, url, self.native.session, reply, served)
 
     def blocked_answer(self, block: Blocked) -> Steps[Any]:
         answer = yield from super().blocked_answer(block)
         # What the session does with a bad answer, where it sees it come.
-        wanted = self.request.options.get("raise_for_status")
-        wanted = self.request.session._raise_for_status if wanted is None else wanted
+        wanted = self.native.options.get("raise_for_status")
+        wanted = self.native.session._raise_for_status if wanted is None else wanted
         if callable(wanted):
             yield functools.partial(wanted, answer)
         elif wanted:
             answer.raise_for_status()
         return answer
 
-    def other(self, call: Call) -> _SessionCall:
-        url = URL(self.outbound.base_url).with_path(call.path).with_query(_query(call))
-        options = {
-            name: value for name, value in self.request.options.items() if name not in {"params", "data", "json"}
-        }
+    def other(self, request: Request) -> _SessionCall:
+        url = URL(self.outbound.base_url).with_path(request.path).with_query(_query(request))
+        options = {name: value for name, value in self.native.options.items() if name not in {"params", "data", "json"}}
         outbound = _from_yarl(self.outbound.method, url, self.outbound.headers, None)
-        return self.another(outbound, _Asked(self.request.session, url, options))
+        return self.another(outbound, _Asked(self.native.session, url, options))
 
 
-def _query(call: Call) -> dict[str, str]:
-    return {name: str(value) for name, value in (call.params or {}).items()}
+def _query(request: Request) -> dict[str, str]:
+    return {name: str(value) for name, value in (request.params or {}).items()}
 
 
 # --- requests ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ratekeeper.adapters._sdk import Sdk, code_of, planned
 from ratekeeper.adapters._wire import Outbound
 
 if TYPE_CHECKING:
-    from ratekeeper.gate.errand import Reply
+    from ratekeeper.gate.call import Reply
 
 __all__ = ["SDK", "govern", "patch"]
 

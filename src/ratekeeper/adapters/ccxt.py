@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
-from ratekeeper.adapters._attempt import Attempt, above
 from ratekeeper.adapters._client import ClientCall, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, in_family, kept_headers, lowered, netloc_of
 from ratekeeper.errors import Blocked, CallFailed, Rejected, UnknownProvider
-from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.call import CURRENT, Call, Reply, Served
 from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.policy.freshness import Service
 from ratekeeper.rules.ccxt_tables import acquaint, urls_of
@@ -32,7 +31,7 @@ from ratekeeper.stores.faults import struck
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
     from ratekeeper.rules.book import Rulebook
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["govern", "patch"]
 
@@ -114,20 +113,20 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
         return run_steps(_fetch(governor, send, url, method, headers, body, is_async))
 
     def throttle(self: Any, cost: Any = None) -> Any:
-        attempt = _current()
-        if attempt is None or attempt.done:
+        call = _current()
+        if call is None or call.done:
             return original["throttle"](self, cost)
         return _nothing() if is_async else None
 
     def on_rest_response(
         self: Any, code: int, reason: Any, url: Any, method: Any, headers: Any, body: Any, *sent: Any
     ) -> Any:
-        attempt = _current()
-        if attempt is not None:
+        call = _current()
+        if call is not None:
             found = lowered(headers)
-            attempt.answered(code, found, body)
+            call.answered(code, found, body)
             if code == 200 and isinstance(body, str):
-                attempt.opener.said = found, body
+                call.said = found, body
         return original["on_rest_response"](self, code, reason, url, method, headers, body, *sent)
 
     made = (fetch2, fetch, throttle, on_rest_response)
@@ -141,11 +140,11 @@ async def _nothing() -> None:
 # --- flows ------------------------------------------------------------------------------------------------------
 
 
-def _current() -> Attempt | None:
-    """The attempt of the `fetch2` or `fetch` we are in: its throttle is skipped, its answer observed, its `fetch` not charged
+def _current() -> _Fetch | None:
+    """The call of the `fetch2` or `fetch` we are in: its throttle is skipped, its answer observed, its `fetch` not charged
     again."""
-    attempt = above()
-    return attempt if attempt is not None and isinstance(attempt.opener, _Fetch) else None
+    call = CURRENT.get()
+    return call if isinstance(call, _Fetch) else None
 
 
 class _Asked(NamedTuple):
@@ -187,23 +186,22 @@ def _fetch(
     governor: Governor, send: Callable[[], Any], url: str, method: str, headers: Any, body: Any, is_async: bool
 ) -> Steps[Any]:
     """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
-    attempt, parts = _current(), urlsplit(url)
+    current, parts = _current(), urlsplit(url)
     netloc = netloc_of(parts.scheme, parts.hostname or "", parts.port)
-    if attempt is not None and not attempt.done and attempt.netloc == netloc:
+    if current is not None and not current.done and current.netloc == netloc:
         try:
             response = yield send
         except BaseException as error:
-            attempt.failed(error)
+            current.failed(error)
             raise
-        attempt.answered(200, {})
+        current.answered(200, {})
         return response
     outbound = from_url(method, url, lowered(headers), body)
     rules = governor.match(outbound, _family)
     if outbound is None or rules is None:
         return (yield send)
     call = _Fetch(governor, outbound, rules, None, lambda _: send(), family=_family, is_async=is_async)
-    attempt = yield from call.begin(None)
-    return (yield send) if attempt is None else (yield from call.once(attempt))
+    return (yield from call.once(call)) if (yield from call.begin(None)) else (yield send)
 
 
 class _Fetch(ClientCall):
@@ -215,9 +213,9 @@ class _Fetch(ClientCall):
 
     said: tuple[dict[str, str], str] | None = None
 
-    def observe(self, attempt: Attempt, response: Any) -> Steps[Any]:
+    def observe(self, owner: Call, response: Any) -> Steps[Any]:
         """`on_rest_response` has told the answer already, unless a class replaces it or `fetch` itself."""
-        attempt.answered(200, {})
+        owner.answered(200, {})
         return response
         yield
 
@@ -225,19 +223,19 @@ class _Fetch(ClientCall):
 class _Call(_Fetch):
     """One call of an exchange's API, signed anew for each attempt."""
 
-    request: _Asked
+    native: _Asked
     resigned = True
 
     @staticmethod
-    def shorten_timeouts(request: _Asked, longest: float) -> None:
+    def shorten_timeouts(native: _Asked, longest: float) -> None:
         """See `ClientCall.shorten_timeouts`."""
-        exchange = request.exchange
+        exchange = native.exchange
         if exchange.timeout > longest * 1000:
             exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
 
-    def once(self, attempt: Attempt) -> Steps[Any]:
+    def once(self, owner: Call) -> Steps[Any]:
         self.said = None
-        return super().once(attempt)
+        return super().once(owner)
 
     def blocked_answer(self, block: Blocked) -> Steps[Any]:
         raise self._refused(self.denied(block)) from block
@@ -249,7 +247,7 @@ class _Call(_Fetch):
 
     def _refused(self, reply: Reply) -> Exception:
         """What the exchange makes of an answer that refuses: its table of errors decides."""
-        exchange, reason, body = self.request.exchange, responses.get(reply.status, ""), reply.body.decode()
+        exchange, reason, body = self.native.exchange, responses.get(reply.status, ""), reply.body.decode()
         headers = dict(reply.headers) | Served(Service.REFUSED).headers()
         url, method = f"{self.outbound.base_url}{self.outbound.path}", self.outbound.method
         exchange.last_response_headers, exchange.last_http_response = headers, body
@@ -265,7 +263,7 @@ class _Call(_Fetch):
     def late(self, seconds: float) -> Exception:
         from ccxt.base.errors import RequestTimeout
 
-        error: Exception = RequestTimeout(f"{self.request.exchange.id}: no answer within {seconds:g} s")
+        error: Exception = RequestTimeout(f"{self.native.exchange.id}: no answer within {seconds:g} s")
         return error
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
@@ -278,22 +276,22 @@ class _Call(_Fetch):
     def answer(self, reply: Reply, served: Served) -> Any:
         body = reply.body.decode()
         self.said = dict(reply.headers), body  # a part of a batch is read again, to be kept
-        exchange = self.request.exchange
+        exchange = self.native.exchange
         exchange.last_response_headers = dict(reply.headers) | served.headers()
         parsed = exchange.parse_json(body)
         return body if parsed is None else parsed
 
     def label(self, response: Any, served: Served) -> None:
-        if isinstance(self.request.exchange.last_response_headers, dict):
-            self.request.exchange.last_response_headers |= served.headers()
+        if isinstance(self.native.exchange.last_response_headers, dict):
+            self.native.exchange.last_response_headers |= served.headers()
 
-    def other(self, call: Call) -> _Call | None:
-        base = self.call.path.removesuffix(self.request.path)
-        if base == self.call.path or not call.path.startswith(base):
+    def other(self, request: Request) -> _Call | None:
+        base = self.request.path.removesuffix(self.native.path)
+        if base == self.request.path or not request.path.startswith(base):
             return None
-        outbound = self.outbound._replace(path=call.path, query=urlencode(call.params or {}, doseq=True))
-        params = dict(call.params or {})
-        return self.another(outbound, self.request._replace(path=call.path.removeprefix(base), params=params))
+        params = dict(request.params or {})
+        outbound = self.outbound._replace(path=request.path, query=urlencode(params, doseq=True))
+        return self.another(outbound, self.native._replace(path=request.path.removeprefix(base), params=params))
 
 
 def _roams(governor: Governor, exchange: Any) -> bool:

@@ -13,18 +13,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ratekeeper.adapters._attempt import Attempt
 from ratekeeper.adapters._client import ClientCall, enter
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._httpx_pools import Pools, pooled, remembering
 from ratekeeper.adapters._wire import Outbound
-from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.call import Call, Reading, Reply, Served
 from ratekeeper.gate.steps import Steps, drive, drive_async
 from ratekeeper.stores.faults import struck
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["AsyncTransport", "Transport", "govern", "governs", "patch", "roams"]
 
@@ -195,19 +194,19 @@ class _Call(ClientCall):
     STATUS = "status_code"
 
     @staticmethod
-    def shorten_timeouts(request: Any, longest: float) -> None:
+    def shorten_timeouts(native: Any, longest: float) -> None:
         """See `ClientCall.shorten_timeouts`."""
-        known = request.extensions.get("timeout") or {}
+        known = native.extensions.get("timeout") or {}
         steps = {name: known.get(name) for name in ("connect", "read", "write", "pool")}
         shorter = {name: longest if value is None else min(value, longest) for name, value in steps.items()}
-        request.extensions = {**request.extensions, "timeout": shorter}
+        native.extensions = {**native.extensions, "timeout": shorter}
 
     def late(self, seconds: float) -> Exception:
-        error: Exception = _library(self.request).ReadTimeout(f"no answer within {seconds:g} s")
+        error: Exception = _library(self.native).ReadTimeout(f"no answer within {seconds:g} s")
         return error
 
     def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
-        module = _library(self.request)
+        module = _library(self.native)
         raw = yield functools.partial(_drain_async if self.is_async else _drain, response)
         response.stream = module.ByteStream(raw)
         if "content-encoding" not in response.headers:
@@ -217,26 +216,24 @@ class _Call(ClientCall):
         except Exception:  # noqa: BLE001 - DecodingError of either library: the caller will see why
             return None, response
 
-    def hold_slot(self, attempt: Attempt, response: Any) -> bool:
-        response.stream = _streams(_library(self.request))[self.is_async](response.stream, attempt, response)
+    def hold_slot(self, owner: Call, response: Any) -> bool:
+        reading = owner.until_read(response.status_code, response.headers)
+        response.stream = _streams(_library(self.native))[self.is_async](response.stream, reading)
         return True
 
     def answer(self, reply: Reply, served: Served) -> Any:
-        module = _library(self.request)
+        module = _library(self.native)
         headers = [*reply.headers, *served.headers().items()]
-        return module.Response(
-            reply.status, headers=headers, stream=module.ByteStream(reply.body), request=self.request
-        )
+        return module.Response(reply.status, headers=headers, stream=module.ByteStream(reply.body), request=self.native)
 
     def discard(self, response: Any) -> Steps[None]:
         yield response.aclose if self.is_async else response.close
 
-    def other(self, call: Call) -> _Call:
-        url = self.request.url.copy_with(path=call.path, params=call.params or {})
-        request = _library(self.request).Request(
-            self.request.method, url, headers=self.request.headers, extensions=self.request.extensions
-        )
-        return self.another(_outbound(request), request)
+    def other(self, request: Request) -> _Call:
+        mine = self.native
+        url = mine.url.copy_with(path=request.path, params=request.params or {})
+        native = _library(mine).Request(mine.method, url, headers=mine.headers, extensions=mine.extensions)
+        return self.another(_outbound(native), native)
 
 
 def _outbound(request: Any) -> Outbound:
@@ -295,33 +292,32 @@ def _streams(module: ModuleType) -> tuple[type, type]:
     """Streams that hold a slot until their last byte, for one of the two libraries."""
 
     class Held:
-        def __init__(self, inner: Any, attempt: Attempt, response: Any) -> None:
+        def __init__(self, inner: Any, reading: Reading) -> None:
             self._inner = inner
-            self._attempt = attempt
-            self._answer = (response.status_code, response.headers)
+            self._reading = reading
 
     class SyncHeld(Held, module.SyncByteStream):  # type: ignore[name-defined,misc]
         def __iter__(self) -> Iterator[bytes]:
             for chunk in self._inner:
-                self._attempt.streaming()
+                self._reading.streaming()
                 yield chunk
 
         def close(self) -> None:
             try:
                 self._inner.close()
             finally:
-                self._attempt.answered(*self._answer)
+                self._reading.over()
 
     class AsyncHeld(Held, module.AsyncByteStream):  # type: ignore[name-defined,misc]
         async def __aiter__(self) -> AsyncIterator[bytes]:
             async for chunk in self._inner:
-                self._attempt.streaming()
+                self._reading.streaming()
                 yield chunk
 
         async def aclose(self) -> None:
             try:
                 await self._inner.aclose()
             finally:
-                self._attempt.answered(*self._answer)
+                self._reading.over()
 
     return SyncHeld, AsyncHeld

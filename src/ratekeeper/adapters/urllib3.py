@@ -17,17 +17,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
-from ratekeeper.adapters._attempt import Attempt, peek, take
 from ratekeeper.adapters._client import OuterCall, enter
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.call import Call, Reading, Reply, Served, peek, take
 from ratekeeper.gate.steps import Steps, drive
 
 if TYPE_CHECKING:
     from ratekeeper.pools.address import Address
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
 
 __all__ = ["patch", "pool_classes"]
 
@@ -96,14 +95,14 @@ def _hook(cls: Any, governor: Governor) -> None:
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
         netloc = _netloc(self, url)
-        attempt = take(netloc) if netloc else None
-        if attempt is None:
+        call = take(netloc) if netloc else None
+        if call is None:
             return original_make_request(self, conn, method, url, *args, **kw)
         try:
             response = original_make_request(self, conn, method, url, *args, **kw)
-            return _observe(attempt, response, method, preloaded=kw.get("preload_content", True))
+            return _observe(call, response, method, preloaded=kw.get("preload_content", True))
         except BaseException as error:
-            attempt.failed(error)
+            call.failed(error)
             raise
 
     @functools.wraps(original_close)
@@ -138,33 +137,33 @@ class _Asked(NamedTuple):
 class _Call(OuterCall):
     """One request through a pool."""
 
-    request: _Asked
+    native: _Asked
 
     @property
     def answers(self) -> bool:  # type: ignore[override]
-        """See `Errand.answers`."""
+        """See `Call.answers`."""
         return _rereadable()
 
     @staticmethod
-    def shorten_timeouts(request: _Asked, longest: float) -> None:
+    def shorten_timeouts(native: _Asked, longest: float) -> None:
         """See `ClientCall.shorten_timeouts`."""
-        pool, options = request.pool, request.options
+        pool, options = native.pool, native.options
         given = pool._get_timeout(options["timeout"]) if "timeout" in options else pool.timeout.clone()
         given.total = longest if given.total is None else min(given.total, longest)
         options["timeout"] = given
 
     def dispatch(self) -> Any:
         """See `OuterCall.dispatch`."""
-        return self.send(_leaving(self.request, self.held.egress))
+        return self.send(_leaving(self.native, self.egress))
 
     def untaken(self, response: Any) -> None:
         """A pool with a `_make_request` of its own: see `OuterCall.untaken`."""
-        self.held.answered(response.status, response.headers)
+        self.answered(response.status, response.headers)
 
     def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         if response.status != 200 or int(response.headers.get("content-length") or 0) > _BODY_MAX:
             return None, response
-        if self.request.options.get("preload_content", True):
+        if self.native.options.get("preload_content", True):
             return response.data, response
         return _read(response, self.outbound.method)
         yield
@@ -179,10 +178,10 @@ class _Call(OuterCall):
             status=reply.status,
             version=11,
             reason=responses.get(reply.status, ""),
-            preload_content=self.request.options.get("preload_content", True),
+            preload_content=self.native.options.get("preload_content", True),
             decode_content=False,
             request_method=self.outbound.method,
-            request_url=self.request.url,
+            request_url=self.native.url,
             **known,
         )
 
@@ -196,10 +195,10 @@ class _Call(OuterCall):
         return
         yield
 
-    def other(self, call: Call) -> _Call:
-        query = urlencode(call.params or {}, doseq=True)
-        url = f"{call.path}?{query}" if query else call.path
-        return self.another(self.outbound._replace(path=call.path, query=query), self.request._replace(url=url))
+    def other(self, request: Request) -> _Call:
+        query = urlencode(request.params or {}, doseq=True)
+        url = f"{request.path}?{query}" if query else request.path
+        return self.another(self.outbound._replace(path=request.path, query=query), self.native._replace(url=url))
 
 
 @functools.cache
@@ -306,20 +305,20 @@ def _drain(connections: Any) -> None:
 # --- answers ----------------------------------------------------------------------------------------------------
 
 
-def _observe(attempt: Attempt, response: Any, method: str, *, preloaded: bool) -> Any:
+def _observe(call: Call, response: Any, method: str, *, preloaded: bool) -> Any:
     """Tells the gate what came back. Returns the response, or one that is still unread where ours had to be read."""
     status, headers = response.status, response.headers
     if not hasattr(response, "drain_conn") or method.upper() == "HEAD":  # urllib3 1.26 gives http.client's own
-        attempt.answered(status, headers)
+        call.answered(status, headers)
     elif preloaded:
-        attempt.answered(status, headers, response.data if attempt.wants_body(status) else None)
-    elif attempt.wants_body(status) and int(headers.get("content-length") or 0) <= _BODY_MAX:
+        call.answered(status, headers, response.data if call.wants_body(status) else None)
+    elif call.wants_body(status) and int(headers.get("content-length") or 0) <= _BODY_MAX:
         body, response = _read(response, method)
-        attempt.answered(status, headers, body)
-    elif attempt.slots:
-        _hold(attempt, response)
+        call.answered(status, headers, body)
+    elif call.slots:
+        _hold(call.until_read(status, headers), response)
     else:
-        attempt.answered(status, headers)
+        call.answered(status, headers)
     return response
 
 
@@ -351,28 +350,27 @@ def _unread(response: Any, method: str, raw: bytes) -> Any:
     return made
 
 
-def _hold(attempt: Attempt, response: Any) -> None:
+def _hold(slot: Reading, response: Any) -> None:
     """Keeps the slot until the last byte or until the reader leaves: both give the connection back."""
     kind, watched = type(response), weakref.ref(response)
-    status, headers = response.status, response.headers
 
     def reading(name: str) -> Callable[..., Any]:
         def read(*args: Any, **kw: Any) -> Any:
-            attempt.streaming()
+            slot.streaming()
             return getattr(kind, name)(watched(), *args, **kw)
 
         return read
 
     def leaving(name: str) -> Callable[..., Any]:
         def leave() -> Any:
-            attempt.answered(status, headers)
+            slot.over()
             return getattr(kind, name)(watched())
 
         return leave
 
     def read_chunked(*args: Any, **kw: Any) -> Iterator[bytes]:
         for chunk in kind.read_chunked(watched(), *args, **kw):
-            attempt.streaming()
+            slot.streaming()
             yield chunk
 
     response.read, response.read1, response.read_chunked = reading("read"), reading("read1"), read_chunked

@@ -11,7 +11,7 @@ import msgspec
 
 from ratekeeper.config.resolution import Configuration, configure
 from ratekeeper.config.rulebook import rulebook
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.ccxt_tables import derive, exchanges_at
 from ratekeeper.rules.explanation import GRADES, Explanation, ProgramCap, Provenance
 from ratekeeper.rules.provider import Provider
@@ -45,7 +45,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
         parsed = msgspec.json.decode(body) if body else None
     except msgspec.DecodeError as error:
         raise click.UsageError(f"--body is not JSON: {error}") from None
-    found = provider.explain(Call(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
+    found = provider.explain(Request(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
     found = msgspec.structs.replace(found, caps=list(_caps(said, provider, found)))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))

@@ -14,7 +14,7 @@ from ratekeeper.config.resolution import configure
 from ratekeeper.config.rulebook import rulebook
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.ccxt_tables import PREFIX, derive, exchanges_at
 from ratekeeper.rules.checks import check as check_meaning
 from ratekeeper.rules.checks import unready
@@ -269,7 +269,7 @@ def _spacings(file: File) -> dict[str, str]:
         for match in listed(rule.match):
             method, _, path = match.partition(" ")
             if not path.endswith("*") and not method.startswith("WS"):
-                charges = provider.plan(Call(method, path)).charges
+                charges = provider.plan(Request(method, path)).charges
                 times = [each.cost * each.limit.period / (each.limit.refill or each.limit.capacity) for each in charges]
                 found[match] = f"{max(times, default=0) / 1e6:.5g} ms"
     return found

@@ -17,7 +17,7 @@ from ratekeeper.gate.settling import Settling
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.shared import Claim
-from ratekeeper.rules.call import Answer, Call
+from ratekeeper.rules.call import Answer, Request
 from ratekeeper.rules.reading import LARGEST
 from ratekeeper.stores.blocks import CONTACT
 from ratekeeper.stores.records import Grant
@@ -105,7 +105,7 @@ class Contact:
         route = provider.learn_route()
         assert route is not None
         context, settling = self._context, self._settling
-        plan = provider.plan(Call(*route), context.plans.identity(address))
+        plan = provider.plan(Request(*route), context.plans.identity(address))
         held = context.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
         if held is not None and held.kind != CONTACT:
             return False  # a ban or a pause holds this call like any other

@@ -19,7 +19,7 @@ from ratekeeper.gate.emergency import passing, understood
 from ratekeeper.gate.events import Event, Events
 from ratekeeper.gate.held import Held
 from ratekeeper.gate.opening import opened, spare_store
-from ratekeeper.gate.own import Got, OwnErrand
+from ratekeeper.gate.own import Got, OwnCall
 from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.plans import Plans
 from ratekeeper.gate.policies.pipeline import Pipeline
@@ -31,7 +31,7 @@ from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Identity, Plan, Priority
+from ratekeeper.rules.call import Identity, Plan, Priority, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
@@ -95,6 +95,7 @@ class Gate:
         self.events = Events()
         self.jams = Jams(self.events)
         self.home, self._book, self.policies = said.home, rulebook(said), said.policies
+        self.attempt_timeout = said.policies.attempt_timeout
         self.max_wait, self.max_block_wait, self.weight = said.max_wait, said.max_block_wait, said.weight
         self._name, self._learn, self.ungoverned_on_error = name, said.learn, said.ungoverned_on_error
         patterns = said.settings.priorities
@@ -205,6 +206,24 @@ class Gate:
         Raises:
             UnknownProvider: no rules for `provider`.
         """
+        return self.permit_for(
+            provider, Request(method, path, params, body, headers),
+            priority=priority, timeout=timeout, block_wait=block_wait, egress=egress, account=account, roams=roams,
+        )  # fmt: skip
+
+    def permit_for(
+        self,
+        provider: str | Provider,
+        request: Request,
+        *,
+        priority: Priority | int | str | None = None,
+        timeout: float | None = None,
+        block_wait: float | None = None,
+        egress: str = "",
+        account: str = "",
+        roams: bool = True,
+    ) -> Permit:
+        """`permit` for a request as the rules see it."""
         if self._pid != os.getpid():
             self.store.after_fork()
             self.worker.after_fork()
@@ -214,15 +233,14 @@ class Gate:
         choice: Choice | None = None
         found = None
         if roams and not egress and self.egress.pools:
-            found = self.plans.choice(provider, Call(method, path, params, body, headers), account)
+            found = self.plans.choice(provider, request, account)
         if found is not None:
             rules, choice = found
             address, plan = choice.address, choice.plan(choice.address)
-        elif params is None and body is None and headers is None:
-            rules, plan, address = self.plans.usual(provider, method, path, egress, account)
+        elif request.params is None and request.body is None and request.headers is None:
+            rules, plan, address = self.plans.usual(provider, request, egress, account)
         else:
-            call = Call(method, path, params, body, headers)
-            rules, plan, address = self.plans.leaving(provider, call, egress, account)
+            rules, plan, address = self.plans.leaving(provider, request, egress, account)
         if priority is not None:
             klass = Priority.of(priority)
         else:
@@ -261,8 +279,8 @@ class Gate:
             Rejected: it was not sent.
             RetriesExhausted, OutcomeUnknown: it was, in vain.
         """
-        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=False)
-        return drive(self._run(errand))
+        request = Request(method, path, params, body, headers)
+        return drive(self._run(provider, request, send, options, is_async=False))
 
     async def call_async(
         self,
@@ -277,21 +295,21 @@ class Gate:
         **options: Any,
     ) -> Got:
         """`call` for asyncio; `send` is awaited."""
-        errand = self._errand(provider, Call(method, path, params, body, headers), send, options, is_async=True)
-        return await drive_async(self._run(errand))
+        request = Request(method, path, params, body, headers)
+        return await drive_async(self._run(provider, request, send, options, is_async=True))
 
-    def _errand(
-        self, provider: str | Provider, call: Call, send: Callable[[Permit], Any], options: Any, *, is_async: bool
-    ) -> OwnErrand:
+    def _run(
+        self, provider: str | Provider, request: Request, send: Callable[[Permit], Any], options: Any, *, is_async: bool
+    ) -> Steps[Got]:
         rules = self.provider(provider)
-        return OwnErrand(self.permit, self.policies, self.max_block_wait, rules, call, send, options, is_async=is_async)
+        call = OwnCall(
+            self.permit_for, self.attempt_timeout, self.max_block_wait, rules, request, send, options, is_async=is_async
+        )
+        return call.attempt(None) if self.pipeline is None else self.pipeline.run(call)
 
-    def _run(self, errand: OwnErrand) -> Steps[Got]:
-        return errand.attempt(None) if self.pipeline is None else self.pipeline.run(errand)
-
-    def plan(self, provider: str | Provider, call: Call) -> Plan:
-        """What a call would spend that leaves from the default address."""
-        return self.plans.plan(provider, call)
+    def plan(self, provider: str | Provider, request: Request) -> Plan:
+        """What a request would spend that leaves from the default address."""
+        return self.plans.plan(provider, request)
 
     def identity(self, address: Address, account: str = "") -> Identity:
         """Who asks, if a call leaves from that address."""

@@ -11,19 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratekeeper.gate import priorities
-from ratekeeper.gate.errand import Errand, Reply, Served, tried_of
-from ratekeeper.gate.fates import described, fate_of
+from ratekeeper.gate.call import Call, Reply, Served, tried_of
+from ratekeeper.gate.outcomes import described, fate_of
 from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.steps import Steps, waiting, within
 from ratekeeper.policy.freshness import Service
-from ratekeeper.policy.policies import Policies
 from ratekeeper.policy.retry import Tried
-from ratekeeper.rules.call import Call, Outcome
+from ratekeeper.rules.call import Outcome, Request
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Got", "OwnErrand"]
+__all__ = ["Got", "OwnCall"]
 
 
 class Got(NamedTuple):
@@ -42,15 +41,15 @@ class Got(NamedTuple):
     age: float = 0.0
 
 
-class OwnErrand(Errand):
+class OwnCall(Call):
     """A call that its user sends.
 
     Args:
-        permit: makes one (`Gate.permit`).
-        policies: of the gate.
+        permit: makes one (`Gate.permit_for`).
+        attempt_timeout: seconds that an attempt may take; None: as long as `send` takes.
         max_block_wait: seconds a call waits for the end of a block that has no timeout of its own.
         rules: of the provider.
-        call: what is asked for.
+        request: what is asked for.
         send: makes one attempt with its permit, and returns ``(status, headers, body)``; awaited if it is asynchronous.
         options: of `Gate.permit`.
     """
@@ -58,25 +57,24 @@ class OwnErrand(Errand):
     def __init__(
         self,
         permit: Callable[..., Permit],
-        policies: Policies,
+        attempt_timeout: float | None,
         max_block_wait: float,
         rules: Provider,
-        call: Call,
+        request: Request,
         send: Callable[[Permit], Any],
         options: Mapping[str, Any],
         *,
         is_async: bool,
     ) -> None:
-        super().__init__(rules, call, is_async)
+        super().__init__(rules, request, is_async)
         self.urgent = priorities.urgent(options.get("priority"))
         self._permit = permit
-        self._attempt_timeout = policies.attempt_timeout
+        self._attempt_timeout = attempt_timeout
         self._max_block_wait = max_block_wait
         self._send = send
         self._options = options
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
-        call = self.call
         own = self._options.get("timeout")
         patience = timeout if own is None else own if timeout is None else min(own, timeout)
         block_wait = self._options.get("block_wait")
@@ -84,11 +82,7 @@ class OwnErrand(Errand):
             block_wait = self._max_block_wait
         permit = self._permit(
             self.rules,
-            call.method,
-            call.path,
-            params=call.params,
-            body=call.body,
-            headers=call.headers,
+            self.request,
             **{**self._options, "timeout": patience, "block_wait": block_wait},
         )
         yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)

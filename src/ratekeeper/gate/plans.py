@@ -8,7 +8,7 @@ from ratekeeper.gate.emergency import passing
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Identity, Plan
+from ratekeeper.rules.call import Identity, Plan, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.scopes import owner_of
 from ratekeeper.stores.base import Store
@@ -76,33 +76,33 @@ class Plans:
                 self._identities[scope, account] = known
         return known
 
-    def plan(self, provider: str | Provider, call: Call) -> Plan:
-        """What a call would spend that leaves from the default address."""
-        return passing(self.leaving(provider, call, "", "")[1])
+    def plan(self, provider: str | Provider, request: Request) -> Plan:
+        """What a request would spend that leaves from the default address."""
+        return passing(self.leaving(provider, request, "", "")[1])
 
     def leaving(
-        self, provider: str | Provider, call: Call, egress: str, account: str
+        self, provider: str | Provider, request: Request, egress: str, account: str
     ) -> tuple[Provider, Plan, Address]:
-        """What a call would spend that leaves from the named address (``""``: the default one)."""
+        """What a request would spend that leaves from the named address (``""``: the default one)."""
         rules = self.provider(provider)
         address = self._egress.named(egress) if egress else self._egress.default(rules.name)
-        return rules, rules.plan(call, self.identity(address, account)), address
+        return rules, rules.plan(request, self.identity(address, account)), address
 
     def usual(
-        self, provider: str | Provider, method: str, path: str, egress: str, account: str
+        self, provider: str | Provider, request: Request, egress: str, account: str
     ) -> tuple[Provider, Plan, Address]:
-        """`leaving` for a call of which nothing but its route is known; kept for the next."""
-        key = (provider, method, path, egress, account)
+        """`leaving` for a request of which nothing but its route is known; kept for the next."""
+        key = (provider, request.method, request.path, egress, account)
         known = self._usual.get(key) if self._generation == self._store.generation else None
         if known is None:
-            known = self.leaving(provider, Call(method, path), egress, account)
+            known = self.leaving(provider, request, egress, account)
             if len(self._usual) > _MOST:
                 self._usual.clear()
             self._usual[key] = known
         return known
 
-    def choice(self, provider: str | Provider, call: Call, account: str) -> tuple[Provider, Choice] | None:
-        """The addresses of the provider's pool for one call; None: it has none."""
+    def choice(self, provider: str | Provider, request: Request, account: str) -> tuple[Provider, Choice] | None:
+        """The addresses of the provider's pool for one request; None: it has none."""
         rules = self.provider(provider)
         pool = self._egress.pool(rules.name)
         if pool is None:
@@ -112,7 +112,10 @@ class Plans:
         accounts = [account]
         if pool.pins:
             nobody = Identity(secret=self._secret)
-            accounts += [owner_of(kind, rules.file.owners)(call, nobody, "") for kind in ("account", "key")]
+            accounts += [owner_of(kind, rules.file.owners)(request, nobody, "") for kind in ("account", "key")]
         return rules, self._egress.choose(
-            pool, rules.namespace, accounts, lambda address: passing(rules.plan(call, self.identity(address, account)))
+            pool,
+            rules.namespace,
+            accounts,
+            lambda address: passing(rules.plan(request, self.identity(address, account))),
         )

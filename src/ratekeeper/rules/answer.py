@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Charge, Limit
-from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome, Plan
+from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan, Request
 from ratekeeper.rules.numbers import CAP, believable, learn_rows
 from ratekeeper.rules.reading import FAULTS, dig_json
 from ratekeeper.rules.refusal import Refusals
@@ -286,8 +286,8 @@ def _settle(changes: tuple[tuple[str, int, Amount], ...], answer: Answer, result
     call = None
     for key, reserved, amount in changes:
         if not isinstance(amount, int) and call is None:
-            call = Call("", "", body=dig_json(answer.body, ""))
-        actual = amount if isinstance(amount, int) else evaluate(amount, call or Call("", ""))
+            call = Request("", "", body=dig_json(answer.body, ""))
+        actual = amount if isinstance(amount, int) else evaluate(amount, call or Request("", ""))
         if actual is not None and actual != reserved:
             result.actual[key] = actual
 

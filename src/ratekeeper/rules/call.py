@@ -11,7 +11,7 @@ from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
-__all__ = ["Answer", "Block", "Call", "Feedback", "Identity", "Outcome", "Plan", "Priority"]
+__all__ = ["Answer", "Block", "Feedback", "Identity", "Outcome", "Plan", "Priority", "Request"]
 
 
 class Priority(IntEnum):
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
     """It was sent, and no answer came."""
 
 
-class Call(NamedTuple):
+class Request(NamedTuple):
     """One HTTP call as the rules see it, before it is sent."""
 
     method: str
@@ -89,7 +89,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What a call will spend and on whose ledgers: the rules' answer to a `Call`. Plans are cached and shared.
+    """What a call will spend and on whose ledgers: the rules' answer to a `Request`. Plans are cached and shared.
 
     Attributes:
         provider: namespace of the provider (``binance-usdm`` or, for a host named by the user,

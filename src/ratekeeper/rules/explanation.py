@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
-from ratekeeper.rules.call import Call, Plan
+from ratekeeper.rules.call import Plan, Request
 from ratekeeper.rules.routing import listed
 from ratekeeper.rules.schema import File, Route, Sourced
 from ratekeeper.rules.times import interval_name
@@ -122,7 +122,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    file: File, namespace: str, handling: Handling, rule: Route, call: Call, plan: Plan, learned: Container[str]
+    file: File, namespace: str, handling: Handling, rule: Route, call: Request, plan: Plan, learned: Container[str]
 ) -> Explanation:
     """The plan of a call with the provenance of every number.
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.rules.call import Call, Plan
+from ratekeeper.rules.call import Plan, Request
 from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, reader, text
 from ratekeeper.rules.routing import listed
 from ratekeeper.rules.schema import File, Lookup, Merge
@@ -44,7 +44,7 @@ class Single:
     name: str
     rest: Mapping[str, Any]
 
-    def together(self, names: Iterable[str]) -> Call:
+    def together(self, names: Iterable[str]) -> Request:
         """The one call for many names."""
         params = dict(self.rest)
         if self.rule.list_param:
@@ -52,7 +52,7 @@ class Single:
             params[self.rule.list_param] = (
                 msgspec.json.encode(wanted).decode() if self.rule.list_form == "json" else ",".join(wanted)
             )
-        return Call("GET", self.path, params)
+        return Request("GET", self.path, params)
 
     def split(self, body: bytes) -> dict[str, bytes]:
         """The answers that single calls would have had, by name; nothing if the body is not as the rules say."""
@@ -99,7 +99,7 @@ class Handling:
             )
         return self._ttls[route]
 
-    def safe(self, call: Call, plan: Plan) -> bool:
+    def safe(self, call: Request, plan: Plan) -> bool:
         """Whether making the call twice does no more than making it once.
 
         So it is with what only reads (market data, what ``[keep]`` names, and GET but where the provider takes orders by
@@ -113,7 +113,7 @@ class Handling:
         lookup = self._lookups.get(_template(plan))
         return lookup is not None and bool(lookup.once) and reader(lookup.once)(call) is not None
 
-    def ask(self, call: Call, plan: Plan) -> str:
+    def ask(self, call: Request, plan: Plan) -> str:
         """The call that tells what became of this one, ``METHOD /path?query``; ``""`` if none does.
 
         Places in its path are filled from its parameters, or else from the same places in the path of `call`.
@@ -137,7 +137,7 @@ class Handling:
         found = ((dig_json(body, path), values) for path, values in self._good)
         return all(value is None or text(value) in values for value, values in found)
 
-    def key(self, call: Call, plan: Plan) -> bytes | None:
+    def key(self, call: Request, plan: Plan) -> bytes | None:
         """Under which the answer to the call is kept: the same for all who would get the same; None if nobody can tell.
 
         What differs from call to call because it is signed is left out; an answer that is an account's own is kept under
@@ -154,7 +154,7 @@ class Handling:
         plain = self._plain(call.params)
         return fingerprint(plan.provider, owner, call.method.upper(), call.path, plain, call.body, self._world(call))
 
-    def single(self, call: Call, plan: Plan) -> Single | None:
+    def single(self, call: Request, plan: Plan) -> Single | None:
         """How the call could be made together with others; None if it could not."""
         rule = self._merges.get(_template(plan))
         if rule is None or not call.params or rule.by not in call.params:
@@ -166,7 +166,7 @@ class Handling:
         group = fingerprint(plan.provider, rule.match, path, rest, plan.scopes, self._world(call))
         return Single(rule, group, path, text(call.params[rule.by]), rest)
 
-    def _world(self, call: Call) -> list[str | None]:
+    def _world(self, call: Request) -> list[str | None]:
         """The headers that lead to another world behind the same address, such as demo trading."""
         return [header(call.headers, name) for name in self._apart]
 
@@ -194,7 +194,7 @@ def _template(plan: Plan) -> str:
     return plan.route.partition(" #")[0]
 
 
-def _places(plan: Plan, call: Call) -> dict[str, str]:
+def _places(plan: Plan, call: Request) -> dict[str, str]:
     """What stands in the places of the route's template: ``{settle}`` -> ``usdt``."""
     template = _template(plan).partition(" ")[2].split("/")
     return {place: value for place, value in zip(template, call.path.split("/"), strict=False) if place.startswith("{")}
@@ -205,13 +205,13 @@ def _filled(path: str, places: Mapping[str, str]) -> str:
     return "/".join(places.get(each, each) for each in path.split("/"))
 
 
-def _values(lookup: Lookup, call: Call) -> dict[str, str]:
+def _values(lookup: Lookup, call: Request) -> dict[str, str]:
     """The parameters of a look-up that the call gives. Of several orders in one call none can be asked for alone."""
     found = {name: _one(reference, call) for name, reference in lookup.params.items()}
     return {name: text(value) for name, value in found.items() if value is not None}
 
 
-def _one(reference: str, call: Call) -> Any:
+def _one(reference: str, call: Request) -> Any:
     if reference.startswith("'"):
         return reference.strip("'")
     value = reader(reference)(call)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
-from ratekeeper.rules.call import Answer, Call, Feedback, Identity, Plan
+from ratekeeper.rules.call import Answer, Feedback, Identity, Plan, Request
 from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
 from ratekeeper.rules.reading import number, reader, text
 from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
@@ -122,7 +122,7 @@ class Provider:
     def __repr__(self) -> str:
         return f"Provider({self.namespace!r}, {len(self.limits)} limits, {len(self._router.labels) - 1} routes)"
 
-    def plan(self, call: Call, identity: Identity = ANYONE) -> Plan:
+    def plan(self, call: Request, identity: Identity = ANYONE) -> Plan:
         """What `call` will spend and on whose ledgers. The same call gives the same (shared) plan."""
         place = self._plain.get((call.method, call.path))
         if place is None:
@@ -173,11 +173,15 @@ class Provider:
         for learn in self.file.learn:
             method, _, path = learn.route.partition(" ")
             states = learn.rows is not None and learn.limit and not set(path) & set("*{?[")
-            if method == "GET" and states and self._router.find(Call(method, path)).rule.class_ in {"market", "other"}:
+            if (
+                method == "GET"
+                and states
+                and self._router.find(Request(method, path)).rule.class_ in {"market", "other"}
+            ):
                 return method, path
         return None
 
-    def signed_until(self, call: Call) -> int | None:
+    def signed_until(self, call: Request) -> int | None:
         """Unix ns at which the signature that `call` already carries goes stale; None if it is not signed."""
         signing = self.file.signing
         if signing is None or reader(signing.signature)(call) is None:
@@ -206,7 +210,7 @@ class Provider:
         longest = duration(ban.longest)
         return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))
 
-    def explain(self, call: Call, identity: Identity = ANYONE) -> Explanation:
+    def explain(self, call: Request, identity: Identity = ANYONE) -> Explanation:
         """The plan of `call` with the provenance of every number."""
         from ratekeeper.rules.explanation import explain  # for people
 
@@ -229,7 +233,7 @@ class Provider:
             self._plain[method, path] = place
         return place
 
-    def _owners(self, place: _Place, call: Call, identity: Identity) -> tuple[str, ...]:
+    def _owners(self, place: _Place, call: Request, identity: Identity) -> tuple[str, ...]:
         endpoint = ""
         if "endpoint" in place.kinds:
             route = place.route

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 
 __all__ = [
     "FAULTS",
@@ -53,12 +53,12 @@ a signal's handler of the program raises meanwhile is the program's own."""
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _PLAIN: Final = bytes(set(range(256)) - _STEP.keys())
 
-Reader = Callable[[Call], Any]
+Reader = Callable[[Request], Any]
 """Reads one value; None when it is absent. An empty string counts as absent, as servers treat it."""
 
 
 def reader(reference: str) -> Reader:
-    """The function that reads `reference`. ``answer.…`` reads the `Call.body` that the caller puts the answer into."""
+    """The function that reads `reference`. ``answer.…`` reads the `Request.body` that the caller puts the answer into."""
     root, _, rest = reference.partition(".")
     if root == "header":
         return lambda call: header(call.headers, rest)
@@ -66,7 +66,7 @@ def reader(reference: str) -> Reader:
         steps = tuple(rest.split(".")) if rest else ()
         return lambda call: dig(call.body, steps)
 
-    def param(call: Call) -> Any:
+    def param(call: Request) -> Any:
         value = call.params.get(reference) if call.params else None
         return None if value == "" else value
 

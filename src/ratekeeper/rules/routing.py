@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ratekeeper.rules.call import Call, Priority
+from ratekeeper.rules.call import Priority, Request
 from ratekeeper.rules.reading import Reader, count, number, reader, text
 from ratekeeper.rules.schema import Condition, Cost, Costs, File, LimitRule, Route, RouteRule, Scalar, Term
 
@@ -31,9 +31,9 @@ PRIORITIES: Final = {
 }
 """Class of a route -> its default priority: strictly cancel > order > account > market data."""
 
-Test = Callable[[Call], bool]
+Test = Callable[[Request], bool]
 
-Amount = int | Callable[[Call], int | None]
+Amount = int | Callable[[Request], int | None]
 """A constant, or a function of the call; None where no term applies."""
 
 
@@ -90,7 +90,7 @@ class Router:
             else:
                 self.plain[method, path] = tuple(routes)
 
-    def find(self, call: Call) -> CompiledRoute:
+    def find(self, call: Request) -> CompiledRoute:
         """The route of `call`; the default one if none knows it."""
         method = call.method.upper()
         candidates = self.plain.get((method, call.path)) or self._template(method, call.path)
@@ -150,7 +150,7 @@ def _test(name: str, wanted: Scalar | list[Scalar] | Condition) -> Test:
     accepted = {text(each) for each in condition.one_of}
     shape = re.compile(condition.matches) if condition.matches else None
 
-    def holds(call: Call) -> bool:
+    def holds(call: Request) -> bool:
         value = read(call)
         if condition.present is not None and (value is not None) != condition.present:
             return False
@@ -175,7 +175,7 @@ def _test(name: str, wanted: Scalar | list[Scalar] | Condition) -> Test:
 # --- costs ----------------------------------------------------------------------------------------------------------
 
 
-def evaluate(amount: Amount, call: Call) -> int | None:
+def evaluate(amount: Amount, call: Request) -> int | None:
     """The units that `call` costs; None if the rule does not say."""
     return amount if isinstance(amount, int) else amount(call)
 
@@ -220,7 +220,7 @@ def _head(term: Term) -> Amount:
 
 
 def _first(amounts: list[Amount]) -> Amount:
-    def first(call: Call) -> int | None:
+    def first(call: Request) -> int | None:
         for amount in amounts:
             value = evaluate(amount, call)
             if value is not None:
@@ -231,7 +231,7 @@ def _first(amounts: list[Amount]) -> Amount:
 
 
 def _together(amounts: list[Amount], join: Callable[[list[int]], int]) -> Amount:
-    def together(call: Call) -> int | None:
+    def together(call: Request) -> int | None:
         values = [value for amount in amounts if (value := evaluate(amount, call)) is not None]
         return join(values) if values else None
 
@@ -239,7 +239,7 @@ def _together(amounts: list[Amount], join: Callable[[list[int]], int]) -> Amount
 
 
 def _multiplied(amount: Amount, read: Reader) -> Amount:
-    def multiplied(call: Call) -> int | None:
+    def multiplied(call: Request) -> int | None:
         value = evaluate(amount, call)
         factor = number(read(call))
         return value if value is None or factor is None else value * max(factor, 0)
@@ -255,7 +255,7 @@ def _case(read: Reader, term: Term) -> Amount:
     cases = term.cases
     other = max(cases.values()) if term.other is None else term.other
 
-    def case(call: Call) -> int | None:
+    def case(call: Request) -> int | None:
         value = read(call)
         return term.missing if value is None else cases.get(text(value), other)
 
@@ -267,7 +267,7 @@ def _scaled(read: Reader, measure: Callable[[object], int | None], term: Term) -
     # A value that is no number is taken for the dearest: too much is refunded by feedback, too little is a refusal.
     dearest = max([each for _, each in term.bands] + [term.above or 0]) if term.bands else (term.max or term.base)
 
-    def scaled(call: Call) -> int | None:
+    def scaled(call: Request) -> int | None:
         value = read(call)
         if value is None:
             return term.missing

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
-from ratekeeper.rules.call import Call, Identity
+from ratekeeper.rules.call import Identity, Request
 from ratekeeper.rules.reading import header, reader, text
 from ratekeeper.rules.schema import Owner
 
@@ -21,7 +21,7 @@ BUILT_IN = frozenset({"ip", "account", "key", "endpoint", "connection"})
 
 _UNFIT: Final = re.compile(r"[,\s\x00-\x1f\x7f]")
 
-OwnerOf = Callable[[Call, Identity, str], str]
+OwnerOf = Callable[[Request, Identity, str], str]
 """(call, identity, endpoint) -> who it is among owners of one kind; several names, joined by commas, if it is several."""
 
 
@@ -56,7 +56,7 @@ def scope_text(owners: tuple[tuple[str, str], ...]) -> str:
     return ",".join(f"{kind}:{value}" for kind, value in owners)
 
 
-def _secret(names: tuple[str, ...], pattern: re.Pattern[str] | None, call: Call, identity: Identity) -> str:
+def _secret(names: tuple[str, ...], pattern: re.Pattern[str] | None, call: Request, identity: Identity) -> str:
     for name in names:
         value = header(call.headers, name) if name else None
         if value is None:
@@ -74,7 +74,7 @@ def _value(owner: Owner) -> OwnerOf:
     reads = [reader(each) for each in ([owner.value] if isinstance(owner.value, str) else owner.value)]
     pattern = re.compile(owner.pattern) if owner.pattern else None
 
-    def value_of(call: Call, identity: Identity, endpoint: str) -> str:
+    def value_of(call: Request, identity: Identity, endpoint: str) -> str:
         value = next((found for read in reads if (found := read(call)) is not None), None)
         if value is None:
             return "none"

@@ -22,7 +22,7 @@ from ratekeeper.adapters.aiohttp import Middleware
 from ratekeeper.adapters.httpx import AsyncTransport, Transport
 from ratekeeper.adapters.requests import Adapter
 from ratekeeper.gate.steps import drive
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 QUICK = Retry(first=0.02)
@@ -420,7 +420,7 @@ def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> 
     gate = made(cache=True)
     lead = gate.pipeline.cache._flights
     key = gate.provider("testland").handling.key
-    call = Call("GET", "/rate", {"symbol": "A"})
+    call = Request("GET", "/rate", {"symbol": "A"})
     flight = drive(lead.join(key(call, gate.plan("testland", call)), 30, is_async=False))
     begun = time.monotonic()
     got = gate.call(

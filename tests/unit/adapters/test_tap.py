@@ -97,7 +97,7 @@ def test_where_even_that_fails_the_call_is_refused(
     ask: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can govern the call: one clear error of the client's own family, and nothing is sent."""
-    monkeypatch.setattr(Gate, "permit", broken)
+    monkeypatch.setattr(Gate, "permit_for", broken)
     sent, (error,) = ask()
     assert sent == 0
     assert isinstance(error, RatekeeperError)
@@ -115,7 +115,7 @@ def test_rules_that_cannot_be_told(ask: Callable[..., Any], gate: Gate, monkeypa
 
 def test_the_user_may_prefer_an_open_tap(ask: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch, and only the switch, lets calls pass."""
-    monkeypatch.setattr(Gate, "permit", broken)
+    monkeypatch.setattr(Gate, "permit_for", broken)
     monkeypatch.setenv("RATEKEEPER_UNGOVERNED_ON_ERROR", "1")
     assert ask(3) == (3, [])
     monkeypatch.setenv("RATEKEEPER_UNGOVERNED_ON_ERROR", "0")
@@ -146,7 +146,7 @@ def test_what_a_signal_raises_is_the_programs(
 
     before = signal.signal(signal.SIGALRM, handler)
     try:
-        monkeypatch.setattr(gate, "permit", lambda *_, **__: signal.raise_signal(signal.SIGALRM))
+        monkeypatch.setattr(gate, "permit_for", lambda *_, **__: signal.raise_signal(signal.SIGALRM))
         sent, (error,) = ask()
     finally:
         signal.signal(signal.SIGALRM, before)

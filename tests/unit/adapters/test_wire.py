@@ -59,7 +59,7 @@ def test_handshakes_of_websockets() -> None:
     """The rules know a websocket's handshake under a method of its own, and HTTP reads its limits."""
     outbound = from_url("GET", "wss://x:443/ws", {"upgrade": "websocket"})
     assert outbound is not None
-    assert outbound.call().method == "WS-CONNECT"
+    assert outbound.request().method == "WS-CONNECT"
     assert outbound.base_url == "https://x"
 
 

@@ -13,7 +13,7 @@ from ratekeeper import CannotFit, DeadlineExceeded, Gate, RuleError
 from ratekeeper.apps.cli import main
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.rulebook import rulebook
-from ratekeeper.rules.call import Answer, Call
+from ratekeeper.rules.call import Answer, Request
 from ratekeeper.stores.memory import MemoryStore
 
 RULES = """
@@ -205,7 +205,7 @@ def test_commands_show_it(config: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_what_the_rules_make_of_it(config: Path) -> None:
     """The plan of a capped program has one more charge, of which no counter of the provider speaks."""
     provider = rulebook(configure(config, name="collector")).provider("shop")
-    plan = provider.plan(Call("GET", "/"))
+    plan = provider.plan(Request("GET", "/"))
     assert [charge.key for charge in plan.charges] == [
         "shop/weight-1h/account:anonymous",
         "shop/weight-1h~cap/program:collector",

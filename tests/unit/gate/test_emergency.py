@@ -10,7 +10,7 @@ import pytest
 
 from ratekeeper import Blocked, Gate, RuleError, UnknownProvider
 from ratekeeper.gate.emergency import emergency, passing, spoken, understood
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 
 RULES = """
 format = 1
@@ -165,7 +165,7 @@ def test_an_emergency_passes_pauses_but_no_ban(gate: Gate) -> None:
 
 def test_plans_of_an_emergency_are_told_apart(gate: Gate) -> None:
     """Permits taken together for one kind of call are never handed out to the other: their charges are two objects."""
-    plan = gate.provider("desk").plan(Call("POST", "/order"))
+    plan = gate.provider("desk").plan(Request("POST", "/order"))
     assert passing(plan) is plan
     with emergency():
         urgent = passing(plan)

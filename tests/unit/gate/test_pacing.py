@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Event, Gate
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.stores.inforce import PACED
 
 LEDGER = "weight-1h/ip:default"
@@ -36,7 +36,7 @@ def call(gate: Gate, status: int, used: int = 0) -> None:
 
 def usable(gate: Gate) -> int:
     """Units of the hour's limit that may be spent, as the store sees it."""
-    plan = gate.plan("shop", Call("GET", "/x"))
+    plan = gate.plan("shop", Request("GET", "/x"))
     store = getattr(gate.store, "inner", gate.store)
     return int(store._in_force.of(plan.charges[0], gate.store.learned).usable)
 
@@ -79,10 +79,10 @@ def test_a_call_larger_than_the_part_fits_still(new_gate: Callable[..., Gate]) -
     """It waits for the limit, and is not refused for ever."""
     gate = new_gate()
     gate.store.learn("shop", {PACED + "burst/ip:default": (100, 1), PACED + LEDGER: (100, 1)})
-    charge = gate.plan("shop", Call("GET", "/x")).charges[0]
+    charge = gate.plan("shop", Request("GET", "/x")).charges[0]
     assert usable(gate) == 1
     assert gate.store._in_force.of(charge._replace(cost=6), gate.store.learned).usable == 6  # type: ignore[attr-defined]
-    bucket = gate.plan("shop", Call("GET", "/burst")).charges[0]
+    bucket = gate.plan("shop", Request("GET", "/burst")).charges[0]
     assert gate.store._in_force.of(bucket, gate.store.learned).refill == 1  # type: ignore[attr-defined]
 
 
@@ -91,11 +91,11 @@ def test_smooth_pacing_spreads_a_window(rules: Path, tmp_path: Path) -> None:
     config = tmp_path / "ratekeeper.toml"
     config.write_text('[providers.shop]\npace = "smooth"\n')
     with Gate("memory://", rules=[rules], config=config, home=tmp_path) as gate:
-        plan = gate.plan("shop", Call("GET", "/x"))
+        plan = gate.plan("shop", Request("GET", "/x"))
         even = plan.charges[1]
         assert even.key == "shop/weight-1h~smooth/ip:default"
         assert (even.cost, even.limit.capacity, even.limit.period) == (1, 1, 360 * 10**9)
-        assert len(gate.plan("shop", Call("GET", "/burst")).charges) == 1
-        assert gate.provider("shop").explain(Call("GET", "/x")).limits[0].name == "weight-1h"
+        assert len(gate.plan("shop", Request("GET", "/burst")).charges) == 1
+        assert gate.provider("shop").explain(Request("GET", "/x")).limits[0].name == "weight-1h"
         call(gate, 429)
         assert usable(gate) == 7

@@ -9,7 +9,7 @@ import pytest
 from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.rules.call import Answer, Block, Call, Feedback, Outcome
+from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Request
 from ratekeeper.rules.provider import Provider
 
 NOW = 1_795_220_621 * SECOND
@@ -64,7 +64,7 @@ def provider(provider_of: Callable[[str], Provider]) -> Provider:
 def tell(provider: Provider, call: tuple[str, str], status: int = 200, body: Any = None, **headers: str) -> Feedback:
     """Feedback to an answer; header names with underscores."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return provider.feedback(provider.plan(Call(*call)), Answer(status, names, body), now=NOW)
+    return provider.feedback(provider.plan(Request(*call)), Answer(status, names, body), now=NOW)
 
 
 def test_used(provider: Provider) -> None:
@@ -76,7 +76,7 @@ def test_used_after_learning(provider: Provider) -> None:
     """After a limit was learned with another interval, the header of that interval is read, also for an old plan."""
     new = provider.with_learned({"weight-1m": (100, 5 * SECOND)})
     assert tell(new, ("GET", "/w"), x_used_5s="9", x_used_1m="500").used == {W: 9}
-    old_plan = provider.plan(Call("GET", "/w"))
+    old_plan = provider.plan(Request("GET", "/w"))
     assert new.feedback(old_plan, Answer(200, {"x-used-5s": "9"}), now=NOW).used == {W: 9}
 
 
@@ -155,7 +155,7 @@ def test_actual_from_the_answer(provider: Provider) -> None:
 
 def test_wants_body(provider: Provider) -> None:
     """Bodies are wanted where they can tell something: refusals, learn routes, costs from the answer."""
-    plans = {path: provider.plan(Call(*path)) for path in [("GET", "/w"), ("GET", "/c"), ("POST", "/items")]}
+    plans = {path: provider.plan(Request(*path)) for path in [("GET", "/w"), ("GET", "/c"), ("POST", "/items")]}
     assert [provider.wants_body(plan, 200) for plan in plans.values()] == [True, False, True]
     assert all(provider.wants_body(plan, 429) for plan in plans.values())
 
@@ -184,7 +184,7 @@ def test_status_alone_tells_enough(provider_of: Callable[[str], Provider], statu
     """A refusal whose body and headers cannot be read is what its status says, once; the rest of the answer counts."""
     rules = provider_of(FRAGMENT + '\n[[refusals]]\nstatus = [418]\noutcome = "banned"\nblock = "ip"')
     headers = Odd(date=DATE) | {"x-used-1m": "9"}
-    told = rules.feedback(rules.plan(Call("GET", "/w")), Answer(status, Odd(headers), b"no"), now=NOW)
+    told = rules.feedback(rules.plan(Request("GET", "/w")), Answer(status, Odd(headers), b"no"), now=NOW)
     assert told.outcome is outcome
     assert [block.kind for block in told.blocks] == (["ban"] if status == 418 else [])
     assert told.full == ((W,) if status == 429 else ())

@@ -10,7 +10,7 @@ from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Answer, Call, Feedback, Outcome, Plan, Priority
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Plan, Priority, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import listed
 
@@ -39,7 +39,7 @@ def usdm(book: Rulebook) -> Provider:
 def plan(provider: Provider, call: str, **params: Any) -> Plan:
     """The plan of ``METHOD /path``."""
     method, path = call.split()
-    return provider.plan(Call(method, path, params))
+    return provider.plan(Request(method, path, params))
 
 
 def costs(provider: Provider, call: str, **params: Any) -> dict[str, int]:
@@ -256,7 +256,7 @@ def test_raw_requests(spot: Provider) -> None:
     routes = [match for rule in spot.file.routes for match in listed(rule.match)]
     for match in routes:
         method, path = match.split()
-        names = [c.limit.name for c in spot.plan(Call(method, path)).charges]
+        names = [c.limit.name for c in spot.plan(Request(method, path)).charges]
         assert ("requests-5m" in names) != method.startswith("WS")
 
 
@@ -267,7 +267,7 @@ def test_every_route_is_reached_and_fits(book: Rulebook, name: str) -> None:
     for rule in provider.file.routes:
         for match in listed(rule.match):
             method, path = match.split()
-            found = provider.plan(Call(method, path.replace("*", "x")))
+            found = provider.plan(Request(method, path.replace("*", "x")))
             assert found.route == match
             assert all(charge.cost <= charge.limit.usable for charge in found.charges)
             assert (rule.class_ == "cancel") <= (method == "DELETE" or "Cancel" in path)
@@ -278,8 +278,8 @@ def test_every_route_is_reached_and_fits(book: Rulebook, name: str) -> None:
 def test_every_number_has_a_source(book: Rulebook, name: str) -> None:
     """Each limit and route is explained with source, date and confidence."""
     provider = book.provider(name)
-    calls = [Call(*match.split()) for rule in provider.file.routes for match in listed(rule.match)]
-    for call in [*calls, Call("GET", "/not/known")]:
+    calls = [Request(*match.split()) for rule in provider.file.routes for match in listed(rule.match)]
+    for call in [*calls, Request("GET", "/not/known")]:
         found = provider.explain(call)
         for origin in [found.cost, *(share.provenance for share in found.limits)]:
             assert origin.source

@@ -10,7 +10,7 @@ from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Outcome, Priority
+from ratekeeper.rules.call import Outcome, Priority, Request
 from ratekeeper.rules.provider import Provider
 
 PLACE = "POST /api/v2/mix/order/place-order"
@@ -64,7 +64,7 @@ def test_endpoints_are_apart(bitget: Provider) -> None:
 
 def test_v1_is_marked(bitget: Provider) -> None:
     """Numbers of v1 are guesses, and say so."""
-    found = bitget.explain(Call("GET", "/api/mix/v1/market/ticker"))
+    found = bitget.explain(Request("GET", "/api/mix/v1/market/ticker"))
     assert [share.provenance.confidence for share in found.limits if share.name == "v1-1s"] == ["?"]
     assert found.cost.confidence == "?"
 
@@ -122,7 +122,7 @@ def test_leaders(bitget: Provider) -> None:
 def test_signature(bitget: Provider) -> None:
     """Milliseconds in a header, good for 30 seconds."""
     headers = {"ACCESS-TIMESTAMP": str(NOW // 1_000_000), "ACCESS-SIGN": "s"}
-    assert bitget.signed_until(Call("POST", PLACE.split()[1], headers=headers)) == NOW + 30 * SECOND
+    assert bitget.signed_until(Request("POST", PLACE.split()[1], headers=headers)) == NOW + 30 * SECOND
 
 
 def test_priorities(bitget: Provider) -> None:

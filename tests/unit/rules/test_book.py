@@ -11,7 +11,7 @@ import pytest
 
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.provider import Provider
 
 OWN = """
@@ -82,7 +82,7 @@ def test_mapped_hosts() -> None:
     assert mapped is book.provider("binance-usdm") is book.for_host("localhost:1")
     assert book.for_host("127.0.0.1:9301") is None
     assert book.for_host("127.0.0.1") is None
-    assert [charge.key for charge in mapped.plan(Call("GET", "/fapi/v1/time")).charges] == [
+    assert [charge.key for charge in mapped.plan(Request("GET", "/fapi/v1/time")).charges] == [
         "binance-usdm@127.0.0.1:9300+localhost:1/weight-1m/ip:default"
     ]
     anywhere = book.for_host("box:8080")

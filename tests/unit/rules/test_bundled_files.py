@@ -9,7 +9,7 @@ from tests.support.bundled import matches, plan
 
 from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Call, Priority
+from ratekeeper.rules.call import Priority, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.routing import listed
 
@@ -41,7 +41,7 @@ def test_every_number_is_traced(provider: Provider) -> None:
     """Each limit and route is explained with source, date and grade."""
     for match in [*matches(provider), "GET /not/known"]:
         method, path = match.split()
-        found = provider.explain(Call(method, path))
+        found = provider.explain(Request(method, path))
         for origin in [found.cost, *(share.provenance for share in found.limits)]:
             assert origin.source
             assert origin.confidence

@@ -10,7 +10,7 @@ from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Outcome, Priority
+from ratekeeper.rules.call import Outcome, Priority, Request
 from ratekeeper.rules.provider import Provider
 
 CREATE = "POST /v5/order/create"
@@ -141,9 +141,9 @@ def test_penalty_box(bybit: Provider) -> None:
 def test_signature(bybit: Provider) -> None:
     """Timestamp and window are headers; five seconds where none is sent."""
     headers = {"X-BAPI-TIMESTAMP": str(NOW // MILLI), "X-BAPI-SIGN": "s"}
-    assert bybit.signed_until(Call("POST", "/v5/order/create", headers=headers)) == NOW + 5 * SECOND
+    assert bybit.signed_until(Request("POST", "/v5/order/create", headers=headers)) == NOW + 5 * SECOND
     wide = {**headers, "X-BAPI-RECV-WINDOW": "20000"}
-    assert bybit.signed_until(Call("POST", "/v5/order/create", headers=wide)) == NOW + 20 * SECOND
+    assert bybit.signed_until(Request("POST", "/v5/order/create", headers=wide)) == NOW + 20 * SECOND
 
 
 def test_priorities(bybit: Provider) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.ccxt_costs import capped, cost_of, dearer, dearest
 from ratekeeper.rules.routing import compile_cost, evaluate
 from ratekeeper.rules.schema import Term
@@ -20,7 +20,7 @@ def cost(config: dict[str, Any], params: dict[str, Any], body: Any = None, compu
     """What a call costs, at a spacing of a millisecond: in thousandths."""
     entry = SimpleNamespace(config=config, api=["public"], method="GET", path="x")
     sample = SimpleNamespace(rateLimit=1, calculate_rate_limiter_cost=lambda *_: computed)
-    return evaluate(compile_cost(cost_of(entry, sample)), Call("GET", "/x", params, body))
+    return evaluate(compile_cost(cost_of(entry, sample)), Request("GET", "/x", params, body))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ccxt.base.types import Entry
 from ratekeeper.errors import UnknownProvider
 from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.ccxt_tables import PREFIX, acquaint, derive, exchanges_at, urls_of
 from ratekeeper.rules.checks import check, unready
 from ratekeeper.rules.files import parse, to_toml
@@ -64,7 +64,7 @@ def entries(exchange: Any) -> list[Any]:
     return list({id(e): e for kind in kinds for e in vars(kind).values() if isinstance(e, Entry)}.values())
 
 
-def signed(exchange: Any, entry: Any, params: Mapping[str, Any]) -> tuple[str, Call] | None:
+def signed(exchange: Any, entry: Any, params: Mapping[str, Any]) -> tuple[str, Request] | None:
     """Host and call of what ccxt would send; None if it does not sign that with made-up keys."""
     try:
         made = exchange.sign(entry.path, entry.api, entry.method, dict(params))
@@ -75,7 +75,7 @@ def signed(exchange: Any, entry: Any, params: Mapping[str, Any]) -> tuple[str, C
     headers = {key.lower(): str(value) for key, value in (made.get("headers") or {}).items()}
     if "urlencoded" in headers.get("content-type", ""):
         query |= dict(parse_qsl(str(made.get("body") or "")))
-    return place.hostname or "", Call(made.get("method") or entry.method, place.path, query, None, headers)
+    return place.hostname or "", Request(made.get("method") or entry.method, place.path, query, None, headers)
 
 
 @EVERY
@@ -191,7 +191,7 @@ def test_acquaint() -> None:
     real, other = book.for_host("bitso.com"), book.for_host("127.0.0.1:9399")
     assert real is not None and other is not None
     assert (real.namespace, other.namespace) == ("ccxt-bitso", "ccxt-bitso@127.0.0.1:9399")
-    assert other.plan(Call("GET", "/api/v3/ticker")).route == "GET /api/v3/ticker"
+    assert other.plan(Request("GET", "/api/v3/ticker")).route == "GET /api/v3/ticker"
     acquaint(book, ccxt.binance(), ["eapi.binance.com", "papi.binance.com"])
     assert book.for_host("api.binance.com").name == "binance-spot"  # type: ignore[union-attr]
     assert book.for_host("papi.binance.com").name == "ccxt-binance"  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from tests.support.calls import sample_calls
 
 from ratekeeper.rules import denial
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.call import Answer, Outcome, Request
 from ratekeeper.rules.denial import Envelope, filled, put, sample
 from ratekeeper.rules.files import read
 from ratekeeper.rules.provider import Provider
@@ -53,19 +53,19 @@ def test_every_provider_refuses_in_a_form_that_its_own_rules_know(name: str, kin
 @pytest.mark.parametrize(
     ("name", "call", "kind", "status", "body"),
     [
-        ("binance-usdm", Call("GET", "/fapi/v1/time"), "ban", 418, {"code": -1003}),
-        ("binance-spot", Call("GET", "/api/v3/time"), "ban", 418, {"code": -1003}),
-        ("binance-usdm", Call("GET", "/fapi/v1/time"), "pause", 429, {"code": -1003, "msg": "why"}),
-        ("bybit", Call("GET", "/v5/position/list"), "ban", 403, {"retMsg": "access too frequent"}),
-        ("bybit", Call("GET", "/v5/position/list"), "throttle", 200, {"retCode": 10006}),
-        ("okx", Call("GET", "/api/v5/market/ticker"), "ban", 429, {"code": "50011", "msg": "why"}),
-        ("kraken", Call("POST", "/0/private/Balance"), "ban", 200, {"error": ["EGeneral:Temporary lockout"]}),
-        ("kraken", Call("POST", "/0/private/Balance"), "pause", 200, {"error": ["EAPI:Rate limit exceeded (why)"]}),
-        ("kucoin", Call("GET", "/api/v1/accounts"), "throttle", 429, {"code": "429000"}),
+        ("binance-usdm", Request("GET", "/fapi/v1/time"), "ban", 418, {"code": -1003}),
+        ("binance-spot", Request("GET", "/api/v3/time"), "ban", 418, {"code": -1003}),
+        ("binance-usdm", Request("GET", "/fapi/v1/time"), "pause", 429, {"code": -1003, "msg": "why"}),
+        ("bybit", Request("GET", "/v5/position/list"), "ban", 403, {"retMsg": "access too frequent"}),
+        ("bybit", Request("GET", "/v5/position/list"), "throttle", 200, {"retCode": 10006}),
+        ("okx", Request("GET", "/api/v5/market/ticker"), "ban", 429, {"code": "50011", "msg": "why"}),
+        ("kraken", Request("POST", "/0/private/Balance"), "ban", 200, {"error": ["EGeneral:Temporary lockout"]}),
+        ("kraken", Request("POST", "/0/private/Balance"), "pause", 200, {"error": ["EAPI:Rate limit exceeded (why)"]}),
+        ("kucoin", Request("GET", "/api/v1/accounts"), "throttle", 429, {"code": "429000"}),
     ],
 )
 def test_denials_look_as_the_provider_writes_them(
-    name: str, call: Call, kind: str, status: int, body: dict[str, object]
+    name: str, call: Request, kind: str, status: int, body: dict[str, object]
 ) -> None:
     """Status, code and envelope of some that are known well."""
     rules = provider(name)
@@ -77,18 +77,20 @@ def test_denials_look_as_the_provider_writes_them(
 def test_programs_find_the_end_of_a_ban_where_they_look_for_it() -> None:
     """Binance's text holds it in Unix milliseconds, never too early."""
     rules = provider("binance-spot")
-    made = rules.denial(rules.plan(Call("GET", "/api/v3/time")), "ban", "binance-spot/ip:default", END, NOW, "why")
+    made = rules.denial(rules.plan(Request("GET", "/api/v3/time")), "ban", "binance-spot/ip:default", END, NOW, "why")
     text = json.loads(made.body)["msg"]
     assert f"IP banned until {END // 1_000_000}." in text
     rules = provider("kucoin")
-    made = rules.denial(rules.plan(Call("GET", "/api/v1/accounts")), "throttle", "kucoin/ip:default", END, NOW, "why")
+    made = rules.denial(
+        rules.plan(Request("GET", "/api/v1/accounts")), "throttle", "kucoin/ip:default", END, NOW, "why"
+    )
     assert made.headers["gw-ratelimit-reset"] == "74600"
 
 
 def test_where_nobody_knows_the_end() -> None:
     """Ask again in a minute; no hint says anything else."""
     rules = provider("kucoin")
-    made = rules.denial(rules.plan(Call("GET", "/api/v1/accounts")), "pause", "*", 0, NOW, "paused\nby \u00e9")
+    made = rules.denial(rules.plan(Request("GET", "/api/v1/accounts")), "pause", "*", 0, NOW, "paused\nby \u00e9")
     assert (made.headers["Retry-After"], made.headers["X-Ratekeeper-Reason"]) == ("60", "paused by ?")
     assert "gw-ratelimit-reset" not in made.headers
 
@@ -99,7 +101,7 @@ def test_a_provider_without_refusals_answers_429() -> None:
     bare = Provider(
         type(rules.file)(**{**{f: getattr(rules.file, f) for f in rules.file.__struct_fields__}, "refusals": []})
     )
-    made = bare.denial(bare.plan(Call("GET", "/time")), "ban", "coinbase-exchange/ip:default", END, NOW, "why")
+    made = bare.denial(bare.plan(Request("GET", "/time")), "ban", "coinbase-exchange/ip:default", END, NOW, "why")
     assert (made.status, json.loads(made.body)) == (429, {"message": "why"})
 
 

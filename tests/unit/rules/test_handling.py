@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.support.bundled import WHO, ask, call_of, key, safe, single
 
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.handling import fingerprint
 from ratekeeper.rules.provider import Provider
 
@@ -197,7 +197,7 @@ def test_single_by_names(known: Provider) -> None:
     assert one is not None
     assert two is not None
     assert one.group == two.group
-    assert one.together(["B", "A"]) == Call("GET", "/m/spot/tickers", {"kind": "1", "symbols": '["A","B"]'})
+    assert one.together(["B", "A"]) == Request("GET", "/m/spot/tickers", {"kind": "1", "symbols": '["A","B"]'})
     others = ("GET /m/spot/ticker?symbol=A&kind=2", "GET /m/swap/ticker?symbol=A&kind=1")
     assert all(each is not None and each.group != one.group for each in (single(known, line) for line in others))
 
@@ -215,7 +215,7 @@ def test_split(known: Provider) -> None:
     """Each gets the answer that it would have had: the same around, its own row in the list."""
     found = single(known, "GET /m/spot/tickers?symbol=A")
     assert found is not None
-    assert found.together(["A"]) == Call("GET", "/m/spot/tickers", {})
+    assert found.together(["A"]) == Request("GET", "/m/spot/tickers", {})
     whole = {"code": 0, "data": {"at": 7, "rows": [{"s": "A", "p": "1.0"}, {"s": "B", "p": "2.0"}, {"p": "3"}]}}
     parts = found.split(msgspec.json.encode(whole))
     assert {name: msgspec.json.decode(part) for name, part in parts.items()} == {

@@ -11,7 +11,7 @@ from tests.support.bundled import charges, plan, told
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Identity, Outcome, Priority
+from ratekeeper.rules.call import Identity, Outcome, Priority, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File
 
@@ -110,7 +110,7 @@ def test_cancels_are_critical(provider: Provider, kind: str) -> None:
 
 def test_wallets_are_named_by_the_configuration(provider: Provider) -> None:
     """The signature does not say whose call it is: nameless callers share one budget, named ones have their own."""
-    call = Call("POST", "/exchange", None, {"action": {"type": "order", "orders": [{}]}})
+    call = Request("POST", "/exchange", None, {"action": {"type": "order", "orders": [{}]}})
     keys = [provider.plan(call, Identity(account=name)).charges[1].key for name in ("", "w1", "w2")]
     assert keys == [f"hyperliquid/address/account:{name}" for name in ("anonymous", "w1", "w2")]
 

@@ -10,7 +10,7 @@ from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Outcome, Priority
+from ratekeeper.rules.call import Outcome, Priority, Request
 from ratekeeper.rules.provider import Provider
 
 
@@ -153,7 +153,7 @@ def test_futures_costs(futures: Provider, line: str, body: Any, cost: dict[str, 
 def test_futures_batch_as_form(futures: Provider) -> None:
     """A batch that comes as the text of a form field is never counted too low."""
     text = '{"batchOrder":[{"order":"send","symbol":"a"},{"order":"send","symbol":"b"}]}'
-    call = Call("POST", "/derivatives/api/v3/batchorder", {"json": text})
+    call = Request("POST", "/derivatives/api/v3/batchorder", {"json": text})
     (charge,) = futures.plan(call).charges
     assert 11 <= charge.cost <= 500
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import SECOND, Limit, Window
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.numbers import in_force, learn_rows
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File, Learn
@@ -107,7 +107,7 @@ def test_wishes_outlive_learning(file: File) -> None:
     rules = Provider(file, tiers={"leak": "pro"}, overrides={"weight": (500, 0)}, headroom={"weight": 100})
     rules = rules.with_learned({"weight": (2000, MINUTE), "orders": (20, SECOND)})
     assert [rules.limits[name].usable for name in ("weight", "leak", "orders")] == [400, 20, 20]
-    assert rules.plan(Call("GET", "/x")).charges[0].limit.usable == 400
+    assert rules.plan(Request("GET", "/x")).charges[0].limit.usable == 400
 
 
 # --- Limits learned from what the provider states. -------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_rules_and_stores_agree(
 ) -> None:
     """A plan made after the provider stated its numbers holds the limits that a store finds for a plan made before."""
     rules = Provider(kinds, overrides=own, headroom={"*": f"{share}%"})
-    before, after = (each.plan(Call("GET", "/x")).charges for each in (rules, rules.with_learned(learned)))
+    before, after = (each.plan(Request("GET", "/x")).charges for each in (rules, rules.with_learned(learned)))
     for old, new in zip(before, after, strict=True):
         found = InForce().of(old, {"test": learned})
         assert asdict(found) == asdict(new.limit)

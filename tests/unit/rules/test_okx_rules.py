@@ -10,7 +10,7 @@ from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Identity, Outcome, Priority
+from ratekeeper.rules.call import Identity, Outcome, Priority, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import http_date
 
@@ -173,8 +173,8 @@ def test_signature(okx: Provider) -> None:
     """The timestamp is ISO text in a header, and good for 30 seconds."""
     assert http_date("Sat, 21 Nov 2026 00:23:41 GMT") == NOW // SECOND
     headers = {"OK-ACCESS-TIMESTAMP": "2026-11-21T00:23:41.500Z", "OK-ACCESS-SIGN": "s"}
-    assert okx.signed_until(Call("POST", "/api/v5/trade/order", headers=headers)) == NOW + 30 * SECOND + SECOND // 2
-    assert okx.signed_until(Call("GET", "/api/v5/market/books")) is None
+    assert okx.signed_until(Request("POST", "/api/v5/trade/order", headers=headers)) == NOW + 30 * SECOND + SECOND // 2
+    assert okx.signed_until(Request("GET", "/api/v5/market/books")) is None
 
 
 def test_tiers() -> None:
@@ -197,5 +197,5 @@ def test_hosts(host: str) -> None:
 
 def test_key_is_nowhere(okx: Provider) -> None:
     """Accounts are told apart by a digest."""
-    call = Call("GET", "/api/v5/account/balance", headers={"ok-access-key": "k1"})
+    call = Request("GET", "/api/v5/account/balance", headers={"ok-access-key": "k1"})
     assert "k1" not in repr(okx.plan(call, Identity(secret=b"x")))

@@ -10,7 +10,7 @@ from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call, Outcome, Priority
+from ratekeeper.rules.call import Outcome, Priority, Request
 from ratekeeper.rules.provider import Provider
 
 QUERY = "POST /v1/public/query"
@@ -129,7 +129,7 @@ def test_refusals(orderly: Provider, status: int, body: Any, outcome: Outcome, f
 def test_signature(orderly: Provider) -> None:
     """Milliseconds in a header."""
     headers = {"orderly-timestamp": str(NOW // MILLI), "orderly-signature": "s"}
-    assert orderly.signed_until(Call("POST", "/v1/order", headers=headers)) == NOW + 30 * SECOND
+    assert orderly.signed_until(Request("POST", "/v1/order", headers=headers)) == NOW + 30 * SECOND
 
 
 def test_priorities(orderly: Provider) -> None:

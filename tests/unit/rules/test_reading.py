@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.reading import count, dig_json, header, number, reader, text
 
 
@@ -57,7 +57,7 @@ def test_number(value: Any, result: int | None) -> None:
 
 def test_reader() -> None:
     """Each root reads its own part of the call, and what is not there is None."""
-    call = Call("POST", "/", {"limit": "5", "symbol": ""}, {"a": {"b": [1, {"c": 2}]}}, {"X-Kind": "k"})
+    call = Request("POST", "/", {"limit": "5", "symbol": ""}, {"a": {"b": [1, {"c": 2}]}}, {"X-Kind": "k"})
     assert reader("limit")(call) == "5"
     assert reader("symbol")(call) is None
     assert reader("body.a.b.1.c")(call) == 2
@@ -65,7 +65,7 @@ def test_reader() -> None:
     assert reader("body")(call) == {"a": {"b": [1, {"c": 2}]}}
     assert reader("header.x-kind")(call) == "k"
     assert reader("header.x-none")(call) is None
-    assert reader("limit")(Call("GET", "/")) is None
+    assert reader("limit")(Request("GET", "/")) is None
 
 
 def test_header_in_any_case() -> None:
@@ -94,10 +94,10 @@ def test_dig_json() -> None:
 def test_every_item() -> None:
     """A star reads a field of every item; items without it are left out, and nothing found is None."""
     read = reader("body.args.*.id")
-    assert read(Call("WS", "/", None, {"args": [{"id": 1}, {}, {"id": 2}]})) == [1, 2]
-    assert read(Call("WS", "/", None, {"args": [{}]})) is None
-    assert read(Call("WS", "/", None, {"args": {"id": 1}})) is None
-    assert read(Call("WS", "/", None, {"args": []})) is None
+    assert read(Request("WS", "/", None, {"args": [{"id": 1}, {}, {"id": 2}]})) == [1, 2]
+    assert read(Request("WS", "/", None, {"args": [{}]})) is None
+    assert read(Request("WS", "/", None, {"args": {"id": 1}})) is None
+    assert read(Request("WS", "/", None, {"args": []})) is None
 
 
 def test_dig_json_in_lists() -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.ends import until
 
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.refusal import redact
 
@@ -107,7 +107,7 @@ def tell(provider_of: Callable[[str], Provider]) -> Callable[..., Feedback]:
 
     def told(call: tuple[str, str], status: int, body: Any = None, **headers: str) -> Feedback:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return provider.feedback(provider.plan(Call(*call)), Answer(status, names, body), now=NOW)
+        return provider.feedback(provider.plan(Request(*call)), Answer(status, names, body), now=NOW)
 
     return told
 
@@ -225,14 +225,14 @@ def test_nothing_named(provider_of: Callable[[str], Provider]) -> None:
         (("GET", "/open"), "test/ip-1m/ip:default"),
     ):
         for status in 200, 429:
-            told = provider.feedback(provider.plan(Call(*call)), Answer(status, {}, body), now=NOW)
+            told = provider.feedback(provider.plan(Request(*call)), Answer(status, {}, body), now=NOW)
             assert (told.outcome, told.full, told.blocks) == (Outcome.THROTTLED, (full,), ())
 
 
 def test_hold_of_a_limit(provider_of: Callable[[str], Provider]) -> None:
     """A pool that stays shut longer than its window is held for that long."""
     provider = provider_of(OWN)
-    told = provider.feedback(provider.plan(Call("POST", "/order")), Answer(429, {}, b"this address"), now=NOW)
+    told = provider.feedback(provider.plan(Request("POST", "/order")), Answer(429, {}, b"this address"), now=NOW)
     assert told.full == ("test/ip-1m/ip:default",)
     assert blocks(told) == [("test/ip-1m/ip:default", 300, "throttle")]
 
@@ -240,7 +240,7 @@ def test_hold_of_a_limit(provider_of: Callable[[str], Provider]) -> None:
 def test_good_answers_are_looked_at_closely_only_for_a_reason(provider_of: Callable[[str], Provider]) -> None:
     """Under HTTP 200 every field must still match, text counts too, and what is too long is no refusal."""
     provider = provider_of(OWN)
-    plan = provider.plan(Call("POST", "/order"))
+    plan = provider.plan(Request("POST", "/order"))
     for body, outcome in [
         (b'{"code":0,"data":[{"sCode":"50011"}]}', "ok"),
         (b'{"id":50011}', "ok"),

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.routing import Router, compile_cost, evaluate, references, spread
 from ratekeeper.rules.schema import Cost, File
 
@@ -74,19 +74,19 @@ cost = { a = 1 }
 )
 def test_match(file_of: Callable[[str], File], method: str, path: str, label: str) -> None:
     """Plain paths go before templates, the most precise template wins, the rest is the default."""
-    assert Router(file_of(FRAGMENT)).find(Call(method, path)).label == label
+    assert Router(file_of(FRAGMENT)).find(Request(method, path)).label == label
 
 
 def test_conditions(file_of: Callable[[str], File]) -> None:
     """Of several routes with one match the first whose conditions hold is taken, else the default."""
     router = Router(file_of(FRAGMENT))
     one, two = [{"type": "spot"}], [{"type": "spot"}] * 2
-    assert router.find(Call("POST", "/batch", None, one)).label == "POST /batch"
-    assert router.find(Call("POST", "/batch", {"urgent": 1}, two)).label == "POST /batch #2"
-    assert router.find(Call("POST", "/batch", None, two)).label == "POST /batch #3"
-    assert router.find(Call("POST", "/only", {"size": "5"})).label == "POST /only"
-    assert router.find(Call("POST", "/only", {"size": "4"})).label == ""
-    assert router.find(Call("POST", "/only")).label == ""
+    assert router.find(Request("POST", "/batch", None, one)).label == "POST /batch"
+    assert router.find(Request("POST", "/batch", {"urgent": 1}, two)).label == "POST /batch #2"
+    assert router.find(Request("POST", "/batch", None, two)).label == "POST /batch #3"
+    assert router.find(Request("POST", "/only", {"size": "5"})).label == "POST /only"
+    assert router.find(Request("POST", "/only", {"size": "4"})).label == ""
+    assert router.find(Request("POST", "/only")).label == ""
 
 
 def test_spread(file_of: Callable[[str], File]) -> None:
@@ -99,9 +99,9 @@ def test_spread(file_of: Callable[[str], File]) -> None:
 def test_every(file_of: Callable[[str], File]) -> None:
     """What every HTTP call costs is charged on top, but not by websocket messages."""
     router = Router(file_of(FRAGMENT))
-    assert router.find(Call("GET", "/order/1")).costs == {"b-1m": 1, "a-1s": 1, "a-1m": 1}
-    assert router.find(Call("GET", "/unknown")).costs == {"b-1m": 1}
-    assert router.find(Call("WS-SEND", "/ws")).costs == {"a-1s": 1, "a-1m": 1}
+    assert router.find(Request("GET", "/order/1")).costs == {"b-1m": 1, "a-1s": 1, "a-1m": 1}
+    assert router.find(Request("GET", "/unknown")).costs == {"b-1m": 1}
+    assert router.find(Request("WS-SEND", "/ws")).costs == {"a-1s": 1, "a-1m": 1}
 
 
 def test_shapes_of_values(file_of: Callable[[str], File]) -> None:
@@ -124,7 +124,7 @@ where = { "body.id" = { matches = "SWAP" } }
         ({"id": "A-B"}, ""),
         (None, ""),
     ]:
-        assert router.find(Call("POST", "/order", None, body)).label == label
+        assert router.find(Request("POST", "/order", None, body)).label == label
 
 
 # --- Costs: bands, presence, counts, cases, formulas. ----------------------------------------------------------------
@@ -139,7 +139,7 @@ ORDERS = {"count": "body.orders", "base": 1, "each": 1, "per": 40, "missing": 1}
 
 def cost_of(raw: Any, params: dict[str, Any] | None = None, body: Any = None) -> int | None:
     """What a call costs by a rule as TOML would hold it."""
-    return evaluate(compile_cost(msgspec.convert(raw, Cost)), Call("GET", "/", params, body))
+    return evaluate(compile_cost(msgspec.convert(raw, Cost)), Request("GET", "/", params, body))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Answer, Call, Feedback, Outcome
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.times import (
     Standard,
     Wait,
@@ -223,7 +223,7 @@ def test_rate_limit_fields(headers: dict[str, str], seconds: int | None) -> None
 def refused(name: str, status: int, **headers: str) -> tuple[Feedback, list[str]]:
     """What a refusal of some call tells, and all that would hold the same call again."""
     provider = BOOK.provider(name)
-    plan = provider.plan(Call("GET", "/an/unknown/path"))
+    plan = provider.plan(Request("GET", "/an/unknown/path"))
     names = {key.replace("_", "-"): value for key, value in headers.items()}
     told = provider.feedback(plan, Answer(status, names, b"no"), now=NOW)
     return told, [*plan.scopes, *(charge.key for charge in plan.charges)]

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 
 if TYPE_CHECKING:
     from ratekeeper.rules.call import Plan
@@ -139,7 +139,7 @@ class Incoming(NamedTuple):
         return value
 
 
-def read_call(method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Call:
+def read_call(method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Request:
     """The call that a request line, its headers and its body make: apart from the clients' adapters, as a server would read
     it. A name given several times becomes a list.
     """
@@ -158,7 +158,7 @@ def read_call(method: str, target: str, body: bytes, headers: Mapping[str, str])
             params[name].append(value)
         else:
             params[name] = [params[name], value]
-    return Call(method, path, params, tree, headers)
+    return Request(method, path, params, tree, headers)
 
 
 def _json(body: bytes) -> Any:

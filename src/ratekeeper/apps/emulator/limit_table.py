@@ -14,7 +14,7 @@ from ratekeeper.rules.times import duration
 from .accounting import Charge, StrictLimit
 
 if TYPE_CHECKING:
-    from ratekeeper.rules.call import Call, Plan
+    from ratekeeper.rules.call import Plan, Request
     from ratekeeper.rules.provider import Provider
     from ratekeeper.rules.schema import File
 
@@ -105,7 +105,7 @@ class LimitTable:
         """The limits that Binance's ``exchangeInfo`` names."""
         return [limit for limit in self.by_name.values() if limit.declared]
 
-    def plan(self, call: Call, ip: str, account: str) -> tuple[Plan, tuple[Charge, ...]]:
+    def plan(self, call: Request, ip: str, account: str) -> tuple[Plan, tuple[Charge, ...]]:
         """The price of a request, with its owners. `account` is a label, or ``""`` if nothing names one."""
         who = (ip, account)
         identity = self._identities.get(who)

@@ -26,7 +26,7 @@ from .venue import Venue
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
 
     from .options import Live, Options
@@ -127,7 +127,7 @@ class State:
         """The clock that counts, in nanoseconds."""
         return self.clocks.counting(time.time_ns())
 
-    def priced(self, call: Call, request: web.Request) -> Arrival:
+    def priced(self, call: Request, request: web.Request) -> Arrival:
         """The call as it arrives now, with its price and its owners."""
         ip = request.remote or ""
         key = self.key(request)

@@ -9,14 +9,14 @@ import aiohttp
 from aiohttp import hdrs, web
 from yarl import URL
 
-from ratekeeper.adapters._attempt import Attempt, HandedDown
-from ratekeeper.adapters._client import begin, run
+from ratekeeper.adapters._client import ClientCall, begin, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, surely_unsent
 from ratekeeper.apps.proxy.passing import STALE, Arrived, Passing
 from ratekeeper.apps.proxy.refusal import failure
 from ratekeeper.apps.proxy.wire import Passed, body_of, kept, passed, readable, spelled, unpacked
 from ratekeeper.errors import CallFailed, Rejected
+from ratekeeper.gate.call import Call, HandedDown
 from ratekeeper.gate.steps import drive_async
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Target:
         return Outbound(method, self.upstream.scheme, self.upstream.netloc, self.path, self.query, headers, body)
 
 
-async def admitted(governor: Governor, outbound: Outbound, *, apart: bool = False) -> Attempt | None:
+async def admitted(governor: Governor, outbound: Outbound, *, apart: bool = False) -> ClientCall | None:
     """Waits for the gate; None if the host has no rules. `apart` as for `ratekeeper.adapters._client.begin`.
 
     Raises:
@@ -103,23 +103,22 @@ class Forward:
         again = whole and target.request.method in _SAFE
         outbound = target.outbound(body if isinstance(body, bytes) else None)
 
-        async def send(outbound: Outbound, attempt: Attempt | None) -> aiohttp.ClientResponse:
-            return await self._send(target, attempt, body, outbound)
+        async def send(outbound: Outbound, call: Call | None) -> aiohttp.ClientResponse:
+            return await self._send(target, call, body, outbound)
 
         if governor.gate.pipeline is not None and governor.knows(outbound.netloc, outbound.path):
             rules = governor.match(outbound)
             if rules is not None:
-                errand = Passing(governor, outbound, rules, send, whole=whole, again=again)
-                return await self._managed(target, errand)
+                return await self._managed(target, Passing(governor, outbound, rules, send, whole=whole, again=again))
         while True:
-            attempt = await admitted(governor, outbound)
-            with kept(attempt):
+            call = await admitted(governor, outbound)
+            with kept(call):
                 try:
-                    answer = await send(outbound, attempt)
+                    answer = await send(outbound, call)
                 except BaseException as error:
-                    if attempt is not None:
-                        attempt.failed(error)
-                        if attempt.elsewhere and whole:
+                    if call is not None:
+                        call.failed(error)
+                        if call.elsewhere and whole:
                             continue  # it never left; the next permit names another address
                     if again and isinstance(error, STALE):
                         again = False
@@ -128,12 +127,12 @@ class Forward:
                     if isinstance(error, (aiohttp.ClientError, OSError)):
                         return broken(error)
                     raise
-                return await _back(target.request, Arrived(attempt, answer))
+                return await _back(target.request, Arrived(call, answer))
 
-    async def _managed(self, target: Target, errand: Passing) -> web.StreamResponse:
+    async def _managed(self, target: Target, call: Passing) -> web.StreamResponse:
         """The same with all that the policies do around it."""
         try:
-            found = await drive_async(run(errand))
+            found = await drive_async(run(call))
         except CallFailed as error:
             # What the provider said last is as much as its client would get from it directly.
             found, cause = error.response, error.__cause__
@@ -145,20 +144,20 @@ class Forward:
             return broken(error)
         if isinstance(found, web.Response):
             return found  # a kept answer
-        with kept(found.attempt):
+        with kept(found.call):
             return await _back(target.request, found)
 
     async def _send(
         self,
         target: Target,
-        attempt: Attempt | None,
+        call: Call | None,
         body: bytes | AsyncIterator[bytes] | None,
         outbound: Outbound,
     ) -> aiohttp.ClientResponse:
         # What the client asked for goes on as it came; a merged call is another one.
         raw = target.raw if outbound.query == target.query and outbound.path == target.path else None
         url = target.url_of(raw if raw is not None else f"{outbound.path}?{outbound.query}")
-        with nullcontext() if attempt is None else HandedDown(attempt):
+        with nullcontext() if call is None else HandedDown(call):
             return await self._session.request(
                 target.request.method, url, headers=target.headers, data=body, allow_redirects=False
             )
@@ -178,23 +177,23 @@ def broken(error: BaseException) -> web.Response:
 
 async def _back(request: web.BaseRequest, arrived: Arrived) -> web.StreamResponse:
     """The way back. The gate is told as soon as there is nothing more to learn: at the head, or after the body."""
-    attempt, answer = arrived.attempt, arrived.answer
+    call, answer = arrived.call, arrived.answer
     try:
         status, headers, content = answer.status, answer.headers, answer.content
         head = passed(spelled(answer.raw_headers))
-        if attempt is not None and attempt.waited >= 0.001:
-            head["X-Ratekeeper-Waited"] = str(round(attempt.waited * 1000))
+        if call is not None and call.permit is not None and call.permit.waited >= 0.001:
+            head["X-Ratekeeper-Waited"] = str(round(call.permit.waited * 1000))
         head.extend(arrived.label)
         copy: bytearray | None = None
-        if attempt is not None:
-            if attempt.wants_body(status) and not headers.get(hdrs.CONTENT_TYPE, "").startswith("text/event-stream"):
+        if call is not None:
+            if call.wants_body(status) and not headers.get(hdrs.CONTENT_TYPE, "").startswith("text/event-stream"):
                 copy = bytearray()
-            elif not attempt.slots:
-                attempt.answered(status, headers)
+            elif not call.slots:
+                call.answered(status, headers)
         client = Passed(status=status, reason=answer.reason, headers=head)
         if content.is_eof():  # all of it is here: head and body leave together
             body = await content.read()
-            _tell(attempt, status, headers, body if copy is not None else None)
+            _tell(call, status, headers, body if copy is not None else None)
             await client.begin(request, content)
             await client.write_eof(body)
             return client
@@ -203,14 +202,14 @@ async def _back(request: web.BaseRequest, arrived: Arrived) -> web.StreamRespons
             # Cut short: so is the client's, or it would take the part for the whole.
             _close(request)
             return client
-        _tell(attempt, status, headers, None if copy is None else bytes(copy))
+        _tell(call, status, headers, None if copy is None else bytes(copy))
         await client.write_eof()
         return client
     except ConnectionError:
         _close(request)  # the client left
         return client
     finally:
-        _tell(attempt, status, headers, None)
+        _tell(call, status, headers, None)
         answer.close() if not content.is_eof() else answer.release()
 
 
@@ -228,13 +227,13 @@ async def _stream(client: Passed, content: aiohttp.StreamReader, copy: bytearray
         await client.write(chunk)
 
 
-def _tell(attempt: Attempt | None, status: int, headers: Any, body: bytes | None) -> None:
-    if attempt is None or attempt.done:
+def _tell(call: Call | None, status: int, headers: Any, body: bytes | None) -> None:
+    if call is None or call.done:
         return
     if body is not None:
         coding = headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
         body = None if len(body) > _BODY_MOST else unpacked(body, coding)
-    attempt.answered(status, headers, body)
+    call.answered(status, headers, body)
 
 
 def _close(request: web.BaseRequest) -> None:

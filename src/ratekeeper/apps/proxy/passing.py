@@ -17,14 +17,13 @@ from ratekeeper.adapters._client import ClientCall
 from ratekeeper.adapters._wire import kept_headers, surely_unsent
 from ratekeeper.apps.proxy.wire import kept, passed, spelled, unpacked
 from ratekeeper.errors import Rejected
-from ratekeeper.gate.errand import Reply, Served
+from ratekeeper.gate.call import Call, Reply, Served
 
 if TYPE_CHECKING:
-    from ratekeeper.adapters._attempt import Attempt
     from ratekeeper.adapters._governor import Governor
     from ratekeeper.adapters._wire import Outbound
     from ratekeeper.gate.steps import Steps
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["STALE", "Arrived", "Passing"]
@@ -32,7 +31,7 @@ __all__ = ["STALE", "Arrived", "Passing"]
 STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 """What a kept connection raises that turns out to be closed."""
 
-Send = Callable[["Outbound", "Attempt | None"], Awaitable[aiohttp.ClientResponse]]
+Send = Callable[["Outbound", "Call | None"], Awaitable[aiohttp.ClientResponse]]
 
 
 @dataclass
@@ -40,11 +39,11 @@ class Arrived:
     """An answer of the provider, whose body may still be on its way.
 
     Attributes:
-        attempt: what brought it; None: nobody had rules for it.
+        call: what brought it; None: nobody had rules for it.
         label: headers that say where it came from.
     """
 
-    attempt: Attempt | None
+    call: Call | None
     answer: aiohttp.ClientResponse
     label: dict[str, str] = field(default_factory=dict)
 
@@ -77,20 +76,20 @@ class Passing(ClientCall):
         self._send = send
         self._again = again
 
-    def once(self, attempt: Attempt) -> Steps[Arrived]:
-        with kept(attempt):
+    def once(self, owner: Call) -> Steps[Arrived]:
+        with kept(owner):
             try:
-                answer = yield functools.partial(self._send, self.outbound, attempt)
-                if attempt.wants_body(answer.status) and answer.content_type != "text/event-stream":
+                answer = yield functools.partial(self._send, self.outbound, owner)
+                if owner.wants_body(answer.status) and answer.content_type != "text/event-stream":
                     body = yield answer.read
                     answer.content = unread(body)
-                    attempt.answered(answer.status, answer.headers, _decoded(answer, body))
-                elif not attempt.slots:
-                    attempt.answered(answer.status, answer.headers)
+                    owner.answered(answer.status, answer.headers, _decoded(answer, body))
+                elif not owner.slots:
+                    owner.answered(answer.status, answer.headers)
             except BaseException as error:
-                attempt.failed(error)
+                owner.failed(error)
                 raise
-        return Arrived(attempt, answer)
+        return Arrived(owner, answer)
 
     def send_ungoverned(self) -> Steps[Arrived]:
         return Arrived(None, (yield from super().send_ungoverned()))
@@ -98,8 +97,8 @@ class Passing(ClientCall):
     def late(self, seconds: float) -> Exception:
         return aiohttp.SocketTimeoutError(f"no answer within {seconds:g} s")
 
-    def fails_over(self, attempt: Attempt, error: Exception) -> bool:
-        if attempt.elsewhere and self.replayable:
+    def fails_over(self, error: Exception) -> bool:
+        if self.elsewhere and self.replayable:
             return True
         if not self._again or not isinstance(error, STALE) or surely_unsent(error):
             return False
@@ -133,9 +132,9 @@ class Passing(ClientCall):
         return
         yield
 
-    def other(self, call: Call) -> Passing:
-        query = urlencode(call.params or {}, doseq=True)
-        outbound = self.outbound._replace(path=call.path, query=query, body=None)
+    def other(self, request: Request) -> Passing:
+        query = urlencode(request.params or {}, doseq=True)
+        outbound = self.outbound._replace(path=request.path, query=query, body=None)
         return Passing(self.governor, outbound, self.rules, self._send, whole=True, again=self._again)
 
 

@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from ratekeeper.adapters._client import denied
 from ratekeeper.errors import CannotFit, Rejected, SignatureWouldExpire
-from ratekeeper.gate.errand import Served
+from ratekeeper.gate.call import Served
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.freshness import Service
 from ratekeeper.rules.call import Priority
@@ -22,7 +22,7 @@ from ratekeeper.rules.call import Priority
 if TYPE_CHECKING:
     from ratekeeper import Gate
     from ratekeeper.errors import Blocked
-    from ratekeeper.rules.call import Call
+    from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
     from ratekeeper.stores.records import Snapshot
 
@@ -53,7 +53,7 @@ class Refusals:
         self._looked = -_FRESH
         self._found: Snapshot | None = None
 
-    def shut(self, block: Blocked, rules: Provider, call: Call) -> web.Response:
+    def shut(self, block: Blocked, rules: Provider, call: Request) -> web.Response:
         """The provider's own answer to a call that a block holds, with ``Retry-After`` in whole seconds."""
         reply = denied(self._gate, rules, call, block)
         headers = CIMultiDict([*reply.headers, *Served(Service.REFUSED).headers().items()])

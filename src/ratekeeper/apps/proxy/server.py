@@ -140,7 +140,7 @@ class Proxy:
             rules = governor.match(target.outbound(None, upgrade=upgrade))
             if self._stopping or rules is None:
                 raise
-            return self._refusals.shut(error, rules, target.outbound(None, upgrade=upgrade).call())
+            return self._refusals.shut(error, rules, target.outbound(None, upgrade=upgrade).request())
 
     def _steered(self, request: web.BaseRequest) -> Governor:
         """How this client wants to wait; for the end of a long block waits only who said for how long."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import WSMsgType, hdrs, web
 
-from ratekeeper.adapters._attempt import HandedDown
 from ratekeeper.adapters._line import Line
 from ratekeeper.apps.proxy.forward import admitted, broken
 from ratekeeper.apps.proxy.refusal import failure
 from ratekeeper.apps.proxy.wire import kept, passed
 from ratekeeper.errors import Rejected
+from ratekeeper.gate.call import HandedDown
 from ratekeeper.gate.steps import drive_async
 
 if TYPE_CHECKING:
@@ -62,18 +62,18 @@ class Relays:
         request, headers = target.request, target.headers
         asked = [name.strip() for name in headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",") if name.strip()]
         outbound = target.outbound(None, upgrade=True)
-        attempt = await admitted(governor, outbound, apart=True)
+        call = await admitted(governor, outbound, apart=True)
         rules = governor.match(outbound)
-        line = None if attempt is None or rules is None else Line(governor, rules, outbound, attempt)
+        line = None if call is None or rules is None else Line(governor, rules, outbound, call)
         for name in [name for name in headers if name.lower().startswith("sec-websocket-")]:
             headers.popall(name, None)
         connect = self._session.ws_connect(
             target.url, headers=headers, protocols=asked, autoclose=False, autoping=False, max_msg_size=0,
             timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE),
         )  # fmt: skip
-        with kept(attempt):
+        with kept(call):
             try:
-                with nullcontext() if attempt is None else HandedDown(attempt):
+                with nullcontext() if call is None else HandedDown(call):
                     far = await connect
             except aiohttp.WSServerHandshakeError as error:
                 if line is not None:

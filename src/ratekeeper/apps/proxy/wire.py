@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aiohttp import StreamReader
 
-    from ratekeeper.adapters._attempt import Attempt
+    from ratekeeper.gate.call import Call
 
 __all__ = ["Passed", "body_of", "kept", "passed", "readable", "spelled", "unpacked"]
 
@@ -134,9 +134,9 @@ class Passed(web.StreamResponse):
 
 
 @contextmanager
-def kept(attempt: Attempt | None) -> Iterator[None]:
-    """Holds an attempt's permit for as long as the block takes."""
-    if attempt is None:
+def kept(call: Call | None) -> Iterator[None]:
+    """Holds a call's permit for as long as the block takes."""
+    if call is None:
         yield
         return
     loop = asyncio.get_running_loop()
@@ -145,7 +145,7 @@ def kept(attempt: Attempt | None) -> Iterator[None]:
     def renew() -> None:
         nonlocal timer
         timer = loop.call_later(_RENEW, renew)
-        attempt.streaming()
+        call.streaming()
 
     timer = loop.call_later(_RENEW, renew)
     try:

@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any, ClassVar, Final
 
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.gate.call import Call, Next, Policy, Reply, Served
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Policy, Reply, Served
 from ratekeeper.gate.steps import Parked, Steps, pausing, waiting
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Batch
@@ -43,11 +43,11 @@ class Batching(Policy):
         self._lock = threading.Lock()
         self._collecting: dict[bytes, _Collected] = {}
 
-    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+    def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call, alone or together with others of its kind."""
-        single = errand.rules.handling.single(errand.call, plan) if errand.answers else None
+        single = call.rules.handling.single(call.request, plan) if call.answers else None
         if single is None:
-            return (yield from ask(errand, plan))
+            return (yield from ask(call, plan))
         with self._lock:
             batch = self._collecting.get(single.group)
             first = batch is None or not batch.open
@@ -57,28 +57,28 @@ class Batching(Policy):
             if len(batch.names) >= min(self._settings.most, single.rule.most if single.rule.list_param else 1 << 30):
                 batch.open = False
         if first:
-            return (yield from self._lead(errand, plan, single, batch, ask))
+            return (yield from self._lead(call, plan, single, batch, ask))
         yield waiting(
-            lambda: batch.done.wait(_LONGEST), lambda: batch.done.wait_async(_LONGEST), is_async=errand.is_async
+            lambda: batch.done.wait(_LONGEST), lambda: batch.done.wait_async(_LONGEST), is_async=call.is_async
         )
         if isinstance(batch.error, RatekeeperError):
-            raise errand.fail(batch.error, None) from batch.error  # as this client's users expect it
+            raise call.fail(batch.error, None) from batch.error  # as this client's users expect it
         if batch.error is not None:
             raise batch.error
         if single.name not in batch.replies:
-            return (yield from ask(errand, plan))
-        errand.service = Service.BATCHED
-        return errand.answer(batch.replies[single.name], Served(Service.BATCHED))
+            return (yield from ask(call, plan))
+        call.service = Service.BATCHED
+        return call.answer(batch.replies[single.name], Served(Service.BATCHED))
 
-    def _lead(self, errand: Errand, plan: Plan, single: Single, batch: _Collected, ask: Next) -> Steps[Any]:
+    def _lead(self, call: Call, plan: Plan, single: Single, batch: _Collected, ask: Next) -> Steps[Any]:
         try:
-            yield pausing(self._settings.window, is_async=errand.is_async)
+            yield pausing(self._settings.window, is_async=call.is_async)
             names = self._closed(single, batch)
-            call = single.together(names)
-            together = self._context.plans.plan(errand.rules, call)
-            whole = errand.other(call) if len(names) > 1 and _cheaper(together, plan, len(names)) else None
+            request = single.together(names)
+            together = self._context.plans.plan(call.rules, request)
+            whole = call.other(request) if len(names) > 1 and _cheaper(together, plan, len(names)) else None
             if whole is not None:
-                yield from self._together(errand, whole, together, single, batch, ask)
+                yield from self._together(call, whole, together, single, batch, ask)
         except Exception as error:
             batch.error = error
             raise
@@ -86,9 +86,9 @@ class Batching(Policy):
             self._closed(single, batch)
             batch.done.release()
         if single.name not in batch.replies:
-            return (yield from ask(errand, plan))
-        errand.service = Service.BATCHED
-        return errand.answer(batch.replies[single.name], Served(Service.BATCHED))
+            return (yield from ask(call, plan))
+        call.service = Service.BATCHED
+        return call.answer(batch.replies[single.name], Served(Service.BATCHED))
 
     def _closed(self, single: Single, batch: _Collected) -> set[str]:
         with self._lock:
@@ -98,11 +98,11 @@ class Batching(Policy):
             return batch.names
 
     def _together(
-        self, errand: Errand, whole: Errand, plan: Plan, single: Single, batch: _Collected, ask: Next
+        self, call: Call, whole: Call, plan: Plan, single: Single, batch: _Collected, ask: Next
     ) -> Steps[None]:
         """Ask for all; what the answer does not hold is asked for by whoever wants it."""
         response = yield from ask(whole, plan)
-        errand.tried = whole.tried
+        call.tried = whole.tried
         reply, response = yield from whole.read(response)
         yield from whole.discard(response)
         if reply is None or reply.status != 200:

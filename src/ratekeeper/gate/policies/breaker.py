@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, TypeVar
 
 from ratekeeper.errors import BreakerOpen, Rejected
+from ratekeeper.gate.call import Call, Next, Policy
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Policy
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
@@ -45,19 +45,19 @@ class Breakers(Policy):
         self._counted: dict[str, list[int]] = {}
         """By scope, calls that [failed, worked] and are not written down yet."""
 
-    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+    def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call if it may pass, and note how it fared."""
-        probe = yield from self._admit(plan, is_async=errand.is_async)
+        probe = yield from self._admit(plan, is_async=call.is_async)
         try:
-            response = yield from ask(errand, plan)
+            response = yield from ask(call, plan)
         except BaseException as error:
-            if isinstance(error, Exception) and not isinstance(error, Rejected) and errand.tried is not None:
-                yield from self._note(plan, errand.tried.outcome, probe, is_async=errand.is_async)
+            if isinstance(error, Exception) and not isinstance(error, Rejected) and call.tried is not None:
+                yield from self._note(plan, call.tried.outcome, probe, is_async=call.is_async)
             elif probe:
                 self.release(probe)
             raise
-        outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
-        yield from self._note(plan, outcome, probe, is_async=errand.is_async)
+        outcome = call.tried.outcome if call.tried is not None else Outcome.OK
+        yield from self._note(plan, outcome, probe, is_async=call.is_async)
         return response
 
     def _admit(self, plan: Plan, *, is_async: bool) -> Steps[str]:

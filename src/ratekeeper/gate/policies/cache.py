@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Final, NamedTuple
 
 from ratekeeper.errors import Blocked, CallFailed, Rejected
+from ratekeeper.gate.call import Call, Next, Policy, Reply, Served, packed, unpacked
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Policy, Reply, Served, packed, unpacked
 from ratekeeper.gate.policies.single_flight import Flights, Lead
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND
@@ -57,61 +57,61 @@ class Caching(Policy):
         """Let go of the shelf."""
         self._shelf.close()
 
-    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+    def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
         """An answer to the call: kept, or of `ask`, which then is kept."""
-        wanted = self._wanted(errand, plan)
+        wanted = self._wanted(call, plan)
         if wanted is None:
             try:
-                return (yield from ask(errand, plan))
+                return (yield from ask(call, plan))
             finally:
-                self._acted(errand, plan)
+                self._acted(call, plan)
         found: _Found | None = None
         for _ in range(2):  # whoever waited for another's answer in vain asks for himself
-            found = yield from self._look(wanted, errand.is_async)
-            answer = self._usable(errand, plan, wanted, found)
+            found = yield from self._look(wanted, call.is_async)
+            answer = self._usable(call, plan, wanted, found)
             if answer is not None:
                 return answer
-            if errand.urgent:
+            if call.urgent:
                 break  # another's call may stand behind many in the queue
-            flight = yield from self._flights.join(wanted.key, _LONGEST_FLIGHT, is_async=errand.is_async)
+            flight = yield from self._flights.join(wanted.key, _LONGEST_FLIGHT, is_async=call.is_async)
             if isinstance(flight, Lead):
                 try:
                     # The one who led before may have kept an answer since we looked.
-                    found = yield from self._look(wanted, errand.is_async)
-                    answer = self._usable(errand, plan, wanted, found)
+                    found = yield from self._look(wanted, call.is_async)
+                    answer = self._usable(call, plan, wanted, found)
                     if answer is not None:
                         return answer
-                    return (yield from self._asked(errand, plan, wanted, found, ask))
+                    return (yield from self._asked(call, plan, wanted, found, ask))
                 finally:
                     flight.land()
-            yield from flight.wait(_LONGEST_FLIGHT, is_async=errand.is_async)
-            found = yield from self._look(wanted, errand.is_async)
+            yield from flight.wait(_LONGEST_FLIGHT, is_async=call.is_async)
+            found = yield from self._look(wanted, call.is_async)
             if found is not None and not found.outdated and self._cache.fresh(found.kept, found.age):
                 self._told("cache hit", plan, found)
-                return errand.answer(found.reply, Served(Service.SHARED, found.age))
-        return (yield from self._asked(errand, plan, wanted, found, ask))
+                return call.answer(found.reply, Served(Service.SHARED, found.age))
+        return (yield from self._asked(call, plan, wanted, found, ask))
 
     # -- which answers ---------------------------------------------------------------------------------------------
 
-    def _wanted(self, errand: Errand, plan: Plan) -> _Wanted | None:
+    def _wanted(self, call: Call, plan: Plan) -> _Wanted | None:
         """Under what the answer is kept, and for how long; None: it is not."""
-        if not errand.answers or errand.call.method.startswith("WS"):
+        if not call.answers or call.request.method.startswith("WS"):
             return None
-        ttl = self._ttl(errand, plan)
+        ttl = self._ttl(call, plan)
         if not ttl:
             return None
-        key = errand.rules.handling.key(errand.call, plan)
+        key = call.rules.handling.key(call.request, plan)
         owner = "" if class_of(plan) == "market" else _owner(plan)
         return None if key is None else _Wanted(key, ttl, owner, owner or key.hex())
 
-    def _ttl(self, errand: Errand, plan: Plan) -> float:
+    def _ttl(self, call: Call, plan: Plan) -> float:
         provider = plan.provider.partition("@")[0]
         route = f"{provider} {plan.route.partition(' #')[0]}"
         own = [pattern for pattern in self._cache.ttl if fnmatchcase(route, pattern)]
         if own:
             return self._cache.ttl[max(own, key=len)]
-        ttl = errand.rules.handling.ttl(plan)
-        if ttl is None and class_of(plan) == "market" and errand.call.method.upper() == "GET":
+        ttl = call.rules.handling.ttl(plan)
+        if ttl is None and class_of(plan) == "market" and call.request.method.upper() == "GET":
             return self._cache.market
         return ttl or 0.0
 
@@ -135,9 +135,9 @@ class Caching(Policy):
         if len(reply.body) <= self._cache.largest:
             self._shelf.put(wanted.key, packed(reply, asked, wanted.ttl), self._cache.keep(wanted.ttl))
 
-    def _acted(self, errand: Errand, plan: Plan) -> None:
+    def _acted(self, call: Call, plan: Plan) -> None:
         """A call that changes an account makes what is kept of it worth asking for anew."""
-        reads = errand.call.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
+        reads = call.request.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
         if not reads and (owner := _owner(plan)):
             stamp = self._store.present().hi.to_bytes(8, "big")
             put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
@@ -145,47 +145,47 @@ class Caching(Policy):
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def _usable(self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None) -> Any:
+    def _usable(self, call: Call, plan: Plan, wanted: _Wanted, found: _Found | None) -> Any:
         """A kept answer that serves at once: a fresh one, or any as long as nobody may ask."""
         if found is None:
             return None
         if not found.outdated and self._cache.fresh(found.kept, found.age):
             self._told("cache hit", plan, found)
-            return errand.answer(found.reply, Served(Service.HIT, found.age))
+            return call.answer(found.reply, Served(Service.HIT, found.age))
         blocks = self._store.blocks
         over = blocks.against(plan.scopes, plan.charges, time.monotonic_ns()) if blocks else None
         if over is not None and over.kind == "ban" and self._cache.serves(found.kept, found.age, banned=True):
-            return self._stale(errand, plan, found, "banned")
+            return self._stale(call, plan, found, "banned")
         return None
 
-    def _asked(self, errand: Errand, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Next) -> Steps[Any]:
+    def _asked(self, call: Call, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Next) -> Steps[Any]:
         asked = self._store.present().lo  # the earliest that it may be
         try:
-            response = yield from ask(errand, plan)
+            response = yield from ask(call, plan)
         except Exception as error:
             # A call that was tried, and then shut out before its next try, is all of it: in vain, and shut.
-            in_vain = isinstance(error, Rejected | CallFailed) or errand.tried is not None
+            in_vain = isinstance(error, Rejected | CallFailed) or call.tried is not None
             shut = isinstance(error, Blocked) or isinstance(error.__cause__, Blocked)
             if in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=shut):
-                return self._stale(errand, plan, found, str(error))
+                return self._stale(call, plan, found, str(error))
             raise
-        outcome = errand.tried.outcome if errand.tried is not None else Outcome.OK
+        outcome = call.tried.outcome if call.tried is not None else Outcome.OK
         if outcome is Outcome.OK:
-            reply, response = yield from errand.read(response)
-            if reply is not None and reply.status == 200 and errand.rules.handling.good(reply.body):
+            reply, response = yield from call.read(response)
+            if reply is not None and reply.status == 200 and call.rules.handling.good(reply.body):
                 put = functools.partial(self._put, wanted, reply, asked)
-                yield from apart(self._worker, wanted.topic, put, None, is_async=errand.is_async)
-            errand.label(response, Served(errand.service))
+                yield from apart(self._worker, wanted.topic, put, None, is_async=call.is_async)
+            call.label(response, Served(call.service))
         elif outcome is not Outcome.BAD_REQUEST and found is not None:
             banned = outcome is Outcome.BANNED
             if self._cache.serves(found.kept, found.age, banned=banned):
-                yield from errand.discard(response)
-                return self._stale(errand, plan, found, str(outcome))
+                yield from call.discard(response)
+                return self._stale(call, plan, found, str(outcome))
         return response
 
-    def _stale(self, errand: Errand, plan: Plan, found: _Found, why: str) -> Any:
+    def _stale(self, call: Call, plan: Plan, found: _Found, why: str) -> Any:
         self._told("cache stale", plan, found, why)
-        return errand.answer(found.reply, Served(Service.STALE, found.age))
+        return call.answer(found.reply, Served(Service.STALE, found.age))
 
     def _told(self, kind: str, plan: Plan, found: _Found, why: str = "") -> None:
         self._events.say(

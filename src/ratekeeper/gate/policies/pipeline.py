@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ratekeeper.gate.call import Call, Next, Policy
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Policy
 from ratekeeper.gate.policies.batch import Batching
 from ratekeeper.gate.policies.breaker import Breakers
 from ratekeeper.gate.policies.retry import Retries
@@ -57,15 +57,15 @@ class Pipeline:
         self._usual = _chained(policies)
         self._by_hand = _chained([policy for policy in policies if policy.by_hand])
 
-    def run(self, errand: Errand) -> Steps[Any]:
+    def run(self, call: Call) -> Steps[Any]:
         """One call with all that is done around it; returns what its client shows its user."""
-        plan = self._plans.plan(errand.rules, errand.call)
+        plan = self._plans.plan(call.rules, call.request)
         around = self._by_hand if EMERGENCY in plan.scopes else self._usual
-        return (yield from around(errand, plan))
+        return (yield from around(call, plan))
 
-    def keeps(self, errand: Errand) -> bool:
+    def keeps(self, call: Call) -> bool:
         """Whether the answer to a call may come from the cache, or with another's."""
-        return self.cache is not None and class_of(self._plans.plan(errand.rules, errand.call)) == "market"
+        return self.cache is not None and class_of(self._plans.plan(call.rules, call.request)) == "market"
 
     def close(self) -> None:
         """Let go of what the policies hold."""
@@ -73,8 +73,8 @@ class Pipeline:
             policy.close()
 
 
-def _attempt(errand: Errand, plan: Plan) -> Steps[Any]:
-    return errand.attempt(errand.within)
+def _attempt(call: Call, plan: Plan) -> Steps[Any]:
+    return call.attempt(call.within)
 
 
 def _chained(policies: list[Policy]) -> Next:

@@ -9,8 +9,8 @@ import time
 from typing import Any, ClassVar
 
 from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
+from ratekeeper.gate.call import Call, Next, Policy
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.errand import Errand, Next, Policy
 from ratekeeper.gate.steps import Steps, pausing
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.retry import Again, Budget, Repeat, Retry, Stop, Tried
@@ -39,7 +39,7 @@ class Retries(Policy):
         self._budget = Budget(retry or _NONE, time.monotonic())
         self._lock = threading.Lock()
 
-    def around(self, errand: Errand, plan: Plan, ask: Next) -> Steps[Any]:
+    def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
         """Make the call; returns the client's answer.
 
         Raises:
@@ -49,33 +49,33 @@ class Retries(Policy):
         begun = time.monotonic()
         retry = self._retry or _NONE
         deadline = begun + (retry.deadline or self._max_wait)
-        errand.patient = retry.deadline is not None
-        repeat = Repeat(errand.replayable and errand.rules.handling.safe(errand.call, plan), begun, deadline)
+        call.patient = retry.deadline is not None
+        repeat = Repeat(call.replayable and call.rules.handling.safe(call.request, plan), begun, deadline)
         story: list[str] = []
         with self._lock:
             self._budget.call()
         while True:
-            response, error = yield from self._once(errand, plan, deadline, story, ask)
-            tried = errand.tried or Tried(Outcome.OK)
+            response, error = yield from self._once(call, plan, deadline, story, ask)
+            tried = call.tried or Tried(Outcome.OK)
             if tried.outcome is Outcome.OK:
                 if error is not None:
                     raise error
                 return response
             failed = time.monotonic()
             story.append(f"{tried.outcome}{': ' + tried.reason.rstrip('.') if tried.reason else ''}")
-            verdict = self._verdict(retry, errand, repeat, tried, len(story))
+            verdict = self._verdict(retry, call, repeat, tried, len(story))
             if isinstance(verdict, Stop):
-                return self._stop(errand, plan, verdict, story, response, error, begun)
+                return self._stop(call, plan, verdict, story, response, error, begun)
             if response is not None:
-                yield from errand.discard(response)
+                yield from call.discard(response)
             delay = max(verdict.delay, self._held(plan, tried))
             self._events.say(
                 "retry", f"{plan.route or 'a call'} is made again in {delay:.2f} s: {story[-1]}", plan.provider,
                 route=plan.route, attempt=len(story) + 1, outcome=str(tried.outcome), delay=delay,
             )  # fmt: skip
-            errand.leaving = functools.partial(_left, errand, story, failed)
+            call.leaving = functools.partial(_left, call, story, failed)
             if verdict.delay:
-                yield pausing(verdict.delay, is_async=errand.is_async)
+                yield pausing(verdict.delay, is_async=call.is_async)
 
     def _held(self, plan: Plan, tried: Tried) -> float:
         """Seconds for which the gate will hold the next attempt by itself, as far as is known: by what the last answer
@@ -89,27 +89,27 @@ class Retries(Policy):
         return held
 
     def _once(
-        self, errand: Errand, plan: Plan, deadline: float, story: list[str], ask: Next
+        self, call: Call, plan: Plan, deadline: float, story: list[str], ask: Next
     ) -> Steps[tuple[Any, Exception | None]]:
         """One attempt: an answer or an error."""
-        errand.tried = None
-        errand.within = None if self._retry is None else max(0.0, deadline - time.monotonic())
+        call.tried = None
+        call.within = None if self._retry is None else max(0.0, deadline - time.monotonic())
         try:
-            return (yield from ask(errand, plan)), None
+            return (yield from ask(call, plan)), None
         except Rejected as error:
             if not story:
-                raise errand.fail(error, None) from None
-            raise errand.fail(self._gave_up(plan, story, str(error)), error) from error
+                raise call.fail(error, None) from None
+            raise call.fail(self._gave_up(plan, story, str(error)), error) from error
         except Exception as error:
-            if errand.tried is None:
+            if call.tried is None:
                 raise  # nothing of the network: a mistake in the caller's own code
             return None, error
 
-    def _verdict(self, retry: Retry, errand: Errand, repeat: Repeat, tried: Tried, nth: int) -> Again | Stop:
+    def _verdict(self, retry: Retry, call: Call, repeat: Repeat, tried: Tried, nth: int) -> Again | Stop:
         now = time.monotonic()
         verdict = retry.next(repeat, tried, nth, now, random.random())
         if isinstance(verdict, Again):
-            if not errand.replayable:
+            if not call.replayable:
                 return Stop("its body is a stream, which is gone", plain=True)
             with self._lock:
                 if not self._budget.take(now):
@@ -118,7 +118,7 @@ class Retries(Policy):
 
     def _stop(
         self,
-        errand: Errand,
+        call: Call,
         plan: Plan,
         verdict: Stop,
         story: list[str],
@@ -130,13 +130,13 @@ class Retries(Policy):
             self._events.say(
                 "unknown", f"{plan.route or 'a call'}: nobody knows whether it was carried out", plan.provider
             )
-            raise errand.fail(unknown(errand, plan, story, response), error) from error
+            raise call.fail(unknown(call, plan, story, response), error) from error
         if self._retry is None or verdict.plain:
             if error is not None:
                 raise error
             return response
         why = f"{verdict.reason} ({time.monotonic() - begun:.1f} s in all)"
-        raise errand.fail(self._gave_up(plan, story, why, response), error) from error
+        raise call.fail(self._gave_up(plan, story, why, response), error) from error
 
     def _gave_up(self, plan: Plan, story: list[str], why: str, response: object = None) -> RetriesExhausted:
         tries = "; ".join(f"{nth}. {each}" for nth, each in enumerate(story, 1))
@@ -145,15 +145,15 @@ class Retries(Policy):
         return RetriesExhausted(text, route=plan.route, tries=tuple(story), response=response)
 
 
-def _left(errand: Errand, story: list[str], failed: float) -> None:
+def _left(call: Call, story: list[str], failed: float) -> None:
     """The next attempt leaves: now it is known how long it has waited, for its backoff, a ban, a limit, or all."""
-    errand.leaving = None
+    call.leaving = None
     story[-1] += f" (again after {time.monotonic() - failed:.2f} s)"
 
 
-def unknown(errand: Errand, plan: Plan, story: list[str], response: object = None) -> CallFailed:
+def unknown(call: Call, plan: Plan, story: list[str], response: object = None) -> CallFailed:
     """The error for a call of which nobody knows whether it was carried out."""
-    ask = errand.rules.handling.ask(errand.call, plan)
+    ask = call.rules.handling.ask(call.request, plan)
     remedy = f"Ask {ask}" if ask else "Look at the open orders and at what was filled"
     what = f"{plan.route or 'a call'} may have been carried out, and was not made again: {story[-1]}"
     told = f"{what}. {remedy} before you repeat it"

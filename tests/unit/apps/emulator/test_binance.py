@@ -15,7 +15,7 @@ from ratekeeper.apps.emulator.incoming import Arrival, Fault, Incoming
 from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import Options
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 from ratekeeper.rules.denial import interval
 
 NOW = 1_800_000_030_500
@@ -155,7 +155,7 @@ def test_header_names_follow_the_interval_in_force() -> None:
     """A minute is 1m, a window of five seconds 5s; pools that no header reports have none."""
 
     def told(exchange: Binance, method: str, path: str) -> set[str]:
-        plan, charges = exchange.limits.plan(Call(method, path, {}, None, {}), "127.0.0.1", "a")
+        plan, charges = exchange.limits.plan(Request(method, path, {}, None, {}), "127.0.0.1", "a")
         arrival = Arrival(method, path, {}, plan, charges, "127.0.0.1", "k1", "a", NOW * 1_000_000)
         assert all(isinstance(charge, Charge) for charge in charges)
         return set(exchange.reports(arrival, Meter()))

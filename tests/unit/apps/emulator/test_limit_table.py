@@ -9,7 +9,7 @@ import pytest
 from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import LimitChange, Options
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Call
+from ratekeeper.rules.call import Request
 
 SECOND = 1_000_000_000
 
@@ -52,14 +52,14 @@ def test_a_larger_bucket_drains_faster() -> None:
 def test_charges_name_address_account_and_what_the_call_says() -> None:
     """Two addresses, two accounts and two instruments are six owners of four limits."""
     made = table("okx")
-    ticker = Call("GET", "/api/v5/market/ticker", {"instId": "BTC-USDT"})
+    ticker = Request("GET", "/api/v5/market/ticker", {"instId": "BTC-USDT"})
     first, second = (made.plan(ticker, ip, "")[1] for ip in ("127.0.0.1", "127.0.0.2"))
     assert [charge.owner for charge in first] != [charge.owner for charge in second]
     assert any("ip:127.0.0.1" in charge.owner for charge in first)
     owners = set()
     for account in ("a1", "a2"):
         for instrument in ("BTC-USDT", "ETH-USDT"):
-            order = Call("POST", "/api/v5/trade/order", {}, {"instId": instrument}, {})
+            order = Request("POST", "/api/v5/trade/order", {}, {"instId": instrument}, {})
             owners |= {
                 charge.owner for charge in made.plan(order, "127.0.0.1", account)[1] if charge.limit.name == "place-2s"
             }

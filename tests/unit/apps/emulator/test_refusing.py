@@ -15,7 +15,7 @@ from ratekeeper.apps.emulator.options import LimitChange, Options
 from ratekeeper.apps.emulator.refusing import Refused, Refuser
 from ratekeeper.apps.emulator.templates import Sheet
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.call import Answer, Outcome, Request
 from ratekeeper.rules.denial import Envelope, write_instant
 from ratekeeper.rules.times import instant
 
@@ -32,7 +32,7 @@ def refuser(name: str, **options: Any) -> tuple[LimitTable, Refuser]:
     return limits, Refuser(limits, Envelope.of(name), chosen, Sheet.of(name).full)
 
 
-def arrival(limits: LimitTable, call: Call) -> Arrival:
+def arrival(limits: LimitTable, call: Request) -> Arrival:
     """The call as it arrives at `NOW`."""
     plan, charges = limits.plan(call, "127.0.0.1", "a1")
     return Arrival(call.method, call.path, {}, plan, charges, "127.0.0.1", "", "a1", NOW)
@@ -57,15 +57,15 @@ def test_every_limit_of_every_route_is_refused_in_words_the_rules_know(name: str
 @pytest.mark.parametrize(
     ("name", "call", "limit", "status", "body"),
     [
-        ("okx", Call("GET", "/api/v5/market/ticker"), "ip-20-2s", 429, {"code": "50011"}),
-        ("bybit", Call("GET", "/v5/position/list"), "user-50-1s", 200, {"retCode": 10006}),
-        ("kraken", Call("POST", "/0/private/Balance"), "calls", 200, {"error": ["EAPI:Rate limit exceeded"]}),
-        ("kucoin", Call("GET", "/api/v1/accounts"), "management-30s", 429, {"code": "429000"}),
-        ("binance-coinm", Call("GET", "/dapi/v1/time"), "weight-1m", 429, {"code": -1003}),
+        ("okx", Request("GET", "/api/v5/market/ticker"), "ip-20-2s", 429, {"code": "50011"}),
+        ("bybit", Request("GET", "/v5/position/list"), "user-50-1s", 200, {"retCode": 10006}),
+        ("kraken", Request("POST", "/0/private/Balance"), "calls", 200, {"error": ["EAPI:Rate limit exceeded"]}),
+        ("kucoin", Request("GET", "/api/v1/accounts"), "management-30s", 429, {"code": "429000"}),
+        ("binance-coinm", Request("GET", "/dapi/v1/time"), "weight-1m", 429, {"code": -1003}),
     ],
 )
 def test_refusals_look_as_the_provider_writes_them(
-    name: str, call: Call, limit: str, status: int, body: dict[str, Any]
+    name: str, call: Request, limit: str, status: int, body: dict[str, Any]
 ) -> None:
     """Status, code and envelope of some that are known well."""
     limits, made = refuser(name)
@@ -78,7 +78,7 @@ def test_refusals_look_as_the_provider_writes_them(
 
 def test_the_penalty_box_of_an_address_is_shortened_with_its_window() -> None:
     """Bybit shuts an address out for ten minutes; with a window of a tenth it is one minute, or what `ban` says."""
-    call = Call("GET", "/v5/position/list")
+    call = Request("GET", "/v5/position/list")
     for options, seconds in (
         ({}, 600),
         ({"scale": 0.1}, 60),
@@ -92,7 +92,7 @@ def test_the_penalty_box_of_an_address_is_shortened_with_its_window() -> None:
 
 def test_no_hint_where_none_is_wanted() -> None:
     """``--no-retry-after`` keeps all of them silent."""
-    call = Call("GET", "/dapi/v1/time")
+    call = Request("GET", "/dapi/v1/time")
     for wanted in (True, False):
         limits, made = refuser("binance-coinm", retry_after=wanted)
         failure = made.throttled(arrival(limits, call), limits.by_name["weight-1m"], NOW + 2 * SECOND)
@@ -125,7 +125,7 @@ def test_a_ban_says_until_when(name: str) -> None:
     """Parsers look for ``until`` and thirteen digits."""
     limits, made = refuser(name)
     assert made.ban is not None
-    failure = made.banned(made.ban, arrival(limits, Call("GET", "/x")), NOW)
+    failure = made.banned(made.ban, arrival(limits, Request("GET", "/x")), NOW)
     told = json.loads(failure.body)
     assert (failure.status, failure.bans, told["code"]) == (418, True, -1003)
     found = re.search(r"until (\d{13})\.", told["msg"])
@@ -138,7 +138,7 @@ def test_refusals_of_binance_name_the_limit() -> None:
 
     def refused(name: str, limit: str) -> tuple[int, int, str]:
         limits, made = refuser(name)
-        failure = made.throttled(arrival(limits, Call("GET", "/x")), limits.by_name[limit], NOW + SECOND)
+        failure = made.throttled(arrival(limits, Request("GET", "/x")), limits.by_name[limit], NOW + SECOND)
         told = json.loads(failure.body)
         return failure.status, told["code"], told["msg"]
 

@@ -25,7 +25,7 @@ from ratekeeper.apps.emulator.server import Emulation
 from ratekeeper.apps.emulator.state import venue_of
 from ratekeeper.apps.emulator.venue import Venue
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Answer, Call
+from ratekeeper.rules.call import Answer, Request
 
 TIME = "/fapi/v1/time"
 KLINES = "/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=99"
@@ -264,7 +264,7 @@ def test_what_dates_an_answer_is_not_what_counts_it(provider: str) -> None:
         before = emulation.clock()
         _, headers, body = await client.call(path, method)
         after = emulation.clock()
-        plan, _ = emulation.limits.plan(Call(method, path), "127.0.0.1", "")
+        plan, _ = emulation.limits.plan(Request(method, path), "127.0.0.1", "")
         told = rules.feedback(plan, Answer(200, {}, json.dumps(body).encode()), now=before).server_time
         assert told is not None
         slack = 1_000_000_000  # some tell whole seconds

@@ -15,7 +15,7 @@ from ratekeeper.apps.emulator.options import Options
 from ratekeeper.apps.emulator.state import venue_of
 from ratekeeper.apps.emulator.venue import Venue, check_fresh
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Answer, Call, Outcome
+from ratekeeper.rules.call import Answer, Outcome, Request
 from ratekeeper.rules.provider import Provider
 
 SECOND = 1_000_000_000
@@ -25,7 +25,7 @@ OWN = ("binance-spot", "binance-usdm", "bitget", "orderly")
 SIGNED = {"timestamp": str(MILLI), "signature": "s"}
 
 
-def arrived(name: str, call: Call, **options: Any) -> tuple[LimitTable, Venue, Meter, Arrival]:
+def arrived(name: str, call: Request, **options: Any) -> tuple[LimitTable, Venue, Meter, Arrival]:
     """A call that was counted at `NOW`."""
     chosen = Options(provider=name, **options)
     limits = LimitTable(Rulebook.load().provider(name), chosen)
@@ -48,7 +48,7 @@ def arrived(name: str, call: Call, **options: Any) -> tuple[LimitTable, Venue, M
 )
 def test_the_time_is_told_in_the_providers_wrapping(name: str, path: str, expected: dict[str, Any]) -> None:
     """As clients of that exchange read it."""
-    _, plain, meter, arrival = arrived(name, Call("GET", path, {}, None, {}))
+    _, plain, meter, arrival = arrived(name, Request("GET", path, {}, None, {}))
     body, back = plain.carry_out(arrival, meter)
     told = json.loads(body)
     assert {key: told[key] for key in expected} == expected
@@ -58,7 +58,7 @@ def test_the_time_is_told_in_the_providers_wrapping(name: str, path: str, expect
 def test_limits_that_are_stated_are_those_in_force() -> None:
     """``exchangeInfo`` of COIN-M comes from `[[learn]]`: the rules read back what was set."""
     limits, plain, meter, arrival = arrived(
-        "binance-coinm", Call("GET", "/dapi/v1/exchangeInfo"), window=5, capacity=99
+        "binance-coinm", Request("GET", "/dapi/v1/exchangeInfo"), window=5, capacity=99
     )
     body, _ = plain.carry_out(arrival, meter)
     told = limits.provider.feedback(arrival.plan, Answer(200, {}, body), now=NOW)
@@ -67,7 +67,7 @@ def test_limits_that_are_stated_are_those_in_force() -> None:
 
 def test_headers_report_as_the_file_says() -> None:
     """Bybit: what is left, the limit, and a reset that is "now" while there is room."""
-    _, plain, meter, arrival = arrived("bybit", Call("GET", "/v5/position/list", {}, None, {}))
+    _, plain, meter, arrival = arrived("bybit", Request("GET", "/v5/position/list", {}, None, {}))
     capacity = next(charge.limit.capacity for charge in arrival.charges if charge.limit.name == "user-50-1s")
     headers = plain.reports(arrival, meter)
     assert headers["x-bapi-limit-status"] == str(capacity - 1)
@@ -78,7 +78,7 @@ def test_headers_report_as_the_file_says() -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in DATA.glob("*.toml")))
 def test_trouble_is_never_a_refusal(name: str) -> None:
     """What answers 503 now and then is overloaded or failed to the rules, whatever the file says of it."""
-    limits, plain, _, arrival = arrived(name, Call("GET", "/x", {}, None, {}))
+    limits, plain, _, arrival = arrived(name, Request("GET", "/x", {}, None, {}))
     for seed in range(5):
         failure, _ = plain.trouble(random.Random(seed))
         told = limits.provider.feedback(arrival.plan, Answer(failure.status, failure.headers, failure.body), now=NOW)
@@ -96,7 +96,7 @@ def venue(name: str) -> tuple[Provider, Venue, LimitTable]:
 def test_no_error_of_a_mistake_looks_like_a_refusal(name: str) -> None:
     """A bot that sends a wrong order is told so, and not that it is throttled or banned."""
     provider, shop, limits = venue(name)
-    plan, _ = limits.plan(Call("POST", "/v1/order"), "127.0.0.1", "a")
+    plan, _ = limits.plan(Request("POST", "/v1/order"), "127.0.0.1", "a")
     for word in shop.sheet.errors.values():
         body = json.dumps(shop.failed(word, MILLI)).encode()
         told = provider.feedback(plan, Answer(word.status, {}, body), now=NOW)
@@ -107,7 +107,7 @@ def test_no_error_of_a_mistake_looks_like_a_refusal(name: str) -> None:
 def test_good_answers_do_not_look_like_refusals(name: str) -> None:
     """The envelope of a good answer is a good answer to the rules."""
     provider, shop, limits = venue(name)
-    plan, _ = limits.plan(Call("GET", "/v1/orders"), "127.0.0.1", "a")
+    plan, _ = limits.plan(Request("GET", "/v1/orders"), "127.0.0.1", "a")
     body = json.dumps(shop.sheet.fill("ok", data={"rows": []}, now=MILLI)).encode()
     assert provider.feedback(plan, Answer(200, {}, body), now=NOW).outcome is Outcome.OK
 
@@ -123,7 +123,7 @@ def test_every_fault_of_the_order_book_has_a_word() -> None:
 def test_a_path_without_rules_and_body_is_not_found() -> None:
     """ccxt tells by that that an account is no unified one."""
     _, shop, limits = venue("bitget")
-    call = Call("GET", "/api/v3/account/settings")
+    call = Request("GET", "/api/v3/account/settings")
     plan, charges = limits.plan(call, "127.0.0.1", "a")
     arrival = Arrival(call.method, call.path, {}, plan, charges, "127.0.0.1", "k1", "a", NOW)
     with pytest.raises(Failure) as missing:
@@ -160,7 +160,7 @@ def test_a_missing_key_is_unauthorised() -> None:
     """As on the real exchange, with 401."""
     for name, path, code in (("binance-spot", "/api/v3/account", -2014), ("orderly", "/v1/positions", -1002)):
         _, shop, limits = venue(name)
-        call = Call("GET", path)
+        call = Request("GET", path)
         plan, charges = limits.plan(call, "127.0.0.1", "a")
         arrival = Arrival("GET", path, SIGNED, plan, charges, "127.0.0.1", "k1", "a", NOW)
         assert shop.carry_out(arrival, Meter())[0]

@@ -8,37 +8,45 @@ from typing import Any
 import pytest
 
 from ratekeeper import Gate
-from ratekeeper.adapters._attempt import Attempt, HandedDown, above, leaving, peek, replace, take
+from ratekeeper.adapters._client import ClientCall, leaving
+from ratekeeper.adapters._governor import Governor
+from ratekeeper.adapters._wire import Outbound
+from ratekeeper.gate.call import CURRENT, HandedDown, peek, take
+from ratekeeper.gate.steps import drive
 
 HOST = "testland.invalid"
+OUTBOUND = Outbound("GET", "https", HOST, "/few", "", {})
 Spent = Callable[..., tuple[int, int]]
 
 
 @pytest.fixture
-def attempt(gate: Gate) -> Callable[[], Attempt]:
-    """Makes attempts, each with a permit of its own."""
+def attempt(gate: Gate) -> Callable[[], ClientCall]:
+    """Makes calls, each with a permit for its first attempt."""
 
-    def make() -> Attempt:
-        permit = gate.permit("testland", "GET", "/few")
-        permit.acquire()
-        return Attempt(None, gate.provider("testland"), permit, netloc=HOST)
+    def make() -> ClientCall:
+        rules = gate.provider("testland")
+        made = ClientCall(
+            Governor(gate), OUTBOUND, rules, None, lambda _: None, family=lambda: RuntimeError, is_async=False
+        )
+        assert drive(made.begin(None))
+        return made
 
     return make
 
 
-def test_it_is_taken_once_and_by_its_host(attempt: Callable[[], Attempt]) -> None:
+def test_it_is_taken_once_and_by_its_host(attempt: Callable[[], ClientCall]) -> None:
     """The first request for its host takes it; a redirect, another host and what comes afterwards find nothing."""
     made = attempt()
     with HandedDown(made):
-        assert above() is made and peek(HOST) is made
+        assert CURRENT.get() is made and peek(HOST) is made
         assert take("elsewhere.invalid") is None
         assert take(HOST) is made
         assert take(HOST) is None and peek(HOST) is None
-    assert above() is None and take(HOST) is None
+    assert CURRENT.get() is None and take(HOST) is None
     assert made.observed_above
 
 
-def test_whoever_took_it_hands_it_on(attempt: Callable[[], Attempt]) -> None:
+def test_whoever_took_it_hands_it_on(attempt: Callable[[], ClientCall]) -> None:
     """A layer in the middle gives it to the one below, once more, and what is left of it afterwards is nobody's."""
     made = attempt()
     with HandedDown(made, observed_above=False):
@@ -51,17 +59,20 @@ def test_whoever_took_it_hands_it_on(attempt: Callable[[], Attempt]) -> None:
         assert not made.spare and take(HOST) is None
 
 
-def test_another_takes_the_place_of_one_that_is_spent(attempt: Callable[[], Attempt]) -> None:
+def test_another_takes_the_place_of_one_that_is_spent(attempt: Callable[[], ClientCall]) -> None:
     """An SDK repeats a request: the next one takes the new attempt, and nothing of either is left behind the block."""
-    first, second = attempt(), attempt()
-    with HandedDown(first, observed_above=False):
-        assert take(HOST) is first
-        replace(second)
-        assert take(HOST) is second and not second.observed_above
-    assert above() is None
+    call = attempt()
+    with HandedDown(call, observed_above=False):
+        assert take(HOST) is call and take(HOST) is None
+        first = call.permit
+        assert drive(call.begin(None))
+        call.observed_above = False
+        assert take(HOST) is call and not call.observed_above
+        assert call.permit is not first
+    assert CURRENT.get() is None and take(HOST) is None
 
 
-def test_only_the_first_word_on_its_fate_counts(attempt: Callable[[], Attempt], spent: Spent) -> None:
+def test_only_the_first_word_on_its_fate_counts(attempt: Callable[[], ClientCall], spent: Spent) -> None:
     """It was answered: what is said later changes nothing. One that was never sent gives its cost back."""
     answered, unsent = attempt(), attempt()
     assert sum(spent("few-1d")) == 2
@@ -73,7 +84,7 @@ def test_only_the_first_word_on_its_fate_counts(attempt: Callable[[], Attempt], 
     assert (answered.done, answered.fate, unsent.told) == (True, None, None)
 
 
-def test_the_system_chooses_where_there_is_one_address(attempt: Callable[[], Attempt]) -> None:
+def test_the_system_chooses_where_there_is_one_address(attempt: Callable[[], ClientCall]) -> None:
     """Without a pool no request is told to leave from anywhere."""
     made: Any = attempt()
     with HandedDown(made):
