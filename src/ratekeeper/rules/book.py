@@ -18,6 +18,8 @@ from ratekeeper.rules.schema import File
 __all__ = ["Rulebook"]
 
 DATA = Path(__file__).parent / "data"
+_MOST_SERVED = 4096
+"""Hosts whose provider is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Rulebook:
         self._files = dict(files)
         self._lock = threading.RLock()  # a provider asked for by name may have to be added first
         self._providers: dict[tuple[str, str], Provider] = {}
+        self._served: dict[str, Provider] = {}  # by host, where the path does not matter
         self._mapped: dict[str, str] = {}
         self._places: dict[str, str] = {}
         self._exact: dict[str, list[tuple[str, str]]] = {}
@@ -134,6 +137,7 @@ class Rulebook:
             # Others read these without the lock: new ones take their place.
             self._entries = {**self._entries, name: entry}
             self._mapped = {**self._mapped, **dict.fromkeys(places, name)}
+            self._served = {}
 
     def names(self) -> list[str]:
         """All providers with rules, sorted."""
@@ -157,20 +161,32 @@ class Rulebook:
 
         `path` decides where one host serves several providers. The user's own hosts go before the files'.
         """
-        host = host.lower()
+        served = self._served
+        known = served.get(host)
+        if known is not None:
+            return known
+        found, alone = self._find(host.lower(), path)
+        if found is not None and alone:
+            if len(served) >= _MOST_SERVED:
+                served.clear()
+            served[host] = found
+        return found
+
+    def _find(self, host: str, path: str) -> tuple[Provider | None, bool]:
+        """The provider that serves `host`, and whether it serves every path there."""
         name, _, port = host.rpartition(":")
         bare = name if name and port.isdecimal() else host
         mapped = self._mapped.get(host) or self._mapped.get(bare)
         if mapped is not None:
-            return self.provider(mapped)
+            return self.provider(mapped), True
         candidates = self._exact.get(bare)
         while candidates is None and "." in bare:
             bare = bare.partition(".")[2]
             candidates = self._below.get(bare)
         for prefix, name in candidates or ():
             if path.startswith(prefix) or not path:
-                return self._provider(name, name)
-        return None
+                return self._provider(name, name), len(candidates or ()) == 1 and not prefix
+        return None, False
 
     def _provider(self, name: str, namespace: str) -> Provider:
         provider = self._providers.get((name, namespace))

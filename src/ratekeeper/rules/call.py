@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
+
+import msgspec
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
@@ -136,8 +138,7 @@ class Block:
     reason: str = ""
 
 
-@dataclass(slots=True)
-class Feedback:
+class Feedback(msgspec.Struct):
     """What an answer tells, in the ledger's terms. All mappings are keyed by `Charge.key`.
 
     Attributes:
@@ -157,12 +158,12 @@ class Feedback:
     """
 
     outcome: Outcome = Outcome.OK
-    used: dict[str, int] = field(default_factory=dict)
-    actual: dict[str, int] = field(default_factory=dict)
+    used: dict[str, int] = {}
+    actual: dict[str, int] = {}
     full: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     server_time: tuple[int, int] | None = None
-    learned: dict[str, tuple[int, int]] = field(default_factory=dict)
+    learned: dict[str, tuple[int, int]] = {}
     reason: str = ""
     acted: bool = True
     wait: Wait | None = None

@@ -31,6 +31,9 @@ PRIORITIES: Final = {
 }
 """Class of a route -> its default priority: strictly cancel > order > account > market data."""
 
+_MOST_KNOWN: Final = 4096
+"""Paths whose route is remembered, and values whose cost is."""
+
 Test = Callable[[Call], bool]
 
 Amount = int | Callable[[Call], int | None]
@@ -68,11 +71,12 @@ class CompiledRoute:
 class Router:
     """Finds the route of a call: one look-up for a plain path, a short walk for templates."""
 
-    __slots__ = ("default", "labels", "plain", "templates")
+    __slots__ = ("_fitting", "default", "labels", "plain", "templates")
 
     def __init__(self, file: File) -> None:
         self.default = CompiledRoute(file.default, "", "", file.limits, file.every)
         self.labels: dict[str, CompiledRoute] = {"": self.default}
+        self._fitting: dict[tuple[str, str], tuple[CompiledRoute, ...]] = {}  # of paths seen, the templates that fit
         self.plain: dict[tuple[str, str], tuple[CompiledRoute, ...]] = {}
         self.templates: dict[str, list[tuple[tuple[str, ...], tuple[CompiledRoute, ...]]]] = {}
         grouped: dict[str, list[CompiledRoute]] = {}
@@ -103,12 +107,18 @@ class Router:
         return self.default
 
     def _template(self, method: str, path: str) -> tuple[CompiledRoute, ...]:
+        known = self._fitting.get((method, path))
+        if known is not None:
+            return known
         segments = path.split("/")
         best: tuple[int, tuple[CompiledRoute, ...]] = (-1, ())
         for template, routes in self.templates.get(method, ()):
             fixed = _fit(template, segments)
             if fixed > best[0]:
                 best = (fixed, routes)
+        if len(self._fitting) >= _MOST_KNOWN:
+            self._fitting.clear()
+        self._fitting[method, path] = best[1]
         return best[1]
 
 
@@ -266,13 +276,21 @@ def _scaled(read: Reader, measure: Callable[[object], int | None], term: Term) -
     scale = _bands(term) if term.bands else _line(term)
     # A value that is no number is taken for the dearest: too much is refunded by feedback, too little is a refusal.
     dearest = max([each for _, each in term.bands] + [term.above or 0]) if term.bands else (term.max or term.base)
+    missing = term.missing
+    known: dict[str, int] = {}  # programs ask with few different values
 
     def scaled(call: Call) -> int | None:
         value = read(call)
         if value is None:
-            return term.missing
+            return missing
+        plain = isinstance(value, str)
+        if plain and value in known:
+            return known[value]
         size = measure(value)
-        return dearest if size is None else scale(size)
+        units = dearest if size is None else scale(size)
+        if plain and len(value) <= 32 and len(known) < _MOST_KNOWN:
+            known[value] = units
+        return units
 
     return scaled
 

@@ -301,7 +301,7 @@ def exchange_info(*rows: tuple[str, str, int, int]) -> bytes:
 
 def test_learned_from_exchange_info(spot: Provider, usdm: Provider) -> None:
     """exchangeInfo states limits and the clock; afterwards the headers' names follow the intervals in force."""
-    assert usdm.learn_route() == ("GET", "/fapi/v1/exchangeInfo")
+    assert usdm.learn_route == ("GET", "/fapi/v1/exchangeInfo")
     body = exchange_info(
         ("REQUEST_WEIGHT", "SECOND", 5, 200), ("ORDERS", "SECOND", 1, 30), ("ORDERS", "SECOND", 5, 100)
     )
