@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.rules.files import read, read_head
-from ratekeeper.rules.numbers import Cap
-from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.schema import File
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.numbers import Cap
+    from ratekeeper.rules.provider import Provider
+    from ratekeeper.rules.schema import File
 
 __all__ = ["Rulebook"]
 
@@ -22,8 +23,7 @@ _MOST_SERVED = 4096
 """Hosts whose provider is remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What is known of a file before it is needed."""
 
     name: str
@@ -91,6 +91,8 @@ class Rulebook:
             smooth: providers whose windows are spent evenly.
             caps: by provider and limit, how much of it this program may spend.
         """
+        from ratekeeper.rules.provider import Provider  # with all that calls need, when there may be some
+
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
         for path in map(Path, extra):
@@ -201,7 +203,9 @@ class Rulebook:
     def _file(self, name: str) -> File:
         entry = self._entry(name)
         if name not in self._files:
-            self._files[name] = _checked(entry.path)
+            from ratekeeper.rules.files import read
+
+            self._files[name] = read(entry.path)  # a bundled file, which is checked before it is released
         return self._files[name]
 
     def _entry(self, name: str, key: str = "") -> _Entry:
@@ -240,18 +244,22 @@ class Rulebook:
 
 
 def _entry_of(path: Path) -> _Entry:
+    from ratekeeper.rules.files import read_head
+
     head = read_head(path)
     return _Entry(head.name, path, tuple(host.lower() for host in head.hosts), tuple(head.paths))
 
 
 def _checked(path: Path) -> File:
+    from ratekeeper.rules.files import read
+
     file = read(path)
     _check(file, str(path))
     return file
 
 
 def _check(file: File, place: str) -> None:
-    from ratekeeper.rules.checks import check, refuse_unready  # for those who use a provider
+    from ratekeeper.rules.checks import check, refuse_unready
 
     check(file, place)
     refuse_unready(file, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,7 @@ from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
-__all__ = ["Answer", "Block", "Call", "Feedback", "Identity", "Outcome", "Plan", "Priority"]
+__all__ = ["PRIORITIES", "Answer", "Block", "Call", "Feedback", "Identity", "Outcome", "Plan", "Priority"]
 
 
 class Priority(IntEnum):
@@ -37,6 +37,16 @@ class Priority(IntEnum):
         except (KeyError, ValueError):
             names = ", ".join(each.name.lower() for each in cls)
             raise RuleError(f"no priority is called {value!r}: use one of {names}") from None
+
+
+PRIORITIES: Final = {
+    "cancel": Priority.CRITICAL,
+    "order": Priority.HIGH,
+    "account": Priority.NORMAL,
+    "other": Priority.NORMAL,
+    "market": Priority.LOW,
+}
+"""Class of a route -> its default priority: strictly cancel > order > account > market data."""
 
 
 class Outcome(StrEnum):
@@ -74,8 +84,7 @@ class Call(NamedTuple):
     """Request headers; only those that name an owner are read, and only their keyed digest is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Who is asking, apart from what the request itself says.
 
     Attributes:
@@ -121,8 +130,7 @@ class Answer(NamedTuple):
     """Small bodies only; ``None`` when it was not read (streams)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A scope (or one ledger) that must not be used for a time.
 
     Attributes:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Call, Plan
-from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, reader, text
-from ratekeeper.rules.routing import listed
-from ratekeeper.rules.schema import File, Lookup, Merge
+from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, listed, reader, text
 from ratekeeper.rules.times import duration
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.schema import File, Lookup, Merge
 
 __all__ = ["Handling", "Single", "class_of", "fingerprint"]
 
@@ -27,8 +27,7 @@ _NONCE: Final = "nonce"
 """The parameter under which providers want a number that no two calls share."""
 
 
-@dataclass(frozen=True, slots=True)
-class Single:
+class Single(NamedTuple):
     """A call that could be made together with others.
 
     Attributes:

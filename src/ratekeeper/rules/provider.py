@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
-from ratekeeper.rules.call import Call, Identity, Plan
+from ratekeeper.rules.call import PRIORITIES, Call, Identity, Plan
 from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import number, reader, text
-from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
+from ratekeeper.rules.reading import listed, number, reader, text
+from ratekeeper.rules.routing import CompiledRoute, Router
 from ratekeeper.rules.schema import File, Signing
 from ratekeeper.rules.scopes import ANYONE, OwnerOf, cleaned, owner_of, scope_text
 from ratekeeper.rules.times import duration, instant

@@ -6,30 +6,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ratekeeper.rules.call import Call, Priority
-from ratekeeper.rules.reading import Reader, count, number, reader, text
+from ratekeeper.rules.call import Call
+from ratekeeper.rules.reading import Reader, count, listed, number, reader, text
 from ratekeeper.rules.schema import Condition, Cost, Costs, File, LimitRule, Route, RouteRule, Scalar, Term
 
 __all__ = [
-    "PRIORITIES",
     "Amount",
     "CompiledRoute",
     "Router",
     "compile_cost",
     "evaluate",
-    "listed",
     "references",
     "spread",
 ]
-
-PRIORITIES: Final = {
-    "cancel": Priority.CRITICAL,
-    "order": Priority.HIGH,
-    "account": Priority.NORMAL,
-    "other": Priority.NORMAL,
-    "market": Priority.LOW,
-}
-"""Class of a route -> its default priority: strictly cancel > order > account > market data."""
 
 _MOST_KNOWN: Final = 4096
 """Paths whose route is remembered, and values whose cost is."""
@@ -120,11 +109,6 @@ class Router:
             self._fitting.clear()
         self._fitting[method, path] = best[1]
         return best[1]
-
-
-def listed(texts: str | list[str]) -> list[str]:
-    """One text or several, as a list; nothing for an empty one."""
-    return ([texts] if texts else []) if isinstance(texts, str) else texts
 
 
 def spread(costs: Costs, limits: Mapping[str, LimitRule]) -> dict[str, Amount]:

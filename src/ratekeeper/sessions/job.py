@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ratekeeper.errors import Blocked
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 from ratekeeper.sessions.health import Health
 from ratekeeper.sessions.restarts import Failure
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 from ratekeeper.sessions.health import Health
 from ratekeeper.sessions.history import Record, Records
 from ratekeeper.sessions.job import Run, failure_of, takes_one

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 from ratekeeper.sessions.work import Loop, Work
 
 __all__ = ["halt", "stop_all", "stop_all_async", "to_the_end"]

@@ -12,7 +12,7 @@ from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Answer, Call, Feedback, Outcome, Plan, Priority
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 
 NOW = 1_795_220_621 * SECOND
 MANY = [f"S{i}" for i in range(150)]
