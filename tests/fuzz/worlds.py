@@ -19,8 +19,7 @@ from ratekeeper.pools.echo import public_address
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Answer, Identity, Outcome, Plan, Request
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.reading import FAULTS
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import FAULTS, listed
 from ratekeeper.sessions.dialects import dialect_of
 from ratekeeper.sessions.liveness import Dials, Liveness
 from ratekeeper.stores.notes import encoded, note_of

@@ -11,7 +11,7 @@ from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Answer, Feedback, Identity, Plan, Request
 from ratekeeper.rules.handling import Single
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 
 __all__ = ["NOW", "WHO", "ask", "call_of", "charges", "key", "matches", "plan", "safe", "single", "told"]
 

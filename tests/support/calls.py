@@ -11,7 +11,7 @@ from typing import Any
 from ratekeeper.ledger.limit import Limit, Window
 from ratekeeper.rules.call import Plan, Request
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 from ratekeeper.rules.schema import Condition, RouteRule
 
 SECOND = 1_000_000_000

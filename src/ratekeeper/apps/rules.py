@@ -22,7 +22,7 @@ from ratekeeper.rules.explanation import GRADES, describe, provenance
 from ratekeeper.rules.files import inline, read, to_toml
 from ratekeeper.rules.numbers import limit_of
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 from ratekeeper.rules.schema import File, Refusal, Route, schema_json
 
 __all__ = ["Difference", "command", "differences", "page", "table"]

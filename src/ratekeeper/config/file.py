@@ -1,40 +1,40 @@
-"""The configuration file: where it is found, and on which line it states what."""
+"""The configuration file: where it is found, and on which line it states what.
+
+tomllib tells no lines. But a TOML statement ends where its text parses by itself, so `key_lines` reads the text statement
+by statement with tomllib itself: no second grammar that could disagree with it.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from ratekeeper.config.schema import Settings, store_address
 from ratekeeper.errors import RuleError, StoreError
 from ratekeeper.pools.address import EgressSettings, checked
-from ratekeeper.rules.files import faults, key_lines, line_of
 
-__all__ = ["SettingsFile", "find_settings", "home_folder", "read_settings"]
+__all__ = ["SettingsFile", "find_settings", "home_folder", "key_lines", "line_of", "read_settings"]
 
 
-@dataclass(frozen=True, slots=True)
-class SettingsFile:
+class SettingsFile(NamedTuple):
     """A configuration file as it was read.
 
     Attributes:
         settings: what it states.
         path: None if there is none.
-        lines: line of every key in it, as `ratekeeper.rules.files.key_lines` tells them.
+        lines: line of every key in it, as `key_lines` tells them.
     """
 
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = Settings()
     path: Path | None = None
-    lines: Mapping[str, int] = field(default_factory=dict)
+    lines: Mapping[str, int] = {}
 
     def states(self, key: str) -> bool:
         """Whether `key` (``$.weight``) is in the file."""
@@ -84,6 +84,10 @@ def read_settings(
     path = find_settings(config, home)
     if path is None:
         return SettingsFile()
+    import tomllib  # with what judges a file, for those who have one
+
+    from ratekeeper.rules.files import faults
+
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
@@ -137,6 +141,61 @@ def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
     """The state folder: `home`, ``$RATEKEEPER_HOME``, or the platform's place for state."""
     chosen = home or os.environ.get("RATEKEEPER_HOME")
     return Path(chosen).expanduser() if chosen else _platform_folder("STATE")
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """Where every key and table of valid TOML stands: its path, such as ``$.limits.calls.capacity``, and its line from 1.
+
+    What is written inside one value (an inline table, an array over several lines) has the line on which that statement
+    begins. Names are not quoted in paths, whatever they hold.
+    """
+    import tomllib
+
+    lines: dict[str, int] = {"$": 1}
+    arrays: dict[str, int] = {}
+    table, pending, first = "$", "", 1
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        pending += line + "\n"
+        try:
+            found = tomllib.loads(pending)
+        except tomllib.TOMLDecodeError:
+            continue  # the statement goes on
+        if pending.lstrip().startswith("["):
+            table = _header(found, first, lines, arrays)
+        else:
+            _note(found, table, first, lines)
+        pending, first = "", number + 1
+    return lines
+
+
+def line_of(lines: Mapping[str, int], path: str) -> int:
+    """The line of a path, or of the nearest table around it; 0 if nothing of it is in the file."""
+    while path not in lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)] or "$"
+    return 0 if path == "$" else lines[path]
+
+
+def _header(found: Any, line: int, lines: dict[str, int], arrays: dict[str, int]) -> str:
+    """Note a table's header, alone in `found`; return the table's path."""
+    path = "$"
+    while found:
+        if isinstance(found, list):
+            arrays[path] = arrays.get(path, -1) + 1
+            path, found = f"{path}[{arrays[path]}]", found[0]
+        else:
+            name, found = next(iter(found.items()))
+            path = f"{path}.{name}"
+            if path in arrays and isinstance(found, dict):
+                path = f"{path}[{arrays[path]}]"
+        lines.setdefault(path, line)
+    return path
+
+
+def _note(value: Any, path: str, line: int, lines: dict[str, int]) -> None:
+    lines.setdefault(path, line)
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        _note(each, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}", line, lines)
 
 
 def _platform_folder(kind: Literal["CONFIG", "STATE"]) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
@@ -175,8 +174,7 @@ class Arguments(TypedDict, total=False):
     policies: Policies | str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """All that a gate is told. `SETTINGS` has the meaning of those attributes that are not here.
 
     Attributes:

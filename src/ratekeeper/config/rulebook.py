@@ -12,9 +12,10 @@ from ratekeeper.config.schema import Settings
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.pools.address import EgressSettings
 from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.call import PRIORITIES
 from ratekeeper.rules.numbers import Cap
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import PRIORITIES, listed
+from ratekeeper.rules.reading import listed
 from ratekeeper.rules.times import duration
 
 __all__ = ["mistakes", "rulebook", "unchecked"]

@@ -52,7 +52,7 @@ class Contact:
         until = self._known.get(provider.namespace)
         if until is not None and time.monotonic_ns() < until:
             return True
-        return provider.learn_route() is None
+        return provider.learn_route is None
 
     def make(self, provider: Provider, base_url: str) -> None:
         """Ask, unless it was asked lately by any process. Never raises."""
@@ -102,7 +102,7 @@ class Contact:
 
         from ratekeeper.pools.echo import opener  # with an HTTP client: for those who ask
 
-        route = provider.learn_route()
+        route = provider.learn_route
         assert route is not None
         context, settling = self._context, self._settling
         plan = provider.plan(Request(*route), context.plans.identity(address))

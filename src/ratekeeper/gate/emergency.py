@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from ratekeeper.errors import RatekeeperError, RuleError
-from ratekeeper.rules.call import Plan
-from ratekeeper.rules.routing import PRIORITIES
+from ratekeeper.rules.call import PRIORITIES, Plan
 from ratekeeper.stores.blocks import EMERGENCY, EVERYWHERE
 
 __all__ = ["emergency", "passing", "spoken", "understood"]

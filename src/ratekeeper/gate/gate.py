@@ -7,10 +7,9 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ratekeeper.config.resolution import configure, program_name
-from ratekeeper.config.rulebook import rulebook
 from ratekeeper.gate import priorities
 from ratekeeper.gate.congestion import Jams
 from ratekeeper.gate.contact import Contact
@@ -32,9 +31,11 @@ from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Priority, Request
-from ratekeeper.rules.provider import Provider
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.provider import Provider
 
 __all__ = ["Gate"]
 
@@ -94,6 +95,8 @@ class Gate:
         )  # fmt: skip
         self.events = Events()
         self.jams = Jams(self.events)
+        from ratekeeper.config.rulebook import rulebook  # with the reader of rule files
+
         self.home, self._book, self.policies = said.home, rulebook(said), said.policies
         self.attempt_timeout = said.policies.attempt_timeout
         self.max_wait, self.max_block_wait, self.weight = said.max_wait, said.max_block_wait, said.weight

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from ratekeeper.rules.call import Outcome
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 
 __all__ = ["described", "fate_of", "surely_unsent", "unconnected"]
 

@@ -10,7 +10,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ratekeeper.gate.context import Context
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Window
@@ -18,8 +18,10 @@ from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
 from ratekeeper.policy.retry import Retry
 from ratekeeper.policy.shared import seconds
 from ratekeeper.rules.call import Feedback, Plan
-from ratekeeper.rules.provider import Provider
 from ratekeeper.stores.inforce import PACED, REFUSED
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.provider import Provider
 
 __all__ = ["Pacing"]
 

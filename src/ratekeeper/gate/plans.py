@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ratekeeper.gate.emergency import passing
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Request
-from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.scopes import owner_of
 from ratekeeper.stores.base import Store
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.provider import Provider
 
 __all__ = ["Plans"]
 

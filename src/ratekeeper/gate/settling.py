@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.pacing import Pacing
@@ -14,9 +14,11 @@ from ratekeeper.ledger.limit import SECOND, Instant, Window
 from ratekeeper.policy.shared import Bans, banned
 from ratekeeper.pools.pool import Choice
 from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
-from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import Wait
 from ratekeeper.stores.records import LEASE, Answered, Grant
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.provider import Provider
 
 __all__ = ["LINGER", "Settling"]
 

@@ -30,7 +30,7 @@ _EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
 
 
 _Part: TypeAlias = Callable[..., Any]
-"""Calls what reads one part of an answer, given the name of the part, and returns what that returns."""
+"""Calls a function that reads one part of an answer, given the name of the part; None if that part cannot be read."""
 
 
 class _Report(NamedTuple):
@@ -44,6 +44,8 @@ class _Report(NamedTuple):
 class _Recipe(NamedTuple):
     """What to look at in answers to one plan."""
 
+    plain: bool
+    """Whether a good answer can tell no more than the date and used-counters."""
     used: tuple[tuple[str, str, int], ...]
     """(header, charge key, the most that is believed)."""
     reports: tuple[_Report, ...]
@@ -73,19 +75,21 @@ class Listener:
         self._learned = learned
         self._start = len(namespace) + 1
         self._refusals = Refusals(file, namespace, limits)
+        self._odd = self._refusals.odd_statuses
         self._headers = {name: _named(file.limits[name].headers, limit) for name, limit in limits.items()}
         self._recipes: dict[Plan, _Recipe] = {}
         self._date: tuple[str, tuple[int, int] | None] = ("", None)
         self.blocks_endpoint = self._refusals.blocks_endpoint
 
     def wants_body(self, plan: Plan, status: int) -> bool:
-        """Whether the body of an answer with this status could tell something."""
-        if status >= 400 or status in self._refusals.odd_statuses:
+        """Whether `feedback` could learn from the body of an answer with this status. Bodies of refusals always tell."""
+        if status >= 400 or status in self._odd:
             return True
         return (self._recipes.get(plan) or self._recipe(plan)).needs_body
 
     def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
-        """Everything `answer` tells; whatever cannot be read of it tells nothing, and the rest counts.
+        """What `answer` tells about the limits that `plan` charged. A part that cannot be read tells nothing, and the rest
+        counts.
 
         Args:
             plan: of the call.
@@ -94,30 +98,39 @@ class Listener:
                 what is past: the answer's own date goes before it.
         """
         recipe = self._recipes.get(plan) or self._recipe(plan)
+        status, headers, _ = answer
         result = Feedback()
-        try:
-            self._read(recipe, plan, answer, now, result, _whole)
-        except FAULTS:
-            result = Feedback()
-            self._read(recipe, plan, answer, now, result, _part_of(result))
+        if recipe.plain and status < 400 and status not in self._odd:  # the usual answer: read here, without a call
+            try:
+                date = headers.get("date")
+                if date is not None:
+                    known, bounds = self._date
+                    result.server_time = bounds if date == known else self._server_time(date)
+                for name, key, most in recipe.used:
+                    value = headers.get(name)
+                    if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
+                        result.used[key] = min(int(value), most)
+                return result
+            except FAULTS:
+                result = Feedback()
+        self._read(recipe, plan, answer, now, result, _part_of(result))
         return result
 
     def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> None:
-        """Read an answer into `result`; `part` calls what reads one part of it."""
+        """Read any answer into `result`, each part of it by itself."""
         headers = answer.headers
-        date = headers.get("date")
+        date = part("date", headers.get, "date")
         if date is not None:
-            known, bounds = self._date  # one string serves a second's answers
+            known, bounds = self._date
             result.server_time = bounds if date == known else part("date", self._server_time, date)
         seen = now if result.server_time is None else result.server_time[0]
         charged = True
-        if answer.status >= 400 or answer.status in self._refusals.odd_statuses:
+        if answer.status >= 400 or answer.status in self._odd:
             charged = self._refused(plan, answer, seen, result, part)
-        if plan.feedback:
-            if recipe.used:
-                part("counters", _count_used, recipe.used, headers, result)
-            for report in recipe.reports:
-                part("reports", self._report, report, headers, seen, result)
+        if recipe.used:
+            part("counters", _count_used, recipe.used, headers, result)
+        for report in recipe.reports:
+            part("reports", self._report, report, headers, seen, result)
         if not charged or recipe.ok or recipe.failed:
             self._cost(recipe, plan, answer, result, part, charged)
         if result.actual:
@@ -150,7 +163,7 @@ class Listener:
         return True
 
     def _server_time(self, date: str) -> tuple[int, int] | None:
-        """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]."""
+        """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
         seconds = http_date(date)
         bounds = None
         if seconds is not None and _EARLIEST <= seconds * SECOND <= _LATEST:
@@ -207,7 +220,7 @@ class Listener:
     def _recipe(self, plan: Plan) -> _Recipe:
         route = self._routes.get(plan.route)
         used, reports = [], []
-        for charge in plan.charges:
+        for charge in plan.charges if plan.feedback else ():
             names = self._headers.get(charge.limit.name)
             if names is None:
                 continue
@@ -219,20 +232,16 @@ class Listener:
         failed = _changes(plan, route.failed if route else {})
         learns = tuple(learn for learn in self._file.learn if _speaks_of(learn, plan.route))
         needs_body = bool(learns) or any(not isinstance(amount, int) for _, _, amount in ok)
-        recipe = _Recipe(tuple(used), tuple(reports), ok, failed, learns, needs_body, _caps(plan))
+        plain = not (reports or ok or learns)
+        recipe = _Recipe(plain, tuple(used), tuple(reports), ok, failed, learns, needs_body, _caps(plan))
         if len(self._recipes) >= _MOST_RECIPES:
             self._recipes.clear()
         self._recipes[plan] = recipe
         return recipe
 
 
-def _whole(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
-    """A part of an answer, where all of them can be read."""
-    return read(*arguments)
-
-
 def _part_of(result: Feedback) -> _Part:
-    """What reads the parts of an answer one by one: one that cannot be read is None, and named in `result`."""
+    """The function that reads the parts of an answer one by one, and names in `result` those that cannot be read."""
 
     def part(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
         try:

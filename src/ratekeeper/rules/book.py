@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.rules.files import read, read_head
-from ratekeeper.rules.numbers import Cap
-from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.schema import File
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.numbers import Cap
+    from ratekeeper.rules.provider import Provider
+    from ratekeeper.rules.schema import File
 
 __all__ = ["Rulebook"]
 
 DATA = Path(__file__).parent / "data"
+_MOST_SERVED = 4096
+"""Hosts whose provider is remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What is known of a file before it is needed."""
 
     name: str
@@ -53,6 +55,7 @@ class Rulebook:
         self._files = dict(files)
         self._lock = threading.RLock()  # a provider asked for by name may have to be added first
         self._providers: dict[tuple[str, str], Provider] = {}
+        self._served: dict[str, Provider] = {}  # by host, where the path does not matter
         self._mapped: dict[str, str] = {}
         self._places: dict[str, str] = {}
         self._exact: dict[str, list[tuple[str, str]]] = {}
@@ -88,6 +91,8 @@ class Rulebook:
             smooth: providers whose windows are spent evenly.
             caps: by provider and limit, how much of it this program may spend.
         """
+        from ratekeeper.rules.provider import Provider  # with all that calls need, when there may be some
+
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
         for path in map(Path, extra):
@@ -134,6 +139,7 @@ class Rulebook:
             # Others read these without the lock: new ones take their place.
             self._entries = {**self._entries, name: entry}
             self._mapped = {**self._mapped, **dict.fromkeys(places, name)}
+            self._served = {}
 
     def names(self) -> list[str]:
         """All providers with rules, sorted."""
@@ -157,20 +163,32 @@ class Rulebook:
 
         `path` decides where one host serves several providers. The user's own hosts go before the files'.
         """
-        host = host.lower()
+        served = self._served
+        known = served.get(host)
+        if known is not None:
+            return known
+        found, alone = self._find(host.lower(), path)
+        if found is not None and alone:
+            if len(served) >= _MOST_SERVED:
+                served.clear()
+            served[host] = found
+        return found
+
+    def _find(self, host: str, path: str) -> tuple[Provider | None, bool]:
+        """The provider that serves `host`, and whether it serves every path there."""
         name, _, port = host.rpartition(":")
         bare = name if name and port.isdecimal() else host
         mapped = self._mapped.get(host) or self._mapped.get(bare)
         if mapped is not None:
-            return self.provider(mapped)
+            return self.provider(mapped), True
         candidates = self._exact.get(bare)
         while candidates is None and "." in bare:
             bare = bare.partition(".")[2]
             candidates = self._below.get(bare)
         for prefix, name in candidates or ():
             if path.startswith(prefix) or not path:
-                return self._provider(name, name)
-        return None
+                return self._provider(name, name), len(candidates or ()) == 1 and not prefix
+        return None, False
 
     def _provider(self, name: str, namespace: str) -> Provider:
         provider = self._providers.get((name, namespace))
@@ -185,7 +203,9 @@ class Rulebook:
     def _file(self, name: str) -> File:
         entry = self._entry(name)
         if name not in self._files:
-            self._files[name] = _checked(entry.path)
+            from ratekeeper.rules.files import read
+
+            self._files[name] = read(entry.path)  # a bundled file, which is checked before it is released
         return self._files[name]
 
     def _entry(self, name: str, key: str = "") -> _Entry:
@@ -224,18 +244,22 @@ class Rulebook:
 
 
 def _entry_of(path: Path) -> _Entry:
+    from ratekeeper.rules.files import read_head
+
     head = read_head(path)
     return _Entry(head.name, path, tuple(host.lower() for host in head.hosts), tuple(head.paths))
 
 
 def _checked(path: Path) -> File:
+    from ratekeeper.rules.files import read
+
     file = read(path)
     _check(file, str(path))
     return file
 
 
 def _check(file: File, place: str) -> None:
-    from ratekeeper.rules.checks import check, refuse_unready  # for those who use a provider
+    from ratekeeper.rules.checks import check, refuse_unready
 
     check(file, place)
     refuse_unready(file, place)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
-__all__ = ["Answer", "Block", "Feedback", "Identity", "Outcome", "Plan", "Priority", "Request"]
+__all__ = ["PRIORITIES", "Answer", "Block", "Feedback", "Identity", "Outcome", "Plan", "Priority", "Request"]
 
 
 class Priority(IntEnum):
@@ -35,6 +37,16 @@ class Priority(IntEnum):
         except (KeyError, ValueError):
             names = ", ".join(each.name.lower() for each in cls)
             raise RuleError(f"no priority is called {value!r}: use one of {names}") from None
+
+
+PRIORITIES: Final = {
+    "cancel": Priority.CRITICAL,
+    "order": Priority.HIGH,
+    "account": Priority.NORMAL,
+    "other": Priority.NORMAL,
+    "market": Priority.LOW,
+}
+"""Class of a route -> its default priority: strictly cancel > order > account > market data."""
 
 
 class Outcome(StrEnum):
@@ -72,8 +84,7 @@ class Request(NamedTuple):
     """Request headers; only those that name an owner are read, and only their keyed digest is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Who is asking, apart from what the request itself says.
 
     Attributes:
@@ -119,8 +130,7 @@ class Answer(NamedTuple):
     """Small bodies only; ``None`` when it was not read (streams)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A scope (or one ledger) that must not be used for a time.
 
     Attributes:
@@ -136,8 +146,7 @@ class Block:
     reason: str = ""
 
 
-@dataclass(slots=True)
-class Feedback:
+class Feedback(msgspec.Struct):
     """What an answer tells, in the ledger's terms. All mappings are keyed by `Charge.key`.
 
     Attributes:
@@ -157,12 +166,12 @@ class Feedback:
     """
 
     outcome: Outcome = Outcome.OK
-    used: dict[str, int] = field(default_factory=dict)
-    actual: dict[str, int] = field(default_factory=dict)
+    used: dict[str, int] = {}
+    actual: dict[str, int] = {}
     full: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     server_time: tuple[int, int] | None = None
-    learned: dict[str, tuple[int, int]] = field(default_factory=dict)
+    learned: dict[str, tuple[int, int]] = {}
     reason: str = ""
     acted: bool = True
     wait: Wait | None = None

@@ -13,7 +13,8 @@ from typing import Final
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.numbers import limit_of
-from ratekeeper.rules.routing import listed, references
+from ratekeeper.rules.reading import listed
+from ratekeeper.rules.routing import references
 from ratekeeper.rules.schema import (
     Ban,
     Condition,

@@ -10,7 +10,7 @@ import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
 from ratekeeper.rules.call import Plan, Request
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 from ratekeeper.rules.schema import File, Route, Sourced
 from ratekeeper.rules.times import interval_name
 

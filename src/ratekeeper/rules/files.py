@@ -1,8 +1,4 @@
-"""Reads TOML that people write, with errors that name key and remedy; finds the lines of keys; writes rule files.
-
-tomllib tells no lines. But a TOML statement ends where its text parses by itself, so `key_lines` reads the text statement
-by statement with tomllib itself: no second grammar that could disagree with it.
-"""
+"""Reads rule files, with errors that name file, key and remedy; finds what does not fit a type; writes rule files."""
 
 from __future__ import annotations
 
@@ -24,8 +20,6 @@ from ratekeeper.rules.schema import File, Head, Rule
 __all__ = [
     "faults",
     "inline",
-    "key_lines",
-    "line_of",
     "parse",
     "parse_head",
     "read",
@@ -113,60 +107,7 @@ def _structs(base: Callable[..., Any] = Rule) -> list[Any]:
     return found
 
 
-# --- where keys stand, and what is wrong with values ----------------------------------------------------------------
-
-
-def key_lines(text: str) -> dict[str, int]:
-    """Where every key and table of valid TOML stands: its path, such as ``$.limits.calls.capacity``, and its line from 1.
-
-    What is written inside one value (an inline table, an array over several lines) has the line on which that statement
-    begins. Names are not quoted in paths, whatever they hold.
-    """
-    lines: dict[str, int] = {"$": 1}
-    arrays: dict[str, int] = {}
-    table, pending, first = "$", "", 1
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-        pending += line + "\n"
-        try:
-            found = tomllib.loads(pending)
-        except tomllib.TOMLDecodeError:
-            continue  # the statement goes on
-        if pending.lstrip().startswith("["):
-            table = _header(found, first, lines, arrays)
-        else:
-            _note(found, table, first, lines)
-        pending, first = "", number + 1
-    return lines
-
-
-def line_of(lines: Mapping[str, int], path: str) -> int:
-    """The line of a path, or of the nearest table around it; 0 if nothing of it is in the file."""
-    while path not in lines:
-        path = path[: max(path.rfind("."), path.rfind("["), 0)] or "$"
-    return 0 if path == "$" else lines[path]
-
-
-def _header(found: Any, line: int, lines: dict[str, int], arrays: dict[str, int]) -> str:
-    """Note a table's header, alone in `found`; return the table's path."""
-    path = "$"
-    while found:
-        if isinstance(found, list):
-            arrays[path] = arrays.get(path, -1) + 1
-            path, found = f"{path}[{arrays[path]}]", found[0]
-        else:
-            name, found = next(iter(found.items()))
-            path = f"{path}.{name}"
-            if path in arrays and isinstance(found, dict):
-                path = f"{path}[{arrays[path]}]"
-        lines.setdefault(path, line)
-    return path
-
-
-def _note(value: Any, path: str, line: int, lines: dict[str, int]) -> None:
-    lines.setdefault(path, line)
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in inside:
-        _note(each, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}", line, lines)
+# --- what does not fit a type ---------------------------------------------------------------------------------------
 
 
 def faults(value: object, kind: Any, path: str = "$") -> Iterator[tuple[str, str]]:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan, Request
-from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, reader, text
-from ratekeeper.rules.routing import listed
-from ratekeeper.rules.schema import File, Lookup, Merge
+from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, listed, reader, text
 from ratekeeper.rules.times import duration
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.schema import File, Lookup, Merge
 
 __all__ = ["Handling", "Single", "class_of", "fingerprint"]
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE: Final = frozenset({"cancel", "market"})
 _MOST_KNOWN: Final = 4096
 _NONCE: Final = "nonce"
 """The parameter under which providers want a number that no two calls share."""
 
 
-@dataclass(frozen=True, slots=True)
-class Single:
+class Single(NamedTuple):
     """A call that could be made together with others.
 
     Attributes:
@@ -70,6 +70,23 @@ class Single:
         return found
 
 
+class _Kind(NamedTuple):
+    """What the file says of all calls of one plan.
+
+    Attributes:
+        route_class: of the route.
+        ttl: seconds for which an answer is as good as a new one; None if the file does not say.
+        owner: whose answers are kept: ``""`` everybody's, None if nobody can tell.
+        lookup, merge: of the route, or None.
+    """
+
+    route_class: str
+    ttl: float | None
+    owner: str | None
+    lookup: Lookup | None
+    merge: Merge | None
+
+
 class Handling:
     """What one rule file says of it."""
 
@@ -86,18 +103,24 @@ class Handling:
         self._gets_act = any(
             match.startswith("GET ") for rule in file.routes if rule.class_ == "order" for match in listed(rule.match)
         )
-        self._ttls: dict[str, float | None] = {}
+        self._kinds: dict[Plan, _Kind] = {}
+
+    def _kind(self, plan: Plan) -> _Kind:
+        route, route_class, owner = _template(plan), class_of(plan), ""
+        spans = (span for pattern, span in self._keep if route and fnmatchcase(route, pattern))
+        ttl = next((duration(span) / SECOND for span in spans), None)
+        if route_class != "market":
+            start = f"{plan.provider}/account:"
+            owner = next((scope for scope in plan.scopes if scope.startswith(start)), "")
+        known = owner if route_class == "market" or (owner and not owner.endswith(":anonymous")) else None
+        if len(self._kinds) > _MOST_KNOWN:
+            self._kinds.clear()
+        self._kinds[plan] = kind = _Kind(route_class, ttl, known, self._lookups.get(route), self._merges.get(route))
+        return kind
 
     def ttl(self, plan: Plan) -> float | None:
         """Seconds for which an answer is as good as a new one; None if the file says nothing of the route."""
-        route = _template(plan)
-        if route not in self._ttls:
-            if len(self._ttls) > _MOST_KNOWN:
-                self._ttls.clear()
-            self._ttls[route] = next(
-                (duration(span) / SECOND for pattern, span in self._keep if route and fnmatchcase(route, pattern)), None
-            )
-        return self._ttls[route]
+        return (self._kinds.get(plan) or self._kind(plan)).ttl
 
     def safe(self, call: Request, plan: Plan) -> bool:
         """Whether making the call twice does no more than making it once.
@@ -105,12 +128,12 @@ class Handling:
         So it is with what only reads (market data, what ``[keep]`` names, and GET but where the provider takes orders by
         it), with cancels, and with orders of which the provider promises to carry out one only.
         """
-        if self.ttl(plan) is not None:
+        route_class, ttl, _, lookup, _ = self._kinds.get(plan) or self._kind(plan)
+        if ttl is not None or route_class in _SAFE:
             return True
-        kind, method = class_of(plan), call.method.upper()
-        if kind != "order":
-            return kind in {"cancel", "market"} or method == "DELETE" or (method in _READS and not self._gets_act)
-        lookup = self._lookups.get(_template(plan))
+        method = call.method.upper()
+        if route_class != "order":
+            return method == "DELETE" or (method in _READS and not self._gets_act)
         return lookup is not None and bool(lookup.once) and reader(lookup.once)(call) is not None
 
     def ask(self, call: Request, plan: Plan) -> str:
@@ -118,7 +141,7 @@ class Handling:
 
         Places in its path are filled from its parameters, or else from the same places in the path of `call`.
         """
-        lookup = self._lookups.get(_template(plan))
+        lookup = (self._kinds.get(plan) or self._kind(plan)).lookup
         if lookup is None:
             return ""
         values = _values(lookup, call)
@@ -134,8 +157,11 @@ class Handling:
 
     def good(self, body: bytes) -> bool:
         """Whether an answer under a good status is no error, so that it may be kept; where nothing is said it is none."""
-        found = ((dig_json(body, path), values) for path, values in self._good)
-        return all(value is None or text(value) in values for value, values in found)
+        for path, values in self._good:
+            value = dig_json(body, path)
+            if value is not None and text(value) not in values:
+                return False
+        return True
 
     def key(self, call: Request, plan: Plan) -> bytes | None:
         """Under which the answer to the call is kept: the same for all who would get the same; None if nobody can tell.
@@ -143,20 +169,17 @@ class Handling:
         What differs from call to call because it is signed is left out; an answer that is an account's own is kept under
         that account (a keyed digest), and never without one.
         """
-        owner = ""
-        if class_of(plan) != "market":
-            start = f"{plan.provider}/account:"
-            owner = next((scope for scope in plan.scopes if scope.startswith(start)), "")
-            if not owner or owner.endswith(":anonymous"):
-                return None
-        if call.method.upper() not in _READS and call.params is None and call.body is None:
+        owner = (self._kinds.get(plan) or self._kind(plan)).owner
+        method = call.method.upper()
+        if owner is None or (method not in _READS and call.params is None and call.body is None):
             return None
-        plain = self._plain(call.params)
-        return fingerprint(plan.provider, owner, call.method.upper(), call.path, plain, call.body, self._world(call))
+        plain = self._plain(call.params) if call.params else {}
+        world = self._world(call) if self._apart else []
+        return fingerprint(plan.provider, owner, method, call.path, plain, call.body, world)
 
     def single(self, call: Request, plan: Plan) -> Single | None:
         """How the call could be made together with others; None if it could not."""
-        rule = self._merges.get(_template(plan))
+        rule = (self._kinds.get(plan) or self._kind(plan)).merge
         if rule is None or not call.params or rule.by not in call.params:
             return None
         if rule.list_param in call.params or count(call.params[rule.by]) != 1:
@@ -170,11 +193,11 @@ class Handling:
         """The headers that lead to another world behind the same address, such as demo trading."""
         return [header(call.headers, name) for name in self._apart]
 
-    def _plain(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _plain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters as the wire would show them, without what a signature adds."""
         return {
-            name: value if isinstance(value, (list, tuple)) else text(value)
-            for name, value in (params or {}).items()
+            name: value if isinstance(value, (str, list, tuple)) else text(value)
+            for name, value in params.items()
             if name not in self._unsigned
         }
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Limit, Window
-from ratekeeper.rules.reading import dig, whole
-from ratekeeper.rules.routing import listed
-from ratekeeper.rules.schema import File, Learn, LimitRule, Tier
+from ratekeeper.rules.reading import dig, listed, whole
 from ratekeeper.rules.times import DAY, duration, interval_period
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.schema import File, Learn, LimitRule
 
 __all__ = [
     "CAP",
@@ -57,7 +58,7 @@ class Cap(NamedTuple):
 def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
     """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
     chosen = rule.tiers[tier] if tier else rule.capacity
-    capacity, refill = (chosen.capacity, chosen.refill) if isinstance(chosen, Tier) else (chosen, 0)
+    capacity, refill = (chosen, 0) if isinstance(chosen, int) else (chosen.capacity, chosen.refill)
     return Limit(
         name=name,
         unit=rule.unit,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
-from ratekeeper.rules.call import Answer, Feedback, Identity, Plan, Request
+from ratekeeper.rules.call import PRIORITIES, Identity, Plan, Request
 from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import number, reader, text
-from ratekeeper.rules.routing import PRIORITIES, CompiledRoute, Router, listed
-from ratekeeper.rules.schema import File
+from ratekeeper.rules.reading import listed, number, reader, text
+from ratekeeper.rules.routing import CompiledRoute, Router
+from ratekeeper.rules.schema import File, Signing
 from ratekeeper.rules.scopes import ANYONE, OwnerOf, cleaned, owner_of, scope_text
 from ratekeeper.rules.times import duration, instant
 
@@ -56,6 +56,32 @@ class _Place:
         self.ready: tuple[Identity | None, tuple[str, ...], Plan | None] = (None, (), None)
 
 
+class _Signature:
+    """How a provider's calls are signed; `read` reads the signature of a call."""
+
+    __slots__ = ("_default", "_format", "_longest", "_made", "_window", "read")
+
+    def __init__(self, signing: Signing) -> None:
+        self.read = reader(signing.signature)
+        self._made = reader(signing.timestamp)
+        self._window = reader(signing.window) if signing.window else None
+        self._format = signing.timestamp_format
+        self._default = duration(signing.default)
+        self._longest = duration(signing.longest)
+
+    def end(self, call: Request) -> int | None:
+        """Unix ns at which the signature of a signed call goes stale; None if its time cannot be read."""
+        made = self._made(call)
+        signed = None if made is None else instant(text(made), self._format, 0)
+        if signed is None:
+            return None
+        if self._format == "epoch-ms" and signed > 10**20:
+            signed //= 1000  # sent in microseconds, as Binance allows
+        window = number(self._window(call)) if self._window else None
+        length = self._default if window is None else max(window, 0) * (SECOND // 1000)
+        return signed + min(length, self._longest)
+
+
 class Provider:
     """The rules of one provider as one namespace sees them.
 
@@ -64,6 +90,8 @@ class Provider:
         namespace: begins every `Charge.key`; differs from `name` where the user mapped hosts of their own to it.
         file: the rule file.
         limits: by name; the file's numbers, or those chosen or learned (see `ratekeeper.rules.numbers`).
+        feedback: reads what an answer tells (`Listener.feedback`).
+        wants_body: whether the body of an answer could tell something (`Listener.wants_body`).
     """
 
     def __init__(
@@ -101,6 +129,7 @@ class Provider:
         self._wanted = chosen(file, tiers or {}, overrides or {}, headroom or {})
         self._caps = caps or {}
         self._router = Router(file)
+        self._signature = _Signature(file.signing) if file.signing else None
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._learn(dict(learned or {}))
 
@@ -115,6 +144,7 @@ class Provider:
         }
         self._capped = {name: (cap, capped(self.limits[name], cap)) for name, cap in self._caps.items()}
         self._listener = Listener(self.file, self.namespace, self.limits, self._router.labels, learned)
+        self.feedback, self.wants_body = self._listener.feedback, self._listener.wants_body
         self._denials: Denials | None = None
         self._places: dict[CompiledRoute, _Place] = {}
         self._plain: dict[tuple[str, str], _Place] = {}  # those that method and path alone decide
@@ -146,14 +176,6 @@ class Provider:
             place.ready = (identity, owners, plan if place.fixed else None)
         return plan
 
-    def feedback(self, plan: Plan, answer: Answer, *, now: int) -> Feedback:
-        """What `answer`, received at `now` (Unix ns), tells about the limits that `plan` charged."""
-        return self._listener.feedback(plan, answer, now)
-
-    def wants_body(self, plan: Plan, status: int) -> bool:
-        """Whether `feedback` could learn from the body of an answer with this status. Bodies of refusals always tell."""
-        return self._listener.wants_body(plan, status)
-
     def with_learned(self, learned: Mapping[str, tuple[int, int]]) -> Provider:
         """The same provider with other numbers: limit, or limit and scope -> (capacity, period ns). Keys stay the same."""
         known = {ledger: numbers for ledger, numbers in learned.items() if ledger.partition("/")[0] in self.limits}
@@ -168,6 +190,7 @@ class Provider:
 
         return Handling(self.file)
 
+    @cached_property
     def learn_route(self) -> tuple[str, str] | None:
         """Method and path at which limits can be read without a key, or None."""
         for learn in self.file.learn:
@@ -183,18 +206,8 @@ class Provider:
 
     def signed_until(self, call: Request) -> int | None:
         """Unix ns at which the signature that `call` already carries goes stale; None if it is not signed."""
-        signing = self.file.signing
-        if signing is None or reader(signing.signature)(call) is None:
-            return None
-        made = reader(signing.timestamp)(call)
-        signed = None if made is None else instant(text(made), signing.timestamp_format, 0)
-        if signed is None:
-            return None
-        if signing.timestamp_format == "epoch-ms" and signed > 10**20:
-            signed //= 1000  # sent in microseconds, as Binance allows
-        window = number(reader(signing.window)(call)) if signing.window else None
-        length = duration(signing.default) if window is None else max(window, 0) * (SECOND // 1000)
-        return signed + min(length, duration(signing.longest))
+        signature = self._signature
+        return None if signature is None or signature.read(call) is None else signature.end(call)
 
     def denial(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
         """What it would answer to a call that a block holds; arguments as for `Denials.make`."""

@@ -24,8 +24,10 @@ __all__ = [
     "dig",
     "dig_json",
     "header",
+    "listed",
     "number",
     "reader",
+    "redact",
     "sought",
     "text",
     "whole",
@@ -175,6 +177,17 @@ def text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def listed(texts: str | list[str]) -> list[str]:
+    """One text or several, as a list; nothing for an empty one."""
+    return ([texts] if texts else []) if isinstance(texts, str) else texts
+
+
+def redact(text: str) -> str:
+    """`text` on one line, shortened, with everything that could be a key struck out."""
+    text = re.sub(r"[A-Za-z0-9_\-+/=]{20,}", "[...]", " ".join(text.split()))
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def number(value: Any) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
 from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
-from ratekeeper.rules.reading import decoded, dig, sought
+from ratekeeper.rules.reading import decoded, dig, redact, sought
 from ratekeeper.rules.reading import text as as_text
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.schema import File, Refusal, Retry
@@ -25,7 +25,7 @@ from ratekeeper.rules.times import (
     stated,
 )
 
-__all__ = ["Refusals", "redact"]
+__all__ = ["Refusals"]
 
 _MOST_TEXT: Final = 65_536
 """Bytes of a body that are read for signatures; refusals are short."""
@@ -201,12 +201,6 @@ class Refusals:
                 None if said is None else bounded(said, self._shortest, _LONGEST, now),
             )
         )
-
-
-def redact(text: str) -> str:
-    """`text` on one line, shortened, with everything that could be a key struck out."""
-    text = re.sub(r"[A-Za-z0-9_\-+/=]{20,}", "[...]", " ".join(text.split()))
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _opened(body: bytes | str | None) -> tuple[Any, str]:

@@ -6,30 +6,22 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ratekeeper.rules.call import Priority, Request
-from ratekeeper.rules.reading import Reader, count, number, reader, text
+from ratekeeper.rules.call import Request
+from ratekeeper.rules.reading import Reader, count, listed, number, reader, text
 from ratekeeper.rules.schema import Condition, Cost, Costs, File, LimitRule, Route, RouteRule, Scalar, Term
 
 __all__ = [
-    "PRIORITIES",
     "Amount",
     "CompiledRoute",
     "Router",
     "compile_cost",
     "evaluate",
-    "listed",
     "references",
     "spread",
 ]
 
-PRIORITIES: Final = {
-    "cancel": Priority.CRITICAL,
-    "order": Priority.HIGH,
-    "account": Priority.NORMAL,
-    "other": Priority.NORMAL,
-    "market": Priority.LOW,
-}
-"""Class of a route -> its default priority: strictly cancel > order > account > market data."""
+_MOST_KNOWN: Final = 4096
+"""Paths whose route is remembered, and values whose cost is."""
 
 Test = Callable[[Request], bool]
 
@@ -68,11 +60,12 @@ class CompiledRoute:
 class Router:
     """Finds the route of a call: one look-up for a plain path, a short walk for templates."""
 
-    __slots__ = ("default", "labels", "plain", "templates")
+    __slots__ = ("_fitting", "default", "labels", "plain", "templates")
 
     def __init__(self, file: File) -> None:
         self.default = CompiledRoute(file.default, "", "", file.limits, file.every)
         self.labels: dict[str, CompiledRoute] = {"": self.default}
+        self._fitting: dict[tuple[str, str], tuple[CompiledRoute, ...]] = {}  # of paths seen, the templates that fit
         self.plain: dict[tuple[str, str], tuple[CompiledRoute, ...]] = {}
         self.templates: dict[str, list[tuple[tuple[str, ...], tuple[CompiledRoute, ...]]]] = {}
         grouped: dict[str, list[CompiledRoute]] = {}
@@ -103,18 +96,19 @@ class Router:
         return self.default
 
     def _template(self, method: str, path: str) -> tuple[CompiledRoute, ...]:
+        known = self._fitting.get((method, path))
+        if known is not None:
+            return known
         segments = path.split("/")
         best: tuple[int, tuple[CompiledRoute, ...]] = (-1, ())
         for template, routes in self.templates.get(method, ()):
             fixed = _fit(template, segments)
             if fixed > best[0]:
                 best = (fixed, routes)
+        if len(self._fitting) >= _MOST_KNOWN:
+            self._fitting.clear()
+        self._fitting[method, path] = best[1]
         return best[1]
-
-
-def listed(texts: str | list[str]) -> list[str]:
-    """One text or several, as a list; nothing for an empty one."""
-    return ([texts] if texts else []) if isinstance(texts, str) else texts
 
 
 def spread(costs: Costs, limits: Mapping[str, LimitRule]) -> dict[str, Amount]:
@@ -266,13 +260,21 @@ def _scaled(read: Reader, measure: Callable[[object], int | None], term: Term) -
     scale = _bands(term) if term.bands else _line(term)
     # A value that is no number is taken for the dearest: too much is refunded by feedback, too little is a refusal.
     dearest = max([each for _, each in term.bands] + [term.above or 0]) if term.bands else (term.max or term.base)
+    missing = term.missing
+    known: dict[str, int] = {}  # programs ask with few different values
 
     def scaled(call: Request) -> int | None:
         value = read(call)
         if value is None:
-            return term.missing
+            return missing
+        plain = isinstance(value, str)
+        if plain and value in known:
+            return known[value]
         size = measure(value)
-        return dearest if size is None else scale(size)
+        units = dearest if size is None else scale(size)
+        if plain and len(value) <= 32 and len(known) < _MOST_KNOWN:
+            known[value] = units
+        return units
 
     return scaled
 

@@ -6,11 +6,13 @@ import hmac
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ratekeeper.rules.call import Identity, Request
-from ratekeeper.rules.reading import header, reader, text
-from ratekeeper.rules.schema import Owner
+from ratekeeper.rules.reading import header, listed, reader, text
+
+if TYPE_CHECKING:
+    from ratekeeper.rules.schema import Owner
 
 __all__ = ["ANONYMOUS", "ANYONE", "BUILT_IN", "OwnerOf", "cleaned", "digest", "owner_of", "scope_text"]
 
@@ -38,12 +40,12 @@ def owner_of(kind: str, owners: Mapping[str, Owner]) -> OwnerOf:
         return lambda call, identity, endpoint: endpoint
     if kind == "connection":
         # Whoever holds the socket names it; two nameless sockets share one ledger, which is the safe side.
-        return _value(Owner(value="connection"))
-    owner = owners.get(kind, Owner())
-    if not owner.header and kind not in {"account", "key"}:
-        return _value(owner)
-    names = (owner.header,) if isinstance(owner.header, str) else tuple(owner.header)
-    pattern = re.compile(owner.pattern) if owner.pattern else None
+        return _value([kind], None, {})
+    owner = owners.get(kind)
+    names = listed(owner.header) if owner else []
+    pattern = re.compile(owner.pattern) if owner and owner.pattern else None
+    if not names and kind not in {"account", "key"}:
+        return _value(listed(owner.value) if owner else [], pattern, owner.names if owner else {})
     if kind == "account":
         return lambda call, identity, endpoint: (
             cleaned(identity.account) if identity.account else _secret(names, pattern, call, identity)
@@ -56,9 +58,9 @@ def scope_text(owners: tuple[tuple[str, str], ...]) -> str:
     return ",".join(f"{kind}:{value}" for kind, value in owners)
 
 
-def _secret(names: tuple[str, ...], pattern: re.Pattern[str] | None, call: Request, identity: Identity) -> str:
+def _secret(names: list[str], pattern: re.Pattern[str] | None, call: Request, identity: Identity) -> str:
     for name in names:
-        value = header(call.headers, name) if name else None
+        value = header(call.headers, name)
         if value is None:
             continue
         shown = value if isinstance(value, str) else text(value)
@@ -70,9 +72,8 @@ def _secret(names: tuple[str, ...], pattern: re.Pattern[str] | None, call: Reque
     return ANONYMOUS
 
 
-def _value(owner: Owner) -> OwnerOf:
-    reads = [reader(each) for each in ([owner.value] if isinstance(owner.value, str) else owner.value)]
-    pattern = re.compile(owner.pattern) if owner.pattern else None
+def _value(references: list[str], pattern: re.Pattern[str] | None, pools: Mapping[str, str]) -> OwnerOf:
+    reads = [reader(each) for each in references]
 
     def value_of(call: Request, identity: Identity, endpoint: str) -> str:
         value = next((found for read in reads if (found := read(call)) is not None), None)
@@ -86,7 +87,7 @@ def _value(owner: Owner) -> OwnerOf:
         name = text(value)
         if pattern is not None and (found := pattern.search(name)):
             name = found[1] if pattern.groups else found[0]
-        name = next((pool for shape, pool in owner.names.items() if fnmatchcase(name, shape)), name)
+        name = next((pool for shape, pool in pools.items() if fnmatchcase(name, shape)), name)
         return cleaned(name)
 
     return value_of

@@ -47,25 +47,22 @@ _EPOCH_S: Final = 1e9
 """A number of seconds from here on (31 years) is an instant since 1970, ..."""
 _EPOCH_MS: Final = 1e11
 """... and from here on one in milliseconds."""
-_NUMBER: Final = re.compile(r"\s*[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][0-9]{1,3})?\s*")
+_NUMBER: Final = r"\s*[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][0-9]{1,3})?\s*"
 _TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-_RFC_850: Final = re.compile(
-    rf"[A-Z][a-z]+day, (?P<day>[0-9]{{2}})-(?P<month>[A-Z][a-z]{{2}})-(?P<year>[0-9]{{2}}) {_TIME} GMT"
-)
-_ASCTIME: Final = re.compile(
-    rf"[A-Z][a-z]{{2}} (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"
-)
-_SPAN = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
+_RFC_850: Final = rf"[A-Z][a-z]+day, (?P<day>[0-9]{{2}})-(?P<month>[A-Z][a-z]{{2}})-(?P<year>[0-9]{{2}}) {_TIME} GMT"
+_ASCTIME: Final = rf"[A-Z][a-z]{{2}} (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"
+_SPAN: Final = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
+_SPANS: Final = f"(?:{_SPAN})+"
 _LONGEST_HEADER: Final = 4096
-_ITEM: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
-_PART: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^";])+')
-_COUNT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?")
+_ITEM: Final = r'(?:"(?:[^"\\]|\\.)*"|[^",])+'
+_PART: Final = r'(?:"(?:[^"\\]|\\.)*"|[^";])+'
+_COUNT: Final = r"[0-9]{1,15}(?:\.[0-9]{0,15})?"
 
 
 def duration(text: str) -> int:
     """Nanoseconds in ``10s``, ``500ms``, ``1h30m``, ``2m59.56s``, ``7d``. Raises ValueError for anything else."""
     text = text.strip()
-    if not re.fullmatch(f"(?:{_SPAN})+", text):
+    if not re.fullmatch(_SPANS, text):
         raise ValueError(f"{text!r} is not a duration")
     return sum(round(float(number) * _UNITS[unit]) for number, unit in re.findall(_SPAN, text))
 
@@ -106,7 +103,7 @@ def http_date(text: str) -> int | None:
 
 def _old_date(text: str) -> int | None:
     """``Sunday, 06-Nov-94 08:49:37 GMT`` (RFC 850) and ``Sun Nov  6 08:49:37 1994`` (asctime)."""
-    found = _RFC_850.fullmatch(text) or _ASCTIME.fullmatch(text)
+    found = re.fullmatch(_RFC_850, text) or re.fullmatch(_ASCTIME, text)
     if found is None:
         return None
     year, month = int(found["year"]), _MONTHS.get(found["month"])
@@ -173,7 +170,7 @@ def stated(value: object, form: TimeFormat) -> Wait | None:
             return _until((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * SECOND)
         if form in {"retry-after", "reset"}:
             # A header that was sent twice arrives as a list: the latest holds.
-            numbers = [float(part) for part in text.split(",") if _NUMBER.fullmatch(part)]
+            numbers = [float(part) for part in text.split(",") if re.fullmatch(_NUMBER, part)]
             return _seconds_or_epoch(max(numbers)) if numbers else None
     except (ValueError, OverflowError):
         return None
@@ -273,15 +270,15 @@ def _fields(headers: Mapping[str, str]) -> Wait | None:
 def _items(header: str | None) -> list[tuple[str, dict[str, str]]]:
     """The members of a structured field: (item, parameters), names in lower case and without spaces."""
     found = []
-    for item in _ITEM.findall((header or "")[:_LONGEST_HEADER]):
-        head, *rest = [part.strip() for part in _PART.findall(item)] or [""]
+    for item in re.findall(_ITEM, (header or "")[:_LONGEST_HEADER]):
+        head, *rest = [part.strip() for part in re.findall(_PART, item)] or [""]
         pairs = (part.partition("=") for part in rest)
         found.append((head.lower(), {name.strip().lower(): value.strip() for name, _, value in pairs}))
     return found
 
 
 def _number(text: str | None) -> float | None:
-    return float(text) if text is not None and _COUNT.fullmatch(text.strip()) else None
+    return float(text) if text is not None and re.fullmatch(_COUNT, text.strip()) else None
 
 
 def _seconds(text: str | None) -> Wait | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ratekeeper.errors import Blocked
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 from ratekeeper.sessions.restarts import Failure, Restart
 
 __all__ = ["Run", "Vitals", "failure_of", "shown", "takes_one"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 
 __all__ = ["Loop", "Work", "halt", "in_thread", "stop_all", "stop_all_async", "to_the_end"]
 

@@ -17,7 +17,7 @@ from ratekeeper.config.file import home_folder
 from ratekeeper.config.resolution import configure, program_name
 from ratekeeper.gate.events import Events
 from ratekeeper.gate.gate import Gate
-from ratekeeper.rules.refusal import redact
+from ratekeeper.rules.reading import redact
 from ratekeeper.sessions.control import Command, Listener
 from ratekeeper.sessions.history import Records
 from ratekeeper.sessions.restarts import Restart

@@ -12,7 +12,7 @@ from ratekeeper.apps.rules import Difference, command, differences, page, table
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.files import parse, read
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 from ratekeeper.rules.schema import schema_json
 
 

@@ -12,7 +12,7 @@ from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Answer, Feedback, Outcome, Plan, Priority, Request
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 
 NOW = 1_795_220_621 * SECOND
 MANY = [f"S{i}" for i in range(150)]
@@ -301,7 +301,7 @@ def exchange_info(*rows: tuple[str, str, int, int]) -> bytes:
 
 def test_learned_from_exchange_info(spot: Provider, usdm: Provider) -> None:
     """exchangeInfo states limits and the clock; afterwards the headers' names follow the intervals in force."""
-    assert usdm.learn_route() == ("GET", "/fapi/v1/exchangeInfo")
+    assert usdm.learn_route == ("GET", "/fapi/v1/exchangeInfo")
     body = exchange_info(
         ("REQUEST_WEIGHT", "SECOND", 5, 200), ("ORDERS", "SECOND", 1, 30), ("ORDERS", "SECOND", 5, 100)
     )

@@ -64,7 +64,7 @@ def test_headers(coinm: Provider) -> None:
 
 def test_limits_are_read(coinm: Provider) -> None:
     """exchangeInfo states limits and time, and needs no key."""
-    assert coinm.learn_route() == ("GET", "/dapi/v1/exchangeInfo")
+    assert coinm.learn_route == ("GET", "/dapi/v1/exchangeInfo")
     rows = [
         {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 6000},
         {"rateLimitType": "ORDERS", "interval": "MINUTE", "intervalNum": 1, "limit": 6000},

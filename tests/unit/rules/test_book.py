@@ -154,9 +154,14 @@ def test_wishes_follow_the_name() -> None:
 
 
 def test_import_is_light() -> None:
-    """The book loads what plans calls and reads answers; what checks, explains, denies and derives comes with its use."""
-    code = "import sys, ratekeeper.rules.book; print(*[name for name in sys.modules if name.startswith('ratekeeper.rules.')])"
+    """What plans calls and reads answers comes with the rules; what checks, explains, denies and derives with its use."""
+    code = """if True:
+        import sys, ratekeeper.rules.book as book
+        def tell(): print(*[name for name in sys.modules if name.startswith("ratekeeper.rules.")])
+        tell(), book.Rulebook.load().provider("okx"), tell()
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
+    before, loaded = ({name.rpartition(".")[2] for name in line.split()} for line in done.stdout.splitlines())
+    assert before == {"book"}
     assert "provider" in loaded
     assert loaded.isdisjoint({"ccxt_costs", "ccxt_tables", "checks", "denial", "explanation", "handling"})

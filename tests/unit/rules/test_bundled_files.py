@@ -10,8 +10,10 @@ from tests.support.bundled import matches, plan
 from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Priority, Request
+from ratekeeper.rules.checks import check, refuse_unready
+from ratekeeper.rules.files import read
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 
 NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 
@@ -20,6 +22,14 @@ NAMES = sorted(path.stem for path in DATA.glob("*.toml"))
 def provider(request: pytest.FixtureRequest) -> Provider:
     """Each bundled provider in turn."""
     return Rulebook.load().provider(request.param)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_is_right(name: str) -> None:
+    """A bundled file passes all checks, which programs spare themselves, and needs nothing that is not evaluated yet."""
+    file = read(DATA / f"{name}.toml")
+    check(file, name)
+    refuse_unready(file, name)
 
 
 def test_every_route_is_reached_and_fits(provider: Provider) -> None:

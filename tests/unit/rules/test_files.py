@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ratekeeper.errors import RuleError
 from ratekeeper.rules.book import DATA
-from ratekeeper.rules.files import faults, inline, key_lines, line_of, parse, parse_head, read, read_head, to_toml
+from ratekeeper.rules.files import faults, inline, parse, parse_head, read, read_head, to_toml
 from ratekeeper.rules.schema import Condition, Term
 
 GOOD = """
@@ -125,108 +122,7 @@ def test_text_is_exact() -> None:
     assert inline(Term(by="limit", bands=[(9, 1)], missing=2)) == '{ by = "limit", bands = [[9, 1]], missing = 2 }'
 
 
-# --- Lines of keys, and values judged one by one. --------------------------------------------------------------------
-
-
-TEXT = '''\
-# a comment
-top = 1
-"quoted.name" = 2
-
-[table]   # another
-a.b = 3
-a.c = """
-[not.a.table]
-x = 1
-"""
-list = [
-  1,  # one
-  { deep = 2 },
-]
-[table."127.0.0.1:9300"]
-inline = { k = { l = 1 }, m = [1] }
-
-[[many]]
-n = 1
-[many.sub]
-o = 1
-[[many]]
-n = 2
-[many.sub]
-o = 2
-[[many.more]]
-p = 1
-'''
-
-
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_every_kind_of_key_has_its_line(ending: str) -> None:
-    """Tables, dotted, quoted and inline keys, arrays of tables, texts and arrays over several lines."""
-    lines = key_lines(TEXT.replace("\n", ending))
-    assert {key.removeprefix("$."): line for key, line in lines.items() if key != "$"} == {
-        "top": 2,
-        "quoted.name": 3,
-        "table": 5,
-        "table.a": 6,
-        "table.a.b": 6,
-        "table.a.c": 7,
-        "table.list": 11,
-        "table.list[0]": 11,
-        "table.list[1]": 11,
-        "table.list[1].deep": 11,
-        "table.127.0.0.1:9300": 15,
-        "table.127.0.0.1:9300.inline": 16,
-        "table.127.0.0.1:9300.inline.k": 16,
-        "table.127.0.0.1:9300.inline.k.l": 16,
-        "table.127.0.0.1:9300.inline.m": 16,
-        "table.127.0.0.1:9300.inline.m[0]": 16,
-        "many": 18,
-        "many[0]": 18,
-        "many[0].n": 19,
-        "many[0].sub": 20,
-        "many[0].sub.o": 21,
-        "many[1]": 22,
-        "many[1].n": 23,
-        "many[1].sub": 24,
-        "many[1].sub.o": 25,
-        "many[1].more": 26,
-        "many[1].more[0]": 26,
-        "many[1].more[0].p": 27,
-    }
-
-
-def test_what_is_not_there_has_the_line_of_what_is_around_it() -> None:
-    """A missing key is told at its table; one of nowhere has no line."""
-    lines = key_lines(TEXT)
-    assert line_of(lines, "$.table.a.z[3].y") == 6
-    assert line_of(lines, "$.nowhere.[::1]:9300") == 0
-    assert line_of(lines, "RATEKEEPER_HOSTS") == 0
-
-
-NAME = st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=6)
-
-
-@given(st.dictionaries(NAME, st.dictionaries(NAME, st.text(max_size=8), max_size=3), min_size=1, max_size=4))
-def test_any_table_is_found_where_it_was_written(tables: dict[str, dict[str, str]]) -> None:
-    """Whatever names and texts hold, a key's line is the one on which it was written."""
-
-    def quoted(text: str) -> str:
-        return '"' + "".join(f"\\U{ord(each):08x}" for each in text) + '"'
-
-    written: list[str] = []
-    where: dict[str, int] = {}
-    for name, table in tables.items():
-        written.append(f"[{quoted(name)}]")
-        where.setdefault(f"$.{name}", len(written))
-        for key, value in table.items():
-            written += [f"{quoted(key)} = '''", *value.replace("'", "").split("\n"), "'''"]
-            where.setdefault(f"$.{name}.{key}", len(written) - len(value.replace("'", "").split("\n")) - 1)
-    try:
-        tomllib.loads("\n".join(written))
-    except tomllib.TOMLDecodeError:
-        return  # control characters in a text
-    found = key_lines("\n".join(written))
-    assert {key: found[key] for key in where} == where
+# --- Values judged one by one. ---------------------------------------------------------------------------------------
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):

@@ -131,7 +131,7 @@ def test_budget_is_learned(provider: Provider) -> None:
 
 def test_nobody_asks_for_limits_at_first_contact(provider: Provider) -> None:
     """The budget can only be asked for with a wallet's address, which only the program knows."""
-    assert provider.learn_route() is None
+    assert provider.learn_route is None
 
 
 def test_refusals(provider: Provider) -> None:

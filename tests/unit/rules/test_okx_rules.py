@@ -160,7 +160,7 @@ def test_cap_is_read(okx: Provider) -> None:
         for key in ("k1", "k2")
     }
     assert capacity == {"k1": 2500, "k2": 1000}
-    assert okx.learn_route() is None, "nobody without a key can ask for it"
+    assert okx.learn_route is None, "nobody without a key can ask for it"
 
 
 def test_clock(okx: Provider) -> None:

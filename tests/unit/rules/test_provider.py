@@ -243,7 +243,7 @@ def test_who_is_spoken_of(provider_of: Callable[[str], Provider]) -> None:
     assert told.learned == {"all-1s/account:anonymous": (70, SECOND)}
     told = provider.feedback(provider.plan(Request("GET", "/info")), Answer(200, {}, b'{"all":70}'), now=0)
     assert told.learned == {"pair-1s": (70, SECOND)}
-    assert provider.learn_route() == ("GET", "/info")
+    assert provider.learn_route == ("GET", "/info")
 
 
 def test_ban_length(provider: Provider) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import listed
 
 from .accounting import Bans, Meter
 from .binance import Spot

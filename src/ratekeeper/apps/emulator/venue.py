@@ -16,8 +16,7 @@ import msgspec
 
 from ratekeeper.rules.call import Answer
 from ratekeeper.rules.denial import Envelope, filled, interval, put, write_instant
-from ratekeeper.rules.reading import dig
-from ratekeeper.rules.routing import listed
+from ratekeeper.rules.reading import dig, listed
 from ratekeeper.rules.times import duration, interval_name
 
 from .incoming import Failure, Fault, Incoming, flat
