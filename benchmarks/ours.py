@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.peers import AMPLE, SPANS, Settle, Take
 from ratekeeper import Gate
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 
 __all__ = ["FORMS", "permits", "shared_permits", "taker"]
 
@@ -57,7 +57,7 @@ def _verbs(gate: Gate) -> Callable[[], object]:
     store, now, who = gate.store, gate.times.now, gate.context.who[2]
 
     def once() -> None:
-        grant = store.reserve(plan.provider, plan.charges, plan.scopes, who, now(plan.provider))
+        grant = store.reserve(Ask(plan.provider, plan.charges, plan.scopes, who), now(plan.provider))
         assert isinstance(grant, Grant)
         store.settle(grant, now(plan.provider))
 

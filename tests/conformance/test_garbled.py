@@ -20,7 +20,7 @@ from tests.support.server import Server
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
-from ratekeeper.stores.records import Ask, Grant
+from ratekeeper.stores.records import Ask, Grant, Settlement
 from ratekeeper.stores.redis.protocol import NOTES, Command, command
 from ratekeeper.stores.redis.store import RedisStore
 
@@ -59,7 +59,7 @@ def now(_: str = "") -> Instant:
 
 def granted(store: RedisStore) -> Grant:
     """A permit."""
-    got = store.reserve(NS, CHARGES, (NS,), ME, now())
+    got = store.reserve(Ask(NS, CHARGES, (NS,), ME), now())
     assert isinstance(got, Grant), got
     return got
 
@@ -116,19 +116,21 @@ class Liar:
 
 def reserve(store: RedisStore, _: Grant) -> object:
     """One permit."""
-    return store.reserve(NS, CHARGES, (NS,), ME, now())
+    return store.reserve(Ask(NS, CHARGES, (NS,), ME), now())
 
 
 def reserve_all(store: RedisStore, _: Grant) -> object:
     """Permits of two lanes."""
-    asks = [Ask(NS, CHARGES, (NS,), ME, lane=lane, most=2) for lane in range(2)]
+    asks = [Ask(NS, CHARGES, (NS,), ME, lane=lane, most=2) for lane in (1, 2)]
     return store.reserve_all(asks, now)
 
 
 VERBS: dict[str, Callable[[RedisStore, Grant], object]] = {
     "reserve": reserve,
     "reserve_all": reserve_all,
-    "settle": lambda store, grant: store.settle(grant, now(), used={CHARGES[0].key: 5}, full=(CHARGES[1].key,)),
+    "settle": lambda store, grant: store.settle(
+        grant, now(), Settlement(used={CHARGES[0].key: 5}, full=(CHARGES[1].key,))
+    ),
     "refund": lambda store, grant: store.refund(grant, now()),
     "hold": lambda store, grant: store.hold(grant, time.monotonic_ns() + 300 * SECOND),
     "withdraw": lambda store, _: store.withdraw([charge.key for charge in CHARGES], ME, now(), {CHARGES[0].key: 3}),
@@ -416,7 +418,7 @@ def test_a_line_that_garbles_bytes(server: Server) -> None:
         end = time.monotonic() + 10
         while True:
             try:
-                if isinstance(store.reserve(NS, CHARGES, (NS,), ME, now()), Grant):
+                if isinstance(store.reserve(Ask(NS, CHARGES, (NS,), ME), now()), Grant):
                     break
             except StoreUnavailable:
                 pass

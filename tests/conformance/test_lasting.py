@@ -13,7 +13,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant, Settlement
 
 Open = Callable[[], Store]
 NS, WHO = "shop", (7, 0)
@@ -55,7 +55,7 @@ def at(seconds: float = 0) -> Instant:
 
 def take(store: Store, *charges: Charge, t: float = 0) -> Grant:
     """A permit on every kind of limit, or on those given."""
-    got = store.reserve(NS, charges or ALL, (NS,), WHO, at(t), backlog=None)
+    got = store.reserve(Ask(NS, charges or ALL, (NS,), WHO, backlog=None), at(t))
     assert isinstance(got, Grant), got
     return got
 
@@ -76,7 +76,7 @@ def test_an_exception_inside_keeps_nothing(stores: Open) -> None:
 
     def fail() -> None:
         take(mine)
-        mine.settle(before, at(1), actual={ALL[0].key: 9})
+        mine.settle(before, at(1), Settlement(actual={ALL[0].key: 9}))
         mine.refund(kept, at(1))
         write(mine, "topic", b"value")
         raise Interruption
@@ -124,7 +124,7 @@ def test_a_ban_of_a_failed_batch_errs_on_the_safe_side(stores: Open) -> None:
 
     with pytest.raises(Interruption):
         mine.transact(fail)
-    assert isinstance(mine.reserve(NS, ALL, (NS,), WHO, at(), backlog=None), Refusal)
+    assert isinstance(mine.reserve(Ask(NS, ALL, (NS,), WHO, backlog=None), at()), Refusal)
 
 
 def test_every_kind_of_ledger_is_kept(stores: Open) -> None:
@@ -147,15 +147,15 @@ def test_bans_pauses_and_learned_limits_are_kept(stores: Open) -> None:
     store.learn(NS, {"fixed": (7, SECOND)})
     store.close()
     later = stores()
-    no = later.reserve(NS, ALL, (NS,), WHO, at(), backlog=None)
+    no = later.reserve(Ask(NS, ALL, (NS,), WHO, backlog=None), at())
     assert isinstance(no, Refusal)
     assert (no.kind, no.reason, no.opens) == ("ban", "too much", at(600).mono)
-    no = later.reserve("x", (), ("other",), WHO, at(), backlog=None)
+    no = later.reserve(Ask("x", (), ("other",), WHO, backlog=None), at())
     assert isinstance(no, Refusal)
     assert no.kind == "pause"
     assert later.learned == {NS: {"fixed": (7, SECOND)}}
     assert later.unblock(NS)
-    assert isinstance(stores().reserve(NS, ALL, (NS,), WHO, at(), backlog=None), Grant)
+    assert isinstance(stores().reserve(Ask(NS, ALL, (NS,), WHO, backlog=None), at()), Grant)
 
 
 def test_permits_end_in_another_process(stores: Open) -> None:
@@ -192,5 +192,5 @@ def test_names_of_any_length(stores: Open) -> None:
     one, two = (Charge(f"{NS}/fixed/ip:{'a' * 600}{end}", LIMITS[0], 60) for end in "xy")
     take(store, one)
     take(store, two)
-    assert isinstance(store.reserve(NS, (one,), (NS,), WHO, at(), backlog=None), Refusal)
+    assert isinstance(store.reserve(Ask(NS, (one,), (NS,), WHO, backlog=None), at()), Refusal)
     assert store.read(lambda _: at()).permits == 2

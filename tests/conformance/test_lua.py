@@ -24,7 +24,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant, Limit, Window
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores import verbs
-from ratekeeper.stores.records import NOTHING, Answered, Grant
+from ratekeeper.stores.records import NOTHING, Answered, Ask, Grant, Settlement
 from ratekeeper.stores.redis.lua import from_lua, member_name, script, to_lua
 from ratekeeper.stores.verbs import LedgerStore
 
@@ -341,10 +341,18 @@ class World:
         permits = self.twin.most(charges, most, part, who, now) if most > 1 and not ahead else 1
         times = tuple(Charge(key, limit, cost * permits) for key, limit, cost in charges)
         got = self.twin.reserve(
-            NS, times, (), who, now, weight=weight, lease=self.lease,
-            backlog=None if backlog is None else {self.keys[i]: units for i, units in backlog.items()},
-            ahead={self.keys[i]: units for i, units in ahead.items()},
-        )  # fmt: skip
+            Ask(
+                NS,
+                times,
+                (),
+                who,
+                weight=weight,
+                lease=self.lease,
+                backlog=None if backlog is None else {self.keys[i]: units for i, units in backlog.items()},
+                ahead={self.keys[i]: units for i, units in ahead.items()},
+            ),
+            now,
+        )
         permit = self.twin.new_id() if isinstance(got, Refusal) else got.id
         self.items.append([
             "reserve", [[i + 1, self.rule(i + 1), cost] for i, cost in zip(which, costs, strict=True)], [],
@@ -392,7 +400,7 @@ class World:
                 used[charge.key] = max(0, about + others)
         full = [charge.key for charge in part.charges if chance.random() < 0.01]
         stated = chance.random() < 0.3
-        done = self.twin.settle(part, now, actual=actual, used=used, full=full, stated=stated)
+        done = self.twin.settle(part, now, Settlement(actual=actual, used=used, full=full, stated=stated))
         parts = [
             [
                 i,

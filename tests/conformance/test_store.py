@@ -20,7 +20,7 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.records import LEASE, Grant, LedgerView
+from ratekeeper.stores.records import LEASE, Ask, Grant, LedgerView, Settlement
 from ratekeeper.stores.redis.store import RedisStore
 from ratekeeper.stores.worker import Worker
 
@@ -81,7 +81,7 @@ def reserve(store: Store, *charges: Charge, who: tuple[int, int] = ME, t: float 
     """Ask for a permit."""
     more.setdefault("scopes", (f"{NS}/ip:a",))
     scopes = more.pop("scopes")
-    return store.reserve(NS, charges, scopes, who, at(t), **more)  # type: ignore[arg-type]
+    return store.reserve(Ask(NS, charges, scopes, who, **more), at(t))  # type: ignore[arg-type]
 
 
 def granted(store: Store, *charges: Charge, who: tuple[int, int] = ME, t: float = 0, **more: object) -> Grant:
@@ -181,9 +181,9 @@ def test_actual_cost(stores: Open) -> None:
     """Settling takes the real cost, less or more than was reserved, and tells that room came back."""
     store = stores()
     first, second = granted(store, charge(WEIGHT, 50)), granted(store, charge(WEIGHT, 10))
-    done = store.settle(first, at(1), actual={charge(WEIGHT, 0).key: 5})
+    done = store.settle(first, at(1), Settlement(actual={charge(WEIGHT, 0).key: 5}))
     assert done.freed == (charge(WEIGHT, 0).key,)
-    store.settle(second, at(1), actual={charge(WEIGHT, 0).key: 12})
+    store.settle(second, at(1), Settlement(actual={charge(WEIGHT, 0).key: 12}))
     assert (ledger(store).used, ledger(store).inflight) == (17, 0)
 
 
@@ -191,7 +191,7 @@ def test_full(stores: Open) -> None:
     """A limit that the provider calls used up has no room until its window is over, by whatever clock that counts."""
     store = stores()
     grant = granted(store, charge(WEIGHT, 1), t=10)
-    store.settle(grant, at(11), full=[charge(WEIGHT, 0).key])
+    store.settle(grant, at(11), Settlement(full=[charge(WEIGHT, 0).key]))
     assert refused(store, charge(WEIGHT, 1), t=12).opens == at(60).mono - BLIND + WHOLE
     granted(store, charge(WEIGHT, 1), t=62)
 
@@ -200,7 +200,7 @@ def test_full_just_after_an_edge(stores: Open) -> None:
     """A refusal just after our edge says that the window before is not over: the next begins at the latest possible edge."""
     store = stores()
     grant = granted(store, charge(WEIGHT, 1))
-    store.settle(grant, at(0.5), full=[charge(WEIGHT, 0).key])
+    store.settle(grant, at(0.5), Settlement(full=[charge(WEIGHT, 0).key]))
     assert refused(store, charge(WEIGHT, 1), t=1).opens == at(0).mono - BLIND + WHOLE
     granted(store, charge(WEIGHT, 99), t=2)
 
@@ -209,7 +209,7 @@ def test_used_counter_finds_strangers(stores: Open) -> None:
     """What the provider counts beyond all of ours is a stranger's, is counted, and set aside in the next window."""
     store = stores()
     grant = granted(store, charge(WEIGHT, 10), t=30)
-    done = store.settle(grant, at(31), used={charge(WEIGHT, 0).key: 40})
+    done = store.settle(grant, at(31), Settlement(used={charge(WEIGHT, 0).key: 40}))
     assert dict(done.foreign) == {charge(WEIGHT, 0).key: 30}
     assert ledger(store, t=31).used == 40
     granted(store, charge(WEIGHT, 1), t=63, who=(9, 0))
@@ -222,11 +222,17 @@ def test_a_counter_that_goes_on_is_no_stranger(stores: Open) -> None:
     mine, yours = stores(), stores()
     key = charge(WEIGHT, 0).key
     for t, used in ((20, 40), (58.5, 80)):
-        assert not mine.settle(granted(mine, charge(WEIGHT, 40), t=t), at(t + 0.1), used={key: used}).foreign
+        assert not mine.settle(
+            granted(mine, charge(WEIGHT, 40), t=t), at(t + 0.1), Settlement(used={key: used})
+        ).foreign
     late = granted(mine, charge(WEIGHT, 5), t=62)
-    assert not mine.settle(late, at(62.1), used={key: 5}).foreign  # it has turned over, between 58.5 and 62.1
+    assert not mine.settle(
+        late, at(62.1), Settlement(used={key: 5})
+    ).foreign  # it has turned over, between 58.5 and 62.1
     for t, used in ((119, 100), (121, 5)):
-        assert not yours.settle(granted(yours, charge(WEIGHT, 5), t=t, who=YOU), at(t + 0.1), used={key: used}).foreign
+        assert not yours.settle(
+            granted(yours, charge(WEIGHT, 5), t=t, who=YOU), at(t + 0.1), Settlement(used={key: used})
+        ).foreign
 
 
 def test_used_counter_corrects_downwards(stores: Open) -> None:
@@ -235,7 +241,7 @@ def test_used_counter_corrects_downwards(stores: Open) -> None:
     first = granted(store, charge(WEIGHT, 50), t=10)
     store.settle(first, at(11))
     second = granted(store, charge(WEIGHT, 10), t=12)
-    store.settle(second, at(13), used={charge(WEIGHT, 0).key: 10})
+    store.settle(second, at(13), Settlement(used={charge(WEIGHT, 0).key: 10}))
     assert ledger(store, t=13).used == 10
 
 
@@ -297,9 +303,9 @@ def test_leases_are_reaped_by_provider(stores: Open) -> None:
     """A permit of another provider does not get in the way."""
     store = stores()
     other = Charge("other/weight/ip:a", WEIGHT, 7)
-    assert isinstance(store.reserve("other", (other,), (), ME, at(0), lease=SECOND), Grant)
+    assert isinstance(store.reserve(Ask("other", (other,), (), ME, lease=SECOND), at(0)), Grant)
     granted(store, charge(WEIGHT, 1), t=5)
-    assert isinstance(store.reserve("other", (other,), (), ME, at(6)), Grant)
+    assert isinstance(store.reserve(Ask("other", (other,), (), ME), at(6)), Grant)
     found = {view.key: view for view in store.read(lambda _: at(6)).ledgers}
     assert (found["other/weight/ip:a"].used, found["other/weight/ip:a"].inflight) == (7, 7)
 
@@ -516,7 +522,7 @@ def test_doubt_carries_over(stores: Open) -> None:
     store.settle(granted(store, charge(WEIGHT, 90), t=10, who=(9, 0)), at(11))
     right = Instant(at(12).mono, at(12 + 3600).lo, at(12 + 3600).hi)
     store.doubt(NS, right)
-    got = store.reserve(NS, (charge(WEIGHT, 20),), (), (9, 0), right)
+    got = store.reserve(Ask(NS, (charge(WEIGHT, 20),), (), (9, 0)), right)
     assert isinstance(got, Refusal)
 
 

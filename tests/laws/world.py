@@ -23,7 +23,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.records import Answered, Grant
+from ratekeeper.stores.records import Answered, Ask, Grant, Settlement
 from ratekeeper.waiting.queue import Lane, Queue, Waiter
 
 MILLI = SECOND // 1000
@@ -179,9 +179,9 @@ class Member:
         no: Refusal | None = None
         if not queue.count or not queue.busy(call.charges):
             got = world.store.reserve(
-                NAMESPACE, call.charges, (), (self.id, call.klass), self.now(),
-                weight=self.weight, lease=world.terms.lease,
-            )  # fmt: skip
+                Ask(NAMESPACE, call.charges, (), (self.id, call.klass), weight=self.weight, lease=world.terms.lease),
+                self.now(),
+            )
             if isinstance(got, Grant):
                 world.granted(self, call, got)
                 return
@@ -220,9 +220,18 @@ class Member:
         head = lane.head()
         assert isinstance(head, Call)
         got = world.store.reserve(
-            NAMESPACE, head.charges, (), (self.id, lane.standing(now)), self.now(),
-            backlog=queue.backlog(lane), ahead=queue.ahead(lane, now), weight=self.weight, lease=world.terms.lease,
-        )  # fmt: skip
+            Ask(
+                NAMESPACE,
+                head.charges,
+                (),
+                (self.id, lane.standing(now)),
+                backlog=queue.backlog(lane),
+                ahead=queue.ahead(lane, now),
+                weight=self.weight,
+                lease=world.terms.lease,
+            ),
+            self.now(),
+        )
         world.tries += 1
         if isinstance(got, Grant):
             queue.served(head, now)
@@ -387,7 +396,7 @@ class World:
             next(m for m in self.members if not m.dead) if any(not m.dead for m in self.members) else Member(self, 0)
         )
         everything = tuple(Charge(f"{NAMESPACE}/{limit.name}/ip", limit, 0) for limit in self.terms.limits)
-        self.store.reserve(NAMESPACE, everything, (), (member.id, 2), member.now(), backlog=None)
+        self.store.reserve(Ask(NAMESPACE, everything, (), (member.id, 2), backlog=None), member.now())
         seen = self.store.read(lambda _: member.now())
         leaks = self.account.leaks
         if seen.permits > 1:  # our own
@@ -395,7 +404,7 @@ class World:
         leaks += [f"{view.key}: {view.inflight} in flight" for view in seen.ledgers if view.inflight]
         leaks += [f"{m.queue.count} still wait" for m in self.members if m.queue.count and not m.dead]
         self.time += 3 * max((limit.period for limit in self.terms.limits), default=0)
-        self.store.reserve(NAMESPACE, everything, (), (member.id, 2), member.now(), backlog=None)
+        self.store.reserve(Ask(NAMESPACE, everything, (), (member.id, 2), backlog=None), member.now())
         if not self.terms.foreign:
             leaks += [f"{v.key}: {v.used} used" for v in self.store.read(lambda _: member.now()).ledgers if v.used]
         for limit, server in zip(self.terms.limits, self.servers, strict=True):
@@ -495,7 +504,7 @@ class World:
                 self.store.doubt(NAMESPACE, member.now())
         told = flight.used if terms.chatty else {}
         actual = flight.actual if flight.call.route.cheaper else {}
-        done = self.store.settle(flight.grant, member.now(), actual=actual, used=told, full=flight.full)
+        done = self.store.settle(flight.grant, member.now(), Settlement(actual=actual, used=told, full=flight.full))
         self.account.found += sum(done.foreign.values())
         self.again(member, flight.call.crew)
         member.after(done)

@@ -22,7 +22,7 @@ from ratekeeper.errors import StoreError
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 from ratekeeper.stores.safe import SafeStore
 
 SHOP = "shop"
@@ -62,7 +62,7 @@ class Hand:
 
     def one(self) -> Grant | Refusal:
         """One try, by a caller that will not wait."""
-        got: Grant | Refusal = self.store.reserve(SHOP, self.plan, (SHOP,), self.who, now(), backlog=None)
+        got: Grant | Refusal = self.store.reserve(Ask(SHOP, self.plan, (SHOP,), self.who, backlog=None), now())
         return got
 
     def take(self, tries: int) -> int:

@@ -19,7 +19,7 @@ from ratekeeper.errors import StoreUnavailable, StoreVersionError
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 
 CAPACITY, PAGE = 300, 4096
 Start = Callable[..., Worker]
@@ -83,11 +83,11 @@ def test_a_short_window_starts_as_used_up(tmp_path: Path) -> None:
         worker("take", 1)
     (home / "ledgers" / "data.mdb").write_bytes(b"")
     with closing(HostStore(home, patience=5.0)) as store:
-        no = store.reserve(SHOP, plan, (SHOP,), (7, 0), now(), backlog=None)
+        no = store.reserve(Ask(SHOP, plan, (SHOP,), (7, 0), backlog=None), now())
         assert isinstance(no, Refusal)
         assert 50 * SECOND < no.opens - now().mono <= 61 * SECOND
         later = Instant(*(clock + 61 * SECOND for clock in now()))
-        assert isinstance(store.reserve(SHOP, plan, (SHOP,), (7, 0), later, backlog=None), Grant)
+        assert isinstance(store.reserve(Ask(SHOP, plan, (SHOP,), (7, 0), backlog=None), later), Grant)
 
 
 def test_one_ledger_is_garbled(used_home: Path) -> None:
@@ -97,7 +97,7 @@ def test_one_ledger_is_garbled(used_home: Path) -> None:
         assert txn.put(bytes(cursor.key()), b"not a ledger")
     with closing(HostStore(used_home, patience=5.0)) as store:
         plan, granted = charges(CAPACITY), 0
-        while isinstance(store.reserve(SHOP, plan, (SHOP,), (7, 0), now(), backlog=None), Grant):
+        while isinstance(store.reserve(Ask(SHOP, plan, (SHOP,), (7, 0), backlog=None), now()), Grant):
             granted += 1
         assert granted <= CAPACITY // 2
         assert not store.rebuilt()
@@ -119,7 +119,7 @@ def test_written_by_a_newer_version(used_home: Path, start: Start) -> None:
         txn.put(b"!version", b"2")
     before = (used_home / "ledgers" / "data.mdb").read_bytes()
     with closing(HostStore(used_home)) as store, pytest.raises(StoreVersionError, match="upgrade"):
-        store.reserve(SHOP, charges(CAPACITY), (SHOP,), (7, 0), now(), backlog=None)
+        store.reserve(Ask(SHOP, charges(CAPACITY), (SHOP,), (7, 0), backlog=None), now())
     worker = start(safe=True, patience=0.25)
     assert worker("take", CAPACITY) <= CAPACITY // 2
     assert worker("state")["said"] == ["store lost"]

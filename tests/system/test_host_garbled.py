@@ -23,7 +23,7 @@ from ratekeeper.errors import Blocked, RatekeeperError
 from ratekeeper.gate.waits import Wait
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.shared import Claim
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
@@ -137,7 +137,7 @@ def prepared(home: Path, origin: Origin) -> None:
     store.update("waits", dict[int, Wait], lambda *_: ({2: Wait(1, 2, 3)}, None))
     gate.times.learn(provider.namespace, 0, (0, 10**19))
     plan = gate.permit(provider, "GET", "/x").plan
-    held = store.reserve(plan.provider, plan.charges, plan.scopes, (gate.member, 2), gate.times.now(plan.provider))
+    held = store.reserve(Ask(plan.provider, plan.charges, plan.scopes, (gate.member, 2)), gate.times.now(plan.provider))
     assert isinstance(held, Grant)
     store.hold(held, 1)  # its lease has ended: whoever comes next reads the record
     (home / "absent").mkdir(exist_ok=True)

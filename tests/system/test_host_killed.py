@@ -13,7 +13,7 @@ from tests.support.hand import KEY, SHOP, Worker, charges, now
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked, for speed")
 WHO = (7, 0)
@@ -40,7 +40,7 @@ def kill_inside(store: HostStore, rounds: int, capacity: int) -> None:
             try:
 
                 def inside(number: int = number) -> None:
-                    got = store.reserve(SHOP, plan, (SHOP,), WHO, now(), backlog=None)
+                    got = store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), now())
                     store.block(f"shop/{number}", SECOND, "ban", "never written", now().mono, time.time_ns())
                     if isinstance(got, Grant):
                         store.settle(got, now())
@@ -59,7 +59,7 @@ def test_killed_inside_a_transaction(tmp_path: Path) -> None:
     for done in range(KILLS // 10):
         kill_inside(store, 10, 10_000)
         begin = time.monotonic()
-        got = store.reserve(SHOP, plan, (SHOP,), WHO, now(), backlog=None)
+        got = store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), now())
         assert time.monotonic() - begin < 2.0
         assert isinstance(got, Grant)
         store.settle(got, now())
@@ -77,14 +77,14 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
         if not child:
             try:
                 while True:
-                    got = store.reserve(SHOP, plan, (SHOP,), (number, 0), now(), backlog=None)
+                    got = store.reserve(Ask(SHOP, plan, (SHOP,), (number, 0), backlog=None), now())
                     if isinstance(got, Grant):
                         store.settle(got, now())
             finally:
                 os._exit(1)
         running.append(child)
         for _ in range(3):
-            got = store.reserve(SHOP, plan, (SHOP,), WHO, now(), backlog=None)
+            got = store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), now())
             assert isinstance(got, Grant)
             mine += 1
         time.sleep(0.001 * (number % 7))
@@ -96,7 +96,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
         os.waitpid(child, 0)
     used, inflight, _ = state(store)
     assert inflight >= mine
-    store.reserve(SHOP, plan, (SHOP,), WHO, later(61), backlog=None)  # everybody's lease has ended
+    store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), later(61))  # everybody's lease has ended
     assert state(store, later(61)) == (used + inflight, 1, 1)
     store.close()
 
@@ -119,13 +119,13 @@ def test_holders_killed_all_at_once(tmp_path: Path) -> None:
     store, plan = HostStore(home, patience=5.0), charges(capacity)
     assert state(store) == (40, 320, 320)
     granted = 0
-    while isinstance(got := store.reserve(SHOP, plan, (SHOP,), WHO, now(), backlog=None), Grant):
+    while isinstance(got := store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), now()), Grant):
         granted += 1
         assert granted <= 40
     assert granted == 40
     assert got.key == KEY
     assert state(store, later(61))[0] == 40
-    no = store.reserve(SHOP, plan, (SHOP,), WHO, later(61), backlog=None)
+    no = store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), later(61))
     assert isinstance(no, Refusal)
     assert state(store, later(61)) == (400, 0, 0)
     assert store.read(now).members == {}

@@ -18,7 +18,7 @@ from tests.support.hand import SHOP, Worker, charges, now
 from tests.support.notes import noted, write
 
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks")
 CAPACITY = 300
@@ -105,12 +105,12 @@ def test_who_sleeps_while_apart_is_not_forgotten(workers: Callable[..., list[Wor
 def test_fork(tmp_path: Path) -> None:
     """A forked child goes on with the same budget, in an environment of its own, and leaves its parent's permits alone."""
     store, plan = HostStore(tmp_path / "h", patience=5.0), charges(CAPACITY)
-    held = [store.reserve(SHOP, plan, (), (1, 0), now(), backlog=None) for _ in range(10)]
+    held = [store.reserve(Ask(SHOP, plan, (), (1, 0), backlog=None), now()) for _ in range(10)]
     child = os.fork()
     if not child:
-        got = sum(isinstance(store.reserve(SHOP, plan, (), (2, 0), now(), backlog=None), Grant) for _ in range(40))
+        got = sum(isinstance(store.reserve(Ask(SHOP, plan, (), (2, 0), backlog=None), now()), Grant) for _ in range(40))
         os._exit(got)
-    mine = sum(isinstance(store.reserve(SHOP, plan, (), (1, 0), now(), backlog=None), Grant) for _ in range(40))
+    mine = sum(isinstance(store.reserve(Ask(SHOP, plan, (), (1, 0), backlog=None), now()), Grant) for _ in range(40))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 40
     assert mine == 40
     assert not any(store.settle(grant, now()).late for grant in held if isinstance(grant, Grant))
@@ -139,7 +139,7 @@ def test_a_child_keeps_no_lock(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
         store = HostStore(tmp_path / "h", patience=1.0)
-        assert isinstance(store.reserve(SHOP, charges(1), (), (1, 0), now()), Grant)
+        assert isinstance(store.reserve(Ask(SHOP, charges(1), (), (1, 0)), now()), Grant)
         store.close()
     finally:
         os.killpg(parent.pid, signal.SIGKILL)

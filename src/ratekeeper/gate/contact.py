@@ -20,7 +20,7 @@ from ratekeeper.policy.shared import Claim
 from ratekeeper.rules.call import Answer, Request
 from ratekeeper.rules.reading import LARGEST
 from ratekeeper.stores.blocks import CONTACT
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 
 if TYPE_CHECKING:
     from ratekeeper.pools.address import Address
@@ -109,9 +109,8 @@ class Contact:
         held = context.store.blocks.against(plan.scopes, plan.charges, time.monotonic_ns())
         if held is not None and held.kind != CONTACT:
             return False  # a ban or a pause holds this call like any other
-        grant = context.store.reserve(
-            plan.provider, plan.charges, (), (context.member, AGED), context.times.now(plan.provider)
-        )
+        ask = Ask(plan.provider, plan.charges, (), (context.member, AGED))
+        grant = context.store.reserve(ask, context.times.now(plan.provider))
         if not isinstance(grant, Grant):
             return False  # no room even for that: whatever filled it knows the limits
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "ratekeeper"})  # noqa: S310 - the caller's own base URL

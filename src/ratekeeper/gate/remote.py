@@ -112,7 +112,7 @@ class RemoteRoom(WaitingRoom):
         """The heads of all lanes that are due, best first; calls of one plan together."""
         groups: list[_Group] = []
         left = _BATCH
-        for number, lane in enumerate(self._queue.ready(now)):
+        for number, lane in enumerate(self._queue.ready(now), 1):
             backlog, ahead = self._queue.backlog(lane), self._queue.ahead(lane, now)
             who = self._who[lane.standing(now)]
             mine: list[_Group] = []
@@ -127,7 +127,9 @@ class RemoteRoom(WaitingRoom):
                     mine[-1].tickets.append(waiter)
                 else:
                     plan = waiter.plan
-                    ask = Ask(plan.provider, plan.charges, plan.scopes, who, dict(backlog), ahead, self._weight, number)
+                    ask = Ask(
+                        plan.provider, plan.charges, plan.scopes, who, self._weight, dict(backlog), ahead, lane=number
+                    )
                     mine.append(_Group(lane, [waiter], ask))
                 for charge in waiter.charges:
                     backlog[charge.key] -= charge.cost

@@ -27,7 +27,7 @@ from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.helper import Helper
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant
 from ratekeeper.waiting.queue import Lane, Queue
 
 __all__ = ["WaitingRoom", "unbroken"]
@@ -107,9 +107,8 @@ class WaitingRoom:
         no: Refusal | None = None
         if not queue.count or not queue.busy(plan.charges):
             namespace = plan.provider
-            got = self._store.reserve(
-                namespace, plan.charges, plan.scopes, self._who[klass], self._now(namespace), weight=self._weight
-            )
+            ask = Ask(namespace, plan.charges, plan.scopes, self._who[klass], self._weight)
+            got = self._store.reserve(ask, self._now(namespace))
             if isinstance(got, Grant):
                 return got
             # Where somebody must settle first, that may have happened by the time we stand in the lane, and nobody would
@@ -329,16 +328,9 @@ class WaitingRoom:
         assert isinstance(head, Ticket)
         queue = self._queue
         plan = head.plan
-        got = self._store.reserve(
-            plan.provider,
-            plan.charges,
-            plan.scopes,
-            self._who[lane.standing(now)],
-            self._now(plan.provider),
-            backlog=queue.backlog(lane),
-            ahead=queue.ahead(lane, now),
-            weight=self._weight,
-        )
+        who, backlog, ahead = self._who[lane.standing(now)], queue.backlog(lane), queue.ahead(lane, now)
+        ask = Ask(plan.provider, plan.charges, plan.scopes, who, self._weight, backlog, ahead)
+        got = self._store.reserve(ask, self._now(plan.provider))
         if isinstance(got, Grant):
             queue.served(head, now)
             granted.append((head, got))

@@ -15,7 +15,7 @@ from ratekeeper.policy.shared import Bans, banned
 from ratekeeper.pools.pool import Choice
 from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
 from ratekeeper.rules.times import Wait
-from ratekeeper.stores.records import LEASE, Answered, Grant
+from ratekeeper.stores.records import AS_RESERVED, LEASE, Answered, Grant, Settlement
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -105,7 +105,9 @@ class Settling:
             self._say_learned(namespace, told.learned)
         # Where the provider says when to come back, that is how long the limit is shut, and no more is made of it.
         stated = told.wait is not None
-        done = self._store.settle(grant, now, actual=told.actual, used=told.used, full=told.full, stated=stated)
+        more = told.actual or told.used or told.full
+        settlement = Settlement(told.actual, told.used, told.full, stated) if more else AS_RESERVED
+        done = self._store.settle(grant, now, settlement)
         # Only now, by the clock that this very answer has taught.
         told.retry_in = None if told.wait is None else told.wait.length(now)
         told.held = self._hold(rules, plan, told, grant, now)

@@ -16,7 +16,18 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.policy.shared import Claim, claimed
 from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.notes import Change
-from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
+from ratekeeper.stores.records import (
+    AS_RESERVED,
+    NOTHING,
+    UNSENT,
+    Answered,
+    Ask,
+    Decision,
+    Grant,
+    Settlement,
+    Snapshot,
+    Units,
+)  # fmt: skip
 from ratekeeper.stores.worker import Worker
 
 if TYPE_CHECKING:
@@ -51,32 +62,12 @@ class Store(ABC):
     # -- permits ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
         """Take every charge, or none.
 
         Args:
-            namespace: the provider's.
-            charges: what to take; keys are distinct.
-            scopes: owners whose blocks stop the call.
-            who: (member, class).
+            ask: what is wanted.
             now: the instant, on the provider's clock.
-            backlog: units by key that this process waits for in this class, at least this call's; noted beside the
-                ledgers when it is refused. None: the caller will not wait.
-            ahead: units by key that older calls of this process wait for.
-            weight: the member's share in fairness.
-            lease: ns for which the permit is held without a word from its holder.
         """
 
     def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
@@ -89,37 +80,36 @@ class Store(ABC):
         Returns:
             For each, the permits (at least one, at most so many), or the refusal of the first.
         """
-        raise NotImplementedError(f"{type(self).__name__} grants one call at a time")
+        found: list[Sequence[Grant] | Refusal] = []
+        for ask in asks:
+            granted: list[Grant] = []
+            while len(granted) < ask.most:
+                got = self.reserve(ask, now(ask.namespace))
+                if isinstance(got, Refusal):
+                    found.append(granted or got)
+                    break
+                granted.append(got)
+            else:
+                found.append(granted)
+        return found
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         """A permit out of what this process holds already, without asking anybody; None: there is none."""
         return None
 
     @abstractmethod
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
-        stated: bool = False,
-    ) -> Answered:
+    def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
         """The answer came: what was in flight is spent.
 
         Args:
             grant: from `reserve`.
             now: the instant of the answer.
-            actual: real cost by key, where it differs from the reserved one.
-            used: the provider's used-counters by key.
-            full: keys of limits that the provider says are used up.
-            stated: whether it also says for how long; then they are not taken as used up until their windows end.
+            told: what the answer says of its cost.
         """
 
-    @abstractmethod
     def refund(self, grant: Grant, now: Instant) -> Answered:
         """It was surely never sent: give everything back."""
+        return self.settle(grant, now, UNSENT)
 
     @abstractmethod
     def hold(self, grant: Grant, until: int) -> bool:

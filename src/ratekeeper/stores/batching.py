@@ -13,16 +13,15 @@ import threading
 import time
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from ratekeeper.errors import StoreError
 from ratekeeper.ledger.base import Ledger
-from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.helper import Helper, Nudge
-from ratekeeper.stores.records import LEASE, NOTHING, Answered, Grant
+from ratekeeper.stores.records import AS_RESERVED, UNSENT, Answered, Ask, Decision, Grant, Settlement
 from ratekeeper.stores.verbs import LedgerStore
 
 __all__ = ["SHARE", "Batch", "BatchPermit", "Batches", "BatchingStore", "DeferredSettles", "Ending"]
@@ -186,8 +185,7 @@ class Ending(NamedTuple):
 
     grant: Grant
     at: Instant
-    sent: bool = True
-    """False: it was never sent, and comes back."""
+    told: Settlement = AS_RESERVED
 
 
 class DeferredSettles:
@@ -280,32 +278,16 @@ class BatchingStore(LedgerStore):
     def _latest(self, key: str) -> Ledger | None:
         """A ledger as this process last knew it; outside a transaction, to be read only."""
 
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
-        if not ahead and self._deferred.busy(now.mono):
-            batch = self._batches.draw(charges, who, now.mono, self.generation)
-            batch = batch or self._batch(namespace, charges, scopes, who, now, lease)
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        if not ask.ahead and self._deferred.busy(now.mono):
+            batch = self._batches.draw(ask.charges, ask.who, now.mono, self.generation) or self._batch(ask, now)
             if batch is not None:
                 return BatchPermit(self.new_id(), batch, now)
-        return super().reserve(
-            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-        )
+        return super().reserve(ask, now)
 
-    def _batch(
-        self, namespace: str, charges: tuple[Charge, ...], scopes: tuple[str, ...], who: Who, now: Instant, lease: int
-    ) -> Batch | None:
+    def _batch(self, ask: Ask, now: Instant) -> Batch | None:
         """A new batch, one permit of which is handed out; None if none should be taken."""
+        charges = ask.charges
         if not charges:
             return None  # plans that charge nothing cannot be told apart here, and a block may hold one of them
         permits = _MOST
@@ -317,7 +299,7 @@ class BatchingStore(LedgerStore):
                 permits = min(permits, ledger.room // (SHARE * charge.cost))
         if permits < _FEWEST:
             return None
-        got = super().reserve(namespace, _times(charges, permits), scopes, who, now, backlog=None, lease=lease)
+        got = super().reserve(ask._replace(charges=_times(charges, permits), backlog=None), now)
         if not isinstance(got, Grant):
             return None
         batch = Batch(charges, got, permits, got.sent.mono + _OPEN, self.generation)
@@ -326,23 +308,14 @@ class BatchingStore(LedgerStore):
         self._deferred.poke()
         return batch
 
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
-        stated: bool = False,
-    ) -> Answered:
-        if not (actual or used or full) and self._deferred.busy(now.mono):
+    def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
+        if told is AS_RESERVED and self._deferred.busy(now.mono):
             latest = [self._latest(charge.key) for charge in grant.charges]
             if all(ledger is not None and _quiet(ledger) for ledger in latest):
                 self._deferred.pending.append(Ending(grant, now))
                 self._deferred.poke()
                 return _SETTLED
-        return super().settle(grant, now, actual=actual, used=used, full=full, stated=stated)
+        return super().settle(grant, now, told)
 
     def _catch_up(self) -> None:
         """A transaction has begun: write what is pending, and give back what closed batches did not hand out."""
@@ -350,15 +323,12 @@ class BatchingStore(LedgerStore):
             self._give_back(time.monotonic_ns())
         if self._deferred.pending:
             for ending in _together(self._deferred.take()):
-                if ending.sent:
-                    super().settle(ending.grant, ending.at)
-                else:
-                    super().refund(ending.grant, ending.at)
+                super().settle(*ending)
 
     def _give_back(self, mono: int) -> None:
         for batch, undrawn in self._batches.close(mono, self.generation):
             rest: BatchPermit[Batch] = BatchPermit(0, batch, batch.record.sent, undrawn)
-            self._deferred.pending.append(Ending(rest, rest.sent, sent=False))
+            self._deferred.pending.append(Ending(rest, rest.sent, UNSENT))
 
     def flush(self) -> bool:
         """Write what is pending; True if nothing is left open."""
@@ -383,7 +353,7 @@ def _together(endings: list[Ending]) -> list[Ending]:
     permits: dict[Batch, list[Ending]] = {}
     for ending in endings:
         grant = ending.grant
-        if ending.sent and isinstance(grant, BatchPermit) and not grant.apart:
+        if ending.told.sent and isinstance(grant, BatchPermit) and not grant.apart:
             permits.setdefault(grant.batch, []).append(ending)
         else:
             alone.append(ending)

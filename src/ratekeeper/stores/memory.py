@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import pack, unpack
-from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant
-from ratekeeper.ledger.shares import Who
-from ratekeeper.stores.records import LEASE, NOTHING, Answered, Grant, Snapshot, view
+from ratekeeper.stores.records import AS_RESERVED, Answered, Ask, Decision, Grant, Settlement, Snapshot, view
 from ratekeeper.stores.verbs import LedgerStore
 
 __all__ = ["MemoryStore"]
@@ -47,19 +45,8 @@ class MemoryStore(LedgerStore):
     # Nobody is blocked, no lease has ended, every ledger is in its window and far from full: then `reserve` and `settle`
     # are a few additions. Anything else goes the common way. The arithmetic is the ledgers' own in both.
 
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        namespace, charges, _, who, _, _, ahead, lease, _, _ = ask
         mono = now[0]
         with self._lock:
             known = self._pairs.get(id(charges))
@@ -87,9 +74,7 @@ class MemoryStore(LedgerStore):
                     except BaseException:
                         self._mend()
                         raise
-        got = super().reserve(
-            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-        )
+        got = super().reserve(ask, now)
         if known is None and isinstance(got, Grant):
             with self._lock:
                 if len(self._pairs) > _CACHED:
@@ -97,19 +82,10 @@ class MemoryStore(LedgerStore):
                 self._pairs[id(charges)] = charges, [(self._ledgers[c.key], c.cost) for c in charges]
         return got
 
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
-        stated: bool = False,
-    ) -> Answered:
+    def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
         with self._lock:
             known = self._pairs.get(id(grant.charges))
-            if known is not None and known[0] is grant.charges and not (actual or used or full or self._torn):
+            if known is not None and known[0] is grant.charges and told is AS_RESERVED and not self._torn:
                 pairs = known[1]
                 for ledger, _ in pairs:
                     if now[0] >= ledger.turn or ledger.trial or ledger.rises:
@@ -124,7 +100,7 @@ class MemoryStore(LedgerStore):
                     except BaseException:
                         self._mend()
                         raise
-        return super().settle(grant, now, actual=actual, used=used, full=full, stated=stated)
+        return super().settle(grant, now, told)
 
     def _changed(self) -> None:
         super()._changed()

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.blocks import BlockState
 
-__all__ = ["LEASE", "NOTHING", "Answered", "Ask", "Grant", "LedgerView", "Snapshot", "Units", "forget", "view"]
+__all__ = [
+    "AS_RESERVED",
+    "LEASE",
+    "NOTHING",
+    "UNSENT",
+    "Answered",
+    "Ask",
+    "Decision",
+    "Grant",
+    "LedgerView",
+    "Settlement",
+    "Snapshot",
+    "Units",
+    "forget",
+    "view",
+]
 
 LEASE: Final = 60 * SECOND
 """How long a permit is held when its holder is not heard of again, ns."""
@@ -56,24 +72,61 @@ class Grant:
         self.lease = lease
 
 
+Decision: TypeAlias = Grant | Refusal
+"""What a store answers to an `Ask`."""
+
+
 class Ask(NamedTuple):
-    """What `Store.reserve` is asked, as one value.
+    """What `Store.reserve` is asked, as one value that every store passes on unopened.
 
     Attributes:
-        namespace, charges, scopes, who, backlog, ahead, weight: as there.
-        lane: asks of one lane stop at its first refusal.
-        most: so many calls of this plan want a permit.
+        namespace: the provider's.
+        charges: what to take; keys are distinct.
+        scopes: owners whose blocks stop the call.
+        who: (member, class).
+        weight: the member's share in fairness.
+        backlog: units by key that this process waits for in this class, at least this call's; noted beside the ledgers
+            when it is refused. None: the caller will not wait.
+        ahead: units by key that older calls of this process wait for.
+        lease: ns for which the permit is held without a word from its holder.
+        lane: of several asks that go together, those of one lane stop at its first refusal; 0: it stands in none.
+        most: so many calls of this plan want a permit, where asks go together.
     """
 
     namespace: str
     charges: tuple[Charge, ...]
     scopes: tuple[str, ...]
     who: Who
-    backlog: Mapping[str, int] | None = NOTHING
-    ahead: Mapping[str, int] = NOTHING
     weight: int = 1
+    backlog: Units | None = NOTHING
+    ahead: Units = NOTHING
+    lease: int = LEASE
     lane: int = 0
     most: int = 1
+
+
+class Settlement(NamedTuple):
+    """What an answer says about the cost of its call.
+
+    Attributes:
+        actual: real cost by key, where it differs from the reserved one, units.
+        used: the provider's used-counters by key, units.
+        full: keys of limits that the provider says are used up.
+        stated: whether it also says for how long; then they are not taken as used up until their windows end.
+        sent: False: the call was surely never sent, and everything comes back.
+    """
+
+    actual: Units = NOTHING
+    used: Units = NOTHING
+    full: Collection[str] = ()
+    stated: bool = False
+    sent: bool = True
+
+
+AS_RESERVED: Final = Settlement()
+"""The call cost what was reserved; no answer says more."""
+UNSENT: Final = Settlement(sent=False)
+"""The call was surely never sent."""
 
 
 class Answered(NamedTuple):

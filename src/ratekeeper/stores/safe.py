@@ -25,7 +25,17 @@ from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.faults import ours
 from ratekeeper.stores.helper import Helper
 from ratekeeper.stores.notes import Change
-from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
+from ratekeeper.stores.records import (
+    AS_RESERVED,
+    NOTHING,
+    Answered,
+    Ask,
+    Decision,
+    Grant,
+    Settlement,
+    Snapshot,
+    Units,
+)  # fmt: skip
 from ratekeeper.stores.share import PartStore, Share
 from ratekeeper.stores.worker import Worker
 
@@ -212,84 +222,34 @@ class SafeStore(Store):
                 return self.inner.reserve_all(asks, now)
             except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 self._lost(error)
-        found: list[Sequence[Grant] | Refusal] = []
-        for ask in asks:
-            granted: list[Grant] = []
-            got: Grant | Refusal | None = None
-            while len(granted) < ask.most and not isinstance(got, Refusal):
-                got = self.reserve(
-                    *ask[:4], now(ask.namespace), backlog=ask.backlog, ahead=ask.ahead, weight=ask.weight
-                )
-                if isinstance(got, Grant):
-                    granted.append(got)
-            assert got is not None
-            found.append(granted or got if isinstance(got, Refusal) else granted)
-        return found
+        return super().reserve_all(asks, now)
 
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
         share = self._share_or_inner()
         if share is None:
             try:
-                return self.inner.reserve(
-                    namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-                )
+                return self.inner.reserve(ask, now)
             except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
-            got = share.reserve(
-                namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-            )
+            got = share.reserve(ask, now)
             if isinstance(got, Grant):
                 self._local[got.id] = got
             return got
 
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Units = NOTHING,
-        used: Units = NOTHING,
-        full: Iterable[str] = (),
-        stated: bool = False,
-    ) -> Answered:
+    def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
         share = self._share_or_inner()
         if share is None:
             try:
-                return self.inner.settle(grant, now, actual=actual, used=used, full=full, stated=stated)
+                return self.inner.settle(grant, now, told)
             except Exception as error:  # noqa: BLE001 - raised there if it is not ours
                 share = self._lost(error)
         with self._lock:
             if self._local.pop(grant.id, None) is None:
-                return self._later(
-                    lambda: self.inner.settle(grant, now, actual=actual, used=used, full=full, stated=stated)
-                )
-            self._later(lambda: self.inner.spent(grant, actual, now))
-            return share.settle(grant, now, actual=actual, full=full, stated=stated)
-
-    def refund(self, grant: Grant, now: Instant) -> Answered:
-        share = self._share_or_inner()
-        if share is None:
-            try:
-                return self.inner.refund(grant, now)
-            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
-                share = self._lost(error)
-        with self._lock:
-            if self._local.pop(grant.id, None) is None:
-                return self._later(lambda: self.inner.refund(grant, now))
-            return share.refund(grant, now)
+                return self._later(lambda: self.inner.settle(grant, now, told))
+            if told.sent:
+                self._later(lambda: self.inner.spent(grant, told.actual, now))
+            return share.settle(grant, now, told._replace(used=NOTHING) if told.used else told)
 
     def hold(self, grant: Grant, until: int) -> bool:
         share = self._share_or_inner()

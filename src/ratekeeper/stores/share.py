@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ratekeeper.errors import StoreError
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
-from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.records import LEASE, NOTHING, Grant, forget
+from ratekeeper.stores.records import LEASE, Ask, Decision, Grant, forget
 
 __all__ = ["PartStore", "Share"]
 
@@ -34,27 +32,14 @@ class PartStore(MemoryStore):
     def alive(self) -> int:
         return self.processes
 
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        charges = ask.charges
         if now.mono < self.begins:  # others do not know yet that we are away
             return Refusal(charges[0].key if charges else "", self.begins, unknown=True)
         small = self._too_small(charges)
         if small:
             return Refusal(small, now.mono + SECOND, unknown=True)
-        got = super().reserve(
-            namespace, charges, scopes, who, now, backlog=backlog, ahead=ahead, weight=weight, lease=lease
-        )
+        got = super().reserve(ask, now)
         if isinstance(got, Grant):
             return got
         # What fits the whole limit may not fit the share: the store will be back, look again soon.

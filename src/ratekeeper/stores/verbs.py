@@ -14,14 +14,14 @@ from typing import Any, Final, TypeVar
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import convert, create
-from ratekeeper.ledger.decide import Refusal, refusal
+from ratekeeper.ledger.decide import refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.inforce import InForce
 from ratekeeper.stores.notes import Change, encoded, note_of
-from ratekeeper.stores.records import LEASE, NOTHING, Answered, Grant, Units
+from ratekeeper.stores.records import AS_RESERVED, NOTHING, Answered, Ask, Decision, Grant, Settlement, Units
 
 __all__ = ["LedgerStore", "whole"]
 
@@ -41,7 +41,7 @@ def whole(verb: V) -> V:
 
     @functools.wraps(verb)
     def run(self: Store, *values: Any, **options: Any) -> Any:
-        return self.transact(lambda: verb(self, *values, **options))
+        return self.transact(functools.partial(verb, self, *values, **options))
 
     return run  # type: ignore[return-value]
 
@@ -109,19 +109,8 @@ class LedgerStore(Store):
     # -- reserve ---------------------------------------------------------------------------------------------------
 
     @whole
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        namespace, charges, scopes, who, weight, backlog, ahead, lease, _, _ = ask
         if self.blocks:
             blocked = self.blocks.against(scopes, charges, now.mono)
             if blocked:
@@ -138,11 +127,7 @@ class LedgerStore(Store):
             self._add(grant)
             return grant
         if backlog is not None and not no.never:
-            for (
-                charge,
-                ledger,
-                opens,
-            ) in short:  # where there is room, nothing is kept for one that cannot use it yet
+            for charge, ledger, opens in short:  # where there is room, nothing is kept for one that cannot use it yet
                 wanted = max(backlog.get(charge.key, 0), charge.cost)
                 ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
                 self._keep(charge.key, ledger)
@@ -191,17 +176,11 @@ class LedgerStore(Store):
     # -- settle ----------------------------------------------------------------------------------------------------
 
     @whole
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
-        stated: bool = False,
-    ) -> Answered:
+    def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
         held = self._drop(grant)
+        actual, used, full, stated, sent = told
+        if not (sent or held):
+            return Answered(late=True)
         freed: list[str] = []
         wake: set[int] = set()
         foreign: dict[str, int] = {}
@@ -209,7 +188,10 @@ class LedgerStore(Store):
             ledger = self._current(charge, now)
             before = ledger.room
             cost = actual.get(charge.key, charge.cost) if actual else charge.cost
-            if held:
+            if not sent:
+                ledger.refund(charge.cost)
+                ledger.returned(grant.who, charge.cost, now.mono, spent=False)
+            elif held:
                 ledger.settle(charge.cost, cost, now)
                 if ledger.rises:
                     ledger.returned(grant.who, charge.cost, now.mono, spent=True)
@@ -219,24 +201,10 @@ class LedgerStore(Store):
                     foreign[charge.key] = others
             if charge.key in full:
                 ledger.overrun(grant.sent, now, stated)
-            elif ledger.trial:
+            elif ledger.trial and sent:
                 ledger.confirm(grant.sent)
             self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
         return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
-
-    @whole
-    def refund(self, grant: Grant, now: Instant) -> Answered:
-        if not self._drop(grant):
-            return Answered(late=True)
-        freed: list[str] = []
-        wake: set[int] = set()
-        for charge in grant.charges:
-            ledger = self._current(charge, now)
-            before = ledger.room
-            ledger.refund(charge.cost)
-            ledger.returned(grant.who, charge.cost, now.mono, spent=False)
-            self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-        return Answered(tuple(freed), frozenset(wake))
 
     def _noted(
         self, key: str, ledger: Ledger, before: int, member: int, freed: list[str], wake: set[int], now: Instant

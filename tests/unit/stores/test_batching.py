@@ -16,7 +16,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
 from ratekeeper.stores.batching import Batch, Batches, BatchPermit, DeferredSettles, Ending
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant, Settlement
 
 CHARGES = (Charge("shop/weight/ip:a", Limit("weight", "weight", 100, 60 * SECOND), 2),)
 ME = (7, 2)
@@ -216,7 +216,7 @@ def now(_: str = "") -> Instant:
 
 def take(store: HostStore, plan: tuple[Charge, ...]) -> Grant | Refusal:
     """One try, by a caller that will not wait."""
-    return store.reserve("shop", plan, ("shop",), HIGHEST, now(), backlog=None)
+    return store.reserve(Ask("shop", plan, ("shop",), HIGHEST, backlog=None), now())
 
 
 def state(store: HostStore) -> tuple[int, int, int]:
@@ -283,7 +283,7 @@ def test_permits_of_a_batch_end_each_in_its_own_way(store: HostStore) -> None:
     used, inflight, _ = state(store)
     assert inflight == 12
     store.refund(permits[0], now())
-    store.settle(permits[1], now(), actual={KEY: 1})
+    store.settle(permits[1], now(), Settlement(actual={KEY: 1}))
     assert store.hold(permits[2], now().mono + 10 * SECOND)
     store.settle(permits[3], now())
     store._close_batches()
@@ -302,9 +302,9 @@ def test_a_permit_whose_lease_ended_is_counted_once(store: HostStore) -> None:
     assert inflight == 1
     late = now()
     later = Instant(late.mono + 120 * SECOND, late.lo + 120 * SECOND, late.hi + 120 * SECOND)
-    store.reserve("shop", plan, (), (9, 0), later, backlog=None)
+    store.reserve(Ask("shop", plan, (), (9, 0), backlog=None), later)
     assert state(store)[:2] == (used + 1, 1)
-    assert store.settle(permit, later, actual={KEY: 1}).late
+    assert store.settle(permit, later, Settlement(actual={KEY: 1})).late
     assert state(store)[:2] == (used + 1, 1)
 
 
@@ -325,10 +325,10 @@ def test_calls_that_charge_nothing_are_never_taken_in_batches(store: HostStore) 
     rush(store, hourly(10**9))
     store.block("shop/class:order", None, "pause", "test", time.monotonic_ns(), time.time_ns())
     for _ in range(100):
-        cancel = store.reserve("shop", (), ("shop", "shop/class:cancel"), HIGHEST, now(), backlog=None)
+        cancel = store.reserve(Ask("shop", (), ("shop", "shop/class:cancel"), HIGHEST, backlog=None), now())
         assert isinstance(cancel, Grant)
         store.settle(cancel, now())
-        order = store.reserve("shop", (), ("shop", "shop/class:order"), HIGHEST, now(), backlog=None)
+        order = store.reserve(Ask("shop", (), ("shop", "shop/class:order"), HIGHEST, backlog=None), now())
         assert isinstance(order, Refusal)
 
 

@@ -16,7 +16,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.host import HostStore
-from ratekeeper.stores.records import Grant
+from ratekeeper.stores.records import Ask, Grant, Settlement
 from ratekeeper.stores.safe import SafeStore
 
 PLAN = charges(100)
@@ -54,7 +54,7 @@ class Away:
 
     def take(self, plan: tuple[object, ...] = PLAN) -> Grant | Refusal:
         """One try."""
-        return self.store.reserve(SHOP, plan, (SHOP,), WHO, now(), backlog=None)  # type: ignore[arg-type]
+        return self.store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), now())  # type: ignore[arg-type]
 
     def get(self) -> Grant:
         """One try that is granted."""
@@ -114,7 +114,7 @@ def test_permits_of_before_end_meanwhile(away: Away) -> None:
     permits = [away.get() for _ in range(4)]
     away.go()
     away.store.settle(permits[0], now())
-    away.store.settle(permits[1], now(), actual={KEY: 0})
+    away.store.settle(permits[1], now(), Settlement(actual={KEY: 0}))
     away.store.refund(permits[2], now())
     assert away.store.hold(permits[3], now().mono + 120 * SECOND)
     away.come()
@@ -130,12 +130,12 @@ def test_permits_of_the_share(away: Away) -> None:
     away.go()
     permits = [away.get() for _ in range(4)]
     away.store.settle(permits[0], now())
-    away.store.settle(permits[1], now(), actual={KEY: 3})
+    away.store.settle(permits[1], now(), Settlement(actual={KEY: 3}))
     away.store.refund(permits[2], now())
     away.come()
     away.store.read(now)
     assert away.state() == (4, 2, 2)
-    away.store.settle(permits[3], now(), actual={KEY: 0})
+    away.store.settle(permits[3], now(), Settlement(actual={KEY: 0}))
     assert away.state() == (4, 1, 1)
     assert away.store.settle(permits[0], now()).late
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 from ratekeeper.stores.batching import SHARE, Batch
-from ratekeeper.stores.records import NOTHING, Ask, Grant, Units
+from ratekeeper.stores.records import AS_RESERVED, Ask, Grant, Settlement, Units
 from ratekeeper.stores.redis.lua import member_name
-from ratekeeper.stores.redis.protocol import Request
+from ratekeeper.stores.redis.protocol import MICRO, Request
 
 __all__ = ["End", "Record", "adopt", "refund", "regain", "reserve", "settle", "spent"]
 
@@ -59,15 +59,13 @@ class End:
             self.left = self.of.untold = self.of.untold - self.permits
 
 
-def reserve(request: Request, ask: Ask, number: str, lease: int, lane: int, most: int) -> list[Any]:
+def reserve(request: Request, ask: Ask, number: str, most: int) -> list[Any]:
     """The item that takes permits.
 
     Args:
         request: with which it travels.
         ask: what is wanted.
         number: of the record.
-        lease: of the record, us.
-        lane: asks of one lane stop at its first refusal; 0: none.
         most: permits at most, where a limit is far from full.
     """
     charges = request.charges(ask.charges)
@@ -77,27 +75,20 @@ def reserve(request: Request, ask: Ask, number: str, lease: int, lane: int, most
     ahead = {request.ledger(key): units for key, units in ask.ahead.items() if units}
     member, klass = ask.who
     return [
-        "reserve", charges, ask.scopes, member_name(member), klass, backlog, ahead, ask.weight, lease, number, lane, most,
-        SHARE, ask.most,
+        "reserve", charges, ask.scopes, member_name(member), klass, backlog, ahead, ask.weight, ask.lease // MICRO, number,
+        ask.lane, most, SHARE, ask.most,
     ]  # fmt: skip
 
 
-def settle(
-    request: Request,
-    end: End,
-    actual: Units = NOTHING,
-    used: Units = NOTHING,
-    full: Container[str] = (),
-    stated: bool = False,
-) -> list[Any]:
-    """The item that spends permits of a record; the rest as in `Store.settle`."""
+def settle(request: Request, end: End, told: Settlement = AS_RESERVED) -> list[Any]:
+    """The item that spends permits of a record, as in `Store.settle`."""
     end.tell()
     of, permits = end.of, end.permits
     charges = request.charges(of.charges, permits)
     for part, charge, mark in zip(charges, of.charges, of.record.marks, strict=True):
         key = charge.key
-        part += (actual.get(key, part[2]), used.get(key, False), mark, key in full)
-    return ["settle", of.number, permits, charges, of.sent, member_name(of.record.who[0]), stated, end.left]
+        part += (told.actual.get(key, part[2]), told.used.get(key, False), mark, key in told.full)
+    return ["settle", of.number, permits, charges, of.sent, member_name(of.record.who[0]), told.stated, end.left]
 
 
 def refund(request: Request, end: End) -> list[Any]:

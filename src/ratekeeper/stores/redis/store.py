@@ -27,7 +27,17 @@ from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.batching import Batches, BatchPermit
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.notes import Change, encoded, note_of
-from ratekeeper.stores.records import LEASE, NOTHING, Answered, Ask, Grant, Snapshot, Units
+from ratekeeper.stores.records import (
+    AS_RESERVED,
+    NOTHING,
+    Answered,
+    Ask,
+    Decision,
+    Grant,
+    Settlement,
+    Snapshot,
+    Units,
+)  # fmt: skip
 from ratekeeper.stores.redis.address import parse_address
 from ratekeeper.stores.redis.client import Client
 from ratekeeper.stores.redis.commands import End, Record, adopt, refund, reserve, settle, spent
@@ -128,33 +138,15 @@ class RedisStore(SharedStore):
 
     # -- permits ---------------------------------------------------------------------------------------------------
 
-    def reserve(
-        self,
-        namespace: str,
-        charges: tuple[Charge, ...],
-        scopes: tuple[str, ...],
-        who: Who,
-        now: Instant,
-        *,
-        backlog: Mapping[str, int] | None = NOTHING,
-        ahead: Mapping[str, int] = NOTHING,
-        weight: int = 1,
-        lease: int = LEASE,
-    ) -> Grant | Refusal:
-        ask = Ask(namespace, charges, scopes, who, backlog, ahead, weight)
-        found = self._reserve([ask], lambda _: now, lease, extra=False)[0]
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        found = self.reserve_all([ask], lambda _: now)[0]
         return found if isinstance(found, Refusal) else found[0]
-
-    def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
-        return self._reserve(asks, now, LEASE, extra=True)
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         record = self._batches.draw(charges, who, now.mono, self.generation)
         return None if record is None else BatchPermit(self._numbers.getrandbits(63), record, now)
 
-    def _reserve(
-        self, asks: Sequence[Ask], now: Callable[[str], Instant], lease: int, *, extra: bool
-    ) -> list[Sequence[Grant] | Refusal]:
+    def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
         found: list[Sequence[Grant] | Refusal | None] = [None] * len(asks)
         namespaces: dict[str, list[tuple[Command, int]]] = {}
         self._hear_of_all()
@@ -164,7 +156,7 @@ class RedisStore(SharedStore):
                 found[place] = no
                 continue
             number = self._numbers.getrandbits(63)
-            one = self._ask(ask, number, at, lease, extra, found, place)
+            one = self._ask(ask, number, at, found, place)
             namespaces.setdefault(ask.namespace, []).append((one, number))
         for namespace, commands in namespaces.items():
             self._client.namespace(namespace).asked = time.monotonic_ns()
@@ -189,20 +181,18 @@ class RedisStore(SharedStore):
         if notes.gen < 0 or self._given:
             self._client.call(NOTES, [])
 
-    def _ask(
-        self, ask: Ask, number: int, now: Instant, lease: int, extra: bool, found: list[Any], place: int
-    ) -> Command:
+    def _ask(self, ask: Ask, number: int, now: Instant, found: list[Any], place: int) -> Command:
         """One `reserve`; its answer goes to `found[place]`."""
         most = ask.most
-        if extra and not ask.ahead:
+        if ask.lane and not ask.ahead:
             most += self._batches.size(ask.charges, ask.who, now.mono, self.connection.took)
 
         def write(request: Request) -> list[Any]:
-            return reserve(request, ask, f"{number:016x}", lease // MICRO, ask.lane + 1 if extra else 0, most)
+            return reserve(request, ask, f"{number:016x}", most)
 
         def done(told: Granted | Refusal | None) -> None:
             if isinstance(told, Granted):
-                record = Grant(number, ask.namespace, ask.charges, told.marks, now, ask.who, now.mono + lease)
+                record = Grant(number, ask.namespace, ask.charges, told.marks, now, ask.who, now.mono + ask.lease)
                 found[place] = self._granted(ask, record, told.permits)
             elif told is not None:
                 found[place] = told._replace(opens=self.connection.clock.here(told.opens))
@@ -224,25 +214,15 @@ class RedisStore(SharedStore):
 
     # -- their end -------------------------------------------------------------------------------------------------
 
-    def settle(
-        self,
-        grant: Grant,
-        now: Instant,
-        *,
-        actual: Mapping[str, int] = NOTHING,
-        used: Mapping[str, int] = NOTHING,
-        full: Iterable[str] = (),
-        stated: bool = False,
-    ) -> Answered:
+    def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
         if isinstance(grant, BatchPermit):
             if not grant.open:
                 return Answered(late=True)
             grant.open = False
-            if not (actual or used or full or self._given):
+            if told is AS_RESERVED and not self._given:
                 self._count(grant.batch)
                 return _ENDED
-        keys = tuple(full)
-        return self._end(grant, now, partial(settle, actual=actual, used=used, full=keys, stated=stated))
+        return self._end(grant, now, partial(settle, told=told) if told.sent else refund)
 
     def _count(self, record: Record) -> None:
         """One permit of a record was spent at its reserved cost: all such are told together."""
@@ -258,13 +238,6 @@ class RedisStore(SharedStore):
 
         end = End(record, 0, counted)
         self._client.post(record.record.namespace, Command(partial(settle, end=end), partial(self._ended, end)))
-
-    def refund(self, grant: Grant, now: Instant) -> Answered:
-        if isinstance(grant, BatchPermit):
-            if not grant.open:
-                return Answered(late=True)
-            grant.open = False
-        return self._end(grant, now, refund)
 
     def _end(self, grant: Grant, now: Instant, item: Callable[..., list[Any]]) -> Answered:
         """Tell the end of a permit; what that brought about, if it is known already."""

@@ -11,11 +11,12 @@ import pytest
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.rules.reading import FAULTS
-from ratekeeper.stores.records import Answered, Ask, Grant
+from ratekeeper.stores.records import Answered, Ask, Grant, Settlement
 from ratekeeper.stores.redis import commands
 from ratekeeper.stores.redis.commands import End, Record
 from ratekeeper.stores.redis.lua import spec
 from ratekeeper.stores.redis.protocol import (
+    MICRO,
     BlockRow,
     Command,
     Done,
@@ -44,9 +45,13 @@ def record(permits: int = 3) -> Record:
 
 
 COMMANDS: dict[str, Command] = {
-    "reserve": Command(lambda request: commands.reserve(request, Ask("shop", CHARGES, ("shop",), ME), "ab", 60, 1, 3)),
+    "reserve": Command(
+        lambda request: commands.reserve(
+            request, Ask("shop", CHARGES, ("shop",), ME, lease=60 * MICRO, lane=1), "ab", 3
+        )
+    ),
     "settle": Command(
-        lambda request: commands.settle(request, End(record()), {CHARGES[0].key: 5}, {CHARGES[1].key: 4})
+        lambda request: commands.settle(request, End(record()), Settlement({CHARGES[0].key: 5}, {CHARGES[1].key: 4}))
     ),
     "refund": Command(lambda request: commands.refund(request, End(record(), 2))),
     "adopt": Command(lambda request: commands.adopt(request, record(), 60)),
