@@ -35,7 +35,7 @@ def get(emulator: Emulator, path: str = TIME, *, source: str = "127.0.0.1") -> t
 
 def start(*arguments: str, **more: Any) -> subprocess.Popen[str]:
     """`ratekeeper emulate` with these arguments."""
-    line = [sys.executable, "-m", "ratekeeper.apps.emulate", *arguments]
+    line = [sys.executable, "-m", "ratekeeper", "emulate", *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
 
 

@@ -16,7 +16,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "config": ("ratekeeper.apps.config", "The configuration: check it, show what is in force."),
     "demo": ("ratekeeper.apps.demo", "Three programs on one address, without and with Ratekeeper."),
-    "emulate": ("ratekeeper.apps.emulate", "A strict test server that enforces a provider's rules on loopback."),
+    "emulate": ("ratekeeper.apps.emulator", "A strict test server that enforces a provider's rules on loopback."),
     "exchange": (
         "ratekeeper.apps.exchange",
         "Positions, orders, cancel and close by hand, also while trading is paused.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ratekeeper.apps.demo.figures import Half, Plan
+    from ratekeeper.apps.demo.stage import Half, Plan
 
 __all__ = ["command"]
 
@@ -40,8 +40,8 @@ def command(seconds: int | None, as_json: bool, real: bool, svg: str | None) -> 
         raise click.ClickException(
             f"the demo needs {', '.join(missing)}: pip install '.[demo]' in a clone of Ratekeeper"
         )
-    from ratekeeper.apps.demo.figures import Plan
-    from ratekeeper.apps.demo.figures import as_json as figures
+    from ratekeeper.apps.demo.stage import Plan
+    from ratekeeper.apps.demo.stage import as_json as figures
 
     window = MINUTE if real else WINDOW
     windows = 2 if real else 3

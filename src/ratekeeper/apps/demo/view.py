@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ratekeeper.apps.demo.figures import Half, Plan
+from ratekeeper.apps.demo.stage import Half, Plan
 
 __all__ = ["closing", "live", "plain_line"]
 

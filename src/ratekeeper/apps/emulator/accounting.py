@@ -1,4 +1,4 @@
-"""The emulator's own strict count of what arrives, and who is banned for going on after refusals.
+"""The emulator's own strict count of what arrives.
 
 It is written apart from `ratekeeper.ledger` on purpose and shares no line with it, so that a mistake in one is caught by the
 other. It knows nothing of requests in flight, clock doubt or feedback: it counts at the instant of arrival, as a server does.
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "Address",
-    "Bans",
     "BucketCounter",
     "Charge",
     "Counter",
@@ -31,8 +29,6 @@ __all__ = [
     "Tally",
 ]
 
-LONGEST = 3 * 86_400 * 1_000_000_000
-"""Three days: the longest ban Binance states."""
 KEPT_SPANS = 5_000
 """Windows of one tally that are remembered for the statistics."""
 
@@ -292,69 +288,3 @@ class Meter:
 
     def __iter__(self) -> Iterator[Tally]:
         return iter(self._tallies.values())
-
-
-@dataclass(slots=True)
-class Address:
-    """What the emulator remembers of one source address."""
-
-    ip: str
-    arrivals: int = 0
-    throttled: int = 0
-    """Refusals for a limit that was full."""
-    shut_out: int = 0
-    """Refusals because of a ban."""
-    strikes: int = 0
-    """Refusals since it was last calm or banned."""
-    last_strike: int = 0
-    banned_until: int = 0
-    cause: Exception | None = None
-    """The answer with which the ban began, if it was a refusal."""
-    bans: list[tuple[int, int]] = field(default_factory=list)
-    """Every ban so far: from, until."""
-
-
-class Bans:
-    """Counts refusals per address and bans at the threshold; every further ban of an address lasts twice as long.
-
-    Args:
-        after: refusals at which a ban begins; 0 never bans.
-        first: nanoseconds of the first ban of an address.
-        calm: nanoseconds without a refusal after which the strikes are forgotten (the bans are not).
-    """
-
-    def __init__(self, *, after: int, first: int, calm: int) -> None:
-        self.after = after
-        self.first = first
-        self.calm = calm
-        self._addresses: dict[str, Address] = {}
-
-    def address(self, ip: str) -> Address:
-        """The record of `ip`, made when first seen."""
-        found = self._addresses.get(ip)
-        if found is None:
-            found = self._addresses[ip] = Address(ip)
-        return found
-
-    def all(self) -> list[Address]:
-        """Every address seen so far."""
-        return list(self._addresses.values())
-
-    def strike(self, address: Address, now: int) -> bool:
-        """Note one refusal; true if it was one too many and a ban begins."""
-        if now - address.last_strike > self.calm:
-            address.strikes = 0
-        address.last_strike = now
-        address.strikes += 1
-        if not self.after or address.strikes < self.after:
-            return False
-        self.ban(address, now, min(LONGEST, self.first << min(len(address.bans), 40)))
-        return True
-
-    @staticmethod
-    def ban(address: Address, now: int, span: int, cause: Exception | None = None) -> None:
-        """Ban `address` for `span` nanoseconds from `now`."""
-        address.strikes = 0
-        address.cause = cause
-        address.banned_until = now + span
-        address.bans.append((now, now + span))

@@ -106,7 +106,7 @@ class Emulator:
         given = {name: value for name, value in locals().items() if name in Options.__struct_fields__}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._child = subprocess.Popen(  # noqa: S603 - our own module, and arguments made below
-            [sys.executable, "-m", "ratekeeper.apps.emulate", "--tied", *_arguments(given)],
+            [sys.executable, "-m", "ratekeeper", "emulate", "--tied", *_arguments(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

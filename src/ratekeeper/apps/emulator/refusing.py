@@ -1,7 +1,8 @@
-"""How a provider says no, told from the refusals of its rule file: an answer that the file itself recognises."""
+"""How a provider says no, in an answer that its rule file recognises; and whom it bans for going on after refusals."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from .limit_table import LimitTable
     from .options import Live
 
-__all__ = ["Refused", "Refuser"]
+__all__ = ["Address", "Bans", "Refused", "Refuser"]
 
 SECOND = 1_000_000_000
+_LONGEST = 3 * 86_400 * SECOND
+"""Three days: the longest ban that Binance states."""
 _NO = Outcome.THROTTLED, Outcome.BANNED, Outcome.QUOTA_GONE
 
 
@@ -158,3 +161,69 @@ class Refuser:
         rules = [rule for rule in rules if not rule.limits and rule.outcome != "banned"]
         yield from (rule for rule in rules if rule.block and rule.block in limit.scope)
         yield from (rule for rule in rules if not rule.block)
+
+
+@dataclass(slots=True)
+class Address:
+    """What the emulator remembers of one source address."""
+
+    ip: str
+    arrivals: int = 0
+    throttled: int = 0
+    """Refusals for a limit that was full."""
+    shut_out: int = 0
+    """Refusals because of a ban."""
+    strikes: int = 0
+    """Refusals since it was last calm or banned."""
+    last_strike: int = 0
+    banned_until: int = 0
+    cause: Failure | None = None
+    """The answer with which the ban began, if it was a refusal."""
+    bans: list[tuple[int, int]] = field(default_factory=list)
+    """Every ban so far: from, until."""
+
+
+class Bans:
+    """Counts refusals per address and bans at the threshold; every further ban of an address lasts twice as long.
+
+    Args:
+        after: refusals at which a ban begins; 0 never bans.
+        first: nanoseconds of the first ban of an address.
+        calm: nanoseconds without a refusal after which the strikes are forgotten (the bans are not).
+    """
+
+    def __init__(self, *, after: int, first: int, calm: int) -> None:
+        self.after = after
+        self.first = first
+        self.calm = calm
+        self._addresses: dict[str, Address] = {}
+
+    def address(self, ip: str) -> Address:
+        """The record of `ip`, made when first seen."""
+        found = self._addresses.get(ip)
+        if found is None:
+            found = self._addresses[ip] = Address(ip)
+        return found
+
+    def all(self) -> list[Address]:
+        """Every address seen so far."""
+        return list(self._addresses.values())
+
+    def strike(self, address: Address, now: int) -> bool:
+        """Note one refusal; true if it was one too many and a ban begins."""
+        if now - address.last_strike > self.calm:
+            address.strikes = 0
+        address.last_strike = now
+        address.strikes += 1
+        if not self.after or address.strikes < self.after:
+            return False
+        self.ban(address, now, min(_LONGEST, self.first << min(len(address.bans), 40)))
+        return True
+
+    @staticmethod
+    def ban(address: Address, now: int, span: int, cause: Failure | None = None) -> None:
+        """Ban `address` for `span` nanoseconds from `now`."""
+        address.strikes = 0
+        address.cause = cause
+        address.banned_until = now + span
+        address.bans.append((now, now + span))

@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.files import read_head
+from ratekeeper.rules.files import read_head, to_toml
 
-from .control import add_control, share_used, stats
 from .incoming import Arrival, Failure, read_call
 from .sockets import Sockets, reset
 from .state import State
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from ratekeeper.rules.provider import Provider
 
-    from .accounting import Address, Charge
+    from .accounting import Charge
     from .options import Options
+    from .refusing import Address
 
 __all__ = ["Answer", "Emulation", "load_provider", "serve", "summary"]
 
@@ -63,7 +64,7 @@ class Emulation(State):
     def application(self) -> web.Application:
         """The web application: control routes, and one handler for everything else."""
         app = web.Application(client_max_size=4 * 1024 * 1024)
-        add_control(app, self, self.sockets)
+        _add_control(app, self)
         app.router.add_route("*", "/{anything:.*}", self.handle)
         app.on_response_prepare.append(self._prepare)
         app.on_shutdown.append(self._shut_down)
@@ -198,8 +199,7 @@ class Emulation(State):
 
     def _stop_the_shut_out(self, arrival: Arrival, address: Address) -> None:
         if arrival.now < address.banned_until:
-            cause = address.cause if isinstance(address.cause, Failure) else None
-            raise _turned_away(self.venue.banned(arrival, address.banned_until, cause), address)
+            raise _turned_away(self.venue.banned(arrival, address.banned_until, address.cause), address)
         for kind in {name.partition(":")[0] for name in self.shut}:
             until, cause = self.shut.get(self.limits.owner(arrival.plan, kind), (0, None))
             if arrival.now < until:
@@ -235,6 +235,65 @@ def _turned_away(failure: Failure, address: Address) -> Failure:
         address.throttled += 1
         failure.turned_away = "throttled"
     return failure
+
+
+def _add_control(app: web.Application, state: Emulation) -> None:
+    """Add the routes under ``/__emulator__/``: what a test may ask and tell. These calls are not counted."""
+
+    async def show_stats(_request: web.Request) -> web.Response:
+        state.journal.flush()
+        return _json(state.stats(state.sockets.stats()))
+
+    async def told(request: web.Request) -> dict[str, Any]:
+        """What the request says, in its query or its JSON body; `ValueError` if that is broken."""
+        body = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
+        return {**request.query, **body}
+
+    async def ban(request: web.Request) -> web.Response:
+        try:
+            asked = await told(request)
+            seconds = float(asked.get("seconds", 120))
+        except (TypeError, ValueError):
+            return _json({"error": "seconds must be a number"}, status=400)
+        address = state.bans.address(str(asked.get("ip", "127.0.0.1")))
+        if seconds > 0:
+            state.bans.ban(address, state.clock(), int(seconds * SECOND))
+        else:
+            address.banned_until = 0
+        return _json({"ip": address.ip, "until": address.banned_until // 1_000_000})
+
+    async def cut(request: web.Request) -> web.Response:
+        try:
+            asked = await told(request)
+            ended = state.sockets.cut(str(asked.get("mode", "close")), str(asked.get("ip", "")))
+        except ValueError as error:
+            return _json({"error": str(error)}, status=400)
+        return _json({"cut": ended})
+
+    async def show_options(_request: web.Request) -> web.Response:
+        return _json(state.live())
+
+    async def set_options(request: web.Request) -> web.Response:
+        try:
+            state.options.change(await told(request))
+        except ValueError as error:  # msgspec's decoding errors are ValueErrors too
+            return _json({"error": str(error)}, status=400)
+        state.apply()
+        return _json(state.live())
+
+    async def show_rules(_request: web.Request) -> web.Response:
+        return web.Response(text=to_toml(state.limits.rules()), content_type="application/toml")
+
+    app.router.add_get("/__emulator__/stats", show_stats)
+    app.router.add_get("/__emulator__/rules", show_rules)
+    app.router.add_post("/__emulator__/ban", ban)
+    app.router.add_post("/__emulator__/cut", cut)
+    app.router.add_get("/__emulator__/options", show_options)
+    app.router.add_post("/__emulator__/options", set_options)
+
+
+def _json(body: Any, *, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
 
 
 async def serve(options: Options, say: Callable[[str], None], *, tied: bool = False) -> None:
@@ -294,7 +353,7 @@ async def _flush(emulation: Emulation) -> None:
 
 def summary(emulation: Emulation) -> str:
     """What happened, in one line."""
-    totals, share = stats(emulation, emulation.sockets)["totals"], share_used(emulation)
+    totals, share = emulation.stats(emulation.sockets.stats())["totals"], emulation.share_used()
     main = emulation.limits.main
     used = "no complete window" if share is None else f"{share:.1%} of {main.name} used in complete windows"
     return (

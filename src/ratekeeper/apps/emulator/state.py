@@ -1,4 +1,8 @@
-"""What one running emulation knows: limits, counts, clocks, and who is shut out."""
+"""What one running emulation knows: limits, counts, clocks that do not agree, chance that strikes, and who is shut out.
+
+A provider counts by the clock of an engine, and its edge servers date what goes out. Nobody promises that the two agree.
+`Clocks` and `Chances` are pure: instants are arguments, integer nanoseconds.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,21 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import msgspec
 
 from ratekeeper.rules.reading import listed
 
-from .accounting import Bans, Meter
+from .accounting import Meter
 from .binance import Spot
 from .binance_usdm import Usdm
 from .bitget import Bitget
-from .conditions import Chances, Clocks
 from .incoming import Arrival, Failure
 from .limit_table import LimitTable
+from .options import Live
 from .orderly import Orderly
+from .refusing import Bans
 from .venue import Venue
 
 if TYPE_CHECKING:
@@ -29,11 +34,99 @@ if TYPE_CHECKING:
     from ratekeeper.rules.call import Request
     from ratekeeper.rules.provider import Provider
 
-    from .options import Live, Options
+    from .accounting import Span, Tally
+    from .options import Options
 
-__all__ = ["Journal", "State", "venue_of"]
+__all__ = ["MACHINES", "Chances", "Clocks", "Journal", "State", "venue_of"]
 
 SECOND = 1_000_000_000
+MILLION = 1_000_000
+MACHINES = 5
+"""Machines that date the answers; their clocks lie evenly across `Live.date_spread`."""
+
+
+class Clocks:
+    """Tells both times of one emulation.
+
+    Args:
+        options: `skew` moves all clocks, `date_offset`, `date_drift`, `date_spread` and `date_per` those that date.
+        dice: chooses the machine where each answer has its own.
+        begin: the wall clock, Unix ns; the drift counts from here.
+    """
+
+    def __init__(self, options: Live, dice: random.Random, begin: int) -> None:
+        self._options = options
+        self._dice = dice
+        self._drift = options.date_drift
+        self._begin = begin
+        self._drifted = 0
+
+    def apply(self, wall: int) -> None:
+        """Take over a changed drift: what has drifted by `wall` (Unix ns) stays, and goes on at the new rate."""
+        self._drifted = self._drift_at(wall)
+        self._begin, self._drift = wall, self._options.date_drift
+
+    def counting(self, wall: int) -> int:
+        """The clock by which windows, bans and instants of return go, when the machine's own clock shows `wall`."""
+        return wall + round(self._options.skew * SECOND)
+
+    def dating(self, wall: int, port: int) -> int:
+        """The clock of the machine that answers the connection from `port`, at the same moment.
+
+        It is `date_offset` seconds (and the drift) ahead of the one that counts, give or take half of `date_spread`.
+        """
+        options = self._options
+        ahead = round(options.date_offset * SECOND) + self._drift_at(wall)
+        spread = round(options.date_spread * SECOND)
+        if spread:
+            ahead += spread * self._machine(port) // (MACHINES - 1) - spread // 2
+        return self.counting(wall) + ahead
+
+    def _drift_at(self, wall: int) -> int:
+        return self._drifted + round((wall - self._begin) * self._drift / MILLION)
+
+    def _machine(self, port: int) -> int:
+        """As a balancer that goes by the client's port does it. Ports that systems give out are often all even or all odd."""
+        if self._options.date_per == "answer":
+            return self._dice.randrange(MACHINES)
+        return port // 2 % MACHINES
+
+
+class _Course(NamedTuple):
+    """How far one kind of trouble has come: it strikes when `phase` passes `at`, a point drawn within each whole number."""
+
+    phase: float
+    at: float
+    due: int
+
+
+class Chances:
+    """Strikes one of every 1/share requests, at a point drawn by chance. A dice of its own for each request would leave a run
+    of a hundred without any trouble of a share of 2 % in one case of eight.
+
+    Args:
+        dice: what draws.
+    """
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._courses: dict[str, _Course] = {}
+
+    def strikes(self, kind: str, share: float) -> bool:
+        """Whether the next request meets this kind of trouble. `share` (0 to 1) may change at any time."""
+        if not share:
+            return False
+        phase, at, due = self._courses.get(kind) or _Course(0.0, self._dice.random(), 0)
+        phase += share
+        if at < phase:
+            due, at = due + 1, 2.0  # none until the next whole number
+        if phase >= 1:
+            phase -= 1
+            at = self._dice.random()
+            if at < phase:
+                due, at = due + 1, 2.0
+        self._courses[kind] = _Course(phase, at, max(0, due - 1))
+        return due > 0
 
 
 class Journal:
@@ -123,6 +216,10 @@ class State:
         self.bans.after = self.options.ban_after if span else 0
         self.bans.first = span if self.options.ban is None else int(self.options.ban * SECOND)
 
+    def live(self) -> dict[str, Any]:
+        """The options that may be changed now, by name."""
+        return {name: getattr(self.options, name) for name in Live.__struct_fields__}
+
     def clock(self) -> int:
         """The clock that counts, in nanoseconds."""
         return self.clocks.counting(time.time_ns())
@@ -164,6 +261,84 @@ class State:
                 self._labels = {"": ""}
             label = self._labels[key] = hashlib.sha256(key.encode()).hexdigest()[:12]
         return label
+
+    def stats(self, sockets: dict[str, Any]) -> dict[str, Any]:
+        """Everything that was counted; `sockets` are the figures of the websockets. Instants are Unix seconds of the
+        emulator's clock."""
+        now = self.clock()
+        addresses = self.bans.all()
+        return {
+            "provider": self.limits.provider.name,
+            "now": now / SECOND,
+            "started": self.started / SECOND,
+            "limits": {
+                limit.name: {
+                    "unit": limit.unit,
+                    "capacity": limit.capacity,
+                    "seconds": limit.period / SECOND,
+                    "window": limit.window,
+                    "scope": list(limit.scope),
+                }
+                for limit in self.limits.by_name.values()
+            },
+            "main": self.limits.main.name,
+            "windows": [_window(tally, span, self.started, now) for tally in self.meter for span in tally.spans],
+            "totals": {
+                "arrivals": self.totals["arrivals"],
+                "throttled": sum(address.throttled for address in addresses),
+                "banned": sum(address.shut_out for address in addresses),
+                "bans": sum(len(address.bans) for address in addresses),
+                "errors": self.totals["errors"],
+                "lost": self.totals["lost"],
+                "hung_up": self.totals["hung_up"],
+                "hung": self.totals["hung"],
+                "sockets_closed": self.totals["sockets_closed"],
+                "max_concurrency": self.most_busy,
+            },
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "routes": dict(self.routes),
+            "ips": {
+                address.ip: {
+                    "arrivals": address.arrivals,
+                    "throttled": address.throttled,
+                    "banned": address.shut_out,
+                    "bans": [[begin / SECOND, end / SECOND] for begin, end in address.bans],
+                    "banned_until": address.banned_until / SECOND,
+                }
+                for address in addresses
+            },
+            "clients": {agent: dict(counts) for agent, counts in self.clients.items()},
+            "orders": self.venue.orders(),
+            "sockets": sockets,
+        }
+
+    def share_used(self) -> float | None:
+        """Mean share of the main limit that was really spent, over complete windows in which anything arrived."""
+        main, now = self.limits.main, self.clock()
+        shares = [
+            span.accepted / span.capacity
+            for tally in self.meter
+            if tally.limit is main
+            for span in tally.spans
+            if span.start >= self.started and span.start + main.period <= now
+        ]
+        return sum(shares) / len(shares) if shares else None
+
+
+def _window(tally: Tally, span: Span, started: int, now: int) -> dict[str, Any]:
+    limit = tally.limit
+    return {
+        "limit": limit.name,
+        "owner": tally.owner,
+        "start": span.start / SECOND,
+        "seconds": limit.period / SECOND,
+        "capacity": span.capacity,
+        "used": span.peak,
+        "accepted": span.accepted,
+        "refused": span.refused,
+        "calls": span.calls,
+        "complete": span.start >= started and span.start + limit.period <= now,
+    }
 
 
 def venue_of(limits: LimitTable, options: Live) -> Venue:

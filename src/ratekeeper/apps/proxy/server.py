@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import logging
 import math
@@ -11,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import aiohttp
 from aiohttp import web
 
 from ratekeeper import __version__
 from ratekeeper.adapters._governor import Governor
-from ratekeeper.adapters.aiohttp import Connector
 from ratekeeper.apps.proxy.forward import Forward, Target
 from ratekeeper.apps.proxy.refusal import Refusals, failure
+from ratekeeper.apps.proxy.session import LONGEST_LINE, open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 from ratekeeper.apps.proxy.websocket import Relays, wants_websocket
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
@@ -27,18 +27,18 @@ from ratekeeper.rules.call import Priority
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import aiohttp
+
     from ratekeeper import Gate
 
-__all__ = ["LONGEST_LINE", "Options", "Proxy", "listen", "open_session", "serve"]
+__all__ = ["Options", "Proxy", "listen", "serve"]
 
 log = logging.getLogger("ratekeeper")
 
-LONGEST_LINE = 1 << 16
-"""Bytes of a request line or a header that are passed on; batch calls put lists of orders into the query."""
-_CONNECT = 10.0
-"""Seconds to reach an upstream."""
 _FINISH = 10.0
 """Seconds that calls which were sent have to end when the proxy stops."""
+_YOUNG = 10_000
+"""Objects that are made, less those that are freed, between two collections of garbage."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,9 @@ async def serve(gate: Gate, options: Options, say: Callable[[str], object]) -> N
         try:
             place = _place(*runner.addresses[0][:2])
             guarded = "with a token" if options.token else "for this machine only"
+            gc.collect()
+            gc.freeze()  # rules and modules stay as long as the proxy does: no collection needs to look at them again
+            gc.set_threshold(_YOUNG)
             say(f"Proxying on http://{place} ({guarded}): {', '.join(sorted(upstreams.named))}")
             await stop.wait()
             proxy.stop()
@@ -222,26 +225,3 @@ async def listen(proxy: Proxy, host: str, port: int) -> web.ServerRunner:
 
 def _place(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def open_session(silence: float) -> aiohttp.ClientSession:
-    """A session that keeps no cookies, unpacks nothing, follows no proxy of the environment and adds no header. Each call
-    leaves from the address that its permit names.
-
-    Args:
-        silence: seconds without a byte from an upstream after which a call fails.
-    """
-    session = aiohttp.ClientSession(
-        connector=Connector(limit=0),  # the gate decides how many calls there are, not a pool
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=silence),
-        auto_decompress=False,
-        trust_env=False,
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        max_line_size=LONGEST_LINE,
-        max_field_size=LONGEST_LINE,
-    )
-    # aiohttp would send some calls again when a kept connection was dropped: those would not have passed the gate.
-    # `Forward` does it itself, with a permit of its own. A test fails if an upgrade moves this.
-    session._retry_connection = False
-    return session

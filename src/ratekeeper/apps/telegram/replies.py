@@ -15,10 +15,8 @@ from ratekeeper.gate.emergency import spoken
 from ratekeeper.gate.gate import Gate
 from ratekeeper.ledger.limit import SECOND
 
-__all__ = ["QUICK", "Replies"]
+__all__ = ["Replies"]
 
-QUICK: Final = frozenset({"/status", "/pause", "/resume", "/help", "/start"})
-"""Commands that ask no exchange: they never wait behind one that does."""
 _HELP: Final = """\
 /status - pauses, bans, and how full the limits are
 /pause [SCOPE] - stop orders (or: everything, binance-usdm, …) in all programs; cancels pass

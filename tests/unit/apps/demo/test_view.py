@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ratekeeper.apps.demo.figures import Half, Plan, Program
+from ratekeeper.apps.demo.stage import Half, Plan, Program
 from ratekeeper.apps.demo.view import closing, live, plain_line
 
 PLAN = Plan(window=10, windows=2, workers=4)

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from ratekeeper.apps.emulate import command
+from ratekeeper.apps.emulator import command
 from ratekeeper.apps.emulator.options import LimitChange, Options, parse_latency, parse_limit
 from ratekeeper.testing import Emulator
 

@@ -12,7 +12,7 @@ from tests.support.calls import sample_calls
 from ratekeeper.apps.emulator.incoming import Arrival
 from ratekeeper.apps.emulator.limit_table import LimitTable
 from ratekeeper.apps.emulator.options import LimitChange, Options
-from ratekeeper.apps.emulator.refusing import Refused, Refuser
+from ratekeeper.apps.emulator.refusing import Bans, Refused, Refuser
 from ratekeeper.apps.emulator.templates import Sheet
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Outcome, Request
@@ -149,3 +149,38 @@ def test_refusals_of_binance_name_the_limit() -> None:
     assert (status, code) == (429, -1015)
     assert "50 orders per 10 SECOND" in text
     assert "limit of IP(127.0.0.1) is 2400 requests per minute" in refused("binance-usdm", "weight-1m")[2]
+
+
+def test_an_address_is_banned_at_the_threshold_and_longer_each_time() -> None:
+    """Two minutes, then four, then eight."""
+    bans = Bans(after=3, first=120 * SECOND, calm=60 * SECOND)
+    address = bans.address("127.0.0.1")
+    now = 0
+    for length in (120, 240, 480):
+        now += 10_000 * SECOND
+        assert [bans.strike(address, now) for _ in range(3)] == [False, False, True]
+        assert address.banned_until == now + length * SECOND
+
+
+def test_a_ban_never_lasts_more_than_three_days() -> None:
+    """The doubling ends at the longest ban that Binance states."""
+    bans = Bans(after=1, first=120 * SECOND, calm=60 * SECOND)
+    address = bans.address("127.0.0.1")
+    for number in range(60):
+        assert bans.strike(address, number)
+    assert address.bans[-1][1] - address.bans[-1][0] == 3 * 86_400 * SECOND
+
+
+def test_a_calm_time_forgets_the_strikes() -> None:
+    """Single refusals that lie far apart are no defiance."""
+    bans = Bans(after=2, first=SECOND, calm=60 * SECOND)
+    address = bans.address("127.0.0.1")
+    assert not any(bans.strike(address, number * 61 * SECOND) for number in range(10))
+
+
+def test_zero_never_bans_and_addresses_are_apart() -> None:
+    """With a threshold of 0 nobody is banned; one address's strikes are not another's."""
+    bans = Bans(after=0, first=SECOND, calm=SECOND)
+    assert not any(bans.strike(bans.address("a"), 0) for _ in range(100))
+    assert bans.address("b").strikes == 0
+    assert {address.ip for address in bans.all()} == {"a", "b"}

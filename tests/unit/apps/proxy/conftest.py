@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ratekeeper import Gate
-from ratekeeper.apps.proxy.server import Proxy, listen, open_session
+from ratekeeper.apps.proxy.server import Proxy, listen
+from ratekeeper.apps.proxy.session import open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 
 SUPPORT = Path(__file__).parents[3] / "support"

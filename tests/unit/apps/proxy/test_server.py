@@ -225,15 +225,3 @@ def test_a_line_that_is_no_http_is_not_logged(
         head, _ = proxied(lambda here: here.ask(b"GET /testland/a?signature=abc\xff HTTP/1.1\r\n\r\n"))
     assert b" 400 " in head
     assert "abc" not in caplog.text + "".join(capfd.readouterr())
-
-
-def test_hooks_are_where_we_think() -> None:
-    """What we rely on inside aiohttp exists; an upgrade that moves it fails here."""
-
-    async def main() -> None:
-        async with aiohttp.ClientSession() as session:
-            assert session._retry_connection is True
-
-    asyncio.run(main())
-    assert aiohttp.web.StreamResponse._send_headers_immediately is True
-    assert asyncio.iscoroutinefunction(aiohttp.web.StreamResponse._prepare_headers)

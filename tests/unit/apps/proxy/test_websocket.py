@@ -11,7 +11,8 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from ratekeeper import Gate
-from ratekeeper.apps.proxy.server import Proxy, listen, open_session
+from ratekeeper.apps.proxy.server import Proxy, listen
+from ratekeeper.apps.proxy.session import open_session
 from ratekeeper.apps.proxy.upstreams import Upstreams
 
 from .conftest import SUPPORT

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tests.support.telegram import FakeTelegram
 
-from ratekeeper.apps.telegram.bot import Api, TelegramDown, TelegramRefused
+from ratekeeper.apps.telegram import Api, TelegramDown, TelegramRefused
 
 TOKEN = "77:" + "t" * 4
 

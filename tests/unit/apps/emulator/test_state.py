@@ -8,8 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper.apps.emulator.conditions import MACHINES, SECOND, Chances, Clocks
 from ratekeeper.apps.emulator.options import Options
+from ratekeeper.apps.emulator.state import MACHINES, SECOND, Chances, Clocks
 
 WALL = 1_800_000_000 * SECOND
 

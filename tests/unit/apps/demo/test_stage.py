@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ratekeeper.apps.demo.figures import Half, Plan, as_json, measure
+from ratekeeper.apps.demo.stage import Half, Plan, as_json, measure
 
 PLAN = Plan(window=10, windows=2, workers=4)
 BEGIN = 1_000.0
