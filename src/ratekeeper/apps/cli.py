@@ -1,8 +1,9 @@
-"""The ``ratekeeper`` command: a table of sub-commands, each loaded only when it is called."""
+"""The ``ratekeeper`` command: a table of sub-commands, each loaded only when it is called; and how they print data."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 from ratekeeper import __version__
 from ratekeeper.errors import RatekeeperError
 
-__all__ = ["main"]
+__all__ = ["aligned", "main", "print_json"]
 
 _COMMANDS = {
     "config": ("ratekeeper.apps.config", "The configuration: check it, show what is in force."),
@@ -62,6 +63,20 @@ class _Lazy(click.Group):
 @click.version_option(__version__, prog_name="ratekeeper")
 def _ratekeeper() -> None:
     """One gate for all the outbound API traffic of a machine."""
+
+
+def print_json(data: Any) -> None:
+    """Print data (whatever msgspec encodes) as indented JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows as lines whose columns begin at the same place, two blanks apart."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def main(args: list[str] | None = None) -> Any:

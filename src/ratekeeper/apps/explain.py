@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import msgspec
 
+from ratekeeper.apps.cli import print_json
 from ratekeeper.config.resolution import Configuration, configure
 from ratekeeper.config.rulebook import rulebook
 from ratekeeper.rules.call import Call
@@ -48,7 +49,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
     found = provider.explain(Call(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
     found = msgspec.structs.replace(found, caps=list(_caps(said, provider, found)))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        print_json(found)
     else:
         _show(method.upper(), url, found)
         if derived:
@@ -69,9 +70,7 @@ def _caps(said: Configuration, provider: Provider, found: Explanation) -> Iterat
 
 def _untouched(host: str, *, as_json: bool) -> None:
     if as_json:
-        click.echo(
-            msgspec.json.format(msgspec.json.encode({"provider": None, "host": host, "untouched": True}), indent=2)
-        )
+        print_json({"provider": None, "host": host, "untouched": True})
     else:
         click.echo(f"No rules speak of {host}: the call passes untouched (and is counted).")
         click.echo("To treat it as a provider, set RATEKEEPER_HOSTS, for example 127.0.0.1:9300=binance-usdm.")

@@ -3,13 +3,13 @@ every process obeys from its next decision on. ``demo`` shows the data, too."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ratekeeper.apps.cli import print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import RuleError
@@ -46,7 +46,7 @@ def status(as_json: bool) -> None:
     """Every budget, who spends it, bans, and the state of the store."""
     data = as_data(*read_state())
     if as_json:
-        click.echo(json.dumps(data, indent=2))
+        print_json(data)
         return
     from rich.console import Console
 
