@@ -14,8 +14,7 @@ from ratekeeper.rules.denial import interval
 from .accounting import Charge
 from .dialects import LISTEN_KEY
 from .incoming import Fault, Incoming, named
-from .market import INTERVALS, SPOT_SYMBOLS, Bodies, Quote, candle_span, candles, levels, prints
-from .orders import OrderBook
+from .market import INTERVALS, Bodies, Quote, candle_span, candles, levels, prints
 from .venue import Venue
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ class Binance(Venue):
     shortest = "1s"
     """The shortest candle."""
 
-    def __init__(self, limits: LimitTable, options: Live, book: OrderBook) -> None:
-        super().__init__(limits, options, book)
+    def __init__(self, limits: LimitTable, options: Live) -> None:
+        super().__init__(limits, options)
         self.bodies = Bodies()
         self._info: tuple[tuple[tuple[int, int], ...], bytes, bytes] | None = None
 
@@ -188,9 +187,6 @@ class Spot(Binance):
     """Spot. Successful order and cancel calls give their weight back (since 2026-04-02), as the rule file says."""
 
     venue = "binance-spot"
-
-    def __init__(self, limits: LimitTable, options: Live) -> None:
-        super().__init__(limits, options, OrderBook(SPOT_SYMBOLS, futures=False))
 
     def reports(self, arrival: Arrival, meter: Meter) -> dict[str, str]:
         headers = super().reports(arrival, meter)

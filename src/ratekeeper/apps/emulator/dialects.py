@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from .market import INTERVALS, USDM_SYMBOLS, Candle, Quote
+from .market import INTERVALS, MARKETS, Candle, Quote
 from .templates import Sheet
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _candle(symbol: Symbol, interval: str, now: int) -> Candle:
 def _coin(name: str) -> str:
     """``BTC`` of ``PERP_BTC_USDC`` and of ``SPOT_BTC_USDC``."""
     parts = name.split("_")
-    return next((part for part in parts if f"{part}USDT" in USDM_SYMBOLS), "")
+    return next((part for part in parts if f"{part}USDT" in MARKETS["usdm"]), "")
 
 
 def _text(body: Any) -> str:

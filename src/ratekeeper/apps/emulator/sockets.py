@@ -18,7 +18,7 @@ from ratekeeper.rules.times import duration
 
 from .dialects import Heard, dialect_of
 from .incoming import read_call
-from .market import USDM_SYMBOLS
+from .market import MARKETS
 from .templates import Sheet
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Sockets:
     async def converse(self, request: web.Request, held: list[Charge]) -> web.StreamResponse:
         """Serve one connection until it ends; `held` are the slots that it holds."""
         emulation, loop = self._of, asyncio.get_running_loop()
-        symbols = USDM_SYMBOLS | (emulation.venue.book.symbols if emulation.venue.books else {})
+        symbols = MARKETS["usdm"] | (emulation.venue.book.symbols if emulation.venue.books else {})
         dialect = self._dialect(request.raw_path, emulation.label, symbols, emulation.account_of(request), self._sheet)
         wire = Wire(next(self._numbers), request, dialect, loop.time())
         writer = None

@@ -8,7 +8,7 @@ routes of its data file name. A handler takes the request and the words beside i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -21,8 +21,8 @@ from ratekeeper.rules.routing import listed
 from ratekeeper.rules.times import duration, interval_name
 
 from .incoming import Failure, Fault, Incoming, flat
-from .market import Quote
-from .orders import statistics
+from .market import MARKETS, Quote, chosen
+from .orders import OrderBook, statistics
 from .refusing import Refused, Refuser
 from .templates import Sheet, Word
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .incoming import Arrival
     from .limit_table import LimitTable
     from .options import Live
-    from .orders import OrderBook
+    from .templates import Books
 
 __all__ = ["Venue", "check_fresh"]
 
@@ -57,20 +57,19 @@ class Venue:
     Args:
         limits: the limits in force.
         options: what was asked for.
-        books: where orders are kept; websockets tell the changes of the first.
 
     Attributes:
         sheet: what its data file says.
-        books: the same as the argument.
+        books: its order books by name; websockets tell the changes of the first.
     """
 
     venue = ""
     """Whose data file has its bodies; none by itself."""
 
-    def __init__(self, limits: LimitTable, options: Live, *books: OrderBook) -> None:
+    def __init__(self, limits: LimitTable, options: Live) -> None:
         self.limits = limits
-        self.books = books
         self.sheet = Sheet.of(self.venue)
+        self.books = {name: _opened(book) for name, book in self.sheet.books.items()}
         self._provider = limits.provider
         self._file = limits.provider.file
         self._envelope = Envelope.of(limits.provider.name)
@@ -97,12 +96,13 @@ class Venue:
 
     @property
     def book(self) -> OrderBook:
-        """The first of its order books; `IndexError` if it keeps no orders."""
-        return self.books[0]
+        """The first of its order books; `ValueError` if it keeps no orders."""
+        first, *_ = self.books.values()
+        return first
 
     def orders(self) -> dict[str, Any]:
         """What is known of orders, by account."""
-        return statistics(*self.books)
+        return statistics(*self.books.values())
 
     # -- bodies of its own
 
@@ -142,7 +142,7 @@ class Venue:
         try:
             if route.access == "signed":
                 check_fresh(params, asked.dated)
-            for book in self.books:
+            for book in self.books.values():
                 book.match(asked.now)
             data = route.tell(asked)
         except Fault as fault:
@@ -169,6 +169,25 @@ class Venue:
         """Handler: the body for the market that the request names."""
         symbol = self.book.symbol(asked)
         return self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now), asked=asked, **more)
+
+    def each(self, asked: Incoming, body: str, name: str = "") -> Any:
+        """Handler: the body for each market that the request chooses, of the order book of that name or of the first."""
+        symbols = chosen((self.books[name] if name else self.book).symbols, asked)
+        return [self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now)) for symbol in symbols]
+
+    def every(self, asked: Incoming, body: str) -> Any:
+        """Handler: the body for every market of the first order book."""
+        return self.each(asked._replace(params={}), body)
+
+    def batch(
+        self, act: Callable[[Incoming], Any], asked: Incoming, several: Iterable[dict[str, str]]
+    ) -> Iterator[tuple[dict[str, str], Any]]:
+        """Each request of a batch: its parameters, and its own answer, or the `Word` for its fault."""
+        for params in several:
+            try:
+                yield params, act(asked._replace(params=params))
+            except Fault as fault:
+                yield params, self.said(fault, params)
 
     # -- bodies told from the rules
 
@@ -281,6 +300,10 @@ class Venue:
     def reported(self, arrival: Arrival) -> list[Charge]:
         """The charges whose limits the headers of this answer tell of."""
         return list(arrival.charges)
+
+
+def _opened(said: Books) -> OrderBook:
+    return OrderBook(MARKETS[said.markets], futures=said.futures, rejects_makers=said.rejects_makers, first=said.first)
 
 
 def check_fresh(params: Mapping[str, str], now: int) -> None:
