@@ -1,4 +1,4 @@
-"""``ratekeeper config``: whether the configuration is right, and every value in force with who states it."""
+"""``ratekeeper config``: whether the configuration is right, and every value in force with its source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["command", "masked", "values"]
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
 _TABLES = ("egress", "providers", "priorities", "policies", "programs", "exchanges", "telegram", "alerts", "headroom")
-"""Parts of the file that are shown as they are written; nothing else can say the same."""
+"""Tables of the file, which are shown as they are written: no variable or argument can state them."""
 
 
 @click.group("config")
@@ -81,7 +81,7 @@ def show(file: Path | None, program: str | None, as_json: bool) -> None:
 
 
 def values(configuration: Configuration) -> Iterator[tuple[str, Any, str]]:
-    """Every value in force: its key, the value without secrets, who states it."""
+    """Every value in force: its key, the value without secrets, its source."""
     own = configuration.settings
     named = isinstance(own.egress, str) or configuration.sources["egress"] == SETTINGS["egress"].variable
     by_name = isinstance(own.policies, str) or configuration.policies != own.policies

@@ -93,7 +93,7 @@ class Bitget(Venue):
         return self._brief(book.place(_as_order(asked, futures=book.futures)))
 
     def place_batch(self, asked: Incoming, half: str) -> Any:
-        """Place up to fifty orders; what is said outside the list holds for all of them."""
+        """Place up to fifty orders; parameters outside the list hold for all of them."""
         common = flat(asked.tree)
         several = ({**common, **flat(order)} for order in objects(asked, "orderList", 50))
         return self._each(lambda one: self.place(one, half), asked, several)

@@ -1,4 +1,4 @@
-"""What one running emulation knows: limits, counts, clocks that do not agree, chance that strikes, and who is shut out.
+"""The state of one running emulation: limits, counts, bans, clocks that do not agree, and random faults.
 
 A provider counts by the clock of an engine, and its edge servers date what goes out. Nobody promises that the two agree.
 `Clocks` and `Chances` are pure: instants are arguments, integer nanoseconds.
@@ -177,7 +177,7 @@ class State:
     """What one running emulation knows.
 
     Args:
-        options: what was asked for; its `Live` part may change at any time.
+        options: the options in force; the `Live` part may change at any time.
         provider: the rules that are enforced.
     """
 

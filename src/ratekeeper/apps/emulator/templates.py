@@ -112,7 +112,8 @@ class Sheet:
         full: texts of refusals, by the unit of the full limit; ``*`` for any other unit.
         trouble: the ways in which it answers 503; if empty, the rule file tells.
         books: its order books by name.
-        routes: routes by who may ask (``public``, ``keyed``, ``signed``): each a template, or a method and its words.
+        routes: routes by the access they need (``public``, ``keyed``, ``signed``): each a template, or a handler and its
+            words.
     """
 
     def __init__(self, file: _File) -> None:

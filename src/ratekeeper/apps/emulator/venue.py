@@ -39,24 +39,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Venue", "check_fresh"]
 
-Teller: TypeAlias = Callable[[Incoming], Any]
+Handler: TypeAlias = Callable[[Incoming], Any]
 encode = msgspec.json.encode
 
 
 class _Route(NamedTuple):
     """How one method and path is answered."""
 
-    tell: Teller
+    handle: Handler
     access: str
     """``public``, ``keyed``: it must name an account, or ``signed``: it must be fresh as well."""
 
 
 class Venue:
-    """One provider. What is counted is none of its business.
+    """One provider. It counts nothing; `Meter` does.
 
     Args:
         limits: the limits in force.
-        options: what was asked for.
+        options: the options in force.
 
     Attributes:
         sheet: what its data file says.
@@ -87,7 +87,7 @@ class Venue:
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
         for access, table in self.sheet.routes.items():
             for route, answer in table.items():
-                found = _Route(self._teller(answer), access)
+                found = _Route(self._handler(answer), access)
                 if "{" in route:
                     pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route))
                     self._patterns.append((pattern, found))
@@ -106,7 +106,7 @@ class Venue:
 
     # -- bodies of its own
 
-    def _teller(self, answer: str) -> Teller:
+    def _handler(self, answer: str) -> Handler:
         if answer[0] in "{[":
             template = self.sheet.read(answer)
             return lambda asked: template({"asked": asked})
@@ -144,14 +144,14 @@ class Venue:
                 check_fresh(params, asked.dated)
             for book in self.books.values():
                 book.match(asked.now)
-            data = route.tell(asked)
+            data = route.handle(asked)
         except Fault as fault:
             raise self._failure(fault, params, arrival) from None
         if isinstance(data, bytes):
             return data
         return encode(self.sheet.fill("ok", data=data, now=asked.dated) if self.sheet.wraps else data)
 
-    def said(self, fault: Fault, params: Mapping[str, str]) -> Word:
+    def word_for(self, fault: Fault, params: Mapping[str, str]) -> Word:
         """The provider's word for a fault of a request with these parameters; ``*`` is its word for any other fault."""
         errors = self.sheet.errors
         word, about = errors.get(fault.name) or errors["*"], {**params, **fault.about}
@@ -162,7 +162,7 @@ class Venue:
         return self.sheet.fill("failed", word=word, now=now)
 
     def _failure(self, fault: Fault, params: Mapping[str, str], arrival: Arrival) -> Failure:
-        word = self.said(fault, params)
+        word = self.word_for(fault, params)
         return Failure(word.status, encode(self.failed(word, arrival.dated // 1_000_000)))
 
     def of_symbol(self, asked: Incoming, body: str, **more: Any) -> Any:
@@ -187,7 +187,7 @@ class Venue:
             try:
                 yield params, act(asked._replace(params=params))
             except Fault as fault:
-                yield params, self.said(fault, params)
+                yield params, self.word_for(fault, params)
 
     # -- bodies told from the rules
 
@@ -246,7 +246,7 @@ class Venue:
         return self._refuser.throttled(arrival, full.limit, full.free_at)
 
     def banned(self, arrival: Arrival, until: int, cause: Failure | None) -> Failure:
-        """The answer to an owner who is shut out until `until` (ns), since the answer `cause` if one began it."""
+        """The answer to a request of a banned owner. The ban ends at `until` (ns) and began with `cause`."""
         if isinstance(cause, Refused):
             return self._refuser.answer(cause.rule, cause.status, until, arrival.now, limit=cause.limit)
         rule = self._refuser.ban

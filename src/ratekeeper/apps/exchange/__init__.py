@@ -123,7 +123,7 @@ def agreed(question: str, yes: bool) -> None:
     """Ask before acting.
 
     Raises:
-        RuleError: nobody can be asked, and nobody said --yes.
+        RuleError: there is no terminal to ask at, and no --yes.
         click.Abort: the answer is no.
     """
     if yes:

@@ -114,7 +114,7 @@ async def _invite(request: web.BaseRequest) -> None:
 
 
 class Passed(web.StreamResponse):
-    """An answer that goes on as it came: aiohttp adds no header of its own."""
+    """An answer that is passed on unchanged: aiohttp adds no header of its own."""
 
     _send_headers_immediately = False
 

@@ -32,7 +32,7 @@ def code(error: pytest.ExceptionInfo[Fault]) -> int:
     """The exchange's error code."""
     chosen = Options(provider="binance-usdm")
     venue = Usdm(LimitTable(Rulebook.load().provider("binance-usdm"), chosen), chosen)
-    found = venue.said(error.value, {}).code
+    found = venue.word_for(error.value, {}).code
     assert isinstance(found, int)
     return found
 
