@@ -21,6 +21,7 @@ from ratekeeper.apps.proxy.refusal import Refusals, failure
 from ratekeeper.apps.proxy.session import LONGEST_LINE, open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 from ratekeeper.apps.proxy.websocket import Relays, wants_websocket
+from ratekeeper.apps.proxy.wire import LEASES, Leases
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
 from ratekeeper.rules.call import Priority
 
@@ -214,6 +215,7 @@ async def listen(proxy: Proxy, host: str, port: int) -> web.ServerRunner:
         proxy.handle, handler_cancellation=True, auto_decompress=False, access_log=None, logger=silent,
         max_line_size=LONGEST_LINE, max_field_size=LONGEST_LINE,
     )  # fmt: skip
+    LEASES.set(Leases())  # connections are served in copies of the context in which the server starts
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_FINISH)
     await runner.setup()
     try:
