@@ -22,7 +22,7 @@ __all__ = ["Bitget"]
 LINE = "USDT-FUTURES"
 """The only product line of futures here; the others are empty."""
 REMOVED = Symbol("LUNAUSDT", "LUNA", "USDT", 0.4, 4, 0)
-"""Still listed, as off, and known to no other call: what every long list of symbols has sooner or later."""
+"""A market that was taken off: the list of contracts shows it with the status ``off``, no other route knows it."""
 _ORDER = {"symbol": "symbol", "price": "price", "size": "quantity", "clientOid": "newClientOrderId"}
 _SYMBOL = {"symbol": "symbol"}
 _NAMED = {"symbol": "symbol", "orderId": "orderId", "clientOid": "origClientOrderId"}
@@ -30,7 +30,7 @@ _FORCE = {"": "GTC", "GTC": "GTC", "POST_ONLY": "GTX", "IOC": "IOC", "FOK": "FOK
 
 
 class Bitget(Venue):
-    """Handlers of both halves are told by the route which half is meant."""
+    """A handler that serves futures and spot gets the name of the order book from the route."""
 
     venue = "bitget"
 

@@ -1,6 +1,6 @@
 """The markets that the emulator shows: a handful of symbols, and prices that are a fixed function of time.
 
-Nothing is random, so the same question gets the same answer, and finished bodies can be kept as bytes. Times are
+Nothing is random, so the same question gets the same answer, and encoded bodies can be cached. Times are
 milliseconds since the epoch, as in the exchange's own bodies.
 """
 
@@ -192,7 +192,7 @@ MARKETS = _markets()
 
 
 class Bodies:
-    """Finished bodies, kept as bytes under a key; the oldest go first."""
+    """A cache of encoded bodies; it drops the oldest first."""
 
     def __init__(self, size: int = 128) -> None:
         self._size = size

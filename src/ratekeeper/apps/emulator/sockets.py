@@ -1,4 +1,4 @@
-"""Open websockets: what each may send, what it is sent, how the server pings it, and how it comes to its end."""
+"""Open websockets: limits on what clients send, data and order reports, pings, and the ways in which a socket ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Reset a connection: the client gets RST, and no word."""
+    """Reset a connection: the client gets RST, and no close frame."""
     connection = transport.get_extra_info("socket")
     if connection is not None and not transport.is_closing():
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
@@ -51,7 +51,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 class _Close(NamedTuple):
-    """The last thing that is sent."""
+    """A close frame."""
 
     code: int
     reason: str
@@ -80,7 +80,7 @@ class Connection:
         self.unanswered: float | None = None
         """Since when a ping of ours has had no answer."""
         self.dead = False
-        """Cut so that neither side hears of it: what comes is thrown away, and nothing goes."""
+        """Cut silently: the server drops all that arrives, and sends nothing."""
         self.ending = False
         self.last_word = False
         """Whether a close frame is on its way."""
@@ -243,7 +243,7 @@ class Sockets:
             connection.abort()
 
     def _close(self, connection: Connection, code: int, reason: str, why: str) -> None:
-        """End a connection with a word; `why` is how the figures call it."""
+        """Close a connection with a close frame; the figures count it under `why`."""
         if not connection.ending:
             self._ended[why] += 1
             self._send(connection, _Close(code, reason))
@@ -285,7 +285,7 @@ class Sockets:
     # -- as time goes by
 
     async def _watch(self) -> None:
-        """Ticks, pings and old age, as long as any socket is open."""
+        """Send ticks and pings, and end old sockets, as long as any socket is open."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while self._connections:
