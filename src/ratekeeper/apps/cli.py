@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ratekeeper import __version__
 from ratekeeper.errors import RatekeeperError
 
-__all__ = ["aligned", "main", "print_json"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["aligned", "bare_table", "main", "print_json"]
 
 _COMMANDS = {
     "config": ("ratekeeper.apps.config", "The configuration: check it, show what is in force."),
@@ -77,6 +80,22 @@ def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def bare_table(*heads: str, right: Container[str] = (), **columns: Any) -> Table:
+    """A table for a terminal, without lines, to be filled row by row.
+
+    Args:
+        heads: of the columns.
+        right: heads of columns that are set to the right.
+        columns: further options of all columns, as rich has them.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", **columns)
+    return table
 
 
 def main(args: list[str] | None = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from ratekeeper.apps.cli import print_json
+from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.sessions.control import ask, listing
 from ratekeeper.sessions.history import Record
@@ -81,13 +81,10 @@ def as_row(record: Record, alive: bool) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
     colours = {"healthy": "green", "stopped": "dim", "failed": "bold red"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("session", "pid", "state", "for", "attempts", "recovered", "in", "last failure"):
-        table.add_column(name)
+    table = bare_table("session", "pid", "state", "for", "attempts", "recovered", "in", "last failure")
     for row in rows:
         state = row["state"] if row["running"] else f"no program ({row['state']})"
         table.add_row(

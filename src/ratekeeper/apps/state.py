@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ratekeeper.apps.cli import print_json
+from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import RuleError
@@ -206,12 +206,9 @@ def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
 
 
 def _addresses_table(rows: list[dict[str, Any]]) -> RenderableType:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("address", "state", "used", "of", "warnings"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("address", "state", "of") else "right")
+    table = bare_table("address", "state", "used", "of", "warnings", right=("used", "warnings"), no_wrap=True)
     colours = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
     for row in rows:
         end = f" for {row['until'] - time.time():.0f} s more" if row["until"] else ""
@@ -259,14 +256,9 @@ def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
 def as_table(data: dict[str, Any]) -> RenderableType:
     """The state for a terminal."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("limit", no_wrap=True)
-    table.add_column("window", justify="right", no_wrap=True)
-    table.add_column("used", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table = bare_table("limit", "window", "used", "", right=("window", "used"), no_wrap=True)
     spenders: list[str] = []
     provider = None
     for row in data["limits"]:
