@@ -35,6 +35,12 @@ def said(text: str) -> Lines:
     yield ""
 
 
+def chapter(title: str, text: str) -> Lines:
+    """A heading and a paragraph."""
+    yield from (title, "")
+    yield from said(text)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
     """A Markdown table; all columns but the first to the right."""
     yield f"| {' | '.join(head)} |"
@@ -45,13 +51,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
 
 def speed(quick: bool, folder: Path) -> Lines:
     """(a) Permits that nobody else wants, in one process."""
-    yield "## (a) One process, nobody else"
-    yield ""
-    yield from said(
+    yield from chapter(
+        "## (a) One process, nobody else",
         "Microseconds per permit on limits that are never reached; the ratio is to three aiolimiter acquires. "
         "Peers only take; Ratekeeper takes, and settles when the answer is there. `ratekeeper` is the whole "
         "`async with gate.permit(...)`, `ratekeeper store` the two verbs inside it. The calls of limits, "
-        "throttled-py and pyrate-limiter are their synchronous ones."
+        "throttled-py and pyrate-limiter are their synchronous ones.",
     )
     count, rounds = (2000, 3) if quick else (10_000, 9)
     names = (*FORMS, *PEERS)
@@ -66,12 +71,11 @@ def speed(quick: bool, folder: Path) -> Lines:
 
 def sharing(quick: bool, folder: Path) -> Lines:
     """(b) The same through a store that other processes could share."""
-    yield "## (b) The same, shared with other processes"
-    yield ""
-    yield from said(
+    yield from chapter(
+        "## (b) The same, shared with other processes",
         "Microseconds per permit, one process, through the store that all processes of the machine share. "
         "Among the peers only pyrate-limiter has one that needs no server: its SQLite bucket with its file "
-        "lock."
+        "lock.",
     )
     count, rounds = (500, 3) if quick else (3000, 7)
     names = [*(f"{form} host" for form in FORMS), "pyrate-limiter SQLite"]
@@ -82,10 +86,9 @@ def sharing(quick: bool, folder: Path) -> Lines:
 
 def contention(quick: bool, folder: Path) -> Lines:
     """(c) Four processes that want the same limit at once."""
-    yield "## (c) Four processes contend"
-    yield ""
-    yield from said(
-        "Four processes take permits on one limit as fast as they can. Spread: the slowest process beside the fastest."
+    yield from chapter(
+        "## (c) Four processes contend",
+        "Four processes take permits on one limit as fast as they can. Spread: the slowest process beside the fastest.",
     )
     seconds = 1.0 if quick else 5.0
     names = (*FORMS, "pyrate-limiter")
@@ -133,14 +136,13 @@ def truthfulness(quick: bool, folder: Path) -> Lines:
     spec = Spec("fixed")
     periods = 4 if quick else 12
     low, high = (int(2000 * way) for way in spec.delay)
-    yield "## (e) Truthfulness"
-    yield ""
-    yield from said(
+    yield from chapter(
+        "## (e) Truthfulness",
         f"A strict server allows {spec.capacity} requests in {spec.period:g} s and counts each when it "
         f"arrives. The round trip takes {low} to {high} ms, and {WORKERS} workers want 1.2 times the limit. "
         "Each limiter is set to the published limit and to the algorithm of its own that is nearest to the "
         f"server's. Share of the limit used, and share of the requests refused, over {periods} s. The server "
-        "does not count what it refuses, and bans nobody; real ones do."
+        "does not count what it refuses, and bans nobody; real ones do.",
     )
     names = ("ratekeeper", *PEERS, "no limiter")
     for processes in (1, 3):
@@ -177,14 +179,13 @@ def costs(quick: bool, folder: Path) -> Lines:
 
 def passing(quick: bool, folder: Path) -> Lines:
     """(g) The proxy."""
-    yield "## (g) The proxy"
-    yield ""
-    yield from said(
+    yield from chapter(
+        "## (g) The proxy",
         "One call on one connection, then as many as 16 connections get answered, through `ratekeeper proxy` and straight "
         "to the same upstream, which does nothing but answer. `aiohttp alone` is the shortest proxy that can be made of "
         "the library that ours is made of; `no rules` is ours for a host that is not governed. `busy` is what the proxy's "
         "process spends on a call, and a million divided by it is what one core could pass on in a second. The programs "
-        "that ask and answer share the cores with the proxy."
+        "that ask and answer share the cores with the proxy.",
     )
     found = passages(0.5 if quick else 3.0, 2 if quick else 7, folder)
     direct, bare = found["direct"], found["aiohttp alone"]
@@ -204,13 +205,12 @@ def passing(quick: bool, folder: Path) -> Lines:
 
 def server(quick: bool, folder: Path) -> Lines:
     """(h) Through a Redis or Valkey server."""
-    yield "## (h) Through a Redis or Valkey server"
-    yield ""
-    yield from said(
+    yield from chapter(
+        "## (h) Through a Redis or Valkey server",
         "Permits on one limit that is never reached, in the last row on one that is, through one server on the same "
         f"machine, in one process and in four: one caller in a loop, then {TASKS} tasks of an event loop. limits takes its "
         "fixed window, pyrate-limiter its Redis bucket. Round trips are what the server reads from its connections; busy "
-        "is the time that the server's thread spends per permit. The server and the processes share the cores."
+        "is the time that the server's thread spends per permit. The server and the processes share the cores.",
     )
     seconds, rounds = (1.0, 1) if quick else (3.0, 3)
     for names in (LOOPS, (*LOADED, FULL)):
@@ -234,13 +234,12 @@ def server(quick: bool, folder: Path) -> Lines:
 
 def around(quick: bool, folder: Path) -> Lines:
     """(i) The policies."""
-    yield "## (i) Retry, breaker, cache and batches around a call"
-    yield ""
-    yield from said(
+    yield from chapter(
+        "## (i) Retry, breaker, cache and batches around a call",
         "Microseconds per call that succeeds at once, in one process, answered from memory: one that is made, and one "
         "whose answer is kept. Ratekeeper does what the stack does, under the limits that its ledger counts; with `host://` "
         "limits, breaker and kept answers are shared by all processes. The stack's retries, breaker and cache are this "
-        "process's own."
+        "process's own.",
     )
     found = stacks(500 if quick else 5000, 3 if quick else 9, folder)
     best = min(made for name, (made, _) in found.items() if not name.startswith("ratekeeper"))

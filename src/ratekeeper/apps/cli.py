@@ -1,17 +1,21 @@
-"""The ``ratekeeper`` command: a table of sub-commands, each loaded only when it is called."""
+"""The ``ratekeeper`` command: a table of sub-commands, each loaded only when it is called; and how they print data."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Container, Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ratekeeper import __version__
 from ratekeeper.errors import RatekeeperError
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["aligned", "bare_table", "main", "print_json"]
 
 _COMMANDS = {
     "config": ("ratekeeper.apps.config", "The configuration: check it, show what is in force."),
@@ -25,9 +29,12 @@ _COMMANDS = {
         "ratekeeper.apps.explain",
         "What one call would cost, on which limits, and where the numbers come from.",
     ),
-    "pause": ("ratekeeper.apps.pause", "Stop a provider, a kind of call or everything, in all processes at once."),
+    "pause": (
+        "ratekeeper.apps.state:pause",
+        "Stop a provider, a kind of call or everything, in all processes at once.",
+    ),
     "proxy": ("ratekeeper.apps.proxy", "A base URL for programs in any language: calls go on through the gate."),
-    "resume": ("ratekeeper.apps.pause:resume", "Take a pause back."),
+    "resume": ("ratekeeper.apps.state:resume", "Take a pause back."),
     "rules": ("ratekeeper.apps.rules", "The providers' rules: list, show, check, diff."),
     "run": ("ratekeeper.apps.run", "Run an unchanged program, and its Python children, through the gate."),
     "sessions": ("ratekeeper.apps.sessions", "Jobs that programs keep alive: list, recover, stop."),
@@ -59,6 +66,36 @@ class _Lazy(click.Group):
 @click.version_option(__version__, prog_name="ratekeeper")
 def _ratekeeper() -> None:
     """One gate for all the outbound API traffic of a machine."""
+
+
+def print_json(data: Any) -> None:
+    """Print data (whatever msgspec encodes) as indented JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows as lines whose columns begin at the same place, two blanks apart."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def bare_table(*heads: str, right: Container[str] = (), **columns: Any) -> Table:
+    """A table for a terminal, without lines, to be filled row by row.
+
+    Args:
+        heads: of the columns.
+        right: heads of columns that are set to the right.
+        columns: further options of all columns, as rich has them.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", **columns)
+    return table
 
 
 def main(args: list[str] | None = None) -> Any:

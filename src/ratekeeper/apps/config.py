@@ -1,4 +1,4 @@
-"""``ratekeeper config``: whether the configuration is right, and every value in force with who states it."""
+"""``ratekeeper config``: whether the configuration is right, and every value in force with its source."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from ratekeeper.apps.cli import aligned, print_json
 from ratekeeper.config.resolution import SETTINGS, Configuration, configure
 from ratekeeper.config.rulebook import mistakes, rulebook, unchecked
 from ratekeeper.config.schema import CREDENTIALS, VARIABLE
@@ -29,7 +30,7 @@ __all__ = ["command", "masked", "values"]
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
 _TABLES = ("egress", "providers", "priorities", "policies", "programs", "exchanges", "telegram", "alerts", "headroom")
-"""Parts of the file that are shown as they are written; nothing else can say the same."""
+"""Tables of the file, which are shown as they are written: no variable or argument can state them."""
 
 
 @click.group("config")
@@ -72,17 +73,15 @@ def show(file: Path | None, program: str | None, as_json: bool) -> None:
     if as_json:
         path = configuration.file.path and str(configuration.file.path)
         data = {"file": path, "values": {key: {"value": value, "from": source} for key, value, source in rows}}
-        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+        print_json(data)
         return
     click.echo(f"file: {configuration.file.path or 'none; it would be ' + _would_be()}")
-    texts = [(key, _text(value), source) for key, value, source in rows]
-    wide = [max(len(row[at]) for row in texts) for at in (0, 1)]
-    for key, text, source in texts:
-        click.echo(f"{key:<{wide[0]}}  {text:<{wide[1]}}  {source}")
+    for line in aligned((key, _text(value), source) for key, value, source in rows):
+        click.echo(line)
 
 
 def values(configuration: Configuration) -> Iterator[tuple[str, Any, str]]:
-    """Every value in force: its key, the value without secrets, who states it."""
+    """Every value in force: its key, the value without secrets, its source."""
     own = configuration.settings
     named = isinstance(own.egress, str) or configuration.sources["egress"] == SETTINGS["egress"].variable
     by_name = isinstance(own.policies, str) or configuration.policies != own.policies

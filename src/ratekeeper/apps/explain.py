@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import msgspec
 
+from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import Configuration, configure
 from ratekeeper.config.rulebook import rulebook
 from ratekeeper.rules.call import Request
@@ -48,7 +49,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
     found = provider.explain(Request(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
     found = msgspec.structs.replace(found, caps=list(_caps(said, provider, found)))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        print_json(found)
     else:
         _show(method.upper(), url, found)
         if derived:
@@ -69,9 +70,7 @@ def _caps(said: Configuration, provider: Provider, found: Explanation) -> Iterat
 
 def _untouched(host: str, *, as_json: bool) -> None:
     if as_json:
-        click.echo(
-            msgspec.json.format(msgspec.json.encode({"provider": None, "host": host, "untouched": True}), indent=2)
-        )
+        print_json({"provider": None, "host": host, "untouched": True})
     else:
         click.echo(f"No rules speak of {host}: the call passes untouched (and is counted).")
         click.echo("To treat it as a provider, set RATEKEEPER_HOSTS, for example 127.0.0.1:9300=binance-usdm.")
@@ -80,7 +79,6 @@ def _untouched(host: str, *, as_json: bool) -> None:
 def _show(method: str, url: str, found: Explanation) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     # Narrow terminals and pipes: rather long lines than columns squeezed to nothing.
     console = Console(highlight=False, soft_wrap=True, width=max(Console().width, 140))
@@ -100,9 +98,8 @@ def _show(method: str, url: str, found: Explanation) -> None:
     if not found.limits:
         console.print("  It spends nothing; only a ban or a pause can hold it.")
         return
-    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    for heading in ("LIMIT", "COST", "OF", "WINDOW", "SCOPE", "SOURCE", "READ", "CONFIDENCE"):
-        table.add_column(heading, justify="right" if heading in {"COST", "OF"} else "left", overflow="fold")
+    heads = ("LIMIT", "COST", "OF", "WINDOW", "SCOPE", "SOURCE", "READ", "CONFIDENCE")
+    table = bare_table(*heads, right=("COST", "OF"), overflow="fold")
     for share in found.limits:
         origin = share.provenance
         span = f"{interval_name(round(share.period * 1e9))} {share.window}" if share.period else share.window

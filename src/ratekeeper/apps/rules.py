@@ -10,6 +10,7 @@ from typing import NamedTuple
 import click
 import msgspec
 
+from ratekeeper.apps.cli import aligned, print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.rulebook import rulebook
 from ratekeeper.errors import RuleError, UnknownProvider
@@ -44,7 +45,7 @@ def list_(as_json: bool) -> None:
     book = rulebook(configure())
     rows = [_row(book, name) for name in book.names()]
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+        print_json(rows)
         return
     click.echo(f"{'NAME':<20} {'LIMITS':>6}  {'READ':<10}  {'GRADES':<7} {'TITLE':<32} HOSTS")
     for row in rows:
@@ -224,9 +225,7 @@ def differences(ours: File, theirs: File, *, spacing: bool = False) -> list[Diff
 
 def table(found: list[Difference], ours: str, theirs: str) -> str:
     """The differences in columns."""
-    rows = [Difference("", ours, theirs), *found]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{row.what:<{widths[0]}}  {row.ours or '-':<{widths[1]}}  {row.theirs or '-'}" for row in rows)
+    return "\n".join(aligned([("", ours, theirs), *((row.what, row.ours or "-", row.theirs or "-") for row in found)]))
 
 
 def _different(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference]:

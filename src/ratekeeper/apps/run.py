@@ -87,7 +87,7 @@ def command(
     rulebook(said, derived=True)
     if said.ungoverned_on_error:
         os.environ[UNGOVERNED_ON_ERROR] = "1"  # also where no configuration can be read
-    Gate().close()  # what every child would stumble over is said here, once, before the program starts
+    Gate().close()  # an error that every child would meet is shown once, before the program starts
     env = environment(dict(os.environ))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any, Literal
 
 import click
 
+from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.sessions.control import ask, listing
 from ratekeeper.sessions.history import Record
@@ -28,7 +28,7 @@ def show(as_json: bool) -> None:
     """All sessions: state, attempts, the last failure, how often and how soon recoveries succeeded."""
     rows = [as_row(record, alive) for record, alive in listing(configure().home)]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     if not rows:
         click.echo("no sessions yet: docs/how-to/keep-sessions-alive.md")
@@ -81,13 +81,10 @@ def as_row(record: Record, alive: bool) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
     colours = {"healthy": "green", "stopped": "dim", "failed": "bold red"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("session", "pid", "state", "for", "attempts", "recovered", "in", "last failure"):
-        table.add_column(name)
+    table = bare_table("session", "pid", "state", "for", "attempts", "recovered", "in", "last failure")
     for row in rows:
         state = row["state"] if row["running"] else f"no program ({row['state']})"
         table.add_row(

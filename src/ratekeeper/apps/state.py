@@ -1,21 +1,25 @@
-"""``ratekeeper status`` and ``ratekeeper top``: the store's state as plain data and as a table, which ``demo`` shows, too."""
+"""``ratekeeper status``, ``top``, ``pause`` and ``resume``: what all processes share, as data and as a table, and a stop that
+every process obeys from its next decision on. ``demo`` shows the data, too."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
+from ratekeeper.errors import RuleError
 from ratekeeper.gate.emergency import spoken
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait, read_waits
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
+from ratekeeper.policy.breaker import OPEN
+from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.pool import AddressView, Egress, views
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.base import Store
@@ -27,7 +31,12 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["as_data", "as_table", "read_state", "status", "top"]
+    from ratekeeper.gate.gate import Gate
+
+__all__ = ["as_data", "as_table", "pause", "paused", "read_state", "resume", "status", "top"]
+
+_LONGEST = 7 * 86_400
+"""Seconds that stores keep a block with an end at most."""
 
 
 @click.command("status")
@@ -36,7 +45,7 @@ def status(as_json: bool) -> None:
     """Every budget, who spends it, bans, and the state of the store."""
     data = as_data(*read_state())
     if as_json:
-        click.echo(json.dumps(data, indent=2))
+        print_json(data)
         return
     from rich.console import Console
 
@@ -58,6 +67,55 @@ def top(interval: float, seconds: float) -> None:
                 live.update(as_table(as_data(*read_state())))
     except KeyboardInterrupt:
         pass
+
+
+@click.command("pause")
+@click.argument("scope")
+@click.option("--seconds", type=float, help="How long; default: until it is resumed.")
+@click.option("--reason", default="paused by hand", show_default=True)
+def pause(scope: str, seconds: float | None, reason: str) -> None:
+    """Stop calls of SCOPE in all processes: everything; orders; a provider (binance-usdm); one class of its calls
+    (binance-usdm/class:order); one owner (binance-usdm/account:NAME, binance-usdm/ip:default, or ip:default for all
+    providers), as `ratekeeper status` names them. Cancels pass, unless their own class is paused."""
+    from ratekeeper.gate.gate import Gate
+
+    if seconds is not None and not 0 < seconds <= _LONGEST:
+        raise RuleError(f"--seconds is more than 0 and at most {_LONGEST:,} (a week), not {seconds:g}")
+    with Gate(name="ratekeeper pause", policies=Policies()) as gate:
+        place = gate.scope(scope)
+        gate.block(place, seconds, reason=reason)
+        # A pause that is there already and ends later stays.
+        ends = [state.ends() for state in gate.store.blocks.states() if (state.scope, state.kind) == (place, "pause")]
+    name, left = spoken(scope), (max(ends, default=0) - time.monotonic_ns()) / SECOND
+    if left > _LONGEST + 1:
+        earlier = " already, and stays so" if seconds else ""
+        click.echo(f"{name} is paused{earlier}: ratekeeper resume {name}")
+    else:
+        click.echo(f"{name} is paused for {left:.0f} s")
+
+
+@click.command("resume")
+@click.argument("scope")
+def resume(scope: str) -> None:
+    """Take a pause of SCOPE back, or close its breaker; waiting calls go on at once. A ban stays."""
+    from ratekeeper.gate.gate import Gate
+    from ratekeeper.gate.policies.breaker import close
+
+    scope = scope.removesuffix("/probing")  # as `ratekeeper status` names a breaker that wants a probe
+    with Gate(name="ratekeeper resume", policies=Policies()) as gate:
+        place = gate.scope(scope)
+        gone = [gate.unblock(place, "pause"), close(gate.context, place)]
+        left = paused(gate)
+    still = f"; still paused: {', '.join(left)}" if left else ""
+    click.echo(f"{spoken(scope)} {'is open again' if any(gone) else 'was not paused'}{still}")
+
+
+def paused(gate: Gate) -> list[str]:
+    """The scopes that are paused now, as people write them; open breakers too, which are marked."""
+    mono = time.monotonic_ns()
+    marks = {"pause": "", OPEN: " (breaker)"}
+    states = [state for state in gate.store.blocks.states() if state.kind in marks and state.ends() > mono]
+    return [spoken(state.scope) + marks[state.kind] for state in states]
 
 
 def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait], list[AddressView]]:
@@ -147,12 +205,9 @@ def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
 
 
 def _addresses_table(rows: list[dict[str, Any]]) -> RenderableType:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("address", "state", "used", "of", "warnings"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("address", "state", "of") else "right")
+    table = bare_table("address", "state", "used", "of", "warnings", right=("used", "warnings"), no_wrap=True)
     colours = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
     for row in rows:
         end = f" for {row['until'] - time.time():.0f} s more" if row["until"] else ""
@@ -200,14 +255,9 @@ def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
 def as_table(data: dict[str, Any]) -> RenderableType:
     """The state for a terminal."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("limit", no_wrap=True)
-    table.add_column("window", justify="right", no_wrap=True)
-    table.add_column("used", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table = bare_table("limit", "window", "used", "", right=("window", "used"), no_wrap=True)
     spenders: list[str] = []
     provider = None
     for row in data["limits"]:

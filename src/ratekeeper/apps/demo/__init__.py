@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
+
+from ratekeeper.apps.cli import print_json
 
 if TYPE_CHECKING:
     from ratekeeper.apps.demo.stage import Half, Plan
@@ -54,7 +55,7 @@ def command(seconds: int | None, as_json: bool, real: bool, svg: str | None) -> 
     finally:
         signal.signal(signal.SIGTERM, before)
     if as_json:
-        click.echo(json.dumps(figures(plan, bare, governed), indent=2))
+        print_json(figures(plan, bare, governed))
     else:
         from rich.console import Console
 

@@ -172,7 +172,7 @@ class BucketCounter:
 
 
 class SlotsCounter:
-    """So many at the same time; whoever took one gives it back."""
+    """A number of slots; a request holds its slots until the meter credits them."""
 
     def __init__(self) -> None:
         self._held = 0

@@ -1,6 +1,6 @@
 """Binance: what spot and USD-M futures have in common, and spot.
 
-Finished bodies of market data are kept as bytes, because whole programs ask for the same candles every second.
+Encoded bodies of market data are cached, because whole programs ask for the same candles every second.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from ratekeeper.rules.denial import interval
 from .accounting import Charge
 from .dialects import LISTEN_KEY
 from .incoming import Fault, Incoming, named
-from .market import INTERVALS, SPOT_SYMBOLS, Bodies, Quote, candle_span, candles, levels, prints
-from .orders import OrderBook
+from .market import INTERVALS, Bodies, Quote, candle_span, candles, levels, prints
 from .venue import Venue
 
 if TYPE_CHECKING:
@@ -33,11 +32,11 @@ __all__ = ["Binance", "Spot", "plain_body"]
 encode = msgspec.json.encode
 _LISTS = ("all", "list", "hist", "query", "record", "trade", "orders", "interest", "ratio", "pairs")
 _MARK = 9_999_999_999_999
-"""A time that stands for the time in a body that is kept."""
+"""A placeholder for the server time in a cached body."""
 
 
 class Binance(Venue):
-    """What both have in common."""
+    """The handlers that spot and USD-M futures share."""
 
     depths: tuple[int, ...] = ()
     """Numbers of levels that may be asked for; any, if there are none here."""
@@ -47,8 +46,8 @@ class Binance(Venue):
     shortest = "1s"
     """The shortest candle."""
 
-    def __init__(self, limits: LimitTable, options: Live, book: OrderBook) -> None:
-        super().__init__(limits, options, book)
+    def __init__(self, limits: LimitTable, options: Live) -> None:
+        super().__init__(limits, options)
         self.bodies = Bodies()
         self._info: tuple[tuple[tuple[int, int], ...], bytes, bytes] | None = None
 
@@ -76,7 +75,7 @@ class Binance(Venue):
     # -- market data
 
     def exchange_info(self, asked: Incoming) -> bytes:
-        """The limits in force and the symbols with their filters. The body is kept; only its ``serverTime`` is set anew."""
+        """The limits in force and the symbols with their filters. The body is cached without its ``serverTime``."""
         limits = self.limits.declared
         numbers = tuple((limit.capacity, limit.period) for limit in limits)
         if self._info is None or self._info[0] != numbers:
@@ -189,9 +188,6 @@ class Spot(Binance):
 
     venue = "binance-spot"
 
-    def __init__(self, limits: LimitTable, options: Live) -> None:
-        super().__init__(limits, options, OrderBook(SPOT_SYMBOLS, futures=False))
-
     def reports(self, arrival: Arrival, meter: Meter) -> dict[str, str]:
         headers = super().reports(arrival, meter)
         main = self.limits.main
@@ -277,7 +273,7 @@ def _rate_limits(limits: Iterable[StrictLimit]) -> list[dict[str, Any]]:
 
 
 def _klines(symbol: Symbol, length: str, first: int, count: int) -> bytes:
-    """Candles as text, which is many times faster than through objects."""
+    """Candles, written as text because encoding objects is many times slower."""
     step = INTERVALS[length]
     rows = (
         f'[{at},"{opening}","{high}","{low}","{closing}","12.5",'

@@ -9,15 +9,13 @@ import msgspec
 
 from .binance import Binance
 from .incoming import Fault, Incoming
-from .market import FUNDING, USDM_SYMBOLS, Quote, chosen
-from .orders import OrderBook
+from .market import FUNDING, Quote, chosen
+from .templates import Word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .limit_table import LimitTable
     from .market import Symbol
-    from .options import Live
     from .orders import Order
 
 __all__ = ["Usdm"]
@@ -36,9 +34,6 @@ class Usdm(Binance):
     most_klines = 1_500
     shortest = "1m"
 
-    def __init__(self, limits: LimitTable, options: Live) -> None:
-        super().__init__(limits, options, OrderBook(USDM_SYMBOLS, futures=True))
-
     def funding_rate(self, asked: Incoming) -> Any:
         """Past funding rates, one every eight hours."""
         symbols = chosen(self.book.symbols, asked)
@@ -47,10 +42,6 @@ class Usdm(Binance):
         first = max(last - count + 1, -(-asked.number("startTime", 0, low=0) // FUNDING))
         quotes = [Quote(symbol, number * FUNDING) for number in range(first, last + 1) for symbol in symbols]
         return [self.sheet.fill("funding", symbol=quote.symbol, quote=quote) for quote in quotes[-count:]]
-
-    def funding_info(self, asked: Incoming) -> Any:
-        """The funding interval of each symbol."""
-        return [self.sheet.fill("funding_info", symbol=symbol) for symbol in self.book.symbols.values()]
 
     # -- orders
 
@@ -87,13 +78,8 @@ class Usdm(Binance):
         return self._each(self.book.cancel, asked, several)
 
     def _each(self, act: Callable[[Incoming], Order], asked: Incoming, several: Iterable[dict[str, str]]) -> Any:
-        answers = []
-        for params in several:
-            try:
-                answers.append(self.order(act(asked._replace(params=params))))
-            except Fault as fault:
-                answers.append(self.failed(self.said(fault, params), asked.dated))
-        return answers
+        answers = (answer for _, answer in self.batch(act, asked, several))
+        return [self.failed(one, asked.dated) if isinstance(one, Word) else self.order(one) for one in answers]
 
     def cancel_all(self, asked: Incoming) -> Any:
         """Cancel every open order of a symbol."""
@@ -155,10 +141,6 @@ class Usdm(Binance):
         symbol, leverage = self.book.symbol(asked), asked.number("leverage", 20, high=125)
         self.book.account(asked.account).leverage[symbol.name] = leverage
         return self.of_symbol(asked, "leverage", leverage=leverage)
-
-    def leverage_bracket(self, asked: Incoming) -> Any:
-        """One bracket for each symbol."""
-        return [self.sheet.fill("bracket", symbol=symbol) for symbol in chosen(self.book.symbols, asked)]
 
     def countdown(self, asked: Incoming) -> Any:
         """Acknowledge a countdown; the emulator does not run it."""

@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from .incoming import Fault, Incoming, flat, named, objects
-from .market import BITGET_SYMBOLS, SPOT_SYMBOLS, Quote, Symbol, candle_rows, chosen, levels, prints
-from .orders import OrderBook
+from .market import Symbol, candle_rows, chosen, levels, prints
+from .templates import Word
 from .venue import Venue
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["Bitget"]
 LINE = "USDT-FUTURES"
 """The only product line of futures here; the others are empty."""
 REMOVED = Symbol("LUNAUSDT", "LUNA", "USDT", 0.4, 4, 0)
-"""Still listed, as off, and known to no other call: what every long list of symbols has sooner or later."""
+"""A market that was taken off: the list of contracts shows it with the status ``off``, no other route knows it."""
 _ORDER = {"symbol": "symbol", "price": "price", "size": "quantity", "clientOid": "newClientOrderId"}
 _SYMBOL = {"symbol": "symbol"}
 _NAMED = {"symbol": "symbol", "orderId": "orderId", "clientOid": "origClientOrderId"}
@@ -30,22 +30,19 @@ _FORCE = {"": "GTC", "GTC": "GTC", "POST_ONLY": "GTX", "IOC": "IOC", "FOK": "FOK
 
 
 class Bitget(Venue):
-    """Handlers of both halves are told by the route which half is meant."""
+    """A handler that serves futures and spot gets the name of the order book from the route."""
 
     venue = "bitget"
 
     def __init__(self, limits: LimitTable, options: Live) -> None:
-        self.mix = OrderBook(BITGET_SYMBOLS, futures=True, rejects_makers=False)
-        self.spot = OrderBook(SPOT_SYMBOLS, futures=False, rejects_makers=False, first=500_000_001)
-        self._halves = {"mix": self.mix, "spot": self.spot}
-        super().__init__(limits, options, self.mix, self.spot)
+        super().__init__(limits, options)
+        self.mix, self.spot = self.books["mix"], self.books["spot"]
 
     # -- market data
 
     def tickers(self, asked: Incoming, half: str) -> Any:
         """Prices of one symbol, or of all; always a list."""
-        symbols = chosen(self._halves[half].symbols, asked)
-        return [self.sheet.fill(f"{half}_ticker", symbol=one, quote=Quote(one, asked.now)) for one in symbols]
+        return self.each(asked, f"{half}_ticker", half)
 
     def line_tickers(self, asked: Incoming) -> Any:
         """Prices of a product line."""
@@ -58,19 +55,19 @@ class Bitget(Venue):
 
     def candles(self, asked: Incoming, half: str) -> Any:
         """Candles, the oldest first."""
-        symbol, interval = self._halves[half].symbol(asked), _interval(asked.need("granularity"))
+        symbol, interval = self.books[half].symbol(asked), _interval(asked.need("granularity"))
         rows = candle_rows(asked, symbol, interval, start="startTime", end="endTime", most=1_000)
         return [self.sheet.fill("candle", candle=candle) for candle in rows]
 
     def depth(self, asked: Incoming, half: str) -> Any:
         """The order book."""
         count = 150 if asked.params.get("limit") == "max" else asked.number("limit", 100, high=1_000)
-        bids, asks = levels(self._halves[half].symbol(asked), asked.now, min(count, 150))
+        bids, asks = levels(self.books[half].symbol(asked), asked.now, min(count, 150))
         return self.sheet.fill("depth", asked=asked, asks=asks, bids=bids)
 
     def prints(self, asked: Incoming, half: str) -> Any:
         """The last trades, the newest first."""
-        symbol, count = self._halves[half].symbol(asked), asked.number("limit", 100, high=1_000)
+        symbol, count = self.books[half].symbol(asked), asked.number("limit", 100, high=1_000)
         last = reversed(list(prints(symbol, asked.now, count)))
         return [self.sheet.fill("print", symbol=symbol, print=one) for one in last]
 
@@ -83,10 +80,6 @@ class Bitget(Venue):
             rows.append(self.sheet.fill("contract", symbol=REMOVED, status="off"))
         return rows
 
-    def spot_symbols(self, asked: Incoming) -> Any:
-        """The rules of the spot markets."""
-        return [self.sheet.fill("spot_symbol", symbol=one) for one in chosen(self.spot.symbols, asked)]
-
     def coins(self, asked: Incoming) -> Any:
         """The coins of all spot markets, each with one chain."""
         names = sorted({symbol.base for symbol in self.spot.symbols.values()} | {"USDT"})
@@ -96,11 +89,11 @@ class Bitget(Venue):
 
     def place(self, asked: Incoming, half: str) -> Any:
         """Place one order."""
-        book = self._halves[half]
+        book = self.books[half]
         return self._brief(book.place(_as_order(asked, futures=book.futures)))
 
     def place_batch(self, asked: Incoming, half: str) -> Any:
-        """Place up to fifty orders; what is said outside the list holds for all of them."""
+        """Place up to fifty orders; parameters outside the list hold for all of them."""
         common = flat(asked.tree)
         several = ({**common, **flat(order)} for order in objects(asked, "orderList", 50))
         return self._each(lambda one: self.place(one, half), asked, several)
@@ -111,7 +104,7 @@ class Bitget(Venue):
 
     def cancel(self, asked: Incoming, half: str) -> Any:
         """Cancel one order, by its number or its client order id."""
-        return self._brief(self._halves[half].cancel(named(asked, _NAMED)))
+        return self._brief(self.books[half].cancel(named(asked, _NAMED)))
 
     def cancel_batch(self, asked: Incoming, half: str) -> Any:
         """Cancel the orders of a list, or all open ones (of a symbol, if one is named)."""
@@ -122,7 +115,7 @@ class Bitget(Venue):
                 raise Fault("list", name="orderIdList")
             ids = [flat(one) for one in wanted]
         else:
-            opened = self._halves[half].listed(symbol, only_open=True)
+            opened = self.books[half].listed(symbol, only_open=True)
             ids = [{"orderId": str(order.number)} for order in opened]
         several = ({**one, **symbol.params} for one in ids)
         return self._each(lambda one: self.cancel(one, half), asked, several)
@@ -130,13 +123,12 @@ class Bitget(Venue):
     def _each(self, act: Callable[[Incoming], Any], asked: Incoming, several: Iterable[dict[str, str]]) -> Any:
         """Each request of a batch has its own answer or error."""
         good, bad = [], []
-        for params in several:
-            try:
-                good.append(act(asked._replace(params=params)))
-            except Fault as fault:
-                word = self.said(fault, params)
+        for params, answer in self.batch(act, asked, several):
+            if isinstance(answer, Word):
                 ids = {name: params.get(name, "") for name in ("orderId", "clientOid")}
-                bad.append({**ids, "errorMsg": word.text, "errorCode": str(word.code)})
+                bad.append({**ids, "errorMsg": answer.text, "errorCode": str(answer.code)})
+            else:
+                good.append(answer)
         return {"successList": good, "failureList": bad}
 
     def cancel_symbol(self, asked: Incoming) -> Any:
@@ -158,7 +150,7 @@ class Bitget(Venue):
     def detail(self, asked: Incoming, half: str) -> Any:
         """One order; for spot a list, which is empty if there is none."""
         try:
-            row = self._row(asked, self._halves[half].find(named(asked, _NAMED), among_open=False), f"{half}_order")
+            row = self._row(asked, self.books[half].find(named(asked, _NAMED), among_open=False), f"{half}_order")
         except Fault as fault:
             if half == "mix" or fault.name != "not found":
                 raise
@@ -167,7 +159,7 @@ class Bitget(Venue):
 
     def pending(self, asked: Incoming, half: str, under: str = "") -> Any:
         """Open orders."""
-        orders = self._halves[half].listed(named(asked, _SYMBOL), only_open=True)
+        orders = self.books[half].listed(named(asked, _SYMBOL), only_open=True)
         client_id, number = asked.params.get("clientOid"), asked.number("orderId", 0)
         found = [one for one in orders if client_id in (None, one.client_id) and number in (0, one.number)]
         row = "mix_order" if half == "mix" else "spot_pending"
@@ -175,14 +167,14 @@ class Bitget(Venue):
 
     def history(self, asked: Incoming, half: str, under: str = "") -> Any:
         """Orders that have ended, the newest first."""
-        orders = self._halves[half].listed(named(asked, _SYMBOL, limit="1000"), only_open=False)
+        orders = self.books[half].listed(named(asked, _SYMBOL, limit="1000"), only_open=False)
         ended = [order for order in reversed(orders) if order.status != "NEW"][: asked.number("limit", 100, high=100)]
         return _listed([self._row(asked, order, f"{half}_order") for order in ended], under)
 
     def fills(self, asked: Incoming, half: str, under: str = "") -> Any:
         """Fills, the newest first."""
         wanted, number = asked.params.get("symbol"), asked.number("orderId", 0)
-        fills = reversed(self._halves[half].account(asked.account).fills)
+        fills = reversed(self.books[half].account(asked.account).fills)
         mine = [order for order in fills if wanted in (None, order.symbol) and number in (0, order.number)]
         mine = mine[: asked.number("limit", 100, high=100)]
         return _listed([self.sheet.fill(f"{half}_fill", order=order) for order in mine], under)

@@ -122,7 +122,7 @@ class Emulator:
         self._place = self.url.removeprefix("http://")
 
     def _first_line(self, timeout: float) -> str:
-        """The child's first line, or what it has said when time is up."""
+        """The child's first line of output; ``""`` if there is none within `timeout` seconds."""
         lines: list[bytes] = []
         stream = self._child.stdout
         assert stream is not None

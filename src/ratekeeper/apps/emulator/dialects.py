@@ -2,7 +2,7 @@
 
 One dialect object serves one connection. Nothing here waits, counts or sends: `Sockets` does. Every data message carries
 ``seq``, our own addition, which rises by one from tick to tick on all connections alike, so that a test sees each gap.
-Bodies of data and of order reports are templates of the data files; statistics that nobody checks are constants there.
+Bodies of data and of order reports are templates of the data files; statistics that no client checks are constants there.
 Shapes are told from memory of the providers' pages and marked where they are a guess.
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from .market import INTERVALS, USDM_SYMBOLS, Candle, Quote
+from .market import INTERVALS, MARKETS, Candle, Quote
 from .templates import Sheet
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Dialect:
         return None
 
     def farewell(self, now: int) -> str | None:
-        """What is said before a connection ends because of its age."""
+        """The message before the server closes a connection because of its age; ``None`` if it sends none."""
         return None
 
 
@@ -317,7 +317,7 @@ def _candle(symbol: Symbol, interval: str, now: int) -> Candle:
 def _coin(name: str) -> str:
     """``BTC`` of ``PERP_BTC_USDC`` and of ``SPOT_BTC_USDC``."""
     parts = name.split("_")
-    return next((part for part in parts if f"{part}USDT" in USDM_SYMBOLS), "")
+    return next((part for part in parts if f"{part}USDT" in MARKETS["usdm"]), "")
 
 
 def _text(body: Any) -> str:

@@ -115,7 +115,7 @@ class Incoming(NamedTuple):
 
     @property
     def dated(self) -> int:
-        """What a body says the time is, in milliseconds."""
+        """The server time that a body shows, in milliseconds."""
         return self.now + self.ahead
 
     def need(self, name: str) -> str:

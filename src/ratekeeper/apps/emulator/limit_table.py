@@ -1,4 +1,4 @@
-"""What each request costs and whom: limits, costs and owners come from the provider's rules; the counting does not."""
+"""The limit table: which limits a request spends, how much, and whose. Limits, costs and owners come from the rule file."""
 
 from __future__ import annotations
 

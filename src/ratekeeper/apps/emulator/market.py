@@ -1,14 +1,16 @@
 """The markets that the emulator shows: a handful of symbols, and prices that are a fixed function of time.
 
-Nothing is random, so the same question gets the same answer, and finished bodies can be kept as bytes. Times are
+Nothing is random, so the same question gets the same answer, and encoded bodies can be cached. Times are
 milliseconds since the epoch, as in the exchange's own bodies.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import pi, sin
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .incoming import Fault
@@ -19,11 +21,8 @@ if TYPE_CHECKING:
     from .incoming import Incoming
 
 __all__ = [
-    "BITGET_SYMBOLS",
     "INTERVALS",
-    "ORDERLY_SYMBOLS",
-    "SPOT_SYMBOLS",
-    "USDM_SYMBOLS",
+    "MARKETS",
     "Bodies",
     "Candle",
     "Print",
@@ -169,52 +168,31 @@ def _step(decimals: int) -> str:
     return f"{10**-decimals:.{decimals}f}" if decimals else "1"
 
 
-_COINS = (
-    ("BTC", 64_000.0, 1, 3),
-    ("ETH", 3_200.0, 2, 3),
-    ("BNB", 580.0, 2, 2),
-    ("SOL", 150.0, 3, 1),
-    ("XRP", 0.62, 4, 1),
-    ("DOGE", 0.13, 5, 0),
-    ("ADA", 0.45, 4, 0),
-    ("LINK", 14.0, 3, 2),
-)
-_MORE = """LTC 68 2 1, BCH 340 2 2, TRX 0.165 5 0, DOT 4.2 3 1, AVAX 27 3 1, UNI 7.8 3 1, ATOM 4.5 3 1, ETC 19 3 1,
-    XLM 0.096 5 0, NEAR 4.6 3 1, FIL 3.7 3 1, APT 9.4 3 1, ARB 0.55 4 1, OP 1.65 4 1, SUI 1.9 4 1, INJ 20.5 3 1,
-    TIA 5.2 3 1, SEI 0.42 4 0, AAVE 150 2 2, MKR 1250 1 3, LDO 1.1 4 1, CRV 0.27 4 0, COMP 44 2 2, SNX 1.45 3 1,
-    GRT 0.16 5 0, ALGO 0.12 5 0, VET 0.023 5 0, ICP 8.1 3 1, HBAR 0.051 5 0, EGLD 26 2 2, FTM 0.68 4 0,
-    SAND 0.26 5 0, MANA 0.28 5 0, AXS 4.7 3 1"""
-"""Coins of Bitget's futures besides: name, price, decimals of price and quantity."""
-
-
 def _named(symbols: Iterable[Symbol]) -> dict[str, Symbol]:
     return {symbol.name: symbol for symbol in symbols}
 
 
-USDM_SYMBOLS = _named(
-    Symbol(f"{coin}USDT", coin, "USDT", around, price, quantity) for coin, around, price, quantity in _COINS
-)
-BITGET_SYMBOLS = USDM_SYMBOLS | _named(
-    Symbol(f"{coin}USDT", coin, "USDT", float(around), int(price), int(quantity))
-    for coin, around, price, quantity in (row.split() for row in _MORE.split(","))
-)
-"""Many, for bots that watch many."""
-ORDERLY_SYMBOLS = _named(
-    Symbol(f"PERP_{coin}_USDC", coin, "USDC", around, price, quantity) for coin, around, price, quantity in _COINS
-)
-SPOT_SYMBOLS = _named(
-    [
-        *(
-            Symbol(f"{coin}USDT", coin, "USDT", around, min(price + 1, 5), quantity + 2)
-            for coin, around, price, quantity in _COINS
-        ),
-        Symbol("ETHBTC", "ETH", "BTC", 0.05, 5, 4, min_notional=0),
+def _markets() -> dict[str, dict[str, Symbol]]:
+    file = tomllib.loads(Path(__file__).with_name("data").joinpath("markets.toml").read_text("utf-8"))
+    usdm = _named(Symbol(f"{coin}USDT", coin, "USDT", *numbers) for coin, *numbers in file["coins"])
+    spot = [
+        Symbol(f"{coin}USDT", coin, "USDT", around, min(price + 1, 5), quantity + 2)
+        for coin, around, price, quantity in file["coins"]
     ]
-)
+    return {
+        "usdm": usdm,
+        "bitget": usdm | _named(Symbol(f"{coin}USDT", coin, "USDT", *numbers) for coin, *numbers in file["more"]),
+        "orderly": _named(Symbol(f"PERP_{coin}_USDC", coin, "USDC", *numbers) for coin, *numbers in file["coins"]),
+        "spot": _named([*spot, Symbol("ETHBTC", "ETH", "BTC", 0.05, 5, 4, min_notional=0)]),
+    }
+
+
+MARKETS = _markets()
+"""The markets of each kind, by name."""
 
 
 class Bodies:
-    """Finished bodies, kept as bytes under a key; the oldest go first."""
+    """A cache of encoded bodies; it drops the oldest first."""
 
     def __init__(self, size: int = 128) -> None:
         self._size = size

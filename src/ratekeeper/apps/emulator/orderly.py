@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .incoming import Fault, Incoming, flat, named, objects
-from .market import INTERVALS, ORDERLY_SYMBOLS, Quote, candle_rows, chosen, levels, prints
-from .orders import OrderBook
+from .market import INTERVALS, candle_rows, chosen, levels, prints
+from .templates import Word
 from .venue import Venue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .limit_table import LimitTable
     from .market import Symbol
-    from .options import Live
     from .orders import Order
 
 __all__ = ["Orderly"]
@@ -42,15 +40,11 @@ class Orderly(Venue):
 
     venue = "orderly"
 
-    def __init__(self, limits: LimitTable, options: Live) -> None:
-        super().__init__(limits, options, OrderBook(ORDERLY_SYMBOLS, futures=True, rejects_makers=False))
-
     # -- market data
 
     def per_symbol(self, asked: Incoming, row: str) -> Any:
         """One row for each market."""
-        symbols = self.book.symbols.values()
-        return _rows(self.sheet.fill(row, symbol=symbol, quote=Quote(symbol, asked.now)) for symbol in symbols)
+        return _rows(self.every(asked, row))
 
     def market_trades(self, asked: Incoming) -> Any:
         """The last trades, the newest first."""
@@ -100,15 +94,12 @@ class Orderly(Venue):
 
     def place_batch(self, asked: Incoming) -> Any:
         """Place up to ten orders; each has its own answer or error."""
-        rows: list[dict[str, Any]] = []
-        for order in objects(asked, "orders", 10):
-            one = asked._replace(params=flat(order))
-            try:
-                rows.append({**self.place(one), "success": True})
-            except Fault as fault:
-                text, client_id = self.said(fault, one.params).text, one.params.get("client_order_id")
-                rows.append({"client_order_id": client_id, "error_message": text, "success": False})
-        return _rows(rows)
+        return _rows(
+            {"client_order_id": params.get("client_order_id"), "error_message": answer.text, "success": False}
+            if isinstance(answer, Word)
+            else {**answer, "success": True}
+            for params, answer in self.batch(self.place, asked, map(flat, objects(asked, "orders", 10)))
+        )
 
     def amend(self, asked: Incoming) -> Any:
         """Change price and quantity of an open order."""

@@ -29,7 +29,7 @@ KEPT_CLOSED = 10_000
 LOOK = 250
 """Milliseconds between two looks at the price for resting orders."""
 LOOK_BACK = 600_000
-"""Milliseconds of prices that are looked at when nobody asked for longer."""
+"""Milliseconds of past prices that a look at resting orders goes back at most."""
 
 
 @dataclass(slots=True)

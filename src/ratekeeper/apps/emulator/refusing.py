@@ -56,8 +56,8 @@ class Refuser:
         limits: the limits in force.
         envelope: how its bodies look.
         options: whether refusals say when to come back.
-        texts: what is said of a full limit, by its unit, ``*`` for any other, with ``$capacity``, ``$unit``, ``$number``,
-            ``$span`` and ``$ip``; where there is none, the rule that is chosen tells.
+        texts: the texts of refusals, by the unit of the full limit (``*``: any other), with ``$capacity``, ``$unit``,
+            ``$number``, ``$span`` and ``$ip``; a limit without a text gets that of its rule.
     """
 
     def __init__(self, limits: LimitTable, envelope: Envelope, options: Live, texts: Mapping[str, str]) -> None:
@@ -123,7 +123,7 @@ class Refuser:
         return Refused(rule, limit, status, msgspec.json.encode(body), headers=headers, penalty=penalty)
 
     def _text(self, limit: StrictLimit, ip: str) -> str:
-        """What is said of `limit` when it is full; ``""`` leaves that to the rule."""
+        """The text of a refusal for a full `limit`; ``""``: the rule tells it."""
         text = self._texts.get(limit.unit) or self._texts.get("*", "")
         if not text:
             return ""

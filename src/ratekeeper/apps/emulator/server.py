@@ -118,7 +118,7 @@ class Emulation(State):
         self.totals[counted or ("hung_up" if cut else "lost")] += 1
         transport = request.transport
         if not cut:
-            self.busy -= 1  # a client that waits in vain occupies nobody here
+            self.busy -= 1  # a client that waits in vain keeps no request running
             try:
                 await asyncio.sleep(SILENCE)
             finally:
@@ -227,7 +227,7 @@ class Emulation(State):
 
 
 def _turned_away(failure: Failure, address: Address) -> Failure:
-    """Count who is turned away, by what the provider calls it."""
+    """Count a refusal as throttled or banned, as the provider calls it."""
     if failure.bans:
         address.shut_out += 1
         failure.turned_away = "banned"
@@ -300,7 +300,7 @@ async def serve(options: Options, say: Callable[[str], None], *, tied: bool = Fa
     """Emulate until SIGINT or SIGTERM.
 
     Args:
-        options: what was asked for.
+        options: the options in force.
         say: prints one line.
         tied: also stop when standard input is closed, so that no emulator outlives the program that started it.
     """

@@ -1,4 +1,4 @@
-"""Open websockets: what each may send, what it is sent, how the server pings it, and how it comes to its end."""
+"""Open websockets: limits on what clients send, data and order reports, pings, and the ways in which a socket ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ratekeeper.rules.times import duration
 
 from .dialects import Heard, dialect_of
 from .incoming import read_call
-from .market import USDM_SYMBOLS
+from .market import MARKETS
 from .templates import Sheet
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .orders import Order
     from .state import State
 
-__all__ = ["Sockets", "Wire", "reset"]
+__all__ = ["Connection", "Sockets", "reset"]
 
 SECOND = 1_000_000_000
 STEP = 0.1
@@ -43,7 +43,7 @@ _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Reset a connection: the client gets RST, and no word."""
+    """Reset a connection: the client gets RST, and no close frame."""
     connection = transport.get_extra_info("socket")
     if connection is not None and not transport.is_closing():
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
@@ -51,7 +51,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 class _Close(NamedTuple):
-    """The last thing that is sent."""
+    """A close frame."""
 
     code: int
     reason: str
@@ -64,7 +64,7 @@ class _Control(NamedTuple):
     data: bytes = b""
 
 
-class Wire:
+class Connection:
     """One connection and its state. Instants are the event loop's seconds."""
 
     def __init__(self, number: int, request: web.Request, dialect: Dialect, at: float) -> None:
@@ -80,7 +80,7 @@ class Wire:
         self.unanswered: float | None = None
         """Since when a ping of ours has had no answer."""
         self.dead = False
-        """Cut so that neither side hears of it: what comes is thrown away, and nothing goes."""
+        """Cut silently: the server drops all that arrives, and sends nothing."""
         self.ending = False
         self.last_word = False
         """Whether a close frame is on its way."""
@@ -109,7 +109,7 @@ class Sockets:
         self._sheet = Sheet.of(self._dialect.venue)
         self._habits = provider.file.socket
         self._numbers = count(1)
-        self._wires: dict[int, Wire] = {}
+        self._connections: dict[int, Connection] = {}
         self._task: asyncio.Task[None] | None = None
         self._seq = 0
         self._reports: Counter[str] = Counter()
@@ -131,129 +131,131 @@ class Sockets:
     async def converse(self, request: web.Request, held: list[Charge]) -> web.StreamResponse:
         """Serve one connection until it ends; `held` are the slots that it holds."""
         emulation, loop = self._of, asyncio.get_running_loop()
-        symbols = USDM_SYMBOLS | (emulation.venue.book.symbols if emulation.venue.books else {})
+        symbols = MARKETS["usdm"] | (emulation.venue.book.symbols if emulation.venue.books else {})
         dialect = self._dialect(request.raw_path, emulation.label, symbols, emulation.account_of(request), self._sheet)
-        wire = Wire(next(self._numbers), request, dialect, loop.time())
+        connection = Connection(next(self._numbers), request, dialect, loop.time())
         writer = None
         try:
-            await wire.response.prepare(request)
+            await connection.response.prepare(request)
             if emulation.chances.strikes("ws_refuse", emulation.options.ws_refuse):
                 self._ended["refused"] += 1
-                await wire.response.close(code=TRY_LATER, message=b"")
-                return wire.response
-            self._wires[wire.number] = wire
+                await connection.response.close(code=TRY_LATER, message=b"")
+                return connection.response
+            self._connections[connection.number] = connection
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._watch())
-            writer = asyncio.create_task(self._write(wire))
-            self._apply(wire, Heard(added=dialect.opening()), message=False)
-            async for message in wire.response:
-                if not wire.dead and not wire.ending:
-                    self._take(wire, message)
+            writer = asyncio.create_task(self._write(connection))
+            self._apply(connection, Heard(added=dialect.opening()), message=False)
+            async for message in connection.response:
+                if not connection.dead and not connection.ending:
+                    self._take(connection, message)
         finally:
-            self._wires.pop(wire.number, None)
-            if not wire.ending:
+            self._connections.pop(connection.number, None)
+            if not connection.ending:
                 self._ended["by client"] += 1
             if writer is not None:
-                if wire.last_word:  # let it finish the closing handshake
+                if connection.last_word:  # let it finish the closing handshake
                     await asyncio.wait({writer}, timeout=FAREWELL)
                 writer.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await writer
-            emulation.meter.credit(emulation.clock(), [*held, *wire.slots])
-        return wire.response
+            emulation.meter.credit(emulation.clock(), [*held, *connection.slots])
+        return connection.response
 
-    def _take(self, wire: Wire, message: WSMessage) -> None:
+    def _take(self, connection: Connection, message: WSMessage) -> None:
         """One frame of the client."""
         self._totals["in"] += 1
-        wire.heard = asyncio.get_running_loop().time()
-        kind, dialect = message.type, wire.dialect
+        connection.heard = asyncio.get_running_loop().time()
+        kind, dialect = message.type, connection.dialect
         if kind in (WSMsgType.PING, WSMsgType.PONG):
             if kind is WSMsgType.PING:
-                self._send(wire, _Control(WSMsgType.PONG, bytes(message.data)))
+                self._send(connection, _Control(WSMsgType.PONG, bytes(message.data)))
             else:
-                wire.unanswered = None
+                connection.unanswered = None
             if dialect.control_counts:
-                self._apply(wire, Heard())
+                self._apply(connection, Heard())
         elif kind is WSMsgType.TEXT:
             heard = dialect.hear(message.data, self._of.clock() // 1_000_000)
             if heard.pong:
-                wire.unanswered = None
-            self._apply(wire, heard)
-        elif kind is WSMsgType.BINARY and self._apply(wire, Heard()):
-            self._send(wire, message.data)
+                connection.unanswered = None
+            self._apply(connection, heard)
+        elif kind is WSMsgType.BINARY and self._apply(connection, Heard()):
+            self._send(connection, message.data)
 
-    def _apply(self, wire: Wire, heard: Heard, *, message: bool = True) -> bool:
-        """Charge what was asked for and do it; or close the socket, because it was too much."""
+    def _apply(self, connection: Connection, heard: Heard, *, message: bool = True) -> bool:
+        """Charge what the client asks for and do it, or close the socket if a limit is full."""
         meter, now = self._of.meter, self._of.clock()
         charges: list[Charge] = []
         if heard.added:
             # Only what is new takes slots; every dialect's way of naming it is one of these.
             body = {"params": heard.added, "args": heard.added, "topic": heard.added[0]}
-            charges += self._priced(wire, "WS-SUBSCRIBE", msgspec.json.encode(body))
+            charges += self._priced(connection, "WS-SUBSCRIBE", msgspec.json.encode(body))
         slots = [charge for charge in charges if charge.limit.window == "slots"]
         if not message:
             charges = slots
         else:
             charged = {charge.limit.name for charge in charges}
-            charges += [charge for charge in self._priced(wire, "WS-SEND", b"") if charge.limit.name not in charged]
+            charges += [
+                charge for charge in self._priced(connection, "WS-SEND", b"") if charge.limit.name not in charged
+            ]
         if meter.arrive(now, charges) is not None:
             self._of.totals["sockets_closed"] += 1
-            self._close(wire, TOO_MANY, "Too many requests", "too many")
+            self._close(connection, TOO_MANY, "Too many requests", "too many")
             return False
-        wire.slots += slots
+        connection.slots += slots
         for topic in heard.removed:
-            wire.dialect.topics.pop(topic, None)
+            connection.dialect.topics.pop(topic, None)
         if heard.removed:
-            self._free(wire, len(heard.removed), now)
-        wire.dialect.topics.update(dict.fromkeys(heard.added))
+            self._free(connection, len(heard.removed), now)
+        connection.dialect.topics.update(dict.fromkeys(heard.added))
         for reply in heard.replies:
-            self._send(wire, reply)
+            self._send(connection, reply)
         return True
 
-    def _priced(self, wire: Wire, method: str, body: bytes) -> list[Charge]:
-        call = read_call(method, wire.request.raw_path, body, wire.request.headers)
-        named = call._replace(params={**(call.params or {}), "connection": str(wire.number)})
-        arrival = self._of.priced(named, wire.request)
+    def _priced(self, connection: Connection, method: str, body: bytes) -> list[Charge]:
+        call = read_call(method, connection.request.raw_path, body, connection.request.headers)
+        named = call._replace(params={**(call.params or {}), "connection": str(connection.number)})
+        arrival = self._of.priced(named, connection.request)
         return list(arrival.charges) if arrival.plan.route else []
 
-    def _free(self, wire: Wire, units: int, now: int) -> None:
+    def _free(self, connection: Connection, units: int, now: int) -> None:
         """Give `units` slots back, those that were taken last first."""
         left = Counter[str]()
         kept: list[Charge] = []
-        for charge in reversed(wire.slots):
+        for charge in reversed(connection.slots):
             back = min(charge.cost, units - left[charge.limit.name])
             left[charge.limit.name] += back
             self._of.meter.credit(now, [charge._replace(cost=back)])
             if charge.cost > back:
                 kept.append(charge._replace(cost=charge.cost - back))
-        wire.slots = kept[::-1]
+        connection.slots = kept[::-1]
 
     # -- what goes out
 
-    def _send(self, wire: Wire, item: str | bytes | _Close | _Control) -> None:
-        if wire.dead:
+    def _send(self, connection: Connection, item: str | bytes | _Close | _Control) -> None:
+        if connection.dead:
             return
         due = asyncio.get_running_loop().time() + self._of.options.ws_lag / 1000
         try:
-            wire.queue.put_nowait((due, item))
+            connection.queue.put_nowait((due, item))
         except asyncio.QueueFull:
             self._ended["slow"] += 1
-            wire.abort()
+            connection.abort()
 
-    def _close(self, wire: Wire, code: int, reason: str, why: str) -> None:
-        """End a connection with a word; `why` is how the figures call it."""
-        if not wire.ending:
+    def _close(self, connection: Connection, code: int, reason: str, why: str) -> None:
+        """Close a connection with a close frame; the figures count it under `why`."""
+        if not connection.ending:
             self._ended[why] += 1
-            self._send(wire, _Close(code, reason))
-            wire.ending = wire.last_word = True
+            self._send(connection, _Close(code, reason))
+            connection.ending = connection.last_word = True
 
-    async def _write(self, wire: Wire) -> None:
-        loop, response = asyncio.get_running_loop(), wire.response
+    async def _write(self, connection: Connection) -> None:
+        loop, response = asyncio.get_running_loop(), connection.response
         while True:
-            due, item = await wire.queue.get()
+            due, item = await connection.queue.get()
             if (delay := due - loop.time()) > 0:
                 await asyncio.sleep(delay)
-            if wire.dead:
+            if connection.dead:
                 continue
             try:
                 match item:
@@ -271,22 +273,22 @@ class Sockets:
             self._totals["out"] += 1
 
     def report(self, account: str, order: Order, now: int) -> None:
-        """An order changed: tell whoever listens. `now` in milliseconds."""
+        """Send a changed order to the sockets that subscribe to it. `now` is milliseconds."""
         self._reports[account] += 1
         if self._of.options.ws_silent:
             return
-        for wire in list(self._wires.values()):
-            if not wire.ending:
-                for text in wire.dialect.report(account, order, self._reports[account], now):
-                    self._send(wire, text)
+        for connection in list(self._connections.values()):
+            if not connection.ending:
+                for text in connection.dialect.report(account, order, self._reports[account], now):
+                    self._send(connection, text)
 
     # -- as time goes by
 
     async def _watch(self) -> None:
-        """Ticks, pings and old age, as long as any socket is open."""
+        """Send ticks and pings, and end old sockets, as long as any socket is open."""
         loop = asyncio.get_running_loop()
         due = loop.time()
-        while self._wires:
+        while self._connections:
             at, options = loop.time(), self._of.options
             ticks = at >= due
             if ticks:
@@ -295,34 +297,34 @@ class Sockets:
             now = self._of.clock() // 1_000_000
             if self._of.venue.books:
                 self._of.venue.book.match(now)  # so that a fill is told without anybody asking
-            for wire in list(self._wires.values()):
-                if not wire.ending and not wire.dead:
-                    self._look_after(wire, at, now)
+            for connection in list(self._connections.values()):
+                if not connection.ending and not connection.dead:
+                    self._look_after(connection, at, now)
                     if ticks and not options.ws_silent:
-                        for topic in wire.dialect.topics:
-                            if (text := wire.dialect.tick(topic, self._seq, now)) is not None:
-                                self._send(wire, text)
+                        for topic in connection.dialect.topics:
+                            if (text := connection.dialect.tick(topic, self._seq, now)) is not None:
+                                self._send(connection, text)
             await asyncio.sleep(min(STEP, options.ws_interval))
 
-    def _look_after(self, wire: Wire, at: float, now: int) -> None:
+    def _look_after(self, connection: Connection, at: float, now: int) -> None:
         """Ping the client when it is time, and end what is too old or does not answer."""
-        habits = self._habit(wire.request.path)
+        habits = self._habit(connection.request.path)
         lifetime = self._of.options.ws_lifetime
         if lifetime is None:
             lifetime = self._seconds(habits.lifetime)
-        if lifetime and at - wire.opened >= lifetime:
-            if farewell := wire.dialect.farewell(now):
-                self._send(wire, farewell)
-            self._close(wire, GOING_AWAY, "lifetime", "lifetime")
+        if lifetime and at - connection.opened >= lifetime:
+            if farewell := connection.dialect.farewell(now):
+                self._send(connection, farewell)
+            self._close(connection, GOING_AWAY, "lifetime", "lifetime")
             return
         every, patience = self._seconds(habits.ping_every), self._seconds(habits.drop_after)
-        if habits.ping_from == "server" and every and at - wire.pinged >= every:
-            wire.pinged = at
-            wire.unanswered = at if wire.unanswered is None else wire.unanswered
-            self._send(wire, wire.dialect.ping(now) or _Control(WSMsgType.PING, b"%d" % now))
-        since = wire.heard if habits.ping_from == "client" else wire.unanswered
+        if habits.ping_from == "server" and every and at - connection.pinged >= every:
+            connection.pinged = at
+            connection.unanswered = at if connection.unanswered is None else connection.unanswered
+            self._send(connection, connection.dialect.ping(now) or _Control(WSMsgType.PING, b"%d" % now))
+        since = connection.heard if habits.ping_from == "client" else connection.unanswered
         if patience and since is not None and at - since > patience:
-            self._close(wire, TOO_MANY, "no pong", "no pong")  # the code is a guess
+            self._close(connection, TOO_MANY, "no pong", "no pong")  # the code is a guess
 
     def _habit(self, path: str) -> Socket:
         kind = "api" if "/ws-api" in path or "/ws-fapi" in path else "streams"
@@ -338,7 +340,8 @@ class Sockets:
         """End every socket (of `ip`); returns how many.
 
         Args:
-            mode: ``close`` with 1001, ``abort`` with a reset, or ``silent``: nobody is told, and nothing passes any more.
+            mode: ``close`` with 1001, ``abort`` with a reset, or ``silent``: the connection stays open, and no
+                frame passes any more.
             ip: only those of this address.
 
         Raises:
@@ -346,25 +349,31 @@ class Sockets:
         """
         if mode not in ("close", "abort", "silent"):
             raise ValueError(f"mode must be close, abort or silent, not {mode!r}")
-        found = [wire for wire in self._wires.values() if ip in ("", wire.ip) and not wire.ending and not wire.dead]
-        for wire in found:
+        found = [
+            connection
+            for connection in self._connections.values()
+            if ip in ("", connection.ip) and not connection.ending and not connection.dead
+        ]
+        for connection in found:
             if mode == "close":
-                self._close(wire, GOING_AWAY, "cut", "cut")
+                self._close(connection, GOING_AWAY, "cut", "cut")
                 continue
             self._ended["cut"] += mode == "abort"
             if mode == "abort":
-                wire.abort()
+                connection.abort()
             else:
-                wire.dead = True
+                connection.dead = True
         return len(found)
 
     def stats(self) -> dict[str, Any]:
         """Sockets, dials, subscriptions and messages; instants are Unix seconds of the emulator's clock."""
         return {
-            "open": len(self._wires),
-            "open_by_ip": dict(Counter(wire.ip for wire in self._wires.values())),
+            "open": len(self._connections),
+            "open_by_ip": dict(Counter(connection.ip for connection in self._connections.values())),
             "dials": {ip: {**seen, "instants": list(seen["instants"])} for ip, seen in self._dials.items()},
-            "subscriptions": dict(Counter(topic for wire in self._wires.values() for topic in wire.dialect.topics)),
+            "subscriptions": dict(
+                Counter(topic for connection in self._connections.values() for topic in connection.dialect.topics)
+            ),
             "messages": {"in": self._totals["in"], "out": self._totals["out"]},
             "seq": self._seq,
             "ended": dict(self._ended),
@@ -372,8 +381,8 @@ class Sockets:
 
     async def close(self) -> None:
         """End everything, before the server ends."""
-        for wire in list(self._wires.values()):
-            wire.abort()
+        for connection in list(self._connections.values()):
+            connection.abort()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

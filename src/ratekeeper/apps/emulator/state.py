@@ -1,4 +1,4 @@
-"""What one running emulation knows: limits, counts, clocks that do not agree, chance that strikes, and who is shut out.
+"""The state of one running emulation: limits, counts, bans, clocks that do not agree, and random faults.
 
 A provider counts by the clock of an engine, and its edge servers date what goes out. Nobody promises that the two agree.
 `Clocks` and `Chances` are pure: instants are arguments, integer nanoseconds.
@@ -86,14 +86,15 @@ class Clocks:
         return self._drifted + round((wall - self._begin) * self._drift / MILLION)
 
     def _machine(self, port: int) -> int:
-        """As a balancer that goes by the client's port does it. Ports that systems give out are often all even or all odd."""
+        """The number of a machine, chosen by the client's port as a load balancer does: by half of it, because systems often
+        give out only even or only odd ports."""
         if self._options.date_per == "answer":
             return self._dice.randrange(MACHINES)
         return port // 2 % MACHINES
 
 
 class _Course(NamedTuple):
-    """How far one kind of trouble has come: it strikes when `phase` passes `at`, a point drawn within each whole number."""
+    """The progress of one kind of fault: it strikes when `phase` passes `at`, a random point within each whole number."""
 
     phase: float
     at: float
@@ -101,8 +102,8 @@ class _Course(NamedTuple):
 
 
 class Chances:
-    """Strikes one of every 1/share requests, at a point drawn by chance. A dice of its own for each request would leave a run
-    of a hundred without any trouble of a share of 2 % in one case of eight.
+    """Picks one of every 1/share requests at random. Were each request drawn by itself, one in eight runs of a hundred
+    requests would show no fault at a share of 2 %.
 
     Args:
         dice: what draws.
@@ -113,7 +114,7 @@ class Chances:
         self._courses: dict[str, _Course] = {}
 
     def strikes(self, kind: str, share: float) -> bool:
-        """Whether the next request meets this kind of trouble. `share` (0 to 1) may change at any time."""
+        """Whether this kind of fault strikes the next request. `share` (0 to 1) may change at any time."""
         if not share:
             return False
         phase, at, due = self._courses.get(kind) or _Course(0.0, self._dice.random(), 0)
@@ -174,10 +175,10 @@ class Journal:
 
 
 class State:
-    """What one running emulation knows.
+    """The state of one running emulation.
 
     Args:
-        options: what was asked for; its `Live` part may change at any time.
+        options: the options in force; the `Live` part may change at any time.
         provider: the rules that are enforced.
     """
 
@@ -208,7 +209,7 @@ class State:
         self.started = self.clock()
 
     def apply(self) -> None:
-        """Take over options that live elsewhere; called when they change."""
+        """Hand changed options to the limits, clocks, meter and bans that use them."""
         self.limits.set_capacity(self.options.capacity)
         self.clocks.apply(time.time_ns())
         self.meter.count_refused = self.options.count_refused
@@ -342,6 +343,6 @@ def _window(tally: Tally, span: Span, started: int, now: int) -> dict[str, Any]:
 
 
 def venue_of(limits: LimitTable, options: Live) -> Venue:
-    """How the provider of the limits talks: with bodies of its own where there are some, else by its rule file alone."""
+    """The venue of a provider: one with bodies of its own if there is one, else one made of the rule file alone."""
     own = {"binance-spot": Spot, "binance-usdm": Usdm, "bitget": Bitget, "orderly": Orderly}
     return own.get(limits.provider.name, Venue)(limits, options)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-__all__ = ["Sheet", "Trouble", "Word"]
+__all__ = ["Books", "Sheet", "Trouble", "Word"]
 
 DATA = Path(__file__).with_name("data")
 _Filter: TypeAlias = Callable[[Any], Any]
@@ -45,6 +45,15 @@ class Trouble(NamedTuple):
     carried_out: bool
 
 
+class Books(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where orders are kept: the arguments of an `OrderBook`, with its markets by their name in `MARKETS`."""
+
+    markets: str
+    futures: bool
+    rejects_makers: bool = True
+    first: int = 1_000_001
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extends: str = ""
     takes_json: bool = False
@@ -57,6 +66,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bodies: dict[str, str] = {}
     ticks: dict[str, str] = {}
     routes: dict[str, dict[str, str]] = {}
+    books: dict[str, Books] = {}
 
 
 class _Slot(NamedTuple):
@@ -101,7 +111,9 @@ class Sheet:
         errors: errors by the name of a `Fault`; ``*``: any other.
         full: texts of refusals, by the unit of the full limit; ``*`` for any other unit.
         trouble: the ways in which it answers 503; if empty, the rule file tells.
-        routes: routes by who may ask (``public``, ``keyed``, ``signed``): each a template, or a method and its words.
+        books: its order books by name.
+        routes: routes by the access they need (``public``, ``keyed``, ``signed``): each a template, or a handler and its
+            words.
     """
 
     def __init__(self, file: _File) -> None:
@@ -110,6 +122,7 @@ class Sheet:
         self.full = file.full
         self.trouble = file.trouble
         self.routes = file.routes
+        self.books = file.books
         self._tables = {name: _table(words) for name, words in file.names.items()}
         self.wraps = bool(file.ok)
         texts = {"ok": file.ok or "{}", "failed": file.failed, **file.bodies}

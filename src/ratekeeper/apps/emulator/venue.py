@@ -8,7 +8,7 @@ routes of its data file name. A handler takes the request and the words beside i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -20,8 +20,8 @@ from ratekeeper.rules.reading import dig, listed
 from ratekeeper.rules.times import duration, interval_name
 
 from .incoming import Failure, Fault, Incoming, flat
-from .market import Quote
-from .orders import statistics
+from .market import MARKETS, Quote, chosen
+from .orders import OrderBook, statistics
 from .refusing import Refused, Refuser
 from .templates import Sheet, Word
 
@@ -34,42 +34,41 @@ if TYPE_CHECKING:
     from .incoming import Arrival
     from .limit_table import LimitTable
     from .options import Live
-    from .orders import OrderBook
+    from .templates import Books
 
 __all__ = ["Venue", "check_fresh"]
 
-Teller: TypeAlias = Callable[[Incoming], Any]
+Handler: TypeAlias = Callable[[Incoming], Any]
 encode = msgspec.json.encode
 
 
 class _Route(NamedTuple):
     """How one method and path is answered."""
 
-    tell: Teller
+    handle: Handler
     access: str
     """``public``, ``keyed``: it must name an account, or ``signed``: it must be fresh as well."""
 
 
 class Venue:
-    """One provider. What is counted is none of its business.
+    """One provider. It counts nothing; `Meter` does.
 
     Args:
         limits: the limits in force.
-        options: what was asked for.
-        books: where orders are kept; websockets tell the changes of the first.
+        options: the options in force.
 
     Attributes:
         sheet: what its data file says.
-        books: the same as the argument.
+        books: its order books by name; websockets tell the changes of the first.
     """
 
     venue = ""
     """Whose data file has its bodies; none by itself."""
 
-    def __init__(self, limits: LimitTable, options: Live, *books: OrderBook) -> None:
+    def __init__(self, limits: LimitTable, options: Live) -> None:
         self.limits = limits
-        self.books = books
         self.sheet = Sheet.of(self.venue)
+        self.books = {name: _opened(book) for name, book in self.sheet.books.items()}
         self._provider = limits.provider
         self._file = limits.provider.file
         self._envelope = Envelope.of(limits.provider.name)
@@ -87,7 +86,7 @@ class Venue:
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
         for access, table in self.sheet.routes.items():
             for route, answer in table.items():
-                found = _Route(self._teller(answer), access)
+                found = _Route(self._handler(answer), access)
                 if "{" in route:
                     pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route))
                     self._patterns.append((pattern, found))
@@ -96,16 +95,17 @@ class Venue:
 
     @property
     def book(self) -> OrderBook:
-        """The first of its order books; `IndexError` if it keeps no orders."""
-        return self.books[0]
+        """The first of its order books; `ValueError` if it keeps no orders."""
+        first, *_ = self.books.values()
+        return first
 
     def orders(self) -> dict[str, Any]:
         """What is known of orders, by account."""
-        return statistics(*self.books)
+        return statistics(*self.books.values())
 
     # -- bodies of its own
 
-    def _teller(self, answer: str) -> Teller:
+    def _handler(self, answer: str) -> Handler:
         if answer[0] in "{[":
             template = self.sheet.read(answer)
             return lambda asked: template({"asked": asked})
@@ -141,16 +141,16 @@ class Venue:
         try:
             if route.access == "signed":
                 check_fresh(params, asked.dated)
-            for book in self.books:
+            for book in self.books.values():
                 book.match(asked.now)
-            data = route.tell(asked)
+            data = route.handle(asked)
         except Fault as fault:
             raise self._failure(fault, params, arrival) from None
         if isinstance(data, bytes):
             return data
         return encode(self.sheet.fill("ok", data=data, now=asked.dated) if self.sheet.wraps else data)
 
-    def said(self, fault: Fault, params: Mapping[str, str]) -> Word:
+    def word_for(self, fault: Fault, params: Mapping[str, str]) -> Word:
         """The provider's word for a fault of a request with these parameters; ``*`` is its word for any other fault."""
         errors = self.sheet.errors
         word, about = errors.get(fault.name) or errors["*"], {**params, **fault.about}
@@ -161,13 +161,32 @@ class Venue:
         return self.sheet.fill("failed", word=word, now=now)
 
     def _failure(self, fault: Fault, params: Mapping[str, str], arrival: Arrival) -> Failure:
-        word = self.said(fault, params)
+        word = self.word_for(fault, params)
         return Failure(word.status, encode(self.failed(word, arrival.dated // 1_000_000)))
 
     def of_symbol(self, asked: Incoming, body: str, **more: Any) -> Any:
         """Handler: the body for the market that the request names."""
         symbol = self.book.symbol(asked)
         return self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now), asked=asked, **more)
+
+    def each(self, asked: Incoming, body: str, name: str = "") -> Any:
+        """Handler: the body for each market that the request chooses, of the order book of that name or of the first."""
+        symbols = chosen((self.books[name] if name else self.book).symbols, asked)
+        return [self.sheet.fill(body, symbol=symbol, quote=Quote(symbol, asked.now)) for symbol in symbols]
+
+    def every(self, asked: Incoming, body: str) -> Any:
+        """Handler: the body for every market of the first order book."""
+        return self.each(asked._replace(params={}), body)
+
+    def batch(
+        self, act: Callable[[Incoming], Any], asked: Incoming, several: Iterable[dict[str, str]]
+    ) -> Iterator[tuple[dict[str, str], Any]]:
+        """Each request of a batch: its parameters, and its own answer, or the `Word` for its fault."""
+        for params in several:
+            try:
+                yield params, act(asked._replace(params=params))
+            except Fault as fault:
+                yield params, self.word_for(fault, params)
 
     # -- bodies told from the rules
 
@@ -226,7 +245,7 @@ class Venue:
         return self._refuser.throttled(arrival, full.limit, full.free_at)
 
     def banned(self, arrival: Arrival, until: int, cause: Failure | None) -> Failure:
-        """The answer to an owner who is shut out until `until` (ns), since the answer `cause` if one began it."""
+        """The answer to a request of a banned owner. The ban ends at `until` (ns) and began with `cause`."""
         if isinstance(cause, Refused):
             return self._refuser.answer(cause.rule, cause.status, until, arrival.now, limit=cause.limit)
         rule = self._refuser.ban
@@ -280,6 +299,10 @@ class Venue:
     def reported(self, arrival: Arrival) -> list[Charge]:
         """The charges whose limits the headers of this answer tell of."""
         return list(arrival.charges)
+
+
+def _opened(said: Books) -> OrderBook:
+    return OrderBook(MARKETS[said.markets], futures=said.futures, rejects_makers=said.rejects_makers, first=said.first)
 
 
 def check_fresh(params: Mapping[str, str], now: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
+from ratekeeper.apps.cli import aligned, print_json
 from ratekeeper.errors import RuleError
 
 __all__ = ["agreed", "command", "table", "told"]
@@ -72,7 +72,7 @@ def cancel_all(desk: Any, symbol: str, yes: bool, as_json: bool) -> None:
     agreed(f"Cancel {len(found)} open orders{f' of {symbol}' if symbol else ''} at {desk.account.exchange}?", yes)
     done = desk.cancel_all(symbol)
     if as_json:
-        click.echo(json.dumps(done._asdict(), indent=2))
+        print_json(done._asdict())
     else:
         click.echo(f"cancelled {len(found) - done.left} of {len(found)} open orders")
         for market, problem in done.problems.items():
@@ -97,8 +97,7 @@ def close(desk: Any, symbol: str, yes: bool, as_json: bool) -> None:
     agreed(f"Close {', '.join(map(str, found))} at {desk.account.exchange}?", yes)
     closed = [desk.close_position(position) for position in found]
     if as_json:
-        rows = [{**each._asdict(), "position": each.position._asdict(), "done": each.done} for each in closed]
-        click.echo(json.dumps(rows, indent=2))
+        print_json([{**each._asdict(), "position": each.position._asdict(), "done": each.done} for each in closed])
     else:
         for each in closed:
             click.echo(told(each))
@@ -124,7 +123,7 @@ def agreed(question: str, yes: bool) -> None:
     """Ask before acting.
 
     Raises:
-        RuleError: nobody can be asked, and nobody said --yes.
+        RuleError: there is no terminal to ask at, and no --yes.
         click.Abort: the answer is no.
     """
     if yes:
@@ -136,7 +135,7 @@ def agreed(question: str, yes: bool) -> None:
 
 def _show(rows: Sequence[Any], as_json: bool, nothing: str) -> None:
     if as_json:
-        click.echo(json.dumps([row._asdict() for row in rows], indent=2))
+        print_json([row._asdict() for row in rows])
     else:
         click.echo("\n".join(table(rows)) if rows else nothing)
 
@@ -145,9 +144,7 @@ def table(rows: Iterable[Any]) -> list[str]:
     """Rows (named tuples of one kind) as aligned lines under a head; columns that say nothing are left out."""
     rows = list(rows)
     names = [name for name in rows[0]._fields if any(getattr(row, name) for row in rows)]
-    cells = [names, *[[_cell(getattr(row, name)) for name in names] for row in rows]]
-    wide = [max(len(line[at]) for line in cells) for at in range(len(names))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, wide, strict=True)).rstrip() for line in cells]
+    return aligned([names, *([_cell(getattr(row, name)) for name in names] for row in rows)])
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The proxy's server: it says where it is, decides who may come in and where a call goes, and finishes what runs."""
+"""The proxy's server: it checks the token, finds the upstream of a call, and finishes running calls before it stops."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ratekeeper.apps.proxy.refusal import Refusals, failure
 from ratekeeper.apps.proxy.session import LONGEST_LINE, open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
 from ratekeeper.apps.proxy.websocket import Relays, wants_websocket
+from ratekeeper.apps.proxy.wire import LEASES, Leases
 from ratekeeper.errors import Blocked, RatekeeperError, Rejected
 from ratekeeper.rules.call import Priority
 
@@ -43,7 +44,7 @@ _YOUNG = 10_000
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
+    """Where to listen, and what to serve.
 
     Attributes:
         host, port: where to listen; port 0 takes a free one.
@@ -143,7 +144,8 @@ class Proxy:
             return self._refusals.shut(error, rules, target.outbound(None, upgrade=upgrade).request())
 
     def _steered(self, request: web.BaseRequest) -> Governor:
-        """How this client wants to wait; for the end of a long block waits only who said for how long."""
+        """A governor with the priority and the timeout of the client's headers. Only with a timeout does a call wait for the
+        end of a long block."""
         klass = request.headers.get("X-Ratekeeper-Priority")
         patience = request.headers.get("X-Ratekeeper-Timeout")
         if klass is None and patience is None:
@@ -172,7 +174,7 @@ async def serve(gate: Gate, options: Options, say: Callable[[str], object]) -> N
 
     Args:
         gate: the gate that is asked; it is left open.
-        options: what was asked for.
+        options: where to listen, and what to serve.
         say: prints one line.
 
     Raises:
@@ -213,6 +215,7 @@ async def listen(proxy: Proxy, host: str, port: int) -> web.ServerRunner:
         proxy.handle, handler_cancellation=True, auto_decompress=False, access_log=None, logger=silent,
         max_line_size=LONGEST_LINE, max_field_size=LONGEST_LINE,
     )  # fmt: skip
+    LEASES.set(Leases())  # connections are served in copies of the context in which the server starts
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_FINISH)
     await runner.setup()
     try:

@@ -24,7 +24,7 @@ _UNADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class _Request(aiohttp.ClientRequest):
-    """A request that goes on as it came. To leave out headers of its own, aiohttp copies all headers twice."""
+    """A request that is passed on unchanged. aiohttp would copy all headers twice to leave out its own."""
 
     _skip_auto_headers = CIMultiDict[None]((name, None) for name in _UNADDED)
 

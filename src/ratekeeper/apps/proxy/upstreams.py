@@ -1,4 +1,4 @@
-"""Where calls go: the first segment of a path names an upstream, a provider's own host, and nothing else is reached."""
+"""The hosts that the proxy may call: the first segment of a path names an upstream, and no other host is reached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Upstream(NamedTuple):
 
     @property
     def url(self) -> str:
-        """As people write it."""
+        """The base URL."""
         return f"{self.scheme}://{self.netloc}{self.base}"
 
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterable
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aiohttp import StreamReader
 
     from ratekeeper.gate.call import Call
 
-__all__ = ["Passed", "body_of", "kept", "passed", "readable", "spelled", "unpacked"]
+__all__ = ["LEASES", "Leases", "Passed", "body_of", "kept", "passed", "readable", "spelled", "unpacked"]
 
 SMALL = 65_536
 """Bytes of a request body that are read before it is sent on; the rules look at no larger ones."""
 _MOST = 32 << 20
 """Bytes of an unpacked answer that the rules are shown at most."""
 _RENEW = 15.0
-"""Seconds between two renewals of a permit whose answer is still on its way; its lease is a minute."""
+"""Seconds between two renewals of a permit whose answer is still on its way; its lease is a minute. The first renewal comes
+after one to two times that."""
 
 _HOP = frozenset(
     """keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
@@ -114,7 +113,7 @@ async def _invite(request: web.BaseRequest) -> None:
 
 
 class Passed(web.StreamResponse):
-    """An answer that goes on as it came: aiohttp adds no header of its own."""
+    """An answer that is passed on unchanged: aiohttp adds no header of its own."""
 
     _send_headers_immediately = False
 
@@ -133,22 +132,45 @@ class Passed(web.StreamResponse):
             writer.send_headers()
 
 
-@contextmanager
-def kept(call: Call | None) -> Iterator[None]:
+class Leases:
+    """Renews the permits of all calls whose answers are on their way, with one timer."""
+
+    def __init__(self) -> None:
+        self.held: set[Call] = set()
+        self._seen: set[Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: Call) -> None:
+        """Renew it from now on, until it is taken out of `held`."""
+        self.held.add(call)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_RENEW, self._renew)
+
+    def _renew(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_RENEW, self._renew) if self.held else None
+        for call in self._seen & self.held:  # the others began a moment ago
+            loop.call_soon(call.streaming)
+        self._seen = self.held.copy()
+
+
+LEASES: ContextVar[Leases] = ContextVar("ratekeeper_proxy_leases")
+"""Those of the proxy whose request is answered; its server sets it for all its connections."""
+
+
+class kept:  # noqa: N801 - it reads like the function that it would be, were that as fast
     """Holds a call's permit for as long as the block takes."""
-    if call is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    timer: Any = None
 
-    def renew() -> None:
-        nonlocal timer
-        timer = loop.call_later(_RENEW, renew)
-        call.streaming()
+    __slots__ = ("_call", "_leases")
 
-    timer = loop.call_later(_RENEW, renew)
-    try:
-        yield
-    finally:
-        timer.cancel()
+    def __init__(self, call: Call | None) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        if self._call is not None:
+            self._leases = LEASES.get()
+            self._leases.add(self._call)
+
+    def __exit__(self, *_: object) -> None:
+        if self._call is not None:
+            self._leases.held.discard(self._call)

@@ -1,8 +1,8 @@
 """``ratekeeper telegram``: status, pause, resume, positions and close from a chat.
 
-The bot fetches what was written, answers those who may ask, and goes on whatever the network does. It makes few calls of
-Telegram's Bot API (https://core.telegram.org/bots/api), over httpx. The token is part of every URL, so neither an error nor a
-log line of httpx gets to show one.
+The bot fetches messages, answers the chats that are on its list, and survives a broken network. It uses two methods of
+Telegram's Bot API (https://core.telegram.org/bots/api), over httpx. The token is part of every URL, so no error and no log
+line of httpx shows a URL.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def command() -> None:
 
 
 def chats_of(said: TelegramSettings, environment: Mapping[str, str]) -> frozenset[int]:
-    """The chats that are obeyed.
+    """The chats whose commands the bot obeys.
 
     Raises:
         RuleError: none are named, or one is no number.
@@ -129,7 +129,7 @@ class Api:
     Args:
         token: the bot's.
         base: where the API is.
-        wait: waits so many seconds, as a refusal with ``retry_after`` wants it; True ends the attempt.
+        wait: waits for the seconds that a refusal names in ``retry_after``; True ends the attempt.
     """
 
     def __init__(self, token: str, base: str, wait: Callable[[float], object]) -> None:
@@ -203,7 +203,7 @@ class Bot:
     Args:
         api: Telegram's.
         replies: what to answer.
-        chats: who is obeyed; anybody else is ignored, and told of in the log once.
+        chats: the chats whose commands the bot obeys; it ignores any other, and logs its number once.
         stop: ends the loop, also out of a wait.
         wall: Unix seconds.
     """

@@ -38,7 +38,7 @@ def answer(exchange: Binance, path: str, asked: Incoming) -> Any:
     """What the handler of a GET returns."""
     found = exchange.find(f"GET {path}")
     assert found is not None
-    return found[0].tell(asked)
+    return found[0].handle(asked)
 
 
 def ask(exchange: Binance, path: str, now: int = NOW, **params: str) -> Any:
@@ -92,7 +92,7 @@ def test_a_wrong_question_has_the_exchanges_code(path: str, params: dict[str, st
     exchange = usdm()
     with pytest.raises(Fault) as wrong:
         ask(exchange, f"/fapi/v1/{path}", **params)
-    assert exchange.said(wrong.value, params).code == code
+    assert exchange.word_for(wrong.value, params).code == code
 
 
 def test_exchange_info_declares_the_limits_in_force() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ratekeeper.apps.emulator.incoming import Fault, Incoming
-from ratekeeper.apps.emulator.market import USDM_SYMBOLS, candle_rows
+from ratekeeper.apps.emulator.market import MARKETS, candle_rows
 
 NOW = 1_800_000_000_000
-BTC = USDM_SYMBOLS["BTCUSDT"]
+BTC = MARKETS["usdm"]["BTCUSDT"]
 
 
 def test_candles_are_bounded_as_asked() -> None:

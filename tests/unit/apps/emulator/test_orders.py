@@ -9,7 +9,7 @@ import pytest
 from ratekeeper.apps.emulator.binance_usdm import Usdm
 from ratekeeper.apps.emulator.incoming import Fault, Incoming
 from ratekeeper.apps.emulator.limit_table import LimitTable
-from ratekeeper.apps.emulator.market import SPOT_SYMBOLS, USDM_SYMBOLS
+from ratekeeper.apps.emulator.market import MARKETS
 from ratekeeper.apps.emulator.options import Options
 from ratekeeper.apps.emulator.orders import OrderBook, statistics
 from ratekeeper.rules.book import Rulebook
@@ -19,7 +19,7 @@ NOW = 1_800_000_000_000
 
 def usdm() -> OrderBook:
     """A book of futures without orders."""
-    return OrderBook(USDM_SYMBOLS, futures=True)
+    return OrderBook(MARKETS["usdm"], futures=True)
 
 
 def ask(**params: str) -> Incoming:
@@ -32,7 +32,7 @@ def code(error: pytest.ExceptionInfo[Fault]) -> int:
     """The exchange's error code."""
     chosen = Options(provider="binance-usdm")
     venue = Usdm(LimitTable(Rulebook.load().provider("binance-usdm"), chosen), chosen)
-    found = venue.said(error.value, {}).code
+    found = venue.word_for(error.value, {}).code
     assert isinstance(found, int)
     return found
 
@@ -74,7 +74,7 @@ def test_market_orders_and_marketable_limits_fill_at_once() -> None:
 
 def test_spot_fills_move_balances() -> None:
     """What is bought is paid for."""
-    book = OrderBook(SPOT_SYMBOLS, futures=False)
+    book = OrderBook(MARKETS["spot"], futures=False)
     order = book.place(ask(type="MARKET", quantity="0.1"))
     balances = book.account("a").balances
     assert balances["BTC"] == Decimal("10.1")
@@ -193,7 +193,7 @@ def test_the_entry_price_is_an_average_and_begins_anew_on_the_other_side() -> No
 
 def test_a_book_may_take_and_cancel_post_only_orders_that_would_fill() -> None:
     """As Orderly and Bitget do; the order is known, and did nothing."""
-    book = OrderBook(USDM_SYMBOLS, futures=True, rejects_makers=False)
+    book = OrderBook(MARKETS["usdm"], futures=True, rejects_makers=False)
     order = book.place(ask(price="90000", timeInForce="GTX", newClientOrderId="mine"))
     assert order.status == "CANCELED"
     assert not book.account("a").open
@@ -202,7 +202,7 @@ def test_a_book_may_take_and_cancel_post_only_orders_that_would_fill() -> None:
 
 def test_figures_of_several_books_are_added() -> None:
     """An account that trades on both shows up once."""
-    spot = OrderBook(SPOT_SYMBOLS, futures=False, first=500)
+    spot = OrderBook(MARKETS["spot"], futures=False, first=500)
     book = usdm()
     book.place(ask(newClientOrderId="f"))
     assert spot.place(ask(newClientOrderId="s")).number == 500

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ratekeeper.apps.emulator.incoming import Incoming
-from ratekeeper.apps.emulator.market import USDM_SYMBOLS
+from ratekeeper.apps.emulator.market import MARKETS
 from ratekeeper.apps.emulator.options import LimitChange, Options
 from ratekeeper.apps.emulator.orders import OrderBook
 from ratekeeper.apps.emulator.server import Emulation
@@ -358,7 +358,7 @@ def test_orders_of_an_account_are_told_on_its_authorised_socket() -> None:
     """Orderly and Bitget name the account in the login; others' orders are not told."""
 
     async def scene(place: Place) -> None:
-        book = OrderBook(USDM_SYMBOLS, futures=True)
+        book = OrderBook(MARKETS["usdm"], futures=True)
         book.on_change = place.emulation.sockets.report
         form = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.010"}
         secrets = ["k" + "1", "k" + "2"]

@@ -115,9 +115,9 @@ def test_good_answers_do_not_look_like_refusals(name: str) -> None:
 def test_every_fault_of_the_order_book_has_a_word() -> None:
     """Faults of an unknown code are told as wrong parameters."""
     _, shop, _ = venue("bitget")
-    assert shop.said(Fault("symbol"), {"symbol": "X"}).text == "Parameter X does not exist"
-    assert shop.said(Fault("notional"), {}).code == "45110"
-    assert shop.said(Fault("?"), {}) == shop.sheet.errors["*"]
+    assert shop.word_for(Fault("symbol"), {"symbol": "X"}).text == "Parameter X does not exist"
+    assert shop.word_for(Fault("notional"), {}).code == "45110"
+    assert shop.word_for(Fault("?"), {}) == shop.sheet.errors["*"]
 
 
 def test_a_path_without_rules_and_body_is_not_found() -> None:
@@ -147,7 +147,7 @@ def test_a_signed_call_must_be_fresh(changes: dict[str, str], code: int) -> None
     """Five seconds back, one second ahead, or what `recvWindow` says."""
     with pytest.raises(Fault) as wrong:
         check_fresh({**SIGNED, **changes}, MILLI)
-    assert venue("binance-spot")[1].said(wrong.value, {}).code == code
+    assert venue("binance-spot")[1].word_for(wrong.value, {}).code == code
 
 
 def test_a_fresh_signed_call_passes() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
-from ratekeeper.apps.proxy.wire import passed, readable, spelled, unpacked
+from ratekeeper.apps.proxy import wire
+from ratekeeper.apps.proxy.wire import LEASES, Leases, kept, passed, readable, spelled, unpacked
 
 BODY = b'{"code": -1003}' * 40
 
@@ -67,3 +71,38 @@ def test_the_rules_read_packed_bodies(packed: bytes, coding: str) -> None:
 def test_what_cannot_be_read_is_nothing(packed: bytes, coding: str) -> None:
     """Rather no body than a wrong one."""
     assert unpacked(packed, coding) is None
+
+
+def test_permits_are_renewed_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one timer for all, which ends with the last; a renewal that fails stops no other."""
+    monkeypatch.setattr(wire, "_RENEW", 0.02)
+
+    class Attempt:
+        count = 0
+
+        def streaming(self) -> None:
+            self.count += 1
+            if self is bad:
+                raise RuntimeError
+
+    one, two, bad = Attempt(), Attempt(), Attempt()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        leases = Leases()
+        LEASES.set(leases)
+        attempts: Any = (one, two, bad)
+        with kept(attempts[0]), kept(attempts[2]), kept(None):
+            with suppress(ValueError), kept(attempts[1]):
+                await asyncio.sleep(0.09)
+                raise ValueError
+            seen = two.count
+            await asyncio.sleep(0.07)
+        assert not leases.held
+        assert two.count == seen >= 1
+        assert one.count > seen
+        await asyncio.sleep(0.05)
+        assert leases._timer is None
+
+    asyncio.run(main())
+    assert bad.count > 1

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from ratekeeper import Breaker, Gate, Policies
 from ratekeeper.apps.cli import main
-from ratekeeper.apps.pause import command, resume
-from ratekeeper.apps.state import status
+from ratekeeper.apps.state import pause, resume, status
 from ratekeeper.errors import BreakerOpen
 
 
@@ -32,9 +31,9 @@ def run(made: object, *arguments: str) -> str:
 
 def test_pause_status_resume() -> None:
     """Each in the words that were typed; what else is paused is told."""
-    assert run(command, "*") == "everything is paused: ratekeeper resume everything"
-    assert run(command, "class:order", "--seconds", "90") == "class:order is paused for 90 s"
-    assert run(command, "okx/account:main", "--reason", "looking").startswith("okx/account:main is paused")
+    assert run(pause, "*") == "everything is paused: ratekeeper resume everything"
+    assert run(pause, "class:order", "--seconds", "90") == "class:order is paused for 90 s"
+    assert run(pause, "okx/account:main", "--reason", "looking").startswith("okx/account:main is paused")
     shown = run(status)
     assert "PAUSE everything until resumed  paused by hand" in shown
     assert "PAUSE orders for" in shown
@@ -47,12 +46,10 @@ def test_pause_status_resume() -> None:
 
 def test_a_pause_that_lasts_longer_stays() -> None:
     """And the second command says so."""
-    run(command, "orders")
-    assert (
-        run(command, "orders", "--seconds", "30") == "orders is paused already, and stays so: ratekeeper resume orders"
-    )
-    assert run(command, "okx", "--seconds", "90") == "okx is paused for 90 s"
-    assert run(command, "okx", "--seconds", "30") == "okx is paused for 90 s"
+    run(pause, "orders")
+    assert run(pause, "orders", "--seconds", "30") == "orders is paused already, and stays so: ratekeeper resume orders"
+    assert run(pause, "okx", "--seconds", "90") == "okx is paused for 90 s"
+    assert run(pause, "okx", "--seconds", "30") == "okx is paused for 90 s"
 
 
 def test_resume_closes_a_breaker() -> None:
