@@ -12,7 +12,7 @@ from ratekeeper.pools.address import Address
 from ratekeeper.pools.health import Health
 from ratekeeper.pools.settings import EgressSettings, addresses_of, listed, pins
 from ratekeeper.rules.call import Plan
-from ratekeeper.rules.scopes import ANONYMOUS
+from ratekeeper.rules.reading import ANONYMOUS
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.worker import Worker
 

@@ -13,10 +13,9 @@ from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import PRIORITIES, Call, Identity, Plan
 from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import listed, number, reader, text
+from ratekeeper.rules.reading import ANYONE, OwnerOf, cleaned, listed, number, owner_of, reader, scope_text, text
 from ratekeeper.rules.routing import CompiledRoute, Router
 from ratekeeper.rules.schema import File, Signing
-from ratekeeper.rules.scopes import ANYONE, OwnerOf, cleaned, owner_of, scope_text
 from ratekeeper.rules.times import duration, instant
 
 if TYPE_CHECKING:
