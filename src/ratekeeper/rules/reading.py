@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -66,6 +68,7 @@ FAULTS: Final = (
 )
 """What reading an answer may raise where its sender and we are of different minds. Only these are caught: an exception that
 a signal's handler of the program raises meanwhile is the program's own."""
+_PLAIN_MAPPINGS: Final = (dict, MappingProxyType, UserDict)
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _PLAIN: Final = bytes(set(range(256)) - _STEP.keys())
 
@@ -175,12 +178,14 @@ def whole(value: Any) -> int | None:
 
 
 def header(headers: Mapping[str, str] | None, name: str) -> str | None:
-    """A request header by its lower-case name, whatever mapping the caller has."""
+    """A request header by its lower-case name. Mappings of client libraries look it up in any case; plain ones do not."""
     if not headers:
         return None
     value = headers.get(name)
-    if value is None:
-        value = next((each for key, each in headers.items() if key.lower() == name), None)
+    if value is None and isinstance(headers, _PLAIN_MAPPINGS):
+        for key in headers:
+            if key.lower() == name:
+                return headers[key] or None
     return value or None
 
 

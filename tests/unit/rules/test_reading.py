@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hmac
+from collections import UserDict
+from types import MappingProxyType
 from typing import Any
 
+import httpx
 import pytest
+from multidict import CIMultiDict
+from requests.structures import CaseInsensitiveDict
+from urllib3 import HTTPHeaderDict
 
 from ratekeeper.rules.call import Call, Identity
 from ratekeeper.rules.reading import count, dig_json, digest, header, number, owner_of, reader, scope_text, text
@@ -71,8 +77,10 @@ def test_reader() -> None:
 
 
 def test_header_in_any_case() -> None:
-    """Request headers are found by lower-case name in a plain dict of any case."""
-    assert header({"X-MBX-APIKEY": "k1"}, "x-mbx-apikey") == "k1"
+    """Request headers are found by lower-case name in a plain mapping of any case, and in those of the client libraries."""
+    for kind in (dict, UserDict, MappingProxyType, httpx.Headers, CaseInsensitiveDict, CIMultiDict, HTTPHeaderDict):
+        assert header(kind({"X-MBX-APIKEY": "k1"}), "x-mbx-apikey") == "k1"
+        assert header(kind({"X-MBX-APIKEY": "k1"}), "x-other") is None
     assert header({"x-mbx-apikey": ""}, "x-mbx-apikey") is None
     assert header(None, "x") is None
 
