@@ -19,7 +19,7 @@ from tests.support.server import Server
 from ratekeeper import Gate
 from ratekeeper.gate.waits import read_waits
 from ratekeeper.ledger.limit import SECOND, Instant
-from ratekeeper.policy.breaker import Health
+from ratekeeper.policy.breaker import Outcomes
 from ratekeeper.policy.pace import Paced
 from ratekeeper.policy.shared import Bans, Claim, Trouble, banned, claimed
 from ratekeeper.sessions.liveness import Dials
@@ -103,7 +103,7 @@ def test_two_machines_lose_nothing(kind: str, request: pytest.FixtureRequest, tm
     gate, won = at_once(kind, server, tmp_path)
     with gate:
         store, both = gate.store, 2 * TIMES
-        health = store.get("breaker:testland/class:other", Health)
+        health = store.get("breaker:testland/class:other", Outcomes)
         assert health is not None and health.failed == both
         trouble = store.get(f"failures:{PLACE}", Trouble)
         assert trouble is not None and (trouble.number, trouble.rests) == (both, both)

@@ -13,7 +13,7 @@ from ratekeeper.adapters._line import _topics, _tree, _verb
 from ratekeeper.gate.call import unpacked
 from ratekeeper.ledger.codec import pack, unpack
 from ratekeeper.ledger.limit import SECOND, Instant, Limit, Window
-from ratekeeper.policy.breaker import Breaker, Health
+from ratekeeper.policy.breaker import Breaker, Outcomes
 from ratekeeper.policy.pace import Pace, Paced
 from ratekeeper.pools.echo import public_address
 from ratekeeper.rules.book import Rulebook
@@ -202,9 +202,9 @@ class Fuzz:
         paced = Pace(60.0).refused(note_of(raw, Paced) or Paced(), now)
         assert 0 < paced.part <= 1000
         assert note_of(encoded(paced), Paced) == paced
-        health, length = Breaker().after(note_of(raw, Health) or Health(), 1, 0, now)
+        health, length = Breaker().after(note_of(raw, Outcomes) or Outcomes(), 1, 0, now)
         assert 0 <= length <= 60
-        assert note_of(encoded(health), Health) == health
+        assert note_of(encoded(health), Outcomes) == health
         wait, dials = Liveness().turn(note_of(raw, Dials) or Dials(), now, 0.5)
         assert 0 <= wait <= 2 * Liveness().forget
         assert note_of(encoded(dials), Dials) == dials

@@ -23,6 +23,7 @@ from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import EgressSettings, addresses_of
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Priority
+from ratekeeper.rules.numbers import Adjustments
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import interval_name
 
@@ -185,9 +186,8 @@ def _warnings(configuration: Configuration, book: Rulebook) -> Iterator[str]:
     if own.alerts.at:
         yield f"{configuration.file.place('$.alerts')}: alerts: accepted, but not used yet"
     for name, wishes in own.providers.items():
-        rules = Provider(
-            book.provider(name).file, tiers={"*": wishes.tier} if isinstance(wishes.tier, str) else wishes.tier
-        )
+        tiers = {"*": wishes.tier} if isinstance(wishes.tier, str) else wishes.tier
+        rules = Provider(book.provider(name).file, adjustments=Adjustments(tiers))
         for limit in book.provider(name).limits.values():
             published = rules.limits[limit.name]
             if limit.own and limit.capacity * (published.period or 1) > published.capacity * (limit.period or 1):

@@ -7,12 +7,11 @@ by statement with tomllib itself: no second grammar that could disagree with it.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -21,6 +20,8 @@ from ratekeeper.errors import RuleError, StoreError
 from ratekeeper.pools.address import EgressSettings, checked
 
 __all__ = ["SettingsFile", "find_settings", "home_folder", "key_lines", "line_of", "read_settings"]
+
+_PAGE: Final = "docs/reference/configuration.md"
 
 
 class SettingsFile(NamedTuple):
@@ -84,26 +85,13 @@ def read_settings(
     path = find_settings(config, home)
     if path is None:
         return SettingsFile()
-    import tomllib  # with what judges a file, for those who have one
+    from ratekeeper.rules.files import faults, text_of, toml_of  # for those who have a file
 
-    from ratekeeper.rules.files import faults
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text)
-    except OSError as error:
-        raise RuleError(
-            f"cannot be read: {error.strerror}. Check --config or RATEKEEPER_CONFIG", file=str(path)
-        ) from None
-    except UnicodeDecodeError:
-        raise RuleError("cannot be read: it is not UTF-8. Save it as UTF-8", file=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        told = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(told[1]) if told else text.count("\n") + 1
-        raise RuleError(f"is not TOML: {error}. Correct that line", file=str(path), line=line) from None
+    text = text_of(path, "Check --config or RATEKEEPER_CONFIG")
+    raw = toml_of(text, str(path))
     lines = key_lines(text)
     file = SettingsFile(Settings(), path, lines)
-    wrong = [file.error(key, reason) for key, reason in faults(raw, Settings)]
+    wrong = [file.error(key, reason) for key, reason in faults(raw, Settings, page=_PAGE)]
     if wrong:
         for other in wrong[1:]:
             wrong[0].add_note(str(other))

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from ratekeeper.config.resolution import Configuration
-from ratekeeper.config.schema import Settings
+from ratekeeper.config.schema import ProviderSettings, Settings
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.pools.address import EgressSettings
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import PRIORITIES
-from ratekeeper.rules.numbers import Cap
+from ratekeeper.rules.numbers import Adjustments, Cap
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.reading import listed
 from ratekeeper.rules.times import duration
@@ -36,29 +36,10 @@ def rulebook(configuration: Configuration, *, derived: bool = False) -> Rulebook
 
 def unchecked(configuration: Configuration) -> Rulebook:
     """The same without a look for `mistakes`."""
-    settings = configuration.settings
     try:
-        return Rulebook.load(
-            configuration.hosts,
-            extra=configuration.rules,
-            headroom=_headroom(settings),
-            tiers={
-                name: {"*": provider.tier} if isinstance(provider.tier, str) else provider.tier
-                for name, provider in settings.providers.items()
-            },
-            overrides={
-                name: {
-                    limit: (wish.capacity, duration(wish.period) if wish.period else 0)
-                    for limit, wish in provider.limits.items()
-                    if wish.capacity is not None
-                }
-                for name, provider in settings.providers.items()
-            },
-            smooth=frozenset(name for name, provider in settings.providers.items() if provider.pace == "smooth"),
-            caps=_caps(configuration),
-        )
+        return Rulebook.load(configuration.hosts, extra=configuration.rules, adjustments=_adjustments(configuration))
     except UnknownProvider as error:
-        for host, name in settings.hosts.items():
+        for host, name in configuration.settings.hosts.items():
             if configuration.hosts[host.lower()] == name and error.reason.startswith(f"no rules for {name!r}"):
                 raise configuration.file.error(f"$.hosts.{host}", f"{error.reason}.") from None
         raise
@@ -150,12 +131,23 @@ def _caps(configuration: Configuration) -> dict[str, dict[str, Cap]]:
     return found
 
 
-def _headroom(settings: Settings) -> dict[str, dict[str, int | str]]:
-    """By provider and limit (``*``: all others), what to leave unused."""
-    found: dict[str, dict[str, int | str]] = {}
-    for name, provider in settings.providers.items():
-        own = found.setdefault(name, {"*": provider.headroom} if provider.headroom else {})
-        own.update({limit: wish.headroom for limit, wish in provider.limits.items() if wish.headroom})
-    for name, limits in settings.headroom.items():
-        found.setdefault(name, {}).update(limits)
+def _adjustments(configuration: Configuration) -> dict[str, Adjustments]:
+    """What the configuration wants otherwise than the rule files have it, by provider."""
+    settings, caps = configuration.settings, _caps(configuration)
+    found = {}
+    for name in {*settings.providers, *settings.headroom, *caps}:
+        own = settings.providers.get(name, ProviderSettings())
+        headroom: dict[str, int | str] = {"*": own.headroom} if own.headroom else {}
+        headroom.update({limit: wish.headroom for limit, wish in own.limits.items() if wish.headroom})
+        found[name] = Adjustments(
+            tiers={"*": own.tier} if isinstance(own.tier, str) else own.tier,
+            overrides={
+                limit: (wish.capacity, duration(wish.period) if wish.period else 0)
+                for limit, wish in own.limits.items()
+                if wish.capacity is not None
+            },
+            headroom={**headroom, **settings.headroom.get(name, {})},
+            smooth=own.pace == "smooth",
+            caps=caps.get(name, {}),
+        )
     return found

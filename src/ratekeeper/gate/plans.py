@@ -9,7 +9,7 @@ from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Request
-from ratekeeper.rules.scopes import owner_of
+from ratekeeper.rules.reading import owner_of
 from ratekeeper.stores.base import Store
 
 if TYPE_CHECKING:

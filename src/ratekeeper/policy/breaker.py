@@ -1,7 +1,7 @@
-"""When to stop bothering a provider that is in trouble, and when to feel whether it is back. Pure: instants are arguments.
+"""When calls to a provider in trouble stop, and when a probe is sent. Pure: instants are arguments.
 
-The state is three small facts that all processes share: how calls fared lately (`Health`, a note in the store), that the
-breaker is open (a block of kind ``breaker``), and that it wants probing (a block of kind ``probing``, which outlasts it).
+All processes share three facts: how many calls failed lately (`Outcomes`, a note in the store), whether the breaker is open
+(a block of kind ``breaker``), and whether it wants probes (a block of kind ``probing``, which outlasts the first).
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from ratekeeper.policy.retry import backoff
 from ratekeeper.policy.shared import Count, Steady
 from ratekeeper.rules.call import Outcome
 
-__all__ = ["OPEN", "PROBING", "Breaker", "Health", "troubled"]
+__all__ = ["OPEN", "PROBING", "Breaker", "Outcomes", "troubled"]
 
 OPEN: Final = "breaker"
 PROBING: Final = "probing"
-"""Kinds of blocks. The second holds no call by itself: whoever makes calls under a breaker looks for it."""
+"""Kinds of blocks. A block of the second kind holds no call by itself: the breaker's policy reads it."""
 
 _TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED, Outcome.NETWORK, Outcome.UNKNOWN})
 
 
 def troubled(outcome: Outcome) -> bool | None:
-    """Whether an outcome says that the provider is in trouble; None if it says nothing of that: being throttled or banned,
-    or having no quota left, is not the provider's trouble."""
+    """Whether an outcome shows that the provider is in trouble. None if it does not tell: throttled and banned calls, and a
+    quota that is gone, are not the provider's trouble."""
     if outcome in _TROUBLE:
         return True
     return False if outcome in {Outcome.OK, Outcome.BAD_REQUEST} else None
 
 
-class Health(NamedTuple):
-    """How calls to one scope fared lately, in all processes.
+class Outcomes(NamedTuple):
+    """How many calls to one scope failed and worked lately, in all processes.
 
     Attributes:
         since: steady seconds at which the present span began.
-        failed, worked: calls in it.
-        trips: how often the breaker opened since a probe last succeeded.
+        failed, worked: number of calls in it.
+        trips: number of times that the breaker opened since a probe last succeeded.
         tripped: steady seconds at which it last opened.
     """
 
@@ -78,8 +78,9 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         start = f"{scopes[0]}/{self.scope}:"
         return next((scope for scope in scopes if scope.startswith(start)), scopes[0])
 
-    def after(self, health: Health, failed: int, worked: int, now: float) -> tuple[Health, float]:
-        """The state after so many more calls, and the seconds for which the breaker opens now (0: it does not)."""
+    def after(self, health: Outcomes, failed: int, worked: int, now: float) -> tuple[Outcomes, float]:
+        """The record after `failed` and `worked` more calls, and the seconds for which the breaker opens now (0: it does
+        not)."""
         if health.trips and now < health.tripped + self._open_for(health.trips):
             return health, 0.0  # calls that were on their way when it opened: that is known already
         if not 0 <= now - health.since <= self.span:
@@ -89,7 +90,7 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not (enough or (health.trips and failed)):
             return health, 0.0
         trips = health.trips + 1
-        return Health(now, 0, 0, trips, now), self._open_for(trips)
+        return Outcomes(now, 0, 0, trips, now), self._open_for(trips)
 
     def _open_for(self, trips: int) -> float:
         """Seconds for which it stays open the `trips`-th time in a row."""

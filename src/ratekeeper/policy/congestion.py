@@ -1,4 +1,4 @@
-"""How many calls go side by side, and how far apart, by how often one was refused lately. Pure: instants are arguments."""
+"""How many calls run side by side, and how far apart they start, by the refusals of late. Pure: instants are arguments."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ __all__ = ["Congestion", "Crowding", "Going"]
 
 
 class Crowding(NamedTuple):
-    """How calls to one provider fared lately: steady seconds of the last refusals, oldest first."""
+    """The last refusals of one provider: steady seconds, oldest first."""
 
     refused: tuple[float, ...] = ()
 
 
 class Going(NamedTuple):
-    """How calls go on: so many side by side, each so many seconds after the one before it."""
+    """How calls go on: `width` of them side by side, each `gap` seconds after the one before it."""
 
     width: int
     gap: float
 
 
 class Congestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many calls go side by side. The numbers of refusals are scenario D's; width and gaps are ours.
+    """How many calls run side by side.
 
     Attributes:
-        width: calls side by side while all is well.
-        span: seconds that are looked back at.
-        many: more refusals than this within the span: half as many side by side, `gap` apart.
-        too_many: more than this: one at a time, `long_gap` apart.
+        width: calls side by side while few are refused.
+        span: seconds for which a refusal counts.
+        many: more refusals than this within the span halve the width and put `gap` between two calls.
+        too_many: more than this leave one call at a time, `long_gap` after the one before it.
         gap, long_gap: seconds from one start to the next.
     """
 

@@ -1,4 +1,4 @@
-"""Answers that may be given again: for how long they are fresh, and when a stale one is better than none. Pure."""
+"""For how long a kept answer is fresh, and when a stale one is better than none. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         ttl: seconds by route (``binance-usdm GET /fapi/v1/klines``; ``*`` stands for anything), over the rule file's; 0:
             never kept.
-        market: seconds for reads of market data that nothing else is said of.
+        market: seconds for reads of market data that neither `ttl` nor the rule file names.
         stale_if_error: seconds beyond its time to live for which an answer serves if the provider gives none.
         stale_while_banned: the same while a ban or an open breaker forbids to ask.
         most_bytes: of all kept answers of a machine (or of a shared server) together.

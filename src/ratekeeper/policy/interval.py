@@ -1,4 +1,4 @@
-"""How often to ask for the same thing: less often in trouble, then back. Pure: instants and dice are arguments."""
+"""How often a poller asks: less often after errors, then as before. Pure: instants and dice are arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Interval", "Rhythm"]
 
 
 class Rhythm(NamedTuple):
-    """Where a poller stands.
+    """The present rhythm of a poller.
 
     Attributes:
         seconds: the present interval.
@@ -23,14 +23,14 @@ class Rhythm(NamedTuple):
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far polls lie apart, in seconds from start to start. 30 to 300 s, and more than 5 errors: scenario B.
+    """How far polls lie apart, in seconds from start to start.
 
     Attributes:
         shortest: the interval while all is well.
         longest: the interval beyond which it does not grow.
         errors: more failed polls than this among the last `look` double the interval with each further failure.
-        look: polls that are looked back at.
-        calm: so many polls in a row without an error halve the interval, each time; then they are counted anew.
+        look: number of last polls that count.
+        calm: this many polls in a row without an error halve the interval; then the count begins again.
         jitter: share of the interval by which a poll is moved at random, both ways, so that many programs do not ask at
             one moment.
     """
@@ -51,11 +51,11 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
 
     def begin(self) -> Rhythm:
-        """Where a new poller stands."""
+        """The rhythm of a new poller."""
         return Rhythm(self.shortest)
 
     def after(self, rhythm: Rhythm, failed: bool | None) -> Rhythm:
-        """Where it stands after one more poll; `failed` None: it was not made, and tells nothing."""
+        """The rhythm after one more poll; `failed` None: the poll was not made."""
         if failed is None:
             return rhythm
         last = (*rhythm.failed, failed)[-self.look :]

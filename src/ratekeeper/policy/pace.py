@@ -1,4 +1,4 @@
-"""How much of a limit to use after the provider refused a call for which there was room. Pure: instants are arguments.
+"""How much of a limit is used after the provider refused a call for which there was room. Pure: instants are arguments.
 
 The part shrinks at a refusal and grows again along a cubic curve: soon near to what it was, slowly through the part where
 it was refused. A limit whose number is right comes back to the whole of it; one whose number is only a guess goes on
@@ -7,7 +7,6 @@ feeling for the place where it is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple, TypeAlias
 
 from msgspec import Meta
@@ -18,13 +17,12 @@ from ratekeeper.policy.shared import Steady
 __all__ = ["WHOLE", "Pace", "Paced", "Streak"]
 
 WHOLE: Final = 1000
-"""The part of a limit that is used is told in thousandths."""
+"""The whole of a limit: parts of it are counted in thousandths."""
 _LEAST: Final = 10
 _FORGOTTEN: Final = 600 * SECOND
-"""Ns after a hold has ended without a further refusal by which nobody remembers it."""
+"""Ns from the end of a hold until it no longer counts, if no further refusal comes."""
 
-_Part: TypeAlias = Annotated[int, Meta(ge=1, le=WHOLE)]
-"""Thousandths of a limit."""
+_Thousandths: TypeAlias = Annotated[int, Meta(ge=1, le=WHOLE)]
 
 
 class Paced(NamedTuple):
@@ -38,10 +36,10 @@ class Paced(NamedTuple):
         stepped: steady seconds at which it was last looked whether the part may grow.
     """
 
-    part: _Part = WHOLE
-    top: _Part = WHOLE
+    part: _Thousandths = WHOLE
+    top: _Thousandths = WHOLE
     cut: Steady = 0.0
-    low: _Part = WHOLE
+    low: _Thousandths = WHOLE
     stepped: Steady = 0.0
 
 
@@ -57,19 +55,18 @@ class Streak(NamedTuple):
     ends: int = 0
 
     def covers(self, sent: int, now: int) -> bool:
-        """Whether a call sent at `sent` (steady ns) left before the last hold was over: then it tells nothing new."""
+        """Whether a call sent at `sent` (steady ns) left before the last hold ended. Its refusal is no further one."""
         return self.refusals > 0 and sent < self.ends < now + _FORGOTTEN
 
     def nth(self, sent: int, now: int) -> int:
-        """Which in a row a refusal is that came at `now` to a call sent at `sent`."""
+        """The number, from 1, of a refusal that came at `now` to a call sent at `sent` (steady ns)."""
         if self.covers(sent, now):
             return self.refusals
-        # A clock that began anew (a reboot), or a refusal so long ago that it was another trouble.
+        # The streak begins again after a reboot, which sets the clock back, and after a long time without a refusal.
         return self.refusals + 1 if 0 <= now - self.ends < _FORGOTTEN else 1
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """How a ledger is paced after refusals.
 
     Attributes:
@@ -99,7 +96,7 @@ class Pace:
         return self.span / self.steps
 
     def refused(self, paced: Paced, now: float) -> Paced:
-        """After a refusal. Calls that were on their way when the part was cut tell nothing new."""
+        """The pace after a refusal. Refusals within one period of the last cut change nothing."""
         if paced.cut and 0 <= now - paced.cut < self.period:
             return paced
         if not self.guessed:
@@ -108,13 +105,13 @@ class Pace:
         return Paced(low, max(paced.part, _LEAST), now, low)
 
     def stepped(self, paced: Paced, now: float) -> Paced:
-        """After an answer that went well: `grown`, unless any process has looked within one step."""
+        """The pace after a good answer: `grown`, unless a process did this within the last step."""
         if 0 <= now - paced.stepped < self.step:
             return paced
         return self.grown(paced, now)._replace(stepped=now)
 
     def grown(self, paced: Paced, now: float) -> Paced:
-        """The part as it may be by now. A clock that began anew (a reboot) ends the pace of a limit whose number is right."""
+        """The pace at `now`. A reboot, which sets the clock back, ends the pace of a limit whose number is right."""
         since = now - paced.cut
         if paced.part >= WHOLE or (since < 0 and self.guessed):
             return paced
@@ -127,6 +124,6 @@ class Pace:
         elif back >= 1:
             return Paced()
         else:
-            # The number is said to be right, so it is the whole that is aimed at, wherever it was refused.
+            # The number of the limit counts as right, so the curve leads to the whole of it.
             part = WHOLE + int((WHOLE - paced.low) * (back - 1) ** 3)
         return paced._replace(part=min(WHOLE, max(part, paced.part)))

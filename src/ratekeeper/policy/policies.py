@@ -16,7 +16,7 @@ __all__ = ["Batch", "Policies"]
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Single calls that are collected and made as one, where the rules know how (``[[merges]]``) and it is cheaper.
+    """How single calls are collected and made as one, where the rules know how (``[[merges]]``) and it is cheaper.
 
     Attributes:
         window: seconds for which the first call waits for others.

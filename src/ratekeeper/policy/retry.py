@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -19,8 +18,7 @@ _FINAL: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(NamedTuple):
     """What became of one attempt.
 
     Attributes:
@@ -40,14 +38,13 @@ class Tried:
     until: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(NamedTuple):
     """What is known of a call that may be made again.
 
     Attributes:
         safe: making it twice does no more than making it once (reads, cancels, orders with an idempotency key).
         begun: steady seconds at which it was first asked for.
-        deadline: steady seconds after which nobody wants its answer.
+        deadline: steady seconds after which its answer is of no use.
     """
 
     safe: bool
@@ -56,13 +53,18 @@ class Repeat:
 
 
 class Again(NamedTuple):
-    """Try again after so many seconds."""
+    """The call is made again after `delay` seconds."""
 
     delay: float
 
 
 class Stop(NamedTuple):
-    """Do not. `plain`: the answer goes to the caller as it is; `unknown`: nobody knows whether the provider acted."""
+    """The call is not made again, for `reason`.
+
+    Attributes:
+        plain: the caller gets the answer as it is.
+        unknown: the provider may have acted or not.
+    """
 
     reason: str
     plain: bool = False

@@ -16,7 +16,7 @@ from ratekeeper.ledger.limit import SECOND, Instant
 __all__ = ["WARNINGS", "Bans", "Claim", "Count", "Steady", "Trouble", "age", "banned", "claimed", "held", "seconds"]
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
-"""How often. A greater number was garbled."""
+"""How often something happened. A greater number is garbled."""
 Steady: TypeAlias = Annotated[float, Meta(ge=-1e15, le=1e15)]
 """Steady seconds of the store's clock."""
 
@@ -39,31 +39,31 @@ def seconds(now: Instant) -> float:
 
 
 def age(at: int, now: Instant) -> int:
-    """How long ago the instant `at` of the store's clock was, ns; the longer if in doubt. Negative: it is of another
-    clock, before a reboot."""
+    """The age of the instant `at` (steady ns of the store), in ns: the longest that the bounds of the clock allow. Negative
+    for an instant before a reboot, which sets the clock back."""
     return now.hi - at
 
 
 class Claim(NamedTuple):
-    """Somebody is the only one with a task.
+    """A task that one process has claimed.
 
     Attributes:
-        until: when it may be claimed again, steady ns of the store.
+        until: steady ns of the store from which others may claim it.
     """
 
     until: int
 
 
 def held(claim: Claim | None, now: Instant) -> int:
-    """The steady ns until which a task is somebody's, the later if in doubt; 0: it is nobody's."""
+    """The steady ns until which a task is claimed, the latest that the bounds of the clock allow; 0: it is free."""
     if claim is None or not now.lo < claim.until < now.lo + _LONGEST_CLAIM:
         return 0
     return claim.until - now.lo + now.mono
 
 
 def claimed(claim: Claim | None, now: Instant, until: int) -> tuple[Claim, Claim | int]:
-    """Claim a task until the steady ns `until`. Returns the record, and the claim if it is ours, else until when it is
-    somebody's."""
+    """Claim a task until the steady ns `until`. Returns the record, and the claim if it is ours, else the steady ns until
+    which another process has it."""
     taken = held(claim, now)
     if claim is not None and taken:
         return claim, taken

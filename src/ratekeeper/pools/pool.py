@@ -12,7 +12,7 @@ from ratekeeper.ledger.limit import SECOND
 from ratekeeper.pools.address import Address, EgressSettings, addresses_of, listed, pins
 from ratekeeper.pools.health import REST, AddressHealth, Gauge
 from ratekeeper.rules.call import Plan
-from ratekeeper.rules.scopes import ANONYMOUS
+from ratekeeper.rules.reading import ANONYMOUS
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import LedgerView, Snapshot
 from ratekeeper.stores.worker import Worker

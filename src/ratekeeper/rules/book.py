@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ratekeeper.errors import RuleError, UnknownProvider
 
 if TYPE_CHECKING:
-    from ratekeeper.rules.numbers import Cap
+    from ratekeeper.rules.numbers import Adjustments
     from ratekeeper.rules.provider import Provider
     from ratekeeper.rules.schema import File
 
@@ -41,16 +41,16 @@ class Rulebook:
         entries: Mapping[str, _Entry],
         files: Mapping[str, File],
         hosts: Mapping[str, str],
-        make: Callable[[str, File, str], Provider],
+        adjustments: Mapping[str, Adjustments],
     ) -> None:
         """Put together what `load` has read.
 
         Args:
             entries, files: by name; files that are not among them are read when they are needed.
             hosts: further hosts, and whose they are.
-            make: a provider of its name, file and namespace, with the numbers that the user wants.
+            adjustments: the user's, by provider.
         """
-        self._make = make
+        self._adjustments = adjustments
         self._entries = dict(entries)
         self._files = dict(files)
         self._lock = threading.RLock()  # a provider asked for by name may have to be added first
@@ -74,25 +74,15 @@ class Rulebook:
         hosts: Mapping[str, str] | None = None,
         *,
         extra: Iterable[str | Path] = (),
-        headroom: Mapping[str, Mapping[str, int | str]] | None = None,
-        tiers: Mapping[str, Mapping[str, str]] | None = None,
-        overrides: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
-        smooth: Container[str] = (),
-        caps: Mapping[str, Mapping[str, Cap]] | None = None,
+        adjustments: Mapping[str, Adjustments] | None = None,
     ) -> Rulebook:
         """The bundled rule files, and `extra` ones, which replace a bundled file of the same name.
 
         Args:
             hosts: further hosts (``host:port`` or ``host``) to treat as a provider.
             extra: paths of the user's own rule files; they are checked at once.
-            headroom: by provider and limit, what to leave unused: units, or per cent as in ``"10%"``.
-            tiers: by provider and limit (``*`` for all), the customer's tier.
-            overrides: by provider and limit, a number of the user's own: (capacity in units, period in ns; 0 keeps it).
-            smooth: providers whose windows are spent evenly.
-            caps: by provider and limit, how much of it this program may spend.
+            adjustments: the user's, by provider.
         """
-        from ratekeeper.rules.provider import Provider  # with all that calls need, when there may be some
-
         entries = {entry.name: entry for entry in map(_entry_of, sorted(DATA.glob("*.toml")))}
         files: dict[str, File] = {}
         for path in map(Path, extra):
@@ -105,19 +95,7 @@ class Rulebook:
                 )
             files[entry.name] = _checked(path)
             entries[entry.name] = entry
-
-        def make(name: str, file: File, namespace: str) -> Provider:
-            return Provider(
-                file,
-                namespace,
-                headroom=(headroom or {}).get(name),
-                tiers=(tiers or {}).get(name),
-                overrides=(overrides or {}).get(name),
-                smooth=name in smooth,
-                caps=(caps or {}).get(name),
-            )
-
-        return cls(entries, files, hosts or {}, make)
+        return cls(entries, files, hosts or {}, adjustments or {})
 
     def add(self, file: File, at: Iterable[str] = ()) -> None:
         """Take in rules that were made at run time, for a provider that has no file; again is nothing.
@@ -193,10 +171,14 @@ class Rulebook:
     def _provider(self, name: str, namespace: str) -> Provider:
         provider = self._providers.get((name, namespace))
         if provider is None:
+            from ratekeeper.rules.numbers import UNADJUSTED
+            from ratekeeper.rules.provider import Provider  # with all that calls need
+
             with self._lock:
                 provider = self._providers.get((name, namespace))
                 if provider is None:
-                    provider = self._make(name.partition("@")[0], self._file(name), namespace)
+                    adjustments = self._adjustments.get(name.partition("@")[0], UNADJUSTED)
+                    provider = Provider(self._file(name), namespace, adjustments)
                     self._providers[name, namespace] = provider
         return provider
 

@@ -6,8 +6,9 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
+from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 import msgspec
 
 from ratekeeper.errors import RuleError
-from ratekeeper.rules.schema import File, Head, Rule
+from ratekeeper.rules.schema import File, Head
 
 __all__ = [
     "faults",
@@ -24,128 +25,121 @@ __all__ = [
     "parse_head",
     "read",
     "read_head",
+    "text_of",
     "to_toml",
+    "toml_of",
 ]
 
 T = TypeVar("T")
 _WIDTH: Final = 120
 """Columns of a rule file that is written."""
-_UNKNOWN: Final = re.compile(r"unknown field `(.+?)`")
-_SETTINGS: Final = "See docs/reference/configuration.md."
-_WORDS: Final = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS: Final = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", date: "a date"}
 _LONGEST: Final = 40
 """Characters of a wrong value that are repeated."""
-_DOCS: Final = "see docs/reference/rules-format.md"
+_PAGE: Final = "docs/reference/rules-format.md"
+_HINT: Final = "Give the path of a TOML rule file"
 
 
 def read(path: Path) -> File:
     """The rule file at `path`, converted but not yet checked for meaning."""
-    return parse(_text(path), str(path))
+    return parse(text_of(path, _HINT), str(path))
 
 
 def read_head(path: Path) -> Head:
     """Only the keys before the first table, which say whose calls the file is about. Cheap."""
-    return parse_head(_text(path), str(path))
+    return parse_head(text_of(path, _HINT), str(path))
 
 
 def parse(text: str, file: str = "") -> File:
     """The rule file in `text`; `file` names it in errors."""
-    return _convert(_toml(text, file), File, file)
+    return _convert(toml_of(text, file), File, file)
 
 
 def parse_head(text: str, file: str = "") -> Head:
     """The head of the rule file in `text`."""
     first_table = re.search(r"^\s*\[", text, re.MULTILINE)
-    raw = _toml(text[: first_table.start()] if first_table else text, file)
+    raw = toml_of(text[: first_table.start()] if first_table else text, file)
     return _convert({key: raw[key] for key in Head.__struct_fields__ if key in raw}, Head, file)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, hint: str) -> str:
+    """The text of a file; `hint` tells in errors what to do where there is none.
+
+    Raises:
+        RuleError: it cannot be read.
+    """
     try:
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RuleError(
-            f"cannot be read: {error}. Give the path of a TOML rule file in UTF-8", file=str(path)
-        ) from None
+    except OSError as error:
+        raise RuleError(f"cannot be read: {error.strerror}. {hint}", file=str(path)) from None
+    except UnicodeDecodeError:
+        raise RuleError("cannot be read: it is not UTF-8. Save it as UTF-8", file=str(path)) from None
 
 
-def _toml(text: str, file: str) -> dict[str, Any]:
+def toml_of(text: str, file: str) -> dict[str, Any]:
+    """What a text in TOML holds; `file` names it in errors.
+
+    Raises:
+        RuleError: it is not TOML.
+    """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RuleError(f"not valid TOML: {error}. Correct that line", file=file) from None
+        told = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(told[1]) if told else text.count("\n") + 1
+        raise RuleError(f"is not TOML: {error}. Correct that line", file=file, line=line) from None
 
 
 def _convert(raw: dict[str, Any], kind: type[T], file: str) -> T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `")
-        key = place.rstrip("`") or "$"
-        if "[...]" in key:  # so msgspec writes the keys of free tables
-            unknown = _UNKNOWN.search(message)
-            key = next(faults(raw, kind), (key, ""))[0].removesuffix(f".{unknown[1]}" if unknown else "")
-        raise RuleError(f"{message}. {_remedy(message)}", file=file, key=key) from None
-
-
-def _remedy(message: str) -> str:
-    unknown = _UNKNOWN.search(message)
-    if unknown:
-        fields = {name for struct in _structs() for name in struct.__struct_encode_fields__}
-        near = difflib.get_close_matches(unknown[1], sorted(fields - {unknown[1]}), n=1)
-        return f"Did you mean `{near[0]}`? {_DOCS}" if near else f"Remove it, or {_DOCS}"
-    missing = re.search(r"missing required field `(.+?)`", message)
-    if missing:
-        return f"Add `{missing[1]}`; {_DOCS}"
-    return f"Write what is expected there; {_DOCS}"
-
-
-def _structs(base: Callable[..., Any] = Rule) -> list[Any]:
-    found: list[Any] = []
-    for struct in getattr(base, "__subclasses__", list)():
-        found += [struct, *_structs(struct)]
-    return found
+        key, told = next(faults(raw, kind, page=_PAGE), ("$", f"{error}. See {_PAGE}"))
+        raise RuleError(told, file=file, key=key) from None
 
 
 # --- what does not fit a type ---------------------------------------------------------------------------------------
 
 
-def faults(value: object, kind: Any, path: str = "$") -> Iterator[tuple[str, str]]:
+def faults(value: object, kind: Any, path: str = "$", *, page: str) -> Iterator[tuple[str, str]]:
     """Everything about `value` that does not fit the msgspec type `kind`: path, and what is wrong with its remedy.
 
-    A `msgspec.Meta` on a type may say what is expected (its title) and the remedy (its description).
+    A `msgspec.Meta` on a type may say what is expected (its title) and the remedy (its description); elsewhere the remedy is
+    the `page` of the documentation.
     """
     shape = _shape(value, kind)
     if isinstance(value, dict) and _is_struct(shape):
-        yield from _in_struct(value, shape, path)
+        yield from _in_struct(value, shape, path, page)
     elif isinstance(value, dict) and get_origin(shape) is dict:
         for name, each in value.items():
-            yield from faults(each, get_args(shape)[1], f"{path}.{name}")
+            yield from faults(name, get_args(shape)[0], f"{path}.{name}", page=page)
+            yield from faults(each, get_args(shape)[1], f"{path}.{name}", page=page)
     elif isinstance(value, list) and get_origin(shape) is list:
         for at, each in enumerate(value):
-            yield from faults(each, get_args(shape)[0], f"{path}[{at}]")
+            yield from faults(each, get_args(shape)[0], f"{path}[{at}]", page=page)
     elif isinstance(value, list) and get_origin(shape) is tuple and len(value) == len(get_args(shape)):
         for at, (each, part) in enumerate(zip(value, get_args(shape), strict=True)):
-            yield from faults(each, part, f"{path}[{at}]")
+            yield from faults(each, part, f"{path}[{at}]", page=page)
     else:
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError:
-            yield path, f"expected {_expected(kind)}, got {_shown(value)}.{_near(value, kind)} {_advice(kind)}"
+            remedy = next((meta.description for meta in _metas(kind) if meta.description), f"See {page}.")
+            yield path, f"expected {_expected(kind)}, got {_shown(value)}.{_near(value, kind)} {remedy}"
 
 
-def _in_struct(value: dict[str, Any], shape: Any, path: str) -> Iterator[tuple[str, str]]:
+def _in_struct(value: dict[str, Any], shape: Any, path: str, page: str) -> Iterator[tuple[str, str]]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
     for name, each in value.items():
         if name in fields:
-            yield from faults(each, fields[name].type, f"{path}.{name}")
+            yield from faults(each, fields[name].type, f"{path}.{name}", page=page)
         else:
             near = difflib.get_close_matches(name, fields, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(fields)}."
             yield f"{path}.{name}", f"no such key. {remedy}"
     for name, field in fields.items():
         if field.required and name not in value:
-            yield path, f"{name!r} is missing. Add it. {_SETTINGS}"
+            yield path, f"{name!r} is missing. Add it. See {page}."
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -181,19 +175,23 @@ def _expected(kind: Any) -> str:
 
 
 def _word(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
+    choices = _choices(kind)
+    if choices:
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     if _is_struct(kind) or get_origin(kind) is dict:
         return "a table"
     return "a list" if get_origin(kind) is list else _WORDS.get(kind, "something else")
 
 
-def _advice(kind: Any) -> str:
-    return next((meta.description for meta in _metas(kind) if meta.description), _SETTINGS)
+def _choices(kind: Any) -> list[str]:
+    """The values of a type that has but a few."""
+    if get_origin(kind) is Literal:
+        return [str(word) for word in get_args(kind)]
+    return [str(each.value) for each in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
 
 
 def _near(value: object, kind: Any) -> str:
-    choices = [word for member in _members(_bare(kind)) if get_origin(member) is Literal for word in get_args(member)]
+    choices = [word for member in _members(_bare(kind)) for word in _choices(_bare(member))]
     near = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Limit, Window
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAP",
+    "UNADJUSTED",
+    "Adjustments",
     "Cap",
     "believable",
     "capped",
@@ -55,6 +57,27 @@ class Cap(NamedTuple):
     place: str
 
 
+class Adjustments(NamedTuple):
+    """What the user wants otherwise than the rule file of one provider has it.
+
+    Attributes:
+        tiers: limit, or ``*`` for all that have it -> name of the customer's tier.
+        overrides: limit -> a number of the user's own: (capacity in units, period in ns; 0 keeps it).
+        headroom: limit, or ``*`` for all others -> what to leave unused: units, or per cent as in ``"10%"``.
+        smooth: whether the budget of each window is spread evenly over it (`smoothed`).
+        caps: limit -> how much of it this program may spend.
+    """
+
+    tiers: Mapping[str, str] = {}
+    overrides: Mapping[str, tuple[int, int]] = {}
+    headroom: Mapping[str, int | str] = {}
+    smooth: bool = False
+    caps: Mapping[str, Cap] = {}
+
+
+UNADJUSTED: Final = Adjustments()
+
+
 def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
     """The ledger's limit of what the file says, for customers of one `tier`; "" for all others."""
     chosen = rule.tiers[tier] if tier else rule.capacity
@@ -73,31 +96,20 @@ def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
     )
 
 
-def chosen(
-    file: File,
-    tiers: Mapping[str, str],
-    overrides: Mapping[str, tuple[int, int]],
-    headroom: Mapping[str, int | str],
-) -> dict[str, Limit]:
+def chosen(file: File, adjustments: Adjustments) -> dict[str, Limit]:
     """The limits of `file` by name, before the provider states others (`in_force`).
 
-    A tier takes the place of the file's number, one of the user's own (`overrides`) that of either. Headroom is taken off
-    last.
-
-    Args:
-        tiers: limit, or ``*`` for all that have it -> name of the tier.
-        overrides: limit -> (capacity in units, period in ns; 0 keeps it).
-        headroom: limit, or ``*`` for all others -> units, or per cent as in ``"10%"``.
+    A tier takes the place of the file's number, one of the user's own that of either. Headroom is taken off last.
 
     Raises:
         RuleError: a name that does not exist, or a number that leaves nothing.
     """
-    limits = _tiered(file, tiers)
-    for name, (capacity, period) in overrides.items():
+    limits = _tiered(file, adjustments.tiers)
+    for name, (capacity, period) in adjustments.overrides.items():
         limits[name] = _own(file.name, limits, name, capacity, period)
+    headroom = dict(adjustments.headroom)
     if "*" in headroom:
-        headroom = {**dict.fromkeys(limits, headroom["*"]), **headroom}
-        del headroom["*"]
+        headroom = dict.fromkeys(limits, headroom.pop("*")) | headroom
     for name, wish in headroom.items():
         limits[name] = _with_headroom(file.name, limits, name, wish)
     return limits

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import PRIORITIES, Identity, Plan, Request
-from ratekeeper.rules.numbers import Cap, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import listed, number, reader, text
+from ratekeeper.rules.numbers import UNADJUSTED, Adjustments, capped, chosen, in_force, smoothed
+from ratekeeper.rules.reading import ANYONE, OwnerOf, cleaned, listed, number, owner_of, reader, scope_text, text
 from ratekeeper.rules.routing import CompiledRoute, Router
 from ratekeeper.rules.schema import File, Signing
-from ratekeeper.rules.scopes import ANYONE, OwnerOf, cleaned, owner_of, scope_text
 from ratekeeper.rules.times import duration, instant
 
 if TYPE_CHECKING:
@@ -98,26 +97,18 @@ class Provider:
         self,
         file: File,
         namespace: str = "",
+        adjustments: Adjustments = UNADJUSTED,
         *,
         learned: Mapping[str, tuple[int, int]] | None = None,
-        headroom: Mapping[str, int | str] | None = None,
-        tiers: Mapping[str, str] | None = None,
-        overrides: Mapping[str, tuple[int, int]] | None = None,
-        smooth: bool = False,
-        caps: Mapping[str, Cap] | None = None,
     ) -> None:
         """Put the rules of `file` to work.
 
         Args:
             file: checked.
             namespace: begins every key; "" for the file's name.
+            adjustments: the user's.
             learned: by limit, or by limit and scope (``orders-1s/account:3fa1c0de9b12``), what the provider stated:
                 (capacity in units, period in ns).
-            headroom: by limit, what to leave unused: units, or per cent as in ``"10%"``.
-            tiers: limit, or ``*`` for all -> the customer's tier.
-            overrides: by limit, the user's own number: (capacity in units, period in ns; 0 keeps it).
-            smooth: spread the budget of each window evenly over it (`smoothed`).
-            caps: by limit, how much of it this program may spend.
 
         Raises:
             RuleError: a limit or a tier that does not exist, or a number that leaves nothing.
@@ -125,9 +116,9 @@ class Provider:
         self.name = file.name
         self.namespace = namespace or file.name
         self.file = file
-        self._smooth = smooth
-        self._wanted = chosen(file, tiers or {}, overrides or {}, headroom or {})
-        self._caps = caps or {}
+        self._smooth = adjustments.smooth
+        self._wanted = chosen(file, adjustments)
+        self._caps = adjustments.caps
         self._router = Router(file)
         self._signature = _Signature(file.signing) if file.signing else None
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}

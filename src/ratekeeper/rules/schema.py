@@ -51,9 +51,10 @@ __all__ = [
 
 Grade = Literal["D", "M", "S", "C", "I", "O", "?"]
 RouteClass = Literal["cancel", "order", "account", "market", "other"]
-Whole = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9.-]*$")]
+Whole = Annotated[int, Meta(ge=0, title="a whole number from 0")]
+Positive = Annotated[int, Meta(ge=1, title="a whole number from 1")]
+Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9.-]*$", title="a name of a-z, 0-9, dots and dashes")]
+Factor = Annotated[float, Meta(ge=1, title="a number from 1")]
 Texts = str | list[str]
 
 
@@ -297,7 +298,7 @@ class Merge(Rule, frozen=True, kw_only=True):
     list_param: str = ""
     """The parameter that names the many; empty: the call for many gives all there are."""
     list_form: Literal["json", "comma"] = "json"
-    most: Annotated[int, Meta(ge=2)] = 100
+    most: Annotated[int, Meta(ge=2, title="a whole number from 2")] = 100
     """Names in one call at most, where it names them."""
     rows: str = ""
     """Dotted path of the list of rows in the answer; empty if the answer is the list."""
@@ -341,7 +342,7 @@ class Ban(Rule, frozen=True):
     """The ladder of bans that state no end: `first`, then `factor` times the last, up to `longest`."""
 
     first: str = "2m"
-    factor: Annotated[float, Meta(ge=1)] = 2.0
+    factor: Factor = 2.0
     longest: str = "3d"
     prolonged: bool = True
     """Calls made while banned make it worse."""
@@ -393,7 +394,7 @@ class Socket(Rule, frozen=True):
 class Ramp(Rule, frozen=True, kw_only=True):
     """Demand may grow only so fast. *Later*: comes with the LLM providers."""
 
-    factor: Annotated[float, Meta(gt=1)]
+    factor: Annotated[float, Meta(gt=1, title="a number above 1")]
     every: str
 
 

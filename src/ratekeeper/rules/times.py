@@ -40,7 +40,7 @@ TimeFormat = Literal[
 an epoch in seconds or milliseconds, told apart by its size."""
 
 _UNITS: Final = {"ms": SECOND // 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
-_MONTHS: Final = {name: number for number, name in enumerate(calendar.month_abbr) if name}
+_MONTHS: Final = {name: at for at, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}  # noqa: SIM905
 _LONGEST: Final = 64
 """Characters of an instant at most; whatever is longer names none."""
 _EPOCH_S: Final = 1e9

@@ -97,7 +97,9 @@ def test_check(tmp_path: Path) -> None:
     wrong.write_text(good.read_text("utf-8").replace("capacity = 2400", 'capacity = "2400"'), encoding="utf-8")
     done = run("check", str(wrong), str(good))
     assert done.exit_code == 1
-    assert f"{wrong} at $.limits.weight-1m.capacity: Expected `int`, got `str`. Write what is expected" in done.output
+    assert (
+        f'{wrong} at $.limits.weight-1m.capacity: expected a whole number from 1, got "2400". See docs/' in done.output
+    )
     assert f"{good}: good" in done.output
 
 

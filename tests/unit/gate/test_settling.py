@@ -11,6 +11,7 @@ import pytest
 from ratekeeper import Event, Gate
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.numbers import Adjustments
 
 RULES = """
 format = 1
@@ -163,7 +164,9 @@ def test_what_is_stated_to_one_account_is_not_anothers(gate: Gate) -> None:
 def test_an_own_number_gives_way_only_to_a_lower_one(harsh: Path, stated: str, holds: int) -> None:
     """What the user allows is not raised by the provider, in the store neither."""
     with Gate("memory://", rules=[harsh]) as gate:
-        gate.plans.book = Rulebook.load(extra=[harsh], overrides={"harsh": {"calls-1m": (40, 0)}})
+        gate.plans.book = Rulebook.load(
+            extra=[harsh], adjustments={"harsh": Adjustments(overrides={"calls-1m": (40, 0)})}
+        )
         for _ in range(3):
             answered(gate, 200, x_limit=stated)
         assert capacity(gate, "harsh/calls-1m/ip:default") == holds

@@ -11,6 +11,7 @@ from tests.support.ends import until
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Outcome, Priority, Request
+from ratekeeper.rules.numbers import Adjustments
 from ratekeeper.rules.provider import Provider
 
 PLACE = "POST /api/v2/mix/order/place-order"
@@ -115,7 +116,7 @@ def test_penalty_box(bitget: Provider) -> None:
 
 def test_leaders(bitget: Provider) -> None:
     """Who leads in copy trading has one order a second."""
-    leader = Provider(bitget.file, tiers={"*": "leader"})
+    leader = Provider(bitget.file, adjustments=Adjustments({"*": "leader"}))
     assert [leader.limits[name].capacity for name in ("order-1s", "batch-1s", "user-10-1s")] == [1, 1, 10]
 
 

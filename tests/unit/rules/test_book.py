@@ -12,6 +12,7 @@ import pytest
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Request
+from ratekeeper.rules.numbers import Adjustments
 from ratekeeper.rules.provider import Provider
 
 OWN = """
@@ -143,9 +144,7 @@ def test_wishes_follow_the_name() -> None:
     """Headroom, tiers and own numbers are by provider, also where the user's hosts stand for it."""
     book = Rulebook.load(
         {"127.0.0.1:9300": "bitget"},
-        headroom={"bitget": {"ip-1m": "10%"}},
-        tiers={"bitget": {"*": "leader"}},
-        overrides={"bitget": {"user-20-1s": (15, 0)}},
+        adjustments={"bitget": Adjustments({"*": "leader"}, {"user-20-1s": (15, 0)}, {"ip-1m": "10%"})},
     )
     for found in book.provider("bitget"), book.for_host("api.bitget.com", "/api/v2/public/time"):
         assert found is not None

@@ -21,6 +21,7 @@ from ratekeeper.rules.call import Request
 from ratekeeper.rules.ccxt_tables import PREFIX, acquaint, derive, exchanges_at, urls_of
 from ratekeeper.rules.checks import check, unready
 from ratekeeper.rules.files import parse, to_toml
+from ratekeeper.rules.numbers import Adjustments
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File
 
@@ -199,7 +200,9 @@ def test_acquaint() -> None:
 
 def test_by_name() -> None:
     """A derived provider can be asked for, and mapped to a host, like any other; an unknown one is an error."""
-    book = Rulebook.load(hosts={"127.0.0.1:9399": "ccxt-bitso"}, headroom={"ccxt-bitso": {"pace-4s": "50%"}})
+    book = Rulebook.load(
+        hosts={"127.0.0.1:9399": "ccxt-bitso"}, adjustments={"ccxt-bitso": Adjustments(headroom={"pace-4s": "50%"})}
+    )
     provider = book.for_host("127.0.0.1:9399")
     assert provider is not None and provider.namespace == "ccxt-bitso@127.0.0.1:9399"
     assert provider.limits["pace-4s"].usable == 2_000_000

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import SECOND, Limit, Window
 from ratekeeper.rules.call import Request
-from ratekeeper.rules.numbers import in_force, learn_rows
+from ratekeeper.rules.numbers import Adjustments, in_force, learn_rows
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.schema import File, Learn
 from ratekeeper.stores.inforce import InForce
@@ -47,7 +47,7 @@ def chosen(
     headroom: dict[str, int | str],
 ) -> dict[str, Limit]:
     """The limits that hold."""
-    return dict(Provider(file, tiers=tiers, overrides=overrides, learned=learned, headroom=headroom).limits)
+    return dict(Provider(file, adjustments=Adjustments(tiers, overrides, headroom), learned=learned).limits)
 
 
 def test_tiers(file: File) -> None:
@@ -104,7 +104,7 @@ def test_wrong_wishes(
 
 def test_wishes_outlive_learning(file: File) -> None:
     """A provider that learns keeps tiers and own numbers."""
-    rules = Provider(file, tiers={"leak": "pro"}, overrides={"weight": (500, 0)}, headroom={"weight": 100})
+    rules = Provider(file, adjustments=Adjustments({"leak": "pro"}, {"weight": (500, 0)}, {"weight": 100}))
     rules = rules.with_learned({"weight": (2000, MINUTE), "orders": (20, SECOND)})
     assert [rules.limits[name].usable for name in ("weight", "leak", "orders")] == [400, 20, 20]
     assert rules.plan(Request("GET", "/x")).charges[0].limit.usable == 400
@@ -248,7 +248,7 @@ def test_rules_and_stores_agree(
     kinds: File, learned: dict[str, tuple[int, int]], own: dict[str, tuple[int, int]], share: int
 ) -> None:
     """A plan made after the provider stated its numbers holds the limits that a store finds for a plan made before."""
-    rules = Provider(kinds, overrides=own, headroom={"*": f"{share}%"})
+    rules = Provider(kinds, adjustments=Adjustments(overrides=own, headroom={"*": f"{share}%"}))
     before, after = (each.plan(Request("GET", "/x")).charges for each in (rules, rules.with_learned(learned)))
     for old, new in zip(before, after, strict=True):
         found = InForce().of(old, {"test": learned})

@@ -11,6 +11,7 @@ from tests.support.ends import until
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Outcome, Priority, Request
+from ratekeeper.rules.numbers import Adjustments
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.times import http_date
 
@@ -180,9 +181,9 @@ def test_signature(okx: Provider) -> None:
 def test_tiers() -> None:
     """The user's fill ratio raises the cap; a lead instrument's pools shrink."""
     file = Rulebook.load().provider("okx").file
-    chosen = Provider(file, tiers={"account-2s": "ratio-5", "place-2s": "lead"})
+    chosen = Provider(file, adjustments=Adjustments({"account-2s": "ratio-5", "place-2s": "lead"}))
     assert [chosen.limits[name].capacity for name in ("account-2s", "place-2s", "amend-2s")] == [2000, 4, 60]
-    assert Provider(file, tiers={"*": "lead"}).limits["cancel-batch-2s"].capacity == 4
+    assert Provider(file, adjustments=Adjustments({"*": "lead"})).limits["cancel-batch-2s"].capacity == 4
 
 
 @pytest.mark.parametrize("host", ["www.okx.com", "aws.okx.com", "eea.okx.com", "us.okx.com"])

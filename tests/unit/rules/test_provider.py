@@ -10,7 +10,7 @@ import pytest
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Answer, Identity, Plan, Priority, Request
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.scopes import digest
+from ratekeeper.rules.reading import digest
 
 FRAGMENT = """
 [owners]

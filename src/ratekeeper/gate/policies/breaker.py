@@ -13,7 +13,7 @@ from ratekeeper.gate.call import Call, Next, Policy
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND, Instant
-from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Health, troubled
+from ratekeeper.policy.breaker import OPEN, PROBING, Breaker, Outcomes, troubled
 from ratekeeper.policy.shared import seconds
 from ratekeeper.rules.call import Outcome, Plan
 from ratekeeper.rules.handling import class_of
@@ -76,7 +76,7 @@ class Breakers(Policy):
             # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
             # the store would stop a call for.
             self._looked = now
-            yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Health), None, is_async)
+            yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Outcomes), None, is_async)
         if not self._store.blocks:
             return ""
         names = {scope, _probing(scope)}
@@ -124,11 +124,11 @@ class Breakers(Policy):
             failed, worked = counted
             self._counted[scope] = [0, 0]
 
-        def count(old: Health | None, now: Instant) -> tuple[Health, tuple[Health, float]]:
-            health, length = self._settings.after(old or Health(), failed, worked, seconds(now))
+        def count(old: Outcomes | None, now: Instant) -> tuple[Outcomes, tuple[Outcomes, float]]:
+            health, length = self._settings.after(old or Outcomes(), failed, worked, seconds(now))
             return health, (health, length)
 
-        health, length = self._store.update(_health(scope), Health, count)
+        health, length = self._store.update(_health(scope), Outcomes, count)
         if length:
             reason = f"the provider is in trouble ({outcome})"
             self._context.block(scope, length, OPEN, reason)
@@ -162,7 +162,7 @@ class Breakers(Policy):
 
 def close(context: Context, scope: str) -> bool:
     """Closes a breaker, whatever is known of its provider. False: it was not open, and wanted no probe."""
-    context.store.update(_health(scope), Health, lambda *_: (None, None))
+    context.store.update(_health(scope), Outcomes, lambda *_: (None, None))
     gone = [context.unblock(scope, OPEN), context.unblock(_probing(scope), PROBING)]
     return any(gone)
 
