@@ -14,7 +14,9 @@ from typing import ClassVar, Final
 from ratekeeper.ledger.limit import Instant, Limit
 from ratekeeper.ledger.shares import (
     AGED,
+    BURST,
     KEEP_UPPER,
+    MOST,
     NOBODY,
     Row,
     Upper,
@@ -169,12 +171,13 @@ class Ledger:
 
     def take(self, cost: int, who: Who, now: Instant) -> None:
         """Put `cost` units in flight for `who`; the decision has been made."""
+        mono = now[0]
         self.inflight += cost
         self.room -= cost
         if self.trial and cost and self.room < 0:
             self.try_one(now)
-        if now[0] >= self.early:
-            self.probed = now[0]
+        if mono >= self.early:
+            self.probed = mono
         try:
             row = self.rows[who]
         except KeyError:
@@ -182,8 +185,17 @@ class Ledger:
         row[0] += cost
         if row[3]:
             row[3] = max(0, row[3] - cost)
-        if not self.rises:
-            note_burst(row, cost, now.mono, self.limit.period)
+        if self.rises:
+            return
+        # `note_burst`, without the call: this is what every permit does for every limit.
+        since, burst = mono - row[10], row[9]
+        if since >= BURST or since * 64 >= self.limit.period:
+            burst, row[10] = 0, mono
+        squares = row[11] + cost * (2 * burst + cost)
+        row[11] = squares if squares < MOST else MOST
+        row[9] = burst + cost
+        if not row[13]:
+            row[13] = mono
 
     def try_one(self, now: Instant) -> None:
         """What was taken goes beyond what is surely there; only during a `trial`."""

@@ -111,7 +111,7 @@ class LedgerStore(Store):
     @whole
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, scopes, who, weight, backlog, ahead, lease, _, _ = ask
-        if self.blocks:
+        if self.blocks.kept:
             blocked = self.blocks.against(scopes, charges, now.mono)
             if blocked:
                 return blocked
