@@ -14,9 +14,7 @@ from typing import ClassVar, Final
 from ratekeeper.ledger.limit import Instant, Limit
 from ratekeeper.ledger.shares import (
     AGED,
-    BURST,
     KEEP_UPPER,
-    MOST,
     NOBODY,
     Row,
     Upper,
@@ -185,17 +183,8 @@ class Ledger:
         row[0] += cost
         if row[3]:
             row[3] = max(0, row[3] - cost)
-        if self.rises:
-            return
-        # `note_burst`, without the call: this is what every permit does for every limit.
-        since, burst = mono - row[10], row[9]
-        if since >= BURST or since * 64 >= self.limit.period:
-            burst, row[10] = 0, mono
-        squares = row[11] + cost * (2 * burst + cost)
-        row[11] = squares if squares < MOST else MOST
-        row[9] = burst + cost
-        if not row[13]:
-            row[13] = mono
+        if not self.rises:
+            note_burst(row, cost, mono, self.limit.period)
 
     def try_one(self, now: Instant) -> None:
         """What was taken goes beyond what is surely there; only during a `trial`."""

@@ -17,19 +17,19 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 from ratekeeper.ledger.limit import SECOND, Instant, Limit
 
 __all__ = [
-    "AGED", "BURST", "KEEP_UPPER", "MOST", "NOBODY", "Row", "Shared", "Upper", "Who", "above", "fair_lack", "note_burst",
-    "note_peak", "reach", "reach_evenly", "wanted_next",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Shared", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
+    "reach_evenly", "wanted_next",
 ]  # fmt: skip
 
 KEEP_UPPER: Final = 5
 """Per cent of a limit kept for classes above the caller's in any case, melting where the window ends."""
-BURST: Final = SECOND // 10
+_BURST: Final = SECOND // 10
 """What a row asks for within this much (ns), and within a 64th of the period, it asks for at once. A call whose window ends
 that soon waits no longer than this: so much earlier, what is kept for upper classes has melted."""
 _SLOT_KEPT: Final = 5 * SECOND
 """So long after its peak (ns) slots are kept for a row that had them; in as long again that melts away."""
 FOREVER: Final = 1 << 62
-MOST: Final = 1 << 52
+_MOST: Final = 1 << 52
 """Squares are summed up to this, so that every store can hold them exactly."""
 _SECOND: Final = SECOND
 _STEEP: Final = 16
@@ -122,10 +122,10 @@ def wanted_next(ledger: Shared, row: Row) -> int:
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:
     """A row asks for so much; what it asks for within a moment is one burst."""
     since, burst = mono - row[10], row[9]
-    if since >= BURST or since * 64 >= period:
+    if since >= _BURST or since * 64 >= period:
         burst, row[10] = 0, mono
     squares = row[11] + units * (2 * burst + units)
-    row[11] = squares if squares < MOST else MOST
+    row[11] = squares if squares < _MOST else _MOST
     row[9] = burst + units
     if not row[13]:
         row[13] = mono
@@ -178,7 +178,7 @@ def reach(units: int, upper: Upper, others: int, most: int, span: int) -> int:
         best = max(
             ((units + 1) * span - 1) // (_STEEP * even + others), _reach(units, even, upper.burst, others, span, 1)
         )
-        long = min(long, best + min(BURST, span >> 3))
+        long = min(long, best + min(_BURST, span >> 3))
     return long
 
 

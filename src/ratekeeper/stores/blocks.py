@@ -72,6 +72,9 @@ class Blocks:
         self.boot = boot
         self.kept: dict[tuple[str, str], BlockState] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self.kept)
+
     def states(self) -> list[BlockState]:
         """All blocks, ended ones included until they are swept."""
         return list(self.kept.values())
