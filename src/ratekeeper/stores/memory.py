@@ -199,6 +199,3 @@ class MemoryStore(LedgerStore):
                 members=dict(self.members),
                 permits=len(self._grants),
             )
-
-    def close(self) -> None:
-        pass
