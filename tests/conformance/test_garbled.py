@@ -146,7 +146,7 @@ VERBS: dict[str, Callable[[RedisStore, Grant], object]] = {
     "wake": lambda store, _: store.wake([5]),
     "adopt": lambda store, grant: store.adopt(grant),
     "spent": lambda store, grant: store.spent(grant, {}, now()),
-    "come_back": lambda store, grant: store.come_back("", 2, [grant], [lambda: write(store, "topic", b"x")]),
+    "reattach": lambda store, grant: store.reattach("", 2, [grant], [lambda: write(store, "topic", b"x")]),
     "skew": lambda store, _: store.skew(),
     "peek": lambda store, _: store.peek(CHARGES[0].key, now()),
     "alive": lambda store, _: store.alive(),

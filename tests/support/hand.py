@@ -21,9 +21,9 @@ from typing import Any
 from ratekeeper.errors import StoreError
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit, Window
+from ratekeeper.stores.fallback import FallbackStore
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.records import Ask, Grant
-from ratekeeper.stores.safe import SafeStore
 
 SHOP = "shop"
 KEY = "shop/weight/ip:default"
@@ -46,14 +46,14 @@ class Hand:
     Args:
         home: the folder.
         capacity: of the one limit, units in an hour.
-        safe: behind a `SafeStore`, as a gate has it; else a bare `HostStore`.
+        safe: behind a `FallbackStore`, as a gate has it; else a bare `HostStore`.
         patience: seconds for the lock.
     """
 
     def __init__(self, home: str, capacity: int, safe: bool, patience: float) -> None:
         self.host = HostStore(Path(home), patience)
         self.said: list[str] = []
-        self.store: Any = SafeStore(self.host, lambda kind, _: self.said.append(kind)) if safe else self.host
+        self.store: Any = FallbackStore(self.host, lambda kind, _: self.said.append(kind)) if safe else self.host
         self.plan = charges(capacity)
         self.who = (os.getpid() << 16 | int.from_bytes(os.urandom(2)), 0)
         self.grants: list[Grant] = []

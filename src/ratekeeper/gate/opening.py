@@ -11,9 +11,9 @@ from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.fallback import FallbackStore
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.address import is_address
-from ratekeeper.stores.safe import SafeStore
 from ratekeeper.stores.share import PartStore
 from ratekeeper.stores.wake import Doorbells
 
@@ -27,7 +27,7 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
         main: the store of the gate that does not work; None: there is none.
         home: its state folder; None: the one that the configuration names.
     """
-    if isinstance(main, SafeStore):
+    if isinstance(main, FallbackStore):
         return main.spare()
     return PartStore(1 + len(Doorbells((home or configure().home) / "wake").living()))
 
@@ -52,14 +52,14 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
         from ratekeeper.stores.redis.store import RedisStore
 
         remote = RedisStore(name, home=home)
-        return SafeStore(remote, say), remote.secret(home)
+        return FallbackStore(remote, say), remote.secret(home)
     from ratekeeper.stores.host import HostStore
 
     try:
         secret = secret_of(home)
     except StoreError:
         secret = b""  # the store will say what is wrong; without the folder nothing is shared anyhow
-    return SafeStore(HostStore(home), say), secret
+    return FallbackStore(HostStore(home), say), secret
 
 
 def secret_of(home: Path) -> bytes:

@@ -35,6 +35,8 @@ __all__ = ["WaitingRoom", "unbroken"]
 _BATCH: Final = 64
 """So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
 _LOOK: Final = 5.0
+_ASKS: Final = 4096
+"""What the store is asked is kept for so many plans."""
 
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -80,6 +82,7 @@ class WaitingRoom:
         self._queue = Queue()
         self._standing: dict[int, Ticket] = {}
         self._torn = False
+        self._asks: dict[tuple[Plan, int], Ask] = {}
         self.waits = Waits(context.store, context.worker)
         self._thread: Helper | None = None
         self._alarm: socket.socket | None = None
@@ -107,8 +110,7 @@ class WaitingRoom:
         no: Refusal | None = None
         if not queue.count or not queue.busy(plan.charges):
             namespace = plan.provider
-            ask = Ask(namespace, plan.charges, plan.scopes, self._who[klass], self._weight)
-            got = self._store.reserve(ask, self._now(namespace))
+            got = self._store.reserve(self._asks.get((plan, klass)) or self._asking(plan, klass), self._now(namespace))
             if isinstance(got, Grant):
                 return got
             # Where somebody must settle first, that may have happened by the time we stand in the lane, and nobody would
@@ -127,6 +129,13 @@ class WaitingRoom:
         except BaseException:
             self._abandon(ticket)
             raise
+
+    def _asking(self, plan: Plan, klass: int) -> Ask:
+        """What the store is asked for a call of that plan which nobody is ahead of; kept for the next."""
+        if len(self._asks) > _ASKS:
+            self._asks.clear()
+        found = self._asks[plan, klass] = Ask(plan.provider, plan.charges, plan.scopes, self._who[klass], self._weight)
+        return found
 
     @unbroken
     def _stand(self, ticket: Ticket, no: Refusal | None, now: int, probe: bool) -> Grant | Ticket:

@@ -169,12 +169,13 @@ class Ledger:
 
     def take(self, cost: int, who: Who, now: Instant) -> None:
         """Put `cost` units in flight for `who`; the decision has been made."""
+        mono = now[0]
         self.inflight += cost
         self.room -= cost
         if self.trial and cost and self.room < 0:
             self.try_one(now)
-        if now[0] >= self.early:
-            self.probed = now[0]
+        if mono >= self.early:
+            self.probed = mono
         try:
             row = self.rows[who]
         except KeyError:
@@ -183,7 +184,7 @@ class Ledger:
         if row[3]:
             row[3] = max(0, row[3] - cost)
         if not self.rises:
-            note_burst(row, cost, now.mono, self.limit.period)
+            note_burst(row, cost, mono, self.limit.period)
 
     def try_one(self, now: Instant) -> None:
         """What was taken goes beyond what is surely there; only during a `trial`."""

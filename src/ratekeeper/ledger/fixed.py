@@ -205,17 +205,19 @@ class Fixed(Ledger):
     # -- settling --------------------------------------------------------------------------------------------------
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
+        mono = at[0]
         self.inflight -= reserved
         self.used += actual
         self.tally += actual
-        if at.mono < self.trial:
+        if mono < self.trial:
             self.loose += actual
-        self.room += reserved - actual
-        if at.mono >= self.early:
+        if reserved != actual:
+            self.room += reserved - actual
+        if mono >= self.early:
             if self.late < self.roll + self.edges.lo:
                 self.carry = 0  # what was held before cannot be in the next window
             self.carry += actual
-            self.late, self.stamp = max(self.late, at.mono + self.edges.hi), max(self.stamp, at.mono)
+            self.late, self.stamp = max(self.late, mono + self.edges.hi), max(self.stamp, mono)
 
     def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
         period = self.limit.period

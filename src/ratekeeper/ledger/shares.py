@@ -121,12 +121,14 @@ def wanted_next(ledger: Shared, row: Row) -> int:
 
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:
     """A row asks for so much; what it asks for within a moment is one burst."""
-    since = mono - row[10]
+    since, burst = mono - row[10], row[9]
     if since >= _BURST or since * 64 >= period:
-        row[9], row[10] = 0, mono
-    row[11] = min(row[11] + units * (2 * row[9] + units), _MOST)
-    row[9] += units
-    row[13] = row[13] or mono
+        burst, row[10] = 0, mono
+    squares = row[11] + units * (2 * burst + units)
+    row[11] = squares if squares < _MOST else _MOST
+    row[9] = burst + units
+    if not row[13]:
+        row[13] = mono
 
 
 def _lately(row: Row, mono: int) -> int:

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Store(ABC):
     """Where ledgers live. All methods are thread-safe and never wait for units, only (shortly) for the store itself."""
 
-    together: ClassVar[bool] = False
+    together: bool = False
     """Whether it grants permits to many calls in one step, through `reserve_all` and `draw`. Then `reserve` and `reserve_all`
     are for threads that may block; `draw` and all that ends a permit return at once, and what they bring about is told
     through `heard`."""
@@ -130,28 +130,19 @@ class Store(ABC):
             left: units by key that others of the class in this process still wait for.
         """
 
-    @abstractmethod
     def transact(self, work: Callable[[], T]) -> T:
         """Run `work`, and all verbs in it as one transaction, where the store has such; one inside another joins it.
 
         It is given a function, and is no context manager, because an exception that a signal's handler raises may strike
         between any two of our instructions: only a `with` on a lock of the interpreter's own is sure to let go of it.
         """
+        return work()
 
     # -- observe ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
         """Limits as the provider states them: name -> (capacity in units, period in ns). True if that is news."""
-
-    def _merge(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
-        """Add stated limits to those that are known here. True if that is news."""
-        known = self.learned.get(namespace, {})
-        merged = {**known, **limits}
-        if merged == known:
-            return False
-        self.learned = {**self.learned, namespace: merged}
-        return True
 
     @abstractmethod
     def doubt(self, namespace: str, now: Instant) -> None:
@@ -227,10 +218,6 @@ class Store(ABC):
         return MemoryShelf(most_bytes)
 
     @abstractmethod
-    def new_id(self) -> int:
-        """A number for a permit or a member: random, positive, 63 bits."""
-
-    @abstractmethod
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         """All there is to know, brought up to the present without changing anything.
 
@@ -259,7 +246,6 @@ class Store(ABC):
     def after_fork(self) -> None:
         """In a child process: locks, files and connections of the parent are not ours."""
 
-    @abstractmethod
     def close(self) -> None:
         """Let go of files, locks and connections. Permits that are open end with their lease."""
 
@@ -271,6 +257,10 @@ class SharedStore(Store):
         super().__init__(boot)
         self.back: Callable[[], object] = lambda: None
         """Called when a store that was out of reach answers again, should nobody ask it meanwhile."""
+
+    @abstractmethod
+    def new_id(self) -> int:
+        """A number for a permit, unlike any of another process: random, positive, 63 bits."""
 
     @abstractmethod
     def peek(self, key: str, now: Instant) -> Ledger | None:
@@ -285,21 +275,21 @@ class SharedStore(Store):
         """Changes with every transaction of any process, as far as can be seen without the store's help."""
 
     @abstractmethod
-    def depart(self) -> str:
-        """This process goes on without the store: leave a mark for others, if that can be done; returns its name."""
+    def detach(self) -> str:
+        """This process goes offline: leave a mark for others, if that can be done; returns its name."""
 
     def held_from(self) -> int:
         """Steady ns from which on others leave this process its share, after it went away; 0: from the first moment."""
         return 0
 
     @abstractmethod
-    def come_back(
+    def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
         """Be a member again, in one step.
 
         Args:
-            mark: from `depart`.
+            mark: from `detach`.
             processes: by which this process divided the limits.
             held: permits that it gave meanwhile and that are in flight.
             replay: calls of this store's verbs that waited for it.
@@ -310,14 +300,14 @@ class SharedStore(Store):
 
     @abstractmethod
     def adopt(self, grant: Grant) -> None:
-        """Put a permit in flight that was given elsewhere; inside `come_back`."""
+        """Put a permit in flight that was given elsewhere; inside `reattach`."""
 
     @abstractmethod
     def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
-        """Write down what was spent by `at` on a permit that was given elsewhere; inside `come_back`."""
+        """Write down what was spent by `at` on a permit that was given elsewhere; inside `reattach`."""
 
     def recall(self) -> None:
         """Add the blocks that are known elsewhere than in the ledgers."""
 
     def publish(self) -> None:
-        """Tell the blocks that are known to whoever is without the store too."""
+        """Tell the blocks that are known to whoever is offline too."""

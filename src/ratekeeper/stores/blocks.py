@@ -59,51 +59,53 @@ class BlockState(msgspec.Struct, frozen=True):
 
 class Blocks:
     """The blocks in force. Steady time tells their end, so a wall clock that steps neither opens nor prolongs a ban;
-    after a reboot wall time is all there is, clamped to the ban's own length."""
+    after a reboot wall time is all there is, clamped to the ban's own length.
 
-    __slots__ = ("_states", "boot")
+    Attributes:
+        boot: this boot of the machine.
+        kept: the blocks by scope and kind, ended ones included until they are swept.
+    """
+
+    __slots__ = ("boot", "kept")
 
     def __init__(self, boot: str = "") -> None:
         self.boot = boot
-        self._states: dict[tuple[str, str], BlockState] = {}
+        self.kept: dict[tuple[str, str], BlockState] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._states)
-
-    def __iter__(self) -> Iterable[BlockState]:
-        return iter(self._states.values())
+        return bool(self.kept)
 
     def states(self) -> list[BlockState]:
         """All blocks, ended ones included until they are swept."""
-        return list(self._states.values())
+        return list(self.kept.values())
 
     def add(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
         """Put a block in force from `mono` on; keeps an older one of that kind that ends later."""
         if length is not None:
             length = min(max(length, 0), _LONGEST)
         state = BlockState(scope, kind, reason, length, mono, wall, self.boot)
-        old = self._states.get((scope, kind))
+        old = self.kept.get((scope, kind))
         if old is not None and old.ends() >= state.ends():
             return old
-        self._states[scope, kind] = state
+        self.kept[scope, kind] = state
         self.sweep(mono)
         return state
 
     def remove(self, scope: str, kind: str = "") -> bool:
         """Take blocks of a scope away; `kind` empty: of every kind."""
-        gone = [key for key in self._states if key[0] == scope and kind in ("", key[1])]
+        gone = [key for key in self.kept if key[0] == scope and kind in ("", key[1])]
         for key in gone:
-            del self._states[key]
+            del self.kept[key]
         return bool(gone)
 
     def sweep(self, mono: int) -> None:
         """Forget what has ended."""
-        for key in [key for key, state in self._states.items() if state.ends() <= mono]:
-            del self._states[key]
+        for key in [key for key, state in self.kept.items() if state.ends() <= mono]:
+            del self.kept[key]
 
     def load(self, states: Iterable[BlockState], mono: int, wall: int) -> None:
         """Replace all by `states`; those of another boot are moved onto this boot's steady clock."""
-        self._states = {}
+        self.kept = {}
         for state in states:
             if state.boot == self.boot and (state.mono > mono + _AHEAD or (state.length or 0) > _LONGEST):
                 # Garbled: none begins in the future, or lasts for longer than any is believed.
@@ -114,7 +116,7 @@ class Blocks:
                 if length is not None:
                     length = min(max(state.wall + length - wall, 0), length, _LONGEST)
                 state = BlockState(state.scope, state.kind, state.reason, length, mono, wall, self.boot)
-            self._states[state.scope, state.kind] = state
+            self.kept[state.scope, state.kind] = state
         self.sweep(mono)
 
     def against(
@@ -129,14 +131,14 @@ class Blocks:
             everywhere: look only at what holds for all providers.
         """
         worst: BlockState | None = None
-        if any(state.ends() <= mono for state in self._states.values()):
+        if any(state.ends() <= mono for state in self.kept.values()):
             self.sweep(mono)
         names = {EVERYWHERE + scope[scope.find("/") :] for scope in scopes if "/" in scope} | {EVERYWHERE}
         if not everywhere:
             names.update(scopes, (charge.key for charge in charges))
         emergency = EMERGENCY in scopes
         spared = emergency or any(scope.endswith(_CANCEL) for scope in scopes)
-        for state in self._states.values():
+        for state in self.kept.values():
             if state.scope in names and state.ends() > mono and (worst is None or state.ends() > worst.ends()):
                 if spared and state.kind in _SPARING and (emergency or not state.scope.endswith(_CANCEL)):
                     continue

@@ -392,10 +392,10 @@ class HostStore(BatchingStore, SharedStore):
 
     # -- for the safe share ----------------------------------------------------------------------------------------
 
-    def depart(self) -> str:
+    def detach(self) -> str:
         return self._absences.begin()
 
-    def come_back(
+    def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
         def rejoin() -> None:

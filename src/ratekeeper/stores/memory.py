@@ -47,18 +47,18 @@ class MemoryStore(LedgerStore):
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, _, who, _, _, ahead, lease, _, _ = ask
-        mono = now[0]
+        mono, klass = now[0], who[1]
         with self._lock:
             known = self._pairs.get(id(charges))
             if (
                 known is not None
                 and known[0] is charges
-                and not (ahead or self.blocks or self._torn)
                 and mono < self._next_due
+                and not (ahead or self.blocks.kept or self._torn)
             ):
                 pairs = known[1]
                 for ledger, cost in pairs:
-                    if mono >= ledger.turn or ledger.room - cost < ledger.floor or who[1] > ledger.calm:
+                    if mono >= ledger.turn or ledger.room - cost < ledger.floor or klass > ledger.calm:
                         break
                 else:
                     try:
@@ -66,10 +66,10 @@ class MemoryStore(LedgerStore):
                         for ledger, cost in pairs:
                             ledger.take(cost, who, now)
                             marks.append(ledger.tally)
-                        grant = Grant(next(self._ids), namespace, charges, marks, now, who, mono + lease)
-                        self._grants[grant.id] = grant
-                        if grant.lease < self._next_due:
-                            self._next_due = grant.lease
+                        number, ends = next(self._ids), mono + lease
+                        grant = self._grants[number] = Grant(number, namespace, charges, marks, now, who, ends)
+                        if ends < self._next_due:
+                            self._next_due = ends
                         return grant
                     except BaseException:
                         self._mend()
@@ -86,9 +86,9 @@ class MemoryStore(LedgerStore):
         with self._lock:
             known = self._pairs.get(id(grant.charges))
             if known is not None and known[0] is grant.charges and told is AS_RESERVED and not self._torn:
-                pairs = known[1]
+                pairs, mono = known[1], now[0]
                 for ledger, _ in pairs:
-                    if now[0] >= ledger.turn or ledger.trial or ledger.rises:
+                    if mono >= ledger.turn or ledger.trial or ledger.rises:
                         break
                 else:
                     try:
@@ -199,6 +199,3 @@ class MemoryStore(LedgerStore):
                 members=dict(self.members),
                 permits=len(self._grants),
             )
-
-    def close(self) -> None:
-        pass

@@ -68,7 +68,7 @@ class Share(PartStore):
 
     def __init__(self, whole: SharedStore) -> None:
         super().__init__(whole.alive())
-        self.mark = whole.depart()
+        self.mark = whole.detach()
         self.begins = whole.held_from()
         self._whole = whole
         self._state = whole.state()

@@ -56,6 +56,10 @@ class LedgerStore(Store):
         self._in_force = InForce()
 
     @abstractmethod
+    def new_id(self) -> int:
+        """A number for a permit that no other of the store has: positive, 63 bits."""
+
+    @abstractmethod
     def _open(self, key: str) -> Ledger | None:
         """The ledger of that key, or None if there is none yet; inside a transaction."""
 
@@ -111,7 +115,7 @@ class LedgerStore(Store):
     @whole
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, scopes, who, weight, backlog, ahead, lease, _, _ = ask
-        if self.blocks:
+        if self.blocks.kept:
             blocked = self.blocks.against(scopes, charges, now.mono)
             if blocked:
                 return blocked
@@ -262,8 +266,11 @@ class LedgerStore(Store):
 
     @whole
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
-        if not self._merge(namespace, limits):
+        known = self.learned.get(namespace, {})
+        merged = {**known, **limits}
+        if merged == known:
             return False
+        self.learned = {**self.learned, namespace: merged}
         self._changed()
         self._share("learned")
         return True

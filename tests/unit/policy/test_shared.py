@@ -15,9 +15,9 @@ from ratekeeper.policy.shared import Bans, Claim, age, banned, claimed, held
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.echo import Echo
 from ratekeeper.pools.health import WARNINGS, AddressHealth
+from ratekeeper.stores.fallback import FallbackStore
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.store import RedisStore
-from ratekeeper.stores.safe import SafeStore
 
 PLACE = "shop/egress:a"
 DAY = 86_400 * SECOND
@@ -121,7 +121,7 @@ def test_a_store_out_of_reach_is_no_error(clock: list[int]) -> None:
 
     away = RedisStore("redis://127.0.0.1:1")
     assert away.skew() == (0, 0)
-    assert AddressHealth(SafeStore(away, lambda kind, text: None)).warned(PLACE) == (1, 0)
+    assert AddressHealth(FallbackStore(away, lambda kind, text: None)).warned(PLACE) == (1, 0)
     away.close()
 
 

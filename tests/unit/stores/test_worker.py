@@ -18,9 +18,9 @@ import pytest
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.gate.steps import apart, drive, drive_async
 from ratekeeper.stores import worker as module
+from ratekeeper.stores.fallback import FallbackStore
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.store import RedisStore
-from ratekeeper.stores.safe import SafeStore
 from ratekeeper.stores.worker import Background, Worker
 
 
@@ -48,7 +48,7 @@ def test_each_store_has_its_worker() -> None:
     """One that answers at once has the caller's thread do it; one that is a network away has threads for it."""
     remote = RedisStore("redis://127.0.0.1:1")
     assert type(MemoryStore().worker()) is Worker
-    assert isinstance(SafeStore(remote, lambda kind, text: None).worker(), Background)
+    assert isinstance(FallbackStore(remote, lambda kind, text: None).worker(), Background)
     remote.close()
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.base import Ledger
@@ -95,7 +95,7 @@ class RedisStore(SharedStore):
             counts, and what ends a permit is told when it suits.
     """
 
-    together: ClassVar[bool] = True
+    together = True
 
     def __init__(self, url: str, *, home: Path | None = None, given: bool = False) -> None:
         super().__init__()
@@ -326,9 +326,6 @@ class RedisStore(SharedStore):
 
             self._client.post(namespace, Command(write), now)
 
-    def transact(self, work: Callable[[], T]) -> T:
-        return work()
-
     # -- observe and block -----------------------------------------------------------------------------------------
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
@@ -469,14 +466,14 @@ class RedisStore(SharedStore):
     def state(self) -> tuple[int, int]:
         return 0, 0  # nobody can tell; `peek` says what may surely be shared
 
-    def depart(self) -> str:
+    def detach(self) -> str:
         self._client.leave_alone()
         return ""
 
     def held_from(self) -> int:
         return self._client.held_from()
 
-    def come_back(
+    def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
         if self._client.broken:

@@ -15,9 +15,9 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.fallback import FallbackStore
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.records import Ask, Grant, Settlement
-from ratekeeper.stores.safe import SafeStore
 
 PLAN = charges(100)
 WHO = (7, 0)
@@ -34,7 +34,7 @@ class Away:
     def __init__(self, home: Path) -> None:
         self.said: list[str] = []
         self.host = HostStore(home, patience=20.0)  # so that a loaded machine does not count as a stopped process
-        self.store = SafeStore(self.host, lambda kind, _: self.said.append(kind))
+        self.store = FallbackStore(self.host, lambda kind, _: self.said.append(kind))
         for member in (7, 8):
             self.store.join(member, "test")
         self._lock = -1

@@ -1,0 +1,340 @@
+"""The fallback: what a process goes on with while the shared store cannot be used. Never an open tap.
+
+While the store is away each process keeps to the room that was left, divided by the processes last seen, then to its part of
+each limit, in ledgers of its own (`Share`); and says so. It leaves a mark, so that whoever uses the store meanwhile leaves it
+that part. When the store is back, what was spent and what is in flight is written into it, and answers that came meanwhile
+are settled.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from ratekeeper.errors import StoreError, StoreUnavailable
+from ratekeeper.ledger.decide import Refusal
+from ratekeeper.ledger.limit import SECOND, Charge, Instant
+from ratekeeper.ledger.shares import Who
+from ratekeeper.stores.base import SharedStore, Store
+from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.faults import ours
+from ratekeeper.stores.helper import Helper
+from ratekeeper.stores.notes import Change
+from ratekeeper.stores.records import (
+    AS_RESERVED,
+    NOTHING,
+    Answered,
+    Ask,
+    Decision,
+    Grant,
+    Settlement,
+    Snapshot,
+    Units,
+)  # fmt: skip
+from ratekeeper.stores.share import PartStore, Share
+
+__all__ = ["FallbackStore"]
+
+N = TypeVar("N")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_LOG: Final = logging.getLogger("ratekeeper")
+_RETRY: Final = SECOND // 20
+"""How often to see whether the store is back, ns."""
+_RETRY_LATE: Final = 5 * SECOND
+"""The same for one that is lost again and again, at most, ns."""
+_FLAPS: Final = 10 * SECOND
+"""A store that is lost so soon after its return is lost again, ns."""
+_REMEMBERED: Final = 100_000
+"""So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
+_CHANGES: Final = 1_000
+"""So many changes of one note are remembered for it."""
+_PASSING: Final = 120 * SECOND
+"""A note that is of use for no longer than so is not brought to a store that was away, ns."""
+_PASSED_ON: Final = ("skew", "worker", "shelf", "join", "leave", "wake", "rouse", "alive")
+"""Methods of the shared store that work, or do nothing, while it cannot be used."""
+
+
+def _shared(
+    instead: Callable[Concatenate[FallbackStore, Share, P], T],
+) -> Callable[Concatenate[FallbackStore, P], T]:
+    """A verb of the shared store.
+
+    Args:
+        instead: what the verb does while the shared store cannot be used, given the share; the lock is held.
+    """
+    name = instead.__name__
+
+    @functools.wraps(instead)
+    def verb(self: FallbackStore, /, *values: P.args, **options: P.kwargs) -> T:
+        share = self._share
+        if share is None or (share := self._tried_again(share)) is None:
+            try:
+                done: T = getattr(self.inner, name)(*values, **options)
+                return done
+            except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+                share = self._lost(error)
+        with self._lock:
+            return instead(self, share, *values, **options)
+
+    return verb
+
+
+class FallbackStore(Store):
+    """A shared store that never fails its caller: it goes on with a share of every limit, and comes back by itself.
+
+    Args:
+        inner: the shared store.
+        say: called with (``"store lost"`` or ``"store back"``, one sentence for people).
+    """
+
+    def __init__(self, inner: SharedStore, say: Callable[[str, str], None]) -> None:
+        self.inner = inner
+        self.together = inner.together
+        self.blocks = inner.blocks
+        for name in _PASSED_ON:
+            setattr(self, name, getattr(inner, name))
+        inner.back = self._reattach
+        self._say = say
+        self._tried = self._returned = 0
+        self._pause = _RETRY
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with nothing spent without the store; also in a forked child."""
+        self._lock = threading.RLock()
+        self._share: Share | None = None
+        self._local: dict[int, Grant] = {}
+        """Permits of the share that are in flight."""
+        self._changes: dict[str, tuple[Any, list[Change[Any, Any]], int]] = {}
+        """What became of notes meanwhile, by topic: type, changes, how long it is kept."""
+        self._replay: list[Callable[[], object]] = []
+        """Verbs that wait for the shared store."""
+        self.degraded = ""
+        """Why the shared store is not used now, or empty."""
+
+    @property
+    def heard(self) -> Callable[[str, Answered], None]:
+        return self.inner.heard
+
+    @heard.setter
+    def heard(self, handler: Callable[[str, Answered], None]) -> None:
+        self.inner.heard = handler
+
+    @property
+    def generation(self) -> int:  # type: ignore[override]
+        return self.inner.generation
+
+    @property
+    def learned(self) -> dict[str, dict[str, tuple[int, int]]]:  # type: ignore[override]
+        return self.inner.learned
+
+    # -- offline, and back -----------------------------------------------------------------------------------------
+
+    def _lost(self, error: Exception) -> Share:
+        """Go on with the share because of an error of the store, or of ours in it. Anybody else's is raised."""
+        if not isinstance(error, StoreError) and not ours(error):
+            raise error
+        with self._lock:
+            if self._share is None:
+                if not isinstance(error, StoreError):
+                    _LOG.warning("ratekeeper: the store could not be used", exc_info=error)
+                    error = StoreUnavailable(f"{type(error).__name__} in the store: {error}")
+                mono = time.monotonic_ns()
+                self._pause = min(2 * self._pause, _RETRY_LATE) if mono - self._returned < _FLAPS else _RETRY
+                self._share = Share(self.inner)
+                self.degraded = str(error)
+                self._tried = time.monotonic_ns()
+                self._say(
+                    "store lost",
+                    f"{error}. Going on with a safe share: each limit divided by {self._share.processes}, "
+                    "the number of processes last seen.",
+                )
+            return self._share
+
+    def _tried_again(self, share: Share) -> Share | None:
+        """The share, or None if it was time to try the store again, and that is back."""
+        mono = time.monotonic_ns()
+        if not self.inner.together:
+            return self._reattach() if mono - self._tried >= self._pause else share
+        if mono - self._tried >= max(self._pause, SECOND):  # a trip over the network: not in this thread
+            self._tried = mono
+            Helper(self._reattach)
+        return share
+
+    def _reattach(self) -> Share | None:
+        """Bring the store up to date and use it again; returns the share if that cannot be done yet. A store that is there
+        again calls this before its first sign of life: what is not told by then seems to be somebody else's."""
+        with self._lock:
+            share = self._share
+            if share is None:
+                return None
+            self._tried = time.monotonic_ns()
+            try:
+                share.processes = max(1, self.inner.alive())
+                self.inner.recall()
+                self.inner.reattach(share.mark, share.processes, self._local.values(), self._replay)
+            except StoreError:
+                return share
+            except Exception as error:
+                if not ours(error):
+                    raise
+                _LOG.warning("ratekeeper: what was spent meanwhile could not all be written", exc_info=True)
+                self._replay.clear()  # the leases end by themselves
+                return share
+            self._returned = self._tried
+            self._share, self.degraded = None, ""
+            self._local.clear()
+            self._replay.clear()
+        self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
+        if self._changes and self.inner.together:
+            Helper(self._bring)  # it takes a trip for each
+        else:
+            self._bring()
+        return None
+
+    def _bring(self) -> None:
+        """Change the notes of the store as those of the share were changed meanwhile: each in one step."""
+        while self._share is None:
+            with self._lock:
+                if not self._changes:
+                    return
+                topic, (kind, changes, keep) = self._changes.popitem()
+            self.update(topic, kind, _one_after_the_other(changes), keep)
+
+    def _later(self, verb: Callable[..., object], *values: Any) -> None:
+        """Replay a verb when the store is back."""
+        if len(self._replay) < _REMEMBERED:
+            self._replay.append(functools.partial(verb, *values))
+
+    # -- the verbs: what each does while the shared store cannot be used ---------------------------------------------
+
+    @_shared
+    def reserve(self, share: Share, ask: Ask, now: Instant) -> Decision:
+        got = share.reserve(ask, now)
+        if isinstance(got, Grant):
+            self._local[got.id] = got
+        return got
+
+    @_shared
+    def reserve_all(
+        self, share: Share, asks: Sequence[Ask], now: Callable[[str], Instant]
+    ) -> list[Sequence[Grant] | Refusal]:
+        return Store.reserve_all(self, asks, now)
+
+    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
+        return self.inner.draw(charges, who, now) if self._share is None else None
+
+    @_shared
+    def settle(self, share: Share, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
+        if self._local.pop(grant.id, None) is None:  # the shared store's
+            self._later(self.inner.settle, grant, now, told)
+            return Answered()
+        if told.sent:
+            self._later(self.inner.spent, grant, told.actual, now)
+        return share.settle(grant, now, told._replace(used=NOTHING) if told.used else told)
+
+    @_shared
+    def hold(self, share: Share, grant: Grant, until: int) -> bool:
+        if grant.id in self._local:
+            return share.hold(grant, until)
+        self._later(self.inner.hold, grant, until)
+        return True
+
+    @_shared
+    def withdraw(
+        self, share: Share, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
+    ) -> None:
+        """Notes of calls that wait end by themselves."""
+
+    @_shared
+    def learn(self, share: Share, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
+        self._later(self.inner.learn, namespace, limits)
+        return False
+
+    @_shared
+    def doubt(self, share: Share, namespace: str, now: Instant) -> None:
+        self._later(self.inner.doubt, namespace, now)
+
+    @_shared
+    def block(
+        self, share: Share, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int
+    ) -> BlockState:
+        self._later(self.inner.block, scope, length, kind, reason, mono, wall)
+        state = self.blocks.add(scope, length, kind, reason, mono, wall)
+        self.inner.publish()
+        return state
+
+    @_shared
+    def unblock(self, share: Share, scope: str, kind: str = "") -> bool:
+        self._later(self.inner.unblock, scope, kind)
+        return False
+
+    @_shared
+    def update(self, share: Share, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
+        if not 0 < keep <= _PASSING:  # the shared store has them when it is back
+            changes = self._changes.setdefault(topic, (kind, [], keep))[1]
+            if len(changes) < _CHANGES:
+                changes.append(change)
+        return share.update(topic, kind, change, keep)
+
+    @_shared
+    def get(self, share: Share, topic: str, kind: type[N]) -> N | None:
+        return share.get(topic, kind)
+
+    @_shared
+    def read(self, share: Share, now: Callable[[str], Instant]) -> Snapshot:
+        found = share.read(now)
+        found.degraded = self.degraded
+        return found
+
+    def transact(self, work: Callable[[], T]) -> T:
+        """Of whichever store is in force. One that cannot begin goes on with the share; one that cannot be written leads to
+        it, with the error."""
+        begun = False
+
+        def begin() -> T:
+            nonlocal begun
+            begun = True
+            return work()
+
+        share = self._share
+        if share is None or self._tried_again(share) is None:
+            try:
+                return self.inner.transact(begin)
+            except Exception as error:
+                if begun and not isinstance(error, StoreError):
+                    raise
+                self._lost(error)
+                if begun:
+                    raise
+        return work()
+
+    # -- for others ------------------------------------------------------------------------------------------------
+
+    def spare(self) -> PartStore:
+        """A share beside the store, for calls that something else than the store keeps from being asked there."""
+        return Share(self.inner)
+
+    def after_fork(self) -> None:
+        self._forget()
+        self.inner.after_fork()
+
+    def close(self) -> None:
+        if self._share is not None:
+            self._reattach()
+        self.inner.close()
+
+
+def _one_after_the_other(changes: Sequence[Change[N, Any]]) -> Change[N, None]:
+    def change(note: N | None, now: Instant) -> tuple[N | None, None]:
+        for each in changes:
+            note, _ = each(note, now)
+        return note, None
+
+    return change
