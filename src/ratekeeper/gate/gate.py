@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Final
@@ -15,7 +16,7 @@ from ratekeeper.gate import priorities
 from ratekeeper.gate.congestion import Jams
 from ratekeeper.gate.contact import Contact
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.emergency import passing, understood
+from ratekeeper.gate.emergency import ACTIVE, passing, understood
 from ratekeeper.gate.events import Event, Events
 from ratekeeper.gate.held import Held
 from ratekeeper.gate.opening import opened, spare_store
@@ -38,6 +39,8 @@ from ratekeeper.stores.records import Snapshot
 
 __all__ = ["Gate"]
 
+_MET: Final = 1.0
+"""Seconds for which a provider that was asked for its limits need not be looked at again."""
 _LAST: Final = 2.0
 """Seconds for which a gate that is closed waits at most until all that it knows is written."""
 
@@ -111,6 +114,7 @@ class Gate:
         self._joined = False
         self._join_lock = threading.Lock()
         self.held = Held()
+        self._acquainted: dict[str, float] = {}
         self.plans = Plans(self._book, self.store, self.egress, self._secret)
         context = self.context = Context(
             self.store, self.worker, self.events, self.egress, self.plans, self.policies, self.home,
@@ -244,7 +248,7 @@ class Gate:
         if priority is not None:
             klass = Priority.of(priority)
         else:
-            chosen = priorities.current()
+            chosen = priorities.CURRENT.get()
             if chosen is None and self._assigned is not None:
                 chosen = self._assigned.of(plan)
             if chosen is None:
@@ -253,7 +257,9 @@ class Gate:
         if block_wait is None:
             block_wait = self.max_block_wait if timeout is None else timeout
         timeout = self.max_wait if timeout is None else timeout
-        return Permit(self.room, rules, passing(plan), klass, timeout, block_wait, address, choice)
+        if ACTIVE.get():
+            plan = passing(plan)
+        return Permit(self.room, rules, plan, klass, timeout, block_wait, address, choice)
 
     def call(
         self,
@@ -356,7 +362,13 @@ class Gate:
 
     def acquainted(self, provider: Provider) -> bool:
         """Whether nothing is left to ask before the next call (`first_contact`)."""
-        return (not self._learn or self.contact.made(provider)) and self.egress.discovered(provider.name)
+        known = self._acquainted.get(provider.namespace, 0.0)
+        if known > time.monotonic():
+            return True
+        met = (not self._learn or self.contact.made(provider)) and self.egress.discovered(provider.name)
+        if met:  # what is learned lasts for days, and a second more or less does not matter
+            self._acquainted[provider.namespace] = time.monotonic() + _MET
+        return met
 
     def first_contact(self, provider: Provider, base_url: str) -> None:
         """Before the first call to a provider that states its limits: read them, once for the whole machine. Where

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ratekeeper.rules.call import Request
+from ratekeeper.rules.call import Headers, Request
 
 __all__ = [
     "FAULTS",
@@ -163,7 +163,7 @@ def header(headers: Mapping[str, str] | None, name: str) -> str | None:
     if not headers:
         return None
     value = headers.get(name)
-    if value is None:
+    if value is None and type(headers) is not Headers:
         value = next((each for key, each in headers.items() if key.lower() == name), None)
     return value or None
 
