@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ratekeeper.rules.call import Request
+from ratekeeper.rules.call import Headers, Request
 from ratekeeper.rules.reading import count, dig_json, header, number, reader, text
 
 
@@ -73,6 +73,8 @@ def test_header_in_any_case() -> None:
     assert header({"X-MBX-APIKEY": "k1"}, "x-mbx-apikey") == "k1"
     assert header({"x-mbx-apikey": ""}, "x-mbx-apikey") is None
     assert header(None, "x") is None
+    assert header(Headers({"x-mbx-apikey": "k1", "X-Other": "k2"}), "x-mbx-apikey") == "k1"
+    assert header(Headers({"X-Other": "k2"}), "x-other") is None
 
 
 def test_text() -> None:
