@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ratekeeper.gate.roaming import roam
 from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.gate.ticket import Ticket
 from ratekeeper.ledger.shares import AGED
@@ -130,6 +129,8 @@ class Permit:
 
     def _roam(self, choice: Choice) -> None:
         """`acquire` where there are several addresses."""
+        from ratekeeper.gate.roaming import roam  # for those who have several addresses
+
         room = self._room
         steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
         try:
@@ -146,6 +147,8 @@ class Permit:
 
     async def _roam_async(self, choice: Choice) -> None:
         """The same without blocking the event loop."""
+        from ratekeeper.gate.roaming import roam  # for those who have several addresses
+
         room = self._room
         steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
         try:

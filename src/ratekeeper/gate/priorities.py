@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from fnmatch import fnmatchcase
 
 from ratekeeper.rules.call import Plan, Priority
 
@@ -54,6 +53,8 @@ class Assigned:
         return self._known[key]
 
     def _find(self, plan: Plan) -> Priority | None:
+        from fnmatch import fnmatchcase
+
         provider, _, _ = plan.provider.partition("@")
         route = f"{provider} {plan.route.partition(' #')[0]}"
         kind = f"{provider}{plan.scopes[1].removeprefix(plan.provider)}"
