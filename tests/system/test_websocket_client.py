@@ -67,7 +67,7 @@ def _lost(place: Place, socket: Any) -> None:
 
 
 def _with_the_gate(place: Place, socket: Any) -> None:
-    place.gate.held.close()
+    place.gate.leases.close()
     socket.close()
 
 

@@ -135,12 +135,20 @@ class ClientCall(Call):
         of a layer above."""
         if owner.longest is not None:
             self.shorten_timeouts(self.native, owner.longest)
+        owner.observed_above, spare = True, owner._spare
+        if not spare:  # taken from a layer above, and handed on
+            spare.append(True)
         try:
-            with HandedDown(owner):
+            token = CURRENT.set(owner)  # as `HandedDown` does it: this is the way of every call
+            try:
                 # In a thread there is nobody to hand the waiting to: each step of a flow costs a frame for every layer.
-                response = (
-                    (yield functools.partial(self.send, self.native)) if self.is_async else self.send(self.native)
-                )
+                if self.is_async:
+                    response = yield functools.partial(self.send, self.native)
+                else:
+                    response = self.send(self.native)
+            finally:
+                CURRENT.reset(token)
+                spare.clear()
             return (yield from self.observe(owner, response))
         except BaseException as error:
             owner.failed(error)
@@ -191,7 +199,9 @@ class ClientCall(Call):
                 is_async=is_async,
             )
         signed_until = None if self.resigned else rules.signed_until(request)
-        longest, block_wait = self._patience(governor, signed_until, timeout)
+        longest = block_wait = None
+        if self.patient or signed_until is not None or timeout is not None or governor.timeout is not None:
+            longest, block_wait = self._patience(governor, signed_until, timeout)
         ask = functools.partial(
             gate.permit_for, rules, request,
             priority=governor.priority, timeout=longest, block_wait=block_wait, roams=self.roams,
@@ -205,11 +215,10 @@ class ClientCall(Call):
                     apart.plan, permit.plan = replace(apart.plan, charges=slots), replace(permit.plan, charges=rest)
                     yield waiting(apart.acquire, apart.acquire_async, is_async=is_async)
                     held = apart
-            if is_async:
-                yield waiting(permit.acquire, permit.acquire_async, is_async=True)
-            else:
-                permit.acquire()
+            if not permit.at_once():
+                yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
         except BaseException as error:
+            permit.give_up()
             if held is not None:
                 held.refund()
             if isinstance(error, DeadlineExceeded) and signed_until is not None:
@@ -350,7 +359,12 @@ def enter(
         governor, native, send, family, is_async, roams: as for `ClientCall`.
     """
     above = None if outbound is None else take(outbound.netloc)
-    rules = governor.match(outbound, family) if above is None else above.rules
+    rules = None if above is None else above.rules
+    if above is None and outbound is not None:
+        try:
+            rules = governor.gate.match(outbound.netloc, outbound.path)
+        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+            rules = governor.match_anyhow(outbound, family, error)
     if outbound is None or rules is None:
         return _plainly(send, native)
     if above is not None and above.observed_above:
@@ -404,7 +418,12 @@ def run(call: ClientCall) -> Steps[Any]:
     answer that the provider would give, one that has asked for the gate an error that is `Blocked` and holds that answer.
     """
     governor, dials = call.governor, call.request.method.startswith("WS")
-    pipeline = None if dials else governor.pipeline  # whoever keeps a websocket alive dials again by himself
+    try:
+        pipeline = None if dials else governor.gate.pipeline  # whoever keeps a websocket alive dials again by himself
+    except Exception as error:
+        if not governor.excuses(error):
+            raise
+        pipeline = None
     try:
         if pipeline is None:
             return (yield from call.attempt(None))

@@ -85,11 +85,15 @@ class Governor:
         """The rules for a request; None: it passes. `family`: of the error, if nobody can tell."""
         if outbound is None:
             return None
-        netloc, path = outbound.netloc, outbound.path
         try:
-            return self.gate.match(netloc, path)
+            return self.gate.match(outbound.netloc, outbound.path)
         except Exception as error:  # noqa: BLE001 - raised there if it is not ours
-            return self._asked_again(lambda gate: gate.match(netloc, path), error, netloc, family)
+            return self.match_anyhow(outbound, family, error)
+
+    def match_anyhow(self, outbound: Outbound, family: Family | None, error: Exception) -> Provider | None:
+        """`match` by the spare gate: the gate has raised `error`."""
+        netloc, path = outbound.netloc, outbound.path
+        return self._asked_again(lambda gate: gate.match(netloc, path), error, netloc, family)
 
     @property
     def pipeline(self) -> Pipeline | None:
@@ -97,9 +101,13 @@ class Governor:
         try:
             return self.gate.pipeline
         except Exception as error:
-            if not (self.lenient and ours(error)):
+            if not self.excuses(error):
                 raise
             return None
+
+    def excuses(self, error: Exception) -> bool:
+        """Whether calls go on after an error: it is ours, and the program has not asked for a gate."""
+        return self.lenient and ours(error)
 
     def _asked_again(self, ask: Callable[[Gate], T], error: Exception, netloc: str, family: Family | None) -> T | None:
         """What the spare gate answers in place of one that has raised `error`; None where a call passes ungoverned."""

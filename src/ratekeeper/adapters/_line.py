@@ -65,10 +65,10 @@ class Line:
         if call.held is not None:
             self._kept.append((frozenset(), call.held))
         self._closed = False
-        self._held = governor.gate.held
-        self.name = self._held.name()
+        self._leases = governor.gate.leases
+        self.name = self._leases.name()
         self.call = call
-        self._held.add(self)
+        self._leases.add(self)
 
     def opened(self, *, is_async: bool) -> Steps[None]:
         """The handshake succeeded. A dial that holds a place (connections at once) holds it until `close`.
@@ -147,7 +147,7 @@ class Line:
         for _, permit in kept:
             permit.refund()
         if not again:
-            self._held.remove(self, self.name)
+            self._leases.remove(self, self.name)
 
     # --- what a message costs -------------------------------------------------------------------------------------
 

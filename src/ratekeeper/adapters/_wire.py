@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ratekeeper.errors import DeadlineExceeded, RatekeeperError, SignatureWouldExpire
 from ratekeeper.gate.outcomes import surely_unsent, unconnected
-from ratekeeper.rules.call import Request
+from ratekeeper.rules.call import Headers, Request
 from ratekeeper.rules.reading import decoded
 
 __all__ = [
@@ -61,10 +61,17 @@ class Outbound(NamedTuple):
 
     def request(self) -> Request:
         """The same as the rules see it. The handshake of a websocket is a method of its own there."""
-        handshake = (self.headers.get("upgrade") or "").lower() == "websocket"
-        method = "WS-CONNECT" if handshake else self.method
-        params = self.parameters() if self.query or self.body else None
-        return Request(method, self.path, params, self.json_body() if self.body else None, self.headers)
+        method, query, headers = self.method, self.query, self.headers
+        upgrade = headers.get("upgrade")
+        if upgrade and upgrade.lower() == "websocket":
+            method = "WS-CONNECT"
+        if self.body or "%" in query or "+" in query:
+            return Request(method, self.path, self.parameters(), self.json_body(), headers)
+        pairs = [pair.partition("=")[::2] for pair in query.split("&") if pair]
+        params: dict[str, Any] | None = dict(pairs) or None
+        if params is not None and len(params) < len(pairs):  # a name is given several times
+            params = self.parameters()
+        return Request(method, self.path, params, None, headers)
 
     def parameters(self) -> dict[str, Any] | None:
         """Query and form parameters together; a name given several times becomes a list."""
@@ -105,12 +112,14 @@ def netloc_of(scheme: str, host: str, port: int | None) -> str:
     return host if port is None or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
 
-def lowered(headers: Mapping[Any, Any] | None) -> dict[str, str]:
-    """A plain dict of headers with lower-case names, from whatever mapping a client accepts."""
-    return {
-        (name if type(name) is str else _header(name)).lower(): value if type(value) is str else _header(value)
-        for name, value in (headers or {}).items()
-    }
+def lowered(headers: Mapping[Any, Any] | None) -> Headers:
+    """Headers by lower-case name, from whatever mapping a client accepts."""
+    return Headers(
+        [
+            ((name if type(name) is str else _header(name)).lower(), value if type(value) is str else _header(value))
+            for name, value in (headers or {}).items()
+        ]
+    )
 
 
 def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -24,7 +24,7 @@ __all__ = ["answer_of", "ending", "handshake", "patch"]
 
 def handshake(url: str, headers: Any = None) -> Outbound | None:
     """The request with which a websocket begins; None if the URL names no host."""
-    shown = {"upgrade": "websocket", **lowered(dict(headers) if headers else None)}
+    shown = lowered({"upgrade": "websocket", **(dict(headers) if headers else {})})
     return from_url("GET", url, shown)
 
 

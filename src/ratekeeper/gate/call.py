@@ -168,9 +168,10 @@ class Call(ABC):
 
     def permitted(self, permit: Permit, egress: Address | None, longest: float | None) -> None:
         """An attempt begins, with a permit that is held. Arguments as the attributes."""
+        if self.permit is not None:
+            self.observed_above, self.elsewhere, self.slots = True, False, False
+            self.told, self.fate = None, None
         self.permit, self.egress, self.longest = permit, egress, longest
-        self.observed_above, self.elsewhere, self.slots = True, False, False
-        self.told, self.fate = None, None
         self._spare = [True]
         self._left = time.monotonic()
         for charge in permit.plan.charges:

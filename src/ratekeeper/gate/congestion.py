@@ -1,4 +1,4 @@
-"""How calls to each provider go, for all that gather from it: fewer at a time while it refuses."""
+"""Congestion control for all that gather from one provider: fewer calls at a time while it refuses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 from ratekeeper.gate.events import Event, Events
 from ratekeeper.policy.congestion import Congestion, Crowding, Going
 
-__all__ = ["Jams", "Traffic"]
+__all__ = ["CongestionControl", "CongestionControls"]
 
-_JAMS: Final = ("throttled", "overloaded")
+_SIGNS: Final = ("throttled", "overloaded")
 """Events that mean: too much at once."""
 
 
-class Traffic:
-    """How calls to one provider go, for all that gather from it. Thread-safe."""
+class CongestionControl:
+    """How many calls to one provider may be made at a time, for all that gather from it. Thread-safe."""
 
     def __init__(self, congestion: Congestion | None = None) -> None:
         self.congestion = congestion or Congestion()
@@ -47,24 +47,24 @@ class Traffic:
             return 0.0
 
 
-class Jams:
-    """The traffic of every provider, as one gate hears of it."""
+class CongestionControls:
+    """Congestion control of every provider, by what one gate hears of it."""
 
     def __init__(self, events: Events) -> None:
-        self._traffic: dict[str, Traffic] = {}
+        self._controls: dict[str, CongestionControl] = {}
         self._lock = threading.Lock()
         self._events = events
         self._heard = False
 
-    def of(self, provider: str, congestion: Congestion | None = None) -> Traffic:
-        """The traffic of a provider (its namespace). The first to ask decides how it is regulated."""
+    def of(self, provider: str, congestion: Congestion | None = None) -> CongestionControl:
+        """Congestion control of a provider (its namespace). The first to ask decides how it is regulated."""
         with self._lock:
             if not self._heard:
                 self._events.on(self._hear)
                 self._heard = True
-            return self._traffic.setdefault(provider, Traffic(congestion))
+            return self._controls.setdefault(provider, CongestionControl(congestion))
 
     def _hear(self, event: Event) -> None:
-        traffic = self._traffic.get(event.provider)
-        if traffic is not None and event.kind in _JAMS:
-            traffic.refused()
+        control = self._controls.get(event.provider)
+        if control is not None and event.kind in _SIGNS:
+            control.refused()

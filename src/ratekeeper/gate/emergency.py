@@ -13,10 +13,11 @@ from ratekeeper.errors import RatekeeperError, RuleError
 from ratekeeper.rules.call import PRIORITIES, Plan
 from ratekeeper.stores.blocks import EMERGENCY, EVERYWHERE
 
-__all__ = ["emergency", "passing", "spoken", "understood"]
+__all__ = ["ACTIVE", "emergency", "passing", "spoken", "understood"]
 
 _WORDS: Final = {"everything": EVERYWHERE, "orders": f"{EVERYWHERE}/class:order"}
-_ACTIVE: ContextVar[bool] = ContextVar("ratekeeper_emergency", default=False)
+ACTIVE: ContextVar[bool] = ContextVar("ratekeeper_emergency", default=False)
+"""Whether the surrounding code is one of `emergency`."""
 
 
 @contextmanager
@@ -26,16 +27,16 @@ def emergency() -> Iterator[None]:
     For what a person does by hand while the programs are stopped, such as closing a position. They pay the ledgers as
     any call.
     """
-    token = _ACTIVE.set(True)
+    token = ACTIVE.set(True)
     try:
         yield
     finally:
-        _ACTIVE.reset(token)
+        ACTIVE.reset(token)
 
 
 def passing(plan: Plan) -> Plan:
     """The plan of a call made here: itself, or inside `emergency` one that says so."""
-    if not _ACTIVE.get() or EMERGENCY in plan.scopes:
+    if not ACTIVE.get() or EMERGENCY in plan.scopes:
         return plan
     # Charges of its own: permits that were taken for it together must not be handed out to calls that a pause holds.
     return replace(plan, charges=(*plan.charges,), scopes=(*plan.scopes, EMERGENCY))

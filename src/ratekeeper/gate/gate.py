@@ -5,24 +5,20 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from ratekeeper.config.resolution import configure, program_name
 from ratekeeper.gate import priorities
-from ratekeeper.gate.congestion import Jams
-from ratekeeper.gate.contact import Contact
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.emergency import passing, understood
+from ratekeeper.gate.emergency import ACTIVE, passing, understood
 from ratekeeper.gate.events import Event, Events
-from ratekeeper.gate.held import Held
 from ratekeeper.gate.opening import opened, spare_store
-from ratekeeper.gate.own import Got, OwnCall
 from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.plans import Plans
-from ratekeeper.gate.policies.pipeline import Pipeline
-from ratekeeper.gate.remote import RemoteRoom
 from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.steps import Steps, drive, drive_async
@@ -35,12 +31,43 @@ from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
 
 if TYPE_CHECKING:
+    from ratekeeper.gate.congestion import CongestionControls
+    from ratekeeper.gate.contact import Contact
+    from ratekeeper.gate.leases import Leases
+    from ratekeeper.gate.own import Got
+    from ratekeeper.gate.policies.pipeline import Pipeline
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["Gate"]
 
+_MET: Final = 1.0
+"""Seconds for which a provider that was asked for its limits need not be looked at again."""
 _LAST: Final = 2.0
 """Seconds for which a gate that is closed waits at most until all that it knows is written."""
+
+
+T = TypeVar("T")
+
+
+class _Later(Generic[T]):
+    """A part of a gate that is loaded and made when it is first used: few programs need it.
+
+    Args:
+        module, name: where its class is.
+        arguments: those of the gate's attributes that it is made of.
+    """
+
+    def __init__(self, module: str, name: str, *arguments: str) -> None:
+        self._module, self._name, self._arguments = module, name, arguments
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
+
+    def __get__(self, gate: Gate, owner: type) -> T:
+        kind = getattr(import_module(self._module), self._name)
+        made = kind(*[getattr(gate, name) for name in self._arguments])
+        # Of threads that come here at once, all get the same one; later ones find it in the gate itself.
+        return gate.__dict__.setdefault(self._attribute, made)  # type: ignore[no-any-return]
 
 
 class Gate:
@@ -69,6 +96,13 @@ class Gate:
     manager; one that is dropped lets its permits end with their leases.
     """
 
+    contact: _Later[Contact] = _Later("ratekeeper.gate.contact", "Contact", "context", "settling")
+    """What is known of first contacts; for adapters."""
+    leases: _Later[Leases] = _Later("ratekeeper.gate.leases", "Leases")
+    """What is held as long as something is open; for websockets."""
+    congestion: _Later[CongestionControls] = _Later("ratekeeper.gate.congestion", "CongestionControls", "events")
+    """How many calls to each provider may be made at a time; for those who gather."""
+
     _default: ClassVar[Gate | None] = None
     _spare: ClassVar[Gate | None] = None
     _default_lock: ClassVar[threading.Lock] = threading.Lock()
@@ -94,7 +128,6 @@ class Gate:
             max_wait=max_wait, max_block_wait=max_block_wait, learn=learn, policies=policies,
         )  # fmt: skip
         self.events = Events()
-        self.jams = Jams(self.events)
         from ratekeeper.config.rulebook import rulebook  # with the reader of rule files
 
         self.home, self._book, self.policies = said.home, rulebook(said), said.policies
@@ -113,7 +146,7 @@ class Gate:
         self._pid = os.getpid()
         self._joined = False
         self._join_lock = threading.Lock()
-        self.held = Held()
+        self._acquainted: dict[str, float] = {}
         self.plans = Plans(self._book, self.store, self.egress, self._secret)
         context = self.context = Context(
             self.store, self.worker, self.events, self.egress, self.plans, self.policies, self.home,
@@ -121,10 +154,11 @@ class Gate:
         )  # fmt: skip
         self.member, self.times = context.member, context.times
         self.settling = Settling(context)
-        self.room = (RemoteRoom if self.store.together else WaitingRoom)(context, self.settling)
+        self.room = _room(self.store)(context, self.settling)
         self.store.heard = self.settling.after
-        self.contact = Contact(context, self.settling)
-        self.pipeline = Pipeline(context) if self.policies else None
+        self.pipeline = _policies(context) if self.policies else None
+        for name in ("contact", "leases"):
+            self.__dict__.pop(name, None)
 
     def _join(self) -> None:
         with self._join_lock:
@@ -247,7 +281,7 @@ class Gate:
         if priority is not None:
             klass = Priority.of(priority)
         else:
-            chosen = priorities.current()
+            chosen = priorities.CURRENT.get()
             if chosen is None and self._assigned is not None:
                 chosen = self._assigned.of(plan)
             if chosen is None:
@@ -256,7 +290,9 @@ class Gate:
         if block_wait is None:
             block_wait = self.max_block_wait if timeout is None else timeout
         timeout = self.max_wait if timeout is None else timeout
-        return Permit(self.room, rules, passing(plan), klass, timeout, block_wait, address, choice)
+        if ACTIVE.get():
+            plan = passing(plan)
+        return Permit(self.room, rules, plan, klass, timeout, block_wait, address, choice)
 
     def call(
         self,
@@ -304,6 +340,8 @@ class Gate:
     def _run(
         self, provider: str | Provider, request: Request, send: Callable[[Permit], Any], options: Any, *, is_async: bool
     ) -> Steps[Got]:
+        from ratekeeper.gate.own import OwnCall  # with what policies need
+
         rules = self.provider(provider)
         call = OwnCall(
             self.permit_for, self.attempt_timeout, self.max_block_wait, rules, request, send, options, is_async=is_async
@@ -359,7 +397,13 @@ class Gate:
 
     def acquainted(self, provider: Provider) -> bool:
         """Whether nothing is left to ask before the next call (`first_contact`)."""
-        return (not self._learn or self.contact.made(provider)) and self.egress.discovered(provider.name)
+        known = self._acquainted.get(provider.namespace, 0.0)
+        if known > time.monotonic():
+            return True
+        met = (not self._learn or self.contact.made(provider)) and self.egress.discovered(provider.name)
+        if met:  # what is learned lasts for days, and a second more or less does not matter
+            self._acquainted[provider.namespace] = time.monotonic() + _MET
+        return met
 
     def first_contact(self, provider: Provider, base_url: str) -> None:
         """Before the first call to a provider that states its limits: read them, once for the whole machine. Where
@@ -389,7 +433,8 @@ class Gate:
     def _depart(self) -> None:
         """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
         if self._pid == os.getpid():
-            self.held.close()
+            if "leases" in self.__dict__:
+                self.leases.close()
             self.worker.close(_LAST)
             if self._joined:
                 self.store.leave(self.member)
@@ -403,3 +448,17 @@ class Gate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _room(store: Store) -> type[WaitingRoom]:
+    if not store.together:
+        return WaitingRoom
+    from ratekeeper.gate.remote import RemoteRoom
+
+    return RemoteRoom
+
+
+def _policies(context: Context) -> Pipeline:
+    from ratekeeper.gate.policies.pipeline import Pipeline
+
+    return Pipeline(context)

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ratekeeper.gate.congestion import Traffic
+from ratekeeper.gate.congestion import CongestionControl
 from ratekeeper.policy.congestion import Congestion
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def gather_each(
 ) -> AsyncIterator[Gathered[I, T]]:
     """`gather_bounded`, one after the other as they are done, in the order of the items: for inputs without an end. At most
     twice as many as go side by side are held, so a slow one in front holds the others up for a while."""
-    traffic = _traffic(gate, provider, congestion)
+    control = _control(gate, provider, congestion)
     source = _each(items)
     tasks: deque[asyncio.Task[Gathered[I, T]]] = deque()
     more = True
@@ -83,7 +83,7 @@ async def gather_each(
             return Gathered(item, value=await function(item))
         except Exception as error:  # noqa: BLE001 - handed to the caller with its item
             if jam is not None and jam(error):
-                traffic.refused()
+                control.refused()
             return Gathered(item, error=error)
 
     try:
@@ -91,8 +91,8 @@ async def gather_each(
             while tasks and tasks[0].done():
                 yield tasks.popleft().result()
             running = [task for task in tasks if not task.done()]
-            full = not more or len(tasks) >= 2 * traffic.congestion.width
-            pause = -1.0 if full else traffic.admit(len(running))
+            full = not more or len(tasks) >= 2 * control.congestion.width
+            pause = -1.0 if full else control.admit(len(running))
             if pause == 0.0:
                 try:
                     item = await anext(source)
@@ -121,7 +121,7 @@ def map_bounded(
     jam: Callable[[Exception], bool] | None = None,
 ) -> Iterator[Gathered[I, T]]:
     """`gather_each` with threads. Closed early, it waits for what runs and starts nothing more."""
-    traffic = _traffic(gate, provider, congestion)
+    control = _control(gate, provider, congestion)
     source = iter(items)
     futures: deque[Future[Gathered[I, T]]] = deque()
     more = True
@@ -131,16 +131,16 @@ def map_bounded(
             return Gathered(item, value=function(item))
         except Exception as error:  # noqa: BLE001 - handed to the caller with its item
             if jam is not None and jam(error):
-                traffic.refused()
+                control.refused()
             return Gathered(item, error=error)
 
-    with ThreadPoolExecutor(traffic.congestion.width, thread_name_prefix="ratekeeper-map") as threads:
+    with ThreadPoolExecutor(control.congestion.width, thread_name_prefix="ratekeeper-map") as threads:
         while more or futures:
             while futures and futures[0].done():
                 yield futures.popleft().result()
             running = [future for future in futures if not future.done()]
-            full = not more or len(futures) >= 2 * traffic.congestion.width
-            pause = -1.0 if full else traffic.admit(len(running))
+            full = not more or len(futures) >= 2 * control.congestion.width
+            pause = -1.0 if full else control.admit(len(running))
             if pause == 0.0:
                 try:
                     item = next(source)
@@ -154,10 +154,10 @@ def map_bounded(
                 wait([futures[0]] if full else running, return_when=FIRST_COMPLETED)
 
 
-def _traffic(gate: Gate | None, provider: str, congestion: Congestion | None) -> Traffic:
+def _control(gate: Gate | None, provider: str, congestion: Congestion | None) -> CongestionControl:
     if gate is None or not provider:
-        return Traffic(congestion)
-    return gate.jams.of(gate.provider(provider).namespace, congestion)
+        return CongestionControl(congestion)
+    return gate.congestion.of(gate.provider(provider).namespace, congestion)
 
 
 async def _each(items: Iterable[I] | AsyncIterable[I]) -> AsyncIterator[I]:

@@ -6,16 +6,16 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.stores.base import Store
-from ratekeeper.stores.fallback import FallbackStore
-from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.address import is_address
-from ratekeeper.stores.share import PartStore
-from ratekeeper.stores.wake import Doorbells
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.share import PartStore
 
 __all__ = ["opened", "secret_of", "spare_store"]
 
@@ -27,6 +27,10 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
         main: the store of the gate that does not work; None: there is none.
         home: its state folder; None: the one that the configuration names.
     """
+    from ratekeeper.stores.fallback import FallbackStore
+    from ratekeeper.stores.share import PartStore
+    from ratekeeper.stores.wake import Doorbells
+
     if isinstance(main, FallbackStore):
         return main.spare()
     return PartStore(1 + len(Doorbells((home or configure().home) / "wake").living()))
@@ -47,7 +51,11 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
         return store, secrets.token_bytes(32)
     name = store_address(store)
     if name.startswith("memory"):
+        from ratekeeper.stores.memory import MemoryStore
+
         return MemoryStore(), secrets.token_bytes(32)
+    from ratekeeper.stores.fallback import FallbackStore
+
     if is_address(name):
         from ratekeeper.stores.redis.store import RedisStore
 

@@ -85,7 +85,8 @@ class OwnCall(Call):
             self.request,
             **{**self._options, "timeout": patience, "block_wait": block_wait},
         )
-        yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
+        if not permit.at_once():
+            yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
         if self.leaving is not None:
             self.leaving()
         left, longest = time.monotonic(), self._attempt_timeout

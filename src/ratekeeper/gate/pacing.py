@@ -51,11 +51,31 @@ class Pacing:
             work = functools.partial(self._cut, plan.provider, charge, _pace(rules, charge))
             self._worker.later(charge.key, work)
 
-    def answered(self, rules: Provider, plan: Plan, *, waited: bool) -> None:
-        """A call went well: what is paced may grow. A guess grows only while somebody waits for it."""
-        known = self._store.learned.get(plan.provider)
-        if not known:
+    def went_well(
+        self, rules: Provider, plan: Plan, known: Mapping[str, tuple[int, int]], sent: int, *, waited: bool
+    ) -> None:
+        """A call went well: what is paced may grow, and refusals of its scopes before it was sent are over.
+
+        Args:
+            rules, plan: of the call.
+            known: the rows beside the stated numbers of its provider; there are some.
+            sent: when the call was sent, steady ns.
+            waited: whether it waited for its permit. A guess grows only while somebody waits for it.
+        """
+        self._grow(rules, plan, known, waited)
+        seen, rows = self._refused.get(plan.provider, (None, frozenset()))
+        if seen is not known:
+            rows = frozenset(row for row, (refusals, _) in known.items() if refusals and row.startswith(REFUSED))
+            self._refused[plan.provider] = known, rows
+        if not rows:
             return
+        start, skew = len(plan.provider) + 1, sum(self._store.skew()) // 2
+        scopes = {REFUSED + scope[start:] for scope in (*plan.scopes, *(charge.key for charge in plan.charges))}
+        over = {row: (0, 0) for row in rows & scopes if known[row][1] <= sent + skew}
+        if over:
+            self._store.learn(plan.provider, over)
+
+    def _grow(self, rules: Provider, plan: Plan, known: Mapping[str, tuple[int, int]], waited: bool) -> None:
         start = len(plan.provider) + 1
         for charge in plan.charges:
             part = known.get(PACED + charge.key[start:])
@@ -89,23 +109,6 @@ class Pacing:
         if nth > before.refusals or not before.covers(sent + skew, mono + skew):
             self._store.learn(namespace, {row: (nth, mono + skew + max(length, filled))})
         return max(length, least)
-
-    def went_well(self, plan: Plan, sent: int) -> None:
-        """A call went well that was sent at the steady instant `sent` (ns): refusals of its scopes before that are over."""
-        known = self._store.learned.get(plan.provider)
-        if not known:
-            return
-        seen, rows = self._refused.get(plan.provider, (None, frozenset()))
-        if seen is not known:
-            rows = frozenset(row for row, (refusals, _) in known.items() if refusals and row.startswith(REFUSED))
-            self._refused[plan.provider] = known, rows
-        if not rows:
-            return
-        start, skew = len(plan.provider) + 1, sum(self._store.skew()) // 2
-        scopes = {REFUSED + scope[start:] for scope in (*plan.scopes, *(charge.key for charge in plan.charges))}
-        over = {row: (0, 0) for row in rows & scopes if known[row][1] <= sent + skew}
-        if over:
-            self._store.learn(plan.provider, over)
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         paced = self._change(namespace, charge, pace.refused)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ratekeeper.gate.roaming import roam
 from ratekeeper.gate.room import WaitingRoom
+from ratekeeper.gate.ticket import Ticket
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice
@@ -41,6 +41,7 @@ class Permit:
         "_klass",
         "_provider",
         "_room",
+        "_ticket",
         "egress",
         "plan",
         "waited",
@@ -64,6 +65,7 @@ class Permit:
         self._block_wait = block_wait
         self._grant: Grant | None = None
         self._choice = choice
+        self._ticket: Ticket | None = None
         self.plan = plan
         self.egress = egress
         self.waited = 0.0
@@ -75,41 +77,61 @@ class Permit:
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def acquire(self) -> None:
-        """Wait for the permit in this thread.
+    def at_once(self) -> bool:
+        """Ask for the permit, without waiting. False: `acquire` or `acquire_async` waits for it.
 
         Raises:
             Rejected: see `ratekeeper.errors`; nothing was charged.
         """
         if self._grant is not None:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
-        if self._choice is not None:
-            self._roam(self._choice)
-            return
+        if self._choice is not None or self._ticket is not None:
+            return False
         got = self._room.ask(self.plan, self._klass, self._deadline, self._block_wait)
-        if not isinstance(got, Grant):
-            begun = time.monotonic()
-            got = self._room.wait(got)
-            self.waited = time.monotonic() - begun
-        self._grant = got
+        if isinstance(got, Grant):
+            self._grant = got
+            return True
+        self._ticket = got
+        return False
+
+    def acquire(self) -> None:
+        """Wait for the permit in this thread. Raises as `at_once` does."""
+        if self.at_once():
+            return
+        ticket, self._ticket = self._ticket, None
+        begun = time.monotonic()
+        if ticket is None:
+            assert self._choice is not None
+            self._roam(self._choice)
+        else:
+            self._grant = self._room.wait(ticket)
+        self.waited = time.monotonic() - begun
 
     async def acquire_async(self) -> None:
-        """Wait for the permit without blocking the event loop. Raises as `acquire` does."""
-        if self._grant is not None:
-            raise RuntimeError("this permit is held already: one permit is for one attempt")
-        if self._choice is not None:
-            await self._roam_async(self._choice)
+        """Wait for the permit without blocking the event loop. Raises as `at_once` does."""
+        if self.at_once():
             return
-        got = self._room.ask(self.plan, self._klass, self._deadline, self._block_wait)
-        if not isinstance(got, Grant):
-            begun = time.monotonic()
-            got = await self._room.wait_async(got)
-            self.waited = time.monotonic() - begun
-        self._grant = got
+        ticket, self._ticket = self._ticket, None
+        begun = time.monotonic()
+        if ticket is None:
+            assert self._choice is not None
+            await self._roam_async(self._choice)
+        else:
+            self._grant = await self._room.wait_async(ticket)
+        self.waited = time.monotonic() - begun
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more, or uses it: everything comes back."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._room.abandon(ticket)
+        self.refund()
 
     def _roam(self, choice: Choice) -> None:
         """`acquire` where there are several addresses."""
-        room, begun = self._room, time.monotonic()
+        from ratekeeper.gate.roaming import roam  # for those who have several addresses
+
+        room = self._room
         steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
@@ -121,11 +143,13 @@ class Permit:
                 else:
                     ticket = steps.send(grant)
         except StopIteration as end:
-            self._settled_on(choice, end.value, begun)
+            self._settled_on(choice, end.value)
 
     async def _roam_async(self, choice: Choice) -> None:
         """The same without blocking the event loop."""
-        room, begun = self._room, time.monotonic()
+        from ratekeeper.gate.roaming import roam  # for those who have several addresses
+
+        room = self._room
         steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
@@ -137,11 +161,10 @@ class Permit:
                 else:
                     ticket = steps.send(grant)
         except StopIteration as end:
-            self._settled_on(choice, end.value, begun)
+            self._settled_on(choice, end.value)
 
-    def _settled_on(self, choice: Choice, grant: Grant, begun: float) -> None:
+    def _settled_on(self, choice: Choice, grant: Grant) -> None:
         self._grant, self.egress, self.plan = grant, choice.address, choice.plan(choice.address)
-        self.waited = time.monotonic() - begun
 
     def __enter__(self) -> Permit:
         self.acquire()

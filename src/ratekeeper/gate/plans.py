@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.gate.emergency import passing
+from ratekeeper.gate.emergency import ACTIVE, passing
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
@@ -41,6 +41,9 @@ class Plans:
         self._identities: dict[tuple[str, str], Identity] = {}
         self._providers: dict[str, Provider] = {}
         self._usual: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
+        self._plain: dict[str | Provider, tuple[Provider, Identity, Address]] = {}
+        """Who asks whom, by provider, where neither an address nor an account is named."""
+        self._matches: dict[tuple[Rulebook, str, str], Provider] = {}
         self._generation = -1
 
     def provider(self, name: str | Provider) -> Provider:
@@ -49,6 +52,8 @@ class Plans:
             self._generation = self._store.generation
             self._providers.clear()
             self._usual.clear()
+            self._plain.clear()
+            self._matches.clear()
         key = name if isinstance(name, str) else name.namespace
         found = self._providers.get(key)
         if found is None:
@@ -61,12 +66,20 @@ class Plans:
 
     def match(self, host: str, path: str) -> Provider | None:
         """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
+        if self._generation == self._store.generation:
+            known = self._matches.get((self.book, host, path))
+            if known is not None:
+                return known
         found = self.book.for_host(host.lower(), path)
         if found is None:
             if len(self.untouched_hosts) < 1000:
                 self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1
             return None
-        return self.provider(found)
+        rules = self.provider(found)
+        if len(self._matches) >= _MOST:
+            self._matches.clear()
+        self._matches[self.book, host, path] = rules
+        return rules
 
     def identity(self, address: Address, account: str = "") -> Identity:
         """Who asks, if a call leaves from that address."""
@@ -80,15 +93,26 @@ class Plans:
 
     def plan(self, provider: str | Provider, request: Request) -> Plan:
         """What a request would spend that leaves from the default address."""
-        return passing(self.leaving(provider, request, "", "")[1])
+        plan = self.leaving(provider, request, "", "")[1]
+        return passing(plan) if ACTIVE.get() else plan
 
     def leaving(
         self, provider: str | Provider, request: Request, egress: str, account: str
     ) -> tuple[Provider, Plan, Address]:
         """What a request would spend that leaves from the named address (``""``: the default one)."""
+        if not egress and not account and self._generation == self._store.generation:
+            known = self._plain.get(provider)
+            if known is not None:
+                rules, identity, address = known
+                return rules, rules.plan(request, identity), address
         rules = self.provider(provider)
         address = self._egress.named(egress) if egress else self._egress.default(rules.name)
-        return rules, rules.plan(request, self.identity(address, account)), address
+        identity = self.identity(address, account)
+        if not egress and not account and not self._egress.changes:
+            if len(self._plain) > _MOST:
+                self._plain.clear()
+            self._plain[provider] = rules, identity, address
+        return rules, rules.plan(request, identity), address
 
     def usual(
         self, provider: str | Provider, request: Request, egress: str, account: str

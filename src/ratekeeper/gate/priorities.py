@@ -5,34 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from fnmatch import fnmatchcase
 
 from ratekeeper.rules.call import Plan, Priority
 
-__all__ = ["Assigned", "current", "priority", "urgent"]
+__all__ = ["CURRENT", "Assigned", "priority", "urgent"]
 
-_CURRENT: ContextVar[Priority | None] = ContextVar("ratekeeper_priority", default=None)
+CURRENT: ContextVar[Priority | None] = ContextVar("ratekeeper_priority", default=None)
+"""The priority of the surrounding code, if it has one."""
 
 
 @contextmanager
 def priority(value: Priority | int | str) -> Iterator[Priority]:
     """Calls made inside, also by tasks started inside, have this priority unless they name their own."""
     wanted = Priority.of(value)
-    token = _CURRENT.set(wanted)
+    token = CURRENT.set(wanted)
     try:
         yield wanted
     finally:
-        _CURRENT.reset(token)
-
-
-def current() -> Priority | None:
-    """The priority of the surrounding code, if it has one."""
-    return _CURRENT.get()
+        CURRENT.reset(token)
 
 
 def urgent(named: Priority | int | str | None) -> bool:
     """Whether a call that names a class (or none: then the surrounding code's) is of one of the two upper ones."""
-    klass = current() if named is None else Priority.of(named)
+    klass = CURRENT.get() if named is None else Priority.of(named)
     return klass is not None and klass <= Priority.HIGH
 
 
@@ -58,6 +53,8 @@ class Assigned:
         return self._known[key]
 
     def _find(self, plan: Plan) -> Priority | None:
+        from fnmatch import fnmatchcase
+
         provider, _, _ = plan.provider.partition("@")
         route = f"{provider} {plan.route.partition(' #')[0]}"
         kind = f"{provider}{plan.scopes[1].removeprefix(plan.provider)}"

@@ -60,7 +60,7 @@ class RemoteRoom(WaitingRoom):
         try:
             return self._stand(ticket, None, now, probe)
         except BaseException:
-            self._abandon(ticket)
+            self.abandon(ticket)
             raise
 
     def freed(self, keys: Iterable[str]) -> None:

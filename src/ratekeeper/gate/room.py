@@ -127,7 +127,7 @@ class WaitingRoom:
         try:
             return self._stand(ticket, no, now, probe)
         except BaseException:
-            self._abandon(ticket)
+            self.abandon(ticket)
             raise
 
     def _asking(self, plan: Plan, klass: int) -> Ask:
@@ -214,7 +214,7 @@ class WaitingRoom:
                 with self._lock:
                     self._set_alarm()  # should the helper thread have died
         except BaseException:
-            self._abandon(ticket)
+            self.abandon(ticket)
             raise
         return self._result(ticket)
 
@@ -228,7 +228,7 @@ class WaitingRoom:
             if ticket.future is not None:
                 await ticket.future
         except BaseException:
-            self._abandon(ticket)
+            self.abandon(ticket)
             raise
         return self._result(ticket)
 
@@ -256,7 +256,7 @@ class WaitingRoom:
         self._torn = False
         self._set_alarm()
 
-    def _abandon(self, ticket: Ticket) -> None:
+    def abandon(self, ticket: Ticket) -> None:
         """Its caller was cancelled: leave the lane, or give the permit back."""
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:

@@ -86,21 +86,17 @@ class Settling:
         """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits, and, if
         the call `waited` for its permit, that more of a limit is wanted."""
         namespace = plan.provider
-        told = Feedback()
         now = self._times.now(namespace)
-        if answer is not None:
-            told = rules.feedback(plan, answer, now=now.lo)
+        told = Feedback() if answer is None else rules.feedback(plan, answer, now=now.lo)
+        if told.unreadable:
             self._say_unreadable(namespace, told)
-            if told.server_time is not None:
-                contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
-                if contradicted:
-                    self._store.doubt(namespace, now)
-                    self._events.say("clock", "its clock is not what this machine's clock says", namespace)
+        if told.server_time is not None:
+            contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
+            if contradicted:
+                self._store.doubt(namespace, now)
+                self._events.say("clock", "its clock is not what this machine's clock says", namespace)
         if costs:
-            for charge in plan.charges:
-                cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
-                if cost is not None:
-                    told.actual[charge.key] = cost
+            _count(plan, costs, told)
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
         # Where the provider says when to come back, that is how long the limit is shut, and no more is made of it.
@@ -108,19 +104,24 @@ class Settling:
         more = told.actual or told.used or told.full
         settlement = Settlement(told.actual, told.used, told.full, stated) if more else AS_RESERVED
         done = self._store.settle(grant, now, settlement)
-        # Only now, by the clock that this very answer has taught.
+        if stated or told.blocks or told.outcome is not Outcome.OK:
+            self._obey(rules, plan, grant, told, now)
+        if told.outcome is Outcome.OK and (known := self._store.learned.get(namespace)):
+            self._pacing.went_well(rules, plan, known, grant.sent.mono, waited=waited)
+        if done.freed or done.wake or done.foreign:
+            self.after(namespace, done)
+        return told
+
+    def _obey(self, rules: Provider, plan: Plan, grant: Grant, told: Feedback, now: Instant) -> None:
+        """Do what an answer says that keeps calls back, or refuses. `now`: by the clock that this very answer has taught."""
         told.retry_in = None if told.wait is None else told.wait.length(now)
         told.held = self._hold(rules, plan, told, grant, now)
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
             self._pacing.throttled(rules, plan, told)
         elif told.outcome is Outcome.OVERLOADED:
-            self._events.say("overloaded", f"{plan.route} was not served: {told.reason}", namespace, route=plan.route)
-        elif told.outcome is Outcome.OK:
-            self._pacing.answered(rules, plan, waited=waited)
-            self._pacing.went_well(plan, grant.sent.mono)
-        self.after(namespace, done)
-        return told
+            route = plan.route
+            self._events.say("overloaded", f"{route} was not served: {told.reason}", plan.provider, route=route)
 
     def fared(self, choice: Choice, told: Feedback) -> None:
         """What an answer says about the address its call left from."""
@@ -195,12 +196,11 @@ class Settling:
         return least
 
     def _say_unreadable(self, namespace: str, told: Feedback) -> None:
-        if told.unreadable:
-            self._events.say_seldom(
-                "unreadable", f"{namespace}: {told.unreadable}", math.inf,
-                f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
-                part=told.unreadable,
-            )  # fmt: skip
+        self._events.say_seldom(
+            "unreadable", f"{namespace}: {told.unreadable}", math.inf,
+            f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
+            part=told.unreadable,
+        )  # fmt: skip
 
     def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:
         limits = ", ".join(
@@ -218,6 +218,14 @@ class Settling:
             "throttled", f"{plan.route or 'a call'} was refused: {told.reason}{wait}", plan.provider,
             route=plan.route, seconds=told.held / SECOND,
         )  # fmt: skip
+
+
+def _count(plan: Plan, costs: Mapping[str, int], told: Feedback) -> None:
+    """What a call really cost, where its sender knows better than the rules: by limit name or unit."""
+    for charge in plan.charges:
+        cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
+        if cost is not None:
+            told.actual[charge.key] = cost
 
 
 def _filled(plan: Plan, told: Feedback, now: Instant) -> dict[str, int]:

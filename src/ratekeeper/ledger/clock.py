@@ -64,6 +64,10 @@ class ServerClock:
         drift = (mono - self.at) // _DRIFT if self.known and mono > self.at else 0
         return Instant(mono, mono + self.lo - drift, mono + self.hi + drift)
 
+    def covers(self, sent: int, answered: int, earliest: int, latest: int) -> bool:
+        """Whether a stamp of a moment ago says nothing that the bounds do not say. Arguments as for `learn`."""
+        return earliest - answered - self.slack <= self.lo and self.hi <= latest - sent + self.slack
+
     def learn(self, sent: int, answered: int, earliest: int, latest: int) -> bool:
         """Take in a time stamp of the server.
 

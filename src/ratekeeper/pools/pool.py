@@ -145,6 +145,11 @@ class Egress:
         self._plain = Address("default")
         self._tell = tell
 
+    @property
+    def changes(self) -> bool:
+        """Whether the default address of a provider, or its scope, may still become another."""
+        return self._echo is not None
+
     def pool(self, provider: str) -> Pool | None:
         """The pool of a provider, if it has one."""
         return self.pools.get(provider) or self.pools.get("*") if self.pools else None

@@ -13,7 +13,7 @@ from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
-__all__ = ["PRIORITIES", "Answer", "Block", "Feedback", "Identity", "Outcome", "Plan", "Priority", "Request"]
+__all__ = ["PRIORITIES", "Answer", "Block", "Feedback", "Headers", "Identity", "Outcome", "Plan", "Priority", "Request"]
 
 
 class Priority(IntEnum):
@@ -68,6 +68,12 @@ class Outcome(StrEnum):
     """It surely never left: no connection could be made."""
     UNKNOWN = "unknown"
     """It was sent, and no answer came."""
+
+
+class Headers(dict[str, str]):
+    """Headers of a request or an answer, by lower-case name: nobody needs to look for other spellings."""
+
+    __slots__ = ()
 
 
 class Request(NamedTuple):

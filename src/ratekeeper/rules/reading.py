@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ratekeeper.rules.call import Identity, Request
+from ratekeeper.rules.call import Headers, Identity, Request
 
 if TYPE_CHECKING:
     from ratekeeper.rules.schema import Owner
@@ -182,7 +182,7 @@ def header(headers: Mapping[str, str] | None, name: str) -> str | None:
     if not headers:
         return None
     value = headers.get(name)
-    if value is None and isinstance(headers, _PLAIN_MAPPINGS):
+    if value is None and type(headers) is not Headers and isinstance(headers, _PLAIN_MAPPINGS):
         for key in headers:
             if key.lower() == name:
                 return headers[key] or None

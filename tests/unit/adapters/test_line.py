@@ -129,7 +129,7 @@ def test_the_gate_gives_all_back_at_its_end(gate: Gate, held: InFlight) -> None:
     """A program that ends with open connections leaves their places to the next one."""
     lines = [connected(gate) for _ in range(3)]
     assert held("ws-connections") == 3
-    gate.held.close()
+    gate.leases.close()
     assert held("ws-connections") == 0
     assert not any(line.holds for line in lines)
 

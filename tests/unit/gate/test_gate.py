@@ -53,6 +53,21 @@ def test_tasks_and_threads_use_the_same_gate(gate: Gate) -> None:
     assert spent(gate) == (2, 0)
 
 
+def test_a_permit_is_had_at_once_or_waited_for(gate: Gate) -> None:
+    """Whoever asks without waiting has it, or may wait, or gives up his place in the line."""
+    held = [gate.permit("shop", "GET", "/slot") for _ in range(2)]
+    assert all(permit.at_once() for permit in held)
+    waits = gate.permit("shop", "GET", "/slot", timeout=5)
+    assert not waits.held and not waits.at_once()
+    assert gate.room.count == 1
+    waits.give_up()
+    assert gate.room.count == 0
+    for permit in held:
+        permit.give_up()
+    with gate.permit("shop", "GET", "/slot", timeout=1):
+        pass
+
+
 def test_refund_gives_everything_back(gate: Gate) -> None:
     """A call that was never sent costs nothing."""
     with gate.permit("shop", "GET", "/x") as permit:

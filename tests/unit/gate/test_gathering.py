@@ -97,18 +97,18 @@ def test_cancelled_it_leaves_nothing_running() -> None:
 
 def test_trouble_of_the_gate_is_everybodys(gate: Gate) -> None:
     """Refusals that one call met make every gather from that provider go slower."""
-    traffic = gate.jams.of("shop")
-    assert traffic.going().width == 10
+    control = gate.congestion.of("shop")
+    assert control.going().width == 10
     for _ in range(6):
         with gate.permit("shop", "GET", "/slot") as permit:
             permit.settle(429)
         gate.unblock(permit.plan.charges[0].key)  # which would be held a little longer each time
-    assert gate.jams.of("shop").going().width == 5
+    assert gate.congestion.of("shop").going().width == 5
     for _ in range(5):
         with gate.permit("shop", "GET", "/slot") as permit:
             permit.settle(503)
-    assert traffic.going() == (1, 1.0)
-    assert gate.jams.of("other").going().width == 10
+    assert control.going() == (1, 1.0)
+    assert gate.congestion.of("other").going().width == 10
 
 
 def test_errors_of_the_function_can_mean_trouble() -> None:

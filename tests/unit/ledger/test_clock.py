@@ -103,3 +103,17 @@ def test_widening_is_for_clocks_that_were_never_told() -> None:
         clock.widen(30 * SECOND)
     assert guessed.doubt == 30 * SECOND
     assert told.doubt == width
+
+
+def test_a_stamp_that_says_nothing_new_changes_nothing() -> None:
+    """What is covered by the bounds leaves them as they are when it is learned at that instant."""
+    clock = ServerClock(BEGIN, WALL)
+    clock.learn(BEGIN, BEGIN + 50 * MILLI, WALL + 20 * MILLI, WALL + 21 * MILLI)
+    at, bounds = clock.at, (clock.lo, clock.hi)
+    wide = (at, at + 60 * MILLI, WALL + at - BEGIN - 300 * MILLI, WALL + at - BEGIN + 700 * MILLI)
+    assert clock.covers(*wide)
+    clock.at = at + 60 * MILLI  # no drift
+    assert not clock.learn(*wide)
+    assert (clock.lo, clock.hi) == bounds
+    later = WALL + at - BEGIN + 40 * MILLI
+    assert not clock.covers(at, at + 20 * MILLI, later, later + SECOND)

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPHeaderDict
 
-from ratekeeper.rules.call import Identity, Request
+from ratekeeper.rules.call import Headers, Identity, Request
 from ratekeeper.rules.reading import count, dig_json, digest, header, number, owner_of, reader, scope_text, text
 from ratekeeper.rules.schema import Owner
 
@@ -83,6 +83,8 @@ def test_header_in_any_case() -> None:
         assert header(kind({"X-MBX-APIKEY": "k1"}), "x-other") is None
     assert header({"x-mbx-apikey": ""}, "x-mbx-apikey") is None
     assert header(None, "x") is None
+    assert header(Headers({"x-mbx-apikey": "k1", "X-Other": "k2"}), "x-mbx-apikey") == "k1"
+    assert header(Headers({"X-Other": "k2"}), "x-other") is None
 
 
 def test_text() -> None:

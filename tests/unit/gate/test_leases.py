@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from ratekeeper.gate import held
-from ratekeeper.gate.held import Held
+from ratekeeper.gate import leases
+from ratekeeper.gate.leases import Leases
 
 
 class Open:
@@ -29,18 +29,18 @@ class Open:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Held:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Leases:
     """One that renews a thousand times as often."""
-    monkeypatch.setattr(held, "_RENEW_EVERY", 0.015)
-    return Held()
+    monkeypatch.setattr(leases, "_RENEW_EVERY", 0.015)
+    return Leases()
 
 
 def helpers() -> list[threading.Thread]:
     """Threads that renew."""
-    return [thread for thread in threading.enumerate() if thread.name == "ratekeeper-held"]
+    return [thread for thread in threading.enumerate() if thread.name == "ratekeeper-leases"]
 
 
-def test_what_is_open_is_renewed_until_it_is_removed(quick: Held) -> None:
+def test_what_is_open_is_renewed_until_it_is_removed(quick: Leases) -> None:
     """One that holds nothing is left alone; when nothing is left the thread ends, and begins again with the next."""
     one, idle = Open(), Open(holds=False)
     for each in (one, idle):
@@ -61,7 +61,7 @@ def test_what_is_open_is_renewed_until_it_is_removed(quick: Held) -> None:
     assert not helpers()
 
 
-def test_what_nobody_refers_to_is_forgotten(quick: Held) -> None:
+def test_what_nobody_refers_to_is_forgotten(quick: Leases) -> None:
     """Its lease ends by itself, and so does the thread."""
     quick.add(Open())
     gc.collect()
@@ -70,7 +70,7 @@ def test_what_nobody_refers_to_is_forgotten(quick: Held) -> None:
     assert not helpers()
 
 
-def test_all_is_given_back_at_the_end(quick: Held) -> None:
+def test_all_is_given_back_at_the_end(quick: Leases) -> None:
     """Each once."""
     several = [Open() for _ in range(3)]
     for each in several:
@@ -81,7 +81,7 @@ def test_all_is_given_back_at_the_end(quick: Held) -> None:
 
 def test_names_are_used_again() -> None:
     """A name is of one thing at a time."""
-    names = Held()
+    names = Leases()
     first, second = names.name(), names.name()
     assert first != second
     names.remove(Open(), first)
