@@ -84,7 +84,7 @@ class Settings:
         return max(1.0, 60 / self.haste)
 
     def restart(self) -> Restart:
-        """Scenario A's session recovery: a check every 60 s, at most 5 attempts, a cooldown of 600 s."""
+        """The session's recovery: a check every 60 s, at most 5 attempts, a cooldown of 600 s."""
         return Restart(
             check_every=60 / self.haste,
             check_timeout=max(2.0, 10 / self.haste),

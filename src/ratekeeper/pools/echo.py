@@ -27,7 +27,7 @@ __all__ = ["Echo", "opener", "public_address"]
 _FRESH: Final = 3600 * SECOND
 _FAILED: Final = 60 * SECOND
 _PATIENCE: Final = 4.0
-"""Seconds to wait for an answer."""
+"""Seconds to wait for an answer: for each piece of it, and for its body as a whole."""
 _MOST: Final = 65_536
 """Bytes of an answer that are read."""
 
@@ -95,7 +95,7 @@ class Echo:
         request = urllib.request.Request(self._url, headers={"User-Agent": "ratekeeper"})  # noqa: S310 - the user's own URL
         try:
             with opener(address).open(request, timeout=_PATIENCE) as answer:
-                return public_address(answer.read(_MOST))
+                return public_address(_body(answer))
         except (OSError, ValueError, http.client.HTTPException) as error:
             why = getattr(error, "reason", None) or error
             self._tell(
@@ -104,6 +104,20 @@ class Echo:
                 address=address.name,
             )
             return ""
+
+
+def _body(answer: Any) -> bytes:
+    """The body, as far as it is read.
+
+    Raises:
+        TimeoutError: it came too slowly.
+    """
+    body, end = b"", time.monotonic() + _PATIENCE
+    while len(body) < _MOST and (piece := answer.read1(_MOST)):
+        body += piece
+        if time.monotonic() > end:
+            raise TimeoutError
+    return body
 
 
 def public_address(body: bytes) -> str:

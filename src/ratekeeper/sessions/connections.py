@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ratekeeper.errors import CannotFit, Rejected
-from ratekeeper.sessions.dials import Connection, bounded, ping_every
+from ratekeeper.sessions.dials import Connection, bounded
 from ratekeeper.sessions.transports import Closed
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Connections:
         """One dial, until it is subscribed; None if that failed, which is noted and told."""
         connection: Connection | None = None
         try:
-            connection = Connection(*await self._dialler.dial(), time.monotonic())
+            opened = await self._dialler.dial()
+            connection = Connection(*opened, self.liveness, self._dialect, self._habits)
             if replacing:
                 self._next = connection  # before its first message is read
             connection.reader = asyncio.create_task(self._read(connection), name="ratekeeper-stream-reader")
@@ -158,10 +159,8 @@ class Connections:
         preparing = asyncio.create_task(prepare(), name="ratekeeper-stream-setup")
         try:
             while not preparing.done():
-                await asyncio.wait(
-                    {preparing, reader}, timeout=self._tick(connection), return_when=asyncio.FIRST_COMPLETED
-                )
-                problem = connection.look(self.liveness, self._dialect, self._habits, time.monotonic())
+                await asyncio.wait({preparing, reader}, timeout=connection.tick, return_when=asyncio.FIRST_COMPLETED)
+                problem = connection.look(time.monotonic())
                 if not preparing.done() and (reader.done() or problem is not None):
                     raise Closed(problem[0] if problem is not None else reader.result() or "closed without a word")
             await preparing
@@ -185,11 +184,6 @@ class Connections:
             except BaseException:
                 connection.topics = before
                 raise
-
-    def _tick(self, connection: Connection) -> float:
-        """Seconds until a connection must be looked at again."""
-        live = self.liveness
-        return min(1.0, live.patience(connection.gaps) / 4, ping_every(live, self._habits) / 4)
 
     async def _read(self, connection: Connection) -> str:
         """Reads a connection to its end; returns how it ended."""
@@ -237,7 +231,7 @@ class Connections:
         try:
             while not why:
                 now = time.monotonic()
-                tick = self._tick(connection)
+                tick = connection.tick
                 if rolling is None and roll_at is not None:
                     if now >= roll_at:
                         rolling = asyncio.create_task(self._replace(connection), name="ratekeeper-stream-rollover")
@@ -257,7 +251,7 @@ class Connections:
                         return following
                 if connection.reader.done():
                     why = connection.reader.result() or "closed without a word"
-                elif (problem := connection.look(live, self._dialect, self._habits, now)) is not None:
+                elif (problem := connection.look(now)) is not None:
                     why, kind = problem
             self._live = None
             await self._end(connection, at_once=kind == "stream stale")

@@ -12,6 +12,7 @@ import os
 import secrets
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class Listener:
 
     Args:
         records: where records and commands are.
-        heed: is called with a session's id and each command for it, in the thread of `run`.
+        heed: is called with a session's id and each command for it, in a thread of the listener.
     """
 
     def __init__(self, records: Records, heed: Callable[[str, Command], None]) -> None:
@@ -54,6 +55,8 @@ class Listener:
         self._bell = self._bells.hang(self.member)
         self._ids: set[str] = set()
         self._closed = False
+        self._thread = threading.Thread(target=self._run, name="ratekeeper-sessions", daemon=True)
+        self._thread.start()
 
     def claim(self, session: str) -> Record:
         """Take a session for this program; returns what is kept of it.
@@ -77,8 +80,7 @@ class Listener:
         """Tell who sent a command that it was carried out."""
         self._bells.ring([command.sender])
 
-    def run(self) -> None:
-        """Hear commands until `close`; for a thread."""
+    def _run(self) -> None:
         while not self._closed:
             select.select([self._bell], [], [], _PATIENCE)
             _drain(self._bell)
@@ -94,13 +96,11 @@ class Listener:
                 path.unlink(missing_ok=True)
                 self._heed(session, command)
 
-    def hush(self) -> None:
-        """Make `run` return."""
+    def close(self) -> None:
+        """Hear no more commands; the program's sessions are free for others."""
         self._closed = True
         self._bells.ring([self.member])
-
-    def close(self) -> None:
-        """Take the doorbell away; after `run` returned."""
+        self._thread.join(5.0)
         self._bells.close()
 
 

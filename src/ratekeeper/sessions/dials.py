@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ratekeeper.sessions.dialects import Dialect, Habits
     from ratekeeper.sessions.transports import Open, Transport
 
-__all__ = ["Connection", "Dialler", "bounded", "ping_every"]
+__all__ = ["Connection", "Dialler", "bounded"]
 
 T = TypeVar("T")
 
@@ -149,15 +149,18 @@ class Connection:
         reader: the task that reads it; its result says how it ended.
     """
 
-    def __init__(self, socket: Open, line: Line | None, now: float) -> None:
+    def __init__(self, socket: Open, line: Line | None, liveness: Liveness, dialect: Dialect, habits: Habits) -> None:
         self.socket = socket
         self.line = line
-        self.opened = now
+        self._liveness = liveness
+        self._ping_text = dialect.ping if habits.client_pings and dialect.ping else None
+        self._ping_every = habits.ping_every if habits.client_pings and habits.ping_every else liveness.ping_every
+        self.opened = time.monotonic()
         self.since = time.time()
         self.ready: float | None = None
         self.topics: list[Any] = []
         self.gaps = Gaps()
-        self.pinged = self.anything = now
+        self.pinged = self.anything = self.opened
         self.good = False
         self.busy = False
         self.held: deque[Any] = deque()
@@ -175,23 +178,24 @@ class Connection:
         if self.line is not None:
             await drive_async(self.line.sending(text, is_async=True))
 
-    def look(self, liveness: Liveness, dialect: Dialect, habits: Habits, now: float) -> tuple[str, str] | None:
+    @property
+    def tick(self) -> float:
+        """Seconds until it must be looked at again."""
+        return min(1.0, self._liveness.patience(self.gaps) / 4, self._ping_every / 4)
+
+    def look(self, now: float) -> tuple[str, str] | None:
         """Pings; (why, kind of event) if the connection is as good as lost."""
-        every = ping_every(liveness, habits)
         if self.pinging is not None and self.pinging.done() and (error := self.pinging.exception()) is not None:
             return (f"no answer to a ping: {error}" if str(error) else "no answer to a ping"), "stream stale"
-        if now - self.pinged >= every and (self.pinging is None or self.pinging.done()):
+        if now - self.pinged >= self._ping_every and (self.pinging is None or self.pinging.done()):
             self.pinged = now
-            self.pinging = asyncio.create_task(
-                self._ping(liveness, dialect, habits, every), name="ratekeeper-stream-ping"
-            )
-        if self.ready is not None and not self.busy and liveness.stale(self.gaps, self.ready, now):
-            return f"no message for {liveness.patience(self.gaps):.1f} s", "stream stale"
+            self.pinging = asyncio.create_task(self._ping(), name="ratekeeper-stream-ping")
+        if self.ready is not None and not self.busy and self._liveness.stale(self.gaps, self.ready, now):
+            return f"no message for {self._liveness.patience(self.gaps):.1f} s", "stream stale"
         return None
 
-    async def _ping(self, liveness: Liveness, dialect: Dialect, habits: Habits, every: float) -> None:
-        patience = min(liveness.ping_patience, 0.9 * every)
-        text = dialect.ping if habits.client_pings and dialect.ping else None
+    async def _ping(self) -> None:
+        patience, text = min(self._liveness.ping_patience, 0.9 * self._ping_every), self._ping_text
         await self._allowed(text)
         sent = time.monotonic()
         try:
@@ -240,8 +244,3 @@ async def bounded(work: Awaitable[T], seconds: float, what: str) -> T:
         if limit.expired():
             raise TimeoutError(f"{what} took more than {seconds:g} s") from None
         raise
-
-
-def ping_every(liveness: Liveness, habits: Habits) -> float:
-    """Seconds between two pings of ours."""
-    return habits.ping_every if habits.client_pings and habits.ping_every else liveness.ping_every

@@ -22,25 +22,25 @@ _LATEST: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart:
-    """How a session is watched and started again. Defaults are scenario A's where it has numbers, else our own.
+    """How a session is watched and started again. The defaults are choices of ours.
 
     Attributes:
-        check_every: seconds from one health check to the next (A: 60).
-        check_timeout: seconds that a health check may take; one that takes longer has failed (own: 10).
-        failures: failed checks in a row that make a session abnormal (own: 3).
-        stalled_after: seconds without `Session.beat` that make it abnormal; None: nobody looks (own).
-        errors_per_minute: `Session.error` above this many in a minute make it abnormal; None: nobody counts (own).
-        attempts: starts in a row that may fail before the cooldown (A: 5).
-        cooldown: seconds of rest after them (A: 600); then the attempts are counted anew.
-        give_up: cooldowns in a row after which it stays failed; None: never (own).
-        first: seconds of the first backoff's upper bound (own: 1).
-        factor: by which the bound grows from attempt to attempt (own: 2).
-        longest: seconds beyond which it does not grow (own: 60).
-        most: starts allowed in `span` seconds, whatever their reason (own: 10 in 600).
+        check_every: seconds from one health check to the next.
+        check_timeout: seconds that a health check may take; one that takes longer has failed.
+        failures: failed checks in a row that make a session abnormal.
+        stalled_after: seconds without `Run.beat` that make it abnormal; None: nobody looks.
+        errors_per_minute: `Run.error` above this many in a minute make it abnormal; None: nobody counts.
+        attempts: starts in a row that may fail before the cooldown.
+        cooldown: seconds of rest after them; then the attempts are counted anew.
+        give_up: cooldowns in a row after which it stays failed; None: never.
+        first: seconds of the first backoff's upper bound.
+        factor: by which the bound grows from attempt to attempt.
+        longest: seconds beyond which it does not grow.
+        most: starts allowed in `span` seconds, whatever their reason.
         span: see `most`.
-        proven: seconds a started session must run, and be found healthy, to count as recovered (own: 5).
+        proven: seconds a started session must run, and be found healthy, to count as recovered.
         end_is_failure: whether a job that returns has failed; else it has done its work.
-        stop_within: seconds that stopping it may take (own: 10).
+        stop_within: seconds that stopping it may take.
     """
 
     check_every: float = 60.0

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -19,15 +19,9 @@ from ratekeeper.sessions.job import Run, Vitals, failure_of, shown, takes_one
 from ratekeeper.sessions.restarts import Failure, Pause, Progress, Recovery, Restart, after_failure, remaining, worked
 from ratekeeper.sessions.stopping import Loop, Work, halt
 
-__all__ = ["Say", "Session"]
+__all__ = ["Session"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
-
-
-class Say(Protocol):
-    """How a supervisor tells people: an event's kind and sentence, and what is behind it."""
-
-    def __call__(self, kind: str, message: str, **fields: Any) -> None: ...
 
 
 class _Order(NamedTuple):
@@ -45,7 +39,7 @@ class Session:
         health: called for a check: healthy if it returns None or True; False, a text or an error is a problem.
         settings: how it is watched and started again.
         loop: for coroutines.
-        say: tells people.
+        say: tells people: an event's kind, its sentence and its fields.
         changed: is called after every change of state.
     """
 
@@ -57,7 +51,7 @@ class Session:
         health: Callable[[], Any] | None,
         settings: Restart,
         loop: Loop,
-        say: Say,
+        say: Callable[..., object],
         changed: Callable[[], None],
     ) -> None:
         self.id = record.id

@@ -58,7 +58,6 @@ class Supervisor:
         self._loop = Loop()
         self._async: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._listener: Listener | None = None
-        self._ear: threading.Thread | None = None
         self._terminated = False
         self._restore: Callable[[], object] | None = None
 
@@ -143,8 +142,6 @@ class Supervisor:
         if self._listener is not None:
             raise RuntimeError("a supervisor is entered once at a time")
         self._listener = Listener(self._records, self._heed)
-        self._ear = threading.Thread(target=self._listener.run, name="ratekeeper-sessions", daemon=True)
-        self._ear.start()
 
     def close(self) -> None:
         """Stop all sessions in the reverse of their order. One that fails to stop is logged; the rest are stopped."""
@@ -155,12 +152,10 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001 - the others must be stopped
                 _LOG.error("session %s: stopping failed: %s", session.id, redact(str(error)))
             _LOG.debug("session %s was stopped in %.1f s", session.id, time.monotonic() - begin)
-        if self._listener is not None and self._ear is not None:
-            self._listener.hush()
-            self._ear.join(5.0)
+        if self._listener is not None:
             self._listener.close()
         self._loop.close()
-        self._listener = self._ear = None
+        self._listener = None
         self._sessions.clear()
 
     def _on_sigterm(self, install: Callable[[], Callable[[], object]]) -> None:

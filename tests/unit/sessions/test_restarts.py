@@ -39,7 +39,7 @@ def recovery(delay: float, ok: bool = True, kind: str = "ConnectionError") -> Re
 
 
 def test_five_attempts_then_a_cooldown() -> None:
-    """Scenario A: five starts at doubling bounds, then 600 s of rest, then five more, without an end."""
+    """Five starts at doubling bounds, then 600 s of rest, then five more, without an end."""
     found = row(Restart(most=100), 12)
     assert [each.state for each in found] == ["recovering"] * 5 + ["cooldown"] + ["recovering"] * 5 + ["cooldown"]
     assert [each.delay for each in found] == [1, 2, 4, 8, 16, 600] * 2
