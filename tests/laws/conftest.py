@@ -13,4 +13,4 @@ sys.path.append(str(Path(__file__).parents[2]))
 @pytest.fixture
 def scenarios() -> int:
     """Random worlds per law: a sample."""
-    return 400
+    return 200
