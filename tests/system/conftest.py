@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.support.awake import served, until_served
+from tests.support.warm import governed
 
 from ratekeeper.apps.demo.stage import Programs
 from ratekeeper.testing import Emulator
@@ -84,6 +85,13 @@ class World:
         """How many calls were answered with 429, and with 418."""
         totals = self.emulator.stats()["totals"]
         return totals["throttled"], totals["banned"]
+
+
+@pytest.fixture(scope="module")
+def warm_programs() -> Iterator[None]:
+    """Programs under ``ratekeeper run`` do not wait for imports either: for tests of what they do once they run."""
+    with governed():
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ratekeeper.apps.run import environment
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from origin import Origin
 
-RATEKEEPER = [sys.executable, "-c", "from ratekeeper.apps.cli import main; main()", "run"]
+RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run"]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ratekeeper.stores.records import LedgerView
 
 from .conftest import WINDOW, World
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("warm_programs")]
 
 SPENDER = str(Path(__file__).parents[1] / "support" / "spender")
 BUDGET = 2400

@@ -265,7 +265,7 @@ Results = dict[str, Future[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+def results(tmp_path_factory: pytest.TempPathFactory, warm_programs: None) -> Iterator[Results]:
     """All worlds, three at a time: each has its own exchange, servers and state folders."""
 
     def live(name: str, folder: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import pytest
 
 from ratekeeper.testing import Emulator
 
+pytestmark = pytest.mark.usefixtures("warm_programs")
+
 RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run", "--"]
 QUIET = ["-W", "ignore"]
 """The SDKs leave clients open and import what is deprecated; what Ratekeeper warns of is logged."""

@@ -28,6 +28,8 @@ from ratekeeper.adapters.httpx import Transport
 from ratekeeper.adapters.requests import Adapter
 from ratekeeper.testing import Emulator
 
+pytestmark = pytest.mark.usefixtures("warm_programs")
+
 RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run", "--"]
 BAN = 600.0
 QUICK = 90.0

@@ -43,7 +43,7 @@ Results: TypeAlias = dict[Case, "Future[Outcome]"]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+def results(tmp_path_factory: pytest.TempPathFactory, warm_programs: None) -> Iterator[Results]:
     """All worlds. Those that take longest begin; near ones wait for each other, so that no start disturbs a judged window."""
     starting = threading.Semaphore(AT_ONCE)
     near = [*_OFF, *_STRICT, _STRANGER, _STEP]
