@@ -5,9 +5,9 @@ end: an emulator, a command, three programs that share a budget. Those are forke
 import. They are processes like any other, with an id, an environment, pipes and an end of their own. Tests of how a process
 *starts* (what ``ratekeeper run`` does to an interpreter, what an import costs) start fresh ones.
 
-`Popen` is `subprocess.Popen`, except that it has two kinds of command lines forked: ``python -m ratekeeper…`` (``run`` among
-them: what it runs is a fresh interpreter), and, inside `governed`, ``python -m ratekeeper run … -- python FILE …`` (or ``-c
-TEXT``) as a whole.
+`Popen` is `subprocess.Popen`, except that it has three kinds of command lines forked: ``python -m ratekeeper…`` (``run`` among
+them: what it runs is a fresh interpreter), the programs that lie beside this file, and, inside `governed`, ``python -m
+ratekeeper run … -- python FILE …`` (or ``-c TEXT``) as a whole.
 
 Run as ``python warm.py KIND SOCKET`` it is the process that forks, one of a kind for all workers of a test run. It ends with
 the last of them.
@@ -40,10 +40,10 @@ __all__ = ["Popen", "governed", "warm"]
 _STATUS = struct.Struct("=i")
 _LENGTH = struct.Struct("=I")
 _COMMANDS = (
-    "aiohttp.web", "ccxt", "ratekeeper.apps.cli", "ratekeeper.apps.emulate", "ratekeeper.apps.emulator.server",
-    "ratekeeper.apps.exchange", "ratekeeper.apps.pause", "ratekeeper.apps.proxy", "ratekeeper.apps.proxy.server",
-    "ratekeeper.apps.run", "ratekeeper.apps.sessions", "ratekeeper.apps.state", "ratekeeper.apps.telegram",
-    "ratekeeper.stores.host", "rich.console",
+    "aiohttp.web", "ccxt", "ratekeeper.adapters.requests", "ratekeeper.apps.cli", "ratekeeper.apps.emulate",
+    "ratekeeper.apps.emulator.server", "ratekeeper.apps.exchange", "ratekeeper.apps.pause", "ratekeeper.apps.proxy",
+    "ratekeeper.apps.proxy.server", "ratekeeper.apps.run", "ratekeeper.apps.sessions", "ratekeeper.apps.state",
+    "ratekeeper.apps.telegram", "ratekeeper.stores.host", "rich.console",
 )  # fmt: skip
 _CLIENTS = (
     "requests", "httpx", "httpx2", "aiohttp", "ccxt", "ratekeeper.apps.run", "ratekeeper.stores.host",
@@ -220,7 +220,11 @@ def _kind(plan: Mapping[str, Any]) -> str:
     other = plan["executable"] not in (None, sys.executable)
     if plan["shell"] or plan["pass_fds"] or plan["preexec_fn"] or other or isinstance(argv, str | bytes | os.PathLike):
         return ""
-    if [*argv[:2]] != [sys.executable, "-m"] or argv[2] not in ("ratekeeper", "ratekeeper.apps.emulate"):
+    if len(argv) < 2 or argv[0] != sys.executable:
+        return ""
+    if Path(argv[1]).parent == Path(__file__).parent:
+        return "commands"
+    if argv[1] != "-m" or argv[2] not in ("ratekeeper", "ratekeeper.apps.emulate"):
         return ""
     return "programs" if _FORGES.governed and _is_program([*argv[3:]]) else "commands"
 
@@ -333,6 +337,9 @@ def _become(kind: str, wanted: Mapping[str, Any]) -> None:
         os.setsid()
     _take_environment(wanted["env"])
     os.chdir(wanted["cwd"])
+    if wanted["argv"][1] != "-m":
+        _run_program(wanted["argv"][1:])
+        return
     _, _, module, *words = wanted["argv"]
     if kind == "programs":
         words = _as_run(words[1:])
@@ -382,7 +389,7 @@ def _run_program(words: Sequence[str]) -> None:
     """As ``python FILE …`` and ``python -c TEXT …`` do."""
     text = words[0] == "-c"
     name, source = ("<string>", words[1].encode()) if text else (words[0], Path(words[0]).read_bytes())
-    paths = [place for place in os.environ["PYTHONPATH"].split(os.pathsep)[1:] if place not in sys.path]
+    paths = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)[1:] if place not in sys.path]
     sys.argv = ["-c", *words[2:]] if text else [*words]
     sys.path[:0] = ["" if text else str(Path(name).parent), *paths]
     main = ModuleType("__main__")
