@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .support.warm import warm
 settings.register_profile("suite", deadline=None, print_blob=True)
 settings.load_profile("suite")
 
+gc.disable()  # until all is collected
 HERE = Path(__file__).parent
 ORDER = ("system", "docs", "fuzz", "laws", "conformance", "unit")
 """What takes long begins, so that no worker is left with it when the others have ended."""
@@ -72,6 +74,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: no collection of garbage need look at it again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,12 +84,19 @@ def warm_commands() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Names of folders that nobody has made: most tests need no file, and a folder for each takes longer than they do."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep every test, and the processes it starts, away from the user's own ledgers and settings."""
     for name in [name for name in os.environ if name.startswith("RATEKEEPER_")]:
         monkeypatch.delenv(name)
-    home = tmp_path / "home"
+    home = next(homes)
     monkeypatch.setenv("RATEKEEPER_HOME", str(home))
     return home
 

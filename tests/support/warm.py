@@ -5,7 +5,7 @@ end: an emulator, a command, three programs that share a budget. Those are forke
 import. They are processes like any other, with an id, an environment, pipes and an end of their own. Tests of how a process
 *starts* (what ``ratekeeper run`` does to an interpreter, what an import costs) start fresh ones.
 
-`Popen` is `subprocess.Popen`, except that it has three kinds of command lines forked: ``python -m ratekeeper…`` (``run`` among
+`Popen` is `subprocess.Popen`, except that it has three kinds of commands forked: ``python -m ratekeeper…`` (``run`` among
 them: what it runs is a fresh interpreter), the programs that lie beside this file, and, inside `governed`, ``python -m
 ratekeeper run … -- python FILE …`` (or ``-c TEXT``) as a whole.
 

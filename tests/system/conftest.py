@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.support.awake import served, until_served
+from tests.support.stood import Stood
 from tests.support.warm import governed
 
 from ratekeeper.apps.demo.stage import Programs
@@ -41,6 +42,8 @@ class World:
         self._stack = stack
         settings = {"window": WINDOW, "capacity": CAPACITY, "log": str(self._log), **options}
         self.emulator = stack.enter_context(Emulator("binance-usdm", **settings))
+        self._stood = stack.enter_context(Stood())
+        self._ahead = self.now() - time.time()
 
     def start(self, *, asleep: bool = False, **options: Any) -> Programs:
         """The three programs, or those named in `options`; returns when all of them are served, or at once (`asleep`)."""
@@ -63,6 +66,14 @@ class World:
         return float(self.emulator.stats()["now"])
 
     def shares(self, begin: float, end: float) -> list[float]:
+        """The same, and the part of each window in which the machine let nobody here run: nobody could use that."""
+        first = -(-begin // WINDOW) * WINDOW - self._ahead
+        return [
+            share + self._stood.share(first + number * WINDOW, first + (number + 1) * WINDOW)
+            for number, share in enumerate(self.used(begin, end))
+        ]
+
+    def used(self, begin: float, end: float) -> list[float]:
         """The share used of each whole window between two instants of the emulator's clock."""
         used = {row["start"]: row for row in self.emulator.windows()}
         first = -(-begin // WINDOW) * WINDOW

@@ -406,9 +406,10 @@ def test_who_asked_to_wait_waits(tmp_path: Path) -> None:
     with Emulator("binance-usdm") as emulator:
         place = Place(emulator, tmp_path / "home")
         with place.gate() as gate:
-            gate.block(f"{place.namespace}/ip:default", 6, "ban", "by the exchange")
+            gate.block(f"{place.namespace}/ip:default", 600, "ban", "by the exchange")  # longer than any program starts
             (quick,) = seen({"quick": place.start(wait, RATEKEEPER_MAX_BLOCK_WAIT="1")})["quick"]
             assert quick["status"] == 418
+            gate.unblock(f"{place.namespace}/ip:default")
             gate.block(f"{place.namespace}/ip:default", 12, "ban", "by the exchange")
             found = seen(
                 {
