@@ -9,11 +9,10 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ratekeeper"
@@ -28,6 +27,7 @@ IMPURE = frozenset(
 LAZY = tuple("aiohttp ccxt click httpx httpx2 lmdb redis requests rich urllib3 websocket websockets".split())  # noqa: SIM905
 """What `import ratekeeper` must not load: a program pays only for what it uses."""
 LONGEST = 400
+EXTRAS = frozenset(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 MODULES = sorted(SOURCE.rglob("*.py"))
 # Start-up files and the demo's programs are run by an interpreter, not imported by anybody.
@@ -43,6 +43,26 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Makes one test of a check of one file: it checks all of these, and names each that is wrong."""
+
+    def decorate(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            wrong = []
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    wrong.append(f"{ids(path)}: {error}")
+            assert not wrong, "\n".join(wrong)
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
+
+
+@cache
 def tree(path: Path) -> ast.Module:
     """A module, parsed."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -57,12 +77,9 @@ def imported(module: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.module or ""
 
 
-@pytest.mark.parametrize(
-    "path", [*PAGES, *MODULES, *ROOT.glob("examples/**/*.md"), *ROOT.glob("examples/**/*.py")], ids=ids
-)
+@each([*PAGES, *MODULES, *ROOT.glob("examples/**/*.md"), *ROOT.glob("examples/**/*.py")])
 def test_install_lines_work(path: Path) -> None:
     """Ratekeeper is not published: what tells how to install it names a clone, and extras that exist."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for line in re.findall(r"^.*pip install.*$", path.read_text(encoding="utf-8"), re.M):
         for word in re.findall(r"[^\s'\"`]+", line.partition("pip install")[2]):
             assert not word.startswith("ratekeeper"), line
@@ -70,7 +87,7 @@ def test_install_lines_work(path: Path) -> None:
                 assert "in a clone" in line, line
                 named = re.fullmatch(r"\.(?:\[([a-z0-9,]+)\])?", word)
                 assert named is not None, line
-                assert set((named[1] or "demo").split(",")) <= set(extras), line
+                assert set((named[1] or "demo").split(",")) <= EXTRAS, line
 
 
 def test_no_circle_of_files() -> None:
@@ -103,7 +120,7 @@ def _needed(name: str, path: Path, names: Container[str]) -> set[str]:
     return {each for each in found if each in names and each != name}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(SOURCE).parts[0] in PURE], ids=ids)
+@each([p for p in MODULES if p.relative_to(SOURCE).parts[0] in PURE])
 def test_pure(path: Path) -> None:
     """The ledger and the waiting import no clock, I/O, thread, chance or log, and never await."""
     module = tree(path)
@@ -120,7 +137,7 @@ def test_pure(path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(SOURCE).parts[0] != "stores"], ids=ids)
+@each([p for p in MODULES if p.relative_to(SOURCE).parts[0] != "stores"])
 def test_nobody_asks_where_a_store_is(path: Path) -> None:
     """Above the stores nobody asks whether one is a network away: a worker of the store's does what may wait."""
     asked = [
@@ -131,7 +148,7 @@ def test_nobody_asks_where_a_store_is(path: Path) -> None:
     assert not asked
 
 
-@pytest.mark.parametrize("path", MODULES, ids=ids)
+@each(MODULES)
 def test_short(path: Path) -> None:
     """A module above 400 lines says why in the first line of its docstring (the word "because" or "long")."""
     if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST:
@@ -139,7 +156,7 @@ def test_short(path: Path) -> None:
         assert re.search(r"\b(because|long)\b", first), f"{ids(path)} is above {LONGEST} lines and gives no reason"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=ids)
+@each(MODULES)
 def test_no_state_by_module(path: Path) -> None:
     """No function rebinds a module's names: two gates in one process must not meet."""
     assert not [f"line {node.lineno}" for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
@@ -151,7 +168,7 @@ def load(path: Path) -> ModuleType:
     return importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
-@pytest.mark.parametrize("path", [p for p in PUBLIC if p.stat().st_size], ids=ids)
+@each([p for p in PUBLIC if p.stat().st_size])
 def test_all_is_exact(path: Path) -> None:
     """`__all__` names every public class and function that the module defines, once each, and only what is there."""
     module = load(path)
@@ -194,7 +211,7 @@ def prose(page: Path) -> str:
     return re.sub(r"```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=ids)
+@each(PAGES)
 def test_links(page: Path) -> None:
     """Every link inside the project leads to a file, and every fragment to a heading in it."""
     broken = []
@@ -208,7 +225,7 @@ def test_links(page: Path) -> None:
     assert not broken
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if "docs" in p.relative_to(ROOT).parts], ids=ids)
+@each([p for p in PAGES if "docs" in p.relative_to(ROOT).parts])
 def test_page_is_reachable(page: Path) -> None:
     """Every page of the documentation is linked from its index."""
     index = ROOT / "docs" / "index.md"

@@ -87,22 +87,22 @@ class SlidingServer(Server):
 
 
 class BucketServer(Server):
-    """A bucket that leaks at a steady rate; exact fractions."""
+    """A bucket that leaks at a steady rate. Its level is exact: a whole number of parts, of which a unit has `period`."""
 
     def __init__(self, capacity: int, period: int, refill: int = 0) -> None:
         super().__init__(capacity, period)
-        self.rate = Fraction(refill or capacity, period)
-        self.level = Fraction(0)
+        self.rate = refill or capacity
+        self.level = 0
         self.seen = 0
 
-    def count(self, at: int, cost: int) -> Fraction:
-        self.level = max(Fraction(0), self.level - (at - self.seen) * self.rate) + cost
+    def count(self, at: int, cost: int) -> Fraction | int:
+        level = self.level = max(0, self.level - (at - self.seen) * self.rate) + cost * self.period
         self.seen = at
-        level, whole = self.level, self.level.numerator // self.level.denominator
-        if level > self.capacity:
-            self.level -= cost
         # The counter shows whole units; a refusal is decided on the exact level.
-        return level if level > self.capacity else whole
+        if level <= self.capacity * self.period:
+            return level // self.period
+        self.level -= cost * self.period
+        return Fraction(level, self.period)
 
 
 class SlotsServer(Server):

@@ -6,13 +6,16 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.laws.draw import blind, draw, untidy
+from tests.laws.draw import draw, untidy
+from tests.laws.long_run import lessons
 from tests.laws.world import MILLI, Crew, Route, Terms, World
 
-from ratekeeper.ledger.limit import SECOND, Limit, Window
+from ratekeeper.ledger.limit import SECOND, Limit
 from ratekeeper.stores.host import HostStore
 
 BATCHES = 20
+BLIND_WORLDS = 400
+"""A rate of one in a hundred wants that many."""
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -80,10 +83,10 @@ def test_one_refusal_teaches_where_there_are_no_counters(ahead: float) -> None:
 
 
 @pytest.mark.parametrize("ahead", [0.4, 1.5])
-def test_one_refusal_teaches_whenever_programs_start(ahead: float, scenarios: int) -> None:
+def test_one_refusal_teaches_whenever_programs_start(ahead: float) -> None:
     """What a window holds is not known well when its first calls may have counted in the one before: a call that goes well
     is no proof then that the next has begun."""
-    for seed in range(scenarios // 10):
+    for seed in range(40):
         r = random.Random(seed)
         pause = r.choice((0, 0, 100, 300)) * MILLI
         crews = tuple(Crew(member, 4, (0, 1, 2), pause=pause, since=r.randrange(8 * SECOND)) for member in range(3))
@@ -96,18 +99,10 @@ def test_one_refusal_teaches_whenever_programs_start(ahead: float, scenarios: in
         assert World(terms).run().refusals <= 1, seed
 
 
-def test_a_lesson_without_counters_is_learned_once(scenarios: int) -> None:
+def test_a_lesson_without_counters_is_learned_once() -> None:
     """In random worlds without counters refusals come within one round trip of the first: what is under way then. A limit in
     a hundred needs a second lesson, because one refusal does not tell on which side of the dates the clock is."""
-    more = 0
-    for seed in range(scenarios):
-        terms = blind(seed)
-        trip, lessons, until = terms.up[1] + terms.work[1] + terms.down[1] + 2 * terms.late, 0, -1
-        for at in World(terms).run().refused_at:
-            if at > until:
-                lessons, until = lessons + 1, at + trip
-        more += lessons > sum(limit.window is Window.FIXED for limit in terms.limits)
-    assert more <= scenarios // 100
+    assert sum(lessons(seed) > 0 for seed in range(BLIND_WORLDS)) <= BLIND_WORLDS // 100
 
 
 def test_the_same_on_disk(tmp_path: Path) -> None:

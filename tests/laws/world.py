@@ -252,7 +252,7 @@ class Member:
         """A call could not be served in time. Its worker does not ask again in the same instant."""
         world = self.world
         if call.arrived >= world.start + world.terms.warm:
-            world.account.failed[world.terms.crews.index(call.crew)] += 1
+            world.account.failed[world.numbers[id(call.crew)]] += 1
         if no is not None:
             missed, left = self.queue.missed(call, no)
             world.store.withdraw(missed, (self.id, call.klass), self.now(), missed, left)
@@ -330,6 +330,7 @@ class World:
         self.time = self.start = 1_000_000 * SECOND + self.random.randrange(3600 * SECOND)
         self.skew = self.random.randint(-terms.doubt[0], terms.doubt[0])
         self.end = self.start + terms.span
+        self.numbers = {id(crew): terms.crews.index(crew) for crew in terms.crews}
         self.events: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self.number = itertools.count()
         self.servers = [_server(limit) for limit in terms.limits]
@@ -444,7 +445,7 @@ class World:
         terms, account = self.terms, self.account
         account.calls += 1
         if call.arrived >= self.start + terms.warm:
-            account.waits.setdefault(terms.crews.index(call.crew), []).append(self.time - call.arrived)
+            account.waits.setdefault(self.numbers[id(call.crew)], []).append(self.time - call.arrived)
         if self.random.random() < terms.cancelled / 4:
             self.later(self.random.randrange(SECOND // 10), self.unsent, member, call, grant)
             return
@@ -477,7 +478,7 @@ class World:
                 self.account.refused_at.append(self.time - self.start)
                 flight.full.append(charge.key)
             elif number == 0:
-                crew = self.terms.crews.index(call.crew)
+                crew = self.numbers[id(call.crew)]
                 self.account.taken[crew] = self.account.taken.get(crew, 0) + actual[charge.key]
         self.later(flight.work, self.depart, flight)
 

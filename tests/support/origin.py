@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
+
+from tests.support.tidy import TidyServer
 
 DAY_LIMITS = [
     {"rateLimitType": "REQUEST_WEIGHT", "interval": "DAY", "intervalNum": 1, "limit": 100_000},
@@ -161,18 +162,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
-class Server(ThreadingHTTPServer):
-    """One that lets many clients connect at once."""
-
-    request_queue_size = 256
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is no trouble; of anything else the trace is printed."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class Origin:
     """The server; a context manager.
 
@@ -191,7 +180,7 @@ class Origin:
         self.more = threading.Semaphore(0)
         self.ended = threading.Event()
         self.lock = threading.Lock()
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = TidyServer(("127.0.0.1", 0), Handler)
         self.server.origin = self  # type: ignore[attr-defined]
         self.place = f"127.0.0.1:{self.server.server_port}"
         self.url = f"http://{self.place}"
@@ -201,7 +190,8 @@ class Origin:
         return [a.path for a in self.arrivals if a.headers.get("user-agent") != "ratekeeper"]
 
     def __enter__(self) -> Origin:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self._serving = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
+        self._serving.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,4 +199,5 @@ class Origin:
         for _n in range(100):
             self.more.release()
         self.server.shutdown()
+        self._serving.join()
         self.server.server_close()

@@ -31,7 +31,7 @@ class Raw:
         self.port = self._listener.getsockname()[1]
         self.place = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.place}"
-        self._open: list[socket.socket] = []
+        self._open: list[tuple[socket.socket, threading.Thread]] = []
 
     def __enter__(self) -> Raw:
         self._listening = threading.Thread(target=self._listen, daemon=True)
@@ -44,9 +44,11 @@ class Raw:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listening.join()
         self._listener.close()
-        for connection in self._open:
+        for connection, _ in self._open:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        for connection, serving in self._open:
+            serving.join(10)
             connection.close()
 
     def _listen(self) -> None:
@@ -55,21 +57,24 @@ class Raw:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self._open.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            serving = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._open.append((connection, serving))
+            serving.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            stream = connection.makefile("rb")
-            while head := _head(stream):
-                request = head + _body(stream, head)
-                self.requests.append(request)
-                path = head.split(b" ", 2)[1].split(b"?")[0].decode("latin-1")
-                act = self.acts.get(path)
-                if act is None:
-                    connection.sendall(answer(request))
-                elif not act(connection):
-                    return
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:
+            self._answer(connection, stream)
+
+    def _answer(self, connection: socket.socket, stream: object) -> None:
+        while head := _head(stream):
+            request = head + _body(stream, head)
+            self.requests.append(request)
+            path = head.split(b" ", 2)[1].split(b"?")[0].decode("latin-1")
+            act = self.acts.get(path)
+            if act is None:
+                connection.sendall(answer(request))
+            elif not act(connection):
+                return
 
 
 def _head(stream: object) -> bytes:

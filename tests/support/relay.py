@@ -72,7 +72,6 @@ class Relay:
             await asyncio.gather(*tasks, return_exceptions=True)
             for one in both:
                 one.close()
-            self._writers -= both
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int) -> None:
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -105,6 +104,7 @@ class Relay:
                 await deliver()
             finally:
                 taking.cancel()
+                await asyncio.gather(taking, return_exceptions=True)
 
     def close(self) -> None:
         """Break every connection, and take no more."""
@@ -116,7 +116,8 @@ class Relay:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             for writer in self._writers:
-                writer.close()
+                writer.transport.abort()  # also one that has something left to send
+            await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)

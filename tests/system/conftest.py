@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from tests.support.awake import served, until_served
+from tests.support.stood import Stood
+from tests.support.warm import governed
 
 from ratekeeper.apps.demo.stage import Programs
 from ratekeeper.testing import Emulator
@@ -40,6 +42,8 @@ class World:
         self._stack = stack
         settings = {"window": WINDOW, "capacity": CAPACITY, "log": str(self._log), **options}
         self.emulator = stack.enter_context(Emulator("binance-usdm", **settings))
+        self._stood = stack.enter_context(Stood())
+        self._ahead = self.now() - time.time()
 
     def start(self, *, asleep: bool = False, **options: Any) -> Programs:
         """The three programs, or those named in `options`; returns when all of them are served, or at once (`asleep`)."""
@@ -62,6 +66,14 @@ class World:
         return float(self.emulator.stats()["now"])
 
     def shares(self, begin: float, end: float) -> list[float]:
+        """The same, and the part of each window in which the machine let nobody here run: nobody could use that."""
+        first = -(-begin // WINDOW) * WINDOW - self._ahead
+        return [
+            share + self._stood.share(first + number * WINDOW, first + (number + 1) * WINDOW)
+            for number, share in enumerate(self.used(begin, end))
+        ]
+
+    def used(self, begin: float, end: float) -> list[float]:
         """The share used of each whole window between two instants of the emulator's clock."""
         used = {row["start"]: row for row in self.emulator.windows()}
         first = -(-begin // WINDOW) * WINDOW
@@ -84,6 +96,13 @@ class World:
         """How many calls were answered with 429, and with 418."""
         totals = self.emulator.stats()["totals"]
         return totals["throttled"], totals["banned"]
+
+
+@pytest.fixture(scope="module")
+def warm_programs() -> Iterator[None]:
+    """Programs under ``ratekeeper run`` do not wait for imports either: for tests of what they do once they run."""
+    with governed():
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ratekeeper.apps.run import environment
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from origin import Origin
 
-RATEKEEPER = [sys.executable, "-c", "from ratekeeper.apps.cli import main; main()", "run"]
+RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run"]
 
 
 @pytest.fixture
@@ -149,6 +149,7 @@ OURS = {
 }
 
 
+@pytest.mark.usefixtures("warm_programs")
 @pytest.mark.parametrize("client", OURS)
 def test_a_program_that_knows_ratekeeper_is_not_charged_twice(client: str, program: Any, origin: Origin) -> None:
     """Two calls and one redirect (to a call of weight 5): each real request is charged once, whoever saw it first."""
@@ -193,6 +194,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.usefixtures("warm_programs")
 @pytest.mark.parametrize("client", REFUSED)
 def test_refusals_are_the_librarys_own_errors(client: str, program: Any, origin: Origin) -> None:
     """A signed call that would go stale in the queue raises what the program's except clauses already catch."""

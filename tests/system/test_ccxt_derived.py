@@ -15,7 +15,9 @@ from ratekeeper import Gate
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from origin import Origin
 
-RATEKEEPER = [sys.executable, "-c", "from ratekeeper.apps.cli import main; main()"]
+pytestmark = pytest.mark.usefixtures("warm_programs")
+
+RATEKEEPER = [sys.executable, "-m", "ratekeeper"]
 SECONDS, SPACING, BURST = 4.0, 0.25, 0.5
 """How long the programs run; hollaex's rateLimit, and the bucket that comes of it (two calls), in seconds."""
 

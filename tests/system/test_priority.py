@@ -18,7 +18,7 @@ from ratekeeper.stores.records import LedgerView
 
 from .conftest import WINDOW, World
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("warm_programs")]
 
 SPENDER = str(Path(__file__).parents[1] / "support" / "spender")
 BUDGET = 2400
@@ -98,7 +98,7 @@ def test_a_program_keeps_to_its_part(world: Callable[..., World], tmp_path: Path
     time.sleep(2 * WINDOW)
     here.emulator.stats()
     assert here.refused() == (0, 0)
-    assert here.shares(begin, begin + 2 * WINDOW) == [0.2, 0.2]
+    assert here.used(begin, begin + 2 * WINDOW) == [0.2, 0.2]
     assert {view.limit.capacity for view in _ledgers(here) if view.key.endswith("~cap/program:collector")} == {200}
 
 

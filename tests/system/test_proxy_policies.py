@@ -33,8 +33,12 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def proxy(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """A proxy with all policies."""
+    """A proxy with all policies. Candles stay fresh for longer than a test takes on a busy machine."""
     monkeypatch.setenv("RATEKEEPER_POLICIES", "all")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "ratekeeper.toml").write_text(
+        '[policies.cache]\nttl = { "binance-usdm GET /fapi/v1/klines" = 600 }\n'
+    )
     made = Running(home=tmp_path / "home", hosts=emulator.hosts)
     yield made
     made.end()

@@ -20,6 +20,7 @@ import redis
 from tests.support.awake import until_served
 from tests.support.relay import Relay
 from tests.support.server import Server, free_port
+from tests.support.stood import Stood
 
 from ratekeeper.testing import Emulator
 
@@ -43,6 +44,7 @@ class Field:
     """
 
     def __init__(self, folder: Path, stack: ExitStack, seconds: float) -> None:
+        self._stood = stack.enter_context(Stood())
         self.folder = folder
         self.stack = stack
         self.seconds = seconds
@@ -94,10 +96,11 @@ class Field:
         return [row for row in rows if not statuses or row["status"] in statuses]
 
     def shares(self, begin: float, end: float) -> list[float]:
-        """The share used of each whole window between two instants."""
+        """The share used of each whole window between two instants, and that for which the machine left no time."""
         used = {row["start"]: row["accepted"] / row["capacity"] for row in self.emulator.windows()}
         first = -(-begin // WINDOW) * WINDOW
-        return [used.get(first + n * WINDOW, 0.0) for n in range(int((end - first) // WINDOW))]
+        starts = [first + n * WINDOW for n in range(int((end - first) // WINDOW))]
+        return [used.get(start, 0.0) + self._stood.share(start, start + WINDOW) for start in starts]
 
     def account(self, gone: float = 0.0, back: float = 0.0) -> dict[str, Any]:
         """What was refused, and the shares used of the whole windows: those with the server there, that in which it came
@@ -265,7 +268,7 @@ Results = dict[str, Future[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+def results(tmp_path_factory: pytest.TempPathFactory, warm_programs: None) -> Iterator[Results]:
     """All worlds, three at a time: each has its own exchange, servers and state folders."""
 
     def live(name: str, folder: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import pytest
 
 from ratekeeper.testing import Emulator
 
+pytestmark = pytest.mark.usefixtures("warm_programs")
+
 RATEKEEPER = [sys.executable, "-m", "ratekeeper", "run", "--"]
 QUIET = ["-W", "ignore"]
 """The SDKs leave clients open and import what is deprecated; what Ratekeeper warns of is logged."""
@@ -225,9 +227,19 @@ TWICE = """
 
 def test_a_program_that_knows_ratekeeper_is_not_charged_twice(tmp_path: Path) -> None:
     """A one-liner under `ratekeeper run`: object and class, SDK and HTTP client are governed; each call is charged once."""
-    with Emulator("bybit") as bybit, Emulator("okx") as okx:
+    windows = {
+        "bybit": {"user-50-1s": (50, 600.0)},
+        "okx": {"ip-40-2s": (40, 600.0)},
+    }  # none ends before it is looked at
+    with ExitStack() as stack:
+        bybit, okx = (stack.enter_context(Emulator(name, limits=limits)) for name, limits in windows.items())
+        for emulator, name in ((bybit, "bybit"), (okx, "okx")):
+            (tmp_path / f"{name}.toml").write_text(emulator.rules())
+        config = tmp_path / "ratekeeper.toml"
+        config.write_text('rules = ["bybit.toml", "okx.toml"]')
         source = f"OKX = {okx.url!r}\n" + textwrap.dedent(TWICE)
-        program = start(source, bybit.url, f"{bybit.hosts},{okx.hosts}", tmp_path, 0)
+        hosts = f"{bybit.hosts},{okx.hosts}"
+        program = start(source, bybit.url, hosts, tmp_path, 0, env={"RATEKEEPER_CONFIG": str(config)})
         out, err = program.communicate(timeout=60)
     assert (program.returncode, out, err) == (0, "2\n", "")
 

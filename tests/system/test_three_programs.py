@@ -20,7 +20,7 @@ from tests.support.stranger import Stranger
 
 from .conftest import CAPACITY, WINDOW, WORKERS, World
 
-pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("three programs")]
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("three programs"), pytest.mark.usefixtures("warm_programs")]
 
 WORLDS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -35,7 +35,7 @@ ENOUGH = 0.95
 
 @pytest.fixture(scope="module", autouse=True)
 def results(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, warm_programs: None
 ) -> Iterator[dict[str, Future[tuple[list[float], tuple[int, int]]]]]:
     """All worlds, two at a time, beside the other tests: each has its own exchange and state folder."""
 

@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from tests.support.tidy import TidyServer
 
 REFUSALS = {
     "binance-usdm /fapi/v1/klines?symbol=A": (418, {"Retry-After": "2"}),
@@ -53,10 +54,12 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, type[Handle
     """Provider, path, the handler and its host."""
     provider, path = request.param.split()
     handler = type("Refusing", (Handler,), {"arrivals": [], "refusal": REFUSALS[request.param]})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server = TidyServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
     yield provider, path, handler, f"127.0.0.1:{server.server_port}"
     server.shutdown()
+    thread.join()
     server.server_close()
 
 

@@ -11,10 +11,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
@@ -24,14 +25,36 @@ from ratekeeper.adapters._client import ClientCall
 from ratekeeper.adapters._sdk import install, planned, problems
 from ratekeeper.adapters.requests import govern as govern_session
 
-from forward import ForwardProxy  # isort: skip
-from sdks import KINDS, Kind  # isort: skip - from tests/support, which the folder's conftest puts on the path
+from forward import ForwardProxy  # isort: skip - from tests/support, which the folder's conftest puts on the path
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDKs' own
-EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+if TYPE_CHECKING:
+    from sdks import Kind
+
+# The deprecations are the SDKs' own. They take seconds to import: one worker does, and when the first of them is used.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.xdist_group("sdks")]
+NAMES = ("python-binance", "python-binance-async", "binance-connector", "binance-sdk", "pybit", "python-okx")
+EACH = pytest.mark.parametrize("kind", NAMES, indirect=True)
 REPEATING = pytest.mark.parametrize(
-    ("kind", "do"), [(KINDS["binance-sdk"], "fail-once"), (KINDS["pybit"], "code-once")], ids=["binance-sdk", "pybit"]
+    ("kind", "do"),
+    [("binance-sdk", "fail-once"), ("pybit", "code-once")],
+    ids=["binance-sdk", "pybit"],
+    indirect=["kind"],
 )
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """The SDKs, by name."""
+    from sdks import KINDS
+
+    assert tuple(KINDS) == NAMES
+    return KINDS
+
+
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """One of them."""
+    return kinds()[request.param]
 
 
 @EACH
@@ -146,11 +169,11 @@ def test_without_a_server_nothing_is_spent(kind: Kind, origin: Any, gate: Any, s
     assert spent("few-1d") == (0, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "python-okx"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "python-okx"])
 def test_a_call_that_the_sdk_refuses_is_not_spent(name: str, origin: Any, gate: Any, spent: Any) -> None:
     """No secret: the SDK cannot sign, nothing is sent, nothing is charged."""
     with pytest.raises((AssertionError, AttributeError, PermissionError, ValueError)):
-        KINDS[name].one(origin.url, gate, [("GET", "/few", {})], keyed=False)
+        kinds()[name].one(origin.url, gate, [("GET", "/few", {})], keyed=False)
     assert (origin.arrivals, spent("few-1d")) == ([], (0, 0))
 
 
@@ -158,8 +181,8 @@ def test_a_timestamp_of_the_callers_own(origin: Any, gate: Any) -> None:
     """binance-sdk keeps a timestamp that it is given: such a call never waits until it is stale."""
     gate.block(f"testland@{origin.place}", 4)
     params = {"timestamp": int(time.time() * 1000), "recvWindow": 1000}
-    with pytest.raises(KINDS["binance-sdk"].lost, match="is shut") as caught:
-        KINDS["binance-sdk"].one(origin.url, gate, [("POST", "/priced", params)])
+    with pytest.raises(kinds()["binance-sdk"].lost, match="is shut") as caught:
+        kinds()["binance-sdk"].one(origin.url, gate, [("POST", "/priced", params)])
     assert isinstance(caught.value.__cause__, Rejected)
     assert origin.arrivals == []
 
@@ -206,7 +229,7 @@ def test_calls_leave_from_the_address_that_they_are_counted_on(kind: Kind, origi
     gate = pooled()
     calls = [("POST", "/few", {})] * 2
     kind.one(origin.url, gate, calls)
-    if any(kind is KINDS[name] for name in OVER_REQUESTS):
+    if any(kind is kinds()[name] for name in OVER_REQUESTS):
         kind.one(origin.url, gate, calls)
         assert [arrival.source for arrival in origin.arrivals] == ["127.0.0.2"] * 2 + ["127.0.0.3"] * 2
     else:  # the connection pool of a client that exists already
@@ -233,7 +256,7 @@ def _tell(name: str, client: Any, url: str) -> None:
 @pytest.mark.parametrize("name", OVER_REQUESTS)
 def test_a_proxy_of_the_users_own(name: str, told: str, origin: Any, pooled: Any, monkeypatch: Any) -> None:
     """Calls through a proxy that the user gave to the SDK, or to the environment, are counted on the default address."""
-    kind, gate = KINDS[name], pooled()
+    kind, gate = kinds()[name], pooled()
     with ForwardProxy("127.0.0.9") as proxy:
 
         def make(*given: Any) -> Any:
@@ -260,7 +283,7 @@ def test_no_connection_from_one_address(name: str, origin: Any, pooled: Any) -> 
         probe.bind(("127.0.0.1", 0))
         closed = probe.getsockname()[1]
     gate = pooled(f'{{ proxy = "http://127.0.0.1:{closed}" }}')
-    KINDS[name].one(origin.url, gate, [("GET", "/few", {"symbol": "X"})])
+    kinds()[name].one(origin.url, gate, [("GET", "/few", {"symbol": "X"})])
     [arrival] = origin.arrivals
     assert arrival.source == "127.0.0.3"
     if "signature" in arrival.params:
@@ -283,10 +306,10 @@ ORDER = {
 """What a hooked method does, in this order: sign, then call its HTTP client."""
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_hooks_are_where_we_think(name: str) -> None:
     """Every private method that we hook is there, takes what we read, and signs inside, before it sends."""
-    kind = KINDS[name]
+    kind = kinds()[name]
     advice = (
         f"{kind.sdk.name} {version(kind.sdk.name)} has moved what Ratekeeper hooks. Look at how it signs and sends now,"
         f" change ratekeeper.adapters (the module that describes {kind.sdk.name}), then this test"
@@ -304,7 +327,7 @@ def test_a_moved_hook_is_said_and_harmless(caplog: pytest.LogCaptureFixture) -> 
         def _request(self, verb: str) -> str:
             return verb
 
-    sdk = KINDS["python-binance"].sdk
+    sdk = kinds()["python-binance"].sdk
     with caplog.at_level(logging.WARNING, "ratekeeper"):
         install(sdk, Client)
         install(sdk, SimpleNamespace(__name__="binance"))
@@ -320,7 +343,7 @@ def test_run_hooks_what_is_described() -> None:
     table = (Path(adapters.__file__).parent / "startup" / "sitecustomize.py").read_text(encoding="utf-8")
     assigned = [node for node in ast.parse(table).body if isinstance(node, ast.Assign)]
     hooks = next(ast.literal_eval(node.value) for node in assigned if ast.unparse(node.targets[0]) == "HOOKS")
-    for kind in KINDS.values():
+    for kind in kinds().values():
         ours = inspect.getmodule(kind.sdk.outbound)
         assert ours is not None
         assert {hooks[module] for module in kind.sdk.owners} == {ours.__name__}

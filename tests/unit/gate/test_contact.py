@@ -7,10 +7,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from tests.support.tidy import TidyServer
 
 from ratekeeper import Gate
 
@@ -40,10 +41,10 @@ class Exchange:
             def log_message(self, *_: Any) -> None:
                 """Nothing on stderr."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = TidyServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
 
     @property
     def host(self) -> str:
@@ -51,6 +52,7 @@ class Exchange:
 
     def close(self) -> None:
         self.server.shutdown()
+        self.thread.join()
         self.server.server_close()
 
 

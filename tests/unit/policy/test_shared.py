@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from tests.support.tidy import TidyServer
 
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.policy.shared import Bans, Claim, age, banned, claimed, held
@@ -138,9 +139,9 @@ class _Where(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def asking() -> Iterator[ThreadingHTTPServer]:
+def asking() -> Iterator[TidyServer]:
     """A real echo that counts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Where)
+    server = TidyServer(("127.0.0.1", 0), _Where)
     server.asked = 0  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
