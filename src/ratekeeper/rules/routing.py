@@ -198,7 +198,7 @@ def references(cost: Cost | list[Cost]) -> list[str]:
 
 def _head(term: Term) -> Amount:
     if term.age:
-        # When an order was placed is known to whoever placed it, which may be another program: the dearest is charged.
+        # Only the program that placed an order knows its age, and that may be another one: the dearest is charged.
         return max([each for _, each in term.bands] + [term.above or 0, term.missing or 0])
     if term.sum:
         return _together([compile_cost(each) for each in term.sum], sum)
