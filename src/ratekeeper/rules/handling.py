@@ -12,7 +12,7 @@ import msgspec
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Call, Plan
-from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, listed, reader, text
+from ratekeeper.rules.reading import ANONYMOUS, count, decoded, dig, dig_json, header, listed, reader, text
 from ratekeeper.rules.times import duration
 
 if TYPE_CHECKING:
@@ -106,16 +106,15 @@ class Handling:
         self._kinds: dict[Plan, _Kind] = {}
 
     def _kind(self, plan: Plan) -> _Kind:
-        route, route_class, owner = _template(plan), class_of(plan), ""
+        route, route_class = _template(plan), class_of(plan)
         spans = (span for pattern, span in self._keep if route and fnmatchcase(route, pattern))
         ttl = next((duration(span) / SECOND for span in spans), None)
-        if route_class != "market":
-            start = f"{plan.provider}/account:"
-            owner = next((scope for scope in plan.scopes if scope.startswith(start)), "")
-        known = owner if route_class == "market" or (owner and not owner.endswith(":anonymous")) else None
+        accounts = (scope for scope in plan.scopes if scope.startswith(f"{plan.provider}/account:"))
+        known = (scope for scope in accounts if not scope.endswith(f":{ANONYMOUS}"))
+        owner = "" if route_class == "market" else next(known, None)
         if len(self._kinds) > _MOST_KNOWN:
             self._kinds.clear()
-        self._kinds[plan] = kind = _Kind(route_class, ttl, known, self._lookups.get(route), self._merges.get(route))
+        self._kinds[plan] = kind = _Kind(route_class, ttl, owner, self._lookups.get(route), self._merges.get(route))
         return kind
 
     def ttl(self, plan: Plan) -> float | None:
