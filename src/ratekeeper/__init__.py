@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from ratekeeper.gate.polling import Poller
     from ratekeeper.gate.priorities import priority
     from ratekeeper.policy.breaker import Breaker
-    from ratekeeper.policy.congestion import Congestion
     from ratekeeper.policy.freshness import Cache
-    from ratekeeper.policy.interval import Interval
+    from ratekeeper.policy.interval import Congestion, Interval
     from ratekeeper.policy.policies import Batch, Policies
     from ratekeeper.policy.retry import Retry
     from ratekeeper.rules.call import Priority
@@ -48,7 +47,7 @@ _HOMES = {
     "Batch": "ratekeeper.policy.policies",
     "Breaker": "ratekeeper.policy.breaker",
     "Cache": "ratekeeper.policy.freshness",
-    "Congestion": "ratekeeper.policy.congestion",
+    "Congestion": "ratekeeper.policy.interval",
     "Event": "ratekeeper.gate.events",
     "Gate": "ratekeeper.gate.gate",
     "Interval": "ratekeeper.policy.interval",

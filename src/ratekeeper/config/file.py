@@ -51,7 +51,7 @@ class SettingsFile(NamedTuple):
 
     @contextmanager
     def locating(self) -> Iterator[None]:
-        """Gives errors of those who judge by key only (pools, rules) the place in the file."""
+        """Add the place in the file to errors that name only a key (of pools, of rules)."""
         try:
             yield
         except RuleError as error:

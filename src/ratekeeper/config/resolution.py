@@ -1,4 +1,4 @@
-"""What is in force for one gate, and who states it: an argument, else the environment, the file, the default."""
+"""Resolves the settings of one gate, and who states each: an argument, else the environment, the file, the default."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Arguments(TypedDict, total=False):
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a gate is told. `SETTINGS` has the meaning of those attributes that are not here.
+    """All settings of a gate. `SETTINGS` has the meaning of the attributes that are not listed here.
 
     Attributes:
         file: the configuration file.
@@ -248,7 +248,7 @@ def configure(
 
 
 def _stated(key: str, argument: object, file: SettingsFile, program: str) -> tuple[object, str]:
-    """What is stated of a setting by the first in order who states it, and who that is."""
+    """The value of a setting by the first source, in their order, that states it, and the name of that source."""
     variable, own = SETTINGS[key].variable, f"$.programs.{program}.{key}"
     if argument is not None and argument != "":
         return argument, "argument"
@@ -269,7 +269,7 @@ def _hosts(file: SettingsFile, argument: str | Mapping[str, str] | None, sources
 
 
 def _egress(stated: str | EgressSettings, file: SettingsFile) -> EgressSettings:
-    """The addresses; a program that is told the name of its one does not choose, and has no pools."""
+    """The addresses. A program whose one address is named has no pools to choose from."""
     if isinstance(stated, EgressSettings):
         return stated
     table = file.settings.egress

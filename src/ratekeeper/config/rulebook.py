@@ -22,7 +22,7 @@ __all__ = ["mistakes", "rulebook", "unchecked"]
 
 
 def rulebook(configuration: Configuration, *, derived: bool = False) -> Rulebook:
-    """The rules with everything that the configuration states of them. `derived`: as for `mistakes`.
+    """The rules with everything that the configuration adjusts. `derived`: as for `mistakes`.
 
     Raises:
         RuleError: the configuration does not fit the rules; the first mistake.
@@ -35,7 +35,7 @@ def rulebook(configuration: Configuration, *, derived: bool = False) -> Rulebook
 
 
 def unchecked(configuration: Configuration) -> Rulebook:
-    """The same without a look for `mistakes`."""
+    """The rules as `rulebook` has them, without looking for `mistakes`."""
     try:
         return Rulebook.load(configuration.hosts, extra=configuration.rules, adjustments=_adjustments(configuration))
     except UnknownProvider as error:
@@ -132,7 +132,7 @@ def _caps(configuration: Configuration) -> dict[str, dict[str, Cap]]:
 
 
 def _adjustments(configuration: Configuration) -> dict[str, Adjustments]:
-    """What the configuration wants otherwise than the rule files have it, by provider."""
+    """What the configuration changes of the rule files, by provider."""
     settings, caps = configuration.settings, _caps(configuration)
     found = {}
     for name in {*settings.providers, *settings.headroom, *caps}:

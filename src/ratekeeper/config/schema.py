@@ -1,4 +1,4 @@
-"""What a configuration file may state: every table of it, as types that judge their values."""
+"""The schema of a configuration file: every table of it, as types that judge their values."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class TelegramSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     Attributes:
         chats: numbers of the chats that the bot obeys; ``$RATEKEEPER_TELEGRAM_CHATS`` (``1,2``) goes before it.
-        account: the ``[exchanges.NAME]`` that ``/positions`` and ``/close`` speak of; the only one if left out.
+        account: the ``[exchanges.NAME]`` that ``/positions`` and ``/close`` use; the only one if left out.
     """
 
     chats: list[Chat] = []

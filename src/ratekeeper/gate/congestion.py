@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from ratekeeper.gate.events import Event, Events
-from ratekeeper.policy.congestion import Congestion, Crowding, Going
+from ratekeeper.policy.interval import Congestion, Crowding, Going
 
 __all__ = ["CongestionControl", "CongestionControls"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ratekeeper.gate.congestion import CongestionControl
-from ratekeeper.policy.congestion import Congestion
+from ratekeeper.policy.interval import Congestion
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate

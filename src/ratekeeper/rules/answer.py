@@ -1,4 +1,4 @@
-"""Reads answers: usage headers, actual costs, the server's clock, stated limits. `refusal` reads those that refuse."""
+"""Reads answers: usage headers, actual costs, the server's clock, stated limits. `refusal` reads refusals."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ _MOST_RECIPES = 8192
 _BELIEVABLE = 10**15
 """Counters beyond this are noise, not counts."""
 _OVER = 16
-"""A counter or a cost is cut to this multiple of the limit: beyond it, it only says that the limit is used up."""
+"""A counter or a cost is cut to this multiple of the limit: beyond it, it only shows that the limit is used up."""
 _EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
 """The years 2000 and 2200, Unix ns: what lies outside is not the time of any server."""
 
-
-_Part: TypeAlias = Callable[..., Any]
+_ReadPart: TypeAlias = Callable[..., Any]
 """Calls a function that reads one part of an answer, given the name of the part; None if that part cannot be read."""
 
 
@@ -88,14 +87,14 @@ class Listener:
         return (self._recipes.get(plan) or self._recipe(plan)).needs_body
 
     def feedback(self, plan: Plan, answer: Answer, now: int) -> Feedback:
-        """What `answer` tells about the limits that `plan` charged. A part that cannot be read tells nothing, and the rest
+        """Read what `answer` tells about the limits that `plan` charged. A part that cannot be read is left out, and the rest
         counts.
 
         Args:
             plan: of the call.
             answer: to it.
-            now: what the server's clock is believed to show at the earliest, Unix ns. It only tells what is ahead from
-                what is past: the answer's own date goes before it.
+            now: the earliest time that the server's clock can show, Unix ns. It separates past from future where the answer
+                has no date of its own.
         """
         recipe = self._recipes.get(plan) or self._recipe(plan)
         status, headers, _ = answer
@@ -116,7 +115,7 @@ class Listener:
         self._read(recipe, plan, answer, now, result, _part_of(result))
         return result
 
-    def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> None:
+    def _read(self, recipe: _Recipe, plan: Plan, answer: Answer, now: int, result: Feedback, part: _ReadPart) -> None:
         """Read any answer into `result`, each part of it by itself."""
         headers = answer.headers
         date = part("date", headers.get, "date")
@@ -141,7 +140,7 @@ class Listener:
             _bound(plan, result.used, result.actual)
 
     @staticmethod
-    def _cost(recipe: _Recipe, plan: Plan, answer: Answer, result: Feedback, part: _Part, charged: bool) -> None:
+    def _cost(recipe: _Recipe, plan: Plan, answer: Answer, result: Feedback, part: _ReadPart, charged: bool) -> None:
         """What the call really cost."""
         if not charged:
             result.actual = {charge.key: 0 for charge in plan.charges}
@@ -150,7 +149,7 @@ class Listener:
         elif recipe.failed and 400 <= answer.status < 500:
             part("cost", _settle, recipe.failed, answer, result)
 
-    def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _Part) -> bool:
+    def _refused(self, plan: Plan, answer: Answer, now: int, result: Feedback, part: _ReadPart) -> bool:
         """Read a refusal. Returns whether the provider charges it."""
         readable = answer
         for name in ("body", "headers", "status"):
@@ -191,10 +190,10 @@ class Listener:
                 result.used.update({keys[name]: count for name, count in used.items() if name in keys})
 
     def _report(self, report: _Report, headers: Mapping[str, str], seen: int, result: Feedback) -> None:
-        """Limit, rest, reset and cost as headers state them.
+        """Read limit, rest, reset and cost as headers state them.
 
-        What remains is counted in the provider's window, which may be another than ours by the time the answer is here:
-        it goes the way of every used-counter, which the ledger weighs, and never fills a limit by itself.
+        The provider counts what remains in its own window, which may be another than ours when the answer arrives. So it
+        becomes a used-counter, which the ledger weighs, and never fills a limit by itself.
         """
         names, limit = report.headers, report.limit
         capacity = _count(headers.get(names.limit)) if names.limit else None
@@ -214,7 +213,8 @@ class Listener:
             result.actual[report.key] = cost
 
     def _ledger(self, limit: Limit, key: str) -> str:
-        """How a stated capacity is kept: of an address for all addresses, of anybody else for them alone."""
+        """The name under which a stated capacity is kept: that of an address holds for all addresses, that of any other owner
+        for this owner alone."""
         return limit.name if limit.scope == ("ip",) else key[self._start :]
 
     def _recipe(self, plan: Plan) -> _Recipe:
@@ -240,7 +240,7 @@ class Listener:
         return recipe
 
 
-def _part_of(result: Feedback) -> _Part:
+def _part_of(result: Feedback) -> _ReadPart:
     """The function that reads the parts of an answer one by one, and names in `result` those that cannot be read."""
 
     def part(name: str, read: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The rule book knows which provider a host belongs to. It reads a file whole when its provider is first used."""
+"""The rule book finds the provider that serves a host. It reads the whole file of a provider when that is first used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_SERVED = 4096
 
 
 class _Entry(NamedTuple):
-    """What is known of a file before it is needed."""
+    """The head of a rule file, which is read before the rest is needed."""
 
     name: str
     path: Path
@@ -43,7 +43,7 @@ class Rulebook:
         hosts: Mapping[str, str],
         adjustments: Mapping[str, Adjustments],
     ) -> None:
-        """Put together what `load` has read.
+        """Make a book of what `load` has read.
 
         Args:
             entries, files: by name; files that are not among them are read when they are needed.
@@ -98,7 +98,7 @@ class Rulebook:
         return cls(entries, files, hosts or {}, adjustments or {})
 
     def add(self, file: File, at: Iterable[str] = ()) -> None:
-        """Take in rules that were made at run time, for a provider that has no file; again is nothing.
+        """Add rules that were made at run time, for a provider that has no file. Rules of a name that is there are not added.
 
         Args:
             file: its name and hosts must not be taken.
@@ -137,7 +137,7 @@ class Rulebook:
         return self._provider(name, self._places.get(name, name))
 
     def for_host(self, host: str, path: str = "") -> Provider | None:
-        """The provider that serves `host` (``name`` or ``name:port``); None if no rules speak of it.
+        """The provider that serves `host` (``name`` or ``name:port``); None if no rules name it.
 
         `path` decides where one host serves several providers. The user's own hosts go before the files'.
         """

@@ -17,7 +17,7 @@ __all__ = ["PRIORITIES", "Answer", "Block", "Feedback", "Headers", "Identity", "
 
 
 class Priority(IntEnum):
-    """Who goes first. Lower numbers go first; classes hold across processes."""
+    """The priority class of a call. Lower numbers go first, across all processes."""
 
     CRITICAL = 0
     HIGH = 1
@@ -50,7 +50,7 @@ PRIORITIES: Final = {
 
 
 class Outcome(StrEnum):
-    """What an answer means for whoever asked."""
+    """What an answer means for the caller."""
 
     OK = "ok"
     THROTTLED = "throttled"
@@ -63,7 +63,7 @@ class Outcome(StrEnum):
     MONEY_GONE = "money gone"
     BAD_REQUEST = "bad request"
     FAILED = "failed"
-    """Any other answer that is an error (5xx)."""
+    """An error that nothing else describes (5xx)."""
     NETWORK = "network"
     """It surely never left: no connection could be made."""
     UNKNOWN = "unknown"
@@ -91,7 +91,7 @@ class Request(NamedTuple):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who is asking, apart from what the request itself says.
+    """Who makes a call, as far as the request itself does not show it.
 
     Attributes:
         egress: name of the address the call leaves from.
@@ -168,7 +168,7 @@ class Feedback(msgspec.Struct):
         wait: for how long the provider wants no other try; None if it says nothing.
         retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
         held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
-        unreadable: which parts of the answer could not be read, and so tell nothing here; ``""``: none.
+        unreadable: the parts of the answer that could not be read and are left out; ``""``: none.
     """
 
     outcome: Outcome = Outcome.OK

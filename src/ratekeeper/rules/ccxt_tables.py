@@ -165,7 +165,7 @@ def urls_of(exchange: Any) -> Iterator[str]:
 
 
 def _sample(name: str) -> Any:
-    """An exchange that is never used: with credentials of nobody, so that it can sign."""
+    """An exchange object that makes no call: with made-up credentials, so that it can sign."""
     import ccxt
 
     if name not in ccxt.exchanges:

@@ -28,7 +28,7 @@ from ratekeeper.rules.times import TimeFormat, interval_name
 __all__ = ["Denial", "Denials", "Envelope", "filled", "interval", "put", "sample", "worded", "write_instant"]
 
 _LOOK_AGAIN: Final = 60
-"""Seconds after which to ask again where nobody can know (a pause that somebody will take back)."""
+"""Seconds after which to ask again where the end is not known (a pause that a person takes back)."""
 _MOST_CHOSEN: Final = 4096
 _PROVIDERS: Final = frozenset({"ban", "throttle"})
 """Kinds of blocks that the provider itself has announced."""
@@ -69,7 +69,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _envelopes().get(provider, cls())
 
     def banned_text(self, ip: str, until: int) -> str:
-        """What is said to `ip` (``""``: nobody knows it) that is banned until `until` (Unix ns)."""
+        """The text for the address `ip` (``""``: unknown) that is banned until `until` (Unix ns)."""
         return Template(self.banned).substitute(ip=f"({ip})" if ip else "", until=until // 1_000_000)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan, Request
-from ratekeeper.rules.reading import count, decoded, dig, dig_json, header, listed, reader, text
+from ratekeeper.rules.reading import ANONYMOUS, count, decoded, dig, dig_json, header, listed, reader, text
 from ratekeeper.rules.times import duration
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _Kind(NamedTuple):
     Attributes:
         route_class: of the route.
         ttl: seconds for which an answer is as good as a new one; None if the file does not say.
-        owner: whose answers are kept: ``""`` everybody's, None if nobody can tell.
+        owner: the account to which answers belong: ``""`` if they are the same for all, None if the account is unknown.
         lookup, merge: of the route, or None.
     """
 
@@ -88,7 +88,7 @@ class _Kind(NamedTuple):
 
 
 class Handling:
-    """What one rule file says of it."""
+    """What one rule file allows around its calls."""
 
     def __init__(self, file: File) -> None:
         # The longest pattern is the most precise one.
@@ -106,16 +106,15 @@ class Handling:
         self._kinds: dict[Plan, _Kind] = {}
 
     def _kind(self, plan: Plan) -> _Kind:
-        route, route_class, owner = _template(plan), class_of(plan), ""
+        route, route_class = _template(plan), class_of(plan)
         spans = (span for pattern, span in self._keep if route and fnmatchcase(route, pattern))
         ttl = next((duration(span) / SECOND for span in spans), None)
-        if route_class != "market":
-            start = f"{plan.provider}/account:"
-            owner = next((scope for scope in plan.scopes if scope.startswith(start)), "")
-        known = owner if route_class == "market" or (owner and not owner.endswith(":anonymous")) else None
+        accounts = (scope for scope in plan.scopes if scope.startswith(f"{plan.provider}/account:"))
+        known = (scope for scope in accounts if not scope.endswith(f":{ANONYMOUS}"))
+        owner = "" if route_class == "market" else next(known, None)
         if len(self._kinds) > _MOST_KNOWN:
             self._kinds.clear()
-        self._kinds[plan] = kind = _Kind(route_class, ttl, known, self._lookups.get(route), self._merges.get(route))
+        self._kinds[plan] = kind = _Kind(route_class, ttl, owner, self._lookups.get(route), self._merges.get(route))
         return kind
 
     def ttl(self, plan: Plan) -> float | None:
@@ -123,10 +122,10 @@ class Handling:
         return (self._kinds.get(plan) or self._kind(plan)).ttl
 
     def safe(self, call: Request, plan: Plan) -> bool:
-        """Whether making the call twice does no more than making it once.
+        """Whether two such calls do no more than one.
 
-        So it is with what only reads (market data, what ``[keep]`` names, and GET but where the provider takes orders by
-        it), with cancels, and with orders of which the provider promises to carry out one only.
+        This holds for reads (market data, what ``[keep]`` names, and GET unless the provider takes orders by it), for
+        cancels, and for orders of which the provider promises to carry out one only.
         """
         route_class, ttl, _, lookup, _ = self._kinds.get(plan) or self._kind(plan)
         if ttl is not None or route_class in _SAFE:
@@ -137,7 +136,7 @@ class Handling:
         return lookup is not None and bool(lookup.once) and reader(lookup.once)(call) is not None
 
     def ask(self, call: Request, plan: Plan) -> str:
-        """The call that tells what became of this one, ``METHOD /path?query``; ``""`` if none does.
+        """The call that finds out the fate of this one, ``METHOD /path?query``; ``""`` if there is none.
 
         Places in its path are filled from its parameters, or else from the same places in the path of `call`.
         """
@@ -156,7 +155,7 @@ class Handling:
         return f"{path}?{urlencode(asked)}" if asked else path
 
     def good(self, body: bytes) -> bool:
-        """Whether an answer under a good status is no error, so that it may be kept; where nothing is said it is none."""
+        """Whether an answer under a good status may be kept, because its body is no error by ``[good]``."""
         for path, values in self._good:
             value = dig_json(body, path)
             if value is not None and text(value) not in values:
@@ -164,10 +163,10 @@ class Handling:
         return True
 
     def key(self, call: Request, plan: Plan) -> bytes | None:
-        """Under which the answer to the call is kept: the same for all who would get the same; None if nobody can tell.
+        """The key under which the answer to a call is kept: equal for calls with equal answers; None if it is unknown.
 
-        What differs from call to call because it is signed is left out; an answer that is an account's own is kept under
-        that account (a keyed digest), and never without one.
+        Parameters that a signature adds are left out. An account's own answer is kept under that account (a keyed digest),
+        and never without one.
         """
         owner = (self._kinds.get(plan) or self._kind(plan)).owner
         method = call.method.upper()
@@ -208,7 +207,7 @@ def class_of(plan: Plan) -> str:
 
 
 def fingerprint(*parts: Any) -> bytes:
-    """A short key for values that are equal; values that differ have different ones."""
+    """A short digest: equal for equal values, and different for others."""
     return hashlib.blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=16).digest()
 
 

@@ -58,7 +58,7 @@ class Cap(NamedTuple):
 
 
 class Adjustments(NamedTuple):
-    """What the user wants otherwise than the rule file of one provider has it.
+    """What the user changes of the rule file of one provider.
 
     Attributes:
         tiers: limit, or ``*`` for all that have it -> name of the customer's tier.

@@ -13,7 +13,7 @@ from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import PRIORITIES, Identity, Plan, Request
 from ratekeeper.rules.numbers import UNADJUSTED, Adjustments, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import ANYONE, OwnerOf, cleaned, listed, number, owner_of, reader, scope_text, text
+from ratekeeper.rules.reading import ANYONE, OwnerOf, cleaned, listed, number, owner_of, reader, scope_text, text, whole
 from ratekeeper.rules.routing import CompiledRoute, Router
 from ratekeeper.rules.schema import File, Signing
 from ratekeeper.rules.times import duration, instant
@@ -71,11 +71,14 @@ class _Signature:
     def end(self, call: Request) -> int | None:
         """Unix ns at which the signature of a signed call goes stale; None if its time cannot be read."""
         made = self._made(call)
-        signed = None if made is None else instant(text(made), self._format, 0)
+        milliseconds = whole(made) if self._format == "epoch-ms" else None
+        if milliseconds and milliseconds > 0:  # the usual form
+            # Binance allows microseconds as well.
+            signed: int | None = milliseconds * (1000 if milliseconds > 10**14 else 1_000_000)
+        else:
+            signed = None if made is None else instant(text(made), self._format, 0)
         if signed is None:
             return None
-        if self._format == "epoch-ms" and signed > 10**20:
-            signed //= 1000  # sent in microseconds, as Binance allows
         window = number(self._window(call)) if self._window else None
         length = self._default if window is None else max(window, 0) * (SECOND // 1000)
         return signed + min(length, self._longest)
@@ -150,8 +153,10 @@ class Provider:
             route = self._router.find(call)
             place = self._places.get(route) or self._place(route)
         known, owners, plan = place.ready
-        if known is not identity or place.own:
+        if known is not identity:
             owners, plan = self._owners(place, call, identity), None
+        elif place.own:
+            owners = self._owners(place, call, identity, owners[0])
         elif plan is not None:
             return plan
         costs = place.constant
@@ -237,13 +242,16 @@ class Provider:
             self._plain[method, path] = place
         return place
 
-    def _owners(self, place: _Place, call: Request, identity: Identity) -> tuple[str, ...]:
+    def _owners(self, place: _Place, call: Request, identity: Identity, ip: str = "") -> tuple[str, ...]:
+        """Who owns the limits of a call; `ip`: the address, if it is known."""
         endpoint = ""
         if "endpoint" in place.kinds:
             route = place.route
             path = call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
             endpoint = call.method.upper() + path
-        return tuple([owner(call, identity, endpoint) for owner in place.owners])
+        others = place.owners[1:] if ip else place.owners
+        found = [owner(call, identity, endpoint) for owner in others]
+        return (ip, *found) if ip else tuple(found)
 
     def _make(self, place: _Place, values: tuple[str, ...], costs: tuple[int, ...]) -> Plan:
         route = place.route

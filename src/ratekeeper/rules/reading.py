@@ -66,8 +66,8 @@ FAULTS: Final = (
     ValueError,
     msgspec.MsgspecError,
 )
-"""What reading an answer may raise where its sender and we are of different minds. Only these are caught: an exception that
-a signal's handler of the program raises meanwhile is the program's own."""
+"""What reading an answer of an unexpected shape may raise. Only these are caught: an exception that a signal's handler of the
+program raises meanwhile is the program's own."""
 _PLAIN_MAPPINGS: Final = (dict, MappingProxyType, UserDict)
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _PLAIN: Final = bytes(set(range(256)) - _STEP.keys())
@@ -266,7 +266,7 @@ def owner_of(kind: str, owners: Mapping[str, Owner]) -> OwnerOf:
     if kind == "endpoint":
         return lambda call, identity, endpoint: endpoint
     if kind == "connection":
-        # Whoever holds the socket names it; two nameless sockets share one ledger, which is the safe side.
+        # The holder of a socket names it. Two nameless sockets share one ledger, which is the safe side.
         return _value([kind], None, {})
     owner = owners.get(kind)
     names = listed(owner.header) if owner else []

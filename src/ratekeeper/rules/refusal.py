@@ -35,7 +35,7 @@ _MAY_HAVE_ACTED: Final = frozenset({Outcome.OK, Outcome.OVERLOADED, Outcome.FAIL
 """Errors after which a provider may still have done what was asked; the others are refusals."""
 _TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED})
 _SHUT_OUT: Final = frozenset({403, 418})
-"""Statuses that, with a word on when to come back, mean whoever asks and not what is asked for: a firewall's, a ban's."""
+"""Statuses that, with a hint when to come back, refuse the caller and not the request: a firewall's, a ban's."""
 _LONGEST: Final = 7 * DAY
 """Ns beyond which no standard header is believed. A rule file's `longest` bounds the provider's own hints."""
 
@@ -100,11 +100,11 @@ class Refusals:
         return refusal.charged
 
     def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
-        """An error that no signature knows: what HTTP says."""
+        """Read an error that no rule of the file matches by its HTTP status."""
         result.reason = _reason(answer.status, text)
         standard = read_standard(answer.headers)
         result.wait = self._wait(self._hints, standard, answer.headers, body, text, now)
-        # Whoever is told when to come back was not told that the request is wrong.
+        # An answer that says when to come back does not mean that the request is wrong.
         told = standard.retry_after is not None or (answer.status == 403 and standard.used_up is not None)
         if answer.status == 429:
             result.outcome = Outcome.THROTTLED
@@ -125,10 +125,10 @@ class Refusals:
         self._hold_at_all(plan, standard, result)
 
     def _hold_at_all(self, plan: Plan, standard: Standard, result: Feedback) -> None:
-        """Where the rules name nothing that a refusal holds: its standard headers are obeyed all the same, and one that is
-        throttled is not sent again at once.
+        """Hold calls where the rules name nothing that a refusal holds: by its standard headers, and at least for the
+        shortest wait after a throttled call.
 
-        A service in trouble is left alone as a whole; any other refusal may mean no more than the address that asked.
+        A service in trouble is held as a whole; any other refusal holds the address of the call.
         """
         if result.outcome in _TROUBLE and result.wait is not None and any(standard):
             self._hold_owner("provider", plan, result.wait, 0, result)
@@ -262,7 +262,7 @@ def _shortest(limits: Iterable[Limit]) -> list[Limit]:
     """Of each unit, the limit with the shortest window: a longer one wrongly held would stop us for a day."""
     best: dict[str, Limit] = {}
     for limit in limits:
-        if "~" in limit.name:  # of our own making (smooth pacing): no provider speaks of it
+        if "~" in limit.name:  # one of ours (smooth pacing), which no provider names
             continue
         if limit.window is not Window.SLOTS and (limit.unit not in best or limit.period < best[limit.unit].period):
             best[limit.unit] = limit

@@ -21,7 +21,11 @@ __all__ = [
 ]
 
 _MOST_KNOWN: Final = 4096
-"""Paths whose route is remembered, and values whose cost is."""
+"""Paths whose route is remembered."""
+_LONGEST_KNOWN: Final = 120
+"""Characters of a path that is remembered."""
+_MOST_VALUES: Final = 256
+"""Values of one parameter whose cost is remembered."""
 
 Test = Callable[[Request], bool]
 
@@ -105,9 +109,10 @@ class Router:
             fixed = _fit(template, segments)
             if fixed > best[0]:
                 best = (fixed, routes)
-        if len(self._fitting) >= _MOST_KNOWN:
-            self._fitting.clear()
-        self._fitting[method, path] = best[1]
+        if len(path) <= _LONGEST_KNOWN:
+            if len(self._fitting) >= _MOST_KNOWN:
+                self._fitting.clear()
+            self._fitting[method, path] = best[1]
         return best[1]
 
 
@@ -198,7 +203,7 @@ def references(cost: Cost | list[Cost]) -> list[str]:
 
 def _head(term: Term) -> Amount:
     if term.age:
-        # When an order was placed is known to whoever placed it, which may be another program: the dearest is charged.
+        # Only the program that placed an order knows its age, and that may be another one: the dearest is charged.
         return max([each for _, each in term.bands] + [term.above or 0, term.missing or 0])
     if term.sum:
         return _together([compile_cost(each) for each in term.sum], sum)
@@ -272,7 +277,7 @@ def _scaled(read: Reader, measure: Callable[[object], int | None], term: Term) -
             return known[value]
         size = measure(value)
         units = dearest if size is None else scale(size)
-        if plain and len(value) <= 32 and len(known) < _MOST_KNOWN:
+        if plain and len(value) <= 32 and len(known) < _MOST_VALUES:
             known[value] = units
         return units
 

@@ -134,7 +134,7 @@ class Wait(NamedTuple):
     window: tuple[int, int] = (0, 0)
 
     def length(self, now: Instant) -> int:
-        """Ns from `now`, the arrival of the answer: the longest that the doubt about the server's clock allows."""
+        """Ns from `now`, the arrival of the answer: the longest that the uncertainty of the server's clock allows."""
         ends = [self.after]
         if self.at:
             ends.append(self.at - now.lo)
@@ -147,7 +147,7 @@ class Wait(NamedTuple):
 def stated(value: object, form: TimeFormat) -> Wait | None:
     """What `value` says in the format `form`; None if that cannot be read, or is nothing to wait for (0, below 0, NaN).
 
-    Not clamped: whoever takes advice from a server bounds it (see the rule file's ``[hints]``).
+    The result is not clamped: callers bound it (see the rule file's ``[hints]``).
     """
     text = str(value).strip()
     if len(text) > _LONGEST:
@@ -224,8 +224,8 @@ class Standard(NamedTuple):
     and ``RateLimit: "default";r=0;t=30`` with ``RateLimit-Policy: "default";q=100;w=60``.
 
     Attributes:
-        retry_after: of ``Retry-After``; None if it is missing or says nothing.
-        used_up: until a quota that is used up is there again; None if none is said to be used up.
+        retry_after: of ``Retry-After``; None if it is missing or cannot be read.
+        used_up: until a quota that is used up is there again; None if no quota is used up.
     """
 
     retry_after: Wait | None
@@ -233,7 +233,7 @@ class Standard(NamedTuple):
 
 
 def read_standard(headers: Mapping[str, str]) -> Standard:
-    """Read the standard headers of an answer. Raises nothing: what cannot be read says nothing."""
+    """Read the standard headers of an answer. Headers that cannot be read are left out; nothing is raised."""
     given = headers.get("retry-after")
     return Standard(
         None if given is None else stated(given, "retry-after"), latest((_three(headers), _fields(headers)))

@@ -59,6 +59,13 @@ def test_good() -> None:
         ("capacity = 10\nperiod", "capacity = 0\nperiod", "$.limits.calls-1m.capacity", "a whole number from 1, got 0"),
         ("[limits.other]\nunit", "[limits.other]\nunits = 1\nunit", "$.limits.other", "Did you mean 'unit'?"),
         ("[limits.other]\nunit", '[limits.other]\nwindow = "leaky"\nunit', "$.limits.other.window", "leaky"),
+        (
+            "[limits.other]\nunit",
+            '[limits.other]\nwindow = "fixd"\nunit',
+            "$.limits.other.window",
+            "Did you mean 'fixed'?",
+        ),
+        ("[limits.other]", "[limits.Other]", "$.limits.Other", "expected a name of a-z, 0-9, dots and dashes"),
         ("bands = [[1, 2]]", "bands = [[1, -2]]", "$.routes[1].cost.calls", "bands"),
         ("bands = [[1, 2]]", "band = [[1, 2]]", "$.routes[1].cost.calls", "Did you mean 'bands'?"),
         ('confidence = "D"', 'confidence = "Z"', "$.sources.S.confidence", "Z"),
