@@ -12,7 +12,8 @@ import click
 import ratekeeper
 from ratekeeper.config.resolution import UNGOVERNED_ON_ERROR, configure
 from ratekeeper.config.rulebook import rulebook
-from ratekeeper.gate.gate import Gate
+from ratekeeper.gate.events import Events
+from ratekeeper.gate.opening import opened
 from ratekeeper.rules.call import Priority
 
 __all__ = ["command", "environment"]
@@ -87,7 +88,8 @@ def command(
     rulebook(said, derived=True)
     if said.ungoverned_on_error:
         os.environ[UNGOVERNED_ON_ERROR] = "1"  # also where no configuration can be read
-    Gate().close()  # an error that every child would meet is shown once, before the program starts
+    # An error that every child would meet with its gate is shown once, before the program starts.
+    opened(said.store, said.home, Events().say)[0].close()
     env = environment(dict(os.environ))
     sys.stdout.flush()
     sys.stderr.flush()

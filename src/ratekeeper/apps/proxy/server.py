@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from multidict import istr
 
 from ratekeeper import __version__
 from ratekeeper.adapters._governor import Governor
@@ -36,6 +37,7 @@ __all__ = ["Options", "Proxy", "listen", "serve"]
 
 log = logging.getLogger("ratekeeper")
 
+_TOKEN, _PRIORITY, _TIMEOUT = (istr(f"X-Ratekeeper-{word}") for word in ("Token", "Priority", "Timeout"))
 _FINISH = 10.0
 """Seconds that calls which were sent have to end when the proxy stops."""
 _YOUNG = 10_000
@@ -89,7 +91,18 @@ class Proxy:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         try:
-            return await self._answer(request)
+            found = self._addressed(request)
+            if isinstance(found, web.Response):
+                return found
+            target, governor = found
+            upgrade = wants_websocket(request)
+            try:
+                return await (self.relays if upgrade else self._forward).exchange(target, governor)
+            except Blocked as error:
+                rules = governor.match(target.outbound(None, upgrade=upgrade))
+                if self._stopping or rules is None:
+                    raise
+                return self._refusals.shut(error, rules, target.outbound(None, upgrade=upgrade).request())
         except Rejected as error:
             if self._stopping:
                 return failure(503, "Stopping", "the proxy stops; nothing was sent", headers={"Retry-After": "1"})
@@ -103,7 +116,8 @@ class Proxy:
             log.error("ratekeeper proxy: %s while a call was passed on", type(error).__name__)
             return failure(500, type(error).__name__, "an error of the proxy's own; the call may have been sent")
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _addressed(self, request: web.BaseRequest) -> tuple[Target, Governor] | web.Response:
+        """The target of a request, and how it waits; or an answer of the proxy's own."""
         raw = request.raw_path
         if not raw.startswith("/"):
             return failure(
@@ -112,10 +126,12 @@ class Proxy:
         segment, rest = _split(raw)
         if segment == "healthz":
             return web.json_response({"ok": True})
-        shown = request.headers.get("X-Ratekeeper-Token", "")
+        shown = ""
         if segment == "t":
             shown, rest = _split(rest)
             segment, rest = _split(rest)
+        elif self._token:
+            shown = request.headers.get(_TOKEN, "")
         if self._token and not hmac.compare_digest(shown.encode("utf-8", "replace"), self._token):
             return failure(401, "Token", "send the proxy's token: X-Ratekeeper-Token: …, or /t/TOKEN before the path")
         if not segment:
@@ -133,21 +149,13 @@ class Proxy:
             governor = self._steered(request)
         except (RatekeeperError, ValueError) as error:
             return failure(400, "BadRequest", str(error))
-        target = Target(request, upstream, rest)
-        upgrade = wants_websocket(request)
-        try:
-            return await (self.relays if upgrade else self._forward).exchange(target, governor)
-        except Blocked as error:
-            rules = governor.match(target.outbound(None, upgrade=upgrade))
-            if self._stopping or rules is None:
-                raise
-            return self._refusals.shut(error, rules, target.outbound(None, upgrade=upgrade).request())
+        return Target(request, upstream, rest), governor
 
     def _steered(self, request: web.BaseRequest) -> Governor:
         """A governor with the priority and the timeout of the client's headers. Only with a timeout does a call wait for the
         end of a long block."""
-        klass = request.headers.get("X-Ratekeeper-Priority")
-        patience = request.headers.get("X-Ratekeeper-Timeout")
+        klass = request.headers.get(_PRIORITY)
+        patience = request.headers.get(_TIMEOUT)
         if klass is None and patience is None:
             return self._governor
         priority = None if klass is None else Priority.of(klass)

@@ -6,6 +6,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -27,17 +28,31 @@ _RENEW = 15.0
 after one to two times that."""
 
 _HOP = frozenset(
-    """keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
+    """connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
     expect host""".split()  # noqa: SIM905 - a table reads better
 )
 """Headers of one connection (RFC 9110, 7.6.1), and two that are made anew for the next."""
 _CODINGS = frozenset({"gzip", "deflate", "identity", "x-gzip"})
-_ADDED = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
 
 
 def spelled(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     """Headers as they were written: aiohttp's own mapping respells the names that it knows."""
-    return [(name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
+    found = []
+    for name, value in raw:
+        found.append((_name(name), value.decode("utf-8", "surrogateescape")))
+    return found
+
+
+@lru_cache(512)
+def _name(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@lru_cache(512)
+def _stays(name: str) -> bool:
+    """Whether a header belongs to the connection, or is our own."""
+    low = name.lower()
+    return low in _HOP or low.startswith("x-ratekeeper-")
 
 
 def passed(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
@@ -45,11 +60,10 @@ def passed(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     going: CIMultiDict[str] = CIMultiDict()
     named: list[str] = []
     for name, value in headers:
-        low = name.lower()
-        if low == "connection":
-            named += [part.strip() for part in value.split(",")]
-        elif low not in _HOP and not low.startswith("x-ratekeeper-"):
+        if not _stays(name):
             going.add(name, value)
+        elif name.lower() == "connection":
+            named += [part.strip() for part in value.split(",")]
     for name in named:
         going.popall(name, None)
     return going
@@ -118,10 +132,15 @@ class Passed(web.StreamResponse):
     _send_headers_immediately = False
 
     async def _prepare_headers(self) -> None:
-        absent = [name for name in _ADDED if name not in self._headers]
+        headers = self._headers
+        kind, dated, server = hdrs.CONTENT_TYPE in headers, hdrs.DATE in headers, hdrs.SERVER in headers
         await super()._prepare_headers()
-        for name in absent:
-            self._headers.popall(name, None)
+        if not kind:
+            headers.popall(hdrs.CONTENT_TYPE, None)
+        if not dated:
+            headers.popall(hdrs.DATE, None)
+        if not server:
+            headers.popall(hdrs.SERVER, None)
 
     async def begin(self, request: web.BaseRequest, content: StreamReader) -> None:
         """Send the head; alone if no byte of the body is here yet, since it may come much later."""
@@ -150,8 +169,12 @@ class Leases:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_RENEW, self._renew) if self.held else None
         for call in self._seen & self.held:  # the others began a moment ago
-            loop.call_soon(call.streaming)
+            loop.call_soon(self._renew_one, call)
         self._seen = self.held.copy()
+
+    def _renew_one(self, call: Call) -> None:
+        if call in self.held:
+            call.streaming()
 
 
 LEASES: ContextVar[Leases] = ContextVar("ratekeeper_proxy_leases")

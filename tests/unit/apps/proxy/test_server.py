@@ -148,6 +148,7 @@ def test_clients_steer(raw: Any, gate: Any, proxied: Any) -> None:
             calls.append(asyncio.create_task(here.ask(lines.encode())))
             while gate.room.count < len(calls):
                 await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)  # less than a millisecond is not told
         gate.unblock(gate.scope("testland"))
         for head, _ in await asyncio.gather(*calls):
             assert int(head.split(b"X-Ratekeeper-Waited: ")[1].split(b"\r\n")[0]) >= 1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from raw import answer
 
-from ratekeeper.apps.proxy.session import open_session
+from ratekeeper.apps.proxy.session import _Connection
 
 
 def test_hooks_are_where_we_think() -> None:
@@ -31,45 +30,84 @@ def test_hooks_are_where_we_think() -> None:
     assert callable(aiohttp.ClientRequest.update_auto_headers)
 
 
-def test_a_body_may_take_longer_than_a_silence(raw: Any, proxied: Any) -> None:
-    """Only a pause counts: what comes in pieces is passed on to its end."""
+class Clock:
+    """A loop's clock and its timers, moved by hand."""
 
-    def drip(connection: Any) -> bool:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
-        for _ in range(8):
-            time.sleep(0.08)
-            connection.sendall(b"x")
-        return True
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[Timer] = []
 
-    raw.acts["/a"] = drip
-    assert proxied(lambda here: here.get("/testland/a"), silence=0.3) == (200, b"xxxxxxxx")
+    def time(self) -> float:
+        return self.now
 
+    def call_at(self, due: float, function: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(due, function, self.timers))
+        return self.timers[-1]
 
-def test_a_pause_in_a_body_ends_it(raw: Any, proxied: Any) -> None:
-    """Although the first piece came in time."""
-
-    def stop(connection: Any) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
-        time.sleep(0.15)
-        connection.sendall(b"x")
-        connection.recv(1)
-
-    raw.acts["/a"] = stop
-    begun = time.monotonic()
-    assert proxied(lambda here: here.get("/testland/a"), silence=0.2) == (200, b"x")
-    assert 0.3 < time.monotonic() - begun < 3
+    def move(self, now: float) -> None:
+        """Let time pass; timers that are due are called."""
+        self.now = now
+        for timer in [timer for timer in self.timers if timer.due <= now]:
+            timer.cancel()
+            timer.function()
 
 
-def test_a_connection_that_nobody_uses_is_not_silent(raw: Any) -> None:
-    """It serves the next call, after longer than a silence."""
+class Timer(NamedTuple):
+    """One timer."""
+
+    due: float
+    function: Callable[[], None]
+    among: list[Any]
+
+    def cancel(self) -> None:
+        """Call it no more."""
+        self.among.remove(self)
+
+
+def test_one_timer_follows_all_pieces_of_an_answer() -> None:
+    """It is over when nothing came for as long as a silence may last; a connection that nobody uses is not silent."""
 
     async def main() -> None:
-        async with open_session(0.1) as session:
-            for _ in range(2):
-                async with session.get(f"{raw.url}/a") as found:
-                    assert await found.read()
-                await asyncio.sleep(0.25)
+        clock = Clock()
+        handler: Any = _Connection(loop=asyncio.get_running_loop())
+        handler._loop, handler._read_timeout = clock, 10
+        handler.start_timeout()
+        for now in (3, 6, 9):  # pieces
+            clock.move(now)
+            handler._reschedule_timeout()
+            assert [timer.due for timer in clock.timers] == [10]
+        clock.move(10)
+        assert handler.exception() is None
+        assert [timer.due for timer in clock.timers] == [19]
+        handler._drop_timeout()  # the end of the answer
+        clock.move(19)
+        assert handler.exception() is None
+        assert not clock.timers
+        clock.move(50)
+        handler.start_timeout()  # the next one
+        clock.move(59)
+        assert handler.exception() is None
+        clock.move(60)
+        assert isinstance(handler.exception(), aiohttp.SocketTimeoutError)
+        assert not clock.timers
 
-    raw.acts["/a"] = lambda c: c.sendall(answer(b"yes")) or True
     asyncio.run(main())
-    assert len(raw._open) == 1
+
+
+def test_a_connection_that_is_lost_leaves_no_timer() -> None:
+    """Nor does one without a timeout, such as a websocket's, have one."""
+
+    async def main() -> None:
+        clock = Clock()
+        handler: Any = _Connection(loop=asyncio.get_running_loop())
+        handler._loop = clock
+        handler.start_timeout()
+        assert not clock.timers
+        handler._read_timeout = 10
+        handler.start_timeout()
+        assert clock.timers
+        handler._loop = asyncio.get_running_loop()
+        handler.connection_lost(None)
+        assert not clock.timers
+
+    asyncio.run(main())

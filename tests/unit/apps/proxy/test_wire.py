@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_what_cannot_be_read_is_nothing(packed: bytes, coding: str) -> None:
 
 def test_permits_are_renewed_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """By one timer for all, which ends with the last; a renewal that fails stops no other."""
-    monkeypatch.setattr(wire, "_RENEW", 0.02)
+    monkeypatch.setattr(wire, "_RENEW", 0.01)
 
     class Attempt:
         count = 0
@@ -87,6 +88,11 @@ def test_permits_are_renewed_until_the_block_ends(monkeypatch: pytest.MonkeyPatc
 
     one, two, bad = Attempt(), Attempt(), Attempt()
 
+    async def until(done: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not done():
+                await asyncio.sleep(0.005)
+
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         leases = Leases()
@@ -94,15 +100,13 @@ def test_permits_are_renewed_until_the_block_ends(monkeypatch: pytest.MonkeyPatc
         attempts: Any = (one, two, bad)
         with kept(attempts[0]), kept(attempts[2]), kept(None):
             with suppress(ValueError), kept(attempts[1]):
-                await asyncio.sleep(0.09)
+                await until(lambda: two.count)
                 raise ValueError
-            seen = two.count
-            await asyncio.sleep(0.07)
+            seen, last = two.count, one.count
+            await until(lambda: one.count > last + 1)
         assert not leases.held
-        assert two.count == seen >= 1
-        assert one.count > seen
-        await asyncio.sleep(0.05)
-        assert leases._timer is None
+        assert two.count == seen
+        await until(lambda: leases._timer is None)
 
     asyncio.run(main())
     assert bad.count > 1
