@@ -12,10 +12,10 @@ from ratekeeper.config.schema import store_address
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.fallback import FallbackStore
+from ratekeeper.stores.members import WakeSockets
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.address import is_address
 from ratekeeper.stores.share import PartStore
-from ratekeeper.stores.wake import Doorbells
 
 __all__ = ["opened", "secret_of", "spare_store"]
 
@@ -29,7 +29,7 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
     """
     if isinstance(main, FallbackStore):
         return main.spare()
-    return PartStore(1 + len(Doorbells((home or configure().home) / "wake").living()))
+    return PartStore(1 + len(WakeSockets((home or configure().home) / "wake").living()))
 
 
 def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:

@@ -15,7 +15,7 @@ from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.policy.shared import Claim, claimed
 from ratekeeper.stores.blocks import Blocks, BlockState
-from ratekeeper.stores.notes import Change
+from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,

@@ -21,9 +21,8 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.faults import ours
-from ratekeeper.stores.helper import Helper
-from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -36,6 +35,7 @@ from ratekeeper.stores.records import (
     Units,
 )  # fmt: skip
 from ratekeeper.stores.share import PartStore, Share
+from ratekeeper.stores.worker import Helper
 
 __all__ = ["FallbackStore"]
 

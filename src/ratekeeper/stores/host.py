@@ -18,17 +18,24 @@ from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import pack, unpack
 from ratekeeper.ledger.limit import SECOND, Instant
-from ratekeeper.stores import names
-from ratekeeper.stores.absence import Absences
+from ratekeeper.stores import encoding
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.batching import BatchingStore, BatchPermit
 from ratekeeper.stores.blocks import read_blocks, write_blocks
+from ratekeeper.stores.encoding import (
+    due,
+    meant,
+    meant_blocks,
+    meant_learned,
+    permit_name,
+    permits_of,
+    read_or,
+    record_name,
+)
 from ratekeeper.stores.environment import Environment, boot_id
-from ratekeeper.stores.names import due, permit_name, permits_of, record_name
+from ratekeeper.stores.members import OfflineMarks, WakeSockets
 from ratekeeper.stores.records import LEASE, NOTHING, Grant, Snapshot, forget, view
-from ratekeeper.stores.sound import meant, meant_blocks, meant_learned, read_or
 from ratekeeper.stores.verbs import whole
-from ratekeeper.stores.wake import Doorbells
 
 if TYPE_CHECKING:
     from ratekeeper.stores.shelf import Shelf
@@ -64,8 +71,8 @@ class HostStore(BatchingStore, SharedStore):
     def _start(self) -> None:
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
-        self._bells = Doorbells(self.home / "wake")
-        self._absences = Absences(self.home / "absent")
+        self._sockets = WakeSockets(self.home / "wake")
+        self._offline = OfflineMarks(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._hurry = False
         self._rest()
@@ -132,7 +139,7 @@ class HostStore(BatchingStore, SharedStore):
     def _write(self, txn: Any) -> None:
         for key, ledger in self._dirty.items():
             raw = pack(ledger)
-            txn.put(record_name(names.LEDGER, key), raw)
+            txn.put(record_name(encoding.LEDGER, key), raw)
             self._seen[key] = raw, ledger
 
     def _forget(self) -> None:
@@ -145,7 +152,7 @@ class HostStore(BatchingStore, SharedStore):
 
     def _refresh(self) -> None:
         """Blocks and learned limits, if another process changed them."""
-        raw = self._txn.get(names.GENERATION)
+        raw = self._txn.get(encoding.GENERATION)
         if raw == self._raw_generation:
             return
         if raw is None:  # a store that is new, perhaps in place of one that was lost: what is known of bans stays
@@ -155,17 +162,17 @@ class HostStore(BatchingStore, SharedStore):
                 self._share("blocks")
             if self.learned:
                 self._share("learned")
-            self._raw_generation = self._txn.get(names.GENERATION)
+            self._raw_generation = self._txn.get(encoding.GENERATION)
         else:
-            self._read_blocks(self._txn.get(names.BLOCKS))
-            self._read_learned(self._txn.get(names.LEARNED))
-            self._raw_generation = self._txn.get(names.GENERATION)
+            self._read_blocks(self._txn.get(encoding.BLOCKS))
+            self._read_learned(self._txn.get(encoding.LEARNED))
+            self._raw_generation = self._txn.get(encoding.GENERATION)
         self._stated = self.learned
         self._changed()
 
     def _read_blocks(self, raw: bytes | None) -> None:
         """The blocks as the record tells them; a garbled one is written anew of the synced file and of what is known here."""
-        states = read_or(None, names.decode_blocks, raw or b"[]")
+        states = read_or(None, encoding.decode_blocks, raw or b"[]")
         if states is None:
             self.recall()
             self._share("blocks")
@@ -177,10 +184,10 @@ class HostStore(BatchingStore, SharedStore):
     def _read_learned(self, raw: bytes | None) -> None:
         """The stated limits as the record tells them. In place of garbled ones stand those that are known here, and the next
         first contact asks the provider again."""
-        stated = read_or(None, names.decode_learned, raw or b"{}")
+        stated = read_or(None, encoding.decode_learned, raw or b"{}")
         self.learned = self._stated if stated is None else meant_learned(stated)
         if stated is None or self.learned != stated:
-            contacts = names.NOTE + b"contact:"
+            contacts = encoding.NOTE + b"contact:"
             with self._txn.cursor() as cursor:
                 found = cursor.set_range(contacts)
                 while found and cursor.key().startswith(contacts):
@@ -209,7 +216,7 @@ class HostStore(BatchingStore, SharedStore):
         ledger = self._dirty.get(key)
         if ledger is not None:
             return ledger
-        raw = self._txn.get(record_name(names.LEDGER, key))
+        raw = self._txn.get(record_name(encoding.LEDGER, key))
         if raw is None:
             return None
         seen = self._seen.get(key)
@@ -219,7 +226,7 @@ class HostStore(BatchingStore, SharedStore):
         mono = time.monotonic_ns()
         ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
         if ledger is None or not meant(ledger, mono):  # lost, as after a rebuild
-            self._txn.put(names.REBUILT, b"%d" % mono)
+            self._txn.put(encoding.REBUILT, b"%d" % mono)
             return None
         self._dirty[key] = ledger
         return ledger
@@ -228,13 +235,13 @@ class HostStore(BatchingStore, SharedStore):
         self._dirty[key] = ledger
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        since = self._txn.get(names.REBUILT)
+        since = self._txn.get(encoding.REBUILT)
         if since is None or not ledger.limit.period:
             return
         mono = time.monotonic_ns()
         at = int(since) if since.isdigit() and len(since) < 20 else mono + 1
         if at > mono:  # garbled: the ledgers may have been lost just now
-            self._txn.put(names.REBUILT, b"%d" % mono)
+            self._txn.put(encoding.REBUILT, b"%d" % mono)
             at = mono
         if now.mono - at < ledger.limit.period:
             forget(ledger, now)
@@ -246,7 +253,7 @@ class HostStore(BatchingStore, SharedStore):
     def _add(self, grant: Grant) -> None:
         if isinstance(grant, BatchPermit):
             grant.apart = True
-        held = names.encode([(charge.key, charge.cost) for charge in grant.charges])
+        held = encoding.encode([(charge.key, charge.cost) for charge in grant.charges])
         self._txn.put(_permit(grant), held)
 
     def _drop(self, grant: Grant) -> bool:
@@ -256,14 +263,14 @@ class HostStore(BatchingStore, SharedStore):
         raw = self._txn.get(name)
         if raw is None:
             return False
-        held = read_or(_NOTHING_HELD, names.decode_held, raw)
+        held = read_or(_NOTHING_HELD, encoding.decode_held, raw)
         if [key for key, _ in held] != [charge.key for charge in grant.charges]:
             self._txn.delete(name)
             self._recount(grant.namespace)
             return False
         left = [(key, units - charge.cost) for (key, units), charge in zip(held, grant.charges, strict=True)]
         if any(units > 0 for _, units in left):
-            self._txn.put(name, names.encode(left))
+            self._txn.put(name, encoding.encode(left))
         else:
             self._txn.delete(name)
         return True
@@ -284,7 +291,7 @@ class HostStore(BatchingStore, SharedStore):
                 lease = due(name)
                 if lease > mono:
                     break
-                held = read_or(None, names.decode_held, cursor.value())
+                held = read_or(None, encoding.decode_held, cursor.value())
                 found = cursor.delete()  # moves on to the next
                 if held is None or not self._in_flight(held):
                     garbled = True
@@ -309,7 +316,7 @@ class HostStore(BatchingStore, SharedStore):
         with self._txn.cursor() as cursor:
             found = cursor.set_range(prefix)
             while found and cursor.key().startswith(prefix):
-                for key, units in read_or(_NOTHING_HELD, names.decode_held, cursor.value()):
+                for key, units in read_or(_NOTHING_HELD, encoding.decode_held, cursor.value()):
                     held[key] = held.get(key, 0) + max(0, units)
                 found = cursor.next()
         mono = time.monotonic_ns()
@@ -320,7 +327,7 @@ class HostStore(BatchingStore, SharedStore):
 
     def _keys(self, prefix: str) -> list[str]:
         self._write(self._txn)  # some may have begun in this transaction
-        start = names.LEDGER + prefix.encode()
+        start = encoding.LEDGER + prefix.encode()
         keys = []
         with self._txn.cursor() as cursor:
             found = cursor.set_range(start)
@@ -332,19 +339,19 @@ class HostStore(BatchingStore, SharedStore):
     def _share(self, what: str) -> None:
         if what == "blocks":
             states = self.blocks.states()
-            self._txn.put(names.BLOCKS, msgspec.json.encode(states))
+            self._txn.put(encoding.BLOCKS, msgspec.json.encode(states))
             write_blocks(self.home / _FILE, states)
         else:
-            self._txn.put(names.LEARNED, msgspec.json.encode(self.learned))
+            self._txn.put(encoding.LEARNED, msgspec.json.encode(self.learned))
         self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
-        self._txn.put(names.GENERATION, self._raw_generation)
+        self._txn.put(encoding.GENERATION, self._raw_generation)
 
     def _note(self, topic: str) -> bytes | None:
-        raw: bytes | None = self._txn.get(record_name(names.NOTE, topic))
+        raw: bytes | None = self._txn.get(record_name(encoding.NOTE, topic))
         return raw
 
     def _note_down(self, topic: str, raw: bytes | None) -> None:
-        name = record_name(names.NOTE, topic)
+        name = record_name(encoding.NOTE, topic)
         if raw is None:
             self._txn.delete(name)
         else:
@@ -358,42 +365,42 @@ class HostStore(BatchingStore, SharedStore):
     def join(self, member: int, name: str) -> socket.socket | None:
         if self._pid != os.getpid():
             self.after_fork()
-        bell = None
+        made = None
         try:
-            bell = self._bells.hang(member)
+            made = self._sockets.open(member)
         except OSError:  # read-only folder: nobody can wake us, the safety look remains
             pass
         try:
-            self.transact(lambda: self._txn.put(names.MEMBER + b"%016x" % member, name.encode()))
+            self.transact(lambda: self._txn.put(encoding.MEMBER + b"%016x" % member, name.encode()))
         except StoreError:
             pass  # a name for people; not worth a failure
-        return bell
+        return made
 
     def leave(self, member: int) -> None:
         if self._pid != os.getpid():
             return  # a forked copy; its parent is still there
-        self._bells.take_down(member)
+        self._sockets.shut(member)
         try:
-            self.transact(lambda: self._txn.delete(names.MEMBER + b"%016x" % member))
+            self.transact(lambda: self._txn.delete(encoding.MEMBER + b"%016x" % member))
         except StoreError:
             pass
 
     def wake(self, members: Iterable[int]) -> None:
-        self._bells.ring(members)
+        self._sockets.wake(members)
 
     def rouse(self, member: int) -> None:
-        self._bells.ring(self._bells.living() - {member})
+        self._sockets.wake(self._sockets.living() - {member})
 
     def alive(self) -> int:
         mono = time.monotonic_ns()
         if mono - self._alive[0] > SECOND:
-            self._alive = mono, max(1, len(self._bells.living()))
+            self._alive = mono, max(1, len(self._sockets.living()))
         return self._alive[1]
 
     # -- for the safe share ----------------------------------------------------------------------------------------
 
     def detach(self) -> str:
-        return self._absences.begin()
+        return self._offline.begin()
 
     def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
@@ -406,7 +413,7 @@ class HostStore(BatchingStore, SharedStore):
                 verb()
 
         self._attempt(rejoin)
-        self._absences.end(mark)
+        self._offline.end(mark)
 
     def _attempt(self, work: Callable[[], object]) -> None:
         """A transaction that does not wait for the lock.
@@ -427,8 +434,8 @@ class HostStore(BatchingStore, SharedStore):
     def _rejoin(self, mark: str, processes: int) -> None:
         """Back after an absence, inside a transaction: hold what is others', give back what was held for us."""
         self._leave_to_absent(mark, processes)
-        held = self._txn.pop(record_name(names.ABSENT, mark))
-        for namespace, lease, number, charges in read_or([], names.decode_absent, held):
+        held = self._txn.pop(record_name(encoding.ABSENT, mark))
+        for namespace, lease, number, charges in read_or([], encoding.decode_absent, held):
             if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._in_flight(charges)):
                 continue  # garbled: it ends with its lease
             if self._txn.delete(permit_name(namespace, lease, number)):
@@ -439,8 +446,8 @@ class HostStore(BatchingStore, SharedStore):
 
     def _leave_to_absent(self, own: str = "", processes: int = 0) -> None:
         """For every process that goes on without the store, hold its share of every ledger, once."""
-        for mark in self._absences.names():
-            name = record_name(names.ABSENT, mark)
+        for mark in self._offline.names():
+            name = record_name(encoding.ABSENT, mark)
             if mark == own or self._txn.get(name) is not None:
                 continue
             mono = time.monotonic_ns()
@@ -454,13 +461,13 @@ class HostStore(BatchingStore, SharedStore):
                     held.setdefault(key.partition("/")[0], []).append((key, units))
             permits = [(namespace, mono + LEASE, self.new_id(), charges) for namespace, charges in held.items()]
             for namespace, lease, number, charges in permits:
-                self._txn.put(permit_name(namespace, lease, number), names.encode(charges))
-            self._txn.put(name, names.encode(permits))
+                self._txn.put(permit_name(namespace, lease, number), encoding.encode(charges))
+            self._txn.put(name, encoding.encode(permits))
 
     # -- for others ------------------------------------------------------------------------------------------------
 
     def peek(self, key: str, now: Instant) -> Ledger | None:
-        raw = self._environment.peek(record_name(names.LEDGER, key))
+        raw = self._environment.peek(record_name(encoding.LEDGER, key))
         if raw is None:
             return None
         ledger = read_or(None, unpack, raw)
@@ -486,27 +493,27 @@ class HostStore(BatchingStore, SharedStore):
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         self._write(self._txn)  # what rode with this transaction
         found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-        living = self._bells.living()
+        living = self._sockets.living()
         dead = []
         with self._txn.cursor() as cursor:
             for name, value in cursor:
-                if name[:1] == names.LEDGER:
+                if name[:1] == encoding.LEDGER:
                     key = name[1:].decode("utf-8", "replace")
                     ledger = read_or(None, unpack, value)
                     if ledger is not None and meant(ledger, time.monotonic_ns()):
                         found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
-                elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
+                elif name[:1] == encoding.MEMBER and int(name[1:], 16) in living:
                     found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
-                elif name[:1] == names.MEMBER:
+                elif name[:1] == encoding.MEMBER:
                     dead.append(bytes(name))
-                elif name[:1] == names.PERMIT:
+                elif name[:1] == encoding.PERMIT:
                     found.permits += 1
         for name in dead:
             self._txn.delete(name)
         return found
 
     def after_fork(self) -> None:
-        self._bells.abandon()
+        self._sockets.abandon()
         self._environment.abandon()
         self._start()
 
@@ -516,7 +523,7 @@ class HostStore(BatchingStore, SharedStore):
                 self._close_batches()
             except StoreError:
                 pass  # it ends with the lease
-            self._bells.close()
+            self._sockets.close()
 
 
 def _permit(grant: Grant) -> bytes:

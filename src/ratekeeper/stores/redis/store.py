@@ -26,7 +26,8 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.batching import Batches, BatchPermit
 from ratekeeper.stores.blocks import BlockState
-from ratekeeper.stores.notes import Change, encoded, note_of
+from ratekeeper.stores.encoding import Change, encoded, note_of
+from ratekeeper.stores.members import WakeSockets
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -57,7 +58,6 @@ from ratekeeper.stores.redis.protocol import (
 )  # fmt: skip
 from ratekeeper.stores.redis.pubsub import PubSub
 from ratekeeper.stores.redis.snapshot import read_all, surely_left
-from ratekeeper.stores.wake import Doorbells
 from ratekeeper.stores.worker import Background, Worker
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class RedisStore(SharedStore):
     def __init__(self, url: str, *, home: Path | None = None, given: bool = False) -> None:
         super().__init__()
         self.address = parse_address(url)
-        self._doors = Doorbells(home / "wake") if home is not None else None
+        self._sockets = WakeSockets(home / "wake") if home is not None else None
         self._given = given
         self._start()
 
@@ -130,9 +130,9 @@ class RedisStore(SharedStore):
     def _tend(self, mono: int) -> bool:
         """The client's helper thread is awake; whether it should look again in a moment."""
         self._close_batches(mono)
-        if self._client.member and self._doors is not None and mono - self._buried > _BURY:
+        if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
-            for member in self._doors.dead():  # so that nobody holds a share for them
+            for member in self._sockets.dead():  # so that nobody holds a share for them
                 self._client.leave(member_name(member), own=False)
         return self._batches.any_open
 
@@ -408,16 +408,16 @@ class RedisStore(SharedStore):
         self._client.namespace(NOTES).beat = 0  # a sign of life goes along
         topic = f"member:{member_name(member)}"
         self._client.post(NOTES, Command(lambda request: ["swap", topic, True, request.blob(name.encode()), False]))
-        if self._doors is not None:
+        if self._sockets is not None:
             try:
-                self._doors.hang(member)  # the kernel tells the others of this machine when we are dead
+                self._sockets.open(member)  # the kernel tells the others of this machine when we are dead
             except OSError:
                 pass
         return self._pubsub.subscribe(member_name(member)) if not self._given else None
 
     def leave(self, member: int) -> None:
-        if self._doors is not None:
-            self._doors.take_down(member)
+        if self._sockets is not None:
+            self._sockets.shut(member)
         self._pubsub.unsubscribe(member_name(member))
         self._client.leave(member_name(member))
 
@@ -506,13 +506,13 @@ class RedisStore(SharedStore):
         return found
 
     def after_fork(self) -> None:
-        if self._doors is not None:
-            self._doors.abandon()
+        if self._sockets is not None:
+            self._sockets.abandon()
         self._start()
 
     def close(self) -> None:
         self._close_batches(EVER)
         self._client.close()
         self._pubsub.close()
-        if self._doors is not None:
-            self._doors.close()
+        if self._sockets is not None:
+            self._sockets.close()
