@@ -96,6 +96,7 @@ class Mirror:
     Args:
         blocks: where the blocks are kept.
         learned: stated limits by namespace, see `Store.learned`; replaced as a whole.
+        generation: see `Store.generation`.
         changed: called whenever one of both is new, while no other change is made; a bound method, held weakly.
         given: see `RedisStore`.
     """
@@ -104,12 +105,14 @@ class Mirror:
         self,
         blocks: Blocks,
         learned: dict[str, dict[str, tuple[int, int]]],
+        generation: int,
         changed: Callable[[], object],
         *,
         given: bool,
     ) -> None:
         self.blocks = blocks
         self.learned = learned
+        self.generation = generation
         self._changed = weakref.WeakMethod(changed)
         self._given = given
         self._in_force = InForce()
@@ -121,6 +124,7 @@ class Mirror:
 
     def _news(self) -> None:
         self._in_force.forget()
+        self.generation += 1
         changed = self._changed()
         if changed is not None:
             changed()
