@@ -39,14 +39,14 @@ Change: TypeAlias = Callable[[N | None, Instant], tuple[N | None, T]]
 present, the note as it shall be (None: none) and a result. Of the present, `mono` is this machine's steady clock, and `lo`
 and `hi` are bounds of the store's, on which notes are dated (ns)."""
 
-LEDGER, PERMIT, NOTE, MEMBER, ABSENT = b"L", b"P", b"N", b"M", b"A"
+LEDGER, PERMIT, NOTE, MEMBER, OFFLINE = b"L", b"P", b"N", b"M", b"A"
 GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_held: Final = msgspec.msgpack.Decoder(tuple[tuple[str, int], ...]).decode
 """What a permit holds: (key, units) each."""
-decode_absent: Final = msgspec.msgpack.Decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]]).decode
-"""What is held for a process that is absent: (namespace, lease, number, what) of each permit."""
+decode_offline: Final = msgspec.msgpack.Decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]]).decode
+"""What is held for a process that is offline: (namespace, lease, number, what) of each permit."""
 decode_blocks: Final = msgspec.json.Decoder(list[BlockState]).decode
 decode_learned: Final = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).decode
 
