@@ -56,7 +56,7 @@ _CHANGES: Final = 1_000
 """So many changes of one note are remembered for it."""
 _PASSING: Final = 120 * SECOND
 """A note that is of use for no longer than so is not brought to a store that was away, ns."""
-_PASSED_ON: Final = ("skew", "worker", "shelf", "join", "leave", "wake", "rouse", "alive")
+_PASSED_ON: Final = ("skew", "worker", "responses", "join", "leave", "wake", "rouse", "alive")
 """Methods of the shared store that work, or do nothing, while it cannot be used."""
 
 

@@ -35,7 +35,7 @@ from ratekeeper.stores.records import LEASE, Grant, Snapshot, forget, view
 from ratekeeper.stores.verbs import whole
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.shelf import Shelf
+    from ratekeeper.stores.responses import ResponseStorage
 
 __all__ = ["HostStore"]
 
@@ -330,10 +330,10 @@ class HostStore(RecordStore, SharedStore):
     def state(self) -> tuple[int, int]:
         return self._environment.state()
 
-    def shelf(self, home: Path, most_bytes: int) -> Shelf:
-        from ratekeeper.stores.shelf import FileShelf
+    def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
+        from ratekeeper.stores.responses import FileResponses
 
-        return FileShelf(home / "answers", most_bytes)
+        return FileResponses(home / "answers", most_bytes)
 
     def rebuilt(self) -> str:
         """Why the ledgers were begun anew when this process opened them, or ``""``."""

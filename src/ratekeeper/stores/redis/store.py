@@ -58,7 +58,7 @@ from ratekeeper.stores.redis.snapshot import read_all, surely_left
 from ratekeeper.stores.worker import Background, Worker
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.shelf import Shelf
+    from ratekeeper.stores.responses import ResponseStorage
 
 __all__ = ["RedisStore"]
 
@@ -228,10 +228,10 @@ class RedisStore(SharedStore):
     def worker(self) -> Worker:
         return Background()
 
-    def shelf(self, home: Path, most_bytes: int) -> Shelf:
-        from ratekeeper.stores.shelf import ServerShelf
+    def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
+        from ratekeeper.stores.responses import ServerResponses
 
-        return ServerShelf(self.connection, most_bytes)
+        return ServerResponses(self.connection, most_bytes)
 
     def skew(self) -> tuple[int, int]:
         seen = self.connection.seen
