@@ -22,9 +22,8 @@ from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.reading import FAULTS, listed
 from ratekeeper.sessions.dialects import dialect_of
 from ratekeeper.sessions.liveness import Dials, Liveness
-from ratekeeper.stores.notes import encoded, note_of
+from ratekeeper.stores.encoding import encoded, meant, note_of, read_or
 from ratekeeper.stores.redis.lua import from_lua
-from ratekeeper.stores.sound import meant, read_or
 
 __all__ = ["Fuzz"]
 

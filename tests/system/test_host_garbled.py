@@ -143,7 +143,7 @@ def prepared(home: Path, origin: Origin) -> None:
     (home / "absent").mkdir(exist_ok=True)
     (home / "absent" / "somebody").touch()
     with_mark = store.transact
-    with_mark(store._leave_to_absent)
+    with_mark(store._leave_to_offline)
     (home / "absent" / "somebody").unlink()
     store.transact(lambda: store._txn.put(b"!rebuilt", b"1") and store._txn.put(b"M%016x" % 9, b"dead[1]"))
     gate.close()

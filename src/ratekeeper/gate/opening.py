@@ -28,12 +28,12 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
         home: its state folder; None: the one that the configuration names.
     """
     from ratekeeper.stores.fallback import FallbackStore
+    from ratekeeper.stores.members import WakeSockets
     from ratekeeper.stores.share import PartStore
-    from ratekeeper.stores.wake import Doorbells
 
     if isinstance(main, FallbackStore):
         return main.spare()
-    return PartStore(1 + len(Doorbells((home or configure().home) / "wake").living()))
+    return PartStore(1 + len(WakeSockets((home or configure().home) / "wake").living()))
 
 
 def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:

@@ -26,8 +26,8 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.rules.call import Plan
-from ratekeeper.stores.helper import Helper
 from ratekeeper.stores.records import Ask, Grant
+from ratekeeper.stores.worker import Helper
 from ratekeeper.waiting.queue import Lane, Queue
 
 __all__ = ["WaitingRoom", "unbroken"]

@@ -23,7 +23,7 @@ import msgspec
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.sessions.history import Record, Records
-from ratekeeper.stores.wake import Doorbells
+from ratekeeper.stores.members import WakeSockets
 
 __all__ = ["Command", "Listener", "ask", "listing"]
 
@@ -50,9 +50,9 @@ class Listener:
     def __init__(self, records: Records, heed: Callable[[str, Command], None]) -> None:
         self._records = records
         self._heed = heed
-        self._bells = Doorbells(records.folder / "wake")
+        self._bells = WakeSockets(records.folder / "wake")
         self.member = secrets.randbits(63) | 1
-        self._bell = self._bells.hang(self.member)
+        self._bell = self._bells.open(self.member)
         self._ids: set[str] = set()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ratekeeper-sessions", daemon=True)
@@ -78,7 +78,7 @@ class Listener:
 
     def done(self, command: Command) -> None:
         """Tell who sent a command that it was carried out."""
-        self._bells.ring([command.sender])
+        self._bells.wake([command.sender])
 
     def _run(self) -> None:
         while not self._closed:
@@ -99,7 +99,7 @@ class Listener:
     def close(self) -> None:
         """Hear no more commands; the program's sessions are free for others."""
         self._closed = True
-        self._bells.ring([self.member])
+        self._bells.wake([self.member])
         self._thread.join(5.0)
         self._bells.close()
 
@@ -107,7 +107,7 @@ class Listener:
 def listing(home: Path) -> list[tuple[Record, bool]]:
     """All sessions of a state folder, and whether the program that runs each of them lives."""
     records = Records(home)
-    bells = Doorbells(records.folder / "wake")
+    bells = WakeSockets(records.folder / "wake")
     living = bells.living()
     bells.close()
     return [(record, record.member in living) for record in records.all()]
@@ -130,15 +130,15 @@ def ask(home: Path, session: str, do: Literal["recover", "stop"], timeout: float
     """
     records = Records(home)
     record = _find(listing(home), session)
-    bells = Doorbells(records.folder / "wake")
+    bells = WakeSockets(records.folder / "wake")
     sender = secrets.randbits(63) | 1
-    bell = bells.hang(sender)
+    bell = bells.open(sender)
     try:
         path = records.path(record.id, ".do")
         part = path.with_suffix(f".do-{sender}")
         part.write_bytes(msgspec.json.encode(Command(do, sender)))
         part.replace(path)
-        bells.ring([record.member])
+        bells.wake([record.member])
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             if select.select([bell], [], [], min(left, _PATIENCE))[0] and b"w" in _drain(bell):

@@ -26,7 +26,7 @@ class Record(msgspec.Struct, frozen=True):
     Attributes:
         id: ``NAME@PROGRAM``.
         pid: process that runs it, or ran it last.
-        member: number of that program's socket, which tells whether it lives (`Doorbells`).
+        member: number of that program's socket, which tells whether it lives (`WakeSockets`).
         state: ``healthy``, ``abnormal``, ``recovering``, ``cooldown``, ``stopped`` or ``failed``.
         since: Unix seconds since when.
         why: the last failure, one line without secrets.

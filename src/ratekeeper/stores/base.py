@@ -15,7 +15,7 @@ from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.policy.shared import Claim, claimed
 from ratekeeper.stores.blocks import Blocks, BlockState
-from ratekeeper.stores.notes import Change
+from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -31,7 +31,7 @@ from ratekeeper.stores.records import (
 from ratekeeper.stores.worker import Worker
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.shelf import Shelf
+    from ratekeeper.stores.responses import ResponseStorage
 
 __all__ = ["SharedStore", "Store"]
 
@@ -206,16 +206,16 @@ class Store(ABC):
         """A new worker, which changes notes without making its callers wait for a network."""
         return Worker()
 
-    def shelf(self, home: Path, most_bytes: int) -> Shelf:
+    def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
         """Where answers are kept for all who share this store.
 
         Args:
             home: the state folder.
             most_bytes: of all together.
         """
-        from ratekeeper.stores.shelf import MemoryShelf  # with its parts: for those who keep answers
+        from ratekeeper.stores.responses import MemoryResponses  # with its parts: for those who keep answers
 
-        return MemoryShelf(most_bytes)
+        return MemoryResponses(most_bytes)
 
     @abstractmethod
     def read(self, now: Callable[[str], Instant]) -> Snapshot:

@@ -20,9 +20,9 @@ from ratekeeper.errors import StoreError
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
-from ratekeeper.stores.helper import Helper, Nudge
 from ratekeeper.stores.records import AS_RESERVED, UNSENT, Answered, Ask, Decision, Grant, Settlement
 from ratekeeper.stores.verbs import LedgerStore
+from ratekeeper.stores.worker import Helper, Nudge
 
 __all__ = ["SHARE", "Batch", "BatchPermit", "Batches", "BatchingStore", "DeferredSettles", "Ending"]
 

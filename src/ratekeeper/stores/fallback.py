@@ -21,9 +21,8 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.faults import ours
-from ratekeeper.stores.helper import Helper
-from ratekeeper.stores.notes import Change
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -36,6 +35,7 @@ from ratekeeper.stores.records import (
     Units,
 )  # fmt: skip
 from ratekeeper.stores.share import PartStore, Share
+from ratekeeper.stores.worker import Helper
 
 __all__ = ["FallbackStore"]
 
@@ -56,7 +56,7 @@ _CHANGES: Final = 1_000
 """So many changes of one note are remembered for it."""
 _PASSING: Final = 120 * SECOND
 """A note that is of use for no longer than so is not brought to a store that was away, ns."""
-_PASSED_ON: Final = ("skew", "worker", "shelf", "join", "leave", "wake", "rouse", "alive")
+_PASSED_ON: Final = ("skew", "worker", "responses", "join", "leave", "wake", "rouse", "alive")
 """Methods of the shared store that work, or do nothing, while it cannot be used."""
 
 

@@ -1,4 +1,4 @@
-"""Ledgers shared by all processes of a machine: LMDB in the state folder (long because one class is one transaction)."""
+"""Ledgers shared by all processes of a machine: LMDB in the state folder."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import lmdb
 import msgspec
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.base import Ledger
-from ratekeeper.ledger.codec import pack, unpack
+from ratekeeper.ledger.codec import unpack
 from ratekeeper.ledger.limit import SECOND, Instant
-from ratekeeper.stores import names
-from ratekeeper.stores.absence import Absences
+from ratekeeper.stores import encoding
 from ratekeeper.stores.base import SharedStore
-from ratekeeper.stores.batching import BatchingStore, BatchPermit
 from ratekeeper.stores.blocks import read_blocks, write_blocks
+from ratekeeper.stores.encoding import (
+    meant,
+    meant_blocks,
+    meant_learned,
+    permit_name,
+    read_or,
+    record_name,
+)
 from ratekeeper.stores.environment import Environment, boot_id
-from ratekeeper.stores.names import due, permit_name, permits_of, record_name
-from ratekeeper.stores.records import LEASE, NOTHING, Grant, Snapshot, forget, view
-from ratekeeper.stores.sound import meant, meant_blocks, meant_learned, read_or
+from ratekeeper.stores.host_records import RecordStore
+from ratekeeper.stores.members import OfflineMarks, WakeSockets
+from ratekeeper.stores.records import LEASE, Grant, Snapshot, forget, view
 from ratekeeper.stores.verbs import whole
-from ratekeeper.stores.wake import Doorbells
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.shelf import Shelf
+    from ratekeeper.stores.responses import ResponseStorage
 
 __all__ = ["HostStore"]
 
@@ -39,14 +43,10 @@ T = TypeVar("T")
 
 _PATIENCE: Final = 0.25
 """Seconds to wait for the lock before the store counts as unavailable."""
-_REAP: Final = SECOND // 50
-"""How often a process looks for permits whose lease has ended, ns."""
-_CACHED: Final = 4096
-_NOTHING_HELD: Final[tuple[tuple[str, int], ...]] = ()
 _FILE: Final = "blocks.json"
 
 
-class HostStore(BatchingStore, SharedStore):
+class HostStore(RecordStore, SharedStore):
     """All processes of a machine share these ledgers.
 
     Args:
@@ -64,15 +64,11 @@ class HostStore(BatchingStore, SharedStore):
     def _start(self) -> None:
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
-        self._bells = Doorbells(self.home / "wake")
-        self._absences = Absences(self.home / "absent")
+        self._sockets = WakeSockets(self.home / "wake")
+        self._offline = OfflineMarks(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
         self._hurry = False
-        self._rest()
-        self._txn: Any = None
-        self._dirty: dict[str, Ledger] = {}
-        self._seen: dict[str, tuple[bytes, Ledger]] = {}
-        self._reaped: dict[str, int] = {}
+        super()._start()
         self._raw_generation: bytes | None = b"?"
         self._stated = self.learned  # as it was written
         self._alive = (0, 1)
@@ -103,15 +99,17 @@ class HostStore(BatchingStore, SharedStore):
                 self._refresh()
                 self._catch_up()
                 if environment.looked:
-                    self._leave_to_absent()
+                    self._leave_to_offline()
                 result = work()
                 self._write(self._txn)
                 environment.commit()
                 self._arrived()
+                self._stated = self.learned
                 return result
             except BaseException as error:
                 if environment.abort(error):
                     self._arrived()
+                    self._stated = self.learned
                 else:
                     self._forget()
                 if isinstance(error, lmdb.Error):
@@ -121,31 +119,13 @@ class HostStore(BatchingStore, SharedStore):
                 self._txn = None
                 self._deferred.over()
 
-    def _arrived(self) -> None:
-        """The transaction was written."""
-        self._dirty.clear()
-        self._stated = self.learned
-        self._deferred.arrived()
-        if len(self._seen) > _CACHED:
-            self._seen.clear()
-
-    def _write(self, txn: Any) -> None:
-        for key, ledger in self._dirty.items():
-            raw = pack(ledger)
-            txn.put(record_name(names.LEDGER, key), raw)
-            self._seen[key] = raw, ledger
-
     def _forget(self) -> None:
-        """A transaction came to nothing: what was changed in memory never happened."""
-        for key in self._dirty:
-            self._seen.pop(key, None)
-        self._dirty.clear()
+        super()._forget()
         self._raw_generation = b"?"
-        self._deferred.thrown()
 
     def _refresh(self) -> None:
         """Blocks and learned limits, if another process changed them."""
-        raw = self._txn.get(names.GENERATION)
+        raw = self._txn.get(encoding.GENERATION)
         if raw == self._raw_generation:
             return
         if raw is None:  # a store that is new, perhaps in place of one that was lost: what is known of bans stays
@@ -155,17 +135,17 @@ class HostStore(BatchingStore, SharedStore):
                 self._share("blocks")
             if self.learned:
                 self._share("learned")
-            self._raw_generation = self._txn.get(names.GENERATION)
+            self._raw_generation = self._txn.get(encoding.GENERATION)
         else:
-            self._read_blocks(self._txn.get(names.BLOCKS))
-            self._read_learned(self._txn.get(names.LEARNED))
-            self._raw_generation = self._txn.get(names.GENERATION)
+            self._read_blocks(self._txn.get(encoding.BLOCKS))
+            self._read_learned(self._txn.get(encoding.LEARNED))
+            self._raw_generation = self._txn.get(encoding.GENERATION)
         self._stated = self.learned
         self._changed()
 
     def _read_blocks(self, raw: bytes | None) -> None:
         """The blocks as the record tells them; a garbled one is written anew of the synced file and of what is known here."""
-        states = read_or(None, names.decode_blocks, raw or b"[]")
+        states = read_or(None, encoding.decode_blocks, raw or b"[]")
         if states is None:
             self.recall()
             self._share("blocks")
@@ -177,10 +157,10 @@ class HostStore(BatchingStore, SharedStore):
     def _read_learned(self, raw: bytes | None) -> None:
         """The stated limits as the record tells them. In place of garbled ones stand those that are known here, and the next
         first contact asks the provider again."""
-        stated = read_or(None, names.decode_learned, raw or b"{}")
+        stated = read_or(None, encoding.decode_learned, raw or b"{}")
         self.learned = self._stated if stated is None else meant_learned(stated)
         if stated is None or self.learned != stated:
-            contacts = names.NOTE + b"contact:"
+            contacts = encoding.NOTE + b"contact:"
             with self._txn.cursor() as cursor:
                 found = cursor.set_range(contacts)
                 while found and cursor.key().startswith(contacts):
@@ -196,7 +176,7 @@ class HostStore(BatchingStore, SharedStore):
             self._changed()
 
     def publish(self) -> None:
-        """Write the blocks that are known into the synced file, without a transaction: for whoever is absent too."""
+        """Write the blocks that are known into the synced file, without a transaction: for whoever is offline too."""
         self.recall()
         try:
             write_blocks(self.home / _FILE, self.blocks.states())
@@ -205,150 +185,27 @@ class HostStore(BatchingStore, SharedStore):
 
     # -- what the verbs stand on -----------------------------------------------------------------------------------
 
-    def _open(self, key: str) -> Ledger | None:
-        ledger = self._dirty.get(key)
-        if ledger is not None:
-            return ledger
-        raw = self._txn.get(record_name(names.LEDGER, key))
-        if raw is None:
-            return None
-        seen = self._seen.get(key)
-        if seen is not None and seen[0] == raw:
-            self._dirty[key] = seen[1]  # it may be changed from now on, so a failed transaction must drop it
-            return seen[1]
-        mono = time.monotonic_ns()
-        ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
-        if ledger is None or not meant(ledger, mono):  # lost, as after a rebuild
-            self._txn.put(names.REBUILT, b"%d" % mono)
-            return None
-        self._dirty[key] = ledger
-        return ledger
-
-    def _keep(self, key: str, ledger: Ledger) -> None:
-        self._dirty[key] = ledger
-
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        since = self._txn.get(names.REBUILT)
+        since = self._txn.get(encoding.REBUILT)
         if since is None or not ledger.limit.period:
             return
         mono = time.monotonic_ns()
         at = int(since) if since.isdigit() and len(since) < 20 else mono + 1
         if at > mono:  # garbled: the ledgers may have been lost just now
-            self._txn.put(names.REBUILT, b"%d" % mono)
+            self._txn.put(encoding.REBUILT, b"%d" % mono)
             at = mono
         if now.mono - at < ledger.limit.period:
             forget(ledger, now)
 
-    def _latest(self, key: str) -> Ledger | None:
-        seen = self._seen.get(key)
-        return seen[1] if seen is not None else None
-
-    def _add(self, grant: Grant) -> None:
-        if isinstance(grant, BatchPermit):
-            grant.apart = True
-        held = names.encode([(charge.key, charge.cost) for charge in grant.charges])
-        self._txn.put(_permit(grant), held)
-
-    def _drop(self, grant: Grant) -> bool:
-        if not isinstance(grant, BatchPermit) or grant.apart:
-            return bool(self._txn.delete(_permit(grant)))
-        name = _permit(grant.batch.record)
-        raw = self._txn.get(name)
-        if raw is None:
-            return False
-        held = read_or(_NOTHING_HELD, names.decode_held, raw)
-        if [key for key, _ in held] != [charge.key for charge in grant.charges]:
-            self._txn.delete(name)
-            self._recount(grant.namespace)
-            return False
-        left = [(key, units - charge.cost) for (key, units), charge in zip(held, grant.charges, strict=True)]
-        if any(units > 0 for _, units in left):
-            self._txn.put(name, names.encode(left))
-        else:
-            self._txn.delete(name)
-        return True
-
-    def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
-        if mono - self._reaped.get(namespace, 0) < _REAP:
-            return ()
-        self._reaped[namespace] = mono
-        prefix = permits_of(namespace)
-        ended: list[tuple[int, tuple[tuple[str, int], ...]]] = []
-        garbled = False
-        with self._txn.cursor() as cursor:
-            found = cursor.set_range(prefix)
-            while found:
-                name = cursor.key()
-                if not name.startswith(prefix):
-                    break
-                lease = due(name)
-                if lease > mono:
-                    break
-                held = read_or(None, names.decode_held, cursor.value())
-                found = cursor.delete()  # moves on to the next
-                if held is None or not self._in_flight(held):
-                    garbled = True
-                else:
-                    ended.append((lease, held))
-        if garbled:
-            self._recount(namespace, {key: units for _, held in ended for key, units in held})
-        return ended
-
-    def _in_flight(self, held: tuple[tuple[str, int], ...]) -> bool:
-        """Whether what a permit says it holds can be in flight."""
-        for key, units in held:
-            ledger = self._open(key)
-            if ledger is not None and not 0 <= units <= ledger.inflight:
-                return False
-        return True
-
-    def _recount(self, namespace: str, kept: Mapping[str, int] = NOTHING) -> None:
-        """A permit's record was garbled: what no other permit holds of the units in flight counts as spent."""
-        held = dict(kept)
-        prefix = permits_of(namespace)
-        with self._txn.cursor() as cursor:
-            found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
-                for key, units in read_or(_NOTHING_HELD, names.decode_held, cursor.value()):
-                    held[key] = held.get(key, 0) + max(0, units)
-                found = cursor.next()
-        mono = time.monotonic_ns()
-        for key in self._keys(f"{namespace}/"):
-            ledger = self._open(key)
-            if ledger is not None and ledger.inflight > held.get(key, 0):
-                ledger.recount(held.get(key, 0), mono)
-
-    def _keys(self, prefix: str) -> list[str]:
-        self._write(self._txn)  # some may have begun in this transaction
-        start = names.LEDGER + prefix.encode()
-        keys = []
-        with self._txn.cursor() as cursor:
-            found = cursor.set_range(start)
-            while found and cursor.key().startswith(start):
-                keys.append(cursor.key()[1:].decode())
-                found = cursor.next()
-        return keys
-
     def _share(self, what: str) -> None:
         if what == "blocks":
             states = self.blocks.states()
-            self._txn.put(names.BLOCKS, msgspec.json.encode(states))
+            self._txn.put(encoding.BLOCKS, msgspec.json.encode(states))
             write_blocks(self.home / _FILE, states)
         else:
-            self._txn.put(names.LEARNED, msgspec.json.encode(self.learned))
+            self._txn.put(encoding.LEARNED, msgspec.json.encode(self.learned))
         self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
-        self._txn.put(names.GENERATION, self._raw_generation)
-
-    def _note(self, topic: str) -> bytes | None:
-        raw: bytes | None = self._txn.get(record_name(names.NOTE, topic))
-        return raw
-
-    def _note_down(self, topic: str, raw: bytes | None) -> None:
-        name = record_name(names.NOTE, topic)
-        if raw is None:
-            self._txn.delete(name)
-        else:
-            self._txn.put(name, raw)
+        self._txn.put(encoding.GENERATION, self._raw_generation)
 
     def new_id(self) -> int:
         return self._numbers.getrandbits(63)
@@ -358,42 +215,42 @@ class HostStore(BatchingStore, SharedStore):
     def join(self, member: int, name: str) -> socket.socket | None:
         if self._pid != os.getpid():
             self.after_fork()
-        bell = None
+        made = None
         try:
-            bell = self._bells.hang(member)
+            made = self._sockets.open(member)
         except OSError:  # read-only folder: nobody can wake us, the safety look remains
             pass
         try:
-            self.transact(lambda: self._txn.put(names.MEMBER + b"%016x" % member, name.encode()))
+            self.transact(lambda: self._txn.put(encoding.MEMBER + b"%016x" % member, name.encode()))
         except StoreError:
             pass  # a name for people; not worth a failure
-        return bell
+        return made
 
     def leave(self, member: int) -> None:
         if self._pid != os.getpid():
             return  # a forked copy; its parent is still there
-        self._bells.take_down(member)
+        self._sockets.shut(member)
         try:
-            self.transact(lambda: self._txn.delete(names.MEMBER + b"%016x" % member))
+            self.transact(lambda: self._txn.delete(encoding.MEMBER + b"%016x" % member))
         except StoreError:
             pass
 
     def wake(self, members: Iterable[int]) -> None:
-        self._bells.ring(members)
+        self._sockets.wake(members)
 
     def rouse(self, member: int) -> None:
-        self._bells.ring(self._bells.living() - {member})
+        self._sockets.wake(self._sockets.living() - {member})
 
     def alive(self) -> int:
         mono = time.monotonic_ns()
         if mono - self._alive[0] > SECOND:
-            self._alive = mono, max(1, len(self._bells.living()))
+            self._alive = mono, max(1, len(self._sockets.living()))
         return self._alive[1]
 
     # -- for the safe share ----------------------------------------------------------------------------------------
 
     def detach(self) -> str:
-        return self._absences.begin()
+        return self._offline.begin()
 
     def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
@@ -406,7 +263,7 @@ class HostStore(BatchingStore, SharedStore):
                 verb()
 
         self._attempt(rejoin)
-        self._absences.end(mark)
+        self._offline.end(mark)
 
     def _attempt(self, work: Callable[[], object]) -> None:
         """A transaction that does not wait for the lock.
@@ -425,10 +282,10 @@ class HostStore(BatchingStore, SharedStore):
             lock.release()
 
     def _rejoin(self, mark: str, processes: int) -> None:
-        """Back after an absence, inside a transaction: hold what is others', give back what was held for us."""
-        self._leave_to_absent(mark, processes)
-        held = self._txn.pop(record_name(names.ABSENT, mark))
-        for namespace, lease, number, charges in read_or([], names.decode_absent, held):
+        """Back after it was offline, inside a transaction: hold what is others', give back what was held for us."""
+        self._leave_to_offline(mark, processes)
+        held = self._txn.pop(record_name(encoding.OFFLINE, mark))
+        for namespace, lease, number, charges in read_or([], encoding.decode_offline, held):
             if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._in_flight(charges)):
                 continue  # garbled: it ends with its lease
             if self._txn.delete(permit_name(namespace, lease, number)):
@@ -437,10 +294,10 @@ class HostStore(BatchingStore, SharedStore):
                     if ledger is not None:
                         ledger.refund(units)
 
-    def _leave_to_absent(self, own: str = "", processes: int = 0) -> None:
+    def _leave_to_offline(self, own: str = "", processes: int = 0) -> None:
         """For every process that goes on without the store, hold its share of every ledger, once."""
-        for mark in self._absences.names():
-            name = record_name(names.ABSENT, mark)
+        for mark in self._offline.names():
+            name = record_name(encoding.OFFLINE, mark)
             if mark == own or self._txn.get(name) is not None:
                 continue
             mono = time.monotonic_ns()
@@ -454,13 +311,13 @@ class HostStore(BatchingStore, SharedStore):
                     held.setdefault(key.partition("/")[0], []).append((key, units))
             permits = [(namespace, mono + LEASE, self.new_id(), charges) for namespace, charges in held.items()]
             for namespace, lease, number, charges in permits:
-                self._txn.put(permit_name(namespace, lease, number), names.encode(charges))
-            self._txn.put(name, names.encode(permits))
+                self._txn.put(permit_name(namespace, lease, number), encoding.encode(charges))
+            self._txn.put(name, encoding.encode(permits))
 
     # -- for others ------------------------------------------------------------------------------------------------
 
     def peek(self, key: str, now: Instant) -> Ledger | None:
-        raw = self._environment.peek(record_name(names.LEDGER, key))
+        raw = self._environment.peek(record_name(encoding.LEDGER, key))
         if raw is None:
             return None
         ledger = read_or(None, unpack, raw)
@@ -473,10 +330,10 @@ class HostStore(BatchingStore, SharedStore):
     def state(self) -> tuple[int, int]:
         return self._environment.state()
 
-    def shelf(self, home: Path, most_bytes: int) -> Shelf:
-        from ratekeeper.stores.shelf import FileShelf
+    def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
+        from ratekeeper.stores.responses import FileResponses
 
-        return FileShelf(home / "answers", most_bytes)
+        return FileResponses(home / "answers", most_bytes)
 
     def rebuilt(self) -> str:
         """Why the ledgers were begun anew when this process opened them, or ``""``."""
@@ -486,27 +343,27 @@ class HostStore(BatchingStore, SharedStore):
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         self._write(self._txn)  # what rode with this transaction
         found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-        living = self._bells.living()
+        living = self._sockets.living()
         dead = []
         with self._txn.cursor() as cursor:
             for name, value in cursor:
-                if name[:1] == names.LEDGER:
+                if name[:1] == encoding.LEDGER:
                     key = name[1:].decode("utf-8", "replace")
                     ledger = read_or(None, unpack, value)
                     if ledger is not None and meant(ledger, time.monotonic_ns()):
                         found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
-                elif name[:1] == names.MEMBER and int(name[1:], 16) in living:
+                elif name[:1] == encoding.MEMBER and int(name[1:], 16) in living:
                     found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
-                elif name[:1] == names.MEMBER:
+                elif name[:1] == encoding.MEMBER:
                     dead.append(bytes(name))
-                elif name[:1] == names.PERMIT:
+                elif name[:1] == encoding.PERMIT:
                     found.permits += 1
         for name in dead:
             self._txn.delete(name)
         return found
 
     def after_fork(self) -> None:
-        self._bells.abandon()
+        self._sockets.abandon()
         self._environment.abandon()
         self._start()
 
@@ -516,8 +373,4 @@ class HostStore(BatchingStore, SharedStore):
                 self._close_batches()
             except StoreError:
                 pass  # it ends with the lease
-            self._bells.close()
-
-
-def _permit(grant: Grant) -> bytes:
-    return permit_name(grant.namespace, grant.lease, grant.id)
+            self._sockets.close()

@@ -19,8 +19,8 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.encoding import Change, encoded, note_of
 from ratekeeper.stores.inforce import InForce
-from ratekeeper.stores.notes import Change, encoded, note_of
 from ratekeeper.stores.records import AS_RESERVED, NOTHING, Answered, Ask, Decision, Grant, Settlement, Units
 
 __all__ = ["LedgerStore", "whole"]

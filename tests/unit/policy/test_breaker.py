@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ratekeeper.policy.breaker import Breaker, Outcomes, troubled
 from ratekeeper.rules.call import Outcome
-from ratekeeper.stores.notes import encoded, note_of
+from ratekeeper.stores.encoding import encoded, note_of
 
 SCOPES = ("binance-usdm", "binance-usdm/class:market", "binance-usdm/ip:default")
 

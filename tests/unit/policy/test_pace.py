@@ -9,7 +9,7 @@ import pytest
 
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
-from ratekeeper.stores.notes import encoded, note_of
+from ratekeeper.stores.encoding import encoded, note_of
 
 RIGHT, GUESS = Pace(60.0), Pace(1.0, beta=0.85, guessed=True)
 

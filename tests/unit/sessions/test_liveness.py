@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratekeeper.sessions.liveness import Dials, Gaps, Liveness
-from ratekeeper.stores.notes import encoded, note_of
+from ratekeeper.stores.encoding import encoded, note_of
 
 
 def heard(*instants: float) -> Gaps:

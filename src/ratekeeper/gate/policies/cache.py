@@ -50,7 +50,7 @@ class Caching(Policy):
         self._store = context.store
         self._worker = context.worker
         self._cache = cache
-        self._shelf = context.store.shelf(context.home, cache.most_bytes)
+        self._shelf = context.store.responses(context.home, cache.most_bytes)
         self._flights = Flights(context.store, context.worker)
 
     def close(self) -> None:

@@ -19,8 +19,7 @@ from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores.redis.commands import regain
 from ratekeeper.stores.redis.connection import Connection
-from ratekeeper.stores.redis.mirror import Mirror
-from ratekeeper.stores.redis.namespace import Namespace, PendingCall
+from ratekeeper.stores.redis.mirror import Mirror, Namespace, PendingCall
 from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Reply, Request, Stale, command
 
 __all__ = ["Client"]

@@ -1,4 +1,4 @@
-"""Ledgers shared by many machines, in a Redis or Valkey server that runs the arithmetic; long because a store has many verbs.
+"""Ledgers shared by many machines, in a Redis or Valkey server that runs the arithmetic.
 
 What ends a permit waits for the next request of this process, which takes along all that is pending; permits for calls that
 follow each other closely come out of batches. So the busier a process is, the fewer round trips it makes.
@@ -11,7 +11,6 @@ import os
 import random
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -24,9 +23,9 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore
-from ratekeeper.stores.batching import Batches, BatchPermit
 from ratekeeper.stores.blocks import BlockState
-from ratekeeper.stores.notes import Change, encoded, note_of
+from ratekeeper.stores.encoding import Change, encoded, note_of
+from ratekeeper.stores.members import WakeSockets
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -40,16 +39,15 @@ from ratekeeper.stores.records import (
 )  # fmt: skip
 from ratekeeper.stores.redis.address import parse_address
 from ratekeeper.stores.redis.client import Client
-from ratekeeper.stores.redis.commands import End, Record, adopt, refund, reserve, settle, spent
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.lua import member_name
 from ratekeeper.stores.redis.mirror import Mirror
+from ratekeeper.stores.redis.permits import Permits
 from ratekeeper.stores.redis.protocol import (
     EVER,
     MICRO,
     NOTES,
     Command,
-    Granted,
     Request,
     command,
     namespace_of,
@@ -57,21 +55,16 @@ from ratekeeper.stores.redis.protocol import (
 )  # fmt: skip
 from ratekeeper.stores.redis.pubsub import PubSub
 from ratekeeper.stores.redis.snapshot import read_all, surely_left
-from ratekeeper.stores.wake import Doorbells
 from ratekeeper.stores.worker import Background, Worker
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.shelf import Shelf
+    from ratekeeper.stores.responses import ResponseStorage
 
 __all__ = ["RedisStore"]
 
 N = TypeVar("N")
 T = TypeVar("T")
 
-_OPEN: Final = SECOND // 20
-"""How long permits are handed out of a batch, ns."""
-_MOST: Final = 256
-"""Permits in a batch at most."""
 _BURY: Final = 2 * SECOND
 """Time between two looks which processes of this machine are dead, ns."""
 _KEY: Final = "hg:{notes}:secret"
@@ -82,7 +75,6 @@ _TRIES: Final = 10_000
 """So often a note is changed anew because others were faster: each time one of them has changed it."""
 _KNOWN: Final = 4096
 """Notes that are known at most."""
-_ENDED: Final = Answered()
 
 
 class RedisStore(SharedStore):
@@ -100,41 +92,43 @@ class RedisStore(SharedStore):
     def __init__(self, url: str, *, home: Path | None = None, given: bool = False) -> None:
         super().__init__()
         self.address = parse_address(url)
-        self._doors = Doorbells(home / "wake") if home is not None else None
+        self._sockets = WakeSockets(home / "wake") if home is not None else None
         self._given = given
         self._start()
 
     def _start(self) -> None:
         """Begin with nothing sent and nothing held; also in a forked child."""
         self._numbers = random.Random(random.SystemRandom().getrandbits(128))  # unlike a forked twin's
-        self._batches: Batches[Record] = Batches(_OPEN, _MOST)
         self._noted: dict[str, bytes | None] = {}
         """Notes as this process wrote them last, by topic."""
-        self._counting = threading.Lock()
         self._buried = 0
         self.connection = Connection(self.address, given=self._given)
-        self._mirror = Mirror(self.blocks, self.learned, self._changed, given=self._given)
+        self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
             self.connection, self._mirror, tend=self._tend, returned=self._returned, given=self._given
         )
+        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, given=self._given)
         self._pubsub = PubSub(self.connection, self._client.refresh)
 
     def _changed(self) -> None:
         """`blocks` or `learned` are new."""
         self.learned = self._mirror.learned
-        self.generation += 1
+        self.generation = self._mirror.generation
+
+    def _tell(self, namespace: str, answered: Answered) -> None:
+        self.heard(namespace, answered)
 
     def _returned(self) -> None:
         self.back()
 
     def _tend(self, mono: int) -> bool:
         """The client's helper thread is awake; whether it should look again in a moment."""
-        self._close_batches(mono)
-        if self._client.member and self._doors is not None and mono - self._buried > _BURY:
+        self._permits.close_batches(mono)
+        if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
-            for member in self._doors.dead():  # so that nobody holds a share for them
+            for member in self._sockets.dead():  # so that nobody holds a share for them
                 self._client.leave(member_name(member), own=False)
-        return self._batches.any_open
+        return self._permits.any_open
 
     # -- permits ---------------------------------------------------------------------------------------------------
 
@@ -142,174 +136,17 @@ class RedisStore(SharedStore):
         found = self.reserve_all([ask], lambda _: now)[0]
         return found if isinstance(found, Refusal) else found[0]
 
-    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
-        record = self._batches.draw(charges, who, now.mono, self.generation)
-        return None if record is None else BatchPermit(self._numbers.getrandbits(63), record, now)
-
     def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
-        found: list[Sequence[Grant] | Refusal | None] = [None] * len(asks)
-        namespaces: dict[str, list[tuple[Command, int]]] = {}
-        self._hear_of_all()
-        for place, ask in enumerate(asks):
-            at = now(ask.namespace)
-            if no := self.blocks.against(ask.scopes, ask.charges, at.mono, everywhere=True):
-                found[place] = no
-                continue
-            number = self._numbers.getrandbits(63)
-            one = self._ask(ask, number, at, found, place)
-            namespaces.setdefault(ask.namespace, []).append((one, number))
-        for namespace, commands in namespaces.items():
-            self._client.namespace(namespace).asked = time.monotonic_ns()
-            try:
-                self._client.call(namespace, [one for one, _ in commands], now(namespace))
-            except StoreError:
-                if not self._given:
-                    for _, number in commands:  # nobody knows whether it was granted
-                        self._client.post(namespace, command("undo", f"{number:016x}"))
-                raise
-        later = next((x for x in reversed(found) if isinstance(x, Refusal)), Refusal("", 0, unknown=True))
-        return [later if one is None else one for one in found]
+        return self._permits.take(asks, now)
 
-    def _hear_of_all(self) -> None:
-        """Know what holds for all providers: it lies in a namespace of its own, because a script sees one only.
-
-        A message tells of changes; as long as this process is at work, a sign of life that is sent there four times a second
-        does so too.
-        """
-        notes = self._client.namespace(NOTES)
-        notes.asked = time.monotonic_ns()
-        if notes.gen < 0 or self._given:
-            self._client.call(NOTES, [])
-
-    def _ask(self, ask: Ask, number: int, now: Instant, found: list[Any], place: int) -> Command:
-        """One `reserve`; its answer goes to `found[place]`."""
-        most = ask.most
-        if ask.lane and not ask.ahead:
-            most += self._batches.size(ask.charges, ask.who, now.mono, self.connection.took)
-
-        def write(request: Request) -> list[Any]:
-            return reserve(request, ask, f"{number:016x}", most)
-
-        def done(told: Granted | Refusal | None) -> None:
-            if isinstance(told, Granted):
-                record = Grant(number, ask.namespace, ask.charges, told.marks, now, ask.who, now.mono + ask.lease)
-                found[place] = self._granted(ask, record, told.permits)
-            elif told is not None:
-                found[place] = told._replace(opens=self.connection.clock.here(told.opens))
-
-        return Command(write, done)
-
-    def _granted(self, ask: Ask, grant: Grant, permits: int) -> list[Grant]:
-        """The permits that calls wait for; what was granted beyond them is kept."""
-        now = grant.sent
-        opened = now.mono if self._given else time.monotonic_ns()  # the answer may have been long under way
-        record = Record(grant, self.connection.clock.stamp(now), permits, opened + _OPEN, self.generation)
-        self._client.namespace(ask.namespace).records[record.number] = record
-        wanted = min(ask.most, permits)
-        record.undrawn -= wanted
-        if record.undrawn:
-            self._batches.keep(record)
-            self._client.soon()
-        return [BatchPermit(self.new_id() if i else grant.id, record, now) for i in range(wanted)]
-
-    # -- their end -------------------------------------------------------------------------------------------------
+    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
+        return self._permits.draw(charges, who, now)
 
     def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
-        if isinstance(grant, BatchPermit):
-            if not grant.open:
-                return Answered(late=True)
-            grant.open = False
-            if told is AS_RESERVED and not self._given:
-                self._count(grant.batch)
-                return _ENDED
-        return self._end(grant, now, partial(settle, told=told) if told.sent else refund)
-
-    def _count(self, record: Record) -> None:
-        """One permit of a record was spent at its reserved cost: all such are told together."""
-        with self._counting:
-            record.counted += 1
-            if record.counted > 1:
-                return  # the command that takes the count is pending
-
-        def counted() -> int:
-            with self._counting:
-                permits, record.counted = record.counted, 0
-            return permits
-
-        end = End(record, 0, counted)
-        self._client.post(record.record.namespace, Command(partial(settle, end=end), partial(self._ended, end)))
-
-    def _end(self, grant: Grant, now: Instant, item: Callable[..., list[Any]]) -> Answered:
-        """Tell the end of a permit; what that brought about, if it is known already."""
-        ends: list[End] = []
-        found: list[Answered] = []
-
-        def write(request: Request) -> list[Any]:
-            if not ends:
-                ends.append(End(self._record(grant)))
-            return item(request, end=ends[0])
-
-        def done(told: Answered) -> None:
-            found.append(told)
-            self._ended(ends[0], told)
-
-        self._client.post(grant.namespace, Command(write, done), now)
-        return found[0] if found else _ENDED
-
-    def _record(self, grant: Grant) -> Record:
-        """The permit's record on the server."""
-        if isinstance(grant, BatchPermit):
-            record: Record = grant.batch
-            return record
-        return Record(grant, self.connection.clock.stamp(grant.sent))
-
-    def _ended(self, end: End, told: Answered) -> None:
-        """The server knows that permits of a record ended."""
-        self._let_go(end)
-        if not self._given and (told.freed or told.foreign):  # else whoever asked waits for it
-            self.heard(end.of.record.namespace, told._replace(wake=frozenset()))  # the script has woken the others
-
-    def _let_go(self, end: End) -> None:
-        end.of.left -= end.permits
-        if end.of.left <= 0:
-            self._client.namespace(end.of.record.namespace).records.pop(end.of.number, None)
-
-    def _close_batches(self, mono: int) -> None:
-        """Give back what nobody drew of the batches that are over."""
-        for record, rest in self._batches.close(mono, self.generation):
-            end = End(record, rest)
-            self._client.post(record.record.namespace, Command(partial(refund, end=end), partial(self._ended, end)))
+        return self._permits.settle(grant, now, told)
 
     def hold(self, grant: Grant, until: int) -> bool:
-        if isinstance(grant, BatchPermit):
-            if not grant.open:
-                return False
-            if grant.batch.left > 1:
-                self._part_with(grant, until)
-                return True
-            grant.batch.record.lease = until
-        grant.lease = until
-        lease, held = self.connection.clock.there(until), [True]
-        self._client.post(grant.namespace, Command(lambda _: ["hold", self._record(grant).number, lease], held.append))
-        return held[-1]
-
-    def _part_with(self, grant: BatchPermit[Record], until: int) -> None:
-        """Give one permit of a batch a record of its own."""
-        old, end = grant.batch, End(grant.batch)
-        self._client.post(grant.namespace, Command(partial(refund, end=end), lambda _: self._let_go(end)))
-        marks, sent = old.record.marks, old.record.sent
-        own = Grant(self.new_id(), grant.namespace, grant.charges, marks, sent, grant.who, until)
-        new = Record(own, old.sent)
-        new.undrawn = 0
-        grant.batch, grant.lease = new, until
-        self._client.namespace(grant.namespace).records[new.number] = new
-        self._adopt(new)
-
-    def _adopt(self, record: Record) -> None:
-        def write(request: Request) -> list[Any]:
-            return adopt(request, record, self.connection.clock.there(record.record.lease))
-
-        self._client.post(record.record.namespace, Command(write))
+        return self._permits.hold(grant, until)
 
     def withdraw(
         self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
@@ -391,10 +228,10 @@ class RedisStore(SharedStore):
     def worker(self) -> Worker:
         return Background()
 
-    def shelf(self, home: Path, most_bytes: int) -> Shelf:
-        from ratekeeper.stores.shelf import ServerShelf
+    def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
+        from ratekeeper.stores.responses import ServerResponses
 
-        return ServerShelf(self.connection, most_bytes)
+        return ServerResponses(self.connection, most_bytes)
 
     def skew(self) -> tuple[int, int]:
         seen = self.connection.seen
@@ -408,16 +245,16 @@ class RedisStore(SharedStore):
         self._client.namespace(NOTES).beat = 0  # a sign of life goes along
         topic = f"member:{member_name(member)}"
         self._client.post(NOTES, Command(lambda request: ["swap", topic, True, request.blob(name.encode()), False]))
-        if self._doors is not None:
+        if self._sockets is not None:
             try:
-                self._doors.hang(member)  # the kernel tells the others of this machine when we are dead
+                self._sockets.open(member)  # the kernel tells the others of this machine when we are dead
             except OSError:
                 pass
         return self._pubsub.subscribe(member_name(member)) if not self._given else None
 
     def leave(self, member: int) -> None:
-        if self._doors is not None:
-            self._doors.take_down(member)
+        if self._sockets is not None:
+            self._sockets.shut(member)
         self._pubsub.unsubscribe(member_name(member))
         self._client.leave(member_name(member))
 
@@ -485,11 +322,10 @@ class RedisStore(SharedStore):
         self._client.soon(at_once=True)  # whoever makes the next trip tells it first
 
     def adopt(self, grant: Grant) -> None:
-        self._adopt(self._record(grant))
+        self._permits.adopt(grant)
 
-    def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
-        end = self.connection.clock.stamp(at)
-        self._client.post(grant.namespace, Command(partial(spent, grant=grant, actual=actual, end=end)))
+    def spent(self, grant: Grant, actual: Units, at: Instant) -> None:
+        self._permits.spent(grant, actual, at)
 
     # -- for others ------------------------------------------------------------------------------------------------
 
@@ -499,20 +335,20 @@ class RedisStore(SharedStore):
         return self.connection.calls
 
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        self._close_batches(time.monotonic_ns())
+        self._permits.close_batches(time.monotonic_ns())
         self._client.flush()
         found = read_all(self._client, now)
         found.learned, found.blocks = self.learned, self.blocks.states()
         return found
 
     def after_fork(self) -> None:
-        if self._doors is not None:
-            self._doors.abandon()
+        if self._sockets is not None:
+            self._sockets.abandon()
         self._start()
 
     def close(self) -> None:
-        self._close_batches(EVER)
+        self._permits.close_batches(EVER)
         self._client.close()
         self._pubsub.close()
-        if self._doors is not None:
-            self._doors.close()
+        if self._sockets is not None:
+            self._sockets.close()

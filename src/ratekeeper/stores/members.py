@@ -1,23 +1,33 @@
-"""How a process wakes another one that waits for units: a datagram to a socket in the shared folder.
+"""What the processes of a machine know of each other through the shared folder, without taking a lock.
 
-The socket's file also tells who is alive: the kernel refuses a datagram to a dead process's socket, in whatever PID
-namespace it lived.
+A process wakes another one that waits for units by a datagram to a socket in the folder. The socket's file also tells who is
+alive: the kernel refuses a datagram to a dead process's socket, in whatever PID namespace it lived.
+
+A process that goes offline, because it cannot use the store, makes an empty file. Whoever holds the store and finds such a
+mark takes, once, a permit for the offline process's share of every ledger; the process gives it back when it returns, and
+writes what it really spent. If it never does, the permit ends with its lease, as any other.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
-__all__ = ["Doorbells"]
+__all__ = ["OfflineMarks", "WakeSockets"]
 
-_LONGEST = 100
+_LONGEST: Final = 100
 """Paths of sockets must fit into 104 (macOS) or 108 (Linux) bytes."""
 
+_FORGOTTEN: Final = 600.0
+"""Seconds after which a mark is that of a process which died while it was offline."""
 
-class Doorbells:
+
+class WakeSockets:
     """The sockets of a folder: one's own, and those of others."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,23 +44,23 @@ class Doorbells:
             self._dir = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return f"/proc/self/fd/{self._dir}/{name}"
 
-    def hang(self, member: int) -> socket.socket:
+    def open(self, member: int) -> socket.socket:
         """Make `member`'s socket; whoever sends to it wakes its process."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        bell.setblocking(False)
-        bell.bind(self._path(f"{member:016x}"))
-        self._own[member] = bell
-        return bell
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.setblocking(False)
+        made.bind(self._path(f"{member:016x}"))
+        self._own[member] = made
+        return made
 
-    def take_down(self, member: int) -> None:
+    def shut(self, member: int) -> None:
         """Remove `member`'s socket."""
-        bell = self._own.pop(member, None)
-        if bell is not None:
-            bell.close()
+        made = self._own.pop(member, None)
+        if made is not None:
+            made.close()
             self._remove(f"{member:016x}")
 
-    def ring(self, members: Iterable[int]) -> None:
+    def wake(self, members: Iterable[int]) -> None:
         """Wake members; those that died are forgotten."""
         for member in members:
             self._send(f"{member:016x}", b"w")
@@ -98,7 +108,7 @@ class Doorbells:
     def close(self) -> None:
         """Remove own sockets."""
         for member in list(self._own):
-            self.take_down(member)
+            self.shut(member)
         if self._out is not None:
             self._out.close()
             self._out = None
@@ -108,7 +118,44 @@ class Doorbells:
 
     def abandon(self) -> None:
         """After a fork: these sockets are the parent's; close the copies, leave the files."""
-        for bell in self._own.values():
-            bell.close()
+        for made in self._own.values():
+            made.close()
         self._own.clear()
         self.close()
+
+
+class OfflineMarks:
+    """The marks of processes that are offline, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self) -> str:
+        """Leave a mark; returns its name, or ``""`` where nothing can be written (then nobody can write)."""
+        name = secrets.token_hex(8)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._folder / name).touch(0o600)
+        except OSError:
+            return ""
+        return name
+
+    def end(self, name: str) -> None:
+        """Take a mark away."""
+        try:
+            (self._folder / name).unlink()
+        except OSError:
+            pass
+
+    def names(self) -> list[str]:
+        """The marks there are."""
+        found = []
+        try:
+            for mark in self._folder.iterdir():
+                if time.time() - mark.stat().st_mtime < _FORGOTTEN:
+                    found.append(mark.name)
+                else:
+                    self.end(mark.name)
+        except OSError:
+            pass  # no such folder: nobody was ever offline
+        return found

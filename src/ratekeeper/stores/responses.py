@@ -16,7 +16,7 @@ from ratekeeper.stores.environment import boot_id
 if TYPE_CHECKING:
     from ratekeeper.stores.redis.connection import Connection
 
-__all__ = ["FileShelf", "MemoryShelf", "ServerShelf", "Shelf"]
+__all__ = ["FileResponses", "MemoryResponses", "ResponseStorage", "ServerResponses"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _NANO: Final = 1_000_000_000
@@ -26,7 +26,7 @@ _LONGEST: Final = 7 * 86_400.0
 """Seconds after which nothing is kept."""
 
 
-class Shelf(ABC):
+class ResponseStorage(ABC):
     """Kept answers by key, for so many seconds at most. Thread-safe; what cannot be read or written is as if it was not
     there."""
 
@@ -41,8 +41,16 @@ class Shelf(ABC):
     def close(self) -> None:
         """Let go of whatever is held."""
 
+    _said = False
 
-class MemoryShelf(Shelf):
+    def _trouble(self, where: str, what: str | None) -> None:
+        """Say once that nothing can be kept."""
+        if not self._said:
+            self._said = True
+            _LOG.warning("ratekeeper: answers cannot be kept %s: %s", where, what)
+
+
+class MemoryResponses(ResponseStorage):
     """In this process: the least lately used go first.
 
     Args:
@@ -74,7 +82,7 @@ class MemoryShelf(Shelf):
                 self._bytes -= len(gone)
 
 
-class FileShelf(Shelf):
+class FileResponses(ResponseStorage):
     """For all processes of a machine: a file for each answer, replaced as a whole, so that no reader sees half of one and
     none waits for another. The head of a file tells the boot in which its instants mean something.
 
@@ -89,7 +97,6 @@ class FileShelf(Shelf):
         self._head = f"{boot_id()} ".encode()
         self._puts = 0
         self._lock = threading.Lock()
-        self._said = False
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -116,7 +123,7 @@ class FileShelf(Shelf):
                 file.write(b"%b%d %b" % (self._head, until, value))
             draft.replace(self._folder / key.hex())
         except OSError as error:
-            self._trouble(error)
+            self._trouble(f"under {self._folder}", error.strerror or str(error))
             return
         with self._lock:
             self._puts += 1
@@ -140,11 +147,6 @@ class FileShelf(Shelf):
             held += size
             if held > self._most or written < oldest:
                 Path(path).unlink(missing_ok=True)
-
-    def _trouble(self, error: OSError) -> None:
-        if not self._said:
-            self._said = True
-            _LOG.warning("ratekeeper: answers cannot be kept under %s: %s", self._folder, error.strerror or error)
 
 
 _KEEP: Final = """
@@ -172,7 +174,7 @@ redis.call('PEXPIRE', KEYS[3], 604800000)
 """Keep an answer; then forget what has ended, and what ends first of what is too much."""
 
 
-class ServerShelf(Shelf):
+class ServerResponses(ResponseStorage):
     """For all machines of a Redis or Valkey server. All answers lie in one hash slot, beside an index by their end.
 
     Args:
@@ -183,13 +185,12 @@ class ServerShelf(Shelf):
     def __init__(self, connection: Connection, most: int) -> None:
         self._connection = connection
         self._most = most
-        self._said = False
 
     def get(self, key: bytes) -> bytes | None:
         try:
             found: bytes | None = self._connection.redis.get(_name(key))
         except Exception as error:  # noqa: BLE001 - of redis-py, of the network: a miss
-            self._trouble(error)
+            self._trouble("on the server", type(error).__name__)
             return None
         return found
 
@@ -203,12 +204,7 @@ class ServerShelf(Shelf):
                 _KEEP, 3, _name(key), f"{_PREFIX}ends", f"{_PREFIX}sizes", now, until, len(value), self._most, value
             )
         except Exception as error:  # noqa: BLE001 - as above
-            self._trouble(error)
-
-    def _trouble(self, error: Exception) -> None:
-        if not self._said:
-            self._said = True
-            _LOG.warning("ratekeeper: answers cannot be kept on the server: %s", type(error).__name__)
+            self._trouble("on the server", type(error).__name__)
 
 
 _PREFIX: Final = "{hg:answers}:"

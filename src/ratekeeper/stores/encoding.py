@@ -1,0 +1,175 @@
+"""How what lies in a store is written, named and read.
+
+A record of a shared store may hold any bytes, of a bad disk or of another program. So it is judged when it is read: a ledger
+that cannot be meant counts as lost; so does a permit whose units are not in flight; a note that cannot be read is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.first import First
+from ratekeeper.ledger.fixed import Fixed
+from ratekeeper.ledger.flows import Bucket, Sliding
+from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.rules.numbers import believable
+from ratekeeper.rules.reading import FAULTS
+from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.inforce import PACED, REFUSED
+
+__all__ = [
+    "Change", "due", "encoded", "meant", "meant_blocks", "meant_learned", "note_of", "permit_name", "permits_of", "read_or",
+    "record_name",
+]  # fmt: skip
+
+E = TypeVar("E")
+N = TypeVar("N")
+R = TypeVar("R")
+T = TypeVar("T")
+
+Change: TypeAlias = Callable[[N | None, Instant], tuple[N | None, T]]
+"""How a note changes, a pure function that may be called more than once: given the note (None: there is none) and the
+present, the note as it shall be (None: none) and a result. Of the present, `mono` is this machine's steady clock, and `lo`
+and `hi` are bounds of the store's, on which notes are dated (ns)."""
+
+LEDGER, PERMIT, NOTE, MEMBER, OFFLINE = b"L", b"P", b"N", b"M", b"A"
+GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_held: Final = msgspec.msgpack.Decoder(tuple[tuple[str, int], ...]).decode
+"""What a permit holds: (key, units) each."""
+decode_offline: Final = msgspec.msgpack.Decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]]).decode
+"""What is held for a process that is offline: (namespace, lease, number, what) of each permit."""
+decode_blocks: Final = msgspec.json.Decoder(list[BlockState]).decode
+decode_learned: Final = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).decode
+
+_DUE: Final = struct.Struct(">QQ")
+_MOST: Final = 1 << 60
+_AHEAD: Final = 3650 * 86_400 * SECOND
+"""No steady instant of the past that is written down lies further ahead, ns."""
+
+
+def read_or(otherwise: E, decode: Callable[[bytes], R], raw: bytes | None) -> R | E:
+    """A record decoded; `otherwise` if there is none, or none that can be read."""
+    if raw is None:
+        return otherwise
+    try:
+        return decode(raw)
+    except FAULTS:
+        return otherwise
+
+
+# -- notes -------------------------------------------------------------------------------------------------------------
+
+
+def encoded(note: object) -> bytes | None:
+    """A note as bytes; None if there is none."""
+    return None if note is None else encode(note)
+
+
+def note_of(raw: bytes | None, kind: type[N]) -> N | None:
+    """A note of those bytes. What is garbled, or of another version, is none."""
+    return None if raw is None else read_or(None, _decode(kind), raw)  # type: ignore[arg-type]
+
+
+@lru_cache(64)
+def _decode(kind: Any) -> Callable[[bytes], Any]:
+    return msgspec.msgpack.Decoder(kind).decode
+
+
+# -- records of the host store: their names ----------------------------------------------------------------------------
+
+
+@lru_cache(4096)
+def record_name(kind: bytes, key: str) -> bytes:
+    """A record's name. LMDB allows 511 bytes: what is longer ends in a digest."""
+    name = kind + key.encode()
+    if len(name) > 500:
+        return name[:440] + hashlib.blake2b(name, digest_size=24).hexdigest().encode()
+    return name
+
+
+@lru_cache(256)
+def permits_of(namespace: str) -> bytes:
+    """How the names of a provider's permits begin; they stand together, ordered by the end of their leases."""
+    return PERMIT + hashlib.blake2b(namespace.encode(), digest_size=8).digest()
+
+
+def permit_name(namespace: str, lease: int, number: int) -> bytes:
+    """A permit's name."""
+    return permits_of(namespace) + _DUE.pack(lease, number)
+
+
+def due(name: bytes) -> int:
+    """The end of a permit's lease, steady ns."""
+    return int(_DUE.unpack(name[-_DUE.size :])[0])
+
+
+# -- and whether they can be meant -------------------------------------------------------------------------------------
+
+
+def meant(ledger: Ledger, mono: int) -> bool:
+    """Whether the numbers of a ledger that was read at the steady instant `mono` (ns) can be its own."""
+    counts = [ledger.used, ledger.inflight, ledger.tally]
+    past: list[int] = []
+    if isinstance(ledger, Fixed):
+        edges, half = ledger.edges, ledger.limit.period // 2
+        counts += [ledger.carry, ledger.foreign, ledger.expected, ledger.kept, ledger.again, ledger.held, edges.peak]
+        counts += [ledger.least, ledger.loose]
+        past = [ledger.stamp, ledger.kept_until, ledger.trial, ledger.probed, ledger.tried, edges.told]
+        if not (edges.lo <= edges.hi and 0 <= edges.doubt <= edges.whole <= half):
+            return False
+    elif isinstance(ledger, First):
+        counts += [ledger.begun, ledger.anchor, ledger.carry, ledger.last]
+        past = [ledger.begun, ledger.anchor, ledger.last]
+    elif isinstance(ledger, Sliding):
+        marks = ledger.marks
+        if len(marks) % 3 or sum(marks[1::3]) != ledger.used or marks[::3] != sorted(marks[::3]):
+            return False
+        counts += marks
+        past = marks[-3::2]
+    elif isinstance(ledger, Bucket):
+        counts += [ledger.level]
+        past = [ledger.at]
+    if min(counts) < 0 or max(counts) > _MOST or any(at > mono + _AHEAD for at in past):
+        return False
+    if not isinstance(ledger, Fixed) and ledger.era > (mono + _AHEAD) // max(
+        1, min(ledger.limit.period or SECOND, SECOND)
+    ):
+        return False
+    if ledger.hot > ledger.era + 1:
+        return False
+    return all(
+        0 <= who[1] < 16 and min(row) >= 0 and max(row) <= _MOST and row[5] <= mono + _AHEAD + 2 * ledger.limit.period
+        for who, row in ledger.rows.items()
+    )
+
+
+def meant_blocks(states: list[BlockState]) -> list[BlockState]:
+    """Those of the blocks that can be in force."""
+    return [state for state in states if state.length is None or state.length >= 0]
+
+
+def meant_learned(limits: dict[str, dict[str, tuple[int, int]]]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Those of the stated limits that can have been stated."""
+    return {
+        namespace: {
+            name: numbers
+            for name, numbers in rows.items()
+            if (
+                min(numbers) >= 0
+                if name.startswith(REFUSED)
+                else 0 < numbers[0] <= 1000
+                if name.startswith(PACED)
+                else believable(*numbers)
+            )
+        }
+        for namespace, rows in limits.items()
+    }

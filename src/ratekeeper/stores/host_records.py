@@ -1,0 +1,191 @@
+"""How ledgers, permits and notes lie in a transaction of LMDB: a record each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from ratekeeper.ledger.base import Ledger
+from ratekeeper.ledger.codec import pack, unpack
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.stores import encoding
+from ratekeeper.stores.batching import BatchingStore, BatchPermit
+from ratekeeper.stores.encoding import due, meant, permit_name, permits_of, read_or, record_name
+from ratekeeper.stores.records import NOTHING, Grant
+
+__all__ = ["RecordStore"]
+
+_REAP: Final = SECOND // 50
+"""How often a process looks for permits whose lease has ended, ns."""
+_CACHED: Final = 4096
+_NOTHING_HELD: Final[tuple[tuple[str, int], ...]] = ()
+
+
+class RecordStore(BatchingStore):
+    """A store of records. It works inside a transaction that a subclass has begun."""
+
+    def _start(self) -> None:
+        """Begin with nothing known; also in a forked child."""
+        self._rest()
+        self._txn: Any = None
+        """The transaction; None outside of one."""
+        self._dirty: dict[str, Ledger] = {}
+        """Ledgers that it changed, by key."""
+        self._seen: dict[str, tuple[bytes, Ledger]] = {}
+        """Ledgers as they were written or read last: the record, and what it says."""
+        self._reaped: dict[str, int] = {}
+
+    def _arrived(self) -> None:
+        """The transaction was written."""
+        self._dirty.clear()
+        self._deferred.arrived()
+        if len(self._seen) > _CACHED:
+            self._seen.clear()
+
+    def _forget(self) -> None:
+        """The transaction came to nothing: what was changed in memory never happened."""
+        for key in self._dirty:
+            self._seen.pop(key, None)
+        self._dirty.clear()
+        self._deferred.thrown()
+
+    # -- ledgers -------------------------------------------------------------------------------------------------------
+
+    def _open(self, key: str) -> Ledger | None:
+        ledger = self._dirty.get(key)
+        if ledger is not None:
+            return ledger
+        raw = self._txn.get(record_name(encoding.LEDGER, key))
+        if raw is None:
+            return None
+        seen = self._seen.get(key)
+        if seen is not None and seen[0] == raw:
+            self._dirty[key] = seen[1]  # it may be changed from now on, so a failed transaction must drop it
+            return seen[1]
+        mono = time.monotonic_ns()
+        ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
+        if ledger is None or not meant(ledger, mono):  # lost, as after a rebuild
+            self._txn.put(encoding.REBUILT, b"%d" % mono)
+            return None
+        self._dirty[key] = ledger
+        return ledger
+
+    def _keep(self, key: str, ledger: Ledger) -> None:
+        self._dirty[key] = ledger
+
+    def _write(self, txn: Any) -> None:
+        for key, ledger in self._dirty.items():
+            raw = pack(ledger)
+            txn.put(record_name(encoding.LEDGER, key), raw)
+            self._seen[key] = raw, ledger
+
+    def _latest(self, key: str) -> Ledger | None:
+        seen = self._seen.get(key)
+        return seen[1] if seen is not None else None
+
+    # -- permits -------------------------------------------------------------------------------------------------------
+
+    def _add(self, grant: Grant) -> None:
+        if isinstance(grant, BatchPermit):
+            grant.apart = True
+        held = encoding.encode([(charge.key, charge.cost) for charge in grant.charges])
+        self._txn.put(_permit(grant), held)
+
+    def _drop(self, grant: Grant) -> bool:
+        if not isinstance(grant, BatchPermit) or grant.apart:
+            return bool(self._txn.delete(_permit(grant)))
+        name = _permit(grant.batch.record)
+        raw = self._txn.get(name)
+        if raw is None:
+            return False
+        held = read_or(_NOTHING_HELD, encoding.decode_held, raw)
+        if [key for key, _ in held] != [charge.key for charge in grant.charges]:
+            self._txn.delete(name)
+            self._recount(grant.namespace)
+            return False
+        left = [(key, units - charge.cost) for (key, units), charge in zip(held, grant.charges, strict=True)]
+        if any(units > 0 for _, units in left):
+            self._txn.put(name, encoding.encode(left))
+        else:
+            self._txn.delete(name)
+        return True
+
+    def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
+        if mono - self._reaped.get(namespace, 0) < _REAP:
+            return ()
+        self._reaped[namespace] = mono
+        prefix = permits_of(namespace)
+        ended: list[tuple[int, tuple[tuple[str, int], ...]]] = []
+        garbled = False
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found:
+                name = cursor.key()
+                if not name.startswith(prefix):
+                    break
+                lease = due(name)
+                if lease > mono:
+                    break
+                held = read_or(None, encoding.decode_held, cursor.value())
+                found = cursor.delete()  # moves on to the next
+                if held is None or not self._in_flight(held):
+                    garbled = True
+                else:
+                    ended.append((lease, held))
+        if garbled:
+            self._recount(namespace, {key: units for _, held in ended for key, units in held})
+        return ended
+
+    def _in_flight(self, held: tuple[tuple[str, int], ...]) -> bool:
+        """Whether what a permit says it holds can be in flight."""
+        for key, units in held:
+            ledger = self._open(key)
+            if ledger is not None and not 0 <= units <= ledger.inflight:
+                return False
+        return True
+
+    def _recount(self, namespace: str, kept: Mapping[str, int] = NOTHING) -> None:
+        """A permit's record was garbled: what no other permit holds of the units in flight counts as spent."""
+        held = dict(kept)
+        prefix = permits_of(namespace)
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                for key, units in read_or(_NOTHING_HELD, encoding.decode_held, cursor.value()):
+                    held[key] = held.get(key, 0) + max(0, units)
+                found = cursor.next()
+        mono = time.monotonic_ns()
+        for key in self._keys(f"{namespace}/"):
+            ledger = self._open(key)
+            if ledger is not None and ledger.inflight > held.get(key, 0):
+                ledger.recount(held.get(key, 0), mono)
+
+    def _keys(self, prefix: str) -> list[str]:
+        self._write(self._txn)  # some may have begun in this transaction
+        start = encoding.LEDGER + prefix.encode()
+        keys = []
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(start)
+            while found and cursor.key().startswith(start):
+                keys.append(cursor.key()[1:].decode())
+                found = cursor.next()
+        return keys
+
+    # -- notes ---------------------------------------------------------------------------------------------------------
+
+    def _note(self, topic: str) -> bytes | None:
+        raw: bytes | None = self._txn.get(record_name(encoding.NOTE, topic))
+        return raw
+
+    def _note_down(self, topic: str, raw: bytes | None) -> None:
+        name = record_name(encoding.NOTE, topic)
+        if raw is None:
+            self._txn.delete(name)
+        else:
+            self._txn.put(name, raw)
+
+
+def _permit(grant: Grant) -> bytes:
+    return permit_name(grant.namespace, grant.lease, grant.id)
