@@ -7,8 +7,8 @@ import time
 import click
 
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.emergency import spoken
 from ratekeeper.gate.gate import Gate
+from ratekeeper.gate.override import spoken
 from ratekeeper.gate.policies.breaker import close
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.breaker import OPEN

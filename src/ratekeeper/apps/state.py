@@ -11,7 +11,7 @@ import click
 
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
-from ratekeeper.gate.emergency import spoken
+from ratekeeper.gate.override import spoken
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait, read_waits
 from ratekeeper.ledger.limit import SECOND
