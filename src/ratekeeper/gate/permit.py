@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ratekeeper.rules.call import Answer, Feedback, Plan
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
+    from ratekeeper.ledger.limit import Charge
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["Permit"]
@@ -74,6 +76,15 @@ class Permit:
         """It goes first like the others of its class, but is no demand: nothing is kept free for more of its kind."""
         self._priority |= AGED
         return self
+
+    def part(self, charges: tuple[Charge, ...], rest: tuple[Charge, ...]) -> Permit:
+        """A permit of its own for some of the charges of this one, which keeps the rest. Both are still to be acquired."""
+        plan = self.plan
+        self.plan = replace(plan, charges=rest)
+        return Permit(
+            self._room, self._provider, replace(plan, charges=charges), self._priority, self._deadline, self._block_wait,
+            self.egress,
+        )  # fmt: skip
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
