@@ -19,7 +19,7 @@ from orders import Orders
 
 from ratekeeper import Gate, Interval, Poller, RatekeeperError
 from ratekeeper.adapters.ccxt import govern
-from ratekeeper.gate.emergency import spoken
+from ratekeeper.gate.override import spoken
 from ratekeeper.sessions.stream import Stream
 
 URL = os.environ.get("BINANCE_URL", "https://fapi.binance.com")

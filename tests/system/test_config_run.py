@@ -14,7 +14,7 @@ import os
 os.chdir("/")
 from ratekeeper import Gate
 gate = Gate.shared()
-print(gate.weight, gate.permit("binance-usdm", "POST", "/fapi/v1/order")._klass, gate.home)
+print(gate.weight, gate.permit("binance-usdm", "POST", "/fapi/v1/order")._priority, gate.home)
 """
 
 

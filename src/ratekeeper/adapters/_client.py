@@ -12,7 +12,6 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ratekeeper.adapters._governor import Family, Governor, refused
@@ -202,25 +201,22 @@ class ClientCall(Call):
         longest = block_wait = None
         if self.patient or signed_until is not None or timeout is not None or governor.timeout is not None:
             longest, block_wait = self._patience(governor, signed_until, timeout)
-        ask = functools.partial(
-            gate.permit_for, rules, request,
-            priority=governor.priority, timeout=longest, block_wait=block_wait, roams=self.roams,
-        )  # fmt: skip
-        permit, held = ask(), None
+        permit = gate.permit_for(
+            rules, request, priority=governor.priority, timeout=longest, block_wait=block_wait, roams=self.roams
+        )
+        held: Permit | None = None
         try:
             if self.apart and not permit.roams:
                 slots, rest = parted(permit.plan.charges)
                 if slots and rest:
-                    apart = ask()
-                    apart.plan, permit.plan = replace(apart.plan, charges=slots), replace(permit.plan, charges=rest)
-                    yield waiting(apart.acquire, apart.acquire_async, is_async=is_async)
-                    held = apart
+                    held = permit.part(slots, rest)
+                    yield waiting(held.acquire, held.acquire_async, is_async=is_async)
             if not permit.at_once():
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
         except BaseException as error:
             permit.give_up()
             if held is not None:
-                held.refund()
+                held.give_up()
             if isinstance(error, DeadlineExceeded) and signed_until is not None:
                 raise stale(error) from None  # a deadline that only the signature set is reported as what it is
             raise

@@ -13,7 +13,7 @@ from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import RuleError
-from ratekeeper.gate.emergency import spoken
+from ratekeeper.gate.override import spoken
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait, read_waits
 from ratekeeper.ledger.limit import SECOND

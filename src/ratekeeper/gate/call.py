@@ -348,10 +348,10 @@ class Policy(ABC):
     """Something that is done around governed calls.
 
     Attributes:
-        by_hand: whether it is done for calls that a person makes by hand too, who acts on what is true now.
+        when_overriding: whether it is done for calls of an operator override too: a person acts on what is true now.
     """
 
-    by_hand: ClassVar[bool]
+    when_overriding: ClassVar[bool]
 
     @abstractmethod
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from ratekeeper.config.resolution import configure, program_name
 from ratekeeper.gate import priorities
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.emergency import ACTIVE, passing, understood
 from ratekeeper.gate.events import Event, Events
 from ratekeeper.gate.opening import opened, spare_store
+from ratekeeper.gate.override import OVERRIDING, overriding, understood
 from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.plans import Plans
 from ratekeeper.gate.room import WaitingRoom
@@ -279,20 +279,20 @@ class Gate:
         else:
             rules, plan, address = self.plans.leaving(provider, request, egress, account)
         if priority is not None:
-            klass = Priority.of(priority)
+            priority = Priority.of(priority)
         else:
             chosen = priorities.CURRENT.get()
             if chosen is None and self._assigned is not None:
                 chosen = self._assigned.of(plan)
             if chosen is None:
                 chosen = self._priority
-            klass = plan.priority if chosen is None else chosen
+            priority = plan.priority if chosen is None else chosen
         if block_wait is None:
             block_wait = self.max_block_wait if timeout is None else timeout
         timeout = self.max_wait if timeout is None else timeout
-        if ACTIVE.get():
-            plan = passing(plan)
-        return Permit(self.room, rules, plan, klass, timeout, block_wait, address, choice)
+        if OVERRIDING.get():
+            plan = overriding(plan)
+        return Permit(self.room, rules, plan, priority, timeout, block_wait, address, choice)
 
     def call(
         self,
@@ -384,7 +384,7 @@ class Gate:
 
     def scope(self, name: str) -> str:
         """A scope as users write it (``everything``, ``binance-usdm/class:order``) as the store knows it (with mapped
-        hosts). Raises as `ratekeeper.gate.emergency.understood` does."""
+        hosts). Raises as `ratekeeper.gate.override.understood` does."""
         return understood(name, lambda provider: self.provider(provider).namespace)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:

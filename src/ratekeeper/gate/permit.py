@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ratekeeper.rules.call import Answer, Feedback, Plan
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
+    from ratekeeper.ledger.limit import Charge
     from ratekeeper.rules.provider import Provider
 
 __all__ = ["Permit"]
@@ -38,7 +40,7 @@ class Permit:
         "_choice",
         "_deadline",
         "_grant",
-        "_klass",
+        "_priority",
         "_provider",
         "_room",
         "_ticket",
@@ -52,7 +54,7 @@ class Permit:
         room: WaitingRoom,
         provider: Provider,
         plan: Plan,
-        klass: int,
+        priority: int,
         timeout: float,
         block_wait: float,
         egress: Address,
@@ -60,7 +62,7 @@ class Permit:
     ) -> None:
         self._room = room
         self._provider = provider
-        self._klass = klass
+        self._priority = priority
         self._deadline = timeout
         self._block_wait = block_wait
         self._grant: Grant | None = None
@@ -72,8 +74,17 @@ class Permit:
 
     def aside(self) -> Permit:
         """It goes first like the others of its class, but is no demand: nothing is kept free for more of its kind."""
-        self._klass |= AGED
+        self._priority |= AGED
         return self
+
+    def part(self, charges: tuple[Charge, ...], rest: tuple[Charge, ...]) -> Permit:
+        """A permit of its own for some of the charges of this one, which keeps the rest. Both are still to be acquired."""
+        plan = self.plan
+        self.plan = replace(plan, charges=rest)
+        return Permit(
+            self._room, self._provider, replace(plan, charges=charges), self._priority, self._deadline, self._block_wait,
+            self.egress,
+        )  # fmt: skip
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -87,7 +98,7 @@ class Permit:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
         if self._choice is not None or self._ticket is not None:
             return False
-        got = self._room.ask(self.plan, self._klass, self._deadline, self._block_wait)
+        got = self._room.ask(self.plan, self._priority, self._deadline, self._block_wait)
         if isinstance(got, Grant):
             self._grant = got
             return True
@@ -102,7 +113,7 @@ class Permit:
         begun = time.monotonic()
         if ticket is None:
             assert self._choice is not None
-            self._roam(self._choice)
+            self._failover(self._choice)
         else:
             self._grant = self._room.wait(ticket)
         self.waited = time.monotonic() - begun
@@ -115,7 +126,7 @@ class Permit:
         begun = time.monotonic()
         if ticket is None:
             assert self._choice is not None
-            await self._roam_async(self._choice)
+            await self._failover_async(self._choice)
         else:
             self._grant = await self._room.wait_async(ticket)
         self.waited = time.monotonic() - begun
@@ -127,12 +138,12 @@ class Permit:
             self._room.abandon(ticket)
         self.refund()
 
-    def _roam(self, choice: Choice) -> None:
+    def _failover(self, choice: Choice) -> None:
         """`acquire` where there are several addresses."""
-        from ratekeeper.gate.roaming import roam  # for those who have several addresses
+        from ratekeeper.gate.failover import failover  # for those who have several addresses
 
         room = self._room
-        steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
+        steps = failover(room, self._room.depths, choice, self._priority, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
             while True:
@@ -145,12 +156,12 @@ class Permit:
         except StopIteration as end:
             self._settled_on(choice, end.value)
 
-    async def _roam_async(self, choice: Choice) -> None:
+    async def _failover_async(self, choice: Choice) -> None:
         """The same without blocking the event loop."""
-        from ratekeeper.gate.roaming import roam  # for those who have several addresses
+        from ratekeeper.gate.failover import failover  # for those who have several addresses
 
         room = self._room
-        steps = roam(room, self._room.depths, choice, self._klass, self._deadline, self._block_wait)
+        steps = failover(room, self._room.depths, choice, self._priority, self._deadline, self._block_wait)
         try:
             ticket = next(steps)
             while True:

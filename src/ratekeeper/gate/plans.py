@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.gate.emergency import ACTIVE, passing
+from ratekeeper.gate.override import OVERRIDING, overriding
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice, Egress
 from ratekeeper.rules.book import Rulebook
@@ -94,7 +94,7 @@ class Plans:
     def plan(self, provider: str | Provider, request: Request) -> Plan:
         """What a request would spend that leaves from the default address."""
         plan = self.leaving(provider, request, "", "")[1]
-        return passing(plan) if ACTIVE.get() else plan
+        return overriding(plan) if OVERRIDING.get() else plan
 
     def leaving(
         self, provider: str | Provider, request: Request, egress: str, account: str
@@ -143,5 +143,5 @@ class Plans:
             pool,
             rules.namespace,
             accounts,
-            lambda address: passing(rules.plan(request, self.identity(address, account))),
+            lambda address: overriding(rules.plan(request, self.identity(address, account))),
         )

@@ -27,8 +27,8 @@ def priority(value: Priority | int | str) -> Iterator[Priority]:
 
 def urgent(named: Priority | int | str | None) -> bool:
     """Whether a call that names a class (or none: then the surrounding code's) is of one of the two upper ones."""
-    klass = CURRENT.get() if named is None else Priority.of(named)
-    return klass is not None and klass <= Priority.HIGH
+    priority = CURRENT.get() if named is None else Priority.of(named)
+    return priority is not None and priority <= Priority.HIGH
 
 
 class Assigned:
@@ -40,7 +40,7 @@ class Assigned:
     """
 
     def __init__(self, said: Mapping[str, Priority | str]) -> None:
-        self._said = {pattern: Priority.of(klass) for pattern, klass in said.items()}
+        self._said = {pattern: Priority.of(priority) for pattern, priority in said.items()}
         # The longest pattern is the most precise one.
         self._routes = sorted((pattern for pattern in said if " " in pattern), key=len, reverse=True)
         self._known: dict[tuple[str, str], Priority | None] = {}

@@ -8,7 +8,7 @@ from _thread import LockType as Lock
 from typing import Final
 
 from ratekeeper.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
-from ratekeeper.gate.emergency import spoken
+from ratekeeper.gate.override import spoken
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.breaker import OPEN
@@ -45,8 +45,8 @@ class Ticket(Waiter):
 
     __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
 
-    def __init__(self, plan: Plan, klass: int, arrived: int, timeout: float, block_wait: float) -> None:
-        super().__init__(plan.charges, klass, arrived, min(arrived + span(timeout), _EVER), plan.scopes)
+    def __init__(self, plan: Plan, priority: int, arrived: int, timeout: float, block_wait: float) -> None:
+        super().__init__(plan.charges, priority, arrived, min(arrived + span(timeout), _EVER), plan.scopes)
         self.plan = plan
         self.patience = span(block_wait)
         self.grant: Grant | None = None

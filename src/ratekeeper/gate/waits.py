@@ -45,7 +45,7 @@ class Wait(NamedTuple):
 
 
 def _plus(waits: dict[int, Wait], more: dict[int, Wait]) -> dict[int, Wait]:
-    return {**waits, **{klass: waits.get(klass, Wait()).plus(wait) for klass, wait in more.items()}}
+    return {**waits, **{priority: waits.get(priority, Wait()).plus(wait) for priority, wait in more.items()}}
 
 
 class Waits:
@@ -58,11 +58,11 @@ class Waits:
         self._fresh: dict[int, Wait] = {}
         self._shared = 0
 
-    def add(self, klass: int, waited: int) -> None:
+    def add(self, priority: int, waited: int) -> None:
         """A call of that class got its permit after `waited` ns."""
         mono = time.monotonic_ns()
         with self._lock:
-            self._fresh[klass] = self._fresh.get(klass, Wait()).plus(Wait(1, waited, waited))
+            self._fresh[priority] = self._fresh.get(priority, Wait()).plus(Wait(1, waited, waited))
             if mono - self._shared < _EVERY:
                 return
             self._shared = mono
@@ -89,4 +89,4 @@ class Waits:
 def read_waits(store: Store) -> dict[Priority, Wait]:
     """What all processes have added, for the classes in which anybody waited."""
     found = store.get(_TOPIC, dict[int, Wait]) or {}
-    return {Priority(klass): wait for klass, wait in sorted(found.items()) if klass in set(Priority)}
+    return {Priority(priority): wait for priority, wait in sorted(found.items()) if priority in set(Priority)}

@@ -418,7 +418,7 @@ def test_many_who_ask_at_once_ask_once(client: Any, made: Any, origin: Any) -> N
 def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> None:
     """A call of low class may stand in the queue for long: one of high class for the same goes by itself."""
     gate = made(cache=True)
-    lead = gate.pipeline.cache._flights
+    lead = gate.pipeline.cache._single_flight
     key = gate.provider("testland").handling.key
     call = Request("GET", "/rate", {"symbol": "A"})
     flight = drive(lead.join(key(call, gate.plan("testland", call)), 30, is_async=False))
@@ -428,7 +428,7 @@ def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> 
     )
     assert got.status == 200
     assert time.monotonic() - begun < 5
-    flight.land()
+    flight.finish()
 
 
 # -- batch -------------------------------------------------------------------------------------------------------

@@ -176,11 +176,11 @@ def test_the_example_of_the_page_does_what_it_says(tmp_path: Path) -> None:
         assert (limits["orders-10s"].capacity, limits["orders-10s"].usable) == (100, 95)
         assert (limits["weight-1m"].headroom, limits["orders-1m"].headroom) == (200, 60)
         assert gate.provider("kraken").limits["orders"].capacity == 180
-        assert (gate.weight, gate.max_wait, gate.permit("okx", "GET", "/any")._klass) == (3, 120, Priority.HIGH)
-        assert gate.permit("binance-usdm", "GET", "/fapi/v1/klines")._klass == Priority.BACKGROUND
-        assert gate.permit("binance-usdm", "GET", "/fapi/v2/balance")._klass == Priority.HIGH
+        assert (gate.weight, gate.max_wait, gate.permit("okx", "GET", "/any")._priority) == (3, 120, Priority.HIGH)
+        assert gate.permit("binance-usdm", "GET", "/fapi/v1/klines")._priority == Priority.BACKGROUND
+        assert gate.permit("binance-usdm", "GET", "/fapi/v2/balance")._priority == Priority.HIGH
         assert "testland" in gate.book.names()
         with gate.permit("binance-usdm", "GET", "/fapi/v1/time", timeout=0) as permit:
             assert permit.egress.name == "main"
     with Gate("memory://", config=file, home=tmp_path, name="other.py") as gate:
-        assert (gate.weight, gate.permit("okx", "GET", "/any")._klass) == (2, Priority.LOW)
+        assert (gate.weight, gate.permit("okx", "GET", "/any")._priority) == (2, Priority.LOW)

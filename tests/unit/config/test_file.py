@@ -29,14 +29,14 @@ def test_the_file_is_read_and_the_environment_goes_before_it(tmp_path: Path, mon
         assert (limits["weight-1m"].headroom, limits["orders-10s"].headroom) == (240, 20)
         assert limits["weight-1m"].usable == 2160
         assert (gate.max_wait, gate.weight) == (7.5, 3)
-        assert gate.permit("binance-usdm", "GET", "/fapi/v1/time")._klass == Priority.LOW
+        assert gate.permit("binance-usdm", "GET", "/fapi/v1/time")._priority == Priority.LOW
         found = gate.match("127.0.0.1:9300")
         assert found is not None
         assert found.namespace == "binance-usdm@127.0.0.1:9300"
     monkeypatch.setenv("RATEKEEPER_PRIORITY", "high")
     monkeypatch.setenv("RATEKEEPER_WEIGHT", "5")
     with Gate(max_wait=1) as gate:
-        assert gate.permit("binance-usdm", "GET", "/fapi/v1/time")._klass == Priority.HIGH
+        assert gate.permit("binance-usdm", "GET", "/fapi/v1/time")._priority == Priority.HIGH
         assert (gate.max_wait, gate.weight) == (1, 5)
 
 

@@ -322,7 +322,7 @@ def test_who_is_elected_while_an_answer_is_kept_does_not_ask_again(make: Make, s
     gate = make(store, cache=True)
     other = make(store, cache=True) if store == "host://" else gate
     sender, params = Sender(OK), {"symbol": "A"}
-    flights = gate.pipeline.cache._flights  # type: ignore[union-attr]
+    flights = gate.pipeline.cache._single_flight  # type: ignore[union-attr]
     join, struck = flights.join, []
 
     def late(key: bytes, longest: float, **options: bool) -> Any:

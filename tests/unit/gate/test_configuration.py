@@ -92,8 +92,8 @@ def test_programs(config: Config, new_gate: Callable[..., Gate]) -> None:
     """A program has the weight and the class that the file gives to its name; others have not."""
     file = config('[programs."trader.py"]\nweight = 4\npriority = "critical"\n')
     gate, other = new_gate(config=file, name="trader.py"), new_gate(config=file, name="other.py")
-    assert (gate.weight, gate.permit("shop", "GET", "/any")._klass) == (4, Priority.CRITICAL)
-    assert (other.weight, other.permit("shop", "GET", "/any")._klass) == (1, Priority.LOW)
+    assert (gate.weight, gate.permit("shop", "GET", "/any")._priority) == (4, Priority.CRITICAL)
+    assert (other.weight, other.permit("shop", "GET", "/any")._priority) == (1, Priority.LOW)
 
 
 def test_waiting_learning_and_rules(config: Config, rules: Path) -> None:
@@ -102,7 +102,7 @@ def test_waiting_learning_and_rules(config: Config, rules: Path) -> None:
     with Gate("memory://", config=file) as gate:
         for _ in range(10):
             with gate.permit("shop", "GET", "/any") as permit:
-                assert permit._klass == Priority.HIGH
+                assert permit._priority == Priority.HIGH
         with pytest.raises(DeadlineExceeded), gate.permit("shop", "GET", "/any"):
             pass
         asked = gate.provider("binance-usdm")

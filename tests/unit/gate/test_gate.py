@@ -227,7 +227,7 @@ def test_priority_comes_from_the_call_the_block_the_gate_or_the_route(new_gate: 
     plain = new_gate()
 
     def klass(permit: object) -> int:
-        return permit._klass  # type: ignore[attr-defined, no-any-return]
+        return permit._priority  # type: ignore[attr-defined, no-any-return]
 
     assert klass(plain.permit("shop", "DELETE", "/order")) == Priority.CRITICAL
     assert klass(gate.permit("shop", "DELETE", "/order")) == Priority.LOW

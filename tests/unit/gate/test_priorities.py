@@ -24,12 +24,12 @@ def test_the_most_precise_pattern_holds(new_gate: Callable[..., Gate], tmp_path:
     file.write_text(TEXT)
     gate = new_gate(config=file)
     calls = {"GET /big": 0, "GET /burst": 4, "DELETE /order": 1, "GET /slot": 2, "GET /unknown": 2}
-    found = {call: gate.permit("shop", *call.split())._klass for call in calls}
+    found = {call: gate.permit("shop", *call.split())._priority for call in calls}
     assert found == calls
-    assert gate.permit("binance-usdm", "POST", "/fapi/v1/order")._klass == Priority.LOW
+    assert gate.permit("binance-usdm", "POST", "/fapi/v1/order")._priority == Priority.LOW
     with priority("low"):
-        assert gate.permit("shop", "GET", "/big")._klass == Priority.LOW
-    assert gate.permit("shop", "GET", "/big", priority="high")._klass == Priority.HIGH
+        assert gate.permit("shop", "GET", "/big")._priority == Priority.LOW
+    assert gate.permit("shop", "GET", "/big", priority="high")._priority == Priority.HIGH
 
 
 def test_patterns_hold_for_mapped_hosts_and_numbered_routes(new_gate: Callable[..., Gate], tmp_path: Path) -> None:
@@ -41,6 +41,6 @@ def test_patterns_hold_for_mapped_hosts_and_numbered_routes(new_gate: Callable[.
     for params in ({}, {"symbol": "BTCUSDT"}):
         permit = gate.permit("binance-usdm", "GET", "/fapi/v1/openOrders", params=params)
         labels.add(permit.plan.route)
-        assert permit._klass == Priority.BACKGROUND
+        assert permit._priority == Priority.BACKGROUND
     assert all(label.startswith("GET /fapi/v1/openOrders") for label in labels)
     assert permit.plan.provider == "binance-usdm@127.0.0.1:9300"

@@ -1,6 +1,6 @@
 """What a person does at an exchange by hand: look at positions and orders, cancel, close. Through ccxt, governed.
 
-Everything here passes pauses (`ratekeeper.gate.emergency`): it is for the moment when everything else is stopped. An order
+Everything here passes pauses (`ratekeeper.gate.override`): it is for the moment when everything else is stopped. An order
 is sent once; what became of it is found out by asking, never by sending it again.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ratekeeper.apps.exchange.accounts import Account, connected, without_secrets
 from ratekeeper.errors import CallFailed, RatekeeperError, Rejected
-from ratekeeper.gate.emergency import emergency
+from ratekeeper.gate.override import operator_override
 
 __all__ = ["Cancelled", "Closed", "Desk", "DeskError", "Order", "Position"]
 
@@ -124,7 +124,7 @@ class Desk:
         import ccxt
 
         try:
-            with emergency():
+            with operator_override():
                 yield
         except RatekeeperError:
             raise  # some are errors of ccxt too
@@ -192,7 +192,7 @@ class Desk:
             conditional = [{}, {"trigger": True}] if self._has_triggers(each) else [{}]
             for params in conditional:
                 try:
-                    with emergency():
+                    with operator_override():
                         self._cancel(each, params)
                 except (ccxt.BaseError, RatekeeperError) as error:
                     problems[each] = self._told(error)
@@ -220,7 +220,7 @@ class Desk:
             params["hedged"] = True
         number, problem, row = None, "", {}
         try:
-            with emergency():
+            with operator_override():
                 row = self.exchange.create_order(position.symbol, "market", side, position.size, None, params)
             number = row.get("id")
         except Rejected:
@@ -245,7 +245,7 @@ class Desk:
             if look:
                 self._sleep(_GAP)
             try:
-                with emergency():
+                with operator_override():
                     # By our own name for it where the answer, which tells the exchange's, was lost.
                     row = self.exchange.fetch_order(number, symbol, {} if number else {"clientOrderId": client_id})
                 fate = "open"

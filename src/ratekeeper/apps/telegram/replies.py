@@ -11,8 +11,8 @@ from ratekeeper.apps.exchange import told
 from ratekeeper.apps.exchange.desk import Desk
 from ratekeeper.apps.state import paused
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.gate.emergency import spoken
 from ratekeeper.gate.gate import Gate
+from ratekeeper.gate.override import spoken
 from ratekeeper.ledger.limit import SECOND
 
 __all__ = ["Replies"]

@@ -35,7 +35,7 @@ class _Collected:
 class Batching(Policy):
     """The batches of one gate: they collect the calls of this process."""
 
-    by_hand: ClassVar[bool] = False
+    when_overriding: ClassVar[bool] = False
 
     def __init__(self, context: Context, settings: Batch) -> None:
         self._context = context

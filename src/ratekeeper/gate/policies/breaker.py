@@ -34,7 +34,7 @@ _AFTERWARDS: Final = 600.0
 class Breakers(Policy):
     """The breakers of one gate."""
 
-    by_hand: ClassVar[bool] = True
+    when_overriding: ClassVar[bool] = True
 
     def __init__(self, context: Context, settings: Breaker) -> None:
         self._context = context
@@ -61,7 +61,7 @@ class Breakers(Policy):
         return response
 
     def _admit(self, plan: Plan, *, is_async: bool) -> Steps[str]:
-        """Lets a call pass; cancels, and what a person does by hand, always. Returns the topic of the probe that it is, or
+        """Lets a call pass; cancels, and calls of an operator override, always. Returns the topic of the probe that it is, or
         ``""``.
 
         Raises:
@@ -168,7 +168,7 @@ def close(context: Context, scope: str) -> bool:
 
 
 def _passes(plan: Plan) -> bool:
-    """Cancels, and what a person does by hand."""
+    """Cancels, and calls of an operator override."""
     return EMERGENCY in plan.scopes or class_of(plan) == "cancel"
 
 

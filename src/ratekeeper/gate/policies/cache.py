@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from ratekeeper.errors import Blocked, CallFailed, Rejected
 from ratekeeper.gate.call import Call, Next, Policy, Reply, Served, packed, unpacked
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.policies.single_flight import Flights, Lead
+from ratekeeper.gate.policies.single_flight import Leader, SingleFlight
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Cache, Kept, Service
@@ -19,7 +19,7 @@ from ratekeeper.rules.handling import class_of, fingerprint
 
 __all__ = ["Caching"]
 
-_LONGEST_FLIGHT: Final = 60.0
+_LONGEST: Final = 60.0
 """Seconds for which others wait for one who asks on their behalf, at most."""
 
 
@@ -43,7 +43,7 @@ class _Found(NamedTuple):
 class Caching(Policy):
     """The kept answers of one gate."""
 
-    by_hand: ClassVar[bool] = False
+    when_overriding: ClassVar[bool] = False
 
     def __init__(self, context: Context, cache: Cache) -> None:
         self._events = context.events
@@ -51,7 +51,7 @@ class Caching(Policy):
         self._worker = context.worker
         self._cache = cache
         self._shelf = context.store.responses(context.home, cache.most_bytes)
-        self._flights = Flights(context.store, context.worker)
+        self._single_flight = SingleFlight(context.store, context.worker)
 
     def close(self) -> None:
         """Let go of the shelf."""
@@ -73,18 +73,18 @@ class Caching(Policy):
                 return answer
             if call.urgent:
                 break  # another's call may stand behind many in the queue
-            flight = yield from self._flights.join(wanted.key, _LONGEST_FLIGHT, is_async=call.is_async)
-            if isinstance(flight, Lead):
+            flight = yield from self._single_flight.join(wanted.key, _LONGEST, is_async=call.is_async)
+            if isinstance(flight, Leader):
                 try:
-                    # The one who led before may have kept an answer since we looked.
+                    # The leader before may have kept an answer since we looked.
                     found = yield from self._look(wanted, call.is_async)
                     answer = self._usable(call, plan, wanted, found)
                     if answer is not None:
                         return answer
                     return (yield from self._asked(call, plan, wanted, found, ask))
                 finally:
-                    flight.land()
-            yield from flight.wait(_LONGEST_FLIGHT, is_async=call.is_async)
+                    flight.finish()
+            yield from flight.wait(_LONGEST, is_async=call.is_async)
             found = yield from self._look(wanted, call.is_async)
             if found is not None and not found.outdated and self._cache.fresh(found.kept, found.age):
                 self._told("cache hit", plan, found)

@@ -55,12 +55,12 @@ class Pipeline:
         policies = [policy for policy in order if policy is not None]
         self._policies = policies
         self._usual = _chained(policies)
-        self._by_hand = _chained([policy for policy in policies if policy.by_hand])
+        self._overriding = _chained([policy for policy in policies if policy.when_overriding])
 
     def run(self, call: Call) -> Steps[Any]:
         """One call with all that is done around it; returns what its client shows its user."""
         plan = self._plans.plan(call.rules, call.request)
-        around = self._by_hand if EMERGENCY in plan.scopes else self._usual
+        around = self._overriding if EMERGENCY in plan.scopes else self._usual
         return (yield from around(call, plan))
 
     def keeps(self, call: Call) -> bool:

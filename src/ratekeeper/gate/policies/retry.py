@@ -29,7 +29,7 @@ class Retries(Policy):
         retry: None: nothing is made again, and failures go to the caller as they are.
     """
 
-    by_hand: ClassVar[bool] = True
+    when_overriding: ClassVar[bool] = True
 
     def __init__(self, context: Context, retry: Retry | None) -> None:
         self._context = context

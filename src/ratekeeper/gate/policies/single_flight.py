@@ -1,4 +1,4 @@
-"""One flight for many askers: whoever comes first makes the call, in whatever process; the others wait until it landed.
+"""Single flight: whoever asks first makes the call, in whatever process; all who ask for the same wait until it is over.
 
 Within a process they wait on an event. Between processes the first claims a slot of the store for a while; of each other
 process one looks now and then whether it is free again, on behalf of all that wait there.
@@ -17,78 +17,78 @@ from ratekeeper.policy.shared import Claim, held
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.worker import Worker
 
-__all__ = ["Flights", "Follow", "Lead"]
+__all__ = ["Follower", "Leader", "SingleFlight"]
 
 _SLOTS: Final = 16_384
-"""Flights are told apart by so many names: notes in a store stay. Two that share one wait for each other in vain, and then
+"""Calls are told apart by so many names: notes in a store stay. Two that share one wait for each other in vain, and then
 go by themselves."""
 _PASSING: Final = 60 * SECOND
-"""How long it is of interest that a flight is over, ns."""
+"""How long it is of interest that a call is over, ns."""
 _FIRST_LOOK: Final = 0.002
 _LAST_LOOK: Final = 0.05
-"""Seconds between two looks at another process's flight, at first and later."""
+"""Seconds between two looks at another process's call, at first and later."""
 
 
-class Lead:
-    """We make the call, on behalf of all who ask for the same; `land` when it is over, however it ended."""
+class Leader:
+    """We make the call, on behalf of all who ask for the same; `finish` when it is over, however it ended."""
 
-    def __init__(self, flights: Flights, key: bytes, parked: Parked) -> None:
-        self._flights = flights
+    def __init__(self, single_flight: SingleFlight, key: bytes, parked: Parked) -> None:
+        self._single_flight = single_flight
         self._key = key
         self._parked = parked
         self._over = False
 
-    def land(self) -> None:
+    def finish(self) -> None:
         """It is over: the answer is kept, or there is none. Safe to call twice."""
         if not self._over:
             self._over = True
-            self._flights.landed(self._key, self._parked)
+            self._single_flight.finished(self._key, self._parked)
 
     def __del__(self) -> None:
-        self.land()
+        self.finish()
 
 
-class Follow:
+class Follower:
     """Somebody else is making the call."""
 
-    def __init__(self, flights: Flights, key: bytes, parked: Parked, *, looks: bool) -> None:
-        self._flights = flights
+    def __init__(self, single_flight: SingleFlight, key: bytes, parked: Parked, *, looks: bool) -> None:
+        self._single_flight = single_flight
         self._key = key
         self._parked = parked
         self._looks = looks
 
     def wait(self, timeout: float, *, is_async: bool) -> Steps[bool]:
-        """Waits until it landed. False: the time is over."""
+        """Waits until it is over. False: the time is over."""
         if not self._looks:
-            landed: bool = yield waiting(
+            done: bool = yield waiting(
                 functools.partial(self._parked.wait, timeout),
                 functools.partial(self._parked.wait_async, timeout),
                 is_async=is_async,
             )
-            return landed
+            return done
         deadline, nap = time.monotonic() + timeout, _FIRST_LOOK
         try:
-            while not (yield from self._flights.free(self._key, is_async=is_async)):
+            while not (yield from self._single_flight.free(self._key, is_async=is_async)):
                 if time.monotonic() >= deadline:
                     return False
                 yield pausing(nap, is_async=is_async)
                 nap = min(nap * 1.5, _LAST_LOOK)
         finally:
-            self._flights.forget(self._key, self._parked)
+            self._single_flight.forget(self._key, self._parked)
         return True
 
 
-class Flights:
-    """The flights of one gate."""
+class SingleFlight:
+    """The calls of one gate that others wait for: one at a time for each key."""
 
     def __init__(self, store: Store, worker: Worker) -> None:
         self._store = store
         self._worker = worker
-        self._lock = threading.RLock()  # one that is collected as garbage lands
+        self._lock = threading.RLock()  # one that is collected as garbage finishes
         self._under_way: dict[bytes, Parked] = {}
 
-    def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Lead | Follow]:
-        """Takes part in the flight for a key; we are the one who makes the call if there is none.
+    def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Leader | Follower]:
+        """Takes part in the call for a key; we are its leader if nobody makes it.
 
         Args:
             key: of the answer.
@@ -99,7 +99,7 @@ class Flights:
         with self._lock:
             known = self._under_way.setdefault(key, parked)
         if known is not parked:
-            return Follow(self, key, known, looks=False)
+            return Follower(self, key, known, looks=False)
         slot = _slot(key)
         work = functools.partial(self._store.claim, slot, int(longest * SECOND))
         try:
@@ -107,10 +107,10 @@ class Flights:
         except BaseException:
             self.forget(key, parked)
             raise
-        return Follow(self, key, parked, looks=True) if taken else Lead(self, key, parked)
+        return Follower(self, key, parked, looks=True) if taken else Leader(self, key, parked)
 
-    def landed(self, key: bytes, parked: Parked) -> None:
-        """A flight of ours is over. Never waits: it is called while tasks are cancelled."""
+    def finished(self, key: bytes, parked: Parked) -> None:
+        """A call of ours is over. Never waits: it is called while tasks are cancelled."""
         slot = _slot(key)
         self._worker.later(slot, functools.partial(self._store.release, slot, _PASSING))
         self.forget(key, parked)

@@ -1,4 +1,4 @@
-"""What a person stops, in the words of ``ratekeeper pause``, and what passes all the same."""
+"""Operator override: what a person stops, in the words of ``ratekeeper pause``, and what passes all the same."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ratekeeper.errors import RatekeeperError, RuleError
 from ratekeeper.rules.call import PRIORITIES, Plan
 from ratekeeper.stores.blocks import EMERGENCY, EVERYWHERE
 
-__all__ = ["ACTIVE", "emergency", "passing", "spoken", "understood"]
+__all__ = ["OVERRIDING", "operator_override", "overriding", "spoken", "understood"]
 
 _WORDS: Final = {"everything": EVERYWHERE, "orders": f"{EVERYWHERE}/class:order"}
-ACTIVE: ContextVar[bool] = ContextVar("ratekeeper_emergency", default=False)
-"""Whether the surrounding code is one of `emergency`."""
+OVERRIDING: ContextVar[bool] = ContextVar("ratekeeper_override", default=False)
+"""Whether the surrounding code is of an `operator_override`."""
 
 
 @contextmanager
-def emergency() -> Iterator[None]:
+def operator_override() -> Iterator[None]:
     """Calls made inside pass every pause and every open breaker, whatever their class; a ban stops them.
 
     For what a person does by hand while the programs are stopped, such as closing a position. They pay the ledgers as
     any call.
     """
-    token = ACTIVE.set(True)
+    token = OVERRIDING.set(True)
     try:
         yield
     finally:
-        ACTIVE.reset(token)
+        OVERRIDING.reset(token)
 
 
-def passing(plan: Plan) -> Plan:
-    """The plan of a call made here: itself, or inside `emergency` one that says so."""
-    if not ACTIVE.get() or EMERGENCY in plan.scopes:
+def overriding(plan: Plan) -> Plan:
+    """The plan of a call made here: itself, or inside `operator_override` one that says so."""
+    if not OVERRIDING.get() or EMERGENCY in plan.scopes:
         return plan
     # Charges of its own: permits that were taken for it together must not be handed out to calls that a pause holds.
     return replace(plan, charges=(*plan.charges,), scopes=(*plan.scopes, EMERGENCY))

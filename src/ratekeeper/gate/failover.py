@@ -19,7 +19,7 @@ from ratekeeper.rules.call import Plan
 from ratekeeper.stores.records import Grant
 from ratekeeper.waiting.queue import Depths
 
-__all__ = ["Steps", "roam"]
+__all__ = ["Steps", "failover"]
 
 Steps: TypeAlias = Generator[Ticket, Grant, Grant]
 """Yields what to wait with; is sent the permit, or has the refusal thrown in."""
@@ -29,7 +29,9 @@ _ALIKE: Final = 0.25
 _NEVER: Final = 1e12
 
 
-def roam(room: WaitingRoom, depths: Depths, choice: Choice, klass: int, timeout: float, block_wait: float) -> Steps:
+def failover(
+    room: WaitingRoom, depths: Depths, choice: Choice, priority: int, timeout: float, block_wait: float
+) -> Steps:
     """A permit from whichever address has room, or has it first; `Choice.address` tells which. Arguments as for
     `WaitingRoom.ask`.
 
@@ -44,7 +46,7 @@ def roam(room: WaitingRoom, depths: Depths, choice: Choice, klass: int, timeout:
                 order.append((0.0, 0.0, at, address))
                 break
             try:
-                got = room.ask(choice.plan(address), klass, 0.0, 0.0, probe=True)
+                got = room.ask(choice.plan(address), priority, 0.0, 0.0, probe=True)
                 grant = got if isinstance(got, Grant) else (yield got)
             except CannotFit:
                 raise
@@ -59,7 +61,7 @@ def roam(room: WaitingRoom, depths: Depths, choice: Choice, klass: int, timeout:
         order.sort(key=lambda entry: entry[:3])
         try:
             addresses = [entry[3] for entry in order]
-            return (yield from _stand(room, depths, choice, klass, deadline, block_wait, addresses))
+            return (yield from _stand(room, depths, choice, priority, deadline, block_wait, addresses))
         except Blocked:
             # A ban came over the address while it stood in line: look again everywhere, unless it was the last word.
             if choice.only or not choice.moved or time.monotonic() >= deadline:
@@ -79,7 +81,7 @@ def _stand(
     room: WaitingRoom,
     depths: Depths,
     choice: Choice,
-    klass: int,
+    priority: int,
     deadline: float,
     block_wait: float,
     addresses: list[Address],
@@ -89,7 +91,7 @@ def _stand(
     for address in addresses:
         plan, scope = choice.plan(address), choice.scope(address)
         try:
-            got = room.ask(plan, klass, max(0.0, deadline - time.monotonic()), block_wait, probe=first is not None)
+            got = room.ask(plan, priority, max(0.0, deadline - time.monotonic()), block_wait, probe=first is not None)
         except CannotFit:
             raise
         except Rejected as error:

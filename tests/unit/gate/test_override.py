@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Blocked, Gate, RuleError, UnknownProvider
-from ratekeeper.gate.emergency import emergency, passing, spoken, understood
+from ratekeeper.gate.override import operator_override, overriding, spoken, understood
 from ratekeeper.rules.call import Request
 
 RULES = """
@@ -154,22 +154,22 @@ def test_an_emergency_passes_pauses_but_no_ban(gate: Gate) -> None:
     """What a person wants now goes on under every pause; a ban is the provider's, and holds."""
     for scope in ("everything", "orders", "desk"):
         gate.block(gate.scope(scope), None)
-    with emergency():
+    with operator_override():
         call(gate)
     with pytest.raises(Blocked):
         call(gate)
     gate.block(gate.scope("desk"), 60, "ban", "too many")
-    with emergency(), pytest.raises(Blocked, match="ban: too many"):
+    with operator_override(), pytest.raises(Blocked, match="ban: too many"):
         call(gate, timeout=1)
 
 
 def test_plans_of_an_emergency_are_told_apart(gate: Gate) -> None:
     """Permits taken together for one kind of call are never handed out to the other: their charges are two objects."""
     plan = gate.provider("desk").plan(Request("POST", "/order"))
-    assert passing(plan) is plan
-    with emergency():
-        urgent = passing(plan)
-        assert passing(urgent) is urgent
+    assert overriding(plan) is plan
+    with operator_override():
+        urgent = overriding(plan)
+        assert overriding(urgent) is urgent
     assert urgent.charges == plan.charges
     assert urgent.charges is not plan.charges
     assert set(urgent.scopes) - set(plan.scopes) == {"emergency"}
@@ -179,9 +179,9 @@ def test_an_emergency_ends_with_its_block(gate: Gate) -> None:
     """Also where it raises."""
     gate.block(gate.scope("orders"), None)
     stop: Callable[[], None] = lambda: call(gate)  # noqa: E731 - the call that is tried after each
-    with emergency():
+    with operator_override():
         stop()
-    with pytest.raises(ValueError, match="on purpose"), emergency():
+    with pytest.raises(ValueError, match="on purpose"), operator_override():
         raise ValueError("on purpose")
     with pytest.raises(Blocked):
         stop()
