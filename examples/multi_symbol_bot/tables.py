@@ -3,7 +3,7 @@
 import sys
 import time
 
-from ratekeeper.gate.errand import tried_of
+from ratekeeper.gate.call import tried_of
 from rich.console import Console
 from rich.table import Table
 
