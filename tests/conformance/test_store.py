@@ -119,6 +119,23 @@ def test_reserve_holds_and_settle_spends(stores: Open) -> None:
     assert yours.read(lambda _: at(1)).permits == 0
 
 
+def test_asks_that_go_together(stores: Open) -> None:
+    """Each gets as many permits as it wants while there is room, and the refusal of its first where there is none."""
+    store = stores()
+    asks = [
+        Ask(NS, (charge(limit, cost),), (), (9, 0), most=most) for limit, cost, most in ((ORDERS, 1, 3), (SLOTS, 2, 1))
+    ]
+    first, second = store.reserve_all(asks, lambda _: at(0))
+    assert isinstance(first, list) and isinstance(second, list)
+    assert (len(first), len(second)) == (3, 1)
+    assert len({grant.id for grant in (*first, *second)}) == 4
+    (no,) = store.reserve_all([asks[1]._replace(who=ME)], lambda _: at(0))
+    assert isinstance(no, Refusal) and no.key == asks[1].charges[0].key
+    for grant in first:
+        store.refund(grant, at(0))
+    assert ledger(store, ORDERS).inflight == 0
+
+
 def test_all_or_nothing(stores: Open) -> None:
     """A call that one of its limits refuses takes nothing from the others."""
     store = stores()

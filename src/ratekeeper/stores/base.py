@@ -251,7 +251,7 @@ class Store(ABC):
 
 
 class SharedStore(Store):
-    """A store that several processes share and that may be out of reach: what the safe share asks of it."""
+    """A store that several processes share and that may be out of reach: what the fallback asks of it."""
 
     def __init__(self, boot: str = "") -> None:
         super().__init__(boot)

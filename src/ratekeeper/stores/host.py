@@ -247,7 +247,7 @@ class HostStore(RecordStore, SharedStore):
             self._alive = mono, max(1, len(self._sockets.living()))
         return self._alive[1]
 
-    # -- for the safe share ----------------------------------------------------------------------------------------
+    # -- for the fallback -----------------------------------------------------------------------------------------
 
     def detach(self) -> str:
         return self._offline.begin()

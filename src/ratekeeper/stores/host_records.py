@@ -91,12 +91,13 @@ class RecordStore(BatchingStore):
         if isinstance(grant, BatchPermit):
             grant.apart = True
         held = encoding.encode([(charge.key, charge.cost) for charge in grant.charges])
-        self._txn.put(_permit(grant), held)
+        self._txn.put(permit_name(grant.namespace, grant.lease, grant.id), held)
 
     def _drop(self, grant: Grant) -> bool:
         if not isinstance(grant, BatchPermit) or grant.apart:
-            return bool(self._txn.delete(_permit(grant)))
-        name = _permit(grant.batch.record)
+            return bool(self._txn.delete(permit_name(grant.namespace, grant.lease, grant.id)))
+        record = grant.batch.record
+        name = permit_name(record.namespace, record.lease, record.id)
         raw = self._txn.get(name)
         if raw is None:
             return False
@@ -185,7 +186,3 @@ class RecordStore(BatchingStore):
             self._txn.delete(name)
         else:
             self._txn.put(name, raw)
-
-
-def _permit(grant: Grant) -> bytes:
-    return permit_name(grant.namespace, grant.lease, grant.id)

@@ -240,7 +240,7 @@ class LedgerStore(Store):
                 ledger.lapse(units, at, now)
                 self._keep(key, ledger)
 
-    # -- for the safe share ------------------------------------------------------------------------------------------
+    # -- for the fallback -------------------------------------------------------------------------------------------
 
     def adopt(self, grant: Grant) -> None:
         """Put a permit in flight that was given elsewhere; inside a transaction."""

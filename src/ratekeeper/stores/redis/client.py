@@ -300,7 +300,7 @@ class Client:
             except StoreError:
                 return _PROBE
             self.broken = ""
-            # Whoever went on with a safe share tells first what it spent: only then may it count as back.
+            # Whoever was offline tells first what it spent: only then may it count as back.
             returned()
         for space in list(self._namespaces.values()):
             due = self.member and mono - space.beat > _BEATS[mono - space.asked > _REST][0]

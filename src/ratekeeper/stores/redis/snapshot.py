@@ -1,4 +1,4 @@
-"""The server's ledgers as people, and the safe share, look at them: on this machine's clock."""
+"""The server's ledgers as people, and the fallback, look at them: on this machine's clock."""
 
 from __future__ import annotations
 

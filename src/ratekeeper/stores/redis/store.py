@@ -289,7 +289,7 @@ class RedisStore(SharedStore):
         except (StoreError, OSError):
             return fresh
 
-    # -- for the safe share ----------------------------------------------------------------------------------------
+    # -- for the fallback -----------------------------------------------------------------------------------------
 
     def peek(self, key: str, now: Instant) -> Ledger | None:
         copy = self._client.namespace(key.partition("/")[0]).copies.get(key)
