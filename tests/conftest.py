@@ -25,8 +25,11 @@ gc.disable()  # until all is collected
 HERE = Path(__file__).parent
 ORDER = ("system", "docs", "fuzz", "laws", "conformance", "unit")
 """What takes long begins, so that no worker is left with it when the others have ended."""
-LONG = ("three_programs", "untidy_clocks", "grid_bot", "multi_symbol_bot", "futures_trader", "redis_machines")
-"""Modules whose worlds live for a minute or two: the longest begin first of all."""
+LONG = (
+    "three_programs", "untidy_clocks", "grid_bot", "multi_symbol_bot", "futures_trader", "redis_machines", "soak_faults",
+    "every_provider", "market_data", "priority", "test_demo", "sdks_run", "watch_list",
+)  # fmt: skip
+"""Modules with tests that take half a minute to two: the longest begin first of all."""
 MANY = frozenset({"conformance", "unit"})
 """Folders whose tests are so many and so short that those of one function go to one worker together."""
 
