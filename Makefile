@@ -9,7 +9,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo    three programs and one budget, without and with Ratekeeper (under two minutes)"
 	@echo "make test    everything CI checks: lint, types, import layers, all tests"
-	@echo "make quick   the unit tests and the laws, in a minute or so"
+	@echo "make quick   the unit tests and the laws, in a minute and a half"
 	@echo "make lint    only the checks that run nothing;  make format  mends what ruff can"
 	@echo "make laws    the laws in ten thousand random worlds (WORLDS=... for another number)"
 	@echo "make fuzz    random answers, messages and records for an hour (SECONDS=... for another time)"

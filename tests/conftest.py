@@ -23,26 +23,38 @@ settings.load_profile("suite")
 
 gc.disable()  # until all is collected
 HERE = Path(__file__).parent
-ORDER = ("system", "docs", "fuzz", "laws", "conformance", "unit")
-"""What takes long begins, so that no worker is left with it when the others have ended."""
-LONG = ("three_programs", "untidy_clocks", "grid_bot", "multi_symbol_bot", "futures_trader", "redis_machines")
-"""Modules whose worlds live for a minute or two: the longest begin first of all."""
+WAITING, WORKING = ("system", "docs"), ("fuzz", "laws")
+"""Folders whose tests mostly wait, and those whose tests only compute: both begin, side by side; many short ones follow."""
+LONG = (
+    "three_programs", "untidy_clocks", "grid_bot", "multi_symbol_bot", "futures_trader", "redis_machines", "soak_faults",
+    "every_provider", "market_data", "priority", "test_demo", "sdks_run", "watch_list",
+)  # fmt: skip
+"""Modules with tests that take half a minute to two: the longest begin first of all."""
 MANY = frozenset({"conformance", "unit"})
 """Folders whose tests are so many and so short that those of one function go to one worker together."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order tests for several workers: modules that share a world, and what takes long, come first."""
-
-    def rank(item: pytest.Item) -> tuple[int, bool, int]:
-        folder = item.path.relative_to(HERE).parts[0]
+    """Order tests for several workers: modules that share a world and what takes long come first, what is short last."""
+    if not hasattr(config, "workerinput"):
+        return
+    first: dict[int, list[pytest.Item]] = {}
+    rest: dict[tuple[str, ...], list[pytest.Item]] = {WAITING: [], WORKING: [], (): []}
+    for item in items:
         long = next((place for place, name in enumerate(LONG) if item.path.stem.endswith(name)), len(LONG))
-        alone = not one_world(item.nodeid.partition("::")[0])
-        return long, alone, ORDER.index(folder) if folder in ORDER else len(ORDER)
-
-    if hasattr(config, "workerinput"):
-        items.sort(key=rank)  # stable: within a folder the order stays
+        if long < len(LONG) or one_world(item.nodeid.partition("::")[0]):
+            first.setdefault(long, []).append(item)
+        else:
+            folder = item.path.relative_to(HERE).parts[0]
+            rest[next((folders for folders in rest if folder in folders), ())].append(item)
+    mixed = [
+        (number / len(those), item.nodeid, item)
+        for those in (rest[WAITING], rest[WORKING])
+        for number, item in enumerate(those)
+    ]
+    items[:] = [item for _, those in sorted(first.items()) for item in those]
+    items += [item for _, _, item in sorted(mixed, key=lambda each: each[:2])] + rest[()]
 
 
 @cache
@@ -51,6 +63,7 @@ def one_world(module: str) -> bool:
     return "pytest.mark.xdist_group(" in (HERE.parent / module).read_text(encoding="utf-8")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give tests to workers in the order in which they stand, those of one world to one worker.
 
@@ -64,8 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             if one_world(module):
                 return module
             parts = Path(module).parts
-            short = (len(parts) > 1 and parts[1] in MANY) or parts[-1] == "test_house.py"
-            return f"{module}::{test.partition('[')[0]}" if short else nodeid
+            return f"{module}::{test.partition('[')[0]}" if len(parts) > 1 and parts[1] in MANY else nodeid
 
     return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 

@@ -11,13 +11,11 @@ from tests.support.server import Server
 
 from ratekeeper.stores.redis.store import RedisStore
 
-WORLDS = 60
 
-
-def test_no_refusal_no_leak_on_a_server(tmp_path: Path) -> None:
+def test_no_refusal_no_leak_on_a_server(tmp_path: Path, scenarios: int) -> None:
     """Whatever delays, losses, clocks, cancellations and crashes: nothing refused, nothing left, as in memory."""
     with Server(tmp_path) as server, redis.Redis(port=server.port) as client:
-        for seed in range(WORLDS):
+        for seed in range(scenarios * 3 // 10):
             client.flushall()
             store = RedisStore(server.url, given=True)
             terms = draw(seed)

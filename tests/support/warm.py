@@ -224,7 +224,7 @@ def _kind(plan: Mapping[str, Any]) -> str:
         return ""
     if Path(argv[1]).parent == Path(__file__).parent:
         return "commands"
-    if argv[1] != "-m" or argv[2] not in ("ratekeeper", "ratekeeper.apps.emulate"):
+    if argv[1] != "-m" or argv[2:3] not in (["ratekeeper"], ["ratekeeper.apps.emulate"]):
         return ""
     return "programs" if _FORGES.governed and _is_program([*argv[3:]]) else "commands"
 
@@ -337,6 +337,8 @@ def _become(kind: str, wanted: Mapping[str, Any]) -> None:
         os.setsid()
     _take_environment(wanted["env"])
     os.chdir(wanted["cwd"])
+    if kind == "commands":
+        _customize()
     if wanted["argv"][1] != "-m":
         _run_program(wanted["argv"][1:])
         return
@@ -353,6 +355,15 @@ def _become(kind: str, wanted: Mapping[str, Any]) -> None:
     sys.modules.pop("ratekeeper.apps.emulate" if module != "ratekeeper" else "", None)
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _customize() -> None:
+    """Run the ``sitecustomize`` that an interpreter would have run in this environment."""
+    for place in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        file = Path(place) / "sitecustomize.py"
+        if file.exists():
+            exec(compile(file.read_bytes(), str(file), "exec"), {"__name__": "sitecustomize", "__file__": str(file)})
+            return
 
 
 def _take_environment(wanted: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from tests.support.stood import Stood
 
 from ratekeeper.testing import Emulator
 
@@ -123,21 +124,23 @@ def finish(programs: dict[str, Any]) -> dict[str, int]:
     return made
 
 
-def shares(emulator: Emulator) -> list[float]:
-    """The share used of each whole window but the first two (interpreters start) and the last (programs end)."""
-    rows = [row for row in emulator.windows() if row["seconds"] < 60]
-    return [row["accepted"] / row["capacity"] for row in rows[2:-1]]
+def shares(emulator: Emulator, stood: Stood) -> list[float]:
+    """The share used of each whole window but the first two (interpreters start) and the last (programs end), and that for
+    which the machine left no time."""
+    rows = [row for row in emulator.windows() if row["seconds"] < 60][2:-1]
+    lost = [stood.share(row["start"], row["start"] + row["seconds"]) for row in rows]
+    return [row["accepted"] / row["capacity"] + more for row, more in zip(rows, lost, strict=True)]
 
 
 @pytest.mark.alone
 def test_binance_sdks_share_one_budget(tmp_path: Path) -> None:
     """Four SDKs, four processes, one address: no refusal, no stale signature, all of the budget, and each gets some."""
     log = tmp_path / "arrivals.jsonl"
-    with Emulator("binance-spot", window=2, capacity=600, log=str(log)) as emulator:
+    with Emulator("binance-spot", window=2, capacity=600, log=str(log)) as emulator, Stood() as stood:
         folder = tmp_path / "programs"
         folder.mkdir()
         made = finish({name: start(code, emulator.url, emulator.hosts, folder, 10) for name, code in BINANCE.items()})
-        totals, used = emulator.stats()["totals"], shares(emulator)
+        totals, used = emulator.stats()["totals"], shares(emulator, stood)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert {row["status"] for row in rows} == {200}
     assert (totals["throttled"], totals["banned"]) == (0, 0)

@@ -109,6 +109,7 @@ def test_all_that_has_the_wrong_type_is_told(tmp_path: Path) -> None:
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named, else by the environment, else in the state folder that is named, else in the platform's folder; never in the
     working directory."""
+    monkeypatch.setenv("RATEKEEPER_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ratekeeper.toml").write_text("nonsense = 1")
     assert find_settings() is None
