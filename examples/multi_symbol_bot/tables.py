@@ -3,11 +3,11 @@
 import sys
 import time
 
-from ratekeeper.gate.call import tried_of
 from rich.console import Console
 from rich.table import Table
 
 from ratekeeper import Gate, Retry
+from ratekeeper.gate.call import tried_of
 from ratekeeper.policy.retry import Again, Repeat
 from ratekeeper.rules.call import Answer, Request
 

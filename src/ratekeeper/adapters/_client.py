@@ -150,6 +150,7 @@ class ClientCall(Call):
                 spare.clear()
             return (yield from self.observe(owner, response))
         except BaseException as error:
+            spare.clear()  # also where a signal's handler struck before the block that clears it
             owner.failed(error)
             raise
 
