@@ -46,7 +46,7 @@ _COMMANDS = (
     "ratekeeper.apps.telegram", "ratekeeper.stores.host", "rich.console",
 )  # fmt: skip
 _CLIENTS = (
-    "requests", "httpx", "httpx2", "aiohttp", "ccxt", "ratekeeper.apps.run", "ratekeeper.stores.host",
+    "requests", "httpx", "httpx2", "aiohttp", "ccxt", "ratekeeper.apps.cli", "ratekeeper.apps.run", "ratekeeper.stores.host",
     "ratekeeper.stores.redis.store",
 )  # fmt: skip
 _REAL = subprocess.Popen
@@ -344,7 +344,7 @@ def _become(kind: str, wanted: Mapping[str, Any]) -> None:
         return
     _, _, module, *words = wanted["argv"]
     if kind == "programs":
-        words = _as_run(words[1:])
+        words = _as_run(words)
         while words[0] == "-W":
             warnings._processoptions([words[1]])  # type: ignore[attr-defined]
             del words[:2]
@@ -373,7 +373,7 @@ def _take_environment(wanted: Mapping[str, str]) -> None:
 
 def _as_run(words: Sequence[str]) -> list[str]:
     """Do what ``ratekeeper run`` does before the program takes its place; returns the arguments of the interpreter."""
-    from ratekeeper.apps import run
+    from ratekeeper.apps import cli
 
     found: list[Any] = []
 
@@ -386,7 +386,8 @@ def _as_run(words: Sequence[str]) -> list[str]:
 
     execute, os.execvpe = os.execvpe, take_place
     try:
-        run.command.main([*words], prog_name="ratekeeper run")
+        sys.argv = ["ratekeeper", *words]
+        cli.main()
     except Now:
         pass
     finally:

@@ -106,6 +106,13 @@ def warm_programs() -> Iterator[None]:
 
 
 @pytest.fixture
+def warm_program() -> Iterator[None]:
+    """The same for one test, where others of its module start fresh ones."""
+    with governed():
+        yield
+
+
+@pytest.fixture
 def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Makes a `World` with the given options of the emulator; its programs end with the test."""
     with ExitStack() as stack:

@@ -149,7 +149,7 @@ OURS = {
 }
 
 
-@pytest.mark.usefixtures("warm_programs")
+@pytest.mark.usefixtures("warm_program")
 @pytest.mark.parametrize("client", OURS)
 def test_a_program_that_knows_ratekeeper_is_not_charged_twice(client: str, program: Any, origin: Origin) -> None:
     """Two calls and one redirect (to a call of weight 5): each real request is charged once, whoever saw it first."""
@@ -194,7 +194,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.usefixtures("warm_programs")
+@pytest.mark.usefixtures("warm_program")
 @pytest.mark.parametrize("client", REFUSED)
 def test_refusals_are_the_librarys_own_errors(client: str, program: Any, origin: Origin) -> None:
     """A signed call that would go stale in the queue raises what the program's except clauses already catch."""

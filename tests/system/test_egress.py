@@ -447,7 +447,7 @@ asyncio.run(main())
 }
 
 
-@pytest.mark.usefixtures("warm_programs")
+@pytest.mark.usefixtures("warm_program")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_unchanged_program_uses_all_addresses(name: str, venue: Callable[..., Venue], own_home: Path) -> None:
     """Under ``ratekeeper run``: 80 calls that cost more than one address has, from several addresses, none refused."""

@@ -88,7 +88,7 @@ def _run(folder: Path, emulator: Emulator, policies: str, store: str = "host://"
     return reports
 
 
-@pytest.mark.usefixtures("warm_programs")
+@pytest.mark.usefixtures("warm_program")
 @pytest.mark.parametrize("kind", ["host", "redis"])
 def test_six_bots_ask_once(tmp_path: Path, kind: str) -> None:
     """At least five times fewer requests than questions, no answer older than its time to live, none wrong."""
