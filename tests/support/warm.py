@@ -40,8 +40,8 @@ __all__ = ["Popen", "governed", "warm"]
 _STATUS = struct.Struct("=i")
 _LENGTH = struct.Struct("=I")
 _COMMANDS = (
-    "aiohttp.web", "ccxt", "ratekeeper.adapters.requests", "ratekeeper.apps.cli", "ratekeeper.apps.emulate",
-    "ratekeeper.apps.emulator.server", "ratekeeper.apps.exchange", "ratekeeper.apps.pause", "ratekeeper.apps.proxy",
+    "aiohttp.web", "ccxt", "ratekeeper.adapters.requests", "ratekeeper.apps.cli", "ratekeeper.apps.emulator",
+    "ratekeeper.apps.emulator.server", "ratekeeper.apps.exchange", "ratekeeper.apps.proxy",
     "ratekeeper.apps.proxy.server", "ratekeeper.apps.run", "ratekeeper.apps.sessions", "ratekeeper.apps.state",
     "ratekeeper.apps.telegram", "ratekeeper.stores.host", "rich.console",
 )  # fmt: skip
@@ -224,7 +224,7 @@ def _kind(plan: Mapping[str, Any]) -> str:
         return ""
     if Path(argv[1]).parent == Path(__file__).parent:
         return "commands"
-    if argv[1] != "-m" or argv[2:3] not in (["ratekeeper"], ["ratekeeper.apps.emulate"]):
+    if argv[1] != "-m" or argv[2:3] != ["ratekeeper"]:
         return ""
     return "programs" if _FORGES.governed and _is_program([*argv[3:]]) else "commands"
 
@@ -352,7 +352,6 @@ def _become(kind: str, wanted: Mapping[str, Any]) -> None:
         return
     import runpy
 
-    sys.modules.pop("ratekeeper.apps.emulate" if module != "ratekeeper" else "", None)
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
