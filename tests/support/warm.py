@@ -66,9 +66,12 @@ class _Forge:
         self._lock = threading.Lock()
         self._line = socket.socket(socket.AF_UNIX)
         with _alone(place):
-            if not place.exists():
+            try:
+                self._line.connect(str(place))
+            except OSError:  # there is none, or it was killed
+                place.unlink(missing_ok=True)
                 _start(kind, place)
-            self._line.connect(str(place))
+                self._line.connect(str(place))
 
     def fork(self, wanted: Mapping[str, Any], files: Sequence[int]) -> int:
         """Start one: what `_become` takes, its standard streams, and where its status is told. Returns its process id."""
