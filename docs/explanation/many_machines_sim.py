@@ -41,7 +41,7 @@ class Found(NamedTuple):
 class Agent:
     """A process or a host: waiting calls by their arrival, permits to tell, permits in hand."""
 
-    __slots__ = ("hand", "hand_until", "opens", "shard", "tell", "tripping", "waiting")
+    __slots__ = ("available_at", "hand", "hand_until", "shard", "tell", "tripping", "waiting")
 
     def __init__(self, shard: int) -> None:
         self.shard = shard
@@ -50,7 +50,7 @@ class Agent:
         self.hand = 0
         self.hand_until = 0.0
         self.tripping = False
-        self.opens = 0.0
+        self.available_at = 0.0
 
 
 class World:
@@ -126,7 +126,7 @@ class World:
 
     def go(self, agent: Agent, now: float, told: int) -> None:
         """A trip, if one is due."""
-        asks = agent.waiting and now >= agent.opens
+        asks = agent.waiting and now >= agent.available_at
         if agent.tripping or not (asks or (agent.tell and told)):
             return
         agent.tripping = True
@@ -149,8 +149,8 @@ class World:
         self.free[agent.shard] = begin + work
         self.spent[agent.shard] += work * (1 - self.load)
         if wanted > granted:
-            agent.opens = (window + 1) * WINDOW
-            self.later(agent.opens, "go", agent)
+            agent.available_at = (window + 1) * WINDOW
+            self.later(agent.available_at, "go", agent)
         if asks and now == window * WINDOW > 0:
             self.herd = max(self.herd, begin + work + NETWORK - now)
         self.later(begin + work + NETWORK, "back", agent, granted)

@@ -446,10 +446,10 @@ def test_messages_that_are_none(server: Server, tmp_path: Path) -> None:
     """Another program publishes on channels like ours: the listening thread goes on."""
     store = RedisStore(server.url)
     try:
-        bell = store.join(5, "me")
-        assert bell is not None
-        bell.settimeout(10)
-        assert bell.recv(10) == b"w"  # it listens
+        wake_socket = store.join(5, "me")
+        assert wake_socket is not None
+        wake_socket.settimeout(10)
+        assert wake_socket.recv(10) == b"w"  # it listens
         with redis.Redis(port=server.port) as client:
             for channel, message in (
                 (b"hg:\xff:bell", b"gen 1"),
@@ -462,9 +462,9 @@ def test_messages_that_are_none(server: Server, tmp_path: Path) -> None:
             while not heard:
                 assert time.monotonic() < end
                 client.publish("hg:{notes}:bell", f"wake {5:016x}")
-                bell.settimeout(0.2)
+                wake_socket.settimeout(0.2)
                 try:
-                    heard = bell.recv(10)
+                    heard = wake_socket.recv(10)
                 except TimeoutError:
                     pass
     finally:

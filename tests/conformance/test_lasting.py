@@ -149,7 +149,7 @@ def test_bans_pauses_and_learned_limits_are_kept(stores: Open) -> None:
     later = stores()
     no = later.reserve(Ask(NS, ALL, (NS,), WHO, backlog=None), at())
     assert isinstance(no, Refusal)
-    assert (no.kind, no.reason, no.opens) == ("ban", "too much", at(600).mono)
+    assert (no.kind, no.reason, no.available_at) == ("ban", "too much", at(600).mono)
     no = later.reserve(Ask("x", (), ("other",), WHO, backlog=None), at())
     assert isinstance(no, Refusal)
     assert no.kind == "pause"

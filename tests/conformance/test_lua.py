@@ -130,8 +130,8 @@ def shown(ledger: Ledger) -> list[Any]:
     if ledger.limit.window is Window.BUCKET:
         own = [*divmod(own[0], 1_000_000_000), own[1]]
     rows: list[Any] = []
-    for (member, klass), row in ledger.rows.items():
-        rows += (member_name(member), klass, *row[:5], min(row[5], FAR), *row[6:])
+    for (member, priority), row in ledger.rows.items():
+        rows += (member_name(member), priority, *row[:5], min(row[5], FAR), *row[6:])
     return [numbers[0] % 16, *numbers[1:11], own, rows]
 
 
@@ -220,7 +220,7 @@ class Twin(LedgerStore):
                 return 1
             if charge.cost:
                 most = min(most, ledger.room // (part * charge.cost), (ledger.room - ledger.floor) // charge.cost)
-            while who[1] > ledger.calm and most > 1 and ledger.opens(most * charge.cost, who, now):
+            while who[1] > ledger.calm and most > 1 and ledger.available_at(most * charge.cost, who, now):
                 most //= 2
         return max(1, most)
 
@@ -318,8 +318,8 @@ class World:
 
     def who(self) -> Who:
         """A member and a class."""
-        klass = self.chance.randrange(self.classes)
-        return self.chance.choice(self.members), klass + (shares.AGED if self.chance.random() < 0.05 else 0)
+        priority = self.chance.randrange(self.classes)
+        return self.chance.choice(self.members), priority + (shares.AGED if self.chance.random() < 0.05 else 0)
 
     def numbers(self, keys: Sequence[str]) -> list[int]:
         """Ledgers as the script counts them."""
@@ -362,7 +362,7 @@ class World:
         ])  # fmt: skip
         if isinstance(got, Refusal):
             number = self.numbers([got.key])[0]
-            self.expected.append(["no", number, min(got.opens, FAR), got.unknown, got.never, "limit", ""])
+            self.expected.append(["no", number, min(got.available_at, FAR), got.unknown, got.never, "limit", ""])
             return
         self.expected.append(["ok", permits, list(got.marks)])
         grant = Permit(got.id, NS, charges, got.marks, now, who, got.lease)
@@ -422,7 +422,7 @@ class World:
 
     def answered(self, done: Answered) -> list[Any]:
         """What a settle or refund changed, as the script tells it."""
-        return [not done.late, self.numbers(done.freed), sorted(member_name(m) for m in done.wake)]
+        return [not done.late, self.numbers(done.released), sorted(member_name(m) for m in done.wake)]
 
     def refund(self, now: Instant) -> None:
         """It was never sent."""

@@ -111,7 +111,7 @@ def test_two_machines_lose_nothing(kind: str, request: pytest.FixtureRequest, tm
         assert paced is not None and paced.part == 1000 - both
         dials = store.get("dial:testland.invalid", Dials)
         assert dials is not None and dials.failures == both
-        assert {int(klass): wait.calls for klass, wait in read_waits(store).items()} == {2: both}
+        assert {int(priority): wait.calls for priority, wait in read_waits(store).items()} == {2: both}
         assert sorted(won[0] + won[1]) == sorted(f"task:{nth}" for nth in range(TIMES))
 
 

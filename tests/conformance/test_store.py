@@ -142,7 +142,7 @@ def test_all_or_nothing(stores: Open) -> None:
     granted(store, charge(ORDERS, 5), who=(9, 0))
     no = refused(store, charge(WEIGHT, 10), charge(ORDERS, 1))
     assert no.key == charge(ORDERS, 1).key
-    assert no.opens == at(10).mono
+    assert no.available_at == at(10).mono
     assert not no.unknown and not no.never
     granted(store, charge(WEIGHT, 1), who=(9, 0))
     assert ledger(store, WEIGHT).inflight == 1
@@ -178,7 +178,7 @@ def test_refund_gives_everything_back_and_wakes(stores: Open) -> None:
     grant = granted(mine, charge(SLOTS, 2), charge(WEIGHT, 100), who=(11, 0))
     refused(yours, charge(SLOTS, 1), who=(22, 0))
     done = mine.refund(grant, at(0.1))
-    assert set(done.freed) == {c.key for c in grant.charges}
+    assert set(done.released) == {c.key for c in grant.charges}
     assert done.wake == {22}
     assert ledger(yours, SLOTS).inflight == ledger(yours, WEIGHT).inflight == 0
     granted(yours, charge(SLOTS, 2), who=(22, 0), t=0.1)
@@ -199,7 +199,7 @@ def test_actual_cost(stores: Open) -> None:
     store = stores()
     first, second = granted(store, charge(WEIGHT, 50)), granted(store, charge(WEIGHT, 10))
     done = store.settle(first, at(1), Settlement(actual={charge(WEIGHT, 0).key: 5}))
-    assert done.freed == (charge(WEIGHT, 0).key,)
+    assert done.released == (charge(WEIGHT, 0).key,)
     store.settle(second, at(1), Settlement(actual={charge(WEIGHT, 0).key: 12}))
     assert (ledger(store).used, ledger(store).inflight) == (17, 0)
 
@@ -209,7 +209,7 @@ def test_full(stores: Open) -> None:
     store = stores()
     grant = granted(store, charge(WEIGHT, 1), t=10)
     store.settle(grant, at(11), Settlement(full=[charge(WEIGHT, 0).key]))
-    assert refused(store, charge(WEIGHT, 1), t=12).opens == at(60).mono - BLIND + WHOLE
+    assert refused(store, charge(WEIGHT, 1), t=12).available_at == at(60).mono - BLIND + WHOLE
     granted(store, charge(WEIGHT, 1), t=62)
 
 
@@ -218,7 +218,7 @@ def test_full_just_after_an_edge(stores: Open) -> None:
     store = stores()
     grant = granted(store, charge(WEIGHT, 1))
     store.settle(grant, at(0.5), Settlement(full=[charge(WEIGHT, 0).key]))
-    assert refused(store, charge(WEIGHT, 1), t=1).opens == at(0).mono - BLIND + WHOLE
+    assert refused(store, charge(WEIGHT, 1), t=1).available_at == at(0).mono - BLIND + WHOLE
     granted(store, charge(WEIGHT, 99), t=2)
 
 
@@ -366,7 +366,7 @@ def test_upper_classes_find_something_left(stores: Open) -> None:
     store = stores()
     granted(store, charge(WEIGHT, 95), who=(11, 2))
     no = refused(store, charge(WEIGHT, 2), who=(11, 2))
-    assert at(0).mono < no.opens < at(60).mono
+    assert at(0).mono < no.available_at < at(60).mono
     granted(store, charge(WEIGHT, 2), who=(22, 0))
 
 
@@ -379,7 +379,7 @@ def test_a_ban_stops_everyone_until_it_ends(stores: Open) -> None:
     granted(yours, charge(WEIGHT, 1))
     mine.block(f"{NS}/ip:a", 120 * SECOND, "ban", "too many", at(0).mono, 0)
     no = refused(yours, charge(WEIGHT, 1), t=1)
-    assert (no.kind, no.reason, no.key, no.opens) == ("ban", "too many", f"{NS}/ip:a", at(120).mono)
+    assert (no.kind, no.reason, no.key, no.available_at) == ("ban", "too many", f"{NS}/ip:a", at(120).mono)
     granted(yours, charge(WEIGHT, 1), t=1, scopes=(f"{NS}/ip:b",))
     granted(yours, charge(WEIGHT, 1), t=120.001)
 
@@ -397,14 +397,14 @@ def test_a_shorter_ban_does_not_cut_a_longer_one(stores: Open) -> None:
     store = stores()
     store.block(f"{NS}/ip:a", 100 * SECOND, "ban", "long", at(0).mono, 0)
     store.block(f"{NS}/ip:a", 10 * SECOND, "ban", "short", at(1).mono, 0)
-    assert refused(store, charge(WEIGHT, 1), t=50).opens == at(100).mono
+    assert refused(store, charge(WEIGHT, 1), t=50).available_at == at(100).mono
 
 
 def test_absurd_bans_are_clamped(stores: Open) -> None:
     """No ban lasts longer than a week, and a negative one not at all."""
     store = stores()
     store.block(f"{NS}/ip:a", 10**18, "ban", "", at(0).mono, 0)
-    assert refused(store, charge(WEIGHT, 1)).opens == at(7 * 86_400).mono
+    assert refused(store, charge(WEIGHT, 1)).available_at == at(7 * 86_400).mono
     store.block(f"{NS}/ip:b", -5, "ban", "", at(0).mono, 0)
     granted(store, charge(WEIGHT, 1), scopes=(f"{NS}/ip:b",), t=0.001)
 
@@ -477,7 +477,7 @@ def test_a_pause_of_everything_ends_by_itself(stores: Open) -> None:
     mine.block("*", 30 * SECOND, "pause", "lunch", at(0).mono, 0)
     no = refused(yours, scopes=CLASSES["order"], t=1)
     assert (no.key, no.kind, no.reason, no.unknown) == ("*", "pause", "lunch", False)
-    assert no.opens == at(30).mono
+    assert no.available_at == at(30).mono
     assert passing(yours, 30) == set(CLASSES)
 
 
@@ -510,7 +510,7 @@ def test_a_shrinking_limit_never_opens(stores: Open) -> None:
     store = stores()
     store.settle(granted(store, charge(WEIGHT, 60)), at(0))
     store.learn(NS, {"weight": (40, MINUTE)})
-    assert refused(store, charge(WEIGHT, 1), t=1).opens == at(60).mono
+    assert refused(store, charge(WEIGHT, 1), t=1).available_at == at(60).mono
     granted(store, charge(WEIGHT, 38), t=60)
     assert refused(store, charge(WEIGHT, 41), t=60).never
 
@@ -618,7 +618,7 @@ def test_snapshot_tells_all(stores: Open) -> None:
         assert seen.permits == 1
         assert [block.scope for block in seen.blocks] == ["s"]
         assert seen.learned == {"other": {"l": (5, SECOND)}}
-    assert refused(store, charge(WEIGHT, 50), t=2, who=(9, 0)).opens == at(60).mono
+    assert refused(store, charge(WEIGHT, 50), t=2, who=(9, 0)).available_at == at(60).mono
 
 
 def test_default_lease(stores: Open) -> None:

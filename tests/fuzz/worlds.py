@@ -225,7 +225,7 @@ class Fuzz:
         assert read.room <= read.limit.usable
         now = Instant(10**15, 10**18, 10**18 + SECOND)
         read.advance(now)
-        read.opens(1, (7, 2), now)
+        read.available_at(1, (7, 2), now)
         assert read.room <= read.limit.usable
 
     def try_copies(self) -> None:

@@ -49,7 +49,7 @@ def draw(seed: int, kinds: tuple[Window, ...] = KINDS) -> Terms:
         Crew(
             member=member,
             routes=tuple(r.sample(range(len(routes)), r.randint(1, len(routes)))),
-            klass=r.choice((0, 1, 2, 2, 2, 3, 4)),
+            priority=r.choice((0, 1, 2, 2, 2, 3, 4)),
             **_pace(limits, routes, demand / members, there_and_back),
             since=r.choice((0, 0, r.randrange(3 * SECOND))),
             rhythm=r.choice((0, 0, 0, r.randrange(longest // 4, longest + 4) + SECOND // 10)),

@@ -37,7 +37,7 @@ def history(r: random.Random, limit: Limit, begin: int) -> tuple[Ledger, int]:
             ledger.advance(now)
         who = (r.choice((1, 2, 3)), r.choice((0, 2, 2, 4)))
         cost = r.randint(1, max(1, limit.usable // 8))
-        if ledger.opens(cost, who, now) == 0:
+        if ledger.available_at(cost, who, now) == 0:
             ledger.take(cost, who, now)
             flying.append(cost)
         elif limit.window is Window.FIXED:  # elsewhere others' claims end with a span that no limit knows of
@@ -64,14 +64,14 @@ def test_the_named_instant_is_exact(window: Window) -> None:
         if no is None or no.unknown:
             continue
         named += 1
-        assert no.opens > mono
-        for at in {mono, no.opens - 1, *(r.randrange(mono, no.opens) for _ in range(20))}:
-            early = f"seed {seed}: allowed {no.opens - at} ns early"
+        assert no.available_at > mono
+        for at in {mono, no.available_at - 1, *(r.randrange(mono, no.available_at) for _ in range(20))}:
+            early = f"seed {seed}: allowed {no.available_at - at} ns early"
             assert decide(ledger, cost, who, Instant(at, at, at)) is not None, early
-        then = decide(ledger, cost, who, Instant(no.opens, no.opens, no.opens))
+        then = decide(ledger, cost, who, Instant(no.available_at, no.available_at, no.available_at))
         if then is not None and isinstance(ledger, First) and ledger.carry:
             assert (
-                then.opens > no.opens
+                then.available_at > no.available_at
             )  # what is carried over the end may leave no room there: the end tells the next instant
             continue
         assert then is None, f"seed {seed}"
@@ -101,7 +101,7 @@ def test_unknown_when_only_a_holder_can_tell() -> None:
     ledger.advance(now)
     ledger.take(1, (1, 0), now)
     no = refusal([Charge("k", ledger.limit, 1)], [ledger], (2, 0), now, {}, 77, [])
-    assert no is not None and no.unknown and no.opens == 77
+    assert no is not None and no.unknown and no.available_at == 77
 
 
 def test_never() -> None:

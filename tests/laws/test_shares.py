@@ -31,7 +31,7 @@ def run(period: int, crews: tuple[Crew, ...], window: Window = Window.FIXED, see
 
 def critical(period: int) -> Crew:
     """A program whose critical calls want 2 % of the budget, at random moments."""
-    return Crew(3, 1, (3,), klass=0, pause=period * SECOND * 50 // CAPACITY)
+    return Crew(3, 1, (3,), priority=0, pause=period * SECOND * 50 // CAPACITY)
 
 
 @pytest.mark.parametrize("chatty", [True, False], ids=["counters", "mute"])
@@ -114,13 +114,13 @@ def beside(
 ) -> tuple[Account, list[int]]:
     """Calls of weight 5 that want `part` of 600 a minute and may wait for 5 s, beside thirty greedy tasks of a class below
     them in another process. Returns what became of it and how long the calls waited, from the third minute on."""
-    crew = Crew(0, 1, (0,), klass=high, every=int(300 * SECOND / (600 * part)), patience=5 * SECOND, **more)  # type: ignore[arg-type]
+    crew = Crew(0, 1, (0,), priority=high, every=int(300 * SECOND / (600 * part)), patience=5 * SECOND, **more)  # type: ignore[arg-type]
     account = World(
         Terms(
             seed=seed,
             limits=(Limit("weight", "weight", 600, 60 * SECOND, window),),
             routes=(Route({0: 5}), Route({0: 1})),
-            crews=(crew, Crew(1, 30, (1,), klass=low)),
+            crews=(crew, Crew(1, 30, (1,), priority=low)),
             span=720 * SECOND,
             doubt=(5 * MILLI, 5 * MILLI),
             warm=120 * SECOND,
@@ -183,8 +183,8 @@ def test_a_new_demand_is_believed_from_its_first_call(window: Window, most: int)
                 limits=(Limit("weight", "weight", 600, 60 * SECOND, window),),
                 routes=(Route({0: 5}), Route({0: 1})),
                 crews=(
-                    Crew(0, 1, (0,), klass=0, every=2 * SECOND, patience=5 * SECOND),
-                    Crew(1, 30, (1,), klass=3, since=3 * SECOND),
+                    Crew(0, 1, (0,), priority=0, every=2 * SECOND, patience=5 * SECOND),
+                    Crew(1, 30, (1,), priority=3, since=3 * SECOND),
                 ),
                 span=70 * SECOND,
             )
@@ -203,8 +203,8 @@ def test_bursts_of_critical_calls_fit() -> None:
             limits=(Limit("weight", "weight", 600, 60 * SECOND),),
             routes=(Route({0: 5}), Route({0: 1})),
             crews=(
-                Crew(0, 6, (0,), klass=0, every=10 * SECOND, patience=5 * SECOND),
-                Crew(1, 30, (1,), klass=3),
+                Crew(0, 6, (0,), priority=0, every=10 * SECOND, patience=5 * SECOND),
+                Crew(1, 30, (1,), priority=3),
             ),
             span=720 * SECOND,
             warm=120 * SECOND,
@@ -222,7 +222,7 @@ def test_slots_that_critical_calls_had_are_left_to_them() -> None:
             seed=1,
             limits=(Limit("slots", "slots", 10, 0, Window.SLOTS),),
             routes=(Route({0: 1}),),
-            crews=(Crew(0, 8, (0,), klass=0, pause=20 * MILLI), Crew(1, 30, (0,), klass=3)),
+            crews=(Crew(0, 8, (0,), priority=0, pause=20 * MILLI), Crew(1, 30, (0,), priority=3)),
             span=60 * SECOND,
             warm=5 * SECOND,
         )
@@ -241,7 +241,7 @@ def test_slots_are_not_left_for_long() -> None:
             seed=1,
             limits=(Limit("slots", "slots", 10, 0, Window.SLOTS),),
             routes=(Route({0: 1}),),
-            crews=(Crew(0, 8, (0,), klass=0, every=1000 * SECOND), Crew(1, 30, (0,), klass=3)),
+            crews=(Crew(0, 8, (0,), priority=0, every=1000 * SECOND), Crew(1, 30, (0,), priority=3)),
             span=100 * SECOND,
         )
     ).run()
@@ -250,7 +250,7 @@ def test_slots_are_not_left_for_long() -> None:
 
 def test_low_classes_age() -> None:
     """A background program is served in the end although a higher class of its own process takes all it can."""
-    account = run(1, (Crew(0, 64, (1,), klass=2), Crew(0, 4, (1,), klass=4)))
+    account = run(1, (Crew(0, 64, (1,), priority=2), Crew(0, 4, (1,), priority=4)))
     assert account.taken.get(1, 0) > 0
     assert max(account.waits[1]) < 120 * SECOND
 
@@ -316,7 +316,7 @@ def test_a_limit_that_waits_elsewhere_keeps_nothing() -> None:
             seed=1,
             limits=(Limit("slots", "slots", 4, 0, Window.SLOTS), Limit("minute", "requests", 5, 60 * SECOND)),
             routes=(Route({0: 1, 1: 1}), Route({0: 1})),
-            crews=(Crew(0, 20, (0,), klass=1), Crew(1, 20, (0,), klass=1), Crew(1, 20, (1,), klass=3)),
+            crews=(Crew(0, 20, (0,), priority=1), Crew(1, 20, (0,), priority=1), Crew(1, 20, (1,), priority=3)),
             span=50 * SECOND,
         )
     ).run()

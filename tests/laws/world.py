@@ -47,7 +47,7 @@ class Crew:
     member: int
     workers: int
     routes: tuple[int, ...]
-    klass: int = 2
+    priority: int = 2
     pause: int = 0
     """Mean of the pause between two calls, ns; 0: none."""
     since: int = 0
@@ -125,7 +125,7 @@ class Call(Waiter):
     __slots__ = ("crew", "route")
 
     def __init__(self, charges: tuple[Charge, ...], crew: Crew, route: Route, now: int) -> None:
-        super().__init__(charges, crew.klass, now, now + crew.patience)
+        super().__init__(charges, crew.priority, now, now + crew.patience)
         self.crew = crew
         self.route = route
 
@@ -179,7 +179,7 @@ class Member:
         no: Refusal | None = None
         if not queue.count or not queue.busy(call.charges):
             got = world.store.reserve(
-                Ask(NAMESPACE, call.charges, (), (self.id, call.klass), weight=self.weight, lease=world.terms.lease),
+                Ask(NAMESPACE, call.charges, (), (self.id, call.priority), weight=self.weight, lease=world.terms.lease),
                 self.now(),
             )
             if isinstance(got, Grant):
@@ -192,7 +192,7 @@ class Member:
         lane = queue.add(call)
         if lane.head() is call:
             if no is not None:
-                lane.opens, lane.why = no.opens, no
+                lane.available_at, lane.why = no.available_at, no
             else:
                 self.serve()
         self.set_alarm()
@@ -238,15 +238,15 @@ class Member:
             granted.append((head, got))
         else:
             assert not got.never, "a route of this world can never fit"
-            lane.opens, lane.why = max(got.opens, now + 1), got
+            lane.available_at, lane.why = max(got.available_at, now + 1), got
             if self.hopeless(head, got):
                 queue.remove(head)
-                lane.opens = 0
+                lane.available_at = 0
                 self.gave_up(head, got)
 
     def hopeless(self, call: Call, no: Refusal) -> bool:
         """Whether a call need not wait at all."""
-        return not no.unknown and no.opens > call.deadline
+        return not no.unknown and no.available_at > call.deadline
 
     def gave_up(self, call: Call, no: Refusal | None) -> None:
         """A call could not be served in time. Its worker does not ask again in the same instant."""
@@ -255,7 +255,7 @@ class Member:
             world.account.failed[world.numbers[id(call.crew)]] += 1
         if no is not None:
             missed, left = self.queue.missed(call, no)
-            world.store.withdraw(missed, (self.id, call.klass), self.now(), missed, left)
+            world.store.withdraw(missed, (self.id, call.priority), self.now(), missed, left)
         world.later(SECOND // 10, world.again, self, call.crew)
 
     def set_alarm(self) -> None:
@@ -282,7 +282,7 @@ class Member:
         for member in self.world.members:
             if member.id in done.wake:
                 self.world.later(self.world.lateness(), member.ring)
-        if done.freed and self.queue.count and self.queue.freed(done.freed):
+        if done.released and self.queue.count and self.queue.released(done.released):
             self.serve()
 
     def cancel(self, call: Call) -> None:
@@ -292,7 +292,7 @@ class Member:
             self.queue.remove(call)
             if lane is not None and lane.head() is None:
                 keys = [charge.key for charge in call.charges]
-                self.world.store.withdraw(keys, (self.id, lane.klass), self.now())
+                self.world.store.withdraw(keys, (self.id, lane.priority), self.now())
             self.world.again(self, call.crew)
 
 

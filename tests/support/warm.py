@@ -268,7 +268,7 @@ class _Anvil:
         self._door.listen(64)
         self._lines: set[socket.socket] = set()
         self._children: dict[int, int] = {}
-        self._bell, self._rung = os.pipe()
+        self._wake_socket, self._rung = os.pipe()
         os.set_blocking(self._rung, False)
         signal.set_wakeup_fd(self._rung)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -276,9 +276,9 @@ class _Anvil:
     def serve(self) -> dict[str, Any] | None:
         """Returns many times: in each child what it is to become, and None here when the last client has gone."""
         while True:
-            ready = select.select([self._door, self._bell, *self._lines], [], [])[0]
-            if self._bell in ready:
-                os.read(self._bell, 4096)
+            ready = select.select([self._door, self._wake_socket, *self._lines], [], [])[0]
+            if self._wake_socket in ready:
+                os.read(self._wake_socket, 4096)
                 self._reap()
             if self._door in ready:
                 self._lines.add(self._door.accept()[0])
@@ -328,7 +328,7 @@ class _Anvil:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, file in enumerate(files[:3]):
             os.dup2(file, number)
-        for file in {*files, *self._children.values(), self._bell, self._rung}:
+        for file in {*files, *self._children.values(), self._wake_socket, self._rung}:
             os.close(file)
         for line in (self._door, *self._lines):
             line.close()

@@ -51,7 +51,7 @@ class ClientCall(Call):
         send: sends one. Called with `native`; returns the client's answer, or an awaitable of it if `is_async`.
         family: the client's base error; a refusal is raised as both.
         is_async: whether the flow is driven by `drive_async`.
-        roams: whether the request leaves from `Call.egress`; else the default address is meant.
+        any_address: whether the request leaves from `Call.egress`; else the default address is meant.
         apart: whether what is held while a connection is open gets a permit of its own (`held`), for the rest is spent with
             the answer.
         request: the request as the rules see it, if the caller has it.
@@ -76,7 +76,7 @@ class ClientCall(Call):
         *,
         family: Family,
         is_async: bool,
-        roams: bool = False,
+        any_address: bool = False,
         apart: bool = False,
         request: Request | None = None,
     ) -> None:
@@ -86,14 +86,14 @@ class ClientCall(Call):
         self.native = native
         self.send = send
         self.family = family
-        self.roams = roams
+        self.any_address = any_address
         self.apart = apart
 
     def another(self: C, outbound: Outbound, native: Any) -> C:
         """Another request, sent as this one is."""
         return type(self)(
             self.governor, outbound, self.rules, native, self.send,
-            family=self.family, is_async=self.is_async, roams=self.roams,
+            family=self.family, is_async=self.is_async, any_address=self.any_address,
         )  # fmt: skip
 
     # -- what a client library says --------------------------------------------------------------------------------
@@ -203,11 +203,16 @@ class ClientCall(Call):
         if self.patient or signed_until is not None or timeout is not None or governor.timeout is not None:
             longest, block_wait = self._patience(governor, signed_until, timeout)
         permit = gate.permit_for(
-            rules, request, priority=governor.priority, timeout=longest, block_wait=block_wait, roams=self.roams
+            rules,
+            request,
+            priority=governor.priority,
+            timeout=longest,
+            block_wait=block_wait,
+            any_address=self.any_address,
         )
         held: Permit | None = None
         try:
-            if self.apart and not permit.roams:
+            if self.apart and not permit.any_address:
                 slots, rest = parted(permit.plan.charges)
                 if slots and rest:
                     held = permit.part(slots, rest)
@@ -222,7 +227,7 @@ class ClientCall(Call):
                 raise stale(error) from None  # a deadline that only the signature set is reported as what it is
             raise
         address = permit.egress
-        egress = address if self.roams and (address.bind or address.proxy) else None
+        egress = address if self.any_address and (address.bind or address.proxy) else None
         self.held = held
         self.permitted(permit, egress, gate.attempt_timeout)
 
@@ -341,7 +346,7 @@ def enter(
     *,
     family: Family,
     is_async: bool,
-    roams: bool = False,
+    any_address: bool = False,
     replayable: bool = True,
 ) -> Steps[Any]:
     """A request that reaches a governed client, from end to end; returns what the client shows its user.
@@ -353,7 +358,7 @@ def enter(
         kind: the library's description.
         outbound: the request; None (no host can be told) passes.
         replayable: whether it can be sent more than once (its body is not a stream).
-        governor, native, send, family, is_async, roams: as for `ClientCall`.
+        governor, native, send, family, is_async, any_address: as for `ClientCall`.
     """
     above = None if outbound is None else take(outbound.netloc)
     rules = None if above is None else above.rules
@@ -369,7 +374,17 @@ def enter(
             kind.shorten_timeouts(native, above.longest)
         return _plainly(send, native)
     known = None if above is None else above.request
-    call = kind(governor, outbound, rules, native, send, family=family, is_async=is_async, roams=roams, request=known)
+    call = kind(
+        governor,
+        outbound,
+        rules,
+        native,
+        send,
+        family=family,
+        is_async=is_async,
+        any_address=any_address,
+        request=known,
+    )
     call.replayable = replayable
     return run(call) if above is None else call.once(above)
 
@@ -384,13 +399,13 @@ def begin(
     family: Family,
     *,
     is_async: bool,
-    roams: bool = False,
+    any_address: bool = False,
     apart: bool = False,
 ) -> Steps[ClientCall | None]:
     """Waits for leave to send a request that its caller sends and observes by itself. None: it passes.
 
     Args:
-        governor, outbound, family, is_async, roams, apart: as for `ClientCall`.
+        governor, outbound, family, is_async, any_address, apart: as for `ClientCall`.
 
     Raises:
         Rejected: it may not be sent; also of `family`.
@@ -399,7 +414,15 @@ def begin(
     if outbound is None or rules is None:
         return None
     call = ClientCall(
-        governor, outbound, rules, None, _nothing, family=family, is_async=is_async, roams=roams, apart=apart
+        governor,
+        outbound,
+        rules,
+        None,
+        _nothing,
+        family=family,
+        is_async=is_async,
+        any_address=any_address,
+        apart=apart,
     )
     return call if (yield from call.begin(None)) else None
 

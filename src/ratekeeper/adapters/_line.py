@@ -178,7 +178,7 @@ class Line:
         permit = self._governor.gate.permit(
             self._provider, "WS-SEND", self._path,
             priority=self._governor.priority if data else Priority.CRITICAL,
-            timeout=self._governor.timeout, roams=False,
+            timeout=self._governor.timeout, any_address=False,
         )  # fmt: skip
         if not data:
             permit.aside()
@@ -206,12 +206,12 @@ class Line:
 
 
 def dialling(
-    governor: Governor, outbound: Outbound, family: Family, *, is_async: bool, roams: bool = False
+    governor: Governor, outbound: Outbound, family: Family, *, is_async: bool, any_address: bool = False
 ) -> Steps[Line | None]:
     """Waits for leave to dial. ``None``: the host has no rules, or a layer above has asked already.
 
     Args:
-        governor, outbound, family, is_async, roams: as for `ratekeeper.adapters._client.ClientCall`.
+        governor, outbound, family, is_async, any_address: as for `ratekeeper.adapters._client.ClientCall`.
 
     Raises:
         Rejected: it may not.
@@ -219,7 +219,7 @@ def dialling(
     if take(outbound.netloc) is not None:
         return None
     provider = governor.match(outbound, family)
-    call = yield from begin(governor, outbound, family, is_async=is_async, roams=roams, apart=True)
+    call = yield from begin(governor, outbound, family, is_async=is_async, any_address=any_address, apart=True)
     if call is None or provider is None:
         return None
     return Line(governor, provider, outbound, call)
@@ -234,7 +234,7 @@ def dialled(
     refused: Callable[[BaseException], Refused | None],
     leave: Callable[[Any], Any],
     is_async: bool,
-    roams: bool = False,
+    any_address: bool = False,
 ) -> Steps[tuple[Any, Line | None]]:
     """Dials when it may; returns what `dial` does, and the line (None: its messages are not charged).
 
@@ -242,12 +242,12 @@ def dialled(
         dial: makes the connection.
         refused: the answer to the handshake that an error of `dial` carries, if there is one.
         leave: closes a connection that may not be used after all.
-        governor, outbound, family, is_async, roams: as for `ratekeeper.adapters._client.ClientCall`.
+        governor, outbound, family, is_async, any_address: as for `ratekeeper.adapters._client.ClientCall`.
 
     Raises:
         Rejected: it may not be dialled, or not be used.
     """
-    line = yield from dialling(governor, outbound, family, is_async=is_async, roams=roams)
+    line = yield from dialling(governor, outbound, family, is_async=is_async, any_address=any_address)
     if line is None:
         return (yield dial), None
     try:

@@ -107,10 +107,10 @@ class Sdk:
         install(self, _owner(module, self.owners[module.__name__]), Governor(lenient=True))
 
     def below(self, question: str, given: Mapping[str, Any], outbound: Outbound) -> bool:
-        """What our adapter says of the HTTP client that will send a call: whether it ``roams`` (with no proxy of the SDK
-        between), whether it ``governs``."""
+        """What our adapter says of the HTTP client that will send a call: whether it can send from ``any_address`` (with no
+        proxy of the SDK between), whether it ``governs``."""
         try:
-            if question == "roams" and self.proxies(given):
+            if question == "any_address" and self.proxies(given):
                 return False
             client = self._http(_carrier(given))
             url = f"{outbound.scheme}://{outbound.netloc}{outbound.path}"
@@ -245,8 +245,10 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
             # SDKs write timestamp and signature into what they are given: each try has its own.
             return original(*map(_own, args), **{name: _own(value) for name, value in kw.items()})
 
-        roams = sdk.below("roams", given.arguments, outbound)
-        signing = _Signing(governor, outbound, rules, None, send, family=sdk.family, is_async=is_async, roams=roams)
+        any_address = sdk.below("any_address", given.arguments, outbound)
+        signing = _Signing(
+            governor, outbound, rules, None, send, family=sdk.family, is_async=is_async, any_address=any_address
+        )
         signing.sdk = sdk
         signing.below = governor.lenient and sdk.below("governs", given.arguments, outbound)
         pipeline = governor.pipeline

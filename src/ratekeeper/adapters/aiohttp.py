@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
     from ratekeeper.rules.call import Request
 
-__all__ = ["Connector", "Middleware", "govern", "govern_sockets", "governs", "middleware", "patch", "roams"]
+__all__ = ["Connector", "Middleware", "any_address", "govern", "govern_sockets", "governs", "middleware", "patch"]
 
 S = TypeVar("S")
 
@@ -61,7 +61,7 @@ class Middleware:
         return await drive_async(
             enter(
                 _MiddlewareCall, self.governor, _outbound(request), request, handler,
-                family=_family, is_async=True, roams=_free(request.session) and request.proxy is None,
+                family=_family, is_async=True, any_address=_free(request.session) and request.proxy is None,
                 replayable=not request.body or isinstance(request.body, payload.BytesPayload),
             )
         )  # fmt: skip
@@ -113,7 +113,7 @@ def patch(module: ModuleType) -> None:
         setattr(module.TCPConnector, name, hook)
 
 
-def roams(session: Any, url: str = "") -> bool:
+def any_address(session: Any, url: str = "") -> bool:
     """Whether requests of a session (to any URL) leave from the address that the gate chooses: its connector is one of
     ours, and neither the session nor the environment may name a proxy. One that a request names is the caller's to see."""
     return _free(session) and not (session._default_proxy or session._trust_env)
@@ -157,7 +157,7 @@ def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
         return await drive_async(
             enter(
                 _SessionCall, (present or ours).governor, outbound, _Asked(self, str_or_url, options), send,
-                family=_family, is_async=True, roams=roams(self) and not kw.get("proxy"),
+                family=_family, is_async=True, any_address=any_address(self) and not kw.get("proxy"),
                 replayable=data is None or isinstance(data, (bytes, str, dict, list, tuple)),
             )
         )  # fmt: skip
@@ -180,7 +180,7 @@ def _dialling(original: Any, ours: Governor) -> Callable[..., Awaitable[Any]]:
         socket, line = await drive_async(
             dialled(
                 governor, outbound, _family, functools.partial(original, self, url, **options),
-                refused=_refused, leave=_leave, is_async=True, roams=roams(self) and not options.get("proxy"),
+                refused=_refused, leave=_leave, is_async=True, any_address=any_address(self) and not options.get("proxy"),
             )
         )  # fmt: skip
         return socket if line is None else joined(socket, line)

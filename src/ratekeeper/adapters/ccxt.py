@@ -171,7 +171,7 @@ def _fetch2(met: _Met, asked: _Asked, send: Callable[[_Asked], Any], is_async: b
             return (yield functools.partial(send, asked))
         call = _Call(
             governor, outbound, rules, asked._replace(params=tries.params), send,
-            family=_family, is_async=is_async, roams=_roams(governor, exchange),
+            family=_family, is_async=is_async, any_address=_any_address(governor, exchange),
         )  # fmt: skip
         try:
             return (yield from run(call))
@@ -294,7 +294,7 @@ class _Call(_Fetch):
         return self.another(outbound, self.native._replace(path=request.path.removeprefix(base), params=params))
 
 
-def _roams(governor: Governor, exchange: Any) -> bool:
+def _any_address(governor: Governor, exchange: Any) -> bool:
     """Whether its requests leave from the address that the gate has chosen: under ``ratekeeper run``, where the HTTP library
     below is governed as well, unless its user has set a proxy."""
     return governor.lenient and not any(getattr(exchange, name, None) for name in _PROXIES)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
     from ratekeeper.rules.call import Request
 
-__all__ = ["AsyncTransport", "Transport", "govern", "governs", "patch", "roams"]
+__all__ = ["AsyncTransport", "Transport", "any_address", "govern", "governs", "patch"]
 
 C = TypeVar("C")
 
@@ -136,7 +136,7 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wai
     return client
 
 
-def roams(client: Any, url: str) -> bool:
+def any_address(client: Any, url: str) -> bool:
     """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
     has set neither a proxy nor a source address."""
     transport = client._transport_for_url(_library(client).URL(url))
@@ -184,7 +184,7 @@ def _entered(
     outbound, family = _outbound(request), functools.partial(_family, request)
     return enter(
         _Call, governor, outbound, request, send,
-        family=family, is_async=is_async, roams=_free(transport), replayable=outbound.body is not None,
+        family=family, is_async=is_async, any_address=_free(transport), replayable=outbound.body is not None,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from ratekeeper.errors import CallFailed, RatekeeperError
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
 
-__all__ = ["Adapter", "govern", "governs", "patch", "roams"]
+__all__ = ["Adapter", "any_address", "govern", "governs", "patch"]
 
 F = TypeVar("F", bound=RatekeeperError)
 S = TypeVar("S")
@@ -126,7 +126,7 @@ def _sent(send: Callable[..., Any], adapter: Any, request: Any, *args: Any, **op
         raise _ours(error, request, adapter) from error.__cause__
 
 
-def roams(session: Any, url: str) -> bool:
+def any_address(session: Any, url: str) -> bool:
     """Whether requests of a session to a URL leave from the address that the gate chooses: its pools are governed, and
     its user, or the environment, has set neither a proxy nor a source address."""
     if not governs(session, url) or session.get_adapter(url).poolmanager.connection_pool_kw.get("source_address"):

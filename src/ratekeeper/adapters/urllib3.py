@@ -87,7 +87,7 @@ def _hook(cls: Any, governor: Governor) -> None:
         return drive(
             enter(
                 _Call, asked.pool.ratekeeper, outbound, asked, send,
-                family=_family, is_async=False, roams=_free(asked.pool, asked.url),
+                family=_family, is_async=False, any_address=_free(asked.pool, asked.url),
                 replayable=body is None or isinstance(body, (bytes, str)),
             )
         )  # fmt: skip

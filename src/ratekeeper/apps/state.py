@@ -169,12 +169,12 @@ def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[Ad
         ],
         "addresses": [_address(view, mono, wall) for view in addresses],
         "waits": {
-            klass.name.lower(): {
+            priority.name.lower(): {
                 "calls": wait.calls,
                 "mean_seconds": round(wait.total / max(1, wait.calls) / SECOND, 3),
                 "longest_seconds": round(wait.longest / SECOND, 3),
             }
-            for klass, wait in waits.items()
+            for priority, wait in waits.items()
         },
         "learned": {
             provider: {
@@ -242,12 +242,12 @@ def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
         "spenders": [
             {
                 "process": members.get(member, f"gone-{member % 10000:04d}"),
-                "priority": Priority(klass % AGED).name.lower(),
+                "priority": Priority(priority % AGED).name.lower(),
                 "taken": row[0],
                 "taken_before": row[1],
                 "waiting": row[3],
             }
-            for (member, klass), row in sorted(view.rows.items(), key=lambda item: -item[1][0])
+            for (member, priority), row in sorted(view.rows.items(), key=lambda item: -item[1][0])
         ],
     }
 
@@ -303,8 +303,8 @@ def as_table(data: dict[str, Any]) -> RenderableType:
     else:
         place = data["store"] if is_address(data["store"]) else data["home"]
         parts.append(Text(f"Nothing has been spent under {place} yet. Try: ratekeeper run -- python your_bot.py"))
-    for klass, wait in data["waits"].items():
-        text = f"waited, {klass}: {wait['calls']:,} calls, {wait['mean_seconds']:.1f} s on average, "
+    for priority, wait in data["waits"].items():
+        text = f"waited, {priority}: {wait['calls']:,} calls, {wait['mean_seconds']:.1f} s on average, "
         parts.append(Text(f"{text}{wait['longest_seconds']:.1f} s at longest", style="dim"))
     names = ", ".join(data["processes"]) or "none"
     parts.append(Text(f"processes: {names}   permits held: {data['permits_held']}", style="dim"))

@@ -29,7 +29,7 @@ __all__ = ["Context", "Waiting"]
 class Waiting(Protocol):
     """Whoever keeps the waiting calls."""
 
-    def freed(self, keys: Iterable[str]) -> None:
+    def released(self, keys: Iterable[str]) -> None:
         """Units came back on these ledgers in this process."""
 
     def look(self) -> None:
@@ -48,7 +48,7 @@ class Context:
         who: (member, class) for each class.
         times: clocks of the providers.
         depths: how many calls wait for each scope.
-        bell: rings when another process has freed something; None: nobody rings.
+        wake_socket: rings when another process has freed something; None: nobody rings.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class Context:
         self.policies, self.home = policies, home
         self.max_wait, self.max_block_wait, self.weight = max_wait, max_block_wait, weight
         self.member = secrets.randbits(62) | 1
-        self.who = tuple((self.member, klass) for klass in range(2 * AGED))
+        self.who = tuple((self.member, priority) for priority in range(2 * AGED))
         self.times = Times(store, worker)
         self.depths = Depths()
-        self.bell: socket.socket | None = None
+        self.wake_socket: socket.socket | None = None
         self._waiting: weakref.ref[Waiting] | None = None
 
     def attend(self, waiting: Waiting) -> None:
         """From now on `waiting` is told what may let calls pass. It is not kept alive by that."""
         self._waiting = weakref.ref(waiting)
 
-    def freed(self, keys: Iterable[str]) -> None:
+    def released(self, keys: Iterable[str]) -> None:
         """Units came back on these ledgers in this process. A remote store may tell so when the gate is gone."""
         if waiting := self._here():
-            waiting.freed(keys)
+            waiting.released(keys)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
         """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""

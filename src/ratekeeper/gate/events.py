@@ -105,19 +105,19 @@ class Events:
         """A call waits for long: why (law 7), about one limit once a minute. `now`: steady ns."""
         why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
         self.say_seldom(
-            "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.opens - now) / SECOND:.0f} s for {why}",
-            plan.provider, key=no.key, seconds=(no.opens - now) / SECOND,
+            "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.available_at - now) / SECOND:.0f} s for {why}",
+            plan.provider, key=no.key, seconds=(no.available_at - now) / SECOND,
         )  # fmt: skip
 
     def say_shut(self, plan: Plan, no: Refusal, now: int) -> None:
         """A call is refused because of a block that lasts for too long: once per block. `now`: steady ns."""
         about = no.key, no.kind
-        if abs(no.opens - self._shut.get(about, 0)) < SECOND:
+        if abs(no.available_at - self._shut.get(about, 0)) < SECOND:
             return
         if len(self._shut) >= _MOST_SHUT:
             self._shut.clear()
-        self._shut[about] = no.opens
-        seconds = None if no.opens - now >= 1 << 61 else (no.opens - now) / SECOND
+        self._shut[about] = no.available_at
+        seconds = None if no.available_at - now >= 1 << 61 else (no.available_at - now) / SECOND
         until = "until it is resumed"
         if seconds is not None:
             until = f"until {time.strftime('%H:%M:%S', time.gmtime(time.time() + seconds))} UTC, for {seconds:.0f} s"

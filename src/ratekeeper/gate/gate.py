@@ -163,7 +163,7 @@ class Gate:
     def _join(self) -> None:
         with self._join_lock:
             if not self._joined:
-                self.context.bell = self.store.join(self.member, self._name or program_name())
+                self.context.wake_socket = self.store.join(self.member, self._name or program_name())
                 self._joined = True
                 rebuilt = getattr(getattr(self.store, "inner", None), "rebuilt", str)()
                 if rebuilt and rebuilt != "reboot":
@@ -220,7 +220,7 @@ class Gate:
         block_wait: float | None = None,
         egress: str = "",
         account: str = "",
-        roams: bool = True,
+        any_address: bool = True,
     ) -> Permit:
         """A permit for one attempt of one call; enter it to wait for it.
 
@@ -238,14 +238,15 @@ class Gate:
                 given, else the gate's `max_block_wait`.
             egress: name of the address the call leaves from; default: the best one of the provider's pool.
             account: name of the account; default: told by the API key.
-            roams: whether the caller will send from whatever `Permit.egress` says; if not, the default address is meant.
+            any_address: whether the caller will send from the address `Permit.egress`; if not, from the default one.
 
         Raises:
             UnknownProvider: no rules for `provider`.
         """
         return self.permit_for(
             provider, Request(method, path, params, body, headers),
-            priority=priority, timeout=timeout, block_wait=block_wait, egress=egress, account=account, roams=roams,
+            priority=priority, timeout=timeout, block_wait=block_wait, egress=egress, account=account,
+            any_address=any_address,
         )  # fmt: skip
 
     def permit_for(
@@ -258,7 +259,7 @@ class Gate:
         block_wait: float | None = None,
         egress: str = "",
         account: str = "",
-        roams: bool = True,
+        any_address: bool = True,
     ) -> Permit:
         """`permit` for a request as the rules see it."""
         if self._pid != os.getpid():
@@ -269,7 +270,7 @@ class Gate:
             self._join()
         choice: Choice | None = None
         found = None
-        if roams and not egress and self.egress.pools:
+        if any_address and not egress and self.egress.pools:
             found = self.plans.choice(provider, request, account)
         if found is not None:
             rules, choice = found

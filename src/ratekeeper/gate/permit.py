@@ -206,7 +206,7 @@ class Permit:
     # -- afterwards ------------------------------------------------------------------------------------------------
 
     @property
-    def roams(self) -> bool:
+    def any_address(self) -> bool:
         """Whether several addresses are there, of which one is chosen when it is acquired."""
         return self._choice is not None
 

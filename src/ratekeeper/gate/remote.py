@@ -49,23 +49,25 @@ class RemoteRoom(WaitingRoom):
         self._stale = False
         """Units came back while a round trip was under way: its refusals may be out of date."""
 
-    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
+    def ask(
+        self, plan: Plan, priority: int, timeout: float, block_wait: float, *, probe: bool = False
+    ) -> Grant | Ticket:
         queue = self._queue
         if self._times.knows(plan.provider) and (not queue.count or not queue.busy(plan.charges)):
-            got = self._store.draw(plan.charges, self._who[klass], self._now(plan.provider))
+            got = self._store.draw(plan.charges, self._who[priority], self._now(plan.provider))
             if got is not None:
                 return got
         now = time.monotonic_ns()
-        ticket = Ticket(plan, klass, now, timeout, block_wait)
+        ticket = Ticket(plan, priority, now, timeout, block_wait)
         try:
             return self._stand(ticket, None, now, probe)
         except BaseException:
             self.abandon(ticket)
             raise
 
-    def freed(self, keys: Iterable[str]) -> None:
+    def released(self, keys: Iterable[str]) -> None:
         if self._queue.count:
-            self._served_after(lambda queue: queue.freed(keys, self._refused_at + _PACE))
+            self._served_after(lambda queue: queue.released(keys, self._refused_at + _PACE))
 
     @unbroken
     def _served_after(self, change: Callable[[Queue], bool]) -> None:
@@ -157,14 +159,14 @@ class RemoteRoom(WaitingRoom):
                     done.append(ticket)
             if len(answer) < len(group.tickets):  # the next unit comes in a moment: let several come
                 self._refused_at = now
-                lane.opens = max(lane.opens, now + _PACE)
+                lane.available_at = max(lane.available_at, now + _PACE)
             for grant in grants:  # whoever asked for it gave up meanwhile
                 self.settling.refunded(grant)
         return done
 
     def _refused(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
         self._refused_at = now
-        lane.opens, lane.why = max(no.opens, now + _PACE), no
+        lane.available_at, lane.why = max(no.available_at, now + _PACE), no
         if self._stale and no.kind == "limit":
-            lane.opens = now + _PACE
+            lane.available_at = now + _PACE
         self._turn_away(lane, no, now, done)

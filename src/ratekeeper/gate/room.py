@@ -1,4 +1,4 @@
-"""Where calls wait: lanes, one timer, and a doorbell that other processes ring (long because one lock guards all of it).
+"""Where calls wait: lanes, one timer, and a wake-up socket for other processes (long because one lock guards all of it).
 
 A call that may go at once never comes here. One that may not stands in a lane (`ratekeeper.waiting`); a helper thread
 sleeps until the first computed instant, or until somebody who freed units rings. asyncio tasks and threads wait alike.
@@ -94,11 +94,13 @@ class WaitingRoom:
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
-    def ask(self, plan: Plan, klass: int, timeout: float, block_wait: float, *, probe: bool = False) -> Grant | Ticket:
+    def ask(
+        self, plan: Plan, priority: int, timeout: float, block_wait: float, *, probe: bool = False
+    ) -> Grant | Ticket:
         """A permit now, or a ticket to wait with.
 
         Args:
-            plan, klass: what is wanted, in which class.
+            plan, priority: what is wanted, in which class.
             timeout: how long it may wait, s.
             block_wait: a block that ends later than so from now is not waited for, s.
             probe: it may be had elsewhere: a refusal does not count as something that the class missed here.
@@ -110,14 +112,16 @@ class WaitingRoom:
         no: Refusal | None = None
         if not queue.count or not queue.busy(plan.charges):
             namespace = plan.provider
-            got = self._store.reserve(self._asks.get((plan, klass)) or self._asking(plan, klass), self._now(namespace))
+            got = self._store.reserve(
+                self._asks.get((plan, priority)) or self._asking(plan, priority), self._now(namespace)
+            )
             if isinstance(got, Grant):
                 return got
             # Where somebody must settle first, that may have happened by the time we stand in the lane, and nobody would
             # tell us: then the lane is tried again.
             no = None if got.unknown and got.kind == "limit" else got
         now = time.monotonic_ns()
-        ticket = Ticket(plan, klass, now, timeout, block_wait)
+        ticket = Ticket(plan, priority, now, timeout, block_wait)
         if no is not None:
             try:
                 self._check(ticket, no, now)
@@ -130,11 +134,13 @@ class WaitingRoom:
             self.abandon(ticket)
             raise
 
-    def _asking(self, plan: Plan, klass: int) -> Ask:
+    def _asking(self, plan: Plan, priority: int) -> Ask:
         """What the store is asked for a call of that plan which nobody is ahead of; kept for the next."""
         if len(self._asks) > _ASKS:
             self._asks.clear()
-        found = self._asks[plan, klass] = Ask(plan.provider, plan.charges, plan.scopes, self._who[klass], self._weight)
+        found = self._asks[plan, priority] = Ask(
+            plan.provider, plan.charges, plan.scopes, self._who[priority], self._weight
+        )
         return found
 
     @unbroken
@@ -146,7 +152,7 @@ class WaitingRoom:
         self._standing[id(ticket)] = ticket
         lane = queue.add(ticket)
         if no is not None and lane.head() is ticket:
-            lane.opens, lane.why = no.opens, no
+            lane.available_at, lane.why = no.available_at, no
         elif lane.head() is ticket:
             self._serve(now)
             if ticket.error is not None:
@@ -164,8 +170,12 @@ class WaitingRoom:
         if not isinstance(why, Refusal) or (why.unknown and why.kind == "limit"):
             return
         try:
-            opens = max(lane.opens, now) if why.unknown else self._queue.earliest(ticket, max(lane.opens, now))
-            self._check(ticket, why._replace(opens=opens), now)
+            available_at = (
+                max(lane.available_at, now)
+                if why.unknown
+                else self._queue.earliest(ticket, max(lane.available_at, now))
+            )
+            self._check(ticket, why._replace(available_at=available_at), now)
         except Rejected:
             self._queue.remove(ticket)
             self._missed([] if probe else [(ticket, why)])
@@ -194,11 +204,11 @@ class WaitingRoom:
             if no is None or no.kind != "limit" or no.never:
                 continue
             missed, left = self._queue.missed(ticket, no)
-            units, _ = sums.setdefault((ticket.plan.provider, ticket.klass), ({}, left))
+            units, _ = sums.setdefault((ticket.plan.provider, ticket.priority), ({}, left))
             for key, more in missed.items():
                 units[key] = units.get(key, 0) + more
-        for (provider, klass), (units, left) in sums.items():
-            self._store.withdraw(units, self._who[klass], self._now(provider), units, left)
+        for (provider, priority), (units, left) in sums.items():
+            self._store.withdraw(units, self._who[priority], self._now(provider), units, left)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -236,7 +246,7 @@ class WaitingRoom:
         self._standing.pop(id(ticket), None)
         if ticket.grant is None:
             raise ticket.error or Rejected("the gate was closed")
-        self.waits.add(ticket.klass % AGED, time.monotonic_ns() - ticket.arrived)
+        self.waits.add(ticket.priority % AGED, time.monotonic_ns() - ticket.arrived)
         return ticket.grant
 
     @unbroken
@@ -264,14 +274,14 @@ class WaitingRoom:
         elif waiting and lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
             # Nobody of this process waits in that lane any more.
             left = self._queue.backlog(lane)
-            self._store.withdraw(lane.keys, self._who[lane.klass], self._now(ticket.plan.provider), left=left)
+            self._store.withdraw(lane.keys, self._who[lane.priority], self._now(ticket.plan.provider), left=left)
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
-    def freed(self, keys: Iterable[str]) -> None:
+    def released(self, keys: Iterable[str]) -> None:
         """Units came back on these ledgers in this process."""
         if self._queue.count:
-            self._served_after(lambda queue: queue.freed(keys))
+            self._served_after(lambda queue: queue.released(keys))
 
     def look(self) -> None:
         """Something changed that may let anybody pass: try all heads."""
@@ -344,7 +354,7 @@ class WaitingRoom:
             queue.served(head, now)
             granted.append((head, got))
             return
-        lane.opens, lane.why = max(got.opens, now + 1), got
+        lane.available_at, lane.why = max(got.available_at, now + 1), got
         self._turn_away(lane, got, now, done)
 
     def _turn_away(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
@@ -369,10 +379,10 @@ class WaitingRoom:
                 done.append(waiter)
                 refused = waiter
         if refused is not None and no.kind == "limit":
-            lane.opens = 0
+            lane.available_at = 0
         elif refused is not None:
             self._shut.append((refused.plan, no))
-        elif no.opens - now > self.LONG:
+        elif no.available_at - now > self.LONG:
             self._long.append((head.plan, no))
 
     @staticmethod
@@ -404,7 +414,7 @@ class WaitingRoom:
             outer.setblocking(False)
             self._alarm = outer
             self._wakes_at = 0
-            self._thread = Helper(keep_time, weakref.ref(self), inner, self._context.bell)
+            self._thread = Helper(keep_time, weakref.ref(self), inner, self._context.wake_socket)
         elif instant < self._wakes_at and self._alarm is not None:
             self._wakes_at = instant
             try:

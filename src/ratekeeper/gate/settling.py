@@ -64,8 +64,8 @@ class Settling:
         thread, perhaps when the gate is gone."""
         if done.wake:
             self._store.wake(done.wake)
-        if done.freed:
-            self._context.freed(done.freed)
+        if done.released:
+            self._context.released(done.released)
         for key, units in done.foreign.items():
             self._events.say_seldom(
                 "foreign", key, 60.0,
@@ -108,7 +108,7 @@ class Settling:
             self._obey(rules, plan, grant, told, now)
         if told.outcome is Outcome.OK and (known := self._store.learned.get(namespace)):
             self._pacing.went_well(rules, plan, known, grant.sent.mono, waited=waited)
-        if done.freed or done.wake or done.foreign:
+        if done.released or done.wake or done.foreign:
             self.after(namespace, done)
         return told
 

@@ -80,12 +80,12 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
         )
     blocked = no.kind != "limit"
     moves = ticket.movable and blocked
-    in_time = no.opens <= ticket.deadline and not moves and no.kind != OPEN
+    in_time = no.available_at <= ticket.deadline and not moves and no.kind != OPEN
     if blocked:
-        in_time = in_time and no.opens - now <= ticket.patience
+        in_time = in_time and no.available_at - now <= ticket.patience
     if in_time or (no.unknown and not blocked) or no.kind == CONTACT:
         return  # in time, or whoever settles, or asks the provider for its limits, will wake us
-    left = (no.opens - now) / SECOND if no.opens - now < 1 << 61 else None
+    left = (no.available_at - now) / SECOND if no.available_at - now < 1 << 61 else None
     at = None if left is None else wall + left
     wait = "until it is resumed" if left is None else f"for {left:.1f} s"
     kept = max(0, min(ticket.deadline - now, ticket.patience if blocked else _EVER)) / SECOND

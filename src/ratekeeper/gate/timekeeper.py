@@ -23,12 +23,12 @@ class Sleeper(Protocol):
         """Do what is due; `rung`: somebody rang. Returns seconds to sleep."""
 
 
-def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, bell: socket.socket | None) -> None:
+def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, wake_socket: socket.socket | None) -> None:
     """The helper thread: sleep until the next instant, or until somebody rings."""
     poll = select.poll()
     poll.register(alarm, select.POLLIN)
-    if bell is not None:
-        poll.register(bell, select.POLLIN)
+    if wake_socket is not None:
+        poll.register(wake_socket, select.POLLIN)
     seconds, rung = 0.0, False
     try:
         while True:
@@ -49,8 +49,8 @@ def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, bell: socket.soc
                 if number == alarm.fileno():
                     if not _drain(alarm):
                         return
-                elif bell is not None:
-                    rung = _drain(bell) or rung
+                elif wake_socket is not None:
+                    rung = _drain(wake_socket) or rung
     except (OSError, ReferenceError, ValueError):
         return  # closed under us
     finally:

@@ -110,7 +110,7 @@ class Ledger:
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
-    def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
+    def available_at(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
         """When `cost` units may be taken by `who`.
 
         Args:
@@ -141,7 +141,7 @@ class Ledger:
         return found
 
     def _opens(self, cost: int, upper: Upper, lack: int, ahead: int, now: Instant) -> int:
-        """`opens` for so much to be left to upper classes and, of its own, to other members."""
+        """`available_at` for so much to be left to upper classes and, of its own, to other members."""
         if not self.melts:
             return self.opens_flow(cost, upper, max(lack, ahead), now)
         spare, most = self.room - cost, self.limit.usable - cost
@@ -157,7 +157,7 @@ class Ledger:
         return end if end < 0 else min(end, now.mono + to_come - long)
 
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
-        """`opens` where units come back all the time.
+        """`available_at` where units come back all the time.
 
         Args:
             cost: units.
@@ -328,7 +328,7 @@ class Ledger:
 
     def cool(self) -> None:
         """Set `floor` by whether somebody was refused lately, and `calm` by who wanted something."""
-        self.calm = min([klass for _, klass in self.rows if klass < AGED], default=CALM)
+        self.calm = min([priority for _, priority in self.rows if priority < AGED], default=CALM)
         self.floor = FAR if self.era - self.hot <= 1 else self.limit.usable * KEEP_UPPER // 100
 
     def enter(self, era: int, mono: int) -> None:

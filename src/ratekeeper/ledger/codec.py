@@ -56,8 +56,8 @@ def pack(ledger: Ledger) -> bytes:
         _NUMBER[limit.window] + _FORMAT, limit.capacity, limit.headroom, limit.period, limit.refill, limit.origin,
         ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot, len(own), *own,
     ]  # fmt: skip
-    for (member, klass), row in ledger.rows.items():
-        numbers += (member, klass)
+    for (member, priority), row in ledger.rows.items():
+        numbers += (member, priority)
         numbers += row
     return struct.pack(f"<{len(numbers)}q", *numbers)
 

@@ -17,16 +17,16 @@ class Refusal(NamedTuple):
 
     Attributes:
         key: the ledger (or the blocked scope) that holds it longest.
-        opens: steady instant (ns) at which the call could pass, as far as can be known now; at least `later` if nothing
-            is known.
-        unknown: somebody must settle first; `opens` is then only the time for another look.
+        available_at: steady instant (ns) at which the call could pass, as far as is known now; at least `later` if
+            nothing is known.
+        unknown: somebody must settle first; `available_at` is then only the time for another look.
         never: the cost is above the limit.
         kind: ``limit``, or the kind of block: ``ban``, ``throttle``, ``pause``.
         reason: the block's own words, if it is one.
     """
 
     key: str
-    opens: int
+    available_at: int
     unknown: bool = False
     never: bool = False
     kind: str = "limit"
@@ -59,15 +59,15 @@ def refusal(
     for charge, ledger in zip(charges, ledgers, strict=True):
         if ledger.room - charge.cost >= ledger.floor and who[1] <= ledger.calm and not ahead:
             continue
-        opens = ledger.opens(charge.cost, who, now, ahead.get(charge.key, 0))
-        if opens == 0:
+        available_at = ledger.available_at(charge.cost, who, now, ahead.get(charge.key, 0))
+        if available_at == 0:
             continue
-        if opens == NEVER:
+        if available_at == NEVER:
             return Refusal(charge.key, 0, never=True)
-        look = min(later, -opens) if opens < NEVER else later
-        found = Refusal(charge.key, look, unknown=True) if opens < 0 else Refusal(charge.key, opens)
-        short.append((charge, ledger, found.opens))
-        if worst is None or found.opens > worst.opens:
+        look = min(later, -available_at) if available_at < NEVER else later
+        found = Refusal(charge.key, look, unknown=True) if available_at < 0 else Refusal(charge.key, available_at)
+        short.append((charge, ledger, found.available_at))
+        if worst is None or found.available_at > worst.available_at:
             worst = found._replace(unknown=found.unknown or (worst is not None and worst.unknown))
         elif found.unknown:
             worst = worst._replace(unknown=True)

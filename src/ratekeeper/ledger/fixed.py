@@ -154,20 +154,20 @@ class Fixed(Ledger):
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
-    def opens(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
+    def available_at(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
         self.advance(now)
         self._return(now)
-        opens = super().opens(cost, who, now)
-        if opens > 0 and self.trial:
+        available_at = super().available_at(cost, who, now)
+        if available_at > 0 and self.trial:
             # The window before, if it is not over, may have no more room: one call at a time goes until the answers show
             # that it is over.
             if self.tried:
                 return -self.trial
             self.room += self.held
-            opens = super().opens(cost, who, now)
+            available_at = super().available_at(cost, who, now)
             self.room -= self.held
-            return opens
-        return opens or (self._probe(cost, now) if cost else 0)
+            return available_at
+        return available_at or (self._probe(cost, now) if cost else 0)
 
     def _probe(self, cost: int, now: Instant) -> int:
         """When a call may go that would take of the last few units: one in each quarter of where the edge may lie.

@@ -70,18 +70,18 @@ class Sliding(Ledger):
         spare = self.room - cost
         free = spare - others
         ends = [mark + period for mark in self.marks[::3]]
-        freed = [0, *accumulate(self.marks[1::3])]
+        released = [0, *accumulate(self.marks[1::3])]
         melted = [0] * (pieces + 1)  # from when on enough comes back by each piece's end, and by all that follow
         for i in range(pieces - 1, -1, -1) if upper.share or upper.even else ():
-            melted[i] = max(melted[i + 1], ends[i] - reach_evenly(free + freed[i], upper, period))
+            melted[i] = max(melted[i + 1], ends[i] - reach_evenly(free + released[i], upper, period))
         for i in range(pieces + 1):
-            opens = ends[i - 1] if i else now.mono
-            if spare + freed[i] < usable - cost:  # else nothing is taken at all: that must be enough
-                if free + freed[i] < upper.blocked or free + self.used < max(upper.share, upper.even):
+            available_at = ends[i - 1] if i else now.mono
+            if spare + released[i] < usable - cost:  # else nothing is taken at all: that must be enough
+                if free + released[i] < upper.blocked or free + self.used < max(upper.share, upper.even):
                     continue
-                opens = max(opens, melted[i])
-            if i == pieces or opens < ends[i]:
-                return opens if opens > now.mono else 0
+                available_at = max(available_at, melted[i])
+            if i == pieces or available_at < ends[i]:
+                return available_at if available_at > now.mono else 0
         return -(now.mono + period)  # what is in flight cannot be gone before it has settled, which may be now
 
     def dump_own(self) -> list[int]:

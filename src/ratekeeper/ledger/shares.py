@@ -79,9 +79,9 @@ class Upper(NamedTuple):
 NOBODY: Final = Upper(0, 0, 0, 0)
 
 
-def above(ledger: Shared, klass: int, mono: int, later: int = 0) -> Upper:
-    """What the classes above `klass` are expected to want, so many eras later, should nobody ask before."""
-    limit, level = ledger.limit, klass & 7
+def above(ledger: Shared, priority: int, mono: int, later: int = 0) -> Upper:
+    """What the classes above `priority` are expected to want, so many eras later, should nobody ask before."""
+    limit, level = ledger.limit, priority & 7
     share, blocked, even, burst = limit.usable * KEEP_UPPER // 100, 0, 0, 0
     if not limit.period:
         return _above_slots(ledger, level, share, mono)
@@ -203,8 +203,8 @@ def _reach(units: int, even: int, burst: int, others: int, span: int, part: int)
 
 def fair_lack(ledger: Shared, who: Who, now: Instant) -> int:
     """Units that must be left to the other members of the caller's class."""
-    member, klass = who
-    peers = {m: row for (m, k), row in ledger.rows.items() if k == klass}
+    member, priority = who
+    peers = {m: row for (m, k), row in ledger.rows.items() if k == priority}
     if not ledger.melts:
         mine = peers.get(member)
         served = mine[0] // mine[6] if mine else 0

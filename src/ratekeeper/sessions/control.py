@@ -1,7 +1,7 @@
-"""How a command reaches the program that runs a session: a small file beside its record, and a ring of its doorbell.
+"""How a command reaches the program that runs a session: a small file beside its record, and a wake-up datagram.
 
-The doorbell's socket also tells who lives: the kernel refuses a datagram to a dead program's, whatever number its process
-had. So no program is taken for alive because another one got its process id.
+The wake-up socket also tells who lives: the kernel refuses a datagram to the socket of a dead program, whatever its process
+id was. So no program is taken for alive because another one got its process id.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Listener:
     def __init__(self, records: Records, heed: Callable[[str, Command], None]) -> None:
         self._records = records
         self._heed = heed
-        self._bells = WakeSockets(records.folder / "wake")
+        self._wake_sockets = WakeSockets(records.folder / "wake")
         self.member = secrets.randbits(63) | 1
-        self._bell = self._bells.open(self.member)
+        self._wake_socket = self._wake_sockets.open(self.member)
         self._ids: set[str] = set()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ratekeeper-sessions", daemon=True)
@@ -66,7 +66,7 @@ class Listener:
         """
         with _alone(self._records.folder):
             record = self._records.read(session)
-            if session in self._ids or (record.member != self.member and record.member in self._bells.living()):
+            if session in self._ids or (record.member != self.member and record.member in self._wake_sockets.living()):
                 raise RatekeeperError(
                     f"session {session} is already run by process {record.pid}; give one another name"
                 )
@@ -78,12 +78,12 @@ class Listener:
 
     def done(self, command: Command) -> None:
         """Tell who sent a command that it was carried out."""
-        self._bells.wake([command.sender])
+        self._wake_sockets.wake([command.sender])
 
     def _run(self) -> None:
         while not self._closed:
-            select.select([self._bell], [], [], _PATIENCE)
-            _drain(self._bell)
+            select.select([self._wake_socket], [], [], _PATIENCE)
+            _drain(self._wake_socket)
             for session in list(self._ids):
                 path = self._records.path(session, ".do")
                 try:
@@ -99,17 +99,17 @@ class Listener:
     def close(self) -> None:
         """Hear no more commands; the program's sessions are free for others."""
         self._closed = True
-        self._bells.wake([self.member])
+        self._wake_sockets.wake([self.member])
         self._thread.join(5.0)
-        self._bells.close()
+        self._wake_sockets.close()
 
 
 def listing(home: Path) -> list[tuple[Record, bool]]:
     """All sessions of a state folder, and whether the program that runs each of them lives."""
     records = Records(home)
-    bells = WakeSockets(records.folder / "wake")
-    living = bells.living()
-    bells.close()
+    wake_sockets = WakeSockets(records.folder / "wake")
+    living = wake_sockets.living()
+    wake_sockets.close()
     return [(record, record.member in living) for record in records.all()]
 
 
@@ -130,25 +130,25 @@ def ask(home: Path, session: str, do: Literal["recover", "stop"], timeout: float
     """
     records = Records(home)
     record = _find(listing(home), session)
-    bells = WakeSockets(records.folder / "wake")
+    wake_sockets = WakeSockets(records.folder / "wake")
     sender = secrets.randbits(63) | 1
-    bell = bells.open(sender)
+    wake_socket = wake_sockets.open(sender)
     try:
         path = records.path(record.id, ".do")
         part = path.with_suffix(f".do-{sender}")
         part.write_bytes(msgspec.json.encode(Command(do, sender)))
         part.replace(path)
-        bells.wake([record.member])
+        wake_sockets.wake([record.member])
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
-            if select.select([bell], [], [], min(left, _PATIENCE))[0] and b"w" in _drain(bell):
+            if select.select([wake_socket], [], [], min(left, _PATIENCE))[0] and b"w" in _drain(wake_socket):
                 return records.read(record.id)
-            if record.member not in bells.living():
+            if record.member not in wake_sockets.living():
                 path.unlink(missing_ok=True)
                 raise RatekeeperError(f"the program of session {record.id} ended meanwhile")
         return None
     finally:
-        bells.close()
+        wake_sockets.close()
 
 
 def _find(rows: Iterable[tuple[Record, bool]], session: str) -> Record:
@@ -163,11 +163,11 @@ def _find(rows: Iterable[tuple[Record, bool]], session: str) -> Record:
     return living[0]
 
 
-def _drain(bell: socket.socket) -> set[bytes]:
+def _drain(wake_socket: socket.socket) -> set[bytes]:
     heard: set[bytes] = set()
     try:
         while True:
-            heard.add(bell.recv(16))
+            heard.add(wake_socket.recv(16))
     except OSError:
         return heard
 

@@ -64,7 +64,7 @@ class Session:
         self._loop = loop
         self._say = say
         self._changed = changed
-        self._bell = threading.Condition()
+        self._wake_socket = threading.Condition()
         self._orders: deque[_Order] = deque()
         self._rung = False
         self._closed = False
@@ -106,23 +106,23 @@ class Session:
 
     def _order(self, do: str) -> Future[str]:
         done: Future[str] = Future()
-        with self._bell:
+        with self._wake_socket:
             if self._closed:
                 done.set_result(self.state)
             else:
                 self._orders.append(_Order(do, done))
-                self._bell.notify()
+                self._wake_socket.notify()
         return done
 
     def _wake(self) -> None:
-        with self._bell:
+        with self._wake_socket:
             self._rung = True
-            self._bell.notify()
+            self._wake_socket.notify()
 
     def _next(self, timeout: float | None) -> _Order | None:
         """The next order; None after `timeout` seconds, or when something happened to the work."""
-        with self._bell:
-            self._bell.wait_for(lambda: self._orders or self._rung, timeout)
+        with self._wake_socket:
+            self._wake_socket.wait_for(lambda: self._orders or self._rung, timeout)
             self._rung = False
             return self._orders.popleft() if self._orders else None
 
@@ -151,7 +151,7 @@ class Session:
             self.record = replace(self.record, state="failed", why=why)
             self._changed()
             self._say("session failed", f"session {self.id} is watched no longer: {self.record.why}", session=self.id)
-            with self._bell:
+            with self._wake_socket:
                 self._closed = True
             self._settle(self._orders)
 
@@ -194,7 +194,7 @@ class Session:
 
     def _answer(self, order: _Order) -> None:
         if order.do == "close":
-            with self._bell:
+            with self._wake_socket:
                 self._closed = True
         self._settle([order, *self._orders] if self._closed else [order])
 

@@ -47,7 +47,7 @@ class MemoryStore(LedgerStore):
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, _, who, _, _, ahead, lease, _, _ = ask
-        mono, klass = now[0], who[1]
+        mono, priority = now[0], who[1]
         with self._lock:
             known = self._pairs.get(id(charges))
             if (
@@ -58,7 +58,7 @@ class MemoryStore(LedgerStore):
             ):
                 pairs = known[1]
                 for ledger, cost in pairs:
-                    if mono >= ledger.turn or ledger.room - cost < ledger.floor or klass > ledger.calm:
+                    if mono >= ledger.turn or ledger.room - cost < ledger.floor or priority > ledger.calm:
                         break
                 else:
                     try:

@@ -133,13 +133,13 @@ class Answered(NamedTuple):
     """What settling changed.
 
     Attributes:
-        freed: keys of ledgers that have more room now; whoever waits for them should look.
+        released: keys of ledgers that have more room now; whoever waits for them should look.
         wake: members of other processes that wait for one of them.
         foreign: units of other programs found, by ledger key.
         late: the lease had ended before; nothing was changed but the feedback.
     """
 
-    freed: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
     wake: frozenset[int] = frozenset()
     foreign: Mapping[str, int] = NOTHING
     late: bool = False

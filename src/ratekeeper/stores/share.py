@@ -44,7 +44,7 @@ class PartStore(MemoryStore):
             return got
         # What fits the whole limit may not fit the share: the store will be back, look again soon.
         soon = now.mono + SECOND
-        return got._replace(never=False, unknown=True, opens=soon if got.never else min(got.opens, soon))
+        return got._replace(never=False, unknown=True, available_at=soon if got.never else min(got.available_at, soon))
 
     def _limit(self, charge: Charge) -> Limit:
         whole = super()._limit(charge)

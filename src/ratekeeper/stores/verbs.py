@@ -131,9 +131,13 @@ class LedgerStore(Store):
             self._add(grant)
             return grant
         if backlog is not None and not no.never:
-            for charge, ledger, opens in short:  # where there is room, nothing is kept for one that cannot use it yet
+            for (
+                charge,
+                ledger,
+                available_at,
+            ) in short:  # where there is room, nothing is kept for one that cannot use it yet
                 wanted = max(backlog.get(charge.key, 0), charge.cost)
-                ledger.refused(who, charge.cost, wanted, opens + _GRACE, weight)
+                ledger.refused(who, charge.cost, wanted, available_at + _GRACE, weight)
                 self._keep(charge.key, ledger)
         return no
 
@@ -185,7 +189,7 @@ class LedgerStore(Store):
         actual, used, full, stated, sent = told
         if not (sent or held):
             return Answered(late=True)
-        freed: list[str] = []
+        released: list[str] = []
         wake: set[int] = set()
         foreign: dict[str, int] = {}
         for charge, mark in zip(grant.charges, grant.marks, strict=True):
@@ -207,14 +211,14 @@ class LedgerStore(Store):
                 ledger.overrun(grant.sent, now, stated)
             elif ledger.trial and sent:
                 ledger.confirm(grant.sent)
-            self._noted(charge.key, ledger, before, grant.who[0], freed, wake, now)
-        return Answered(tuple(freed), frozenset(wake), foreign or NOTHING, not held)
+            self._noted(charge.key, ledger, before, grant.who[0], released, wake, now)
+        return Answered(tuple(released), frozenset(wake), foreign or NOTHING, not held)
 
     def _noted(
-        self, key: str, ledger: Ledger, before: int, member: int, freed: list[str], wake: set[int], now: Instant
+        self, key: str, ledger: Ledger, before: int, member: int, released: list[str], wake: set[int], now: Instant
     ) -> None:
         if ledger.room > before:
-            freed.append(key)
+            released.append(key)
             wake.update(m for (m, _), row in ledger.rows.items() if row[3] and m != member and row[5] > now.mono)
         self._keep(key, ledger)
 

@@ -31,7 +31,7 @@ class Waiter:
 
     Attributes:
         charges: what it needs.
-        klass: its priority class.
+        priority: its priority class.
         arrived: steady ns.
         deadline: steady ns after which it is refused.
         ticket: order of arrival in this process.
@@ -39,14 +39,14 @@ class Waiter:
         scopes: whose blocks hold it. A call never stands behind one that another block could hold.
     """
 
-    __slots__ = ("arrived", "charges", "deadline", "klass", "lane", "scopes", "ticket", "waiting")
+    __slots__ = ("arrived", "charges", "deadline", "lane", "priority", "scopes", "ticket", "waiting")
 
     def __init__(
-        self, charges: tuple[Charge, ...], klass: int, arrived: int, deadline: int, scopes: tuple[str, ...] = ()
+        self, charges: tuple[Charge, ...], priority: int, arrived: int, deadline: int, scopes: tuple[str, ...] = ()
     ) -> None:
         self.charges = charges
         self.scopes = scopes
-        self.klass = klass
+        self.priority = priority
         self.arrived = arrived
         self.deadline = deadline
         self.ticket = 0
@@ -58,18 +58,18 @@ class Lane:
     """Calls of one class and of the same scopes that need the same ledgers, at costs of the same power of two.
 
     Attributes:
-        opens: steady ns at which its head should be tried again; 0: now.
+        available_at: steady ns at which its head should be tried again; 0: now.
         why: the refusal that holds its head.
     """
 
-    __slots__ = ("keys", "klass", "name", "opens", "since", "waiters", "why")
+    __slots__ = ("available_at", "keys", "name", "priority", "since", "waiters", "why")
 
-    def __init__(self, name: Shape, keys: tuple[str, ...], klass: int, now: int) -> None:
+    def __init__(self, name: Shape, keys: tuple[str, ...], priority: int, now: int) -> None:
         self.name = name
         self.keys = keys
-        self.klass = klass
+        self.priority = priority
         self.waiters: deque[Waiter] = deque()
-        self.opens = 0
+        self.available_at = 0
         self.since = now
         self.why: Refusal | None = None
 
@@ -82,14 +82,14 @@ class Lane:
 
     def rank(self, now: int) -> tuple[int, int]:
         """Order among heads: effective class, then arrival. A lane long unserved is lifted, but never to the top."""
-        klass = self.klass % AGED
-        lifted = klass - (now - self.since) // AGEING
-        return klass if klass <= 1 else max(1, lifted), self.waiters[0].ticket
+        priority = self.priority % AGED
+        lifted = priority - (now - self.since) // AGEING
+        return priority if priority <= 1 else max(1, lifted), self.waiters[0].ticket
 
     def standing(self, now: int) -> int:
         """The class of the head as ledgers know it."""
-        klass = self.rank(now)[0]
-        return klass if klass == self.klass else klass + AGED
+        priority = self.rank(now)[0]
+        return priority if priority == self.priority else priority + AGED
 
 
 class Queue:
@@ -129,11 +129,11 @@ class Queue:
     def add(self, waiter: Waiter) -> Lane:
         """Put a call at the end of its lane."""
         costs = tuple([(charge.key, charge.cost.bit_length()) for charge in waiter.charges])
-        name = waiter.klass, waiter.scopes, costs
+        name = waiter.priority, waiter.scopes, costs
         lane = self._lanes.get(name)
         if lane is None:
             keys = tuple([charge.key for charge in waiter.charges])
-            lane = self._lanes[name] = Lane(name, keys, waiter.klass, waiter.arrived)
+            lane = self._lanes[name] = Lane(name, keys, waiter.priority, waiter.arrived)
             for key in keys:
                 self._by_key.setdefault(key, []).append(lane)
         self._tickets += 1
@@ -142,7 +142,7 @@ class Queue:
         lane.waiters.append(waiter)
         self.count += 1
         for charge in waiter.charges:
-            at = (charge.key, waiter.klass)
+            at = (charge.key, waiter.priority)
             self._demand[at] = self._demand.get(at, 0) + charge.cost
         if len(self._deadlines) > 2 * self.count + 64:
             # A far deadline on top must not keep all who were served behind it.
@@ -159,7 +159,7 @@ class Queue:
         waiter.waiting = False
         self.count -= 1
         for charge in waiter.charges:
-            at = (charge.key, waiter.klass)
+            at = (charge.key, waiter.priority)
             left = self._demand.get(at, 0) - charge.cost
             if left > 0:
                 self._demand[at] = left
@@ -178,48 +178,48 @@ class Queue:
         lane = waiter.lane
         self.remove(waiter)
         if lane is not None:
-            lane.since, lane.opens, lane.why = now, 0, None
+            lane.since, lane.available_at, lane.why = now, 0, None
 
     def restore(self, waiter: Waiter) -> None:
         """Put back at the head a call whose permit came to nothing."""
         lane = self.add(waiter)
         lane.waiters.remove(waiter)
         lane.waiters.appendleft(waiter)
-        lane.opens = 0
+        lane.available_at = 0
 
     def ready(self, now: int) -> list[Lane]:
         """Lanes whose head should be tried now, each once, best first."""
-        due = [lane for lane in self._lanes.values() if lane.opens <= now and lane.head() is not None]
+        due = [lane for lane in self._lanes.values() if lane.available_at <= now and lane.head() is not None]
         return sorted(due, key=lambda lane: lane.rank(now)) if len(due) > 1 else due
 
     def due(self, now: int) -> Iterator[Lane]:
-        """Lanes whose head should be tried now, best first. After each try set `Lane.opens` or call `served`."""
+        """Lanes whose head should be tried now, best first. After each try set `Lane.available_at` or call `served`."""
         while heap := [(lane.rank(now), id(lane), lane) for lane in self.ready(now)]:
             while heap:
                 _, _, lane = heap[0]
                 yield lane
-                if lane.opens <= now and lane.head() is not None:
+                if lane.available_at <= now and lane.head() is not None:
                     heapq.heapreplace(heap, (lane.rank(now), id(lane), lane))
                 else:
                     heapq.heappop(heap)
 
-    def freed(self, keys: Iterable[str], at: int = 0) -> bool:
+    def released(self, keys: Iterable[str], at: int = 0) -> bool:
         """Units came back on these ledgers: their lanes are due at `at` (steady ns). True if there are any."""
         found = False
         for key in keys:
             for lane in self._by_key.get(key, ()):
-                lane.opens = min(lane.opens, at)
+                lane.available_at = min(lane.available_at, at)
                 found = True
         return found
 
     def look(self) -> None:
         """Everything is due."""
         for lane in self._lanes.values():
-            lane.opens = 0
+            lane.available_at = 0
 
     def backlog(self, lane: Lane) -> dict[str, int]:
         """Units by ledger that the lane's class waits for in this process."""
-        return {key: self._demand.get((key, lane.klass), 0) for key in lane.keys}
+        return {key: self._demand.get((key, lane.priority), 0) for key in lane.keys}
 
     def missed(self, waiter: Waiter, no: Refusal) -> tuple[dict[str, int], dict[str, int]]:
         """By ledger, the units that a call wanted which gave up, and those that others of its class still wait for.
@@ -230,7 +230,9 @@ class Queue:
         """
         keys = [charge.key for charge in waiter.charges]
         units = {charge.key: charge.cost for charge in waiter.charges if charge.key == no.key and no.kind == "limit"}
-        return {key: units.get(key, 0) for key in keys}, {key: self._demand.get((key, waiter.klass), 0) for key in keys}
+        return {key: units.get(key, 0) for key in keys}, {
+            key: self._demand.get((key, waiter.priority), 0) for key in keys
+        }
 
     def ahead(self, lane: Lane, now: int) -> dict[str, int]:
         """Units by ledger that heads before this lane's head wait for."""
@@ -260,7 +262,7 @@ class Queue:
 
     def next_instant(self) -> int | None:
         """Steady ns of the next thing to do: a lane opens, or a deadline passes."""
-        soonest = min((lane.opens for lane in self._lanes.values()), default=None)
+        soonest = min((lane.available_at for lane in self._lanes.values()), default=None)
         while self._deadlines and not self._deadlines[0][2].waiting:
             heapq.heappop(self._deadlines)
         if self._deadlines and soonest is not None:
@@ -274,20 +276,20 @@ class Queue:
             self.remove(waiter)
         return waiters
 
-    def earliest(self, waiter: Waiter, opens: int) -> int:
+    def earliest(self, waiter: Waiter, available_at: int) -> int:
         """The soonest instant (steady ns) at which a newcomer can be served, if all goes well: those before it in its
         class alone fill so many windows.
 
         Args:
             waiter: a call that stands in its lane.
-            opens: when the lane's head may go, steady ns.
+            available_at: when the lane's head may go, steady ns.
         """
-        latest = opens
+        latest = available_at
         for charge in waiter.charges:
             limit = charge.limit
             if limit.period:
-                windows = (self._demand.get((charge.key, waiter.klass), 1) - 1) // limit.usable
-                latest = max(latest, opens + (windows - 1) * limit.period)
+                windows = (self._demand.get((charge.key, waiter.priority), 1) - 1) // limit.usable
+                latest = max(latest, available_at + (windows - 1) * limit.period)
         return latest
 
 

@@ -226,14 +226,14 @@ def test_priority_comes_from_the_call_the_block_the_gate_or_the_route(new_gate: 
     gate = new_gate(priority="low")
     plain = new_gate()
 
-    def klass(permit: object) -> int:
+    def priority(permit: object) -> int:
         return permit._priority  # type: ignore[attr-defined, no-any-return]
 
-    assert klass(plain.permit("shop", "DELETE", "/order")) == Priority.CRITICAL
-    assert klass(gate.permit("shop", "DELETE", "/order")) == Priority.LOW
+    assert priority(plain.permit("shop", "DELETE", "/order")) == Priority.CRITICAL
+    assert priority(gate.permit("shop", "DELETE", "/order")) == Priority.LOW
     with ratekeeper.priority("high"):
-        assert klass(gate.permit("shop", "GET", "/x")) == Priority.HIGH
-        assert klass(gate.permit("shop", "GET", "/x", priority=Priority.BACKGROUND)) == Priority.BACKGROUND
+        assert priority(gate.permit("shop", "GET", "/x")) == Priority.HIGH
+        assert priority(gate.permit("shop", "GET", "/x", priority=Priority.BACKGROUND)) == Priority.BACKGROUND
     with pytest.raises(RuleError, match="use one of critical, high"):
         gate.permit("shop", "GET", "/x", priority="urgent")
 

@@ -54,7 +54,7 @@ def test_nothing_is_lost(seed: int, window: Window) -> None:
                 one.advance(now(later))
         assert copy.room == ledger.room
         for cost in (1, 20, 97):
-            assert copy.opens(cost, (7, 2), now(later)) == ledger.opens(cost, (7, 2), now(later))
+            assert copy.available_at(cost, (7, 2), now(later)) == ledger.available_at(cost, (7, 2), now(later))
 
 
 def test_the_written_numbers_hold() -> None:

@@ -30,14 +30,14 @@ def decide(*pairs: tuple[Charge, Ledger], ahead: dict[str, int] | None = None, w
     """The decision, and what has no room."""
     short: list[tuple[Charge, Ledger, int]] = []
     no = refusal([c for c, _ in pairs], [x for _, x in pairs], who, NOW, ahead or {}, LATER, short)
-    return no, [(charge.key, opens) for charge, _, opens in short]
+    return no, [(charge.key, available_at) for charge, _, available_at in short]
 
 
 def test_all_or_nothing() -> None:
     """One limit without room refuses all; it alone is named as short."""
     no, short = decide(ledger("a", Window.FIXED, 3), ledger("b", Window.FIXED, 10))
     assert no is not None
-    assert (no.key, no.opens, no.unknown) == ("b", 660 * SECOND, False)
+    assert (no.key, no.available_at, no.unknown) == ("b", 660 * SECOND, False)
     assert short == [("b", 660 * SECOND)]
 
 
@@ -50,7 +50,7 @@ def test_known_and_unknown() -> None:
     """If one of the instants cannot be known, the call may not be refused for a deadline by the other's."""
     no, short = decide(ledger("a", Window.SLOTS, 0, 10), ledger("b", Window.FIXED, 10))
     assert no is not None
-    assert (no.key, no.opens, no.unknown) == ("b", 660 * SECOND, True)
+    assert (no.key, no.available_at, no.unknown) == ("b", 660 * SECOND, True)
     assert short == [("a", LATER), ("b", 660 * SECOND)]
 
 

@@ -98,7 +98,7 @@ class TestFixed:
         """A ledger of the future is brought back by who sees an earlier window; nothing spent is lost, nothing is stuck."""
         ledger = fixed(at(10, 500.5))
         spend(ledger, 8, at(10, 500.5), at(10.1, 500.6))
-        assert ledger.opens(3, WHO, at(10.2, 100.2)) > 0
+        assert ledger.available_at(3, WHO, at(10.2, 100.2)) > 0
         assert ledger.room == 2
         assert advanced(ledger, at(12.0, 102.0)) == 10
 
@@ -109,7 +109,7 @@ class TestFixed:
             now = at(10 + i / 40, (100 if i % 2 else 900) + i / 40)
             if now.mono >= ledger.turn:
                 ledger.advance(now)
-            if ledger.opens(1, WHO, now) == 0:
+            if ledger.available_at(1, WHO, now) == 0:
                 ledger.take(1, WHO, now)
                 ledger.settle(1, 1, now)
                 spent += 1
@@ -272,11 +272,11 @@ class TestEdges:
         ledger = fixed(at(30), MINUTE)
         spend(ledger, 900, at(30), at(31))
         ledger.advance(at(60.25))
-        assert ledger.opens(100, WHO, at(60.25)) == 0  # fits in whichever window it is
+        assert ledger.available_at(100, WHO, at(60.25)) == 0  # fits in whichever window it is
         ledger.take(100, WHO, at(60.25))
-        assert ledger.opens(10, WHO, at(60.26)) == 0  # the one that tries
+        assert ledger.available_at(10, WHO, at(60.26)) == 0  # the one that tries
         ledger.take(10, WHO, at(60.26))
-        assert ledger.opens(10, WHO, at(60.27)) == -ledger.trial < UNKNOWN
+        assert ledger.available_at(10, WHO, at(60.27)) == -ledger.trial < UNKNOWN
         ledger.settle(100, 100, at(60.3))
         ledger.confirm(at(60.25))
         assert ledger.trial  # that one would have been answered in any case
@@ -294,10 +294,10 @@ class TestEdges:
         assert (ledger.held, ledger.least, ledger.room) == (1000, 940, 0)
         for nth in range(7):
             now = at(120.3 + nth / 100)
-            assert ledger.opens(10, WHO, now) == 0
+            assert ledger.available_at(10, WHO, now) == 0
             ledger.take(10, WHO, now)
             before = ledger.room
-            assert ledger.opens(10, WHO, now) == -ledger.trial < UNKNOWN  # one at a time
+            assert ledger.available_at(10, WHO, now) == -ledger.trial < UNKNOWN  # one at a time
             ledger.settle(10, 10, now)
             ledger.confirm(now)
             assert ledger.room > before  # which wakes the next
@@ -310,30 +310,30 @@ class TestEdges:
         ledger = fixed(at(30), MINUTE)
         spend(ledger, 1000, at(30), at(31))
         ledger.advance(at(60.25))
-        assert ledger.opens(10, WHO, at(60.25)) == 0
+        assert ledger.available_at(10, WHO, at(60.25)) == 0
         ledger.take(10, WHO, at(60.25))
-        assert ledger.opens(10, WHO, at(60.3)) == -at(64.25).mono
-        assert ledger.opens(10, WHO, at(64.25)) == 0
+        assert ledger.available_at(10, WHO, at(60.3)) == -at(64.25).mono
+        assert ledger.available_at(10, WHO, at(64.25)) == 0
 
     def test_the_last_units_probe_the_edge(self) -> None:
         """Three calls are kept for the stretch in which the edge may lie: one for each of its quarters."""
         ledger = fixed(at(30), MINUTE)
         counted(ledger, 975, 975, 30, 30.1)
-        assert ledger.opens(5, WHO, at(31)) == 0
+        assert ledger.available_at(5, WHO, at(31)) == 0
         ledger.take(5, WHO, at(31))
         ledger.take(5, WHO, at(31))
         ledger.settle(10, 10, at(31.1))
-        assert ledger.opens(5, WHO, at(32)) == at(58).mono
-        assert ledger.opens(5, WHO, at(58)) == 0
+        assert ledger.available_at(5, WHO, at(32)) == at(58).mono
+        assert ledger.available_at(5, WHO, at(58)) == 0
         ledger.take(5, WHO, at(58))
-        assert ledger.opens(5, WHO, at(58.1)) == at(59).mono
-        assert ledger.opens(5, WHO, at(59)) == 0
+        assert ledger.available_at(5, WHO, at(58.1)) == at(59).mono
+        assert ledger.available_at(5, WHO, at(59)) == 0
 
     def test_a_period_after_it_arrived_nothing_counts(self) -> None:
         """Where every instant may be an edge, what is spent leaves a period after its answer, not at the end of a window."""
         ledger = fixed(at(30.5), FIXED)
         counted(ledger, 10, 10, 30.5, 30.6)
-        assert ledger.opens(1, WHO, at(30.7)) > 0
+        assert ledger.available_at(1, WHO, at(30.7)) > 0
         ledger.advance(at(31.3))
         assert ledger.room == 0
         assert advanced(ledger, at(31.61)) == 10
@@ -346,7 +346,7 @@ class TestFirst:
         """The window is surely over a period after the first answer, not after the first request was sent."""
         ledger = First(FIRST)
         spend(ledger, 10, at(5), at(5.3))
-        assert ledger.opens(1, WHO, at(5.4)) == at(6.3).mono
+        assert ledger.available_at(1, WHO, at(5.4)) == at(6.3).mono
         assert advanced(ledger, at(6.2)) == 0
         assert advanced(ledger, at(6.3)) == 10
 
@@ -354,7 +354,7 @@ class TestFirst:
         """While nothing was answered, no instant can be named."""
         ledger = First(FIRST)
         ledger.take(10, WHO, at(5))
-        assert ledger.opens(1, WHO, at(5.1)) == UNKNOWN
+        assert ledger.available_at(1, WHO, at(5.1)) == UNKNOWN
 
     def test_what_settles_late_may_be_in_the_next(self) -> None:
         """What was settled after the earliest possible end counts in the next window too."""
@@ -373,7 +373,7 @@ class TestFirst:
         spend(ledger, 8, at(6.5), at(6.55))  # this began the new one, at 6.52 say: it lasts until 7.52
         assert ledger.used == 10
         assert advanced(ledger, at(7.2)) == 0
-        assert ledger.opens(8, WHO, at(7.2)) >= at(7.52).mono
+        assert ledger.available_at(8, WHO, at(7.2)) >= at(7.52).mono
 
     def test_a_lost_request_proves_nothing(self) -> None:
         """What was counted as spent for want of an answer may never have begun a window."""
@@ -403,4 +403,4 @@ class TestFirst:
     @pytest.mark.parametrize("cost", [1, 10])
     def test_whole_capacity_at_once(self, cost: int) -> None:
         """A low class may take what is there when nothing is in use, however much it is."""
-        assert First(FIRST).opens(cost, (1, 4), at(5)) == 0
+        assert First(FIRST).available_at(cost, (1, 4), at(5)) == 0

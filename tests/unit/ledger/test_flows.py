@@ -41,7 +41,7 @@ class TestSliding:
         """It arrived no later than it was answered."""
         ledger = sliding()
         spend(ledger, 10, at(5), at(5.2))
-        assert ledger.opens(1, WHO, at(5.3)) == at(6.2).mono
+        assert ledger.available_at(1, WHO, at(5.3)) == at(6.2).mono
         ledger.advance(at(6.19))
         assert ledger.room == 0
         ledger.advance(at(6.2))
@@ -72,17 +72,17 @@ class TestSliding:
         ledger = sliding()
         ledger.advance(at(5))
         ledger.take(10, WHO, at(5))
-        assert ledger.opens(1, WHO, at(5)) == -(at(5).mono + ledger.limit.period)
+        assert ledger.available_at(1, WHO, at(5)) == -(at(5).mono + ledger.limit.period)
 
     def test_something_is_left_for_upper_classes(self) -> None:
         """After a burst a low class leaves 5 %, melting as the time shrinks until the burst comes back."""
         ledger, low, high = sliding(100), (1, 2), (1, 0)
         spend(ledger, 95, at(5), at(5), low)
-        assert ledger.opens(1, high, at(5.1)) == 0
-        opens = ledger.opens(2, low, at(5.1))
-        assert at(5.1).mono < opens < at(6).mono
-        assert ledger.opens(2, low, Instant(opens - 1, 0, 0)) == opens
-        assert ledger.opens(2, low, Instant(opens, 0, 0)) == 0
+        assert ledger.available_at(1, high, at(5.1)) == 0
+        available_at = ledger.available_at(2, low, at(5.1))
+        assert at(5.1).mono < available_at < at(6).mono
+        assert ledger.available_at(2, low, Instant(available_at - 1, 0, 0)) == available_at
+        assert ledger.available_at(2, low, Instant(available_at, 0, 0)) == 0
 
     def test_nothing_is_kept_where_units_come_back_steadily(self) -> None:
         """If enough comes back in time for upper classes, a low class may take all that is free."""
@@ -90,7 +90,7 @@ class TestSliding:
         for i in range(95):
             spend(ledger, 1, at(5 + i / 95), at(5 + i / 95), low)
         ledger.advance(at(5.999))
-        assert ledger.opens(ledger.room, low, at(5.999)) == 0
+        assert ledger.available_at(ledger.room, low, at(5.999)) == 0
 
     def test_counters_are_read_as_of_then(self) -> None:
         """A counter read before some charges left is no proof of strangers."""
@@ -111,7 +111,7 @@ class TestBucket:
         """Units begin to drain when they are answered."""
         ledger = bucket()
         spend(ledger, 10, at(5), at(6))
-        assert ledger.opens(1, WHO, at(6)) == at(6.1).mono
+        assert ledger.available_at(1, WHO, at(6)) == at(6.1).mono
         ledger.advance(at(6.1))
         assert ledger.room == 1
 
@@ -120,7 +120,7 @@ class TestBucket:
         ledger = bucket()
         ledger.advance(at(5))
         ledger.take(10, WHO, at(5))
-        assert ledger.opens(1, WHO, at(5)) == -at(5.1).mono
+        assert ledger.available_at(1, WHO, at(5)) == -at(5.1).mono
 
     def test_refill_may_differ_from_capacity(self) -> None:
         """So many units a period, however large the bucket is."""
@@ -159,7 +159,7 @@ class TestSlots:
         ledger = Slots(Limit("l", "slots", 2, 0, Window.SLOTS))
         ledger.advance(at(5))
         ledger.take(2, WHO, at(5))
-        assert ledger.opens(1, WHO, at(5)) == UNKNOWN
+        assert ledger.available_at(1, WHO, at(5)) == UNKNOWN
         ledger.settle(2, 1, at(6))
         assert (ledger.inflight, ledger.used, ledger.room) == (0, 0, 2)
 
@@ -168,7 +168,7 @@ class TestSlots:
         ledger = Slots(Limit("l", "slots", 40, 0, Window.SLOTS))
         ledger.advance(at(5))
         ledger.take(39, WHO, at(5))
-        assert ledger.opens(1, (1, 4), at(5)) == 0
+        assert ledger.available_at(1, (1, 4), at(5)) == 0
 
     def test_turns_are_taken(self) -> None:
         """A member that has had more leaves what another, who had less, waits for."""
@@ -178,6 +178,6 @@ class TestSlots:
         ledger.refused((1, 2), 1, 5, at(9).mono, 1)
         ledger.refused((2, 2), 1, 5, at(9).mono, 1)
         ledger.settle(1, 1, at(5.5))
-        assert ledger.opens(1, (1, 2), at(5.6)) == UNKNOWN
-        assert ledger.opens(1, (2, 2), at(5.6)) == 0
-        assert ledger.opens(1, (1, 2), at(9.1)) == 0  # the other's note has expired
+        assert ledger.available_at(1, (1, 2), at(5.6)) == UNKNOWN
+        assert ledger.available_at(1, (2, 2), at(5.6)) == 0
+        assert ledger.available_at(1, (1, 2), at(9.1)) == 0  # the other's note has expired

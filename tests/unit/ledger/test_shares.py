@@ -104,7 +104,7 @@ def test_flows_leave_what_the_less_served_wait_for() -> None:
 def left_free(ledger: Ledger, who: tuple[int, int], now: Instant) -> int:
     """Units that `who` must leave free, by asking for one after the other."""
     taken = 0
-    while ledger.opens(1, who, now) == 0:
+    while ledger.available_at(1, who, now) == 0:
         ledger.take(1, who, now)
         taken += 1
     left = ledger.room
@@ -196,10 +196,10 @@ def test_slots_are_kept_for_a_while() -> None:
     ledger.returned((1, 0), 4, at(600).mono, spent=True)
     assert [left_free(ledger, (2, 3), at(600 + s)) for s in (0, 5, 7, 8.8, 10)] == [4, 4, 3, 1, 0]
     ledger.take(6, (2, 3), at(604))
-    opens = -ledger.opens(1, (2, 3), at(604))
-    assert at(605).mono < opens < at(607).mono
-    assert ledger.opens(1, (2, 3), Instant(opens - 1, 0, 0)) < 0
-    assert ledger.opens(1, (2, 3), Instant(opens, 0, 0)) == 0
+    available_at = -ledger.available_at(1, (2, 3), at(604))
+    assert at(605).mono < available_at < at(607).mono
+    assert ledger.available_at(1, (2, 3), Instant(available_at - 1, 0, 0)) < 0
+    assert ledger.available_at(1, (2, 3), Instant(available_at, 0, 0)) == 0
 
 
 def test_a_call_that_was_never_sent_was_not_wanted() -> None:

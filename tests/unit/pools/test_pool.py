@@ -286,9 +286,11 @@ def test_a_program_told_its_address_does_not_choose(
 
 def test_who_cannot_choose_uses_the_default(new_gate: Callable[..., Gate]) -> None:
     """A caller that does not roam spends on the address named as the default, else on the first primary."""
-    assert take(new_gate(), roams=False) == "a"
+    assert take(new_gate(), any_address=False) == "a"
     assert (
-        take(new_gate(POOL.replace("[egress.addresses]", '[egress]\nname = "b"\n[egress.addresses]')), roams=False)
+        take(
+            new_gate(POOL.replace("[egress.addresses]", '[egress]\nname = "b"\n[egress.addresses]')), any_address=False
+        )
         == "b"
     )
     assert take(new_gate(), egress="b") == "b"

@@ -440,7 +440,7 @@ def test_a_cancelled_order_ends_no_session(tmp_path: Path) -> None:
 
     with Supervisor(home=tmp_path, name="bot") as supervisor:
         session = supervisor.add("grid", job, settings=QUICK)
-        with session._bell:  # so that the session has not taken it yet
+        with session._wake_socket:  # so that the session has not taken it yet
             gone = session.trigger()
             assert gone.cancel()
         until(supervisor, lambda: len(lives) == 2 and session.state == "healthy")

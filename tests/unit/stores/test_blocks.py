@@ -35,7 +35,7 @@ def test_a_ban_holds_to_the_nanosecond(blocks: Blocks) -> None:
     ban(blocks, 10)
     no = blocks.against(("shop",), (), 10 * SECOND - 1)
     assert no is not None
-    assert (no.key, no.opens, no.kind, no.reason, no.unknown) == ("shop", 10 * SECOND, "ban", "said so", False)
+    assert (no.key, no.available_at, no.kind, no.reason, no.unknown) == ("shop", 10 * SECOND, "ban", "said so", False)
     assert not shut(blocks, 10)
     assert not blocks
 
@@ -55,7 +55,7 @@ def test_the_longest_of_several_tells(blocks: Blocks) -> None:
     ban(blocks, 20, scope="account")
     no = blocks.against(("account", "shop"), (), 0)
     assert no is not None
-    assert (no.kind, no.opens) == ("throttle", 30 * SECOND)
+    assert (no.kind, no.available_at) == ("throttle", 30 * SECOND)
 
 
 @pytest.mark.parametrize(("second", "end"), [(5, 10), (9, 11), (0, 10), (-3, 10)])

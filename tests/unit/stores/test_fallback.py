@@ -169,7 +169,7 @@ def test_a_cost_above_the_share_waits(away: Away) -> None:
     no = away.take(big)
     assert isinstance(no, Refusal)
     assert not no.never
-    assert no.opens <= now().mono + SECOND
+    assert no.available_at <= now().mono + SECOND
     away.come()
     assert isinstance(away.take(big), Grant)
 

@@ -12,9 +12,9 @@ LIMIT = Limit("l", "w", 100, SECOND)
 FAR = 1 << 60
 
 
-def wants(*costs: tuple[str, int], klass: int = 2, arrived: int = 0, deadline: int = FAR) -> Waiter:
+def wants(*costs: tuple[str, int], priority: int = 2, arrived: int = 0, deadline: int = FAR) -> Waiter:
     """A call that needs so much on those ledgers."""
-    return Waiter(tuple(Charge(key, LIMIT, cost) for key, cost in costs), klass, arrived, deadline)
+    return Waiter(tuple(Charge(key, LIMIT, cost) for key, cost in costs), priority, arrived, deadline)
 
 
 def serve(queue: Queue, now: int = 0, room: dict[str, int] | None = None) -> list[Waiter]:
@@ -30,7 +30,7 @@ def serve(queue: Queue, now: int = 0, room: dict[str, int] | None = None) -> lis
             queue.served(head, now)
             served.append(head)
         else:
-            lane.opens = now + 1
+            lane.available_at = now + 1
     return served
 
 
@@ -49,7 +49,7 @@ def test_first_come_first_served() -> None:
 def test_classes() -> None:
     """A higher class goes before an older call of a lower one."""
     queue = Queue()
-    low, high = wants(("a", 1), klass=4), wants(("a", 1), klass=0)
+    low, high = wants(("a", 1), priority=4), wants(("a", 1), priority=0)
     queue.add(low)
     queue.add(high)
     assert serve(queue) == [high, low]
@@ -83,14 +83,14 @@ def test_many_waiters_are_one_lane() -> None:
     tried: list[Lane] = []
     for lane in queue.due(0):
         tried.append(lane)
-        lane.opens = 1
+        lane.available_at = 1
     assert len(tried) == 1
 
 
 def test_backlog_counts_a_class() -> None:
     """What a class waits for on a ledger, over all lanes of this process; who left is not counted any more."""
     queue = Queue()
-    one, two, three = wants(("a", 3)), wants(("a", 50), ("b", 1)), wants(("a", 7), klass=3)
+    one, two, three = wants(("a", 3)), wants(("a", 50), ("b", 1)), wants(("a", 7), priority=3)
     lane = queue.add(one)
     queue.add(two)
     queue.add(three)
@@ -111,7 +111,7 @@ def test_ahead_is_what_older_heads_wait_for_here() -> None:
     other.why = Refusal("b", 5)
     old.why = Refusal("a", 5)
     assert queue.ahead(young, 0) == {"a": 50}
-    queue.add(wants(("a", 4), klass=0))
+    queue.add(wants(("a", 4), priority=0))
     assert queue.ahead(old, 0) == {"a": 4}
 
 
@@ -128,7 +128,7 @@ def test_deadlines() -> None:
     queue = Queue()
     calls = [wants(("a", 1), deadline=deadline) for deadline in (30, 10, 20)]
     for call in calls:
-        queue.add(call).opens = 100
+        queue.add(call).available_at = 100
     assert queue.next_instant() == 10
     assert queue.expired(9) == []
     assert queue.expired(20) == [calls[1], calls[2]]
@@ -140,7 +140,7 @@ def test_deadlines() -> None:
 def test_a_far_deadline_keeps_no_memory() -> None:
     """One call that waits for long does not hold on to all that were served meanwhile."""
     queue = Queue()
-    queue.add(wants(("z", 1), deadline=5)).opens = FAR
+    queue.add(wants(("z", 1), deadline=5)).available_at = FAR
     for _ in range(5000):
         queue.add(wants(("a", 1)))
         assert len(serve(queue)) == 1
@@ -151,27 +151,27 @@ def test_freed_and_look() -> None:
     """Units that came back make the lanes of that ledger due; `look` makes all due."""
     queue = Queue()
     one, two = queue.add(wants(("a", 1))), queue.add(wants(("b", 1)))
-    one.opens = two.opens = FAR
-    assert not queue.freed(["c"])
-    assert queue.freed(["a", "c"])
-    assert (one.opens, two.opens) == (0, FAR)
+    one.available_at = two.available_at = FAR
+    assert not queue.released(["c"])
+    assert queue.released(["a", "c"])
+    assert (one.available_at, two.available_at) == (0, FAR)
     queue.look()
-    assert two.opens == 0
+    assert two.available_at == 0
 
 
 def test_ageing() -> None:
     """A lane unserved for long is lifted class by class, never to the highest, and begins anew when it was served."""
     queue = Queue()
-    low = [wants(("a", 1), klass=4) for _ in range(2)]
+    low = [wants(("a", 1), priority=4) for _ in range(2)]
     for call in low:
         queue.add(call)
-    high = wants(("a", 1), klass=2, arrived=2 * AGEING)
+    high = wants(("a", 1), priority=2, arrived=2 * AGEING)
     queue.add(high)
     assert serve(queue, 2 * AGEING) == [low[0], high, low[1]]
-    old = wants(("a", 1), klass=4)
+    old = wants(("a", 1), priority=4)
     lane = queue.add(old)
     assert lane.rank(100 * AGEING)[0] == 1
-    first = wants(("a", 1), klass=0)
+    first = wants(("a", 1), priority=0)
     queue.add(first)
     assert serve(queue, 100 * AGEING) == [first, old]
 
@@ -223,7 +223,9 @@ def test_any_order_of_coming_and_going() -> None:
             if what < 0.5:
                 keys = r.sample("abc", r.randint(1, 3))
                 here.append(
-                    wants(*((k, r.randrange(20)) for k in keys), klass=r.randrange(5), deadline=now + r.randrange(90))
+                    wants(
+                        *((k, r.randrange(20)) for k in keys), priority=r.randrange(5), deadline=now + r.randrange(90)
+                    )
                 )
                 queue.add(here[-1])
             elif what < 0.7 and here:
@@ -246,6 +248,6 @@ def test_scopes_have_lanes_of_their_own() -> None:
     lane = queue.add(order)
     assert queue.add(cancel) is not lane
     assert queue.add(behind) is lane
-    lane.opens, lane.why = FAR, Refusal("order", FAR, kind="pause")
+    lane.available_at, lane.why = FAR, Refusal("order", FAR, kind="pause")
     assert serve(queue) == [cancel]
     assert queue.ahead(lane, 0) == {}

@@ -179,9 +179,9 @@ def _comparison(plan: Plan, bare: Half, governed: Half) -> RenderableType:
     row("Calls refused by a ban (418)", *(_bad(half.banned) for half in halves))
     row("Bans", *(_bad(half.bans) for half in halves))
     row("Locked out", *(_bad(round(half.banned_seconds)).append(f" s of {plan.seconds} s") for half in halves))
-    for klass, wait in governed.waits.items():
+    for priority, wait in governed.waits.items():
         spans = f"{wait['mean_seconds']:.1f} s · {wait['longest_seconds']:.1f} s"
-        row(f"Waits, {klass} class: mean · longest", "", spans)
+        row(f"Waits, {priority} class: mean · longest", "", spans)
     return table
 
 

@@ -74,7 +74,7 @@ async def admitted(governor: Governor, outbound: Outbound, *, apart: bool = Fals
     Raises:
         Rejected: it may not leave.
     """
-    return await drive_async(begin(governor, outbound, _ours, is_async=True, roams=True, apart=apart))
+    return await drive_async(begin(governor, outbound, _ours, is_async=True, any_address=True, apart=apart))
 
 
 def _ours() -> type[Exception]:

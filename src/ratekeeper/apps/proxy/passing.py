@@ -70,7 +70,7 @@ class Passing(ClientCall):
     ) -> None:
         super().__init__(
             governor, outbound, rules, None, lambda _: send(self.outbound, None),
-            family=lambda: Rejected, is_async=True, roams=True,
+            family=lambda: Rejected, is_async=True, any_address=True,
         )  # fmt: skip
         self.replayable = whole
         self._send = send

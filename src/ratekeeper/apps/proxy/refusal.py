@@ -95,10 +95,10 @@ class Refusals:
         spenders: list[dict[str, Any]] = [
             {
                 "process": self._found.members.get(member, "gone"),
-                "priority": Priority(klass % AGED).name.lower(),
+                "priority": Priority(priority % AGED).name.lower(),
                 "taken": row[0],
             }
-            for (member, klass), row in rows
+            for (member, priority), row in rows
             if row[0]
         ]
         if view.foreign:

@@ -154,11 +154,11 @@ class Proxy:
     def _steered(self, request: web.BaseRequest) -> Governor:
         """A governor with the priority and the timeout of the client's headers. Only with a timeout does a call wait for the
         end of a long block."""
-        klass = request.headers.get(_PRIORITY)
+        asked = request.headers.get(_PRIORITY)
         patience = request.headers.get(_TIMEOUT)
-        if klass is None and patience is None:
+        if asked is None and patience is None:
             return self._governor
-        priority = None if klass is None else Priority.of(klass)
+        priority = None if asked is None else Priority.of(asked)
         if patience is None:
             return Governor(self._gate, priority=priority)
         try:

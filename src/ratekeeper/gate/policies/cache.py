@@ -50,12 +50,12 @@ class Caching(Policy):
         self._store = context.store
         self._worker = context.worker
         self._cache = cache
-        self._shelf = context.store.responses(context.home, cache.most_bytes)
+        self._responses = context.store.responses(context.home, cache.most_bytes)
         self._single_flight = SingleFlight(context.store, context.worker)
 
     def close(self) -> None:
         """Let go of the shelf."""
-        self._shelf.close()
+        self._responses.close()
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
         """An answer to the call: kept, or of `ask`, which then is kept."""
@@ -121,26 +121,26 @@ class Caching(Policy):
         return apart(self._worker, wanted.topic, functools.partial(self._get, wanted), None, is_async=is_async)
 
     def _get(self, wanted: _Wanted) -> _Found | None:
-        value = self._shelf.get(wanted.key)
+        value = self._responses.get(wanted.key)
         opened = None if value is None else unpacked(value)
         if opened is None:
             return None
         at, ttl, reply = opened
-        moved = self._shelf.get(_moved(wanted.owner)) if wanted.owner else None
+        moved = self._responses.get(_moved(wanted.owner)) if wanted.owner else None
         outdated = moved is not None and int.from_bytes(moved, "big") >= at
         age = (time.monotonic_ns() + self._store.skew()[1] - at) / SECOND
         return _Found(Kept(at / SECOND, min(ttl, wanted.ttl)), age, reply, outdated)
 
     def _put(self, wanted: _Wanted, reply: Reply, asked: int) -> None:
         if len(reply.body) <= self._cache.largest:
-            self._shelf.put(wanted.key, packed(reply, asked, wanted.ttl), self._cache.keep(wanted.ttl))
+            self._responses.put(wanted.key, packed(reply, asked, wanted.ttl), self._cache.keep(wanted.ttl))
 
     def _acted(self, call: Call, plan: Plan) -> None:
         """A call that changes an account makes what is kept of it worth asking for anew."""
         reads = call.request.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
         if not reads and (owner := _owner(plan)):
             stamp = self._store.present().hi.to_bytes(8, "big")
-            put = functools.partial(self._shelf.put, _moved(owner), stamp, self._cache.keep(3600.0))
+            put = functools.partial(self._responses.put, _moved(owner), stamp, self._cache.keep(3600.0))
             self._worker.later(owner, put)  # also on the way out of a cancelled task
 
     # -- asking ----------------------------------------------------------------------------------------------------

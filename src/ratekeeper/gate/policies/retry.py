@@ -85,7 +85,7 @@ class Retries(Policy):
         if not self._context.egress.pools:  # else it may leave from another address
             no = self._context.store.blocks.against(plan.scopes, plan.charges, now)
             if no is not None and not no.unknown:
-                held = max(held, (no.opens - now) / SECOND)
+                held = max(held, (no.available_at - now) / SECOND)
         return held
 
     def _once(

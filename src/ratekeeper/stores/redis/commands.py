@@ -73,9 +73,9 @@ def reserve(request: Request, ask: Ask, number: str, most: int) -> list[Any]:
     if ask.backlog is not None:
         backlog = {request.ledger(key): units for key, units in ask.backlog.items()}
     ahead = {request.ledger(key): units for key, units in ask.ahead.items() if units}
-    member, klass = ask.who
+    member, priority = ask.who
     return [
-        "reserve", charges, ask.scopes, member_name(member), klass, backlog, ahead, ask.weight, ask.lease // MICRO, number,
+        "reserve", charges, ask.scopes, member_name(member), priority, backlog, ahead, ask.weight, ask.lease // MICRO, number,
         ask.lane, most, SHARE, ask.most,
     ]  # fmt: skip
 
@@ -95,20 +95,20 @@ def refund(request: Request, end: End) -> list[Any]:
     """The item that gives permits of a record back."""
     end.tell()
     of, permits = end.of, end.permits
-    member, klass = of.record.who
-    return ["refund", of.number, permits, request.charges(of.charges, permits), member_name(member), klass, end.left]
+    member, priority = of.record.who
+    return ["refund", of.number, permits, request.charges(of.charges, permits), member_name(member), priority, end.left]
 
 
 def adopt(request: Request, of: Record, lease: int) -> list[Any]:
     """The item that puts a permit in flight that was given elsewhere; `lease`: its end, us."""
-    member, klass = of.record.who
-    return ["adopt", of.number, 1, request.charges(of.charges), of.sent, member_name(member), klass, lease]
+    member, priority = of.record.who
+    return ["adopt", of.number, 1, request.charges(of.charges), of.sent, member_name(member), priority, lease]
 
 
 def regain(request: Request, of: Record, lease: int) -> list[Any]:
     """The item that gives a record back to a server without memory; `lease`: its end, us."""
-    member, klass = of.record.who
-    return ["regain", of.number, of.left, request.charges(of.charges), member_name(member), klass, lease]
+    member, priority = of.record.who
+    return ["regain", of.number, of.left, request.charges(of.charges), member_name(member), priority, lease]
 
 
 def spent(request: Request, grant: Grant, actual: Units, end: tuple[int, int, int]) -> list[Any]:

@@ -118,7 +118,7 @@ class Permits:
                 record = Grant(number, ask.namespace, ask.charges, told.marks, now, ask.who, now.mono + ask.lease)
                 found[place] = self._granted(ask, record, told.permits)
             elif told is not None:
-                found[place] = told._replace(opens=self._connection.clock.here(told.opens))
+                found[place] = told._replace(available_at=self._connection.clock.here(told.available_at))
 
         return Command(write, done)
 
@@ -190,7 +190,7 @@ class Permits:
     def _ended(self, end: End, told: Answered) -> None:
         """The server knows that permits of a record ended."""
         self._let_go(end)
-        if not self._given and (told.freed or told.foreign):  # else whoever asked waits for it
+        if not self._given and (told.released or told.foreign):  # else whoever asked waits for it
             self._heard(end.of.record.namespace, told._replace(wake=frozenset()))  # the script has woken the others
 
     def _let_go(self, end: End) -> None:

@@ -274,7 +274,7 @@ class _Ok(_Row, frozen=True, tag="ok"):
 
 class _No(_Row, frozen=True, tag="no"):
     where: int | str
-    opens: _Number
+    available_at: _Number
     unknown: bool
     never: bool
     kind: str
@@ -304,16 +304,16 @@ def _reserved(
         return told
     if isinstance(told, _No):
         key = told.where if isinstance(told.where, str) else request.name(told.where)
-        return Refusal(key, told.opens, told.unknown, told.never, told.kind, told.reason)
+        return Refusal(key, told.available_at, told.unknown, told.never, told.kind, told.reason)
     return None
 
 
 def _ended(told: tuple[Any, ...], request: Request, item: list[Any], raw: Sequence[bytes]) -> Answered:
-    held, freed, wake, *more = told
+    held, released, wake, *more = told
     foreign = more[0] if more else ()
     others = {request.name(place): units for place, units in zip(foreign[::2], foreign[1::2], strict=True)}
     members = frozenset([int(member, 16) for member in wake])
-    return Answered(tuple([request.name(place) for place in freed]), members, others or NOTHING, not held)
+    return Answered(tuple([request.name(place) for place in released]), members, others or NOTHING, not held)
 
 
 def _note(told: int | bool, request: Request, item: list[Any], raw: Sequence[bytes]) -> bytes | None:
@@ -344,8 +344,8 @@ _RESULTS: Final[dict[str, tuple[Callable[[msgspec.Raw], Any], Callable[..., Any]
         ("adopt", "hold", "learn", "leave", "put", "regain", "spent", "unblock", "undo", "withdraw"), _TRUE
     ),
 }
-"""Verb -> how its result is decoded, and made a record. Of `reserve` that is `Granted`, `Refusal` (`opens` in us of the
-server's clock), or None of a call that was skipped; of settle and refund `Answered`; of note its bytes, or None; of swap
+"""Verb -> how its result is decoded, and made a record. Of `reserve` that is `Granted`, `Refusal` (`available_at` in us of
+the server's clock), or None of a call that was skipped; of settle and refund `Answered`; of note its bytes, or None; of swap
 whether it was written, and what is there if it was not."""
 
 

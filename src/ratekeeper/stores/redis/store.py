@@ -154,12 +154,12 @@ class RedisStore(SharedStore):
         namespaces: dict[str, list[str]] = {}
         for key in keys:
             namespaces.setdefault(key.partition("/")[0], []).append(key)
-        member, klass = who
+        member, priority = who
         for namespace, names in namespaces.items():
 
             def write(request: Request, names: list[str] = names) -> list[Any]:
                 of = [(request.ledger(key), missed.get(key, 0), left.get(key, 0)) for key in names]
-                return ["withdraw", of, member_name(member), klass]
+                return ["withdraw", of, member_name(member), priority]
 
             self._client.post(namespace, Command(write), now)
 

@@ -143,8 +143,8 @@ def test_clients_steer(raw: Any, gate: Any, proxied: Any) -> None:
             assert (await here.get("/testland/a", header))[0] == 400
         gate.block(gate.scope("testland"), 4)  # for so long they wait
         calls = []
-        for klass in ("low", "critical"):
-            lines = f"GET /testland/{klass} HTTP/1.1\r\nHost: p\r\nX-Ratekeeper-Priority: {klass}\r\n\r\n"
+        for priority in ("low", "critical"):
+            lines = f"GET /testland/{priority} HTTP/1.1\r\nHost: p\r\nX-Ratekeeper-Priority: {priority}\r\n\r\n"
             calls.append(asyncio.create_task(here.ask(lines.encode())))
             while gate.room.count < len(calls):
                 await asyncio.sleep(0.005)
@@ -156,7 +156,7 @@ def test_clients_steer(raw: Any, gate: Any, proxied: Any) -> None:
     proxied(use)
     assert sorted(request.split(b" ")[1] for request in raw.requests) == [b"/critical", b"/low"]
     rows = [rows for view in gate.read().ledgers if "/requests-1d/" in view.key for rows in view.rows]
-    assert sorted(klass for _, klass in rows) == [0, 3]
+    assert sorted(priority for _, priority in rows) == [0, 3]
 
 
 def test_an_upstream_of_ones_own(raw: Any, gate: Any, proxied: Any) -> None:

@@ -103,8 +103,17 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
     elif isinstance(ledger, Bucket):
         own = [*divmod(ledger.level, _NANO), _up(ledger.at)]
     rows: list[int | str] = []
-    for (member, klass), row in ledger.rows.items():
-        rows += (member_name(member), klass, *row[:5], _up(row[5]), *row[6:10], _up(row[10]), *row[11:13], _up(row[13]))
+    for (member, priority), row in ledger.rows.items():
+        rows += (
+            member_name(member),
+            priority,
+            *row[:5],
+            _up(row[5]),
+            *row[6:10],
+            _up(row[10]),
+            *row[11:13],
+            _up(row[13]),
+        )
     return [
         seq, 0, *spec(ledger.limit), ledger.used, ledger.inflight, ledger.tally, ledger.era, ledger.hot, own, rows,
         0, 0, 0, 0, _ROW,

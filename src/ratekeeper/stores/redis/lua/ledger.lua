@@ -893,13 +893,13 @@ local function opens_sliding(L, cost, fixed, blocked, even, burst, others, now)
   local marks, period, usable = L.marks, L.period, L.usable
   local spare = L.room - cost
   local free = spare - others
-  local pieces, freed, melted = #marks / 3, {[0] = 0}, {}
-  for i = 1, pieces do freed[i] = freed[i - 1] + marks[3 * i - 1] end
+  local pieces, released, melted = #marks / 3, {[0] = 0}, {}
+  for i = 1, pieces do released[i] = released[i - 1] + marks[3 * i - 1] end
   melted[pieces] = 0
   for i = pieces - 1, 0, -1 do
     melted[i] = melted[i + 1]
     -- Pieces by which not even what others need is back are passed over below.
-    local units = free + freed[i]
+    local units = free + released[i]
     if units >= 0 and fixed ~= 0 and even == 0 then
       melted[i] = max(melted[i], marks[3 * i + 1] + period - share_less(units + 1, period, fixed))
     elseif units >= 0 and even ~= 0 then
@@ -908,13 +908,13 @@ local function opens_sliding(L, cost, fixed, blocked, even, burst, others, now)
   end
   local kept = free + L.used < max(fixed, even)
   for i = 0, pieces do
-    local opens = i > 0 and marks[3 * i - 2] + period or now.mono
+    local available_at = i > 0 and marks[3 * i - 2] + period or now.mono
     local could = true
-    if spare + freed[i] < usable - cost then
-      could = not kept and free + freed[i] >= blocked
-      opens = max(opens, melted[i])
+    if spare + released[i] < usable - cost then
+      could = not kept and free + released[i] >= blocked
+      available_at = max(available_at, melted[i])
     end
-    if could and (i == pieces or opens < marks[3 * i + 1] + period) then return opens > now.mono and opens or 0 end
+    if could and (i == pieces or available_at < marks[3 * i + 1] + period) then return available_at > now.mono and available_at or 0 end
   end
   return -(now.mono + period)
 end
@@ -988,7 +988,7 @@ local function probe(L, cost, now)
 end
 
 -- When `cost` units may be taken: 0 if now, else an instant, unknown or NEVER.
-local function opens(L, cost, member, class, now, ahead)
+local function available_at(L, cost, member, class, now, ahead)
   if L.kind ~= FIXED then return opens_in_general(L, cost, member, class, now, ahead) end
   advance(L, now)
   come_back(L, now)

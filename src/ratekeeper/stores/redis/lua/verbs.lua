@@ -19,11 +19,11 @@
 --           wanted
 --           backlog {i: units}, nil: will not wait; ahead {i: units}; lane 0: none; part: see `most_of`;
 --           wanted: of the permits, so many that calls wait for; they are decided one by one where a limit is nearly full
---           -> {ok, permits, {mark..}} | {no, i or scope, opens, unknown, never, kind, reason} | {skip}
+--           -> {ok, permits, {mark..}} | {no, i or scope, available_at, unknown, never, kind, reason} | {skip}
 --   settle  permit permits {{i, limit, reserved, actual, used or nil, mark, full}..} {mono, lo, hi} member
 --           stated left
---           -> {held, {freed i..}, {member to wake..}, {i, foreign..}}
---   refund  permit permits {{i, limit, units}..} member class left  -> {held, {freed i..}, {member to wake..}}
+--           -> {held, {released i..}, {member to wake..}, {i, foreign..}}
+--   refund  permit permits {{i, limit, units}..} member class left  -> {held, {released i..}, {member to wake..}}
 --           left: so many permits of the record were to end later when this was first told; nil: 0. Told twice, it ends once
 --   hold    permit until                       -> bool     withdraw {{i, missed, left}..} member class -> true
 --   doubt   {i..}; none: all of the namespace  -> count    put i blob                        -> bool
@@ -302,7 +302,7 @@ local function most_of(most, part, charges, ledgers, ahead, member, class)
     if L.kind == SLOTS or L.floor == FAR then return 1 end
     if cost > 0 then most = min(most, floor(L.room / (part * cost)), floor((L.room - L.floor) / cost)) end
     -- What is kept for classes above the caller's is kept from all of them together.
-    while class > L.calm and most > 1 and opens(L, most * cost, member, class, now, 0) ~= 0 do most = floor(most / 2) end
+    while class > L.calm and most > 1 and available_at(L, most * cost, member, class, now, 0) ~= 0 do most = floor(most / 2) end
   end
   return max(1, most)
 end
@@ -328,7 +328,7 @@ local function reserve(item)
   for c = 1, #charges do
     local i, cost, L = charges[c][1], charges[c][3], ledgers[c]
     if look_closer or L.room - cost < L.floor or class > L.calm then
-      local at = opens(L, cost, member, class, now, ahead[i] or 0)
+      local at = available_at(L, cost, member, class, now, ahead[i] or 0)
       if at == NEVER then return {'no', i, 0, false, true, 'limit', ''} end
       if at ~= 0 then
         if at < 0 then at, unknown = at < NEVER and min(mono + LOOK, -at) or mono + LOOK, true end
@@ -349,7 +349,7 @@ local function reserve(item)
     while permits < wanted do
       for c = 1, #charges do
         local i, cost, L = charges[c][1], charges[c][3], ledgers[c]
-        if (look_closer or L.room - cost < L.floor or class > L.calm) and opens(L, cost, member, class, now, ahead[i] or 0) ~= 0 then
+        if (look_closer or L.room - cost < L.floor or class > L.calm) and available_at(L, cost, member, class, now, ahead[i] or 0) ~= 0 then
           wanted = permits
           break
         end
@@ -375,9 +375,9 @@ local function reserve(item)
 end
 
 -- Write a ledger, and note whom it is good for that it has more room.
-local function noted(i, L, before, member, freed, wake)
+local function noted(i, L, before, member, released, wake)
   if L.room > before then
-    freed[#freed + 1] = i
+    released[#released + 1] = i
     waiting(L, member, wake)
   end
   keep(L)
@@ -388,7 +388,7 @@ local function settle_permit(item)
   local whose = record(permit)
   local was_held = drop(permit, permits, parts, item[8])
   sent = {mono = sent[1], lo = sent[2], hi = sent[3]}
-  local freed, wake, foreign = {}, {}, {}
+  local released, wake, foreign = {}, {}, {}
   for p = 1, #parts do
     local part = parts[p]
     local i, reserved, actual = part[1], part[3], part[4]
@@ -403,24 +403,24 @@ local function settle_permit(item)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
     end
     if part[7] then overrun(L, sent, now, item[7]) elseif L.trial ~= 0 then confirm(L, sent) end
-    noted(i, L, before, member, freed, wake)
+    noted(i, L, before, member, released, wake)
   end
-  return {was_held, freed, listed(wake), foreign}
+  return {was_held, released, listed(wake), foreign}
 end
 
 local function refund_permit(item)
   local permit, permits, parts, member, class = item[2], item[3], item[4], item[5], item[6]
   if not drop(permit, permits, parts, item[7]) then return {false, {}, {}} end
-  local freed, wake = {}, {}
+  local released, wake = {}, {}
   for p = 1, #parts do
     local i, units = parts[p][1], parts[p][3]
     local L = current(i, parts[p][2], now)
     local before = L.room
     refund(L, units)
     returned(L, member, class, units, now.mono, false)
-    noted(i, L, before, member, freed, wake)
+    noted(i, L, before, member, released, wake)
   end
-  return {true, freed, listed(wake)}
+  return {true, released, listed(wake)}
 end
 
 -- Refund all of a permit, whatever it holds.
