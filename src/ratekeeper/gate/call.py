@@ -362,12 +362,12 @@ class Policy(ABC):
 
 
 def packed(reply: Reply, at: int, ttl: float) -> bytes:
-    """A reply as it lies on the shelf, asked for at `at` (steady ns of the store)."""
+    """A reply as it lies in the response storage, asked for at `at` (steady ns of the store)."""
     return msgspec.msgpack.encode((at, ttl, reply))
 
 
 def unpacked(value: bytes) -> tuple[int, float, Reply] | None:
-    """From the shelf; None if it is another version's."""
+    """From the response storage; None if it is another version's."""
     try:
         return msgspec.msgpack.decode(value, type=tuple[int, float, Reply])
     except msgspec.MsgspecError:

@@ -307,7 +307,7 @@ class Gate:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Got:
-        """A whole call with all that the gate's policies do around it: kept answers, retries, a breaker.
+        """A whole call with all that the gate's policies do around it: cached responses, retries, a breaker.
 
         Args:
             provider, method, path, params, body, headers: as for `permit`.

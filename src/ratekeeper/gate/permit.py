@@ -1,4 +1,4 @@
-"""Leave for one attempt of one call, and what comes back of it."""
+"""A permit for one attempt of a call: how it is waited for, and how its outcome is reported."""
 
 from __future__ import annotations
 

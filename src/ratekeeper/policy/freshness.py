@@ -1,4 +1,4 @@
-"""For how long a kept answer is fresh, and when a stale one is better than none. Pure."""
+"""For how long a cached response is fresh, and when a stale one is better than none. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Service(StrEnum):
 
 
 class Kept(NamedTuple):
-    """One kept answer: when it was asked for (steady seconds of the store), and its time to live, seconds."""
+    """One cached response: when it was asked for (steady seconds of the store), and its time to live, seconds."""
 
     at: float
     ttl: float
@@ -46,7 +46,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         market: seconds for reads of market data that neither `ttl` nor the rule file names.
         stale_if_error: seconds beyond its time to live for which an answer serves if the provider gives none.
         stale_while_banned: the same while a ban or an open breaker forbids to ask.
-        most_bytes: of all kept answers of a machine (or of a shared server) together.
+        most_bytes: of all cached responses of a machine (or of a shared server) together.
         largest: bytes of one answer that is still kept.
     """
 

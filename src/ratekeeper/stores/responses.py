@@ -1,4 +1,4 @@
-"""Where kept answers lie: beside the ledgers, for all who share them. Bounded, and never in the way: trouble is a miss."""
+"""The response storage: beside the ledgers, shared by all. Bounded, and never in the way: any trouble with it is a cache miss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST: Final = 7 * 86_400.0
 
 
 class ResponseStorage(ABC):
-    """Kept answers by key, for so many seconds at most. Thread-safe; what cannot be read or written is as if it was not
+    """Cached responses by key, for so many seconds at most. Thread-safe; what cannot be read or written is as if it was not
     there."""
 
     @abstractmethod

@@ -143,7 +143,7 @@ class Forward:
         except (aiohttp.ClientError, OSError) as error:
             return broken(error)
         if isinstance(found, web.Response):
-            return found  # a kept answer
+            return found  # a cached response
         with kept(found.call):
             return await _back(target.request, found)
 

@@ -1,4 +1,4 @@
-"""Answers that are given again: found on the shelf that all processes share, asked for once, stale rather than none."""
+"""The response cache: all processes share it, one of them asks, and a stale response is better than none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Found(NamedTuple):
 
 
 class Caching(Policy):
-    """The kept answers of one gate."""
+    """The cached responses of one gate."""
 
     when_overriding: ClassVar[bool] = False
 
@@ -54,7 +54,7 @@ class Caching(Policy):
         self._single_flight = SingleFlight(context.store, context.worker)
 
     def close(self) -> None:
-        """Let go of the shelf."""
+        """Close the response storage."""
         self._responses.close()
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
@@ -115,7 +115,7 @@ class Caching(Policy):
             return self._cache.market
         return ttl or 0.0
 
-    # -- the shelf -------------------------------------------------------------------------------------------------
+    # -- the response storage ----------------------------------------------------------------------------------------
 
     def _look(self, wanted: _Wanted, is_async: bool) -> Steps[_Found | None]:
         return apart(self._worker, wanted.topic, functools.partial(self._get, wanted), None, is_async=is_async)
@@ -146,7 +146,7 @@ class Caching(Policy):
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def _usable(self, call: Call, plan: Plan, wanted: _Wanted, found: _Found | None) -> Any:
-        """A kept answer that serves at once: a fresh one, or any as long as nobody may ask."""
+        """A cached response that serves at once: a fresh one, or any as long as nobody may ask."""
         if found is None:
             return None
         if not found.outdated and self._cache.fresh(found.kept, found.age):

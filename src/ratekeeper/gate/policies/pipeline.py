@@ -1,6 +1,6 @@
 """The policies around a governed call, and their order, from the outside in::
 
-    Cache      a kept answer is given again; one process asks for all
+    Cache      a cached response is given again; one process asks for all
      Batch     single calls are collected and made as one
       Retry    a failed attempt is made again where that is safe
        Breaker a provider in trouble is left alone
