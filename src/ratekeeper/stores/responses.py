@@ -1,4 +1,4 @@
-"""The response storage: beside the ledgers, shared by all. Bounded, and never in the way: any trouble with it is a cache miss."""
+"""The response storage: beside the ledgers, shared by all. Bounded, and never in the way: trouble is a cache miss."""
 
 from __future__ import annotations
 
