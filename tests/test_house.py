@@ -259,3 +259,12 @@ def test_no_secrets() -> None:
                 for hit in SECRET.findall(file.read_text(encoding="utf-8", errors="replace"))
             ]
     assert not found
+
+
+_BUILDS = re.compile(r"msgspec\.convert\(|\.Decoder\(|decode\([^\n]*type=(?!(list|dict)\[(str|Any|msgspec\.Raw))")
+
+
+@each([p for p in MODULES if p.name != "typed.py"])
+def test_types_are_built_in_one_place(path: Path) -> None:
+    """Only `ratekeeper.typed` has msgspec build types: two threads that build one at once crash the interpreter."""
+    assert not [line for line in path.read_text().splitlines() if _BUILDS.search(line)]

@@ -178,6 +178,8 @@ class Session:
     def _seen(self, told: Any) -> None:
         held = sum(row["position_qty"] for row in told.data["rows"])
         self._watched = f"{held:+.3f} ({told.service}, {told.age:.1f} s old)"
+        if told.service == "stale":
+            print(f"grid: position {self._watched}", flush=True)  # at once: the exchange gives no answer
 
     def _line(self) -> str:
         prices, ladder = self._prices, self._ladder

@@ -57,7 +57,7 @@ class Bot:
         self.gate = gate
         self.exchange = exchange
         self.stopping = asyncio.Event()
-        self.traffic = gate.jams.of(
+        self.traffic = gate.congestion.of(
             gate.provider("bitget").namespace,
             Congestion(width=WIDTH, span=MINUTE, gap=MINUTE / 300, long_gap=MINUTE / 60),
         )

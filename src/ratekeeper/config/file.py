@@ -18,6 +18,7 @@ import msgspec
 from ratekeeper.config.schema import Settings, store_address
 from ratekeeper.errors import RuleError, StoreError
 from ratekeeper.pools.address import EgressSettings, checked
+from ratekeeper.typed import converted
 
 __all__ = ["SettingsFile", "find_settings", "home_folder", "key_lines", "line_of", "read_settings"]
 
@@ -96,7 +97,7 @@ def read_settings(
         for other in wrong[1:]:
             wrong[0].add_note(str(other))
         raise wrong[0]
-    settings = msgspec.convert(raw, Settings)
+    settings = converted(raw, Settings)
     with file.locating():
         if isinstance(settings.egress, EgressSettings):
             checked(settings.egress)

@@ -17,6 +17,7 @@ from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import EgressSettings
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.base import Store
+from ratekeeper.typed import converted
 
 __all__ = [
     "SETTINGS",
@@ -85,7 +86,7 @@ def _policies(stated: Policies | str) -> Policies:
     if isinstance(stated, str):
         return Policies.named(stated)
     try:  # what is made in code is held to the same bounds as what stands in a file
-        return msgspec.convert(msgspec.to_builtins(stated), Policies)
+        return converted(msgspec.to_builtins(stated), Policies)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$.")
         raise RuleError(f"Policies({place.rstrip('`')}): {text}") from None

@@ -19,6 +19,7 @@ from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
 from ratekeeper.rules.call import Feedback, Outcome, Plan, Request
 from ratekeeper.stores.faults import ours
+from ratekeeper.typed import msgpack_decoder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -369,6 +370,6 @@ def packed(reply: Reply, at: int, ttl: float) -> bytes:
 def unpacked(value: bytes) -> tuple[int, float, Reply] | None:
     """From the response storage; None if it is another version's."""
     try:
-        return msgspec.msgpack.decode(value, type=tuple[int, float, Reply])
+        return msgpack_decoder(tuple[int, float, Reply])(value)
     except msgspec.MsgspecError:
         return None

@@ -24,6 +24,7 @@ from ratekeeper.rules.call import Answer, Feedback, Outcome, Plan
 from ratekeeper.rules.reading import dig
 from ratekeeper.rules.schema import File, Refusal
 from ratekeeper.rules.times import TimeFormat, interval_name
+from ratekeeper.typed import converted
 
 __all__ = ["Denial", "Denials", "Envelope", "filled", "interval", "put", "sample", "worded", "write_instant"]
 
@@ -76,7 +77,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def _envelopes() -> dict[str, Envelope]:
     text = Path(__file__).with_name("envelopes.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(text), dict[str, Envelope])
+    return converted(tomllib.loads(text), dict[str, Envelope])
 
 
 class Denial(NamedTuple):

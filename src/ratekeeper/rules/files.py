@@ -17,6 +17,7 @@ import msgspec
 
 from ratekeeper.errors import RuleError
 from ratekeeper.rules.schema import File, Head
+from ratekeeper.typed import converted
 
 __all__ = [
     "faults",
@@ -92,7 +93,7 @@ def toml_of(text: str, file: str) -> dict[str, Any]:
 
 def _convert(raw: dict[str, Any], kind: type[T], file: str) -> T:
     try:
-        return msgspec.convert(raw, kind)
+        return converted(raw, kind)
     except msgspec.ValidationError as error:
         key, told = next(faults(raw, kind, page=_PAGE), ("$", f"{error}. See {_PAGE}"))
         raise RuleError(told, file=file, key=key) from None
@@ -122,7 +123,7 @@ def faults(value: object, kind: Any, path: str = "$", *, page: str) -> Iterator[
             yield from faults(each, part, f"{path}[{at}]", page=page)
     else:
         try:
-            msgspec.convert(value, kind)
+            converted(value, kind)
         except msgspec.ValidationError:
             remedy = next((meta.description for meta in _metas(kind) if meta.description), f"See {page}.")
             yield path, f"expected {_expected(kind)}, got {_shown(value)}.{_near(value, kind)} {remedy}"

@@ -24,6 +24,7 @@ import msgspec
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.sessions.history import Record, Records
 from ratekeeper.stores.members import WakeSockets
+from ratekeeper.typed import json_decoder
 
 __all__ = ["Command", "Listener", "ask", "listing"]
 
@@ -87,7 +88,7 @@ class Listener:
             for session in list(self._ids):
                 path = self._records.path(session, ".do")
                 try:
-                    command = msgspec.json.decode(path.read_bytes(), type=Command)
+                    command = json_decoder(Command)(path.read_bytes())
                 except FileNotFoundError:
                     continue
                 except (OSError, msgspec.MsgspecError):

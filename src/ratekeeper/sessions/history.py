@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from ratekeeper.sessions.restarts import Progress, Recovery
+from ratekeeper.typed import json_decoder
 
 __all__ = ["KEPT", "Record", "Records"]
 
@@ -58,7 +59,7 @@ class Records:
     def read(self, session: str) -> Record:
         """A session's record; a fresh one if there is none, or if it cannot be read."""
         try:
-            return msgspec.json.decode(self.path(session).read_bytes(), type=Record)
+            return json_decoder(Record)(self.path(session).read_bytes())
         except FileNotFoundError:
             return Record(session)
         except (OSError, msgspec.MsgspecError) as error:
@@ -88,6 +89,6 @@ class Records:
             return
         for path in paths:
             try:
-                yield msgspec.json.decode(path.read_bytes(), type=Record)
+                yield json_decoder(Record)(path.read_bytes())
             except (OSError, msgspec.MsgspecError):
                 continue

@@ -12,6 +12,7 @@ import msgspec
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge
+from ratekeeper.typed import json_decoder
 
 __all__ = ["CONTACT", "EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
 
@@ -172,6 +173,6 @@ def write_blocks(path: Path, states: list[BlockState]) -> None:
 def read_blocks(path: Path) -> list[BlockState]:
     """The blocks of a file; none if it is missing or unreadable."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[BlockState])
+        return json_decoder(list[BlockState])(path.read_bytes())
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return []

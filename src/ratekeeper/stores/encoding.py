@@ -10,7 +10,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from ratekeeper.rules.numbers import believable
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.inforce import PACED, REFUSED
+from ratekeeper.typed import json_decoder, msgpack_decoder
 
 __all__ = [
     "Change", "due", "encoded", "meant", "meant_blocks", "meant_learned", "note_of", "permit_name", "permits_of", "read_or",
@@ -43,12 +44,12 @@ LEDGER, PERMIT, NOTE, MEMBER, OFFLINE = b"L", b"P", b"N", b"M", b"A"
 GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 
 encode: Final = msgspec.msgpack.Encoder().encode
-decode_held: Final = msgspec.msgpack.Decoder(tuple[tuple[str, int], ...]).decode
+decode_held: Final = msgpack_decoder(tuple[tuple[str, int], ...])
 """What a permit holds: (key, units) each."""
-decode_offline: Final = msgspec.msgpack.Decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]]).decode
+decode_offline: Final = msgpack_decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]])
 """What is held for a process that is offline: (namespace, lease, number, what) of each permit."""
-decode_blocks: Final = msgspec.json.Decoder(list[BlockState]).decode
-decode_learned: Final = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).decode
+decode_blocks: Final = json_decoder(list[BlockState])
+decode_learned: Final = json_decoder(dict[str, dict[str, tuple[int, int]]])
 
 _DUE: Final = struct.Struct(">QQ")
 _MOST: Final = 1 << 60
@@ -76,12 +77,7 @@ def encoded(note: object) -> bytes | None:
 
 def note_of(raw: bytes | None, kind: type[N]) -> N | None:
     """A note of those bytes. What is garbled, or of another version, is none."""
-    return None if raw is None else read_or(None, _decode(kind), raw)  # type: ignore[arg-type]
-
-
-@lru_cache(64)
-def _decode(kind: Any) -> Callable[[bytes], Any]:
-    return msgspec.msgpack.Decoder(kind).decode
+    return None if raw is None else read_or(None, msgpack_decoder(kind), raw)
 
 
 # -- records of the host store: their names ----------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ratekeeper.typed import converted
+
 __all__ = ["LimitChange", "Live", "Options", "parse_latency", "parse_limit"]
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -63,7 +65,7 @@ class Options(Live, kw_only=True):
         """Set the named `Live` fields; `ValueError` names what is wrong and changes nothing."""
         current = {name: getattr(self, name) for name in Live.__struct_fields__}
         try:
-            checked = msgspec.convert({**current, **values}, Live, strict=False)
+            checked = converted({**current, **values}, Live, strict=False)
         except msgspec.ValidationError as error:
             raise ValueError(f"options: {error}") from None
         for name in Live.__struct_fields__:

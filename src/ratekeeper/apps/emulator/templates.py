@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from ratekeeper.typed import converted
+
 __all__ = ["Books", "Sheet", "Trouble", "Word"]
 
 DATA = Path(__file__).with_name("data")
@@ -132,7 +134,7 @@ class Sheet:
     @classmethod
     def of(cls, venue: str) -> Sheet:
         """The sheet of a venue; an empty one for a venue without a file."""
-        return cls(msgspec.convert(_loaded(venue), _File))
+        return cls(converted(_loaded(venue), _File))
 
     def read(self, text: str) -> _Template:
         """A template, to be called with the values by name."""

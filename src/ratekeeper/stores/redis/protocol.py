@@ -7,7 +7,7 @@ A reply is read as a whole before anything is done with it. What cannot be read 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -17,6 +17,7 @@ from ratekeeper.ledger.limit import Charge, Instant, Limit
 from ratekeeper.stores.blocks import EVERYWHERE
 from ratekeeper.stores.records import NOTHING, Answered
 from ratekeeper.stores.redis.lua import from_lua, spec
+from ratekeeper.typed import msgpack_decoder
 
 __all__ = [
     "EVER",
@@ -285,7 +286,7 @@ class _Skip(_Row, frozen=True, tag="skip"):
     """A call of the same lane was refused before it."""
 
 
-_decode_reply: Final = msgspec.msgpack.Decoder(_Ok | Stale | Lost).decode
+_decode_reply: Final = msgpack_decoder(cast("type[_Ok | Stale | Lost]", _Ok | Stale | Lost))
 
 
 def _blob(raw: Sequence[bytes], number: int) -> bytes:
@@ -327,7 +328,7 @@ def _swapped(
 
 
 def _of(kind: Any) -> Callable[[msgspec.Raw], Any]:
-    return msgspec.msgpack.Decoder(kind).decode
+    return msgpack_decoder(kind)
 
 
 _TRUE: Final = _of(bool), None
