@@ -1,8 +1,8 @@
-"""What every ledger shares: units in flight, units spent, and who of the members may take the rest.
+"""The base of every ledger: it counts units in flight and units spent, and decides which members may take the rest.
 
-A provider counts a request at the instant it arrives, which nobody here ever sees. So a ledger holds the cost from the
-moment of `take` (before it is sent) until `settle` (after it was answered), and each window kind decides how long the
-settled cost stays. `room` is kept up to date by every verb, so that the usual decision is one comparison.
+A provider counts a request at the instant it arrives, which this side never sees. So a ledger holds the cost from `take`
+(before the request is sent) until `settle` (after its answer). Each window kind decides how long the settled cost stays.
+Every verb keeps `room` up to date, so the usual decision is one comparison.
 
 Pure: the instant is an argument, integers only, no clock, no I/O, no randomness.
 """
@@ -31,15 +31,15 @@ __all__ = ["NEVER", "UNKNOWN", "Ledger"]
 NEVER: Final = -2
 """The cost is above the limit."""
 UNKNOWN: Final = -1
-"""It opens when somebody settles; no instant can be computed. Any number below `NEVER` says the same, and that it cannot be
-before the steady instant of the opposite sign."""
+"""Units come free when a permit in flight settles; no instant can be computed. A number below `NEVER` means the same, and
+that this cannot happen before the steady instant of the opposite sign."""
 FAR: Final = 1 << 62
 CALM: Final = 99
 """Below every class."""
 
 
 class Ledger:
-    """State of one limit for one owner. Subclasses say how settled units leave again.
+    """State of one limit for one owner. Subclasses define how settled units leave again.
 
     Attributes:
         limit: the rule in force.
@@ -49,15 +49,15 @@ class Ledger:
         tally: running total that never falls, a mark for feedback: units settled (fixed windows), or units that have left
             again (all other kinds).
         turn: steady instant (ns) from which `advance` must run before `room` is read.
-        early: steady instant (ns) from which what is taken may count in the next window too (fixed windows only).
-        probed: last steady instant (ns) at or after `early` at which something was taken.
-        trial: until this steady instant (ns) a window that seems to have begun may not have: what the one before holds is
-            not given out before one call has tried it; 0: no need.
+        early: steady instant (ns) from which units taken may count in the next window too (fixed windows only).
+        probed: last steady instant (ns) at or after `early` at which units were taken.
+        trial: steady instant (ns) until which a window may not have begun although it seems so; until one call has tried it,
+            the ledger keeps back what the window before holds. 0: no trial.
         era: number of the (pseudo-)window in which the members' rows count.
-        hot: last era in which somebody was refused.
-        floor: room that must remain for a grant without a closer look, to a caller whose class is not below `calm`.
-        calm: the highest class that wanted something lately; those below it must leave it what it is expected to want.
-        rows: per (member, class), what it took and wants; see `shares.Row`.
+        hot: last era in which a call was refused.
+        floor: room that must remain for a grant on the fast path, to a caller whose class is not below `calm`.
+        calm: the highest class with recent demand; lower classes must leave it its expected demand.
+        rows: per (member, class), its use and demand; see `shares.Row`.
     """
 
     __slots__ = (
@@ -67,9 +67,9 @@ class Ledger:
     aligned: ClassVar[bool] = False
     """Whether eras are the windows themselves (fixed windows), whose rows end with them."""
     rises: ClassVar[bool] = False
-    """Whether settling at the reserved cost leaves more room than before (slots: yes)."""
+    """Whether settling at the reserved cost increases the room (slots: yes)."""
     melts: ClassVar[bool] = False
-    """Whether what is kept back for others melts towards the end of a window (else it is kept while they wait)."""
+    """Whether units reserved for others shrink towards the end of a window (else they are kept while the others wait)."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -82,27 +82,27 @@ class Ledger:
         self.room = limit.usable
         self.floor = limit.usable * KEEP_UPPER // 100
 
-    # -- what the kinds define -------------------------------------------------------------------------------------
+    # -- methods of each kind --------------------------------------------------------------------------------------
 
     def advance(self, now: Instant) -> None:
-        """Bring the state up to `now`: let go what no longer counts."""
+        """Bring the state up to `now`: drop units that no longer count."""
         raise NotImplementedError
 
     def frees(self, units: int, now: Instant) -> int:
-        """Steady instant (ns) at which `units` more than now will be free, or unknown (see `UNKNOWN`)."""
+        """Return the steady instant (ns) at which `units` more than now will be free, or unknown (see `UNKNOWN`)."""
         raise NotImplementedError
 
     def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
-        """Share of the window still to come, as a fraction (numerator, denominator); only asked where `melts`.
+        """Return the part of the window still to come, as a fraction (numerator, denominator); called only where `melts`.
 
         Args:
             now: the instant.
-            pressing: whether upper classes want something; then it counts to the latest possible end.
+            pressing: whether upper classes have demand; then the window counts to its latest possible end.
         """
         raise NotImplementedError
 
     def dump_own(self) -> list[int]:
-        """The kind's own numbers, for `codec`."""
+        """Return the kind's own numbers, for `codec`."""
         return []
 
     def load_own(self, own: list[int]) -> None:
@@ -111,13 +111,13 @@ class Ledger:
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def available_at(self, cost: int, who: Who, now: Instant, ahead: int = 0) -> int:
-        """When `cost` units may be taken by `who`.
+        """Return when `who` may take `cost` units.
 
         Args:
             cost: units.
-            who: (member, class) that asks.
+            who: (member, class) of the caller.
             now: the instant; `advance` has run for it.
-            ahead: units that an older call of the same process waits for on this ledger.
+            ahead: units for which an older call of the same process waits on this ledger.
 
         Returns:
             0 if now; else a steady instant in ns, unknown (see `UNKNOWN`) or `NEVER`.
@@ -135,13 +135,13 @@ class Ledger:
             edge = (self.era + later) * self.limit.period
             if not upper.even or found <= edge or self.aligned:
                 break
-            # Within a window that knows no eras, less is expected from the next era on, and then nothing.
+            # In a window without eras, less demand is expected from the next era on, and then none.
             upper = above(self, who[1], now.mono, later)
             found = max(edge, self._opens(cost, upper, lack, ahead, now))
         return found
 
     def _opens(self, cost: int, upper: Upper, lack: int, ahead: int, now: Instant) -> int:
-        """`available_at` for so much to be left to upper classes and, of its own, to other members."""
+        """`available_at`, given what the caller must leave to upper classes and to other members of its class."""
         if not self.melts:
             return self.opens_flow(cost, upper, max(lack, ahead), now)
         spare, most = self.room - cost, self.limit.usable - cost
@@ -157,18 +157,18 @@ class Ledger:
         return end if end < 0 else min(end, now.mono + to_come - long)
 
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
-        """`available_at` where units come back all the time.
+        """`available_at` where units come back continuously.
 
         Args:
             cost: units.
-            upper: what upper classes want.
-            others: to be left to other members of the class and to older calls, units.
+            upper: the demand of upper classes.
+            others: units to leave to other members of the class and to older calls.
             now: the instant.
         """
         raise NotImplementedError
 
     def take(self, cost: int, who: Who, now: Instant) -> None:
-        """Put `cost` units in flight for `who`; the decision has been made."""
+        """Put `cost` units in flight for `who`, after the decision."""
         mono = now[0]
         self.inflight += cost
         self.room -= cost
@@ -187,10 +187,10 @@ class Ledger:
             note_burst(row, cost, mono, self.limit.period)
 
     def try_one(self, now: Instant) -> None:
-        """What was taken goes beyond what is surely there; only during a `trial`."""
+        """Note that the units taken exceed what is certainly there; only during a `trial`."""
 
     def _row(self, who: Who) -> Row:
-        """The row of `who`; one that is missing begins."""
+        """Return the row of `who`; create it if missing."""
         row = self.rows.get(who)
         if row is None:
             row = self.rows[who] = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
@@ -204,8 +204,8 @@ class Ledger:
         Args:
             who: (member, class).
             head: cost of its next call, units.
-            backlog: all that it waits for here, units; 0 takes the note away.
-            until: steady instant (ns) at which the note is forgotten, should its author vanish.
+            backlog: all units for which it waits here; 0 removes the note.
+            until: steady instant (ns) at which the note expires, in case its author vanishes.
             weight: the member's share in fairness.
         """
         row = self._row(who)
@@ -220,8 +220,8 @@ class Ledger:
 
         Args:
             who: (member, class).
-            units: what they would have cost.
-            waiting: units that others of it still wait for.
+            units: their cost.
+            waiting: units for which its other calls still wait.
             mono: steady ns.
         """
         row = self._row(who)
@@ -234,17 +234,17 @@ class Ledger:
     # -- settling --------------------------------------------------------------------------------------------------
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
-        """Turn `reserved` units in flight into `actual` units spent, at the latest at `at`; `advance` has run."""
+        """Turn `reserved` units in flight into `actual` units spent, at `at` at the latest; `advance` has run."""
         self.inflight -= reserved
         self.used += actual
         self.room += reserved - actual
 
     def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
-        """Nobody will say what became of `reserved` units in flight; if they ever arrived, it was by `at`."""
+        """Count `reserved` units in flight as spent because no outcome will be reported; if they arrived, it was by `at`."""
         self.settle(reserved, reserved, at)
 
     def recount(self, inflight: int, mono: int) -> None:
-        """Hold what permits say is in flight, `inflight` units; what was held beyond that counts as spent at steady instant
+        """Set the units in flight to `inflight`, the sum over the permits. A surplus counts as spent at steady instant
         `mono`, in this window and in the next."""
         more = self.inflight - inflight
         if more < 0:
@@ -255,7 +255,8 @@ class Ledger:
             self.lapse(more, Instant(at, at, at), Instant(at, at, at))
 
     def returned(self, who: Who, units: int, mono: int, *, spent: bool) -> None:
-        """`units` of `who` are in flight no more; of those `spent` it need not be told unless that `rises`."""
+        """Note that `units` of `who` are no longer in flight. For `spent` units the call is needed only if the ledger
+        `rises`."""
         row = self.rows.get(who)
         if row is not None and row[0] and not spent:
             left = max(0, row[0] - units)
@@ -264,25 +265,25 @@ class Ledger:
             row[0] = left
 
     def refund(self, reserved: int) -> None:
-        """Give back `reserved` units in flight that were surely never sent."""
+        """Give back `reserved` units in flight that were certainly never sent."""
         self.inflight -= reserved
         self.room += reserved
 
     def observe(self, used: int, sent: Instant, mark: int, reserved: int, actual: int, now: Instant) -> int:
-        """Take the provider's used-counter into account; call after `settle` of the same request.
+        """Apply the provider's used-counter; call after `settle` of the same request.
 
         Args:
             used: the counter, units, as the answer states it.
             sent: instant at which the request was reserved.
             mark: `tally` at that instant.
-            reserved, actual: cost of this request as it was held and as it was settled, units.
+            reserved, actual: cost of this request as reserved and as settled, units.
             now: instant of the answer.
 
         Returns:
-            Units of foreign traffic found: counted by the provider and not by us.
+            Units of foreign traffic found: the provider counted them and this ledger did not.
         """
-        # Until a moment ago this request was held at `reserved`: so much of the counter it can explain. So can what has
-        # left since the counter was read.
+        # Until just now this request was held at `reserved`, so it can explain that much of the counter. So can units that
+        # have left since the counter was read.
         foreign = used - (self.used + self.inflight + max(0, reserved - actual) + self.tally - mark)
         if foreign <= 0:
             return 0
@@ -290,29 +291,29 @@ class Ledger:
         return foreign
 
     def spend(self, units: int, now: Instant) -> None:
-        """Count `units` that somebody else spent."""
+        """Count `units` that another program spent."""
         self.settle(0, units, now)
 
     def fill(self, now: Instant) -> None:
-        """The provider says that this limit is used up: nothing is left until its window moves on."""
+        """The provider reports this limit as used up: leave no room until its window moves on."""
         missing = self.limit.usable - self.used - self.inflight
         if missing > 0:
             self.spend(missing, now)
 
     def confirm(self, sent: Instant) -> None:
-        """A call that was reserved at `sent` was answered and not refused; only asked during a `trial`."""
+        """A call that was reserved at `sent` was answered and not refused; called only during a `trial`."""
 
     def overrun(self, sent: Instant, now: Instant, stated: bool) -> None:
-        """The provider refused a call that was reserved at `sent`, because this limit is used up; if it `stated` for how
-        long, a block holds it, and nothing more is made of it here."""
+        """The provider refused a call that was reserved at `sent`, because this limit is used up. If it `stated` for how
+        long, a block holds the limit, and the ledger does nothing."""
         if not stated:
             self.fill(now)
 
     def doubt(self, now: Instant) -> None:
-        """The clock by which windows were told was wrong; `now` is by the right one. Let nothing spent be forgotten early."""
+        """The clock that dated windows was wrong; `now` uses the right one. Forget no spent units early."""
 
     def adopt(self, limit: Limit, now: Instant) -> None:
-        """Follow a limit that changed live (same kind); what is spent stays spent."""
+        """Follow a limit that changed live (same kind); spent units stay spent."""
         self.room += limit.usable - self.limit.usable
         if limit.period != self.limit.period:
             self.hot = -9  # eras are counted anew
@@ -323,16 +324,16 @@ class Ledger:
     # -- eras ------------------------------------------------------------------------------------------------------
 
     def _past(self, row: Row, asked: int) -> list[int]:
-        """The last five numbers of a row in the next era, of the `asked` units of this one."""
+        """Return a row's last five numbers for the next era; the row asked for `asked` units in this one."""
         return [row[9], row[10], 0, row[11] // asked if asked else row[12], 0]
 
     def cool(self) -> None:
-        """Set `floor` by whether somebody was refused lately, and `calm` by who wanted something."""
+        """Set `floor` by recent refusals, and `calm` by recent demand."""
         self.calm = min([priority for _, priority in self.rows if priority < AGED], default=CALM)
         self.floor = FAR if self.era - self.hot <= 1 else self.limit.usable * KEEP_UPPER // 100
 
     def enter(self, era: int, mono: int) -> None:
-        """Begin `era`: what was taken in the last one becomes the past; silent members are forgotten."""
+        """Begin `era`: units taken in the last one become the past; silent members are forgotten."""
         if era == self.era:
             return
         following = era == self.era + 1

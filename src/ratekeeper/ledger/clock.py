@@ -1,7 +1,7 @@
-"""What time it is on the server: bounds learned from its answers, never a guess without doubt.
+"""The server's clock, as bounds learned from its answers. It never gives an instant without its uncertainty.
 
-The server's clock is steady time plus an offset that lies in ``[lo, hi]``. Each answer narrows the bounds (the stamp was
-made between sending and answer); time and wall-clock steps widen them. Pure: instants are arguments, integer ns.
+The server's clock is steady time plus an offset that lies in ``[lo, hi]``. Each answer narrows the bounds (the server made
+the stamp between sending and answer); time and wall-clock steps widen them. Pure: instants are arguments, integer ns.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ratekeeper.ledger.limit import SECOND, Instant
 __all__ = ["FIRST_DOUBT", "ServerClock"]
 
 FIRST_DOUBT: Final = SECOND
-"""Until the server has said its time, the wall clock is believed to be right within this much, ns."""
+"""Until the server has stated its time, the wall clock counts as right within this much, ns."""
 _SLACK: Final = SECOND // 100
-"""Machines of one provider that stamp answers may differ by so much before any has shown more, ns."""
+"""Machines of one provider that stamp answers may differ by this much before any has shown more, ns."""
 _APART: Final = 4 * SECOND
-"""Several machines may answer, whose clocks differ by up to so much, ns; beyond it the clock was set."""
+"""The clocks of several answering machines differ by up to this much, ns; beyond it the clock was set."""
 _DRIFT: Final = 5_000
 """One part in this many: how fast a free-running (or slewed) clock may leave the bounds: 200 ppm."""
 _STEP: Final = SECOND // 20
@@ -29,11 +29,11 @@ class ServerClock:
 
     Attributes:
         lo, hi: bounds of (server time - steady time), ns, as of `at`.
-        at: steady instant of the last answer that told the time.
-        known: whether the server ever told.
+        at: steady instant of the last answer that stated the time.
+        known: whether the server ever stated it.
         looked: steady instant at which the wall clock was last compared.
         slack: by how much the clocks of several machines that stamp may differ, ns.
-        stepped: whether the wall clock moved against the steady one since somebody last put this back: either it was set, or
+        stepped: whether the wall clock moved against the steady one since the caller last reset this: either it was set, or
             the host slept and steady time stood still.
     """
 
@@ -47,10 +47,10 @@ class ServerClock:
         self.known = self.stepped = False
 
     def instant(self, mono: int, wall: int) -> Instant:
-        """The moment `mono` on the server's clock, with doubt.
+        """Return the moment `mono` on the server's clock, with its uncertainty.
 
-        A step between the wall and the steady clock is either the wall clock being set (nothing happened to us) or the
-        host asleep (steady time stood still). Nothing here can tell them apart, so both stay possible.
+        A step between the wall and the steady clock means either that the wall clock was set (nothing happened to us) or that
+        the host slept (steady time stood still). Nothing here can tell them apart, so both stay possible.
         """
         step = wall - mono - self.wall
         self.looked = mono
@@ -59,24 +59,24 @@ class ServerClock:
             self.stepped = True
             if step > 0:
                 self.hi += step
-            elif not self.known:  # all that is believed came from the wall clock as it was before
+            elif not self.known:  # all bounds came from the wall clock before its step
                 self.lo += step
         drift = (mono - self.at) // _DRIFT if self.known and mono > self.at else 0
         return Instant(mono, mono + self.lo - drift, mono + self.hi + drift)
 
     def covers(self, sent: int, answered: int, earliest: int, latest: int) -> bool:
-        """Whether a stamp of a moment ago says nothing that the bounds do not say. Arguments as for `learn`."""
+        """Whether a recent stamp adds nothing to the bounds. Arguments as for `learn`."""
         return earliest - answered - self.slack <= self.lo and self.hi <= latest - sent + self.slack
 
     def learn(self, sent: int, answered: int, earliest: int, latest: int) -> bool:
-        """Take in a time stamp of the server.
+        """Apply a time stamp of the server.
 
         Args:
-            sent, answered: steady instants between which the stamp was made, ns.
+            sent, answered: steady instants between which the server made the stamp, ns.
             earliest, latest: bounds of the stamp itself, Unix ns (an HTTP date is good to a second).
 
         Returns:
-            True if the stamp contradicts what was believed: what was counted by the old bounds is in doubt.
+            True if the stamp contradicts the bounds: units counted by the old bounds are in doubt.
         """
         lo, hi = earliest - answered - self.slack, latest - sent + self.slack
         drift = (answered - self.at) // _DRIFT if self.known and answered > self.at else 0
@@ -84,9 +84,7 @@ class ServerClock:
         contradicted = lo > old_hi + _APART or hi < old_lo - _APART
         if contradicted:
             self.lo, self.hi = lo, hi
-        elif (
-            lo > old_hi or hi < old_lo
-        ):  # several machines answer, with clocks a little apart: believe them all, always
+        elif lo > old_hi or hi < old_lo:  # several machines answer, with clocks a little apart: believe all of them
             more = max(lo - old_hi, old_lo - hi) + self.slack
             self.slack += more
             self.lo, self.hi = min(lo, old_lo) - more, max(hi, old_hi) + more
@@ -99,12 +97,12 @@ class ServerClock:
         return contradicted
 
     def widen(self, doubt: int) -> None:
-        """The clock was never told, and proved wrong: believe it only within `doubt` ns."""
+        """Widen to `doubt` ns a clock that the server never stated and that proved wrong."""
         if not self.known:
             middle = (self.lo + self.hi) // 2
             self.lo, self.hi = min(self.lo, middle - doubt), max(self.hi, middle + doubt)
 
     @property
     def doubt(self) -> int:
-        """Half the width of the bounds, ns."""
+        """Return half the width of the bounds, ns."""
         return (self.hi - self.lo) // 2

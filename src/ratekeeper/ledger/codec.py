@@ -1,4 +1,4 @@
-"""Ledgers as integers and back, so that one arithmetic serves every store."""
+"""Converts ledgers to integers and back, so that one arithmetic serves every store."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _WINDOWS = tuple(Window)
 _HEAD = 12
 _ROW = 16
 _FORMAT = 16
-"""Added to the number of the kind: the rows are of this length. Rows of another are left out: they tell who wanted what, not
-what is spent."""
+"""Added to the number of the kind; it marks the length of the rows. Rows of another length are dropped: they state demand,
+not what is spent."""
 
 
 def create(limit: Limit) -> Ledger:
-    """A fresh ledger of the limit's kind."""
+    """Return a new ledger of the limit's kind."""
     return _KINDS[limit.window](limit)
 
 
 def convert(ledger: Ledger, limit: Limit, now: Instant) -> Ledger:
-    """The ledger under a limit that changed live. Of another kind: all that is spent is taken as spent just now."""
+    """Convert the ledger to a limit that changed live. If its kind changed, all spent units count as spent just now."""
     ledger.advance(now)
     if isinstance(ledger, _KINDS[limit.window]):
         ledger.adopt(limit, now)
@@ -49,7 +49,7 @@ def convert(ledger: Ledger, limit: Limit, now: Instant) -> Ledger:
 
 
 def pack(ledger: Ledger) -> bytes:
-    """All numbers of a ledger as little-endian 64-bit integers."""
+    """Encode all numbers of a ledger as little-endian 64-bit integers."""
     limit = ledger.limit
     own = ledger.dump_own()
     numbers = [
@@ -66,9 +66,9 @@ def unpack(raw: bytes, limit: Limit | None = None) -> Ledger:
     """Inverse of `pack`.
 
     Args:
-        raw: what `pack` made.
-        limit: the limit as the caller knows it, if it does; should its numbers differ from those in `raw`, the ledger
-            still carries the written ones, and the caller decides whether to `convert`.
+        raw: the bytes from `pack`.
+        limit: the limit as the caller knows it, if it does. If its numbers differ from those in `raw`, the ledger still
+            carries the written ones, and the caller decides whether to `convert`.
 
     Raises:
         ValueError: `raw` is not a ledger.

@@ -1,4 +1,4 @@
-"""Many limits, one decision: all of them are taken, or none and nothing is kept."""
+"""One decision over many limits: a call takes units of all of them, or of none."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Refusal(NamedTuple):
 
     Attributes:
         key: the ledger (or the blocked scope) that holds it longest.
-        available_at: steady instant (ns) at which the call could pass, as far as is known now; at least `later` if
-            nothing is known.
-        unknown: somebody must settle first; `available_at` is then only the time for another look.
+        available_at: steady instant (ns) at which the call could pass, as far as is known now; at least `later` if nothing is
+            known.
+        unknown: another call must settle first; `available_at` is then only the time of the next recheck.
         never: the cost is above the limit.
         kind: ``limit``, or the kind of block: ``ban``, ``throttle``, ``pause``.
-        reason: the block's own words, if it is one.
+        reason: the block's reason, if it is a block.
     """
 
     key: str
@@ -42,15 +42,15 @@ def refusal(
     later: int,
     short: list[tuple[Charge, Ledger, int]],
 ) -> Refusal | None:
-    """Whether the charges may be taken from their ledgers, each advanced to `now`.
+    """Decide whether the charges may be taken from their ledgers, each advanced to `now`.
 
     Args:
-        charges, ledgers: side by side.
+        charges, ledgers: in the same order.
         who: (member, class).
         now: the instant.
-        ahead: units per ledger key that older calls of the same process wait for.
-        later: steady instant (ns) of another look where none can be computed.
-        short: takes up the charges that have no room now: with the ledger, and the instant at which to look again.
+        ahead: units per ledger key for which older calls of the same process wait.
+        later: steady instant (ns) of a recheck where none can be computed.
+        short: receives the charges that have no room now, each with its ledger and the instant of the next recheck.
 
     Returns:
         None if all may be taken now.

@@ -1,11 +1,11 @@
-"""Where the edges of a fixed window lie: bounds learned from what shows it best, never a guess without doubt.
+"""The edges of a fixed window, as bounds learned from the best evidence. They are never given without their uncertainty.
 
-The clock that dates an answer is not always the clock that counts: an edge server's `Date` stands before an engine whose
-minute begins earlier or later. So a fixed window keeps bounds of its own on the *counting clock*, as an offset from steady
-time. They begin at a first doubt around what dates say. One kind of evidence narrows them: a used-counter that drops
-between two answers. An edge then lies after the first request was sent and before the second answer came. It needs no
-costs and is not deceived by other programs, because a counter only falls when its window turns over. What contradicts the
-bounds opens them again. Pure: instants are arguments, integer ns.
+The clock that dates an answer is not always the clock that counts: an edge server writes the `Date`, and an engine behind it
+may begin its minute earlier or later. So a fixed window keeps bounds of its own on the *counting clock*, as an offset from
+steady time. They begin at a first doubt around the dates. One kind of evidence narrows them: a used-counter that drops
+between two answers. An edge then lies after the first request was sent and before the second answer came. This evidence needs
+no costs, and other programs cannot distort it, because a counter only falls when its window turns over. Contradicting
+evidence widens the bounds again. Pure: instants are arguments, integer ns.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ratekeeper.ledger.limit import SECOND, Instant
 __all__ = ["Edges"]
 
 FIRST_DOUBT: Final = 2 * SECOND
-"""How far the clock that counts may be from the clock that dates, ns; half a period at most."""
+"""How far the counting clock may be from the dates, ns; half a period at most."""
 BLIND_DOUBT: Final = SECOND // 4
-"""The same where no used-counter shows it, until a refusal does, ns; a twentieth of a period at most."""
+"""The same without a used-counter, until a refusal contradicts it, ns; a twentieth of a period at most."""
 _DRIFT: Final = 5_000
 """One part in this many: how fast the counting clock may leave the bounds (200 ppm)."""
 
@@ -29,10 +29,10 @@ class Edges:
 
     Attributes:
         lo, hi: bounds of (counting clock - steady clock), ns.
-        doubt: how far from the dates an edge is possible now, ns: `whole` once a counter was seen, or a refusal.
+        doubt: how far from the dates an edge is possible now, ns: `whole` after the first counter or refusal.
         whole: the first doubt of this period, ns.
         peak: the highest used-counter since the last drop, units; 0: none.
-        sent, told: steady instants between which that counter was stated, ns.
+        sent, told: steady instants between which the provider stated that counter, ns.
         mark: running total of the ledger when that call was sent.
         shown: number of the latest window that a drop has shown to have begun; 0: none.
     """
@@ -46,7 +46,7 @@ class Edges:
         self.lo = self.hi = self.peak = self.sent = self.told = self.mark = self.shown = 0
 
     def dump(self) -> list[int]:
-        """All that is known, for `codec`."""
+        """Return all that is known, for `codec`."""
         return [self.lo, self.hi, self.doubt, self.whole, self.peak, self.sent, self.told, self.mark, self.shown]
 
     def load(self, numbers: list[int]) -> None:
@@ -60,18 +60,18 @@ class Edges:
 
     @property
     def width(self) -> int:
-        """How far apart the earliest and the latest possible edge lie, ns."""
+        """Return the distance between the earliest and the latest possible edge, ns."""
         return self.hi - self.lo
 
     @property
     def _slack(self) -> int:
-        """How far the clocks may move apart within a window, ns."""
+        """Return how far the clocks may move apart within a window, ns."""
         return self.period // _DRIFT
 
     @property
     def vague(self) -> bool:
-        """Whether calls that are made on purpose near an edge would narrow the bounds: not without counters, and not below
-        a call's own way there and back."""
+        """Whether deliberate calls near an edge would narrow the bounds: not without counters, and not below a call's
+        round-trip time."""
         return bool(self.told) and 240 * (self.width - 2 * (self.told - self.sent)) > self.period
 
     def begin(self, now: Instant) -> None:
@@ -80,7 +80,7 @@ class Edges:
         self.peak = self.sent = self.told = self.mark = self.shown = 0
 
     def open(self, now: Instant) -> None:
-        """Any edge within the whole first doubt is possible again; a doubt that was whole already is doubled."""
+        """Widen the bounds to the whole first doubt; a doubt that was whole already is doubled."""
         if self.doubt >= self.whole and self.lo <= self._low(now) and self.hi >= self._high(now):
             self.whole = min(2 * self.whole, self.period // 2)
         self.doubt = self.whole
@@ -93,8 +93,8 @@ class Edges:
         return now.hi - now.mono + self.doubt
 
     def dated(self, now: Instant) -> bool:
-        """Keep the bounds to what dates allow. Returns False if no instant agrees with both: the clocks were set, or are
-        not what they were believed to be. Then the dates are believed."""
+        """Clip the bounds to what the dates allow. Returns False if no instant agrees with both, because the clocks were set
+        or the bounds were wrong. Then the dates are believed."""
         if 2 * self.doubt >= self.period:
             return True  # every instant of a period is possible: dates tell nothing
         low, high = self._low(now), self._high(now)
@@ -103,13 +103,13 @@ class Edges:
         return agrees
 
     def drift(self, windows: int, now: Instant) -> None:
-        """So many windows have passed in which the clocks may have moved apart."""
+        """Widen the bounds for `windows` windows in which the clocks may have moved apart."""
         more = self._slack * windows
         self.lo, self.hi = self.lo - more, self.hi + more
         self.dated(now)
 
     def counter(self, used: int, sent: int, mark: int, now: int, origin: int) -> bool:
-        """Take in a used-counter.
+        """Apply a used-counter.
 
         Args:
             used: units, as the answer states them.
@@ -118,15 +118,15 @@ class Edges:
             origin: of the limit.
 
         Returns:
-            False if an edge was shown that the bounds exclude.
+            False if the counter shows an edge outside the bounds.
         """
         agrees = True
-        # Far below, so that a provider whose machines count a little apart shows no edge.
+        # Well below the peak, because the counters of a provider's machines may differ a little without an edge.
         if used < self.peak and 4 * used <= 3 * self.peak:
             if sent < self.told:
-                return True  # under way together: neither surely arrived first
+                return True  # in flight together: either may have arrived first
             if now - self.sent + 2 * self._slack >= self.period:
-                sent = 0  # there is an edge in any case: which window this one was counted in is not known
+                sent = 0  # there is an edge in any case; the window that counted this request is unknown
             else:
                 agrees = self._between(self.sent, now, origin)
         elif used < self.peak:
@@ -135,17 +135,17 @@ class Edges:
         return agrees
 
     def _between(self, after: int, before: int, origin: int) -> bool:
-        """An edge lies between two steady instants that are less than a period apart."""
+        """Narrow the bounds to an edge between two steady instants that are less than a period apart."""
         period, slack = self.period, self._slack
         number = ((after + before + self.lo + self.hi) // 2 - origin + period // 2) // period
         edge, self.shown = number * period + origin, number
         lo, hi = edge - before - slack, edge - after + slack
         if 2 * self.doubt >= period and self.width + hi - lo >= period:
-            if hi - lo < self.width:  # all was possible
+            if hi - lo < self.width:  # every instant was possible
                 self.lo, self.hi = lo, hi
             return True
         if lo + period <= self.hi or hi - period >= self.lo:
-            return True  # it may be this edge or the one beside it
+            return True  # it may be this edge or a neighbour
         if lo > self.hi or hi < self.lo:
             return False
         self.lo, self.hi = max(lo, self.lo), min(hi, self.hi)

@@ -21,8 +21,8 @@ class First(Ledger):
         anchor: latest possible start, steady ns; 0 until an answer proves it.
         carry: units settled so late that they may count in the next window.
         last: steady instant (ns) of the latest settle; what was sent had arrived by then.
-        owed: units in flight when the last window ended. Their answers prove nothing of the next one's start: only when
-            more than this has been answered, one of the answers is to a request sent since.
+        owed: units in flight when the last window ended. Their answers prove nothing about the next window's start. Only
+            after more units than this are answered does one of the answers belong to a request sent since.
     """
 
     __slots__ = ("anchor", "begun", "carry", "last", "owed")
@@ -37,7 +37,8 @@ class First(Ledger):
         period = self.limit.period
         self.enter(now.mono // period, now.mono)
         if self.anchor and now.mono >= self.anchor + period:
-            # Over, surely. The next began no sooner than this one can have ended; that it has begun is not known yet.
+            # This window is certainly over. The next one began no sooner than this one can have ended; it may not have begun
+            # yet.
             self.tally += self.used - self.carry
             self.used, self.carry = self.carry, 0
             self.anchor, self.owed = 0, self.inflight
@@ -49,7 +50,7 @@ class First(Ledger):
         self._place()
 
     def _close(self) -> None:
-        """If nothing can have arrived since `begun`, no window is open."""
+        """Close the window if nothing can have arrived since `begun`."""
         if not (self.anchor or self.inflight) and self.last < self.begun:
             self.begun = 0
 
@@ -58,7 +59,7 @@ class First(Ledger):
         self.room = self.limit.usable - self.used - self.inflight
 
     def _ends(self) -> int:
-        """Steady instant (ns) by which the window is surely over; 0: unknown."""
+        """Return the steady instant (ns) by which the window is certainly over; 0: unknown."""
         begin = self.anchor or (0 if self.inflight else self.last)
         return begin + self.limit.period if begin else 0
 
@@ -75,14 +76,14 @@ class First(Ledger):
         self._place()
 
     def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
-        self._spent(reserved, reserved, at)  # it may never have arrived: it proves no window
+        self._spent(reserved, reserved, at)  # the request may never have arrived: it proves no window
         self._place()
 
     def _spent(self, reserved: int, actual: int, at: Instant) -> None:
         super().settle(reserved, actual, at)
         if reserved or actual:
             self.last = max(self.last, at.mono)
-            if not self.begun or not reserved:  # others may have begun the window
+            if not self.begun or not reserved:  # other programs may have begun the window
                 self.begun = min(self.begun or at.mono, at.mono - self.limit.period)
             if at.mono >= self.begun + self.limit.period:
                 self.carry += actual
@@ -97,8 +98,8 @@ class First(Ledger):
         return max(now.mono + 1, end) if end else UNKNOWN
 
     def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
-        # What is kept melts so early that the last of it is answered before the window can end: what is in flight over
-        # the end blurs the next one's beginning.
+        # Reserved units shrink early enough that the last of them is answered before the window can end. Units in flight over
+        # the end would blur the start of the next window.
         period = self.limit.period
         end = 2 * self.begun + period - self.anchor if self.anchor else self._ends() or now.mono + period
         return max(end - now.mono, 0), period

@@ -12,30 +12,31 @@ from ratekeeper.ledger.shares import Who
 __all__ = ["Fixed"]
 
 _LATER: Final = 4096
-"""What was carried is forgotten a period after it had arrived, and this part of a period for clocks that run unevenly."""
+"""Carried units are forgotten one period after they had arrived, plus this part of a period for clocks that run unevenly."""
 
 
 class Fixed(Ledger):
-    """Window aligned to the server's clock. Rolls only when it is surely over; what may already lie in the next is carried.
+    """Window aligned to the server's clock. It rolls only when it is certainly over, and carries what may already lie in the
+    next.
 
-    The bounds of the edge are `edges`; from `early` on the next window may have begun, at `roll` it surely has.
+    `edges` bounds the edge. From `early` on the next window may have begun, at `roll` it certainly has.
 
     Attributes:
-        edges: what is known of the clock that counts.
-        roll: steady instant (ns) at which this window is surely over.
+        edges: what is known of the counting clock.
+        roll: steady instant (ns) at which this window is certainly over.
         carry: units settled so late that they may count in a later window too.
         late: latest instant of the counting clock (ns) at which one of them can have arrived.
-        stamp: steady instant (ns) by which all of them had arrived: a period after it no window can hold them any more,
-            whatever a clock says.
+        stamp: steady instant (ns) by which all of them had arrived: a period later no window can hold them any more, whatever
+            a clock says.
         kept: units of `used` that were carried into this window; at steady instant `kept_until` no window holds them.
         again: units of `kept` that are part of `carry` too.
-        held: during a trial, units that the window before holds at most if it is not over after all.
-        least: what it holds at least, units.
+        held: during a trial, the most units that the window before holds if it is not over after all.
+        least: the fewest units that it then holds.
         loose: units of `used` that the window before may hold instead.
-        tried: steady instant (ns) at which the one call of the trial that is under way was taken; 0: none is.
+        tried: steady instant (ns) at which the trial's call in flight was taken; 0: none is.
         foreign: units of other programs found in this window (they are part of `used`).
-        expected: units of other programs expected in a whole window; what has not been seen of them is set aside.
-        seen: latest steady instant (ns) in this window at which a used-counter told us about others.
+        expected: units of other programs expected in a whole window; those not seen yet are set aside.
+        seen: latest steady instant (ns) in this window at which a used-counter showed other programs' use.
     """
 
     __slots__ = (
@@ -65,13 +66,13 @@ class Fixed(Ledger):
             self._forecast(period)
             spent = self.used
             last = (self.late - origin) // period
-            # Clocks may be corrected by more than a window at once: it is `late` that tells, not how many windows went by.
+            # A correction may move clocks by more than a window, so `late` decides, not the number of windows passed.
             self.kept_until = self.stamp + period + period // _LATER
             self.used = self.kept = self.carry if last >= era and now.mono < self.kept_until else 0
             self.carry = self.again = self.kept if last > era else 0
             self._end_trial()
             if edges.blind:
-                # A ledger that begins within a window knows of nothing before, but its calls may count there.
+                # A ledger that begins within a window knows nothing earlier, but earlier calls may count there.
                 begin = now.mono if self.era >= 0 else era * period + origin - edges.lo
                 until = begin + min(2 * edges.whole, period // 2)
                 if now.mono < until:
@@ -93,21 +94,22 @@ class Fixed(Ledger):
         frees = self._frees()
         self.turn = min(frees, self.trial) if self.trial else frees
         self.room = self.limit.usable - self.used - self.inflight - max(0, self.expected - self.foreign)
-        # The answer of the call that is tried leaves more room in any case, so that it wakes the next.
+        # The answer of the trial's call must always leave more room, so that it wakes the next.
         self.room -= self.held + bool(self.tried)
 
     def _end_trial(self) -> None:
         self.trial = self.held = self.least = self.tried = 0
 
     def _hold(self, now: Instant, late: int) -> None:
-        """Let all that is spent count in any window up to instant `late` of the counting clock."""
+        """Let all spent units count in any window up to instant `late` of the counting clock."""
         self.used += self.held
         self.carry, self.late, self.stamp = self.used, max(self.late, late), now.mono
         self.kept = self.again = 0
         self._end_trial()
 
     def _return(self, now: Instant) -> None:
-        """Written by somebody whose clock is ahead of all that ours could be: keep what is spent, leave the future."""
+        """Correct a ledger written by a process whose clock is ahead of all that ours could be: keep what is spent, leave the
+        future."""
         if now.mono < self.early - self.limit.period:
             end = self.roll + self.edges.lo
             self._hold(now, end - 1)
@@ -115,15 +117,15 @@ class Fixed(Ledger):
             self._place()
 
     def _open(self, now: Instant) -> None:
-        """The edge may lie anywhere within the first doubt: all that is spent counts on both sides of it."""
+        """Widen the edge to the whole first doubt: all spent units count on both sides of it."""
         self.edges.open(now)
         self._hold(now, now.mono + self.edges.hi)
         self._place()
 
     def _take_back(self, now: Instant, spent: int) -> None:
-        """The window before had not rolled when we believed it had, and `spent` units counted in it.
+        """Undo a roll: the window before had not ended, and `spent` units counted in it.
 
-        What was taken for another program's was our own: nothing is set aside for it any more.
+        The units taken for another program's were our own, so nothing is set aside for it any more.
         """
         self.era -= 1
         self.foreign = self.expected = self.seen = 0
@@ -133,20 +135,19 @@ class Fixed(Ledger):
         self._place()
 
     def _possible(self, now: Instant, doubt: int) -> int:
-        """Steady instant (ns) up to which this window may not have begun, if its edge may lie so far from the dates."""
+        """Return the steady instant (ns) up to which this window may not have begun, if its edge may lie `doubt` ns from the
+        dates."""
         return self.era * self.limit.period + self.limit.origin - (now.lo - now.mono - doubt)
 
     def _forecast(self, period: int) -> None:
-        """From what others spent in the window that ends, expect what they will spend in the next."""
+        """Forecast other programs' use in the next window from their use in the window that ends."""
         if self.foreign or self.expected:
-            begin = (
-                self.roll + self.early
-            ) // 2 - period  # neither the earliest nor the latest: it is no matter of safety
-            # Evidence may end early in the window: the rest is taken to go on at the same rate, at most fourfold.
+            begin = (self.roll + self.early) // 2 - period  # the middle of the bounds: safety does not depend on it
+            # Evidence may end early in the window: extrapolate it at the same rate, at most fourfold.
             witnessed = max(self.seen - begin, period // 4) if self.seen else period
             sample = self.foreign * period // min(witnessed, period)
             sample += sample // 10
-            # A programme that fell silent is believed gone only slowly, a quarter a window.
+            # The expected use of a program that fell silent drops only slowly, by a quarter a window.
             self.expected = min(max(sample, self.expected * 3 // 4), self.limit.usable * 9 // 10)
             if self.expected * 200 < self.limit.usable:
                 self.expected = 0
@@ -159,7 +160,7 @@ class Fixed(Ledger):
         self._return(now)
         available_at = super().available_at(cost, who, now)
         if available_at > 0 and self.trial:
-            # The window before, if it is not over, may have no more room: one call at a time goes until the answers show
+            # The window before may not be over and may have no room left. So one call at a time goes until the answers show
             # that it is over.
             if self.tried:
                 return -self.trial
@@ -170,10 +171,9 @@ class Fixed(Ledger):
         return available_at or (self._probe(cost, now) if cost else 0)
 
     def _probe(self, cost: int, now: Instant) -> int:
-        """When a call may go that would take of the last few units: one in each quarter of where the edge may lie.
+        """Return when a call may take some of the last few units: one in each quarter of the span where the edge may lie.
 
-        While the edge is not known well these are kept for that stretch, because a counter shows an edge only to calls
-        that are made near it.
+        While the edge is uncertain these units are kept for that span, because a counter shows an edge only to calls near it.
         """
         edges, usable = self.edges, self.limit.usable
         most = usable // 4 if 2 * edges.width >= self.limit.period else usable // 50
@@ -190,12 +190,12 @@ class Fixed(Ledger):
         return max(now.mono + 1, self._frees())
 
     def _frees(self) -> int:
-        """The first steady instant at which anything that is charged is free again."""
+        """Return the first steady instant at which charged units are free again."""
         frees = min(self.roll, self.kept_until) if self.kept else self.roll
         return min(frees, self.trial) if self.held else frees
 
     def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
-        # What nobody wants has melted before the next window can have begun: later it would be taken out of that one.
+        # Unwanted reserved units are released before the next window can have begun: later they would be taken from that one.
         return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period
 
     def try_one(self, now: Instant) -> None:
@@ -236,18 +236,18 @@ class Fixed(Ledger):
         if not edges.counter(used, sent.mono, mark, now.mono, self.limit.origin):
             self._open(now)
         if edges.peak < peak:
-            # An edge has passed since that counter was stated: what was settled before its call was sent counts no more.
+            # An edge has passed since the provider stated that counter: units settled before its call was sent count no more.
             self.used, self.carry, self.kept, self.again = min(self.used, since), min(self.carry, since), 0, 0
         self._place()
         if now.mono >= self.turn or edges.shown > self.era:
             self.advance(now)
         if sent.mono < self.roll - period or now.mono >= self.early:
-            return 0  # the counter may speak of another window than ours
+            return 0  # the counter may describe another window than ours
         bound = used + self.tally - mark - actual
         foreign = max(0, used - (self.used + self.inflight + max(0, reserved - actual)))
         if foreign and before and used >= before:
-            # The counter goes on. That is foreign only if no possible edge explains it; after a window that was well used
-            # not even then: the clocks are further apart than the first doubt.
+            # The counter goes on. The difference is foreign only if no possible edge explains it. After a window that was
+            # well used it is not foreign even then: the clocks are further apart than the first doubt.
             doubt = min(2 * edges.whole, period // 2) if 2 * before >= self.limit.usable else edges.whole
             if sent.mono < self._possible(now, doubt):
                 self._take_back(now, bound)
@@ -266,7 +266,7 @@ class Fixed(Ledger):
 
     def confirm(self, sent: Instant) -> None:
         if self.tried and sent.mono >= self.tried:
-            # If the window before still counts, it holds all that was answered since as well, and has refused nothing.
+            # If the window before still counts, it also holds all units answered since, and it refused none.
             self.held = min(self.held, max(0, self.limit.capacity - (self.used - self.kept)))
             self.tried = 0
             if self.held < self.least or not self.held:

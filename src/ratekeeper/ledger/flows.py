@@ -1,4 +1,4 @@
-"""Ledgers whose units come back all the time: sliding window, bucket, slots."""
+"""Ledgers whose units come back continuously: sliding window, bucket, slots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Bucket", "Sliding", "Slots"]
 _RING: Final = 64
 """A sliding window is kept in at most about this many pieces; charges within a piece leave with its last one."""
 _SLOT_ERA: Final = 60 * SECOND
-"""Slots have no window; for fairness what was taken counts by the minute."""
+"""Slots have no window; for fairness, units taken count by the minute."""
 _NANO: Final = 1_000_000_000
 
 
@@ -64,14 +64,15 @@ class Sliding(Ledger):
                 self._place()
 
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
-        # Upper classes may want their units evenly over a period: kept is what comes back too late for that, at any time to
-        # come. What is taken now comes back after a whole period. So little lies idle where units come back steadily.
+        # Upper classes may want their units evenly over a period. So this keeps, for any time to come, the units that would
+        # come back too late for them. Units taken now come back after a whole period. Little lies idle where units come back
+        # steadily.
         period, usable, pieces = self.limit.period, self.limit.usable, len(self.marks) // 3
         spare = self.room - cost
         free = spare - others
         ends = [mark + period for mark in self.marks[::3]]
         released = [0, *accumulate(self.marks[1::3])]
-        melted = [0] * (pieces + 1)  # from when on enough comes back by each piece's end, and by all that follow
+        melted = [0] * (pieces + 1)  # from when on enough comes back by the end of each piece and of all later ones
         for i in range(pieces - 1, -1, -1) if upper.share or upper.even else ():
             melted[i] = max(melted[i + 1], ends[i] - reach_evenly(free + released[i], upper, period))
         for i in range(pieces + 1):
@@ -82,7 +83,7 @@ class Sliding(Ledger):
                 available_at = max(available_at, melted[i])
             if i == pieces or available_at < ends[i]:
                 return available_at if available_at > now.mono else 0
-        return -(now.mono + period)  # what is in flight cannot be gone before it has settled, which may be now
+        return -(now.mono + period)  # units in flight leave one period after they settle, which may be now
 
     def dump_own(self) -> list[int]:
         return self.marks
@@ -93,10 +94,10 @@ class Sliding(Ledger):
 
 
 class Bucket(Ledger):
-    """Leaky counter: settled units drain steadily; in flight they are held in full.
+    """Leaky counter: settled units drain steadily; units in flight are held in full.
 
     Attributes:
-        level: what has not drained, in billionths of a unit (so that rounding never favours us by a whole unit).
+        level: units not drained, in billionths of a unit (so that rounding never favours us by a whole unit).
         at: steady instant (ns) up to which it has drained.
     """
 
@@ -110,7 +111,7 @@ class Bucket(Ledger):
         if now.mono > self.at:
             rate, period = _NANO * self._refill(), self.limit.period
             drained = (now.mono - self.at) * rate // period
-            # Only the time that is accounted for is over: who looks every microsecond must not keep a slow bucket full.
+            # Advance only by the time accounted for: a caller that checks every microsecond must not keep a slow bucket full.
             self.at = now.mono if drained >= self.level else self.at - (-drained * period // rate)
             self.level = max(0, self.level - drained)
         self.enter(now.mono // self.limit.period, now.mono)
@@ -124,7 +125,7 @@ class Bucket(Ledger):
     def _place(self) -> None:
         self.used = -(-self.level // _NANO)
         self.room = self.limit.usable - self.used - self.inflight
-        self.turn = 0  # it leaks all the time
+        self.turn = 0  # it drains continuously
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.inflight -= reserved
@@ -133,7 +134,7 @@ class Bucket(Ledger):
 
     def frees(self, units: int, now: Instant) -> int:
         level, used, sign = self.level, self.used, 1
-        if units > used:  # what is in flight cannot drain before it has settled, which may be now
+        if units > used:  # units in flight drain only after they settle, which may be now
             level, used, sign = level + self.inflight * _NANO, used + self.inflight, -1
         if units > used:
             return UNKNOWN
@@ -142,8 +143,8 @@ class Bucket(Ledger):
         return sign * max(now.mono + 1, self.at - (-over * self.limit.period // rate))
 
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
-        # Upper classes live on what comes back; kept are the bursts that run ahead of it, the more the nearer their demand
-        # is to the refill. Nothing lies idle for that as long as the bucket is not empty.
+        # Upper classes live on the refill. So this keeps room only for their bursts above it, more as their demand nears the
+        # refill rate. Nothing lies idle for that while the bucket is not empty.
         rate, usable = self._refill(), self.limit.usable
         even = upper.share + upper.even
         ahead = min(upper.burst + 3 * upper.burst * even // max(rate - even, rate // 8, 1), usable // 2)
@@ -159,7 +160,7 @@ class Bucket(Ledger):
 
 
 class Slots(Ledger):
-    """So many at once. What is settled is free again at once; when, only the holder knows."""
+    """A number of permits at once. Settled units are free again at once; only the caller knows when it will settle."""
 
     __slots__ = ()
     rises: ClassVar[bool] = True
@@ -194,7 +195,7 @@ class Slots(Ledger):
         return UNKNOWN
 
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
-        # Nothing is kept for classes that did not ask lately.
+        # Keep nothing for classes without recent demand.
         spare = self.room - cost
         if spare >= min(max(upper.burst, upper.blocked) + others, self.limit.usable - cost):
             return 0
@@ -204,7 +205,7 @@ class Slots(Ledger):
         return row[9:]
 
     def fill(self, now: Instant) -> None:
-        """Somebody else holds the slots; nothing here can say for how long."""
+        """Do nothing: another program holds the slots, and nothing here can tell for how long."""
 
     def load_own(self, own: list[int]) -> None:
         self.turn = (self.era + 1) * _SLOT_ERA if self.era >= 0 else -FAR

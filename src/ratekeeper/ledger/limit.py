@@ -1,4 +1,4 @@
-"""What a limit is: so much of a unit, in a window, for a scope. Values only; no clock, no I/O."""
+"""A limit: an amount of a unit per window for a scope. Values only; no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Window(StrEnum):
     BUCKET = "bucket"
     """Leaks at a steady rate: `refill` units a period, never more than `capacity` at once."""
     SLOTS = "slots"
-    """So many at the same time; no period."""
+    """A number of permits held at the same time; no period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Limit:
         headroom: units left unused on purpose.
         refill: bucket only: units that come back per period; 0 means `capacity`.
         origin: fixed only: nanoseconds by which the edges lie after whole multiples of the period.
-        own: the number is the user's own: what the provider states does not simply take its place. Not part of what the
-            limit is, so two that differ only in this are equal.
-        lasting: bucket only: `refill` stays as it is when the provider states another capacity; likewise not compared.
-        place: whose number it is and where that stands, for people, if it is no number of a provider; likewise.
+        own: the number is the user's own, so what the provider states does not simply replace it. Not compared: limits that
+            differ only in this are equal.
+        lasting: bucket only: `refill` stays the same when the provider states another capacity; not compared.
+        place: for a number that is no provider's: whose it is and where it is written, for people; not compared.
     """
 
     name: str
@@ -87,16 +87,16 @@ class Instant(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What one call spends on one limit of one owner."""
+    """The cost of one call on one limit of one owner."""
 
     key: str
-    """Names the ledger: ``provider/limit/scope``, the same in every process."""
+    """The ledger's key: ``provider/limit/scope``, the same in every process."""
     limit: Limit
     cost: int
-    """Units, not negative. 0 is allowed (it only asks that the owner is not blocked)."""
+    """Units, not negative. 0 is allowed (it only requires that the owner is not blocked)."""
 
 
 def parted(charges: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], tuple[Charge, ...]]:
-    """The charges that are held for as long as something is open, and the rest."""
+    """Split charges into those held while something is open (slots), and the rest."""
     held = tuple(charge for charge in charges if charge.limit.window is Window.SLOTS)
     return held, tuple(charge for charge in charges if charge.limit.window is not Window.SLOTS)

@@ -1,13 +1,13 @@
-"""Who may take what is left: priority and fairness among members, with no central queue.
+"""Priority and fairness among members: who may take the remaining units, with no central queue.
 
-Beside each ledger stands a row per member (process) and class: what it took and missed, how much of it at once, what it
-waits for. From the rows follows how much a caller must leave free: for the upper classes what they are expected to want,
-by what they wanted lately, and at least a fixed share and what they wait for; for the other members of its own class what
-they lack of their max-min fair share.
+Each ledger keeps a row per member (process) and class: units taken and missed, the size of bursts, units waited for. The rows
+determine how much a caller must leave free. It leaves the upper classes their expected demand (by their recent demand), at
+least a fixed share and what they wait for. It leaves the other members of its class what they lack of their max-min fair
+share.
 
-In a window that ends (`Ledger.melts`) what is kept falls with the time still to come: nothing is wasted, because what was
-kept melts away by the end. Where units come back all the time (sliding, bucket, slots) a caller leaves the upper classes
-what comes back too late for them, and every waiting member that has been served less what it waits for.
+In a window that ends (`Ledger.melts`) the reserve shrinks with the time still to come and is gone by the end, so no unit is
+wasted. Where units come back continuously (sliding, bucket, slots), a caller leaves the upper classes the units that would
+come back too late for them. It leaves every waiting member that was served less than itself what that member waits for.
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ __all__ = [
 ]  # fmt: skip
 
 KEEP_UPPER: Final = 5
-"""Per cent of a limit kept for classes above the caller's in any case, melting where the window ends."""
+"""Per cent of a limit always kept for classes above the caller's; it shrinks to nothing where the window ends."""
 _BURST: Final = SECOND // 10
-"""What a row asks for within this much (ns), and within a 64th of the period, it asks for at once. A call whose window ends
-that soon waits no longer than this: so much earlier, what is kept for upper classes has melted."""
+"""Requests of a row within this much (ns), and within a 64th of the period, are one burst. A call whose window ends that soon
+waits no longer than this, because the reserve for upper classes ends that much earlier."""
 _SLOT_KEPT: Final = 5 * SECOND
-"""So long after its peak (ns) slots are kept for a row that had them; in as long again that melts away."""
+"""For this long after its peak (ns) a row's slots are kept for it; over the same time again that reserve shrinks to
+nothing."""
 FOREVER: Final = 1 << 62
 _MOST: Final = 1 << 52
-"""Squares are summed up to this, so that every store can hold them exactly."""
+"""The largest sum of squares, so that every store can hold it exactly."""
 _SECOND: Final = SECOND
 _STEEP: Final = 16
-"""At the end of a window, what is kept of the last burst melts away as if so many times more were wanted."""
+"""At the end of a window, the reserve for the last burst shrinks as if demand were this many times higher."""
 
 AGED: Final = 8
-"""Added to a class: the call goes as one of that class, and those below leave it what it waits for; but what it takes is no
-demand of the class. So are calls that were lifted because they waited for long, first contacts, and what is set aside."""
+"""Added to a class: the call goes as one of that class, and lower classes leave it what it waits for; but its units do not
+count as demand of the class. It marks calls lifted because they waited long, first contacts, and units set aside."""
 
 Who = tuple[int, int]
 """(member number, priority class: 0 is the highest; see `AGED`)."""
 Row = list[int]
-"""[taken in this era, taken in the last, refused (1: in this era, 2: in the last), waiting units, cost of the next
-call that waits, steady ns at which the waiting note expires, weight, units given up in this era, wanted in an earlier era
-(taken and given up), units of the present burst, steady ns at which it began, sum of the squares of this era's bursts,
-mean burst of the last era, steady ns at which it first asked in this era (0: not yet)]. For slots the last five are: units
-in flight, steady ns of the peak, most units in flight lately, 0, 0. A list, because it is packed and unpacked with every
-transaction of a shared store."""
+"""[taken in this era, taken in the last, refused (1: in this era, 2: in the last), waiting units, cost of the next waiting
+call, steady ns at which the waiting note expires, weight, units given up in this era, demand of an earlier era (taken and
+given up), units of the present burst, steady ns at which it began, sum of the squares of this era's bursts, mean burst of
+the last era, steady ns of the first request in this era (0: none yet)]. For slots the last five are: units in flight,
+steady ns of the peak, most units in flight lately, 0, 0. A list, because every transaction of a shared store packs and
+unpacks it."""
 
 
 class Shared(Protocol):
-    """What is shared out here: a limit, and who took and wants how much of it."""
+    """What this module needs of a ledger: its limit, and each row's use and demand."""
 
     limit: Limit
     rows: dict[Who, Row]
@@ -59,14 +60,14 @@ class Shared(Protocol):
 
 
 class Upper(NamedTuple):
-    """What the classes above a caller's are expected to want.
+    """The expected demand of the classes above a caller's.
 
     Attributes:
         share: the fixed share, units.
-        blocked: what they wait for now, units.
-        even: what they want in a whole period, units.
-        burst: what they want at once, units (the mean, by units); of slots, what they do not have of it.
-        falls: slots: steady ns at which `burst` falls, should nobody ask; 0: it is nothing.
+        blocked: units they wait for now.
+        even: units they want in a whole period.
+        burst: units they want at once (the mean, by units); for slots, those of them that they do not hold.
+        falls: slots: steady ns at which `burst` falls if no call asks before; 0: `burst` is 0.
     """
 
     share: int
@@ -80,7 +81,7 @@ NOBODY: Final = Upper(0, 0, 0, 0)
 
 
 def above(ledger: Shared, priority: int, mono: int, later: int = 0) -> Upper:
-    """What the classes above `priority` are expected to want, so many eras later, should nobody ask before."""
+    """Return the expected demand of the classes above `priority`, `later` eras ahead, if no call asks before."""
     limit, level = ledger.limit, priority & 7
     share, blocked, even, burst = limit.usable * KEEP_UPPER // 100, 0, 0, 0
     if not limit.period:
@@ -98,10 +99,10 @@ def above(ledger: Shared, priority: int, mono: int, later: int = 0) -> Upper:
 
 
 def _wanted(ledger: Shared, row: Row, asked: int) -> int:
-    """What a row wants in a whole period, of which it asked for `asked` units in this era.
+    """Return a row's demand for a whole period, given that it asked for `asked` units in this era.
 
-    It is taken to go on at its pace. Of one that asked before, at most fourfold (twofold where nothing melts). A new demand
-    is believed from its first call on: its pace as at least a second's, and for a part of the limit.
+    The row is assumed to continue at its pace, at most fourfold if it had demand before (twofold where nothing melts). A new
+    demand counts from its first call on: its pace is taken over at least a second, and only up to a part of the limit.
     """
     limit, melts = ledger.limit, ledger.melts
     period, past = limit.period, row[10] - row[13]
@@ -112,7 +113,7 @@ def _wanted(ledger: Shared, row: Row, asked: int) -> int:
 
 
 def wanted_next(ledger: Shared, row: Row) -> int:
-    """What a row is expected to want in the next era. Demand comes at random: a quiet era halves what was expected."""
+    """Return a row's expected demand in the next era. Demand is random, so a quiet era only halves the expectation."""
     asked = row[0] + row[7]
     if not row[8] and ledger.limit.period:
         return _wanted(ledger, row, asked)
@@ -120,7 +121,7 @@ def wanted_next(ledger: Shared, row: Row) -> int:
 
 
 def note_burst(row: Row, units: int, mono: int, period: int) -> None:
-    """A row asks for so much; what it asks for within a moment is one burst."""
+    """Note a request for `units`; requests within a moment form one burst."""
     since, burst = mono - row[10], row[9]
     if since >= _BURST or since * 64 >= period:
         burst, row[10] = 0, mono
@@ -132,7 +133,7 @@ def note_burst(row: Row, units: int, mono: int, period: int) -> None:
 
 
 def _lately(row: Row, mono: int) -> int:
-    """Slots: units in flight at the peak, as far as that has not melted."""
+    """Slots: return the units in flight at the peak, less what has shrunk since."""
     age = mono - row[10]
     if age <= _SLOT_KEPT:
         return row[11]
@@ -140,7 +141,7 @@ def _lately(row: Row, mono: int) -> int:
 
 
 def note_peak(row: Row, units: int, mono: int) -> None:
-    """Slots: so many units were in flight, or wanted."""
+    """Slots: note that `units` were in flight, or wanted."""
     if units >= _lately(row, mono):
         row[11], row[10] = units, mono
 
@@ -162,13 +163,13 @@ def _above_slots(ledger: Shared, level: int, share: int, mono: int) -> Upper:
 
 
 def reach(units: int, upper: Upper, others: int, most: int, span: int) -> int:
-    """Longest time to come (ns) for which it is enough to leave `units`, where a window ends.
+    """Return the longest remaining time (ns) for which it is enough to leave `units`, where a window ends.
 
     Args:
         units: to be left.
-        upper: what the classes above want.
-        others: what other members of the class want in a span, units.
-        most: to be left in a span at most, where no forecast is.
+        upper: the demand of the classes above.
+        others: units that other members of the class want in a span.
+        most: units to be left in a span at most, where there is no forecast.
         span: ns.
     """
     slope = min(max(upper.share, upper.blocked) + others, most)
@@ -183,15 +184,15 @@ def reach(units: int, upper: Upper, others: int, most: int, span: int) -> int:
 
 
 def reach_evenly(units: int, upper: Upper, period: int) -> int:
-    """The same where what is left comes back after a whole period. What is left here lies idle: it is less."""
+    """The same where units come back after a whole period. Units left here lie idle, so the reserve is smaller."""
     if upper.even:
         return _reach(units, upper.share + upper.even, upper.burst, 0, period, 4)
     return ((units + 1) * period - 1) // upper.share if upper.share else FOREVER
 
 
 def _reach(units: int, even: int, burst: int, others: int, span: int, part: int) -> int:
-    # Of `m` units on average, in bursts of `b`, hardly ever more than m + 2 sqrt(m b) are wanted (half as much beyond m if
-    # `part` is 4). The root lies just below the lowest of the lines m / a + a b.
+    # Demand of `m` units on average, in bursts of `b`, hardly ever exceeds m + 2 sqrt(m b) (half as much beyond m if `part`
+    # is 4). The root lies just below the lowest of the lines m / a + a b.
     best = -1
     for a in (1, 2, 4, 8, 16):
         rest = units - a * burst
@@ -202,7 +203,7 @@ def _reach(units: int, even: int, burst: int, others: int, span: int, part: int)
 
 
 def fair_lack(ledger: Shared, who: Who, now: Instant) -> int:
-    """Units that must be left to the other members of the caller's class."""
+    """Return the units that the caller must leave to the other members of its class."""
     member, priority = who
     peers = {m: row for (m, k), row in ledger.rows.items() if k == priority}
     if not ledger.melts:
@@ -214,7 +215,7 @@ def fair_lack(ledger: Shared, who: Who, now: Instant) -> int:
             if m != member and row[3] and row[5] > now.mono and row[0] // row[6] < served
         )
     usable = ledger.limit.usable
-    # Somebody refused lately is taken to want everything; anybody else what it took.
+    # A member refused lately counts as wanting everything; any other as wanting what it took.
     wants = {m: usable if row[2] else max(row[0], row[1]) for m, row in peers.items()}
     if wants.keys() <= {member}:
         return 0
@@ -223,7 +224,7 @@ def fair_lack(ledger: Shared, who: Who, now: Instant) -> int:
     weights.setdefault(member, 1)
     lack = 0
     rest, heavy = usable, sum(weights.values())
-    # Max-min: those who want least per weight are served in full, the others share what is left by weight.
+    # Max-min: members that want least per weight get all they want, the others share the rest by weight.
     for m in sorted(wants, key=lambda m: wants[m] / weights[m]):
         share = min(wants[m], rest * weights[m] // heavy)
         rest -= share

@@ -1,4 +1,4 @@
-"""Addresses to leave from, and the ``[egress]`` part of a configuration file that states them and who may use which."""
+"""Egress addresses, and the ``[egress]`` section of a configuration file that defines them and who may use which."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Address:
     """An egress address.
 
     Attributes:
-        name: as the configuration calls it.
+        name: its name in the configuration.
         bind: local source address, or ``""``.
         proxy: URL of a proxy, or ``""``. It may hold a password: show `leaves` instead.
-        scope: whose ledgers it spends on, if the configuration says so.
+        scope: the owner of the ledgers it spends on, if the configuration states it.
     """
 
     name: str
@@ -33,24 +33,24 @@ class Address:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing has to be done to leave from it."""
+        """Whether the address needs neither a source address nor a proxy."""
         return not (self.bind or self.proxy)
 
     @property
     def leaves(self) -> str:
-        """How it leaves, for people and without secrets."""
+        """Return its route for people, without secrets."""
         parts = urlsplit(self.proxy)
         proxy = f"proxy {parts.hostname}{f':{parts.port}' if parts.port else ''}" if self.proxy else ""
         return " by ".join(part for part in (self.bind, proxy) if part) or "default"
 
 
 class AddressSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One address to leave from.
+    """One egress address in the configuration.
 
     Attributes:
         bind: a local source address, as a number.
         proxy: URL of a proxy; may hold a password, which is never shown.
-        scope: whose ledgers it spends on. Addresses that the provider sees as one public address need one scope.
+        scope: the owner of the ledgers it spends on. Addresses that the provider sees as one public address need one scope.
     """
 
     bind: str = ""
@@ -62,10 +62,10 @@ class PoolSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The addresses of one provider.
 
     Attributes:
-        primary: used first; several share the load by what is left of their limits.
+        primary: used first; several share the load by the room left on their limits.
         backups: used while no primary has room.
-        pin: accounts that may use some addresses only: by name or by the digest that ``ratekeeper status`` shows;
-            ``*`` is every account. A plain name pins every account to that address.
+        pin: accounts that may use some addresses only: by name or by the digest that ``ratekeeper status`` shows; ``*`` is
+            every account. A plain name pins every account to that address.
     """
 
     primary: str | list[str]
@@ -74,13 +74,13 @@ class PoolSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class EgressSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Everything about the addresses that calls leave from.
+    """All settings of egress addresses.
 
     Attributes:
-        name: scope of the default address, or the name of one of `addresses`: what leaves without a choice.
+        name: scope of the default address, or the name of one of `addresses`. Calls without a choice use it.
         echo: a URL that answers with the caller's public address, which then names the scope.
         addresses: by name: a local source address, or `AddressSettings`.
-        pools: by provider; ``*`` is every provider that has no pool of its own.
+        pools: by provider; ``*`` is every provider without a pool of its own.
     """
 
     name: str = ""
@@ -90,10 +90,10 @@ class EgressSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def checked(settings: EgressSettings) -> EgressSettings:
-    """The same settings, if they make sense together.
+    """Return the same settings if they are consistent.
 
     Raises:
-        RuleError: they do not; `key` is the path of what is wrong.
+        RuleError: they are not; `key` is the path of the faulty setting.
     """
     addresses = addresses_of(settings)
     if settings.echo and urlsplit(settings.echo).scheme not in ("http", "https"):
@@ -114,7 +114,7 @@ def checked(settings: EgressSettings) -> EgressSettings:
 
 
 def addresses_of(settings: EgressSettings) -> dict[str, Address]:
-    """The addresses by name.
+    """Return the addresses by name.
 
     Raises:
         RuleError: one is not an address.
@@ -123,12 +123,12 @@ def addresses_of(settings: EgressSettings) -> dict[str, Address]:
 
 
 def listed(names: str | list[str]) -> list[str]:
-    """One name or several, as a list."""
+    """Return one name or several as a list."""
     return [names] if isinstance(names, str) else list(names)
 
 
 def pins(pool: PoolSettings) -> dict[str, list[str]]:
-    """Which accounts may use which addresses only."""
+    """Return the accounts that are limited to some addresses, with those addresses."""
     said: dict[str, str | list[str]] = {"*": pool.pin} if isinstance(pool.pin, str) else {**pool.pin}
     return {account: listed(names) for account, names in said.items()}
 
@@ -147,7 +147,7 @@ def _address(name: str, said: str | AddressSettings) -> Address:
     if said.proxy:
         parts = urlsplit(said.proxy)
         if parts.scheme not in _SCHEMES or not parts.hostname:
-            # The URL itself may hold a password: it is not repeated.
+            # The URL itself may hold a password, so the error does not repeat it.
             raise RuleError("its proxy is not a URL. Write for example http://10.0.0.2:3128", key=f"{key}.proxy")
     return Address(name, said.bind, said.proxy, said.scope)
 

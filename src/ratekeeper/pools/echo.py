@@ -1,4 +1,4 @@
-"""Which public address a call really leaves from: asked of an echo URL that the user configured, once an hour."""
+"""Discovers the public address that calls really leave from: it asks the echo URL that the user configured, once an hour."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ __all__ = ["Echo", "opener", "public_address"]
 _FRESH: Final = 3600 * SECOND
 _FAILED: Final = 60 * SECOND
 _PATIENCE: Final = 4.0
-"""Seconds to wait for an answer: for each piece of it, and for its body as a whole."""
+"""Seconds to wait for each piece of an answer, and for its whole body."""
 _MOST: Final = 65_536
-"""Bytes of an answer that are read."""
+"""Most bytes read of an answer."""
 
 
 class _Heard(NamedTuple):
-    """A public address as an echo told it at the instant `at` (steady ns of the store)."""
+    """A public address that an echo stated at the instant `at` (steady ns of the store)."""
 
     at: int
     public: str
 
 
 class Echo:
-    """What the echo said of each address, shared by all processes of the store."""
+    """The public addresses that the echo stated, shared by all processes of the store."""
 
     def __init__(self, url: str, store: Store, tell: Callable[..., object]) -> None:
         self._url = url
@@ -50,15 +50,16 @@ class Echo:
         self._found: dict[str, tuple[str, int]] = {}
 
     def known(self, address: Address) -> str:
-        """The public address, as it was last heard; ``""`` if it never was."""
+        """Return the last known public address; ``""`` if there is none."""
         return self._found.get(address.name, ("", 0))[0]
 
     def fresh(self, address: Address) -> bool:
-        """Whether there is no need to ask."""
+        """Whether the last answer is recent enough not to ask again."""
         return time.monotonic_ns() < self._found.get(address.name, ("", 0))[1]
 
     def ask(self, address: Address) -> None:
-        """Ask, unless any process did lately. If that fails, what was heard before holds, else the address's name."""
+        """Ask the echo, unless any process asked lately. If that fails, the last known address applies, else the address's
+        name."""
         if self.fresh(address):
             return
         with self._lock:
@@ -74,7 +75,7 @@ class Echo:
             self._found[address.name] = public or self.known(address), at + (_FRESH if public else _FAILED)
 
     def recall(self, address: Address) -> bool:
-        """Take what another process has heard. True if that was lately."""
+        """Take the answer of another process. True if it is recent."""
         try:
             heard = self._store.get(self._topic(address), _Heard)
             public = "" if heard is None else str(ipaddress.ip_address(heard.public))
@@ -87,7 +88,7 @@ class Echo:
         return True
 
     def _topic(self, address: Address) -> str:
-        """A proxy's URL may hold a password: the store sees only a digest."""
+        """Return the note's topic. It holds only a digest, because a proxy's URL may hold a password."""
         said = f"{self._url} {address.bind} {address.proxy}"
         return f"echo:{blake2b(said.encode(), digest_size=12).hexdigest()}"
 
@@ -107,7 +108,7 @@ class Echo:
 
 
 def _body(answer: Any) -> bytes:
-    """The body, as far as it is read.
+    """Read the body, up to the size limit.
 
     Raises:
         TimeoutError: it came too slowly.
@@ -121,10 +122,10 @@ def _body(answer: Any) -> bytes:
 
 
 def public_address(body: bytes) -> str:
-    """The address in an echo's answer: plain text, or JSON with ``ip``, ``origin``, ``address`` or ``query``.
+    """Return the address in an echo's answer: plain text, or JSON with ``ip``, ``origin``, ``address`` or ``query``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the answer holds no address.
     """
     text = body.decode("utf-8", "replace").strip()
     if text.startswith("{"):
@@ -135,7 +136,7 @@ def public_address(body: bytes) -> str:
 
 
 def opener(address: Address) -> urllib.request.OpenerDirector:
-    """An opener of the standard library that leaves from an address. A proxy must be a plain HTTP one."""
+    """Return an opener of the standard library that leaves from an address. A proxy must be a plain HTTP one."""
     if address.plain:
         return urllib.request.build_opener()
     proxies = {"http": address.proxy, "https": address.proxy} if address.proxy else {}
@@ -148,7 +149,7 @@ def opener(address: Address) -> urllib.request.OpenerDirector:
 
 
 class _Proxy(urllib.request.ProxyHandler):
-    """As its base, but the environment's exceptions (``no_proxy``) do not count: the user named the proxy."""
+    """A proxy handler that ignores the environment's exceptions (``no_proxy``), because the user named the proxy."""
 
     def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> None:  # noqa: A002 - the base's own name
         parts = urlsplit(proxy)

@@ -1,7 +1,7 @@
-"""How each address fares at each provider: room left, warnings, failures to connect, and the rests that follow.
+"""The health of each address at each provider: room left, warnings, failures to connect, and the rests that follow.
 
-A ban is a block on the scope of the address and stops every call of it. A rest is softer: the address is left while
-another one will do. Both lie in the store, so every process knows them.
+A ban is a block on the scope of the address and stops all its calls. A rest is softer: calls avoid the address while another
+one is available. The store keeps both, so every process knows them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ratekeeper.stores.base import Store
 __all__ = ["REST", "WARNINGS", "AddressHealth", "Gauge"]
 
 REST: Final = "rest"
-"""The kind of block by which an address is left for a while."""
+"""The kind of block that makes calls avoid an address for a while."""
 
 
 class AddressHealth:
-    """Warnings and failures of addresses, counted together by all processes of the store."""
+    """Counts warnings and failures of addresses, together for all processes of the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._failing: set[str] = set()
 
     def warned(self, place: str) -> tuple[int, int]:
-        """The provider refused a call from there.
+        """Count a refusal by the provider.
 
         Args:
             place: ``namespace/egress:name``.
@@ -42,42 +42,42 @@ class AddressHealth:
         return count, length
 
     def failed(self, place: str) -> int:
-        """No connection could be made from there. Returns how long the address now rests, ns."""
-        if self.rests(place):  # calls that were on their way at the first failure are no news
+        """Count a failure to connect. Returns how long the address now rests, ns."""
+        if self.rests(place):  # calls in flight at the first failure add nothing
             return 0
         return self.counted(place)
 
     def counted(self, place: str) -> int:
-        """`failed`, of which it is known that it is news."""
+        """`failed`, for a failure that certainly counts."""
         self._failing.add(place)
         length = self._store.update(f"failures:{place}", Trouble, _failed)
         self._rest(place, length, "no connection")
         return length
 
     def rest_first(self, place: str) -> None:
-        """Leave an address as after a first failure, until it is known how many there were."""
+        """Rest an address as after a first failure, until the real number of failures is known."""
         self._rest(place, Trouble().failed(self._store.present())[1], "no connection")
 
     def worked(self, place: str) -> None:
-        """An answer came from there: the next failure is a first one again."""
+        """An answer came: the next failure counts as a first one again."""
         if self.mended(place):
             self._failing.discard(place)
             self._store.update(f"failures:{place}", Trouble, lambda old, now: (None, None))
 
     def mended(self, place: str) -> bool:
-        """Whether an answer that comes from there is news."""
+        """Whether an answer from there ends a series of failures."""
         return place in self._failing and not self.rests(place)
 
     def rests(self, place: str) -> int:
-        """Steady ns until which it is left; 0: it is not."""
+        """Return the steady ns until which the address rests; 0: it does not."""
         return self._until(place, REST)
 
     def banned(self, scope: str) -> int:
-        """Steady ns until which a ban (or any other block) holds that scope; 0: none does."""
+        """Return the steady ns until which a ban (or any other block) holds that scope; 0: none does."""
         return self._until(scope, "")
 
     def warnings(self, place: str) -> int:
-        """Warnings that are not forgotten."""
+        """Return the number of warnings that have not expired."""
         found = self._store.get(f"warnings:{place}", Trouble)
         return 0 if found is None else found.still(self._store.present()).number
 
@@ -94,14 +94,14 @@ class AddressHealth:
 
 
 class Gauge:
-    """About how much room is left on the limits of each scope, as this process saw it. Only for the order of trying: what
-    may really be spent is the store's to say."""
+    """Estimates the room left on the limits of each scope, as this process saw it. It only orders the attempts; the store
+    decides what may be spent."""
 
     def __init__(self) -> None:
         self._left: dict[str, dict[str, tuple[float, int, int]]] = {}
 
     def share(self, scope: str) -> float:
-        """The share left of the limit that has least, 0 to 1."""
+        """Return the share left, 0 to 1, of the limit with the least left."""
         mono = time.monotonic_ns()
         limits = self._left.get(scope)
         if not limits:
@@ -109,7 +109,7 @@ class Gauge:
         return min(min(1.0, left + (mono - at) / period) for left, at, period in list(limits.values()))
 
     def took(self, scope: str, charges: Iterable[Charge]) -> None:
-        """A permit was taken."""
+        """Note a granted permit."""
         mono = time.monotonic_ns()
         for name, charge in _of_address(charges):
             left, at, period = self._left.setdefault(scope, {}).get(name, (1.0, mono, charge.limit.period))
@@ -117,13 +117,13 @@ class Gauge:
             self._left[scope][name] = max(0.0, left), mono, period
 
     def full(self, scope: str, charges: Iterable[Charge]) -> None:
-        """It has no room."""
+        """Note that the scope has no room."""
         mono = time.monotonic_ns()
         for name, charge in _of_address(charges):
             self._left.setdefault(scope, {})[name] = 0.0, mono, charge.limit.period
 
     def told(self, scope: str, charges: Iterable[Charge], used: Mapping[str, int]) -> None:
-        """What the provider itself has counted."""
+        """Note the provider's own counters."""
         mono = time.monotonic_ns()
         for name, charge in _of_address(charges):
             if charge.key in used:

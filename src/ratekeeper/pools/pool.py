@@ -1,4 +1,4 @@
-"""The addresses of one gate: which a call may leave from, which of them it should try first, and what people see of them."""
+"""The egress addresses of one gate: which ones a call may use, which it should try first, and how people see them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["AddressView", "Choice", "Egress", "Pool", "views"]
 
 _FINE, _RESTING, _BANNED = range(3)
 _COARSE: Final = 20
-"""Shares of room are compared in so many steps: a call in a row prefers the address of the last one."""
+"""Shares of room are rounded to this many steps, so that consecutive calls prefer the address of the last one."""
 
 
 class Choice:
-    """The addresses that one call may leave from, best first, with what it would spend there.
+    """The addresses that one call may use, best first, and its cost on each.
 
     Attributes:
         namespace: the provider's.
-        address: where it leaves from: the best one, then the one whose permit it got.
-        moved: whether it stands in a line that it leaves when a ban comes over its address.
+        address: the call's address: the best one, then the one of its permit.
+        moved: whether the call is in a queue that it leaves when its address is banned.
     """
 
     __slots__ = ("_addresses", "_plan", "_plans", "address", "egress", "moved", "namespace")
@@ -50,7 +50,7 @@ class Choice:
         self.moved = False
 
     def __iter__(self) -> Iterator[Address]:
-        """Best first; of several that share a scope only the best."""
+        """Iterate best first; of several with the same scope, only the best."""
         seen: set[str] = set()
         for address in self._addresses:
             scope = self.egress.scope(address)
@@ -60,36 +60,36 @@ class Choice:
 
     @property
     def every(self) -> Sequence[Address]:
-        """All of them, also those that share a scope."""
+        """Return all addresses, including those that share a scope."""
         return self._addresses
 
     @property
     def only(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Whether there is only one option."""
         return len(self._addresses) == 1
 
     def plan(self, address: Address) -> Plan:
-        """What the call spends if it leaves from there."""
+        """Return the plan of the call from that address."""
         plan = self._plans.get(address.name)
         if plan is None:
             plan = self._plans[address.name] = self._plan(address)
         return plan
 
     def took(self, address: Address) -> None:
-        """Its permit is for that address."""
+        """Note that the call's permit is for that address."""
         self.address = address
         self.egress.gauge.took(self.scope(address), self.plan(address).charges)
 
     def full(self, address: Address) -> None:
-        """That address had no room for it."""
+        """Note that the address had no room for the call."""
         self.egress.gauge.full(self.scope(address), self.plan(address).charges)
 
     def scope(self, address: Address) -> str:
-        """The owner of an address's ledgers at this provider, as stores know it."""
+        """Return the owner of an address's ledgers at this provider, in the stores' form."""
         return f"{self.namespace}/ip:{self.egress.scope(address)}"
 
     def place(self, address: Address) -> str:
-        """The address at this provider, as stores know it."""
+        """Return the address at this provider, in the stores' form."""
         return f"{self.namespace}/egress:{address.name}"
 
 
@@ -107,7 +107,7 @@ class Pool:
         self.pins = pins
 
     def members(self, accounts: Iterable[str]) -> list[tuple[int, Address]]:
-        """The addresses that a call of an account may use, with their rank; the account by its names and digests."""
+        """Return the addresses that an account's call may use, with their rank; `accounts` are its names and digests."""
         found = [(0, address) for address in self.primary] + [(1, address) for address in self.backups]
         if not self.pins:
             return found
@@ -122,10 +122,10 @@ class Egress:
     """All addresses of one gate.
 
     Args:
-        settings: the addresses, which make sense together (`ratekeeper.pools.address.checked`).
-        store: where health is kept.
+        settings: consistent settings of the addresses (`ratekeeper.pools.address.checked`).
+        store: keeps the health.
         tell: called with the kind and the text of an event, and its fields.
-        worker: changes what the store keeps of them; None: whoever calls does.
+        worker: changes the store's notes; None: the caller does.
     """
 
     def __init__(
@@ -147,22 +147,22 @@ class Egress:
 
     @property
     def changes(self) -> bool:
-        """Whether the default address of a provider, or its scope, may still become another."""
+        """Whether the default address of a provider, or its scope, may still change."""
         return self._echo is not None
 
     def pool(self, provider: str) -> Pool | None:
-        """The pool of a provider, if it has one."""
+        """Return the pool of a provider, if any."""
         return self.pools.get(provider) or self.pools.get("*") if self.pools else None
 
     def default(self, provider: str = "") -> Address:
-        """What a call leaves from that cannot choose: the address named so, else the provider's first primary."""
+        """Return the address of a call without a choice: the address named so, else the provider's first primary."""
         if self._name:
             return self.named(self._name)
         pool = self.pool(provider)
         return pool.primary[0] if pool is not None else self._plain
 
     def reachable(self, provider: str, namespace: str) -> list[Address]:
-        """The default address, then the others of the pool, without those that are banned or rest."""
+        """Return the default address, then the others of the pool, without banned and resting ones."""
         default, pool = self.default(provider), self.pool(provider)
         if pool is None:
             return [default]
@@ -174,23 +174,24 @@ class Egress:
         ]
 
     def named(self, name: str) -> Address:
-        """The address of that name; one that nobody configured is a scope of the system's own choice of address."""
+        """Return the address of that name. An unconfigured name is a scope; its calls leave by the system's own choice of
+        address."""
         return self.addresses.get(name) or Address(name, scope=name)
 
     def scope(self, address: Address) -> str:
-        """Whose ledgers an address spends on, as far as it is known now."""
+        """Return the owner of the ledgers that an address spends on, as far as known."""
         if address.scope or self._echo is None:
             return address.scope or address.name
         return self._echo.known(address) or address.name
 
     def discover(self, provider: str) -> None:
-        """Ask the echo for the addresses of a provider whose scope is not known. May take seconds; never raises."""
+        """Ask the echo for a provider's addresses with unknown scope. May take seconds; never raises."""
         if self._echo is not None:
             for address in self._unsaid(provider):
                 self._echo.ask(address)
 
     def recall(self) -> None:
-        """Take the scopes that other processes have heard from the echo; asks nobody."""
+        """Take the scopes that other processes learned from the echo; asks no server."""
         if self._echo is not None:
             for address in (*self.addresses.values(), self.default()):
                 self._echo.recall(address)
@@ -200,14 +201,14 @@ class Egress:
         return self._echo is None or all(map(self._echo.fresh, self._unsaid(provider)))
 
     def _unsaid(self, provider: str) -> list[Address]:
-        """The addresses of a provider whose scope the configuration does not say."""
+        """Return the addresses of a provider whose scope the configuration does not state."""
         pool = self.pool(provider)
         members = [*pool.primary, *pool.backups] if pool else []
         return [address for address in dict.fromkeys([*members, self.default(provider)]) if not address.scope]
 
     def choose(self, pool: Pool, namespace: str, accounts: Iterable[str], plan: Callable[[Address], Plan]) -> Choice:
-        """The addresses for one call, best first: primaries before backups, by the room that is left; those that are
-        banned last; those that rest only if there is no other."""
+        """Return the addresses for one call, best first: primaries before backups, by the room left; banned ones last;
+        resting ones only if there is no other."""
         found = []
         for at, (rank, address) in enumerate(pool.members(accounts)):
             scope = f"{namespace}/ip:{self.scope(address)}"
@@ -221,10 +222,10 @@ class Egress:
         found.sort(key=lambda entry: entry[:-1])
         return Choice(self, namespace, [entry[-1] for entry in found], plan)
 
-    # -- how a call fared --------------------------------------------------------------------------------------------
+    # -- results of calls --------------------------------------------------------------------------------------------
 
     def refused(self, choice: Choice) -> None:
-        """The provider refused a call from the choice's address."""
+        """Count a refusal by the provider at the choice's address."""
         address, place = choice.address, choice.place(choice.address)
 
         def count() -> None:
@@ -234,17 +235,17 @@ class Egress:
         self._worker.later(place, count)
 
     def unreachable(self, choice: Choice) -> bool:
-        """No connection to the provider could be made from the choice's address. True if another one is left."""
+        """Count a failed connection to the provider from the choice's address. True if another address is left."""
         address, place = choice.address, choice.place(choice.address)
 
         def count() -> None:
             rests = self.health.counted(place)
             self._tell_rest(choice.namespace, address, rests, f"no connection from {address.leaves}")
 
-        if not self.health.rests(place):  # else it left before that was known
+        if not self.health.rests(place):  # else the call left before the failure was known
             self._worker.later(place, count)
             if not self.health.rests(place):
-                self.health.rest_first(place)  # at once: the next call of this process leaves from elsewhere
+                self.health.rest_first(place)  # at once, so that the next call of this process uses another address
         return any(
             other != address
             and not self.health.rests(choice.place(other))
@@ -253,7 +254,7 @@ class Egress:
         )
 
     def worked(self, choice: Choice, used: Mapping[str, int]) -> None:
-        """An answer came, perhaps with the provider's own used-counters (by ledger)."""
+        """Note an answer, perhaps with the provider's own used-counters (by ledger)."""
         place = choice.place(choice.address)
         if self.health.mended(place):
             self._worker.later(place, functools.partial(self.health.worked, place))
@@ -261,7 +262,7 @@ class Egress:
             self.gauge.told(choice.scope(choice.address), choice.plan(choice.address).charges, used)
 
     def _tell_rest(self, namespace: str, address: Address, rests: int, why: str) -> None:
-        """An address begins to rest for so many ns; 0: it does not."""
+        """Emit the event that an address begins to rest for `rests` ns; 0: it does not."""
         if rests:
             name, seconds = address.name, rests / SECOND
             text = f"{name} rests for {seconds:.0f} s: {why}"
@@ -269,7 +270,7 @@ class Egress:
 
 
 def _echo(url: str, store: Store, tell: Callable[..., object]) -> Echo:
-    from ratekeeper.pools.echo import Echo  # with an HTTP client: for those who name one
+    from ratekeeper.pools.echo import Echo  # imports an HTTP client, only where an echo is configured
 
     return Echo(url, store, tell)
 
@@ -282,7 +283,7 @@ class AddressView:
         provider: namespace.
         name, leaves, scope: of the address.
         state: ``active``, ``warning``, ``resting`` or ``banned``.
-        warnings: refusals by the provider that are not forgotten.
+        warnings: refusals by the provider that have not expired.
         until: steady ns at which the ban or the rest ends; 0: there is none.
         fullest: the limit of this scope that is nearest to full, if any was spent on.
     """
@@ -298,12 +299,12 @@ class AddressView:
 
 
 def views(egress: Egress, found: Snapshot) -> list[AddressView]:
-    """Every address of every provider that was called: those of its pool, and any other scope that was spent on."""
+    """Return every address of every called provider: those of its pool, and any other scope with spending."""
     egress.recall()
     spent: dict[str, dict[str, list[LedgerView]]] = {}
     for view in found.ledgers:
         namespace, _, owner = (*view.key.split("/", 2), "", "")[:3]
-        # Of some limits the address is one owner of several: ``ip:main,endpoint:/ticker``.
+        # Some limits have several owners, the address being one: ``ip:main,endpoint:/ticker``.
         for scope in [part[3:] for part in owner.split(",") if part.startswith("ip:")]:
             spent.setdefault(namespace, {}).setdefault(scope, []).append(view)
     made = []

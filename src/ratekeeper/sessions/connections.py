@@ -1,8 +1,8 @@
-"""The connections of a stream: dialled, watched, and replaced without a gap.
+"""The connections of a stream: it dials, watches and replaces them without a gap.
 
-One task dials, watches and replaces connections; each connection has a task that reads it. The reader of the connection
-that is live hands its messages on; while another takes over, those of the new one wait until the old one has been read to
-its end, so nothing is missed and nothing comes out of order.
+One task dials, watches and replaces connections; one more task per connection reads it. The reader of the live connection
+hands its messages on. While a new connection takes over, its messages wait until the old one has been read to its end. So no
+message is missed and none comes out of order.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["Connections", "Message"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _MOST_HELD: Final = 10_000
-"""Messages of a new connection that wait at most while the old one is read to its end."""
+"""Most messages of a new connection that wait while the old one is read to its end."""
 _ROLL_AGAIN: Final = 5.0
-"""Seconds until a replacement that would not do is tried again."""
+"""Seconds until a failed replacement is retried."""
 
 
 class Message(NamedTuple):
-    """One message. `data` is text or bytes as they came or, `polled`, what the fallback gave; `at` is in Unix seconds."""
+    """One message. `data` is the text or bytes received or, `polled`, the fallback's result; `at` is in Unix seconds."""
 
     data: Any
     polled: bool
@@ -43,7 +43,7 @@ class Message(NamedTuple):
 
 
 class Connections:
-    """What `Stream` is made of, but for the consumer's side; its arguments are explained there."""
+    """The part of `Stream` without the consumer's side; `Stream` explains the arguments."""
 
     liveness: Liveness
 
@@ -110,12 +110,12 @@ class Connections:
             self._next = None
             if self._poll is not None:
                 self._poll.cancel()
-                await asyncio.wait({self._poll}, timeout=1.0)  # the user's: it may hold on to its life
+                await asyncio.wait({self._poll}, timeout=1.0)  # the user's task: it may resist cancellation
             for each in dict.fromkeys(held):
                 await self._end(each, at_once=True)
 
     async def _connect(self, *, replacing: bool = False) -> Connection | None:
-        """One dial, until it is subscribed; None if that failed, which is noted and told."""
+        """Dial and subscribe one connection; None if that failed. The failure is recorded and reported."""
         connection: Connection | None = None
         try:
             opened = await self._dialler.dial()
@@ -131,21 +131,21 @@ class Connections:
             if isinstance(error, CannotFit) or not isinstance(error, Exception):
                 raise
             if isinstance(error, Rejected):
-                # It was not dialled, and nothing is known of the host. A ban or a pause says when it ends.
+                # The gate refused the dial, so nothing is known of the host. A ban or a pause states when it ends.
                 self._down(str(error))
                 await asyncio.sleep(min(30.0, max(1.0, (error.retry_at or 0.0) - time.time())))
-            else:  # the library's, the network's, or that of the user's setup
+            else:  # an error of the library, the network, or the user's setup
                 await self._dialler.failed(good=False)
                 self._down(str(error) if isinstance(error, Closed) else f"{type(error).__name__}: {error}")
             return None
         return connection
 
     async def _prepare(self, connection: Connection, reader: asyncio.Task[str]) -> None:
-        """Sets up and subscribes a new connection, which then is the live one unless it is to follow another.
+        """Set up and subscribe a new connection. It then becomes the live one, unless it is to replace another.
 
         Raises:
-            Closed: it was lost meanwhile.
-            Exception: what `setup` and the gate raise.
+            Closed: the connection was lost meanwhile.
+            Exception: from `setup` or the gate.
         """
 
         async def prepare() -> None:
@@ -166,16 +166,16 @@ class Connections:
             await preparing
         finally:
             if preparing.cancel():
-                await asyncio.wait({preparing}, timeout=1.0)  # the user's `setup` may hold on to its life
+                await asyncio.wait({preparing}, timeout=1.0)  # the user's `setup` may resist cancellation
 
     async def _subscribe(self, connection: Connection) -> None:
-        """Has a connection subscribe to what the stream wants and to nothing else, also where that changes meanwhile."""
+        """Subscribe a connection to exactly what the stream wants, even if that changes meanwhile."""
         while connection.topics != self._topics:
             gone = [topic for topic in connection.topics if topic not in self._topics]
             fresh = [topic for topic in self._topics if topic not in connection.topics]
             if not gone and not fresh:
                 return
-            before, connection.topics = connection.topics, [*self._topics]  # before it waits: others look meanwhile
+            before, connection.topics = connection.topics, [*self._topics]  # before the wait: other tasks read it
             try:
                 for topics, leaving in ((gone, True), (fresh, False)):
                     for text in self._dialect.wanting(topics, self._number, gone=leaving):
@@ -186,7 +186,7 @@ class Connections:
                 raise
 
     async def _read(self, connection: Connection) -> str:
-        """Reads a connection to its end; returns how it ended."""
+        """Read a connection to its end; returns how it ended."""
         try:
             while True:
                 data = await connection.socket.recv()
@@ -222,7 +222,7 @@ class Connections:
             return f"an answer to a ping was not allowed: {error}"
 
     async def _watch(self, connection: Connection) -> Connection | None:
-        """Looks after a connection until it is lost (None) or another has taken its place."""
+        """Watch a connection until it is lost (None) or another has replaced it."""
         assert connection.reader is not None
         live, why, kind = self.liveness, "", "stream down"
         roll_at = live.roll_at(connection.opened, self._habits.lifetime, random.random())
@@ -258,7 +258,7 @@ class Connections:
             await self._dialler.failed(good=connection.good)
             self._down(why, kind)
             if rolling is not None:
-                # The one that was to follow is on its way: as good as any other.
+                # A replacement is already on its way: use that one.
                 self._hurry.set()
                 following = await rolling
                 if following is not None:
@@ -273,7 +273,7 @@ class Connections:
     # --- one takes over from another --------------------------------------------------------------------------------
 
     async def _replace(self, old: Connection) -> Connection | None:
-        """Opens the connection that is to follow `old`, until it delivers; None if it will not do."""
+        """Open the replacement of `old` and wait until it delivers; None if it fails."""
         await self._dialler.turn()
         connection = await self._connect(replacing=True)
         if connection is None:
@@ -307,7 +307,7 @@ class Connections:
         return connection
 
     async def _switch(self, old: Connection, new: Connection, why: str) -> None:
-        """Reads `old` to its end; then what `new` has brought meanwhile and `old` has not; then `new` is live."""
+        """Read `old` to its end; then deliver what only `new` received meanwhile; then make `new` live."""
         await self._end(old)
         while new.held:
             data = new.held.popleft()

@@ -1,7 +1,7 @@
-"""How a command reaches the program that runs a session: a small file beside its record, and a wake-up datagram.
+"""Sends commands to the program that runs a session: a small file beside its record, and a datagram to a wake-up socket.
 
-The wake-up socket also tells who lives: the kernel refuses a datagram to the socket of a dead program, whatever its process
-id was. So no program is taken for alive because another one got its process id.
+The wake-up socket also shows which programs live: the kernel refuses a datagram to a dead program's socket, whatever its
+process id was. So a reused process id never makes a dead program look alive.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = ["Command", "Listener", "ask", "listing"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _PATIENCE: Final = 1.0
-"""Seconds after which the listener looks for commands although nobody rang."""
+"""Seconds after which the listener checks for commands without a wake-up."""
 
 
 class Command(msgspec.Struct, frozen=True):
-    """What somebody outside wants of a session; `sender` is rung when it is done."""
+    """A command to a session from another program. `sender` is woken when it is done."""
 
     do: Literal["recover", "stop"]
     sender: int
 
 
 class Listener:
-    """A program's ear: claims sessions for it and hears the commands for them.
+    """Claims sessions for a program and receives their commands.
 
     Args:
         records: where records and commands are.
-        heed: is called with a session's id and each command for it, in a thread of the listener.
+        heed: called with a session's id and each command for it, in a thread of the listener.
     """
 
     def __init__(self, records: Records, heed: Callable[[str, Command], None]) -> None:
@@ -60,10 +60,10 @@ class Listener:
         self._thread.start()
 
     def claim(self, session: str) -> Record:
-        """Take a session for this program; returns what is kept of it.
+        """Claim a session for this program; returns its record.
 
         Raises:
-            RatekeeperError: a program that lives runs it: two at once would trade twice.
+            RatekeeperError: a living program runs it: two at once would trade twice.
         """
         with _alone(self._records.folder):
             record = self._records.read(session)
@@ -73,12 +73,12 @@ class Listener:
                 )
             record = msgspec.structs.replace(record, pid=os.getpid(), member=self.member)
             self._records.write(record)
-        self._records.path(session, ".do").unlink(missing_ok=True)  # it was meant for a program that is dead
+        self._records.path(session, ".do").unlink(missing_ok=True)  # the command was for a dead program
         self._ids.add(session)
         return record
 
     def done(self, command: Command) -> None:
-        """Tell who sent a command that it was carried out."""
+        """Tell the sender of a command that it was executed."""
         self._wake_sockets.wake([command.sender])
 
     def _run(self) -> None:
@@ -98,7 +98,7 @@ class Listener:
                 self._heed(session, command)
 
     def close(self) -> None:
-        """Hear no more commands; the program's sessions are free for others."""
+        """Receive no more commands; other programs may then claim the sessions."""
         self._closed = True
         self._wake_sockets.wake([self.member])
         self._thread.join(5.0)
@@ -106,7 +106,7 @@ class Listener:
 
 
 def listing(home: Path) -> list[tuple[Record, bool]]:
-    """All sessions of a state folder, and whether the program that runs each of them lives."""
+    """Return all sessions of a state folder, and whether the program that runs each of them lives."""
     records = Records(home)
     wake_sockets = WakeSockets(records.folder / "wake")
     living = wake_sockets.living()
@@ -115,16 +115,16 @@ def listing(home: Path) -> list[tuple[Record, bool]]:
 
 
 def ask(home: Path, session: str, do: Literal["recover", "stop"], timeout: float = 30.0) -> Record | None:
-    """Have the program that runs `session` recover or stop it.
+    """Ask the program that runs `session` to recover or stop it.
 
     Args:
         home: the state folder.
-        session: its id, or its name alone if no other living program has one of that name.
-        do: what.
-        timeout: seconds to wait for it to be done.
+        session: its id, or its name alone if no other living program has a session of that name.
+        do: the command.
+        timeout: seconds to wait for the result.
 
     Returns:
-        The session as it is afterwards; None if it was not done in time (it will be).
+        The session afterwards; None if the command was not done in time (it will be).
 
     Raises:
         RatekeeperError: there is no such session, there are several, or no program runs it.
@@ -175,7 +175,7 @@ def _drain(wake_socket: socket.socket) -> set[bytes]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One program at a time."""
+    """Admit one program at a time."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -185,7 +185,7 @@ def _alone(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:  # its holder was stopped in between: rather go on than hang
+                if time.monotonic() > end:  # the lock's owner was stopped meanwhile: go on rather than hang
                     _LOG.warning(
                         "the lock of the sessions in %s is held by a program that has stopped; going on", folder
                     )

@@ -1,6 +1,6 @@
-"""How to subscribe on the websockets of a provider, and how it pings: data, not code.
+"""The subscription and ping messages of each provider's websockets: data, not code.
 
-The wording of subscriptions is as the vendors' pages show it; pings are as the rule files state them.
+Subscriptions follow the vendors' documentation; pings follow the rule files.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["Dialect", "Habits", "dialect_of", "habits_of"]
 
 _SHORT: Final = 512
-"""Longer messages are data: they are never parsed here."""
+"""Longer messages are data: this module never parses them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The words of one provider.
+    """The message format of one provider.
 
     Attributes:
-        verb: field that says what is wanted.
+        verb: field that names the action.
         add, remove: its values.
         topics: field that holds the topics.
         most: topics in one message; 1: the field holds one topic and no list.
@@ -51,7 +51,7 @@ class Dialect:
     told: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def wanting(self, topics: Sequence[Any], number: int, *, gone: bool = False) -> list[str]:
-        """The fewest messages that subscribe to (or, `gone`, unsubscribe from) topics."""
+        """Return the fewest messages that subscribe to (or, `gone`, unsubscribe from) topics."""
         size = max(1, self.most)
         parts = [topics[at : at + size] for at in range(0, len(topics), size)]
         messages = []
@@ -65,7 +65,7 @@ class Dialect:
         return messages
 
     def reply(self, message: str | bytes) -> tuple[bool, str]:
-        """(whether a message is no data, what must be answered)."""
+        """Return (whether a message is no data, the reply to send)."""
         if message == "pong":
             return True, ""
         if len(message) > _SHORT or not self.told:
@@ -81,7 +81,7 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What a rule file says of a socket; seconds, 0 if it does not say.
+    """What a rule file states about a socket; seconds, 0 if it states nothing.
 
     Attributes:
         lifetime: after which the provider closes it.
@@ -104,7 +104,7 @@ _BYBIT: Final = Dialect(most=10, told=(("op", _ACKS),))
 
 
 def dialect_of(provider: str) -> Dialect:
-    """The words of a provider, by the name of its rule file; of one that we do not know, those most use."""
+    """Return the dialect of a provider, by the name of its rule file; for an unknown one, the most common dialect."""
     known = {
         "binance-spot": _BINANCE,
         "binance-usdm": _BINANCE,
@@ -118,7 +118,7 @@ def dialect_of(provider: str) -> Dialect:
 
 
 def habits_of(provider: Provider | None, path: str) -> Habits:
-    """What the rules say of the socket with that path."""
+    """Return what the rules state about the socket with that path."""
     if provider is None:
         return Habits()
     sockets = provider.file.socket

@@ -1,4 +1,4 @@
-"""One connection of a stream: its dial, whose turn that is among all processes, whether it lives, and its clean end."""
+"""One connection of a stream: its dial, the turn to dial among all processes, its liveness, and its clean end."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ T = TypeVar("T")
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _CLOSE_WITHIN: Final = 5.0
-"""Seconds for which a close is waited for."""
+"""Seconds to wait for a close."""
 _LOOK: Final = 1.0
-"""Seconds after which somebody who waits for a turn looks again: others may have found that all is well."""
+"""Seconds after which a process that waits for its turn rechecks, because another may have connected."""
 
 
 class Dialler:
     """Dials one URL again and again.
 
     Args:
-        gate: whose limits count.
+        gate: its limits apply.
         url: what to dial.
         headers: of the handshake.
-        transport: with which library.
-        liveness: how patiently.
+        transport: the client library to use.
+        liveness: timeouts and backoff.
         priority: class of the dials and messages.
     """
 
@@ -72,7 +72,7 @@ class Dialler:
         self._topic = f"dial:{outbound.netloc}"
 
     async def turn(self) -> None:
-        """Waits until this process may dial: at once if all is well, else one of all processes after the other."""
+        """Wait until this process may dial: at once without trouble, else one process after the other."""
         while True:
             wait = await self._change(self._liveness.turn, 0.0)
             if not wait:
@@ -86,11 +86,11 @@ class Dialler:
             await asyncio.sleep(min(wait, _LOOK))
 
     async def dial(self) -> tuple[Open, Line | None]:
-        """One dial, charged before it is made.
+        """Dial once; the dial is charged before it is made.
 
         Raises:
-            Rejected: the gate said no; nothing was dialled.
-            Exception: what the library raises.
+            Rejected: the gate refused; nothing was dialled.
+            Exception: from the library.
         """
 
         def dial() -> Awaitable[Open]:
@@ -106,27 +106,27 @@ class Dialler:
         )  # fmt: skip
 
     async def failed(self, *, good: bool) -> None:
-        """A dial was in vain or a connection was lost; `good`: one that had proved itself."""
+        """Record a failed dial or a lost connection; `good`: the connection had proved itself."""
         failed = functools.partial(self._liveness.failed, good=good)
         await self._change(lambda old, now, dice: (None, failed(old, now, dice)), None)
 
     async def worked(self) -> None:
-        """A connection has proved itself: whoever waits may dial."""
+        """Record that a connection has proved itself: waiting processes may dial."""
         await self._change(lambda old, now, dice: (None, Dials(0, 0.0, now)), None)
 
     async def _change(self, after: Callable[[Dials, float, float], tuple[T, Dials]], otherwise: T) -> T:
-        """Changes what all processes know of dialling this host.
+        """Change what all processes know of dials to this host.
 
         Args:
-            after: given that, the present in steady seconds of the store and a die from 0 to 1, what `_change` returns, and
-                what is known then.
-            otherwise: what it returns where the store cannot be asked.
+            after: receives that state, the present in steady seconds of the store and a die from 0 to 1; returns the result
+                and the new state.
+            otherwise: the result if the store is unavailable.
         """
         store, dice = self._gate.store, random.random()
 
         def change(old: Dials | None, now: Instant) -> tuple[Dials | None, T]:
             result, new = after(old or Dials(), seconds(now), dice)
-            # Where all was well and is, there is nothing to write down.
+            # While there was and is no trouble, nothing needs to be written.
             return (new if new.failures or (old is not None and old.failures) else old), result
 
         work = functools.partial(store.update, self._topic, Dials, change)
@@ -138,15 +138,15 @@ class Connection:
 
     Attributes:
         opened: when it was opened; `since` is the same in Unix seconds.
-        ready: when it was subscribed; None: it is not yet.
+        ready: when it was subscribed; None: not yet.
         topics: what it is subscribed to, or is about to be.
-        gaps: how its messages came.
-        anything: when anything at all came last.
+        gaps: the intervals between its messages.
+        anything: when it last received anything at all.
         good: whether it has proved itself.
         busy: whether a message waits for the consumer: then silence is not the provider's.
         held: messages that wait until this connection is the live one.
         heard: set with the first message.
-        reader: the task that reads it; its result says how it ended.
+        reader: the task that reads it; its result tells how it ended.
     """
 
     def __init__(self, socket: Open, line: Line | None, liveness: Liveness, dialect: Dialect, habits: Habits) -> None:
@@ -169,22 +169,22 @@ class Connection:
         self.pinging: asyncio.Task[None] | None = None
 
     async def send(self, text: str) -> None:
-        """Send text, when its limits allow."""
+        """Send text as soon as its limits allow."""
         await self._allowed(text)
         await self.socket.send(text)
 
     async def _allowed(self, text: str | None) -> None:
-        """Waits until a message, or (None) a ping, may be sent."""
+        """Wait until a message, or (None) a ping, may be sent."""
         if self.line is not None:
             await drive_async(self.line.sending(text, is_async=True))
 
     @property
     def tick(self) -> float:
-        """Seconds until it must be looked at again."""
+        """Return the seconds until the next check."""
         return min(1.0, self._liveness.patience(self.gaps) / 4, self._ping_every / 4)
 
     def look(self, now: float) -> tuple[str, str] | None:
-        """Pings; (why, kind of event) if the connection is as good as lost."""
+        """Ping when due; returns (why, kind of event) if the connection counts as lost."""
         if self.pinging is not None and self.pinging.done() and (error := self.pinging.exception()) is not None:
             return (f"no answer to a ping: {error}" if str(error) else "no answer to a ping"), "stream stale"
         if now - self.pinged >= self._ping_every and (self.pinging is None or self.pinging.done()):
@@ -206,12 +206,12 @@ class Connection:
                     await self.socket.send(text)
                     await asyncio.sleep(patience)
         except TimeoutError:
-            # Whatever came is an answer. While a message waits for the consumer, pongs wait behind it.
+            # Anything received counts as an answer. While a message waits for the consumer, pongs wait behind it.
             if self.anything < sent and not self.busy:
                 raise
 
     async def end(self, *, at_once: bool = False) -> None:
-        """Closes it; what has come is still read and handed on, unless it must end at once."""
+        """Close the connection. Received messages are still read and handed on, unless it must end at once."""
         tasks = [task for task in (self.pinging, self.reader if at_once else None) if task is not None]
         for task in tasks:
             task.cancel()
@@ -231,7 +231,7 @@ class Connection:
 
 
 async def bounded(work: Awaitable[T], seconds: float, what: str) -> T:
-    """Await `work` for so many seconds at most.
+    """Await `work` for `seconds` seconds at most.
 
     Raises:
         TimeoutError: it took longer; the text begins with `what`.

@@ -1,4 +1,4 @@
-"""What is kept of sessions on disk: one small file each, replaced as a whole, so that a kill leaves the old or the new."""
+"""The session records on disk: one small file each, replaced as a whole, so that a kill leaves the old or the new."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["KEPT", "Record", "Records"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 KEPT: Final = 100
-"""Recoveries that are kept of a session."""
+"""Recoveries kept of a session."""
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One session as it is kept.
+    """The record of one session.
 
     Attributes:
         id: ``NAME@PROGRAM``.
         pid: process that runs it, or ran it last.
-        member: number of that program's socket, which tells whether it lives (`WakeSockets`).
+        member: number of that program's socket, which shows whether it lives (`WakeSockets`).
         state: ``healthy``, ``abnormal``, ``recovering``, ``cooldown``, ``stopped`` or ``failed``.
-        since: Unix seconds since when.
+        since: Unix seconds of the last change of state.
         why: the last failure, one line without secrets.
-        progress: how far its recovery is.
+        progress: of its recovery.
         history: its latest recoveries, oldest first.
     """
 
@@ -46,18 +46,18 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records:
-    """The records of a state folder. A disk that is full or read-only is told once; sessions go on without a history."""
+    """The records of a state folder. A full or read-only disk is reported once; sessions go on without a history."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / "sessions"
         self._told = False
 
     def path(self, session: str, ending: str = ".json") -> Path:
-        """The file of a session."""
+        """Return the path of a session's file."""
         return self.folder / (quote(session, safe="@ ") + ending)
 
     def read(self, session: str) -> Record:
-        """A session's record; a fresh one if there is none, or if it cannot be read."""
+        """Return a session's record; a new one if it is missing or unreadable."""
         try:
             return json_decoder(Record)(self.path(session).read_bytes())
         except FileNotFoundError:
@@ -67,7 +67,7 @@ class Records:
             return Record(session)
 
     def write(self, record: Record) -> None:
-        """Keep a record; of its history the latest `KEPT`."""
+        """Write a record with the latest `KEPT` entries of its history."""
         record = msgspec.structs.replace(record, history=record.history[-KEPT:])
         path = self.path(record.id)
         try:
@@ -82,7 +82,7 @@ class Records:
                 _LOG.warning("the history of sessions cannot be kept: %s", error)
 
     def all(self) -> Iterator[Record]:
-        """All records, by id."""
+        """Yield all records, by id."""
         try:
             paths = sorted(self.folder.glob("*.json"))
         except OSError:

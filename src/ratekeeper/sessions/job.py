@@ -1,4 +1,4 @@
-"""What a session's job is given, what its errors mean, and whether it is well while it runs."""
+"""A session's job: its `Run`, the meaning of its errors, and its health while it runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Run", "Vitals", "failure_of", "shown", "takes_one"]
 
 _MINUTE: Final = 60.0
 _MOST: Final = 1000
-"""Errors that are remembered; a limit above this is as good as none."""
+"""Errors remembered; a limit above this never triggers."""
 
 
 class Run:
-    """One life of a session: what its job is given.
+    """One run of a session, passed to its job.
 
-    A job that runs in a thread ends when `wait` returns True or `stopping` is set; a coroutine is cancelled.
+    A job in a thread ends when `wait` returns True or `stopping` is set; a coroutine is cancelled.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class Run:
         self._errors: deque[float] = deque()
 
     def beat(self) -> None:
-        """Tell that the session is alive; see `Restart.stalled_after`."""
+        """Report that the session is alive; see `Restart.stalled_after`."""
         self._beat = time.monotonic()
 
     def error(self) -> None:
@@ -44,11 +44,11 @@ class Run:
         self._wake()
 
     def wait(self, seconds: float) -> bool:
-        """For threads: wait; True if the session is to stop."""
+        """For threads: wait; True if the session must stop."""
         return self.stopping.wait(seconds)
 
     def tell(self, vitals: Vitals) -> Vitals:
-        """`vitals` with what the job told since."""
+        """Return `vitals` updated with what the job reported since."""
         vitals = vitals.beaten(self._beat)
         while self._errors:
             vitals = vitals.erred(self._errors.popleft())
@@ -56,7 +56,7 @@ class Run:
 
 
 def takes_one(call: Callable[..., Any]) -> bool:
-    """Whether a job wants its `Run`."""
+    """Whether a job takes its `Run` as a parameter."""
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):
@@ -67,12 +67,13 @@ def takes_one(call: Callable[..., Any]) -> bool:
 
 
 def shown(text: str) -> str:
-    """What a job's error says, as it may be kept: one line, without secrets, in characters that a file can hold."""
+    """Return a job's error text in a form that may be stored: one line, without secrets, in characters that a file can
+    hold."""
     return redact(text).encode("utf-8", "replace").decode()
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors that an error stands for: a group's members, and what it was raised from."""
+    """Yield the errors behind an error: a group's members, and what it was raised from."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _leaves(each)
@@ -83,7 +84,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an error says of the session: its own fault, or that a ban, a pause or a breaker held it."""
+    """Classify an error: the session's own fault, or a ban, a pause or a breaker held it."""
     text = shown(f"{type(error).__name__}: {error}")
     leaves = list(_leaves(error))
     if not all(isinstance(each, Blocked) for each in leaves):
@@ -95,7 +96,7 @@ def failure_of(error: BaseException) -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What is known of a session since it was started.
+    """What is known of a session since its start.
 
     Attributes:
         beat: steady seconds of its start, or of its last sign of life.
@@ -114,15 +115,15 @@ class Vitals:
     errors: tuple[float, ...] = field(default=())
 
     def beaten(self, now: float) -> Vitals:
-        """After a sign of life."""
+        """Return the state after a sign of life."""
         return replace(self, beat=max(self.beat, now))
 
     def erred(self, now: float) -> Vitals:
-        """After an error that the session met and survived."""
+        """Return the state after an error that the session survived."""
         return replace(self, errors=(*(at for at in self.errors if at > now - _MINUTE), now)[-_MOST:])
 
     def after(self, problem: str | None, now: float, excused: bool = False) -> Vitals:
-        """After a check; `problem` None: all is well. One that a ban or a pause held says nothing either way."""
+        """Return the state after a check; `problem` None: healthy. A check held by a ban or a pause changes nothing."""
         if excused:
             return replace(self, checked=now)
         if problem is None:
@@ -130,7 +131,7 @@ class Vitals:
         return replace(self, checked=now, failed=self.failed + 1, reason=problem)
 
     def verdict(self, settings: Restart, now: float) -> Failure | None:
-        """Why it is abnormal; None if it is not."""
+        """Return why the session is abnormal; None if it is not."""
         if self.failed >= settings.failures:
             return Failure("check", f"{self.failed} health checks in a row failed: {self.reason}")
         if settings.stalled_after is not None and now - self.beat >= settings.stalled_after:
@@ -142,13 +143,13 @@ class Vitals:
         return None
 
     def check_due(self, settings: Restart, began: float) -> float:
-        """Steady seconds of the next check: soon after a start, to know whether it worked; then every so often."""
+        """Return the steady seconds of the next check: soon after a start, to verify it; then at the set interval."""
         if not self.passed and not self.failed and self.checked == began:
             return began + min(settings.proven, settings.check_every)
         return self.checked + settings.check_every
 
     def next_look(self, settings: Restart, began: float, checks: bool) -> float:
-        """Steady seconds at which something may have changed without anybody saying so; infinite if never."""
+        """Return the steady seconds at which the verdict may change without a report from the job; infinite if never."""
         looks = [math.inf]
         if checks:
             looks.append(self.check_due(settings, began))

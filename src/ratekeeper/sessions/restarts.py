@@ -1,7 +1,7 @@
-"""When a session that fell over is started again. Pure: instants and dice are arguments.
+"""The restart policy: when a failed session is started again. Pure: instants and dice are arguments.
 
-Instants are Unix seconds, because what is known must outlive the program. A wall clock that steps changes a wait by no
-more than the wait's own length, and inside a running program waits are counted on the steady clock.
+Instants are Unix seconds, because the state must outlive the program. A wall clock that steps changes a wait by no more than
+the wait's own length. Inside a running program the steady clock measures waits.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from ratekeeper.policy.retry import backoff
 __all__ = ["Failure", "Pause", "Progress", "Recovery", "Restart", "after_failure", "remaining", "summary", "worked"]
 
 _LATEST: Final = 5
-"""Recoveries of one kind that are looked at: what worked long ago says little of today."""
+"""Most recoveries of one kind considered, because old ones say little about today."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart:
-    """How a session is watched and started again. The defaults are choices of ours.
+    """How a session is watched and restarted. The defaults are our choices.
 
     Attributes:
         check_every: seconds from one health check to the next.
         check_timeout: seconds that a health check may take; one that takes longer has failed.
         failures: failed checks in a row that make a session abnormal.
-        stalled_after: seconds without `Run.beat` that make it abnormal; None: nobody looks.
-        errors_per_minute: `Run.error` above this many in a minute make it abnormal; None: nobody counts.
+        stalled_after: seconds without `Run.beat` that make it abnormal; None: not checked.
+        errors_per_minute: `Run.error` above this many in a minute make it abnormal; None: not checked.
         attempts: starts in a row that may fail before the cooldown.
-        cooldown: seconds of rest after them; then the attempts are counted anew.
+        cooldown: seconds of pause after them; then the attempts are counted anew.
         give_up: cooldowns in a row after which it stays failed; None: never.
         first: seconds of the first backoff's upper bound.
         factor: by which the bound grows from attempt to attempt.
         longest: seconds beyond which it does not grow.
-        most: starts allowed in `span` seconds, whatever their reason.
+        most: starts allowed in `span` seconds, for any reason.
         span: see `most`.
-        proven: seconds a started session must run, and be found healthy, to count as recovered.
+        proven: seconds a started session must run, and pass its checks, to count as recovered.
         end_is_failure: whether a job that returns has failed; else it has done its work.
         stop_within: seconds that stopping it may take.
     """
@@ -71,13 +71,13 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a session fell over.
+    """Why a session failed.
 
     Attributes:
-        kind: what recoveries are compared by: an error's class, ``check``, ``stalled``, ``errors``, ``ended``.
+        kind: groups recoveries for comparison: an error's class, ``check``, ``stalled``, ``errors``, ``ended``.
         reason: one line for people, without secrets.
         excused: a ban, a pause or a breaker held it: not its fault, so it costs no attempt.
-        retry_at: Unix seconds at which what excuses it ends; None if nobody knows.
+        retry_at: Unix seconds at which that hold ends; None if unknown.
     """
 
     kind: str
@@ -87,13 +87,13 @@ class Failure:
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far the recovery of a session is; kept on disk.
+    """The progress of a session's recovery; kept on disk.
 
     Attributes:
         attempts: starts in a row since it was last healthy or cooled down.
         cooldowns: cooldowns in a row since it was last healthy.
         starts: Unix seconds of the latest starts after failures, for `Restart.most`.
-        until: Unix seconds of the end of the wait under way; 0: none.
+        until: Unix seconds of the end of the present wait; 0: none.
         length: seconds of that wait, so that a wrong clock cannot prolong it.
     """
 
@@ -105,14 +105,14 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """One start after a failure, and what became of it; kept on disk.
+    """One start after a failure, and its result; kept on disk.
 
     Attributes:
         at: Unix seconds of the failure.
         kind, reason: of the failure (`Failure`).
         delay: seconds waited before this start.
-        took: seconds from the first failure of the row to this start.
-        attempt: which start of the row it was, from 1.
+        took: seconds from the first failure in the row to this start.
+        attempt: number of the start in the row, from 1.
         ok: whether it was healthy afterwards.
     """
 
@@ -127,7 +127,7 @@ class Recovery(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """What follows a failure: wait `delay` seconds in `state`, then start again; ``failed``: do not."""
+    """The reaction to a failure: wait `delay` seconds in `state`, then start again; ``failed``: do not."""
 
     state: Literal["recovering", "cooldown", "failed"]
     delay: float
@@ -135,7 +135,7 @@ class Pause:
 
 
 def worked(history: Iterable[Recovery], kind: str) -> float:
-    """Seconds of the delay after which the last recovery from `kind` of failure succeeded; 0 if none did lately."""
+    """Return the delay in seconds of the last successful recovery from this `kind` of failure; 0 if none succeeded lately."""
     same = [each for each in history if each.kind == kind][-_LATEST:]
     return next((each.delay for each in reversed(same) if each.ok), 0.0)
 
@@ -143,11 +143,11 @@ def worked(history: Iterable[Recovery], kind: str) -> float:
 def after_failure(
     settings: Restart, progress: Progress, history: Iterable[Recovery], failure: Failure, now: float, dice: float
 ) -> Pause:
-    """What follows a failure.
+    """Return the reaction to a failure.
 
-    The delay is drawn between 0 and a bound that doubles (full jitter). Where a delay is known to have worked for this
-    kind of failure, the bound starts there, and the half of it is the least: a session that always needs 20 s does not
-    waste its attempts on the first three, and one that needs less by now finds out.
+    The delay is drawn between 0 and a bound that doubles (full jitter). If a delay is known to have worked for this kind of
+    failure, the bound starts there, and half of it is the minimum. So a session that always needs 20 s does not waste its
+    attempts on the first three, and one that needs less by now finds out.
 
     Args:
         settings: the session's.
@@ -189,12 +189,12 @@ def _pause(
 
 
 def remaining(progress: Progress, now: float) -> float:
-    """Seconds left of a wait that began before the program was restarted."""
+    """Return the seconds left of a wait that began before the program was restarted."""
     return min(max(0.0, progress.until - now), progress.length) if progress.until else 0.0
 
 
 def summary(history: Iterable[Recovery]) -> tuple[float | None, float | None]:
-    """The share of starts after a failure that succeeded, and the mean seconds from failure to such a start."""
+    """Return the share of starts after a failure that succeeded, and the mean seconds from failure to such a start."""
     rows = list(history)
     good = [each.took for each in rows if each.ok]
     return (len(good) / len(rows) if rows else None), (sum(good) / len(good) if good else None)

@@ -30,17 +30,17 @@ class _Order(NamedTuple):
 
 
 class Session:
-    """A job that is kept alive.
+    """A job that a thread keeps alive.
 
     Args:
-        record: what is kept of it.
-        records: where.
+        record: its record.
+        records: where the record is kept.
         job: an object with ``start`` and ``stop``, or a function; coroutines run on `loop`, the rest in threads.
         health: called for a check: healthy if it returns None or True; False, a text or an error is a problem.
-        settings: how it is watched and started again.
+        settings: how it is watched and restarted.
         loop: for coroutines.
-        say: tells people: an event's kind, its sentence and its fields.
-        changed: is called after every change of state.
+        say: reports an event to people: its kind, its sentence and its fields.
+        changed: called after every change of state.
     """
 
     def __init__(
@@ -70,13 +70,14 @@ class Session:
         self._closed = False
         self._work: Work | None = None
         self._pending: Recovery | None = None
-        self._row = 0.0  # when the first failure of the row was
+        self._row = 0.0  # when the first failure of the row happened
         self._thread = threading.Thread(target=self._run_thread, name=f"ratekeeper-session-{self.id}", daemon=True)
         self._thread.start()
 
     @staticmethod
     def _taken_up(record: Record) -> Record:
-        """The record of the program before, as it is for this one: a wait goes on, one given up gets another chance."""
+        """Convert the previous program's record for this one: a wait goes on, a session that was given up gets another
+        chance."""
         now = time.time()
         if record.state == "failed":
             return replace(record, state="healthy", since=now, progress=Progress())
@@ -90,11 +91,11 @@ class Session:
         return self.record.state
 
     def trigger(self) -> Future[str]:
-        """Start it again at once, whatever its state; the future has its state once that is done."""
+        """Restart it at once, whatever its state; the future gets its state once that is done."""
         return self._order("recover")
 
     def stop(self) -> Future[str]:
-        """Stop it, until `trigger`; the future has its state once that is done."""
+        """Stop it until `trigger`; the future gets its state once that is done."""
         return self._order("stop")
 
     def close(self) -> None:
@@ -120,14 +121,14 @@ class Session:
             self._wake_socket.notify()
 
     def _next(self, timeout: float | None) -> _Order | None:
-        """The next order; None after `timeout` seconds, or when something happened to the work."""
+        """Return the next order; None after `timeout` seconds, or when the state of the work changed."""
         with self._wake_socket:
             self._wake_socket.wait_for(lambda: self._orders or self._rung, timeout)
             self._rung = False
             return self._orders.popleft() if self._orders else None
 
     def _rest(self, seconds: float | None) -> _Order | None:
-        """Wait for so long, or for an order."""
+        """Wait for `seconds` seconds, or for an order."""
         end = None if seconds is None else time.monotonic() + seconds
         while True:
             left = None if end is None else end - time.monotonic()
@@ -146,7 +147,7 @@ class Session:
     def _run_thread(self) -> None:
         try:
             self._main()
-        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits for the session must be told
+        except Exception as error:  # noqa: BLE001 - a fault of ours: callers that wait for the session must learn of it
             why = shown(f"an error in Ratekeeper: {type(error).__name__}: {error}")
             self.record = replace(self.record, state="failed", why=why)
             self._changed()
@@ -175,7 +176,8 @@ class Session:
                 order = self._ended()
 
     def _stopped(self, order: _Order) -> _Order:
-        """Stopped, by hand or with the program. A wait under way stays on record: it goes on with the next program."""
+        """Record a stop by an operator or with the program. A wait under way stays on record: the next program continues
+        it."""
         closing = order.do == "close"
         problem = self._halt()
         progress = self.record.progress if closing else Progress(starts=self.record.progress.starts)
@@ -200,7 +202,7 @@ class Session:
 
     def _settle(self, orders: Iterable[_Order]) -> None:
         for each in orders:
-            if each.done.set_running_or_notify_cancel():  # who ordered it may have gone
+            if each.done.set_running_or_notify_cancel():  # the caller of the order may have gone
                 each.done.set_result(self.state)
 
     def _ended(self) -> _Order:
@@ -210,7 +212,7 @@ class Session:
         return self._idle()
 
     def _live(self, order: _Order | None) -> Failure | _Order | None:
-        """Start it and watch it, until it falls over (`Failure`), has done its work (None), or somebody orders something."""
+        """Start the job and watch it until it fails (`Failure`), has done its work (None), or an order arrives."""
         if order is not None:
             self._by_hand()
         if self._work is not None and not self._work.done:
@@ -229,7 +231,7 @@ class Session:
 
     def _by_hand(self) -> None:
         problem, now = self._halt(), time.time()
-        if self.state == "stopped":  # nothing had fallen over
+        if self.state == "stopped":  # nothing had failed
             self._pending, self._row = None, 0.0
             return
         attempt, self._row = self.record.progress.attempts, self._row or now
@@ -317,7 +319,7 @@ class Session:
         at = time.time()
         attempt = pause.progress.attempts
         self._pending = Recovery(now, failure.kind, failure.reason, waited, at - self._row, attempt, ok=False)
-        if order is None or order.do != "close":  # else the next program waits for the rest of it
+        if order is None or order.do != "close":  # else the next program waits out the rest
             self._keep(self.state, progress=replace(self.record.progress, until=0.0, length=0.0))
         return order
 
@@ -338,7 +340,7 @@ class Session:
         )
 
     def _halt(self) -> str | None:
-        """Stop what runs; returns what went wrong. A coroutine is cancelled, a thread is asked."""
+        """Stop the running job; returns what went wrong. A coroutine is cancelled, a thread is asked to stop."""
         work, within = self._work, self.settings.stop_within
         if work is None:
             return None

@@ -1,6 +1,7 @@
-"""Calls of other people's code, each with a deadline; and stopping anything, whatever its `stop` is.
+"""Calls of user code, each with a deadline; and stopping any component, whatever its `stop` is.
 
-Coroutines run on the program's event loop, plain functions in a thread of their own: one that hangs there holds up nobody.
+Coroutines run on the program's event loop. Each plain function runs in a thread of its own, so one that hangs blocks nothing
+else.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Loop:
         self._lock = threading.Lock()
 
     def get(self) -> asyncio.AbstractEventLoop:
-        """The loop, running."""
+        """Return the running loop."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -41,12 +42,12 @@ class Loop:
             return self._loop
 
     def nudge(self) -> None:
-        """Have the loop look at what was put into it from another thread, such as a `Task.cancel`."""
+        """Make the loop handle what another thread gave it, such as a `Task.cancel`."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: None)
 
     def close(self) -> None:
-        """End the loop if it is ours."""
+        """End the loop if this object made it."""
         if self._thread is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5.0)
@@ -55,7 +56,7 @@ class Loop:
 
 
 class Work:
-    """One call of `function`, begun at once. It may be a coroutine function, or return an awaitable.
+    """One call of `function`, started at once. It may be a coroutine function, or return an awaitable.
 
     Attributes:
         error: what it raised, once `done`; None if it returned.
@@ -84,15 +85,15 @@ class Work:
 
     @property
     def done(self) -> bool:
-        """Whether it ended, in whatever way."""
+        """Whether the call ended, in any way."""
         return self._ended.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for its end; whether it came within `timeout` seconds."""
+        """Wait for its end; returns whether it ended within `timeout` seconds."""
         return self._ended.wait(timeout)
 
     def cancel(self) -> None:
-        """Cancel it if it is a coroutine; a function in a thread can only be asked by what it looks at."""
+        """Cancel it if it is a coroutine. A function in a thread must check for itself whether to stop."""
         self._given_up = True
         task = self._task
         if task is not None:
@@ -124,7 +125,7 @@ class Work:
                 if not self._given_up:
                     self.result = await function(*args)
             except asyncio.CancelledError:
-                self.cancelled = True  # not passed on: nobody awaits this task
+                self.cancelled = True  # not passed on: no code awaits this task
             except BaseException as error:  # noqa: BLE001 - see above
                 self.error = error
             finally:
@@ -166,9 +167,9 @@ def halt(thing: Any, within: float, loop: Loop) -> str | None:
 
 
 def stop_all(things: Iterable[Any], within: float = 10.0, loop: Loop | None = None) -> list[str]:
-    """Stop components in the reverse of their order, each with a deadline of `within` seconds.
+    """Stop components in reverse order, each with a deadline of `within` seconds.
 
-    One that raises or hangs is logged, and the rest are stopped all the same. A plain `stop` is called in a thread.
+    A component that raises or hangs is logged, and the rest are stopped all the same. A plain `stop` is called in a thread.
 
     Returns:
         What went wrong, one line each; empty if all stopped.
@@ -188,19 +189,19 @@ def stop_all(things: Iterable[Any], within: float = 10.0, loop: Loop | None = No
 
 
 async def stop_all_async(things: Iterable[Any], within: float = 10.0) -> list[str]:
-    """`stop_all` for async code: coroutines run on this event loop. A cancelled caller waits for the end all the same."""
+    """`stop_all` for async code: coroutines run on this event loop. A cancelled caller still waits for the end."""
     loop = Loop(asyncio.get_running_loop())
     return await to_the_end(in_thread(lambda: stop_all(things, within, loop)))
 
 
 def in_thread(function: Callable[[], _T]) -> asyncio.Future[_T]:
-    """Call `function` in a thread of its own: the loop's executor may be full of calls that hang."""
+    """Call `function` in a thread of its own, because the loop's executor may be full of calls that hang."""
     done: Future[_T] = Future()
 
     def run() -> None:
         try:
             done.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+        except BaseException as error:  # noqa: BLE001 - goes to the awaiting caller
             done.set_exception(error)
 
     threading.Thread(target=run, name="ratekeeper-sessions-stop", daemon=True).start()
@@ -208,7 +209,8 @@ def in_thread(function: Callable[[], _T]) -> asyncio.Future[_T]:
 
 
 async def to_the_end(work: asyncio.Future[_T]) -> _T:
-    """Await what has a deadline of its own, although this task may be cancelled meanwhile; that is told afterwards."""
+    """Await `work`, which has a deadline of its own, even if this task is cancelled meanwhile; raise the cancellation
+    afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:

@@ -1,4 +1,4 @@
-"""A stream of messages that outlives its connections: the consumer's side."""
+"""A stream of websocket messages that survives reconnects: the consumer's side."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["Message", "State", "Stream"]
 
 
 class State(NamedTuple):
-    """Where a stream stands.
+    """The state of a stream.
 
     Attributes:
         state: ``live``, ``polled`` (down, and the fallback serves), ``down`` or ``closed``.
         connected: Unix seconds since which the present connection is open; None: there is none.
         age: seconds since the last message of any connection; None: none yet.
         dials: how often it dialled.
-        reconnects: connections that replaced one that was lost.
-        rollovers: connections that replaced one in time.
+        reconnects: connections that replaced a lost one.
+        rollovers: connections that replaced one before its end.
         problem: why it was down last.
     """
 
@@ -44,30 +44,30 @@ class State(NamedTuple):
 
 
 class Stream(Connections):
-    """Messages of a websocket that is dialled again whenever it must be: ``async with Stream(...) as s: async for m in s``.
+    """Messages of a websocket that reconnects whenever needed: ``async with Stream(...) as s: async for m in s``.
 
     Args:
-        gate: whose limits count.
+        gate: its limits apply.
         url: of the websocket.
-        subscriptions: topics, in the words of the provider (text, or objects where it wants objects).
+        subscriptions: topics, in the provider's format (text, or objects where it wants objects).
         headers: of the handshake.
         dialect: how to subscribe; None: that of the URL's provider.
         setup: called with ``send`` after each connection is open and before it is subscribed: to log in.
-        key: what tells two messages apart while two connections overlap; None: the message itself.
-        fallback: called while the stream is down, also before it is first up; what it gives comes out as a polled
-            message. Calls inside should be governed, and are the caller's.
-        every: seconds between two calls of `fallback`, or what gives them.
+        key: returns what distinguishes two messages while two connections overlap; None: the message itself.
+        fallback: called while the stream is down, also before it is first up; its result becomes a polled message. Its own
+            calls should be governed; that is up to the caller.
+        every: seconds between two calls of `fallback`, or a function that returns them.
         fallback_after: seconds that the stream must be down before the first.
         fallback_within: seconds that one call of `fallback` may take.
         transport: `Websockets` or `Aiohttp`.
-        liveness: when it is taken for dead, and how it is replaced.
+        liveness: when it counts as dead, and how it is replaced.
         priority: class of its dials and messages.
-        backlog: messages that wait for the consumer at most; then the connection is read no further.
+        backlog: most messages that wait for the consumer; beyond it the connection is read no further.
 
     Raises:
         ValueError: the URL is not one of a websocket.
 
-    Used without ``async with`` it begins with the first message, and ends when the task that reads it is cancelled.
+    Without ``async with`` the stream starts with the first message, and ends when the task that reads it is cancelled.
     """
 
     def __init__(
@@ -136,17 +136,17 @@ class Stream(Connections):
         return self._ready.popleft()
 
     async def subscribe(self, *topics: Any) -> None:
-        """Subscribe to more; kept over every reconnect. Waits for the limits of messages."""
+        """Subscribe to more topics; kept over every reconnect. Waits for the limits of messages."""
         self._topics += [topic for topic in topics if topic not in self._topics]
         await self._resubscribe()
 
     async def unsubscribe(self, *topics: Any) -> None:
-        """Subscribe to less."""
+        """Unsubscribe from topics."""
         self._topics = [topic for topic in self._topics if topic not in topics]
         await self._resubscribe()
 
     async def send(self, text: str) -> None:
-        """Send a message of your own on the present connection, when its limits allow.
+        """Send a message of your own on the present connection as soon as its limits allow.
 
         Raises:
             ConnectionError: the stream is down.
@@ -160,7 +160,7 @@ class Stream(Connections):
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """Return the present state."""
         live = self._live
         polled = self._poll is not None and not self._poll.done()
         name = "closed" if self._closed else "live" if live is not None else "polled" if polled else "down"
@@ -187,6 +187,6 @@ class Stream(Connections):
 
     async def _resubscribe(self) -> None:
         for connection in (self._live, self._next):
-            if connection is not None and connection.ready is not None:  # else it gets to it by itself
-                with contextlib.suppress(Closed):  # whoever comes next subscribes to all
+            if connection is not None and connection.ready is not None:  # else it subscribes by itself
+                with contextlib.suppress(Closed):  # the next connection subscribes to all topics
                     await self._subscribe(connection)

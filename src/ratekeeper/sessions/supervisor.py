@@ -1,4 +1,4 @@
-"""Long-running jobs that do not die: watched, started again, stopped cleanly, in async programs and in threads."""
+"""Keeps long-running jobs alive: it watches, restarts and cleanly stops them, in async programs and in threads."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 class Supervisor:
     """Keeps sessions alive, in ``async with`` or in ``with``.
 
-    Leaving the block, Ctrl-C and SIGTERM stop all sessions in the reverse of their order, each with its deadline. (SIGTERM
-    only where the program has no handler of its own, and the block is entered in the main thread.)
+    Leaving the block, Ctrl-C and SIGTERM stop all sessions in reverse order, each with its deadline. (SIGTERM only where the
+    program has no handler of its own, and the block is entered in the main thread.)
 
     Args:
-        gate: whose events tell what happens; None: the ``ratekeeper`` log alone.
+        gate: its events report what happens; None: the ``ratekeeper`` log alone.
         home: the state folder; None: the gate's, or the one that a `Gate` without arguments would have.
-        name: what to call this program in the sessions' ids; None: the name of its script.
+        name: this program's name in the sessions' ids; None: the name of its script.
 
     Raises:
         RuleError: the configuration file, which states the home, is wrong.
@@ -67,11 +67,11 @@ class Supervisor:
         """Start a session and keep it alive.
 
         Args:
-            name: its name; its id is ``NAME@PROGRAM``. Under this id its history is found again by the next program.
-            job: an object with ``start`` and ``stop`` (and ``healthy``, if it can tell), each sync or async; or a function,
-                async or for a thread. A function with a parameter is given its `Run`.
+            name: its name; its id is ``NAME@PROGRAM``. The next program finds its history under this id.
+            job: an object with ``start`` and ``stop`` (and optionally ``healthy``), each sync or async; or a function, async
+                or for a thread. A function with a parameter receives its `Run`.
             health: called for a health check, sync or async; None or True: healthy.
-            settings: how it is watched and started again.
+            settings: how it is watched and restarted.
 
         Raises:
             RatekeeperError: a living program runs a session of this id.
@@ -87,27 +87,27 @@ class Supervisor:
         return session
 
     def __getitem__(self, session: str) -> Session:
-        """A session by its id or its name."""
+        """Return a session by its id or its name."""
         return self._sessions.get(session) or self._sessions[f"{session}@{self.name}"]
 
     def sessions(self) -> list[Session]:
-        """All sessions, in the order in which they were added."""
+        """Return all sessions, in the order in which they were added."""
         return list(self._sessions.values())
 
     def trigger(self, session: str) -> Future[str]:
-        """Start a session again at once, also while it cools down, has stopped or has failed.
+        """Restart a session at once, even while it cools down, has stopped or has failed.
 
         Returns:
-            A future that has the session's state when it was started (`asyncio.wrap_future` to await it).
+            A future that gets the session's state when it was started (`asyncio.wrap_future` to await it).
         """
         return self[session].trigger()
 
     def stop(self, session: str) -> Future[str]:
-        """Stop one session; the others go on. The future has its state when it has stopped."""
+        """Stop one session; the others go on. The future gets its state when it has stopped."""
         return self[session].stop()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait, in a thread, until every session has done its work, was stopped or has failed; whether they have."""
+        """Wait, in a thread, until every session has done its work, was stopped or has failed; returns whether all have."""
         with self._changes:
             return self._changes.wait_for(self._all_over, timeout)
 
@@ -127,7 +127,7 @@ class Supervisor:
         if self._async is not None and not self._async[0].is_closed():
             try:
                 self._async[0].call_soon_threadsafe(self._async[1].set)
-            except RuntimeError:  # closed in between
+            except RuntimeError:  # closed meanwhile
                 pass
 
     def _heed(self, session: str, command: Command) -> None:
@@ -144,7 +144,7 @@ class Supervisor:
         self._listener = Listener(self._records, self._heed)
 
     def close(self) -> None:
-        """Stop all sessions in the reverse of their order. One that fails to stop is logged; the rest are stopped."""
+        """Stop all sessions in reverse order. A session that fails to stop is logged; the rest are stopped."""
         for session in reversed(list(self._sessions.values())):
             begin = time.monotonic()
             try:

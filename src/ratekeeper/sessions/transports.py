@@ -1,4 +1,4 @@
-"""Two client libraries behind one face: what a stream needs of a websocket."""
+"""One interface to two websocket client libraries, for streams."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Aiohttp", "Closed", "Open", "Transport", "Websockets"]
 
 
 class Closed(Exception):
-    """The connection is over; the text says how."""
+    """The connection is over; the text tells how."""
 
 
 class Open(Protocol):
     """One open websocket."""
 
     async def recv(self) -> str | bytes:
-        """The next message. Raises `Closed`."""
+        """Return the next message. Raises `Closed`."""
 
     async def send(self, message: str) -> None:
         """Send text. Raises `Closed`."""
@@ -30,7 +30,7 @@ class Open(Protocol):
         """Send a ping and wait for its pong, `patience` seconds at most. Raises `Closed`, ``TimeoutError``."""
 
     async def close(self) -> None:
-        """Say goodbye; never raises, and takes no longer than a few seconds."""
+        """Close the connection; never raises, and takes no longer than a few seconds."""
 
 
 class Transport(Protocol):
@@ -80,7 +80,7 @@ class _Websocket:
 
 
 class _closing(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a verb
-    """The library's word for a closed connection becomes ours."""
+    """Turns the library's exception for a closed connection into `Closed`."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -90,7 +90,7 @@ class _closing(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads a
 
 
 class Aiohttp:
-    """The websockets of an aiohttp session, which stays yours to close.
+    """The websockets of an aiohttp session, which you close yourself.
 
     Args:
         session: a ``ClientSession``.
@@ -152,5 +152,5 @@ class _Response:
 
 
 async def _whole(work: Coroutine[Any, Any, object]) -> None:
-    """Does it to its end, also where whoever waits for it is cancelled: else the socket would stay open."""
+    """Run work to its end even if the caller is cancelled: else the socket would stay open."""
     await asyncio.shield(asyncio.ensure_future(work))

@@ -1,4 +1,4 @@
-"""What a store does: a few verbs over ledgers, each one atomic step, whatever the ledgers lie in."""
+"""A store keeps ledgers, permits, blocks and notes. Each of its verbs is one atomic step, whatever holds the data."""
 
 from __future__ import annotations
 
@@ -40,45 +40,46 @@ T = TypeVar("T")
 
 
 class Store(ABC):
-    """Where ledgers live. All methods are thread-safe and never wait for units, only (shortly) for the store itself."""
+    """A store keeps the ledgers. All methods are thread-safe. No method waits for units; it waits, shortly, only for the
+    store."""
 
     together: bool = False
-    """Whether it grants permits to many calls in one step, through `reserve_all` and `draw`. Then `reserve` and `reserve_all`
-    are for threads that may block; `draw` and all that ends a permit return at once, and what they bring about is told
-    through `heard`."""
+    """Whether the store grants permits to many calls in one step, through `reserve_all` and `draw`. If so, `reserve` and
+    `reserve_all` may block their thread; `draw` and every verb that ends a permit return at once, and the store reports
+    their effects later through `heard`."""
 
     blocks: Blocks
     learned: dict[str, dict[str, tuple[int, int]]]
     generation: int
-    """Grows whenever `blocks` or `learned` changed, also by another process."""
+    """The generation: it grows whenever any process changes `blocks` or `learned`."""
 
     def __init__(self, boot: str = "") -> None:
         self.blocks = Blocks(boot)
         self.learned = {}
         self.generation = 0
         self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None
-        """Called with what a verb brought about that had returned before (`together` only)."""
+        """The store calls this with the effects of a verb that had already returned (`together` only)."""
 
     # -- permits ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def reserve(self, ask: Ask, now: Instant) -> Decision:
-        """Take every charge, or none.
+        """Reserve every charge, or none.
 
         Args:
-            ask: what is wanted.
+            ask: the request.
             now: the instant, on the provider's clock.
         """
 
     def reserve_all(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
-        """Several calls' permits together, in as few round trips as it takes.
+        """Reserve permits for several calls together, in as few round trips as possible.
 
         Args:
-            asks: what is wanted; `Ask.most` calls of one plan each.
-            now: the present moment on the clock of a namespace.
+            asks: the requests; each asks for up to `Ask.most` permits of one plan.
+            now: returns the present instant on the clock of a namespace.
 
         Returns:
-            For each, the permits (at least one, at most so many), or the refusal of the first.
+            For each request: its permits (at least one, at most `Ask.most`), or the refusal of the first.
         """
         found: list[Sequence[Grant] | Refusal] = []
         for ask in asks:
@@ -94,21 +95,21 @@ class Store(ABC):
         return found
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
-        """A permit out of what this process holds already, without asking anybody; None: there is none."""
+        """Return a permit from a batch that this process already holds, without asking the store; None if there is none."""
         return None
 
     @abstractmethod
     def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
-        """The answer came: what was in flight is spent.
+        """The answer arrived: count the units in flight as spent.
 
         Args:
             grant: from `reserve`.
             now: the instant of the answer.
-            told: what the answer says of its cost.
+            told: what the answer states about the cost.
         """
 
     def refund(self, grant: Grant, now: Instant) -> Answered:
-        """It was surely never sent: give everything back."""
+        """The request was certainly never sent: give all units back."""
         return self.settle(grant, now, UNSENT)
 
     @abstractmethod
@@ -120,21 +121,22 @@ class Store(ABC):
     def withdraw(
         self, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
     ) -> None:
-        """Calls no longer wait: take back their waiting notes.
+        """Remove the waiting notes of calls that no longer wait.
 
         Args:
             keys: of their ledgers.
             who: (member, class).
             now: the instant.
-            missed: units by key of calls that were not served in time. Like what it took, they count as what the class wants.
-            left: units by key that others of the class in this process still wait for.
+            missed: units by key of calls that gave up. They count as demand of the class, like units taken.
+            left: units by key for which other calls of this class and process still wait.
         """
 
     def transact(self, work: Callable[[], T]) -> T:
-        """Run `work`, and all verbs in it as one transaction, where the store has such; one inside another joins it.
+        """Run `work`, and every verb in it, as one transaction if the store has transactions. A nested call joins the outer
+        one.
 
-        It is given a function, and is no context manager, because an exception that a signal's handler raises may strike
-        between any two of our instructions: only a `with` on a lock of the interpreter's own is sure to let go of it.
+        This takes a function and is no context manager, because a signal handler may raise an exception between any two of
+        our instructions. Only a `with` on one of the interpreter's own locks is sure to release it.
         """
         return work()
 
@@ -142,36 +144,37 @@ class Store(ABC):
 
     @abstractmethod
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
-        """Limits as the provider states them: name -> (capacity in units, period in ns). True if that is news."""
+        """Store the limits that the provider states: name -> (capacity in units, period in ns). True if any of them is
+        new."""
 
     @abstractmethod
     def doubt(self, namespace: str, now: Instant) -> None:
-        """The provider's clock was believed wrong: what is spent in its windows counts in the next ones too."""
+        """Our estimate of the provider's clock was wrong: count the units spent in its windows in the next windows too."""
 
     # -- block -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
-        """Shut a scope for `length` ns (None: until `unblock`), for every process, from its next decision on.
+        """Block a scope for `length` ns (None: until `unblock`). Every process obeys from its next decision on.
 
-        A shorter block never cuts an older one of the same kind short.
+        A shorter block never shortens an older one of the same kind.
         """
 
     @abstractmethod
     def unblock(self, scope: str, kind: str = "") -> bool:
-        """Take blocks of a scope away (of one kind, or all). True if there were any."""
+        """Remove the blocks of a scope (of one kind, or all). True if there were any."""
 
     # -- notes and members -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
-        """Change a note in one step, whoever else changes it at the same time: no change is lost.
+        """Change a note in one atomic step. Concurrent changes are never lost.
 
         Args:
             topic: its name.
-            kind: its type, one that `msgspec` can read. What is not of it counts as no note.
+            kind: its type, one that `msgspec` can decode. A value of another type counts as no note.
             change: see `Change`.
-            keep: ns after which the store may forget the note; 0: it does not.
+            keep: ns after which the store may forget the note; 0: never.
 
         Returns:
             The result of the `change` that was written.
@@ -179,135 +182,137 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, topic: str, kind: type[N]) -> N | None:
-        """A note as it is now; None if there is none of that type."""
+        """Return the current note; None if there is none of that type."""
 
     def claim(self, topic: str, length: int) -> int:
-        """Become the only one with a task for `length` ns. Returns 0, or the steady ns until which it is somebody else's."""
+        """Claim a task for `length` ns. Returns 0, or the steady ns until which another process holds the claim."""
         until = time.monotonic_ns() + length
         got = self.update(topic, Claim, lambda old, now: claimed(old, now, until), length)
         return 0 if isinstance(got, Claim) else got
 
     def release(self, topic: str, length: int) -> None:
-        """The task that was claimed for `length` ns is nobody's any more."""
+        """Release a task that this process claimed for `length` ns."""
         self.update(topic, Claim, lambda *_: (None, None), length)
 
     def skew(self) -> tuple[int, int]:
-        """Bounds of (the store's steady clock - this machine's), ns; notes shared by machines count on the store's.
-        Never waits: (0, 0) as long as the store was never reached."""
+        """Return bounds of (the store's steady clock - this machine's), ns. Notes that machines share use the store's clock.
+        Never waits: returns (0, 0) until the store was first reached."""
         return 0, 0
 
     def present(self) -> Instant:
-        """The present: `mono` on this machine's steady clock, `lo` and `hi` bounds of it on the store's."""
+        """Return the present: `mono` on this machine's steady clock, `lo` and `hi` as its bounds on the store's clock."""
         low, high = self.skew()
         mono = time.monotonic_ns()
         return Instant(mono, mono + low, mono + high)
 
     def worker(self) -> Worker:
-        """A new worker, which changes notes without making its callers wait for a network."""
+        """Return a new worker. It changes notes without making its callers wait for a network."""
         return Worker()
 
     def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
-        """Where answers are kept for all who share this store.
+        """Return the response storage that all users of this store share.
 
         Args:
             home: the state folder.
-            most_bytes: of all together.
+            most_bytes: size limit of all responses together.
         """
-        from ratekeeper.stores.responses import MemoryResponses  # with its parts: for those who keep answers
+        from ratekeeper.stores.responses import MemoryResponses  # only response caches need it
 
         return MemoryResponses(most_bytes)
 
     @abstractmethod
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        """All there is to know, brought up to the present without changing anything.
+        """Return the whole state, advanced to the present, without changing anything.
 
         Args:
-            now: the present moment on the clock of a namespace.
+            now: returns the present instant on the clock of a namespace.
         """
 
     def join(self, member: int, name: str) -> socket.socket | None:
-        """Enter a member (a gate of a process). Returns the socket at which other processes wake it, if there are any
-        other processes."""
+        """Register a member (a gate of a process). Returns its wake-up socket, to which other processes send, or None if no
+        other process can share the store."""
         return None
 
     def leave(self, member: int) -> None:
-        """Take a member out."""
+        """Remove a member."""
 
     def wake(self, members: Iterable[int]) -> None:
-        """Tell members of other processes that units they wait for were freed."""
+        """Wake members of other processes, because units that they wait for were released."""
 
     def rouse(self, member: int) -> None:
-        """Tell all members but this one that a block began or ended, where a store does not tell them by itself."""
+        """Wake all members but this one, because a block began or ended. Does nothing in a store that wakes them by
+        itself."""
 
     def alive(self) -> int:
-        """How many members share the budgets now, at least 1."""
+        """Return how many members share the budgets now, at least 1."""
         return 1
 
     def after_fork(self) -> None:
-        """In a child process: locks, files and connections of the parent are not ours."""
+        """Forget the parent's locks, files and connections after a fork, in the child."""
 
     def close(self) -> None:
-        """Let go of files, locks and connections. Permits that are open end with their lease."""
+        """Close files, locks and connections. Open permits end with their lease."""
 
 
 class SharedStore(Store):
-    """A store that several processes share and that may be out of reach: what the fallback asks of it."""
+    """A store that several processes share and that may be unreachable. The fallback store needs these methods."""
 
     def __init__(self, boot: str = "") -> None:
         super().__init__(boot)
         self.back: Callable[[], object] = lambda: None
-        """Called when a store that was out of reach answers again, should nobody ask it meanwhile."""
+        """The store calls this when it answers again after an outage, even if no caller asks it meanwhile."""
 
     @abstractmethod
     def new_id(self) -> int:
-        """A number for a permit, unlike any of another process: random, positive, 63 bits."""
+        """Return a permit number that no other process uses: random, positive, 63 bits."""
 
     @abstractmethod
     def peek(self, key: str, now: Instant) -> Ledger | None:
-        """A ledger as it was last known, brought up to `now`, without waiting for anybody.
+        """Return a ledger as this process last knew it, advanced to `now`, without waiting.
 
         Raises:
-            StoreUnavailable: it cannot be read.
+            StoreUnavailable: the ledger cannot be read.
         """
 
     @abstractmethod
     def state(self) -> tuple[int, int]:
-        """Changes with every transaction of any process, as far as can be seen without the store's help."""
+        """Return a value that changes with every transaction of any process, as far as this process can see without the
+        store's help."""
 
     @abstractmethod
     def detach(self) -> str:
-        """This process goes offline: leave a mark for others, if that can be done; returns its name."""
+        """Take this process offline. Leaves a mark for the others if possible; returns the mark's name."""
 
     def held_from(self) -> int:
-        """Steady ns from which on others leave this process its share, after it went away; 0: from the first moment."""
+        """Steady ns from which the others leave this process its share after it went offline; 0: at once."""
         return 0
 
     @abstractmethod
     def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
-        """Be a member again, in one step.
+        """Bring this process online again, in one step.
 
         Args:
             mark: from `detach`.
-            processes: by which this process divided the limits.
-            held: permits that it gave meanwhile and that are in flight.
-            replay: calls of this store's verbs that waited for it.
+            processes: the number by which this process divided the limits.
+            held: permits that it granted while offline and that are still in flight.
+            replay: calls of this store's verbs that were postponed.
 
         Raises:
-            StoreError: it is not there yet; nothing was changed.
+            StoreError: the store is not back yet; nothing was changed.
         """
 
     @abstractmethod
     def adopt(self, grant: Grant) -> None:
-        """Put a permit in flight that was given elsewhere; inside `reattach`."""
+        """Put a permit in flight that the fallback granted; inside `reattach`."""
 
     @abstractmethod
     def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
-        """Write down what was spent by `at` on a permit that was given elsewhere; inside `reattach`."""
+        """Record what was spent by `at` on a permit that the fallback granted; inside `reattach`."""
 
     def recall(self) -> None:
-        """Add the blocks that are known elsewhere than in the ledgers."""
+        """Add the blocks that are recorded outside the ledgers."""
 
     def publish(self) -> None:
-        """Tell the blocks that are known to whoever is offline too."""
+        """Publish the known blocks to offline processes too."""

@@ -1,9 +1,9 @@
-"""Permit batches and deferred settles: what a process that asks without a pause is spared, on a host or over a network.
+"""Permit batches and deferred settles save store transactions for a busy process, on a host or over a network.
 
-A *batch* is several permits of one plan taken at once, and handed out one by one without asking the store. A plain settle
-is *deferred*: it is written with a later transaction. Neither touches a law. What is not handed out or not written yet is in
-flight, a batch is taken only where a limit is far from full, it is open for milliseconds, a changed block or limit closes it,
-and what is left of it comes back.
+A *batch* is several permits of one plan that a process takes at once and hands out one by one without asking the store. A
+*deferred settle* is a plain settle that a later transaction writes. Neither weakens a guarantee: permits not handed out and
+settles not written stay in flight. A process takes a batch only where a limit is far from full. A batch is open for
+milliseconds, a changed block or limit closes it, and its remaining permits go back.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ __all__ = ["SHARE", "Batch", "BatchPermit", "Batches", "BatchingStore", "Deferre
 
 _LOG: Final = logging.getLogger("ratekeeper")
 SHARE: Final = 64
-"""A batch takes at most this part of what is free."""
+"""A batch takes at most one part in this many of the free units."""
 _KEPT: Final = 4096
 _MOST: Final = 32
-"""Permits in a batch of a `BatchingStore` at most."""
+"""Most permits in a batch of a `BatchingStore`."""
 _FEWEST: Final = 4
 _OPEN: Final = SECOND // 200
-"""How long they are handed out of it, ns. So late may a process notice a ban that another one learned."""
+"""How long a process hands out permits of one batch, ns. It may notice a ban that another process learned this late."""
 _CLOSE: Final = SECOND // 1000
-"""Transactions that follow within this many ns are close on each other."""
+"""Transactions at most this many ns apart count as consecutive."""
 _RUSH: Final = 100
-"""So many of them make a busy process."""
+"""A process with this many consecutive transactions is busy."""
 _SOON: Final = 0.03
-"""Seconds after which what is pending is written in any case."""
+"""Pending settles are written after this many seconds at the latest."""
 _EVER: Final = 1 << 62
 """A steady instant that never comes, ns."""
 _SETTLED: Final = Answered()
@@ -51,11 +51,11 @@ class Batch:
 
     Attributes:
         charges: of one permit.
-        record: what the store holds; its lease is that of all permits.
+        record: the store's record; its lease covers all permits.
         undrawn: permits not handed out.
-        left: permits of which the store does not know yet that they ended.
-        until: steady ns at which it closes.
-        generation: of the store's blocks and limits when it was taken.
+        left: permits whose end the store does not know yet.
+        until: steady ns at which the batch closes.
+        generation: the generation of the store's blocks and limits when the batch was taken.
     """
 
     __slots__ = ("charges", "generation", "left", "record", "undrawn", "until")
@@ -72,12 +72,12 @@ B = TypeVar("B", bound=Batch)
 
 
 class BatchPermit(Grant, Generic[B]):
-    """One permit out of a batch, or several that end together.
+    """One permit of a batch, or several that end together.
 
     Attributes:
-        batch: where it is from.
-        apart: whether it has a record of its own by now.
-        open: False once its end was told to the store.
+        batch: the batch it came from.
+        apart: whether it now has a record of its own.
+        open: False once the store was told that it ended.
     """
 
     __slots__ = ("apart", "batch", "open")
@@ -96,10 +96,10 @@ def _times(charges: tuple[Charge, ...], permits: int) -> tuple[Charge, ...]:
 
 
 class Batches(Generic[B]):
-    """The open batches of one process, and how many permits the next one should have.
+    """The open batches of one process, and the size of the next one.
 
     Args:
-        opening: how long permits are handed out of a batch, ns.
+        opening: how long a batch hands out permits, ns.
         most: permits in a batch at most.
     """
 
@@ -112,7 +112,7 @@ class Batches(Generic[B]):
         self._size: dict[tuple[int, Who], tuple[int, int, tuple[Charge, ...]]] = {}
 
     def draw(self, charges: tuple[Charge, ...], who: Who, mono: int, generation: int) -> B | None:
-        """The open batch of this plan, of which one permit more is handed out at the steady instant `mono` (ns)."""
+        """Hand out one more permit of the plan's open batch at the steady instant `mono` (ns); returns that batch, if any."""
         with self._lock:
             found = self._open.get((id(charges), who))
             if (
@@ -127,15 +127,15 @@ class Batches(Generic[B]):
             return found
 
     def size(self, charges: tuple[Charge, ...], who: Who, mono: int, took: int = 0) -> int:
-        """How many permits to ask for beyond those that are wanted now. It doubles while one batch follows another.
+        """Return how many permits to request beyond those wanted now. The number doubles while one batch follows another.
 
         Args:
             charges, who: of the batch.
             mono: the present, steady ns.
-            took: how long it takes to ask the store, ns.
+            took: how long a request to the store takes, ns.
         """
         if not charges:
-            return 0  # plans that charge nothing cannot be told apart here, and a block may hold one of them
+            return 0  # plans without charges look alike here, and a block may hold one of them
         key = (id(charges), who)
         with self._lock:
             size, last, of = self._size.get(key, (0, 0, charges))
@@ -149,7 +149,7 @@ class Batches(Generic[B]):
             return size
 
     def keep(self, batch: B) -> None:
-        """Hand out the rest of this one."""
+        """Keep this batch open and hand out its remaining permits."""
         key = (id(batch.charges), batch.record.who)
         with self._lock:
             before = self._open.get(key)
@@ -158,7 +158,7 @@ class Batches(Generic[B]):
             self._open[key] = batch
 
     def close(self, mono: int, generation: int) -> list[tuple[B, int]]:
-        """Take out the batches that are over at `mono`, each with the number of permits that nobody drew."""
+        """Remove the batches that are over at `mono`, each with its number of undrawn permits."""
         with self._lock:
             over = [(batch, batch.undrawn) for batch in self._replaced if batch.undrawn]
             self._replaced.clear()
@@ -167,7 +167,7 @@ class Batches(Generic[B]):
                     del self._open[key]
                     if batch.undrawn:
                         over.append((batch, batch.undrawn))
-                        if key in self._size:  # what comes back unused was too much
+                        if key in self._size:  # the batch was too large: permits came back unused
                             size, last, of = self._size[key]
                             self._size[key] = size // 2, last, of
             for batch, _ in over:
@@ -176,7 +176,7 @@ class Batches(Generic[B]):
 
     @property
     def any_open(self) -> bool:
-        """Whether permits are left in one of them."""
+        """Whether any open batch has permits left."""
         return bool(self._open or self._replaced)
 
 
@@ -189,11 +189,11 @@ class Ending(NamedTuple):
 
 
 class DeferredSettles:
-    """The permits of one process that end with a later transaction, and a helper thread that sees to what is left.
+    """The permits of one process that end with a later transaction, and a helper thread that writes leftovers.
 
     Args:
-        write: runs a transaction that takes along what is pending, and tells whether nothing is left; a bound method,
-            held weakly.
+        write: runs a transaction that also writes what is pending, and returns whether nothing is left; a bound method, held
+            weakly.
     """
 
     def __init__(self, write: Callable[[], bool]) -> None:
@@ -205,17 +205,17 @@ class DeferredSettles:
         self._last = self._run = 0
 
     def busy(self, mono: int) -> bool:
-        """Whether another transaction is surely about to follow."""
+        """Whether another transaction will almost certainly follow soon."""
         return self._run > _RUSH and mono - self._last < _CLOSE
 
     def poke(self) -> None:
-        """There is something to write soon, should no transaction come along."""
+        """Ask the helper thread to write soon, in case no transaction follows."""
         self._poke.set()
         if self._thread is None or not self._thread.is_alive():
             self._thread = Helper(_write_soon, weakref.ref(self), self._poke)
 
     def take(self) -> list[Ending]:
-        """What the transaction that has just begun should end."""
+        """Return the permits that the transaction now beginning ends."""
         self._taken = self.pending[:]
         del self.pending[: len(self._taken)]
         return self._taken
@@ -225,15 +225,15 @@ class DeferredSettles:
         self._taken = []
 
     def thrown(self) -> None:
-        """The transaction came to nothing: what it took waits for the next."""
-        waiting = set(map(id, self.pending))  # one that was on its way from one list to the other stands in both
+        """The transaction failed: its permits wait for the next one."""
+        waiting = set(map(id, self.pending))  # an ending that was moving between the lists stands in both
         self.pending[:0] = [ending for ending in self._taken if id(ending) not in waiting]
         self._taken = []
 
     def over(self) -> None:
-        """A transaction is over, whatever became of it."""
+        """A transaction ended, written or not."""
         mono = time.monotonic_ns()
-        # A pause halves the run: a busy process that lost its processor for a moment is still busy, an idle one is not.
+        # A pause halves the run: a busy process that lost its CPU for a moment stays busy, an idle one does not.
         self._run = min(self._run + 1, 4 * _RUSH) if mono - self._last < _CLOSE else self._run // 2
         self._last = mono
 
@@ -247,13 +247,13 @@ class DeferredSettles:
             if transaction is not None and not transaction():
                 self._poke.set()
         except StoreError:
-            pass  # the next transaction that works takes it along
+            pass  # the next successful transaction writes it
         except Exception:  # noqa: BLE001 - told, and tried again
             _LOG.warning("ratekeeper: what is spent could not be written yet", exc_info=True)
 
 
 def _write_soon(deferred: weakref.ref[DeferredSettles], poke: Nudge) -> None:
-    """The helper thread."""
+    """Run the helper thread."""
     while True:
         poked = poke.wait(timeout=60.0)
         if poked:
@@ -267,7 +267,7 @@ def _write_soon(deferred: weakref.ref[DeferredSettles], poke: Nudge) -> None:
 
 
 class BatchingStore(LedgerStore):
-    """A store shared by processes, each transaction of which costs something."""
+    """A shared store whose transactions are costly enough to batch."""
 
     def _rest(self) -> None:
         """Begin with nothing pending; also in a forked child."""
@@ -276,7 +276,7 @@ class BatchingStore(LedgerStore):
 
     @abstractmethod
     def _latest(self, key: str) -> Ledger | None:
-        """A ledger as this process last knew it; outside a transaction, to be read only."""
+        """Return a ledger as this process last knew it. Outside a transaction, callers only read it."""
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         if not ask.ahead and self._deferred.busy(now.mono):
@@ -286,10 +286,10 @@ class BatchingStore(LedgerStore):
         return super().reserve(ask, now)
 
     def _batch(self, ask: Ask, now: Instant) -> Batch | None:
-        """A new batch, one permit of which is handed out; None if none should be taken."""
+        """Take a new batch and hand out its first permit; None if no batch should be taken."""
         charges = ask.charges
         if not charges:
-            return None  # plans that charge nothing cannot be told apart here, and a block may hold one of them
+            return None  # plans without charges look alike here, and a block may hold one of them
         permits = _MOST
         for charge in charges:
             ledger = self._latest(charge.key)
@@ -318,7 +318,7 @@ class BatchingStore(LedgerStore):
         return super().settle(grant, now, told)
 
     def _catch_up(self) -> None:
-        """A transaction has begun: write what is pending, and give back what closed batches did not hand out."""
+        """A transaction began: write what is pending, and give back the undrawn permits of closed batches."""
         if self._batches.any_open:
             self._give_back(time.monotonic_ns())
         if self._deferred.pending:
@@ -337,18 +337,18 @@ class BatchingStore(LedgerStore):
         return not self._batches.any_open
 
     def _close_batches(self) -> None:
-        """Hand nothing out any more, and write everything."""
+        """Close all batches and write everything."""
         self._give_back(_EVER)
         self.flush()
 
 
 def _quiet(ledger: Ledger) -> bool:
-    """Whether nobody waits for it, or was refused lately."""
+    """Whether no caller waits for the ledger and none was refused lately."""
     return not (ledger.rises or ledger.trial) and ledger.floor <= ledger.limit.usable
 
 
 def _together(endings: list[Ending]) -> list[Ending]:
-    """The same, but settled permits of one batch as one."""
+    """Merge the settled permits of each batch into one ending."""
     alone: list[Ending] = []
     permits: dict[Batch, list[Ending]] = {}
     for ending in endings:

@@ -1,4 +1,4 @@
-"""Bans, holds and pauses: which scopes are shut, and until when, whatever the wall clock does."""
+"""Blocks (bans, holds, pauses): which scopes are blocked and until when, even if the wall clock steps."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from ratekeeper.typed import json_decoder
 __all__ = ["CONTACT", "EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
 
 _LONGEST: Final = 7 * 86_400 * SECOND
-"""No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not shut
-a program out for a year."""
+"""No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not block a
+program for a year."""
 _AHEAD: Final = 3650 * 86_400 * SECOND
-"""A block that begins so far in the future was garbled, ns."""
+"""A block that begins further than this in the future was garbled, ns."""
 _EVER: Final = 1 << 62
 EVERYWHERE: Final = "*"
-"""Stands for every provider, also one met only later: alone, or before a slash as in ``*/class:order``."""
+"""Matches every provider, also one first met later: alone, or before a slash as in ``*/class:order``."""
 CONTACT: Final = "contact"
-"""The kind of block that holds other calls while a provider is asked for its limits; it ends when the answer is there."""
+"""The kind of block that holds other calls while one call asks the provider for its limits; it ends with the answer."""
 EMERGENCY: Final = "emergency"
-"""Among the scopes of a call: a person wants it now, so no pause and no breaker stops it. A ban does."""
+"""A call with this scope is an operator override: no pause and no breaker stops it. A ban does."""
 _CANCEL: Final = "/class:cancel"
 _SPARING: Final = frozenset({"pause", "breaker"})
-"""Kinds of blocks that let cancels pass: whoever stops trading, or waits for a sick exchange, wants orders withdrawn."""
+"""Kinds of blocks that let cancels pass, because a user who stops trading or waits for a sick exchange wants orders
+withdrawn."""
 
 
 class BlockState(msgspec.Struct, frozen=True):
-    """One block as it is kept.
+    """One block as the store keeps it.
 
     Attributes:
         scope: the owner, or the key of one ledger.
-        kind: ``ban``, ``throttle``, ``pause``, ``breaker``, or ``limit``: budget that is spent until then.
+        kind: ``ban``, ``throttle``, ``pause``, ``breaker``, or ``limit``: its budget is spent until the end.
         reason: one line for people.
         length: ns, or None for a pause without an end.
         mono, wall: when it began, on the steady and the wall clock, ns.
-        boot: the machine's boot in which `mono` means something.
+        boot: the machine's boot in which `mono` is valid.
     """
 
     scope: str
@@ -54,17 +55,17 @@ class BlockState(msgspec.Struct, frozen=True):
     boot: str
 
     def ends(self) -> int:
-        """Steady instant (ns) of its end, in the boot it was made in."""
+        """Return the steady instant (ns) of the end, valid in the boot that made the block."""
         return _EVER if self.length is None else self.mono + self.length
 
 
 class Blocks:
-    """The blocks in force. Steady time tells their end, so a wall clock that steps neither opens nor prolongs a ban;
-    after a reboot wall time is all there is, clamped to the ban's own length.
+    """The blocks in force. Their ends use steady time, so a stepping wall clock neither ends nor prolongs a ban. After a
+    reboot only wall time is known; it is clamped to the ban's own length.
 
     Attributes:
         boot: this boot of the machine.
-        kept: the blocks by scope and kind, ended ones included until they are swept.
+        kept: the blocks by scope and kind, including ended ones until they are swept.
     """
 
     __slots__ = ("boot", "kept")
@@ -77,11 +78,11 @@ class Blocks:
         return bool(self.kept)
 
     def states(self) -> list[BlockState]:
-        """All blocks, ended ones included until they are swept."""
+        """Return all blocks, including ended ones until they are swept."""
         return list(self.kept.values())
 
     def add(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
-        """Put a block in force from `mono` on; keeps an older one of that kind that ends later."""
+        """Put a block in force from `mono` on. An older block of that kind that ends later stays."""
         if length is not None:
             length = min(max(length, 0), _LONGEST)
         state = BlockState(scope, kind, reason, length, mono, wall, self.boot)
@@ -93,23 +94,23 @@ class Blocks:
         return state
 
     def remove(self, scope: str, kind: str = "") -> bool:
-        """Take blocks of a scope away; `kind` empty: of every kind."""
+        """Remove the blocks of a scope; `kind` empty: of every kind."""
         gone = [key for key in self.kept if key[0] == scope and kind in ("", key[1])]
         for key in gone:
             del self.kept[key]
         return bool(gone)
 
     def sweep(self, mono: int) -> None:
-        """Forget what has ended."""
+        """Forget the blocks that have ended."""
         for key in [key for key, state in self.kept.items() if state.ends() <= mono]:
             del self.kept[key]
 
     def load(self, states: Iterable[BlockState], mono: int, wall: int) -> None:
-        """Replace all by `states`; those of another boot are moved onto this boot's steady clock."""
+        """Replace all blocks by `states`. Blocks of another boot move onto this boot's steady clock."""
         self.kept = {}
         for state in states:
             if state.boot == self.boot and (state.mono > mono + _AHEAD or (state.length or 0) > _LONGEST):
-                # Garbled: none begins in the future, or lasts for longer than any is believed.
+                # A block that begins in the future or lasts too long is garbled.
                 length = None if state.length is None else min(state.length, _LONGEST)
                 state = msgspec.structs.replace(state, length=length, mono=min(state.mono, mono))
             if state.boot != self.boot:
@@ -123,13 +124,13 @@ class Blocks:
     def against(
         self, scopes: tuple[str, ...], charges: tuple[Charge, ...], mono: int, *, everywhere: bool = False
     ) -> Refusal | None:
-        """The block that holds a call longest, if any does.
+        """Return the block that holds a call longest, if any.
 
         Args:
             scopes: the call's owners, as in `Plan.scopes`.
-            charges: what it would take; a block may hold one ledger.
+            charges: what the call would take; a block may hold one ledger.
             mono: the present, steady ns.
-            everywhere: look only at what holds for all providers.
+            everywhere: check only blocks for all providers.
         """
         worst: BlockState | None = None
         if any(state.ends() <= mono for state in self.kept.values()):
@@ -150,10 +151,10 @@ class Blocks:
 
 
 def write_blocks(path: Path, states: list[BlockState]) -> None:
-    """Replace a file of blocks, synced: it outlives the ledgers and a power cut.
+    """Replace a file of blocks and sync it: it outlives the ledgers and a power cut.
 
     Raises:
-        StoreUnavailable: it cannot be written.
+        StoreUnavailable: the file cannot be written.
     """
     draft = path.with_suffix(f".{os.getpid()}")
     try:
@@ -171,7 +172,7 @@ def write_blocks(path: Path, states: list[BlockState]) -> None:
 
 
 def read_blocks(path: Path) -> list[BlockState]:
-    """The blocks of a file; none if it is missing or unreadable."""
+    """Return the blocks of a file; none if it is missing or unreadable."""
     try:
         return json_decoder(list[BlockState])(path.read_bytes())
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):

@@ -1,7 +1,7 @@
-"""How what lies in a store is written, named and read.
+"""How a store encodes, names and validates its records.
 
-A record of a shared store may hold any bytes, of a bad disk or of another program. So it is judged when it is read: a ledger
-that cannot be meant counts as lost; so does a permit whose units are not in flight; a note that cannot be read is none.
+A record of a shared store may hold any bytes, from a bad disk or from another program. So every read validates it. An
+implausible ledger counts as lost; so does a permit whose units are not in flight; an unreadable note counts as none.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Change: TypeAlias = Callable[[N | None, Instant], tuple[N | None, T]]
-"""How a note changes, a pure function that may be called more than once: given the note (None: there is none) and the
-present, the note as it shall be (None: none) and a result. Of the present, `mono` is this machine's steady clock, and `lo`
-and `hi` are bounds of the store's, on which notes are dated (ns)."""
+"""A pure function that changes a note; the store may call it more than once. It gets the note (None: there is none) and the
+present. It returns the new note (None: none) and a result. In the present, `mono` is this machine's steady clock; `lo` and
+`hi` bound the store's clock, which dates notes (ns)."""
 
 LEDGER, PERMIT, NOTE, MEMBER, OFFLINE = b"L", b"P", b"N", b"M", b"A"
 GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_held: Final = msgpack_decoder(tuple[tuple[str, int], ...])
-"""What a permit holds: (key, units) each."""
+"""Decodes what a permit holds: (key, units) each."""
 decode_offline: Final = msgpack_decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]])
-"""What is held for a process that is offline: (namespace, lease, number, what) of each permit."""
+"""Decodes what is held for an offline process: (namespace, lease, number, what) of each permit."""
 decode_blocks: Final = json_decoder(list[BlockState])
 decode_learned: Final = json_decoder(dict[str, dict[str, tuple[int, int]]])
 
 _DUE: Final = struct.Struct(">QQ")
 _MOST: Final = 1 << 60
 _AHEAD: Final = 3650 * 86_400 * SECOND
-"""No steady instant of the past that is written down lies further ahead, ns."""
+"""No recorded steady instant of the past lies further ahead than this, ns."""
 
 
 def read_or(otherwise: E, decode: Callable[[bytes], R], raw: bytes | None) -> R | E:
-    """A record decoded; `otherwise` if there is none, or none that can be read."""
+    """Decode a record; return `otherwise` if it is missing or unreadable."""
     if raw is None:
         return otherwise
     try:
@@ -71,12 +71,12 @@ def read_or(otherwise: E, decode: Callable[[bytes], R], raw: bytes | None) -> R 
 
 
 def encoded(note: object) -> bytes | None:
-    """A note as bytes; None if there is none."""
+    """Encode a note as bytes; None if there is no note."""
     return None if note is None else encode(note)
 
 
 def note_of(raw: bytes | None, kind: type[N]) -> N | None:
-    """A note of those bytes. What is garbled, or of another version, is none."""
+    """Decode a note. Garbled bytes, or those of another version, count as no note."""
     return None if raw is None else read_or(None, msgpack_decoder(kind), raw)
 
 
@@ -85,7 +85,7 @@ def note_of(raw: bytes | None, kind: type[N]) -> N | None:
 
 @lru_cache(4096)
 def record_name(kind: bytes, key: str) -> bytes:
-    """A record's name. LMDB allows 511 bytes: what is longer ends in a digest."""
+    """Return a record's name. LMDB allows 511 bytes, so a longer name ends in a digest."""
     name = kind + key.encode()
     if len(name) > 500:
         return name[:440] + hashlib.blake2b(name, digest_size=24).hexdigest().encode()
@@ -94,25 +94,25 @@ def record_name(kind: bytes, key: str) -> bytes:
 
 @lru_cache(256)
 def permits_of(namespace: str) -> bytes:
-    """How the names of a provider's permits begin; they stand together, ordered by the end of their leases."""
+    """Return the prefix of a provider's permit names. They sort by the end of their leases."""
     return PERMIT + hashlib.blake2b(namespace.encode(), digest_size=8).digest()
 
 
 def permit_name(namespace: str, lease: int, number: int) -> bytes:
-    """A permit's name."""
+    """Return a permit's name."""
     return permits_of(namespace) + _DUE.pack(lease, number)
 
 
 def due(name: bytes) -> int:
-    """The end of a permit's lease, steady ns."""
+    """Return the end of a permit's lease, steady ns."""
     return int(_DUE.unpack(name[-_DUE.size :])[0])
 
 
-# -- and whether they can be meant -------------------------------------------------------------------------------------
+# -- plausibility checks -----------------------------------------------------------------------------------------------
 
 
 def meant(ledger: Ledger, mono: int) -> bool:
-    """Whether the numbers of a ledger that was read at the steady instant `mono` (ns) can be its own."""
+    """Whether the numbers of a ledger that was read at the steady instant `mono` (ns) are plausible."""
     counts = [ledger.used, ledger.inflight, ledger.tally]
     past: list[int] = []
     if isinstance(ledger, Fixed):
@@ -149,12 +149,12 @@ def meant(ledger: Ledger, mono: int) -> bool:
 
 
 def meant_blocks(states: list[BlockState]) -> list[BlockState]:
-    """Those of the blocks that can be in force."""
+    """Return the plausible blocks."""
     return [state for state in states if state.length is None or state.length >= 0]
 
 
 def meant_learned(limits: dict[str, dict[str, tuple[int, int]]]) -> dict[str, dict[str, tuple[int, int]]]:
-    """Those of the stated limits that can have been stated."""
+    """Return the plausible stated limits."""
     return {
         namespace: {
             name: numbers

@@ -1,9 +1,9 @@
-"""The LMDB environment of a folder and the lock in front of it: opened once per process, again after a fork.
+"""The LMDB environment of a folder, and the file lock before it. A process opens it once, and again after a fork.
 
-LMDB waits for its writer lock without bound, so a process that is stopped inside a transaction would stop everyone; on
-macOS that lock stays shut when its holder is killed; on a full disk its file is deadly to touch; and it takes processes
-of one number in two containers for the same. So a file lock with a deadline stands in its place. The kernel frees it when
-its holder dies; LMDB's copy-on-write pages are then whole.
+LMDB alone is unsafe here. It waits for its writer lock without a deadline, so one stopped process would stop all. On macOS
+that lock stays locked when its owner is killed. On a full disk, access to its file kills the process. And LMDB confuses
+processes with the same number in two containers. So a file lock with a deadline takes its place. The kernel releases it when
+its owner dies; LMDB's copy-on-write pages are then intact.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _VERSION: Final = 1
 _MAP: Final = 1 << 30
 """Largest size of the store, bytes; the file is sparse and grows as needed."""
 _CHECK: Final = 100_000_000
-"""How often to look whether the files were replaced under us, ns."""
+"""How often a process checks whether its files were replaced, ns."""
 _OWN_LOCK: Final = fcntl is None
 """Whether LMDB must lock by itself."""
 _CROWDED: Final = 4
-"""So many times the patience is waited while others' transactions go on."""
+"""A process waits up to this many times its patience while transactions of others proceed."""
 _BROKEN: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -43,16 +43,16 @@ _BROKEN: Final = (
     lmdb.PanicError,
 )
 
-# LMDB must not be opened twice in one process: its own rule, and the one reason for state at module level.
+# LMDB's own rule: open it only once per process. This is the one reason for state at module level.
 _OPEN: Final[WeakValueDictionary[tuple[str, int], Environment]] = WeakValueDictionary()
 _GUARD: Final = threading.Lock()
 
 
 def boot_id() -> str:
-    """Names this boot of the machine: steady instants mean something only within it."""
+    """Return the id of this boot of the machine: steady instants are valid only within one boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: good to the minute
+    except OSError:  # not Linux: accurate to the minute
         return str(int(time.time() - time.monotonic()) // 60)
 
 
@@ -60,8 +60,8 @@ class Environment:
     """One folder's LMDB environment in this process.
 
     Attributes:
-        rebuilt: why the ledgers were begun anew when this process opened them, or ``""``.
-        looked: whether the transaction that was begun last looked at the files themselves.
+        rebuilt: why this process started new ledgers when it opened the files, or ``""``.
+        looked: whether the last transaction checked the files themselves.
     """
 
     def __init__(self, folder: Path, patience: float) -> None:
@@ -81,7 +81,7 @@ class Environment:
 
     @classmethod
     def of(cls, folder: Path, patience: float) -> Environment:
-        """This process's environment for `folder`; `patience`: seconds to wait for the lock."""
+        """Return this process's environment for `folder`; `patience`: seconds to wait for the lock."""
         with _GUARD:
             key = (os.path.realpath(folder), os.getpid())
             found = _OPEN.get(key)
@@ -92,11 +92,11 @@ class Environment:
     # -- transactions ----------------------------------------------------------------------------------------------
 
     def begin(self, patience: float | None = None) -> Any:
-        """Take the lock and begin a write transaction; `lock` must be held by this thread.
+        """Take the lock and begin a write transaction; this thread must hold `lock`.
 
         Raises:
-            StoreUnavailable: the lock is held too long, the disk is full, the folder is read-only or gone.
-            StoreVersionError: written by a newer Ratekeeper.
+            StoreUnavailable: another process holds the lock too long, the disk is full, or the folder is read-only or gone.
+            StoreVersionError: a newer Ratekeeper wrote the store.
         """
         if self._begun:
             raise StoreUnavailable(f"{self.folder}: this thread is in the middle of a transaction of another gate")
@@ -118,17 +118,17 @@ class Environment:
                 self._txn = self._env.begin(write=True)
             self._number = self._txn.id()
         except lmdb.Error as error:
-            self._shut()  # what cannot be used is opened anew, and then laid aside if it is broken
+            self._shut()  # reopen an unusable environment; a broken one is then laid aside
             self.unlock()
             raise StoreUnavailable(f"{self.folder}: {error}") from error
         self._begun = now
         return self._txn
 
     def commit(self) -> None:
-        """Commit and let go of the lock.
+        """Commit and release the lock.
 
         Raises:
-            StoreUnavailable: it could not be written (nothing was); or it was, but so late that others no longer waited.
+            StoreUnavailable: nothing was written; or it was, but so late that other processes had stopped waiting.
         """
         try:
             self._txn.commit()
@@ -145,13 +145,13 @@ class Environment:
         self._txn = None
 
     def abort(self, error: BaseException | None = None) -> bool:
-        """Throw away the transaction that there may be, and let go of the lock. May be called again.
+        """Discard the transaction, if any, and release the lock. May be called again.
 
         Args:
-            error: why, so that a broken store is begun anew.
+            error: the cause; for a broken store, new ledgers are started.
 
         Returns:
-            Whether the transaction was written all the same: an exception struck only after that.
+            Whether the transaction was written after all, because the exception struck only afterwards.
         """
         if isinstance(error, _BROKEN):
             self._broken = str(error)
@@ -168,13 +168,13 @@ class Environment:
 
     @property
     def open(self) -> bool:
-        """Whether a transaction is open; to be asked with `lock` held."""
+        """Whether a transaction is open; the caller holds `lock`."""
         return self._begun != 0
 
-    # -- looking without the lock ----------------------------------------------------------------------------------
+    # -- reads without the lock ------------------------------------------------------------------------------------
 
     def state(self) -> tuple[int, int]:
-        """Which files these are, and the number of the last transaction that anybody wrote into them."""
+        """Return the identity of the files, and the number of the last transaction that any process wrote."""
         env = self._env
         try:
             return (self._inode, env.info()["last_txnid"]) if env is not None else (0, 0)
@@ -182,8 +182,8 @@ class Environment:
             return 0, 0
 
     def peek(self, name: bytes) -> bytes | None:
-        """A record as it was written last, whoever holds the lock. Its pages stay whole until two more transactions were
-        written, so this is for when they do not follow each other.
+        """Return a record as last written, whichever process holds the lock. Its pages stay intact until two more
+        transactions are written, so use this only while transactions do not follow each other.
 
         Raises:
             StoreUnavailable: it cannot be read.
@@ -196,7 +196,7 @@ class Environment:
             raise StoreUnavailable(f"{self.folder}: {error}") from error
 
     def _glance(self, name: bytes) -> bytes | None:
-        """`peek` of a process that has not opened the files yet, because the lock was held ever since it began."""
+        """`peek` for a process that has not opened the files yet, because another one has held the lock since it began."""
         if not self.lock.acquire(timeout=self.patience):
             raise lmdb.Error("another thread is opening it")
         try:
@@ -223,7 +223,7 @@ class Environment:
             pass
         except OSError as error:
             raise StoreUnavailable(f"{self.folder}: {error.strerror}") from error
-        # The kernel has no lock wait with a deadline. A transaction takes some 20 us, so short naps cost little.
+        # The kernel has no lock wait with a deadline. A transaction takes some 20 us, so short sleeps cost little.
         deadline, last = time.monotonic() + patience, time.monotonic() + _CROWDED * patience
         seen = self.state()
         nap = 0.00002
@@ -234,7 +234,7 @@ class Environment:
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    if self.state() != seen and deadline < last:  # nobody is stopped: it is only crowded
+                    if self.state() != seen and deadline < last:  # no process is stopped: the lock is only contended
                         seen, deadline = self.state(), deadline + patience
                         continue
                     raise StoreUnavailable(
@@ -243,7 +243,7 @@ class Environment:
             nap = min(nap * 1.5, 0.001)
 
     def _lock_the_right_file(self, patience: float) -> None:
-        """If the folder was deleted or replaced, its old lock keeps nobody out."""
+        """Reopen the lock file if the folder was deleted or replaced, because the old lock then excludes no process."""
         if fcntl is None:  # pragma: no cover - Windows
             return
         for _ in range(3):
@@ -263,14 +263,14 @@ class Environment:
             self._flock = -1
 
     def unlock(self) -> None:
-        """Let go of the file lock."""
+        """Release the file lock."""
         if fcntl is not None and self._flock >= 0:
             fcntl.flock(self._flock, fcntl.LOCK_UN)
 
-    # -- opening and mending ---------------------------------------------------------------------------------------
+    # -- opening and rebuilding ------------------------------------------------------------------------------------
 
     def _verify(self) -> None:
-        """Open the files, or open them again if somebody replaced them."""
+        """Open the files, or reopen them if they were replaced."""
         try:
             there = (self.folder / "ledgers" / "data.mdb").stat()
             inode, size = there.st_ino, there.st_size
@@ -290,7 +290,7 @@ class Environment:
             raise StoreUnavailable(f"{self.folder}: {error.strerror or error}") from error
 
     def _open(self, lost: str = "") -> None:
-        """Open or create the files; `lost`: why a store that is new is not the first one here."""
+        """Open or create the files; `lost`: why an earlier store was lost, if this new one replaces it."""
         folder = self.folder / "ledgers"
         data = folder / "data.mdb"
         if folder.exists() and not data.exists():
@@ -298,10 +298,9 @@ class Environment:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if data.exists() and (data.stat().st_size % 4096 or not data.stat().st_size):
             raise lmdb.CorruptedError("the file was cut off")
-        # Without sync a transaction is some microseconds, and a killed process loses nothing; a power cut may, and then
-        # the boot id has changed and the ledgers begin anew. Bans are synced to a file of their own.
-        # LMDB's own locks would do no good behind ours, and harm: they tell processes by number, and in two containers
-        # there are two processes number 1.
+        # Without sync a transaction takes some microseconds. A killed process loses nothing. A power cut may lose data; then
+        # the boot id has changed, and the ledgers start anew. Bans are synced to a file of their own. LMDB's own locks would
+        # not help behind ours but harm: they identify processes by number, and two containers both have a process number 1.
         env = lmdb.open(str(folder), map_size=_MAP, sync=False, metasync=False, mode=0o600, lock=_OWN_LOCK)
         try:
             if _cut(env, data.stat().st_size):
@@ -330,7 +329,7 @@ class Environment:
         self._inode = data.stat().st_ino
 
     def _rebuild(self, why: str) -> None:
-        """Lay broken ledgers aside and begin anew. Bans live in another file."""
+        """Set broken ledgers aside and start anew. Bans live in another file."""
         self._shut()
         folder = self.folder / "ledgers"
         try:
@@ -351,22 +350,21 @@ class Environment:
             self._env = None
 
     def abandon(self) -> None:
-        """In a forked child: this environment is the parent's. LMDB must not be used across a fork, and would take its
-        folder for open; closing lets go of the child's copies only. The file lock is the parent's too: close, not unlock.
-        """
+        """Drop the parent's environment in a forked child. LMDB must not be used across a fork, and would take its folder for
+        open; closing releases only the child's copies. The file lock is the parent's too: close it, do not unlock it."""
         self._shut()
         self._let_go()
 
     def close(self) -> None:
-        """Close files; the next transaction opens them again."""
+        """Close the files; the next transaction reopens them."""
         with self.lock:
             self._shut()
             self._let_go()
 
 
 def _forked() -> None:
-    """In every forked child, also one that never calls us: a copy of the lock's file would keep it shut for good if the
-    parent died while holding it."""
+    """Runs in every forked child, even one that never calls us: its copy of the lock file would keep the lock for good if the
+    parent died holding it."""
     _GUARD._at_fork_reinit()  # type: ignore[attr-defined]
     for environment in list(_OPEN.values()):
         environment._let_go()
@@ -383,18 +381,18 @@ def _record(env: Any, name: bytes) -> bytes | None:
 
 
 def _number(version: bytes) -> int:
-    """The number of a format. Raises lmdb.CorruptedError: it is none."""
+    """Return the number of a format version. Raises lmdb.CorruptedError if it is none."""
     if not (version.isdigit() and 0 < len(version) < 10):
         raise lmdb.CorruptedError("the number of its format is garbled")
     return int(version)
 
 
 def _cut(env: Any, size: int) -> bool:
-    """Whether the file is shorter than its last page; to read on would be deadly."""
-    if size < 8192:  # where LMDB keeps what it would tell us of itself
+    """Whether the file is shorter than its last page; reading on would kill the process."""
+    if size < 8192:  # the size of LMDB's own header
         return True
     return size < (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
 
 
 class _Rebooted(Exception):
-    """The ledgers are of another boot."""
+    """The ledgers come from another boot."""

@@ -1,9 +1,9 @@
-"""The fallback: what a process goes on with while the shared store cannot be used. Never an open tap.
+"""The fallback store: each process goes on with a share of every limit while the shared store is unavailable.
 
-While the store is away each process keeps to the room that was left, divided by the processes last seen, then to its part of
-each limit, in ledgers of its own (`Share`); and says so. It leaves a mark, so that whoever uses the store meanwhile leaves it
-that part. When the store is back, what was spent and what is in flight is written into it, and answers that came meanwhile
-are settled.
+The fallback never grants permits without a limit. While the store is away, each process uses the room that was left, divided
+by the processes last seen. Later it uses its part of each limit. It keeps both in ledgers of its own (`Share`) and reports
+the outage. It leaves a mark, so that processes that still use the store leave it that part. When the store is back, the
+process writes into it what was spent and what is in flight, and settles the calls answered meanwhile.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ P = ParamSpec("P")
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _RETRY: Final = SECOND // 20
-"""How often to see whether the store is back, ns."""
+"""How often a process checks whether the store is back, ns."""
 _RETRY_LATE: Final = 5 * SECOND
-"""The same for one that is lost again and again, at most, ns."""
+"""The longest such interval, for a store that is lost again and again, ns."""
 _FLAPS: Final = 10 * SECOND
-"""A store that is lost so soon after its return is lost again, ns."""
+"""A store that is lost this soon after its return counts as lost again, ns."""
 _REMEMBERED: Final = 100_000
-"""So many answers are remembered for the store while it is away; more are forgotten (their windows are over)."""
+"""Most postponed answers kept for the store while it is away; further ones are dropped (their windows are over)."""
 _CHANGES: Final = 1_000
-"""So many changes of one note are remembered for it."""
+"""Most changes of one note kept for the store."""
 _PASSING: Final = 120 * SECOND
-"""A note that is of use for no longer than so is not brought to a store that was away, ns."""
+"""A note with a lifetime up to this is not written to a store that was away, ns."""
 _PASSED_ON: Final = ("skew", "worker", "responses", "join", "leave", "wake", "rouse", "alive")
-"""Methods of the shared store that work, or do nothing, while it cannot be used."""
+"""Methods of the shared store that still work, or do nothing, while it is unavailable."""
 
 
 def _shared(
     instead: Callable[Concatenate[FallbackStore, Share, P], T],
 ) -> Callable[Concatenate[FallbackStore, P], T]:
-    """A verb of the shared store.
+    """Wrap a verb of the shared store.
 
     Args:
-        instead: what the verb does while the shared store cannot be used, given the share; the lock is held.
+        instead: the verb's behavior while the shared store is unavailable, given the share; the caller holds the lock.
     """
     name = instead.__name__
 
@@ -86,7 +86,8 @@ def _shared(
 
 
 class FallbackStore(Store):
-    """A shared store that never fails its caller: it goes on with a share of every limit, and comes back by itself.
+    """A shared store that never fails its caller: on an outage it uses a share of every limit, and it returns to the store by
+    itself.
 
     Args:
         inner: the shared store.
@@ -106,17 +107,17 @@ class FallbackStore(Store):
         self._forget()
 
     def _forget(self) -> None:
-        """Begin with nothing spent without the store; also in a forked child."""
+        """Begin with nothing spent offline; also in a forked child."""
         self._lock = threading.RLock()
         self._share: Share | None = None
         self._local: dict[int, Grant] = {}
         """Permits of the share that are in flight."""
         self._changes: dict[str, tuple[Any, list[Change[Any, Any]], int]] = {}
-        """What became of notes meanwhile, by topic: type, changes, how long it is kept."""
+        """Changes made to notes while offline, by topic: type, changes, how long the note is kept."""
         self._replay: list[Callable[[], object]] = []
-        """Verbs that wait for the shared store."""
+        """Verbs postponed until the shared store is back."""
         self.degraded = ""
-        """Why the shared store is not used now, or empty."""
+        """Why the shared store is not in use now, or empty."""
 
     @property
     def heard(self) -> Callable[[str, Answered], None]:
@@ -137,7 +138,7 @@ class FallbackStore(Store):
     # -- offline, and back -----------------------------------------------------------------------------------------
 
     def _lost(self, error: Exception) -> Share:
-        """Go on with the share because of an error of the store, or of ours in it. Anybody else's is raised."""
+        """Switch to the share after an error of the store or of our code in it. Re-raise any other error."""
         if not isinstance(error, StoreError) and not ours(error):
             raise error
         with self._lock:
@@ -158,18 +159,19 @@ class FallbackStore(Store):
             return self._share
 
     def _tried_again(self, share: Share) -> Share | None:
-        """The share, or None if it was time to try the store again, and that is back."""
+        """Return the share, or None if a retry was due and found the store back."""
         mono = time.monotonic_ns()
         if not self.inner.together:
             return self._reattach() if mono - self._tried >= self._pause else share
-        if mono - self._tried >= max(self._pause, SECOND):  # a trip over the network: not in this thread
+        if mono - self._tried >= max(self._pause, SECOND):  # a network round trip: not in this thread
             self._tried = mono
             Helper(self._reattach)
         return share
 
     def _reattach(self) -> Share | None:
-        """Bring the store up to date and use it again; returns the share if that cannot be done yet. A store that is there
-        again calls this before its first sign of life: what is not told by then seems to be somebody else's."""
+        """Bring the store up to date and use it again; returns the share if that is not possible yet. A store that answers
+        again calls this before its first heartbeat, because it would take anything reported later for another program's
+        use."""
         with self._lock:
             share = self._share
             if share is None:
@@ -193,13 +195,13 @@ class FallbackStore(Store):
             self._replay.clear()
         self._say("store back", "The shared store answers again; what was spent meanwhile is written into it.")
         if self._changes and self.inner.together:
-            Helper(self._bring)  # it takes a trip for each
+            Helper(self._bring)  # each change takes a round trip
         else:
             self._bring()
         return None
 
     def _bring(self) -> None:
-        """Change the notes of the store as those of the share were changed meanwhile: each in one step."""
+        """Apply to the store the changes made to notes while offline, each in one step."""
         while self._share is None:
             with self._lock:
                 if not self._changes:
@@ -208,7 +210,7 @@ class FallbackStore(Store):
             self.update(topic, kind, _one_after_the_other(changes), keep)
 
     def _later(self, verb: Callable[..., object], *values: Any) -> None:
-        """Replay a verb when the store is back."""
+        """Postpone a verb until the store is back."""
         if len(self._replay) < _REMEMBERED:
             self._replay.append(functools.partial(verb, *values))
 
@@ -232,7 +234,7 @@ class FallbackStore(Store):
 
     @_shared
     def settle(self, share: Share, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
-        if self._local.pop(grant.id, None) is None:  # the shared store's
+        if self._local.pop(grant.id, None) is None:  # it is a permit of the shared store
             self._later(self.inner.settle, grant, now, told)
             return Answered()
         if told.sent:
@@ -250,7 +252,7 @@ class FallbackStore(Store):
     def withdraw(
         self, share: Share, keys: Iterable[str], who: Who, now: Instant, missed: Units = NOTHING, left: Units = NOTHING
     ) -> None:
-        """Notes of calls that wait end by themselves."""
+        """Do nothing: notes of waiting calls expire by themselves."""
 
     @_shared
     def learn(self, share: Share, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
@@ -277,7 +279,7 @@ class FallbackStore(Store):
 
     @_shared
     def update(self, share: Share, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
-        if not 0 < keep <= _PASSING:  # the shared store has them when it is back
+        if not 0 < keep <= _PASSING:  # the shared store gets it on return
             changes = self._changes.setdefault(topic, (kind, [], keep))[1]
             if len(changes) < _CHANGES:
                 changes.append(change)
@@ -294,8 +296,8 @@ class FallbackStore(Store):
         return found
 
     def transact(self, work: Callable[[], T]) -> T:
-        """Of whichever store is in force. One that cannot begin goes on with the share; one that cannot be written leads to
-        it, with the error."""
+        """Run `work` on whichever store is in use. If the shared store cannot begin, use the share. If it cannot write,
+        switch to the share and raise the error."""
         begun = False
 
         def begin() -> T:
@@ -318,7 +320,7 @@ class FallbackStore(Store):
     # -- for others ------------------------------------------------------------------------------------------------
 
     def spare(self) -> PartStore:
-        """A share beside the store, for calls that something else than the store keeps from being asked there."""
+        """Return a share beside the store, for calls that cannot ask the store for another reason."""
         return Share(self.inner)
 
     def after_fork(self) -> None:

@@ -1,7 +1,7 @@
-"""Whose fault an unexpected exception is: ours, which the safe share answers, or that of the program, which must have it.
+"""Whose fault an unexpected exception is: ours, which the fallback handles, or the program's, which must receive it.
 
-An exception that a signal's handler raises (a soft time limit, an alarm) strikes in the middle of whatever runs, and looks
-like an error of that. It belongs to the program: nobody of us may swallow it, nor go on as if nothing had happened.
+An exception that a signal handler raises (a soft time limit, an alarm) strikes in whatever code runs, and looks like an error
+of that code. It belongs to the program. Our code must neither swallow it nor go on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OURS: Final = frozenset({"ratekeeper", "msgspec", "lmdb", "redis", *sys.stdlib_
 
 
 def struck(error: BaseException) -> bool:
-    """Whether a signal's handler raised it, as far as the handlers that are set now can tell."""
+    """Whether a signal handler raised it, as far as the currently installed handlers show."""
     handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
     while trace is not None:
@@ -29,7 +29,7 @@ def struck(error: BaseException) -> bool:
 
 
 def ours(error: BaseException) -> bool:
-    """Whether it came out of our own code, or of a library that only we call."""
+    """Whether it came from our own code, or from a library that only our code calls."""
     if not isinstance(error, Exception) or struck(error):
         return False
     trace, name = error.__traceback__, "ratekeeper"

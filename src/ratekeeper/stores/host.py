@@ -1,4 +1,4 @@
-"""Ledgers shared by all processes of a machine: LMDB in the state folder."""
+"""The host store: all processes of a machine share ledgers in LMDB in the state folder."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _FILE: Final = "blocks.json"
 
 
 class HostStore(RecordStore, SharedStore):
-    """All processes of a machine share these ledgers.
+    """Ledgers that all processes of a machine share.
 
     Args:
-        home: the folder; made with mode 0700 if it is missing. Not on a network file system.
-        patience: seconds to wait for the lock, which is held for microseconds unless its holder is stopped.
+        home: the folder; created with mode 0700 if missing. Not on a network file system.
+        patience: seconds to wait for the lock. It is held for microseconds unless its owner is stopped.
     """
 
     def __init__(self, home: Path, patience: float = _PATIENCE) -> None:
@@ -66,11 +66,11 @@ class HostStore(RecordStore, SharedStore):
         self._environment = Environment.of(self.home, self._patience)
         self._sockets = WakeSockets(self.home / "wake")
         self._offline = OfflineMarks(self.home / "absent")
-        self._numbers = random.Random(self._random.getrandbits(128))  # unlike a forked twin's
+        self._numbers = random.Random(self._random.getrandbits(128))  # a forked twin draws other numbers
         self._hurry = False
         super()._start()
         self._raw_generation: bytes | None = b"?"
-        self._stated = self.learned  # as it was written
+        self._stated = self.learned  # the value last written
         self._alive = (0, 1)
 
     # -- transactions ----------------------------------------------------------------------------------------------
@@ -79,8 +79,8 @@ class HostStore(RecordStore, SharedStore):
         if self._pid != os.getpid():
             self.after_fork()
         environment = self._environment
-        # Whether we are inside a transaction, the lock tells, which the interpreter itself lets go of. All else may be what
-        # an exception left behind that a signal's handler raised at the worst moment.
+        # The lock tells whether we are inside a transaction, because the interpreter itself releases it. All other state may
+        # be left over from an exception that a signal handler raised at the worst moment.
         inside = environment.lock._is_owned()  # type: ignore[attr-defined]
         with environment.lock:
             if inside and environment.open:
@@ -90,7 +90,7 @@ class HostStore(RecordStore, SharedStore):
                     )
                 return work()
             if inside and not self._hurry:
-                environment.lock.release()  # `_attempt` was struck between its first two instructions
+                environment.lock.release()  # `_attempt` was interrupted between its first two instructions
             if self._txn is not None or environment.open:
                 environment.abort()
                 self._forget()
@@ -124,11 +124,11 @@ class HostStore(RecordStore, SharedStore):
         self._raw_generation = b"?"
 
     def _refresh(self) -> None:
-        """Blocks and learned limits, if another process changed them."""
+        """Reload blocks and learned limits if another process changed them."""
         raw = self._txn.get(encoding.GENERATION)
         if raw == self._raw_generation:
             return
-        if raw is None:  # a store that is new, perhaps in place of one that was lost: what is known of bans stays
+        if raw is None:  # a new store, perhaps after a loss: keep the known bans
             self.learned = self._stated
             self.recall()
             if self.blocks:
@@ -144,7 +144,7 @@ class HostStore(RecordStore, SharedStore):
         self._changed()
 
     def _read_blocks(self, raw: bytes | None) -> None:
-        """The blocks as the record tells them; a garbled one is written anew of the synced file and of what is known here."""
+        """Load the blocks from the record. Rewrite a garbled one from the synced file and from what this process knows."""
         states = read_or(None, encoding.decode_blocks, raw or b"[]")
         if states is None:
             self.recall()
@@ -155,8 +155,8 @@ class HostStore(RecordStore, SharedStore):
                 self.recall()
 
     def _read_learned(self, raw: bytes | None) -> None:
-        """The stated limits as the record tells them. In place of garbled ones stand those that are known here, and the next
-        first contact asks the provider again."""
+        """Load the stated limits from the record. Replace garbled ones by those known here; the next first contact asks the
+        provider again."""
         stated = read_or(None, encoding.decode_learned, raw or b"{}")
         self.learned = self._stated if stated is None else meant_learned(stated)
         if stated is None or self.learned != stated:
@@ -168,7 +168,7 @@ class HostStore(RecordStore, SharedStore):
             self._share("learned")
 
     def recall(self) -> None:
-        """Also those of the synced file; needs no transaction."""
+        """Add the blocks of the synced file as well; needs no transaction."""
         known = self.blocks.states()
         kept = [state for state in read_blocks(self.home / _FILE) if state not in known]
         if kept:
@@ -176,14 +176,14 @@ class HostStore(RecordStore, SharedStore):
             self._changed()
 
     def publish(self) -> None:
-        """Write the blocks that are known into the synced file, without a transaction: for whoever is offline too."""
+        """Write the known blocks into the synced file, without a transaction, so that offline processes see them too."""
         self.recall()
         try:
             write_blocks(self.home / _FILE, self.blocks.states())
         except StoreUnavailable:
-            pass  # where nothing can be written, nobody else can be told
+            pass  # where nothing can be written, no other process can be told
 
-    # -- what the verbs stand on -----------------------------------------------------------------------------------
+    # -- primitives of the verbs -----------------------------------------------------------------------------------
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         since = self._txn.get(encoding.REBUILT)
@@ -191,7 +191,7 @@ class HostStore(RecordStore, SharedStore):
             return
         mono = time.monotonic_ns()
         at = int(since) if since.isdigit() and len(since) < 20 else mono + 1
-        if at > mono:  # garbled: the ledgers may have been lost just now
+        if at > mono:  # garbled: the ledgers may just have been lost
             self._txn.put(encoding.REBUILT, b"%d" % mono)
             at = mono
         if now.mono - at < ledger.limit.period:
@@ -204,7 +204,7 @@ class HostStore(RecordStore, SharedStore):
             write_blocks(self.home / _FILE, states)
         else:
             self._txn.put(encoding.LEARNED, msgspec.json.encode(self.learned))
-        self._raw_generation = b"%x" % self.new_id()  # never one that was seen before, also not by way of a lost store
+        self._raw_generation = b"%x" % self.new_id()  # unlike any generation seen before, even after a lost store
         self._txn.put(encoding.GENERATION, self._raw_generation)
 
     def new_id(self) -> int:
@@ -218,7 +218,7 @@ class HostStore(RecordStore, SharedStore):
         made = None
         try:
             made = self._sockets.open(member)
-        except OSError:  # read-only folder: nobody can wake us, the safety look remains
+        except OSError:  # read-only folder: nothing can wake us, the safety recheck remains
             pass
         try:
             self.transact(lambda: self._txn.put(encoding.MEMBER + b"%016x" % member, name.encode()))
@@ -228,7 +228,7 @@ class HostStore(RecordStore, SharedStore):
 
     def leave(self, member: int) -> None:
         if self._pid != os.getpid():
-            return  # a forked copy; its parent is still there
+            return  # a forked copy; its parent still lives
         self._sockets.shut(member)
         try:
             self.transact(lambda: self._txn.delete(encoding.MEMBER + b"%016x" % member))
@@ -266,10 +266,10 @@ class HostStore(RecordStore, SharedStore):
         self._offline.end(mark)
 
     def _attempt(self, work: Callable[[], object]) -> None:
-        """A transaction that does not wait for the lock.
+        """Run a transaction without waiting for the lock.
 
         Raises:
-            StoreUnavailable: somebody holds it.
+            StoreUnavailable: another process holds it.
         """
         lock = self._environment.lock
         if not lock.acquire(blocking=False):
@@ -282,7 +282,8 @@ class HostStore(RecordStore, SharedStore):
             lock.release()
 
     def _rejoin(self, mark: str, processes: int) -> None:
-        """Back after it was offline, inside a transaction: hold what is others', give back what was held for us."""
+        """Come back from offline, inside a transaction: hold the share of offline processes, give back what was held for
+        us."""
         self._leave_to_offline(mark, processes)
         held = self._txn.pop(record_name(encoding.OFFLINE, mark))
         for namespace, lease, number, charges in read_or([], encoding.decode_offline, held):
@@ -295,7 +296,7 @@ class HostStore(RecordStore, SharedStore):
                         ledger.refund(units)
 
     def _leave_to_offline(self, own: str = "", processes: int = 0) -> None:
-        """For every process that goes on without the store, hold its share of every ledger, once."""
+        """For every offline process, hold its share of every ledger, once."""
         for mark in self._offline.names():
             name = record_name(encoding.OFFLINE, mark)
             if mark == own or self._txn.get(name) is not None:
@@ -336,12 +337,12 @@ class HostStore(RecordStore, SharedStore):
         return FileResponses(home / "answers", most_bytes)
 
     def rebuilt(self) -> str:
-        """Why the ledgers were begun anew when this process opened them, or ``""``."""
+        """Why this process started new ledgers when it opened the files, or ``""``."""
         return self._environment.rebuilt
 
     @whole
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        self._write(self._txn)  # what rode with this transaction
+        self._write(self._txn)  # writes pending with this transaction
         found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
         living = self._sockets.living()
         dead = []

@@ -1,4 +1,4 @@
-"""How ledgers, permits and notes lie in a transaction of LMDB: a record each."""
+"""How an LMDB transaction stores ledgers, permits and notes: one record each."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class RecordStore(BatchingStore):
         self._txn: Any = None
         """The transaction; None outside of one."""
         self._dirty: dict[str, Ledger] = {}
-        """Ledgers that it changed, by key."""
+        """Ledgers that the transaction changed, by key."""
         self._seen: dict[str, tuple[bytes, Ledger]] = {}
-        """Ledgers as they were written or read last: the record, and what it says."""
+        """Ledgers as last written or read: the record and its decoded ledger."""
         self._reaped: dict[str, int] = {}
 
     def _arrived(self) -> None:
@@ -45,7 +45,7 @@ class RecordStore(BatchingStore):
             self._seen.clear()
 
     def _forget(self) -> None:
-        """The transaction came to nothing: what was changed in memory never happened."""
+        """The transaction failed: discard the changes made in memory."""
         for key in self._dirty:
             self._seen.pop(key, None)
         self._dirty.clear()
@@ -62,7 +62,7 @@ class RecordStore(BatchingStore):
             return None
         seen = self._seen.get(key)
         if seen is not None and seen[0] == raw:
-            self._dirty[key] = seen[1]  # it may be changed from now on, so a failed transaction must drop it
+            self._dirty[key] = seen[1]  # the caller may change it now, so a failed transaction must drop it
             return seen[1]
         mono = time.monotonic_ns()
         ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
@@ -130,7 +130,7 @@ class RecordStore(BatchingStore):
                 if lease > mono:
                     break
                 held = read_or(None, encoding.decode_held, cursor.value())
-                found = cursor.delete()  # moves on to the next
+                found = cursor.delete()  # the cursor moves on to the next
                 if held is None or not self._in_flight(held):
                     garbled = True
                 else:
@@ -140,7 +140,7 @@ class RecordStore(BatchingStore):
         return ended
 
     def _in_flight(self, held: tuple[tuple[str, int], ...]) -> bool:
-        """Whether what a permit says it holds can be in flight."""
+        """Whether the units that a permit claims to hold can be in flight."""
         for key, units in held:
             ledger = self._open(key)
             if ledger is not None and not 0 <= units <= ledger.inflight:
@@ -148,7 +148,7 @@ class RecordStore(BatchingStore):
         return True
 
     def _recount(self, namespace: str, kept: Mapping[str, int] = NOTHING) -> None:
-        """A permit's record was garbled: what no other permit holds of the units in flight counts as spent."""
+        """A permit's record was garbled: count as spent the units in flight that no other permit holds."""
         held = dict(kept)
         prefix = permits_of(namespace)
         with self._txn.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""The limit in force: the rule file's, unless the provider has stated another; less of it after refusals."""
+"""The limit in force: the rule file's, unless the provider has stated another, reduced after refusals."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ratekeeper.rules.numbers import in_force
 __all__ = ["PACED", "REFUSED", "InForce"]
 
 PACED: Final = "~pace/"
-"""Begins the rows among the stated limits that say how much of a ledger's limit to use: (thousandths, ns that mean nothing).
-No limit of a rule file can have such a name, so what the provider states is never overwritten."""
+"""Prefix of rows among the stated limits that give the part of a ledger's limit to use: (thousandths, unused ns). No limit of
+a rule file can have such a name, so these rows never overwrite what the provider states."""
 
 REFUSED: Final = "~refused/"
-"""Begins the rows that say how often in a row a scope was refused without a stated end: (times, steady ns of the store
-until which it is held)."""
+"""Prefix of rows that count refusals of a scope in a row without a stated end: (times, steady ns of the store until which it
+is held)."""
 
 
 class InForce:
-    """Limits as they hold now, looked up by charge."""
+    """Looks up the limit in force for a charge."""
 
     def __init__(self) -> None:
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
-        """By key: the file's limit, the stated one, and what is used of it."""
+        """By key: the file's limit, the stated one, and the part of it in use."""
 
     def of(self, charge: Charge, learned: Mapping[str, Mapping[str, tuple[int, int]]]) -> Limit:
-        """The limit under which `charge` is taken.
+        """Return the limit under which `charge` is taken.
 
         Args:
             charge: on a limit of the rule file.
-            learned: by namespace and limit, or limit and scope, what the provider stated: (capacity in units, period in
-                ns); and rows that begin with `PACED`.
+            learned: by namespace and limit, or limit and scope, what the provider stated: (capacity in units, period in ns);
+                and rows that begin with `PACED`.
         """
         if not learned:
             return charge.limit
@@ -42,7 +42,7 @@ class InForce:
             known = self._limits[charge.key] = self._find(charge, learned)
         _, stated, used = known
         if used.usable < charge.cost <= stated.usable:
-            # One that is larger than the part in use still fits the limit: it must wait for it, not be refused for ever.
+            # A charge larger than the part in use still fits the limit: it must wait, not be refused for ever.
             return replace(used, headroom=used.capacity - charge.cost)
         return used
 
@@ -54,12 +54,12 @@ class InForce:
         return charge.limit, stated, _part_of(stated, part) if 0 < part < 1000 else stated
 
     def forget(self) -> None:
-        """What is learned has changed."""
+        """Forget the looked-up limits, because `learned` changed."""
         self._limits.clear()
 
 
 def _part_of(limit: Limit, part: int) -> Limit:
-    """So many thousandths of a limit: of its units, and of the rate at which a bucket's come back."""
+    """Return a limit scaled to `part` thousandths: its units, and the refill rate of a bucket."""
     usable = max(1, limit.usable * part // 1000)
     refill = max(1, (limit.refill or limit.capacity) * part // 1000) if limit.window is Window.BUCKET else limit.refill
     return replace(limit, headroom=limit.capacity - usable, refill=refill)

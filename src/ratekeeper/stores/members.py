@@ -1,11 +1,11 @@
-"""What the processes of a machine know of each other through the shared folder, without taking a lock.
+"""How the processes of a machine find and wake each other through the shared folder, without a lock.
 
-A process wakes another one that waits for units by a datagram to a socket in the folder. The socket's file also tells who is
-alive: the kernel refuses a datagram to a dead process's socket, in whatever PID namespace it lived.
+A process wakes another one that waits for units by sending a datagram to its wake-up socket in the folder. The socket's file
+also shows whether that process lives: the kernel refuses a datagram to a dead process's socket, in any PID namespace.
 
-A process that goes offline, because it cannot use the store, makes an empty file. Whoever holds the store and finds such a
-mark takes, once, a permit for the offline process's share of every ledger; the process gives it back when it returns, and
-writes what it really spent. If it never does, the permit ends with its lease, as any other.
+A process that cannot use the store goes offline and creates an empty file, its mark. A process that holds the store and finds
+such a mark takes, once, a permit for the offline process's share of every ledger. The offline process gives the permit back
+on return and writes what it really spent. If it never returns, the permit ends with its lease.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Final
 __all__ = ["OfflineMarks", "WakeSockets"]
 
 _LONGEST: Final = 100
-"""Paths of sockets must fit into 104 (macOS) or 108 (Linux) bytes."""
+"""Socket paths must fit into 104 (macOS) or 108 (Linux) bytes."""
 
 _FORGOTTEN: Final = 600.0
-"""Seconds after which a mark is that of a process which died while it was offline."""
+"""A mark older than this many seconds belongs to a process that died offline."""
 
 
 class WakeSockets:
-    """The sockets of a folder: one's own, and those of others."""
+    """The wake-up sockets of a folder: this process's own and those of others."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class WakeSockets:
         return f"/proc/self/fd/{self._dir}/{name}"
 
     def open(self, member: int) -> socket.socket:
-        """Make `member`'s socket; whoever sends to it wakes its process."""
+        """Open `member`'s wake-up socket; a datagram to it wakes this process."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
@@ -61,12 +61,12 @@ class WakeSockets:
             self._remove(f"{member:016x}")
 
     def wake(self, members: Iterable[int]) -> None:
-        """Wake members; those that died are forgotten."""
+        """Wake members; forget dead ones."""
         for member in members:
             self._send(f"{member:016x}", b"w")
 
     def living(self) -> set[int]:
-        """The members whose processes exist, own ones included; dead ones' sockets are removed."""
+        """Return the members whose processes exist, own ones included; remove the sockets of dead ones."""
         try:
             names = [entry.name for entry in os.scandir(self._folder)]
         except OSError:
@@ -74,7 +74,7 @@ class WakeSockets:
         return {int(name, 16) for name in names if self._send(name, b"")}
 
     def dead(self) -> set[int]:
-        """The members whose processes ended without taking their sockets away; they are removed now."""
+        """Remove and return the members whose processes ended without removing their sockets."""
         try:
             names = [entry.name for entry in os.scandir(self._folder)]
         except OSError:
@@ -89,7 +89,7 @@ class WakeSockets:
             return False
         except FileNotFoundError:
             return False
-        except OSError:  # its queue is full: it will wake anyhow
+        except OSError:  # its queue is full: it will wake anyway
             return True
         return True
 
@@ -106,7 +106,7 @@ class WakeSockets:
             pass
 
     def close(self) -> None:
-        """Remove own sockets."""
+        """Remove this process's own sockets."""
         for member in list(self._own):
             self.shut(member)
         if self._out is not None:
@@ -117,7 +117,7 @@ class WakeSockets:
             self._dir = -1
 
     def abandon(self) -> None:
-        """After a fork: these sockets are the parent's; close the copies, leave the files."""
+        """After a fork: the sockets belong to the parent. Close the copies, leave the files."""
         for made in self._own.values():
             made.close()
         self._own.clear()
@@ -125,13 +125,13 @@ class WakeSockets:
 
 
 class OfflineMarks:
-    """The marks of processes that are offline, in one folder."""
+    """The marks of offline processes in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def begin(self) -> str:
-        """Leave a mark; returns its name, or ``""`` where nothing can be written (then nobody can write)."""
+        """Create a mark; returns its name, or ``""`` if the folder is not writable (then no process can write)."""
         name = secrets.token_hex(8)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,14 +141,14 @@ class OfflineMarks:
         return name
 
     def end(self, name: str) -> None:
-        """Take a mark away."""
+        """Remove a mark."""
         try:
             (self._folder / name).unlink()
         except OSError:
             pass
 
     def names(self) -> list[str]:
-        """The marks there are."""
+        """Return the names of all marks."""
         found = []
         try:
             for mark in self._folder.iterdir():
@@ -157,5 +157,5 @@ class OfflineMarks:
                 else:
                     self.end(mark.name)
         except OSError:
-            pass  # no such folder: nobody was ever offline
+            pass  # no such folder: no process was ever offline
         return found

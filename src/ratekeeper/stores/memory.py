@@ -1,4 +1,4 @@
-"""Ledgers in this process only: for tests, for single programs, and as the safe share when a shared store breaks."""
+"""The memory store: ledgers in this process only, for tests, single programs, and the share when a shared store fails."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class MemoryStore(LedgerStore):
     def new_id(self) -> int:
         return next(self._ids)
 
-    # -- the usual case, without detours ---------------------------------------------------------------------------
-    # Nobody is blocked, no lease has ended, every ledger is in its window and far from full: then `reserve` and `settle`
-    # are a few additions. Anything else goes the common way. The arithmetic is the ledgers' own in both.
+    # -- the fast path ---------------------------------------------------------------------------------------------
+    # Fast path: no block is in force, no lease has ended, every ledger is in its window and far from full. Then `reserve` and
+    # `settle` are a few additions. Everything else takes the general path. Both use the ledgers' own arithmetic.
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, _, who, _, _, ahead, lease, _, _ = ask
@@ -106,7 +106,7 @@ class MemoryStore(LedgerStore):
         super()._changed()
         self._pairs.clear()
 
-    # -- what the verbs stand on -----------------------------------------------------------------------------------
+    # -- primitives of the verbs -----------------------------------------------------------------------------------
 
     def transact(self, work: Callable[[], T]) -> T:
         inside = self._lock._is_owned()  # type: ignore[attr-defined]
@@ -122,8 +122,9 @@ class MemoryStore(LedgerStore):
                 raise
 
     def _mend(self) -> None:
-        """An exception struck, perhaps in the middle of a verb: a signal's handler may raise one anywhere. The permits tell
-        what is in flight; what a ledger has more of than they hold was on its way in or out, and counts as spent."""
+        """Repair the ledgers after an exception that may have struck inside a verb, because a signal handler may raise one
+        anywhere. The permits state what is in flight; a ledger's excess over them was being taken or given back, and
+        counts as spent."""
         self._torn = True
         held: dict[str, int] = {}
         for grant in self._grants.values():
@@ -131,7 +132,7 @@ class MemoryStore(LedgerStore):
                 held[charge.key] = held.get(charge.key, 0) + charge.cost
         mono = time.monotonic_ns()
         for key, torn in list(self._ledgers.items()):
-            ledger = unpack(pack(torn), torn.limit)  # what is told by its other numbers is worked out anew
+            ledger = unpack(pack(torn), torn.limit)  # recomputes the derived numbers
             ledger.recount(held.get(key, 0), mono)
             self._ledgers[key] = ledger
         self._next_due = min((grant.lease for grant in self._grants.values()), default=1 << 62)

@@ -1,4 +1,4 @@
-"""What a store hands out: grants, what settling changed, and views of its state for people."""
+"""The values that a store returns: grants, effects of settling, and views of its state for people."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 LEASE: Final = 60 * SECOND
-"""How long a permit is held when its holder is not heard of again, ns."""
+"""How long a permit is held without a renewal, ns."""
 _HARSH: Final = 300 * SECOND
-"""Windows up to this long are taken as used up when their ledger was lost; longer ones as used by half, ns."""
+"""After a ledger was lost, windows up to this long count as used up, longer ones as half used, ns."""
 Units: TypeAlias = Mapping[str, int]
 """Units by ledger key."""
 NOTHING: Final[Units] = {}
@@ -40,15 +40,15 @@ NOTHING: Final[Units] = {}
 
 
 class Grant:
-    """Units in flight on several ledgers, held until settled, refunded or until `lease` ends.
+    """A permit: units in flight on several ledgers, held until settled, refunded or until `lease` ends.
 
     Attributes:
         id: 63-bit random number, unique in the store.
         charges: what is held.
-        marks: running totals of the ledgers when it was taken, for feedback.
+        marks: running totals of the ledgers at the reservation, for feedback.
         sent: the instant of the reservation.
         who: (member, class).
-        lease: steady ns at which it counts as spent by itself.
+        lease: steady ns at which the store counts it as spent.
     """
 
     __slots__ = ("charges", "id", "lease", "marks", "namespace", "sent", "who")
@@ -73,11 +73,11 @@ class Grant:
 
 
 Decision: TypeAlias = Grant | Refusal
-"""What a store answers to an `Ask`."""
+"""The store's answer to an `Ask`."""
 
 
 class Ask(NamedTuple):
-    """What `Store.reserve` is asked, as one value that every store passes on unopened.
+    """One request to `Store.reserve`, as one value that every store passes on unchanged.
 
     Attributes:
         namespace: the provider's.
@@ -85,12 +85,12 @@ class Ask(NamedTuple):
         scopes: owners whose blocks stop the call.
         who: (member, class).
         weight: the member's share in fairness.
-        backlog: units by key that this process waits for in this class, at least this call's; noted beside the ledgers
-            when it is refused. None: the caller will not wait.
+        backlog: units by key that this process waits for in this class, at least this call's; noted beside the ledgers on a
+            refusal. None: the caller will not wait.
         ahead: units by key that older calls of this process wait for.
-        lease: ns for which the permit is held without a word from its holder.
-        lane: of several asks that go together, those of one lane stop at its first refusal; 0: it stands in none.
-        most: so many calls of this plan want a permit, where asks go together.
+        lease: ns for which the permit is held without a renewal.
+        lane: among several asks sent together, those of one lane stop at its first refusal; 0: no lane.
+        most: number of calls of this plan that want a permit, where asks are sent together.
     """
 
     namespace: str
@@ -106,14 +106,14 @@ class Ask(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What an answer says about the cost of its call.
+    """What an answer states about the cost of its call.
 
     Attributes:
         actual: real cost by key, where it differs from the reserved one, units.
         used: the provider's used-counters by key, units.
-        full: keys of limits that the provider says are used up.
-        stated: whether it also says for how long; then they are not taken as used up until their windows end.
-        sent: False: the call was surely never sent, and everything comes back.
+        full: keys of limits that the provider reports as used up.
+        stated: whether the provider also states for how long; then they do not count as used up until their windows end.
+        sent: False: the call was certainly never sent, and all units go back.
     """
 
     actual: Units = NOTHING
@@ -124,19 +124,19 @@ class Settlement(NamedTuple):
 
 
 AS_RESERVED: Final = Settlement()
-"""The call cost what was reserved; no answer says more."""
+"""The call cost what was reserved; the answer states nothing more."""
 UNSENT: Final = Settlement(sent=False)
-"""The call was surely never sent."""
+"""The call was certainly never sent."""
 
 
 class Answered(NamedTuple):
-    """What settling changed.
+    """The effects of settling.
 
     Attributes:
-        released: keys of ledgers that have more room now; whoever waits for them should look.
+        released: keys of ledgers that have more room now; calls that wait for them should be rechecked.
         wake: members of other processes that wait for one of them.
         foreign: units of other programs found, by ledger key.
-        late: the lease had ended before; nothing was changed but the feedback.
+        late: the lease had ended before; only the feedback was applied.
     """
 
     released: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class LedgerView:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Everything a store knows, for people."""
+    """The whole state of a store, for people."""
 
     ledgers: list[LedgerView] = field(default_factory=list)
     blocks: list[BlockState] = field(default_factory=list)
@@ -174,7 +174,7 @@ class Snapshot:
 
 
 def view(key: str, ledger: Ledger, instant: Instant) -> LedgerView:
-    """A copy of a ledger as people see it at `instant`."""
+    """Return a copy of a ledger as people see it at `instant`."""
     if instant.mono >= ledger.turn:
         ledger.advance(instant)
     return LedgerView(
@@ -192,7 +192,7 @@ def view(key: str, ledger: Ledger, instant: Instant) -> LedgerView:
 
 
 def forget(ledger: Ledger, now: Instant) -> None:
-    """A ledger begins anew although units were spent on it, nobody knows how many."""
+    """Charge a new ledger that replaces a lost one, because an unknown number of units was spent."""
     if ledger.limit.period <= _HARSH:
         ledger.fill(now)
     else:

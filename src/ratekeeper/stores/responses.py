@@ -1,4 +1,4 @@
-"""The response storage: beside the ledgers, shared by all. Bounded, and never in the way: trouble is a cache miss."""
+"""The response storage: bounded, shared by all users of a store, and never in the way: any failure is a cache miss."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ __all__ = ["FileResponses", "MemoryResponses", "ResponseStorage", "ServerRespons
 _LOG: Final = logging.getLogger("ratekeeper")
 _NANO: Final = 1_000_000_000
 _SWEEP: Final = 32
-"""Puts of a process between two looks at how much lies in the folder."""
+"""Puts of a process between two checks of the folder's size."""
 _LONGEST: Final = 7 * 86_400.0
-"""Seconds after which nothing is kept."""
+"""Seconds after which every response is dropped."""
 
 
 class ResponseStorage(ABC):
-    """Cached responses by key, for so many seconds at most. Thread-safe; what cannot be read or written is as if it was not
-    there."""
+    """Cached responses by key, each kept for a limited time. Thread-safe. A response that cannot be read or written counts as
+    missing."""
 
     @abstractmethod
     def get(self, key: bytes) -> bytes | None:
-        """What lies under a key."""
+        """Return the response of a key."""
 
     @abstractmethod
     def put(self, key: bytes, value: bytes, keep: float) -> None:
-        """Lay something down for `keep` seconds at most."""
+        """Store a response for `keep` seconds at most."""
 
     def close(self) -> None:
-        """Let go of whatever is held."""
+        """Close files and connections."""
 
     _said = False
 
     def _trouble(self, where: str, what: str | None) -> None:
-        """Say once that nothing can be kept."""
+        """Log once that responses cannot be stored."""
         if not self._said:
             self._said = True
             _LOG.warning("ratekeeper: answers cannot be kept %s: %s", where, what)
 
 
 class MemoryResponses(ResponseStorage):
-    """In this process: the least lately used go first.
+    """Storage in this process: it drops the least recently used responses first.
 
     Args:
         most: bytes of all together.
@@ -83,11 +83,11 @@ class MemoryResponses(ResponseStorage):
 
 
 class FileResponses(ResponseStorage):
-    """For all processes of a machine: a file for each answer, replaced as a whole, so that no reader sees half of one and
-    none waits for another. The head of a file tells the boot in which its instants mean something.
+    """Storage for all processes of a machine: one file per response, replaced as a whole, so that no reader sees half a file
+    or waits for another. The head of a file names the boot in which its instants are valid.
 
     Args:
-        folder: made on first use, for its owner only.
+        folder: created on first use, accessible only to its owner.
         most: bytes of all together.
     """
 
@@ -132,7 +132,7 @@ class FileResponses(ResponseStorage):
             self._sweep()
 
     def _sweep(self) -> None:
-        """Take away what nobody wants any more, and the oldest of what is too much."""
+        """Delete expired responses, then the oldest beyond the size limit."""
         found: list[tuple[float, int, str]] = []
         try:
             with os.scandir(self._folder) as entries:
@@ -171,11 +171,11 @@ end
 redis.call('PEXPIRE', KEYS[2], 604800000)
 redis.call('PEXPIRE', KEYS[3], 604800000)
 """
-"""Keep an answer; then forget what has ended, and what ends first of what is too much."""
+"""Store a response; then delete expired responses, then those beyond the size limit that expire first."""
 
 
 class ServerResponses(ResponseStorage):
-    """For all machines of a Redis or Valkey server. All answers lie in one hash slot, beside an index by their end.
+    """Storage for all machines of a Redis or Valkey server. All responses lie in one hash slot, with an index by expiry.
 
     Args:
         connection: to the server.

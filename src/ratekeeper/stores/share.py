@@ -1,4 +1,4 @@
-"""A process's part of every limit, in ledgers of its own: what it goes on with when nothing shared can be asked."""
+"""A process's share of every limit, in ledgers of its own, for when no shared store can be asked."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["PartStore", "Share"]
 
 
 class PartStore(MemoryStore):
-    """One process's part of every limit, of which nothing else is known: what is begun anew counts as used up.
+    """One process's part of every limit, with unknown history: a new ledger counts as used up.
 
     Args:
-        processes: by which every limit is divided.
+        processes: the number by which every limit is divided.
     """
 
     begins = 0
@@ -34,7 +34,7 @@ class PartStore(MemoryStore):
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         charges = ask.charges
-        if now.mono < self.begins:  # others do not know yet that we are away
+        if now.mono < self.begins:  # others do not know yet that we are offline
             return Refusal(charges[0].key if charges else "", self.begins, unknown=True)
         small = self._too_small(charges)
         if small:
@@ -42,7 +42,7 @@ class PartStore(MemoryStore):
         got = super().reserve(ask, now)
         if isinstance(got, Grant):
             return got
-        # What fits the whole limit may not fit the share: the store will be back, look again soon.
+        # A call that fits the whole limit may exceed the share. The store will be back: recheck soon.
         soon = now.mono + SECOND
         return got._replace(never=False, unknown=True, available_at=soon if got.never else min(got.available_at, soon))
 
@@ -56,7 +56,7 @@ class PartStore(MemoryStore):
         )
 
     def _too_small(self, charges: tuple[Charge, ...]) -> str:
-        """The key of a limit that is smaller than the number of processes: then the safe share is nothing."""
+        """Return the key of a limit smaller than the number of processes: its share is nothing."""
         return next((c.key for c in charges if c.cost and super(PartStore, self)._limit(c).usable < self.processes), "")
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
@@ -72,7 +72,7 @@ class Share(PartStore):
         self.begins = whole.held_from()
         self._whole = whole
         self._state = whole.state()
-        self._ids = iter(whole.new_id, -1)  # they will stand in the store beside others'
+        self._ids = iter(whole.new_id, -1)  # they will lie in the store beside those of others
         whole.recall()
         self.blocks = whole.blocks
         self.learned = whole.learned
@@ -84,12 +84,12 @@ class Share(PartStore):
             forget(ledger, now)
             return
         if whole is None:
-            return  # nobody has used it yet
-        # If the store lives on without us, others go on spending what it shows.
+            return  # no process has used it yet
+        # If the store lives on without us, others go on spending the room it shows.
         room = max(0, whole.room) if self._whole.state() == self._state else 0
         others = ledger.room - room // self.processes
         if others > 0 and ledger.rises:
-            # Slots are not spent, they are held; by whom, for how long, nobody can say now.
+            # Slots are held, not spent; nothing here knows by whom or for how long.
             ledger.take(others, (0, 0), now)
             held = Charge(key, ledger.limit, others)
             self._add(Grant(self.new_id(), key.partition("/")[0], (held,), (0,), now, (0, 0), now.mono + LEASE))

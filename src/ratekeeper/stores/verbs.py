@@ -1,7 +1,7 @@
-"""The verbs of a store whose ledgers are worked on in this process. The arithmetic is written here once for all of them.
+"""The verbs of a store whose ledgers are computed in this process, written once for all such stores.
 
-Such a store only has to give its ledgers back inside a transaction (`_open`), keep permits with their leases, and keep the
-blocks and learned limits. `reserve`, `settle`, `observe`, `block` and `read` are then the same everywhere.
+Such a store provides only primitives: it returns its ledgers inside a transaction (`_open`), keeps permits with their leases,
+and keeps the blocks and learned limits. `reserve`, `settle`, `observe`, `block` and `read` are then the same everywhere.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
 
 _LOOK: Final = SECOND
-"""Where no instant can be computed (somebody must settle), look again after this much, ns. A safety, not a poll:
-whoever frees units wakes the waiters."""
+"""Where no instant can be computed (another call must settle), recheck after this long, ns. A safety, not a poll: a process
+that releases units wakes the waiters."""
 _GRACE: Final = SECOND // 5
 """A waiting note outlives the promised instant by this much, ns."""
 
 
 def whole(verb: V) -> V:
-    """A verb that is one transaction, or a part of the one it is called in."""
+    """Make a verb one transaction, or a part of the one in which it is called."""
 
     @functools.wraps(verb)
     def run(self: Store, *values: Any, **options: Any) -> Any:
@@ -47,9 +47,9 @@ def whole(verb: V) -> V:
 
 
 class LedgerStore(Store):
-    """A store made of primitives: where a ledger lies, how it is kept, and what one transaction is."""
+    """A store built on primitives: how to open and keep a ledger, and what one transaction is."""
 
-    # -- what a store provides -------------------------------------------------------------------------------------
+    # -- primitives that a store provides --------------------------------------------------------------------------
 
     def __init__(self, boot: str = "") -> None:
         super().__init__(boot)
@@ -57,11 +57,11 @@ class LedgerStore(Store):
 
     @abstractmethod
     def new_id(self) -> int:
-        """A number for a permit that no other of the store has: positive, 63 bits."""
+        """Return a permit number that is unique in the store: positive, 63 bits."""
 
     @abstractmethod
     def _open(self, key: str) -> Ledger | None:
-        """The ledger of that key, or None if there is none yet; inside a transaction."""
+        """Return the ledger of that key, or None if there is none yet; inside a transaction."""
 
     @abstractmethod
     def _keep(self, key: str, ledger: Ledger) -> None:
@@ -73,27 +73,27 @@ class LedgerStore(Store):
 
     @abstractmethod
     def _drop(self, grant: Grant) -> bool:
-        """Take a permit out; False if its lease had ended and it was counted as spent."""
+        """Remove a permit; False if its lease had ended and it was counted as spent."""
 
     @abstractmethod
     def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
-        """Take out the namespace's permits whose lease ended by `mono`: (lease end, ((key, units), ...)) each."""
+        """Remove the namespace's permits whose lease ended by `mono`; returns (lease end, ((key, units), ...)) of each."""
 
     @abstractmethod
     def _keys(self, prefix: str) -> list[str]:
-        """Keys of ledgers that begin so."""
+        """Return the keys of ledgers with this prefix."""
 
     @abstractmethod
     def _share(self, what: str) -> None:
-        """Make a changed `blocks` or `learned` known to every process; bans also survive a power cut."""
+        """Publish changed `blocks` or `learned` to every process; bans also survive a power cut."""
 
     @abstractmethod
     def _note(self, topic: str) -> bytes | None:
-        """A note as it lies there; inside a transaction."""
+        """Return a note as stored; inside a transaction."""
 
     @abstractmethod
     def _note_down(self, topic: str, raw: bytes | None) -> None:
-        """Write a note, or take it out; inside a transaction."""
+        """Write a note, or remove it; inside a transaction."""
 
     # -- notes -----------------------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class LedgerStore(Store):
                 charge,
                 ledger,
                 available_at,
-            ) in short:  # where there is room, nothing is kept for one that cannot use it yet
+            ) in short:  # a ledger with room keeps nothing for a call that cannot use it yet
                 wanted = max(backlog.get(charge.key, 0), charge.cost)
                 ledger.refused(who, charge.cost, wanted, available_at + _GRACE, weight)
                 self._keep(charge.key, ledger)
@@ -155,7 +155,7 @@ class LedgerStore(Store):
                 self._keep(key, ledger)
 
     def _current(self, charge: Charge, now: Instant) -> Ledger:
-        """The charge's ledger, advanced to `now`, under the limit in force."""
+        """Return the charge's ledger, advanced to `now`, under the limit in force."""
         ledger = self._open(charge.key)
         limit = self._limit(charge)
         if ledger is None:
@@ -170,11 +170,11 @@ class LedgerStore(Store):
         return ledger
 
     def _limit(self, charge: Charge) -> Limit:
-        """The limit in force."""
+        """Return the limit in force."""
         return self._in_force.of(charge, self.learned)
 
     def _changed(self) -> None:
-        """`blocks` or `learned` are new."""
+        """Note that `blocks` or `learned` changed."""
         self.generation += 1
         self._in_force.forget()
 
@@ -231,7 +231,7 @@ class LedgerStore(Store):
         return True
 
     def _reap(self, namespace: str, now: Instant) -> None:
-        """Count as spent what was in flight when its lease ended: its holder is gone, the request may have arrived."""
+        """Count as spent what was in flight when its lease ended: its owner is gone, and the request may have arrived."""
         for lease, held in self._due(namespace, now.mono):
             past = now.mono - lease
             at = Instant(lease, now.lo - past, now.hi - past)
@@ -247,7 +247,7 @@ class LedgerStore(Store):
     # -- for the fallback -------------------------------------------------------------------------------------------
 
     def adopt(self, grant: Grant) -> None:
-        """Put a permit in flight that was given elsewhere; inside a transaction."""
+        """Put a permit in flight that the fallback granted; inside a transaction."""
         for charge in grant.charges:
             ledger = self._current(charge, grant.sent)
             ledger.take(charge.cost, grant.who, grant.sent)
@@ -255,7 +255,7 @@ class LedgerStore(Store):
         self._add(grant)
 
     def spent(self, grant: Grant, actual: Mapping[str, int], at: Instant) -> None:
-        """Write down what was spent by `at` on a permit that was given elsewhere; inside a transaction."""
+        """Record what was spent by `at` on a permit that the fallback granted; inside a transaction."""
         past = max(0, time.monotonic_ns() - at.mono)
         now = Instant(at.mono + past, at.lo + past, at.hi + past)
         for charge in grant.charges:
@@ -263,7 +263,7 @@ class LedgerStore(Store):
             units = actual.get(charge.key, charge.cost)
             ledger.inflight += units
             ledger.room -= units
-            ledger.lapse(units, at, now)  # what surely arrived in a window that is over counts no more
+            ledger.lapse(units, at, now)  # units that certainly arrived in a window that is over no longer count
             self._keep(charge.key, ledger)
 
     # -- observe ---------------------------------------------------------------------------------------------------

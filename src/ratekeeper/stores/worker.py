@@ -1,11 +1,11 @@
-"""Helper threads, and the work on a store that they do where it takes a trip over the network.
+"""Helper threads, and a worker that uses a store over the network without blocking its callers.
 
-An exception that a signal's handler raises strikes the main thread between any two instructions of Python. What `threading`
-is made of is Python: a `Thread` whose start is struck may exist and never run, an `Event` that is struck may stay locked for
-good. So `Helper` and `Nudge` stand on single calls into the interpreter.
+A signal handler raises its exception in the main thread, between any two Python instructions. `threading` is written in
+Python. So a `Thread` whose start is interrupted may exist and never run, and an interrupted `Event` may stay locked for good.
+`Helper` and `Nudge` use single calls into the interpreter instead.
 
-Whoever asks a store that is a network away must not stand on an event loop. So a gate asks its store for a worker, and has
-it do whatever may wait. Of a store that answers at once, the worker does it in the caller's thread.
+Code on an event loop must not ask a store over the network. So a gate asks its store for a worker, and gives it all work that
+may wait. The worker of a store that answers at once works in the caller's thread.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _THREADS: Final = 4
-"""Threads of a worker at most: what they ask for at the same time travels together."""
+"""Threads of a worker at most; what they request at the same time shares a round trip."""
 _MOST: Final = 10_000
-"""Pieces of work that wait at most; more are refused."""
+"""Most queued pieces of work; more are refused."""
 _IDLE: Final = 5.0
 """Seconds without work after which a thread ends."""
 
@@ -56,13 +56,13 @@ class Helper:
         return self._running.locked()
 
     def join(self, timeout: float) -> None:
-        """Wait until it has returned, for `timeout` seconds at most. It does not wait for itself."""
+        """Wait until the function has returned, for `timeout` seconds at most. It does not wait for itself."""
         if get_ident() != self._ident and self._running.acquire(timeout=timeout):
             self._running.release()
 
 
 class Nudge:
-    """Tells a helper thread that there is something to do; any number of times before it looks count as one."""
+    """Signals a helper thread that it has work; several signals before it looks count as one."""
 
     __slots__ = ("_queue",)
 
@@ -70,16 +70,16 @@ class Nudge:
         self._queue: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        """There is something to do."""
+        """Signal that there is work."""
         if self._queue.empty():
             self._queue.put(None)
 
     def is_set(self) -> bool:
-        """Whether nobody has looked since."""
+        """Whether a signal is set that the thread has not taken yet."""
         return not self._queue.empty()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for it, for `timeout` seconds at most, and take it. False: there is nothing to do."""
+        """Wait for a signal, for `timeout` seconds at most, and take it. False: there is no work."""
         try:
             self._queue.get(timeout=timeout)
         except Empty:
@@ -87,7 +87,7 @@ class Nudge:
         return True
 
     def clear(self) -> None:
-        """Nothing that was told before counts."""
+        """Discard earlier signals."""
         while not self._queue.empty():
             self.wait(0.0)
 
@@ -96,37 +96,36 @@ class Worker:
     """Does work on a store that answers at once: in the caller's thread, before `start` or `later` return."""
 
     def start(self, topic: str, work: Callable[[], T]) -> T | Future[T]:
-        """Do something whose result somebody wants.
+        """Do work whose result the caller wants.
 
         Args:
-            topic: what it changes. Work on one topic is done in the order in which it was given.
+            topic: what the work changes. Work on one topic runs in the order in which it was given.
             work: what to do.
 
         Returns:
-            The result, or that of later. The latter is a StoreUnavailable if there is too much to do, or the worker was
-            closed.
+            The result, or its future. The future raises StoreUnavailable if the queue is full or the worker was closed.
         """
         return work()
 
     def later(self, topic: str, work: Callable[[], object]) -> None:
-        """Do something for which nobody waits. Arguments as for `start`."""
+        """Do work for which no caller waits. Arguments as for `start`."""
         work()
 
     def close(self, timeout: float) -> None:
-        """Do what was given already, for `timeout` seconds at most, and no more after that."""
+        """Finish the work already given, for `timeout` seconds at most, and accept no more."""
 
     def after_fork(self) -> None:
-        """In a child process: the parent's threads and work are not ours."""
+        """Forget the parent's threads and work after a fork, in the child."""
 
 
 class Background(Worker):
-    """Does work on a store that is a network away: in a few threads of its own, that end when there is nothing to do."""
+    """Does work on a store over the network, in a few threads of its own that end when idle."""
 
     def __init__(self) -> None:
         self.after_fork()
 
     def after_fork(self) -> None:
-        self._lock = threading.RLock()  # what is collected as garbage in the middle may have work to give
+        self._lock = threading.RLock()  # a finalizer may give work during garbage collection
         self._lines: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
         self._ready: SimpleQueue[str] = SimpleQueue()
         """A topic for each piece of work that was given."""
@@ -173,7 +172,7 @@ class Background(Worker):
                 done.set_exception(StoreUnavailable("the gate was closed"))
 
     def _run(self) -> None:
-        """One thread."""
+        """Run one thread."""
         while True:
             try:
                 topic = self._ready.get(timeout=_IDLE)
@@ -188,14 +187,14 @@ class Background(Worker):
                     self._threads -= 1
                     return
                 if topic in self._running:
-                    continue  # whoever is at it does this too
+                    continue  # the thread that works on the topic does this too
                 self._running.add(topic)
             while (piece := self._next(topic)) is not None:
                 done, work = piece
                 if done.set_running_or_notify_cancel():
                     try:
                         done.set_result(work())
-                    except BaseException as error:  # noqa: BLE001 - told to whoever waits, or in the log
+                    except BaseException as error:  # noqa: BLE001 - goes to the waiting caller, or to the log
                         done.set_exception(error)
 
     def _next(self, topic: str) -> tuple[Future[Any], Callable[[], Any]] | None:
@@ -209,7 +208,7 @@ class Background(Worker):
             return None
 
     def _tell(self, done: Future[Any]) -> None:
-        """Say once that something came to nothing."""
+        """Log once that a piece of work failed."""
         error = None if done.cancelled() else done.exception()
         if error is not None and not self._told and not self._closed:
             self._told = True

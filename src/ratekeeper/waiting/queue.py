@@ -1,8 +1,9 @@
-"""Who of the waiting calls goes next. Pure: no clock, no I/O; instants are steady ns and come as arguments.
+"""The queue of waiting calls: it decides which one goes next.
 
-Calls of one class and the same scopes that need about as much of the same ledgers stand in one *lane*, first come first
-served. Only heads of lanes are ever tried, oldest first; a lane that shares no ledger with another never waits for it, and
-what is too little for a big call still serves small ones. Fifty thousand waiters in a lane cost no more than one.
+Pure: no clock, no I/O; instants are steady ns and come as arguments. Calls of one class and the same scopes that need about
+as much of the same ledgers form one *lane*, first come first served. The queue tries only heads of lanes, oldest first. A
+lane never waits for one that shares no ledger with it, and room too small for a big call still serves small ones. Fifty
+thousand waiters in a lane cost no more than one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from ratekeeper.ledger.shares import AGED
 __all__ = ["AGEING", "Depths", "Lane", "Queue", "Waiter"]
 
 AGEING: Final = 30 * SECOND
-"""A lane that was not served for so long goes one class up for its next call (never to the highest), ns."""
+"""A lane not served for this long rises one class for its next call (never to the highest), ns."""
 
 
 Shape = tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
-"""What tells lanes apart: the class, the scopes, and for each ledger the cost's size in bits."""
+"""What distinguishes lanes: the class, the scopes, and for each ledger the cost's size in bits."""
 
 
 class Waiter:
-    """One call that waits.
+    """One waiting call.
 
     Attributes:
         charges: what it needs.
@@ -35,8 +36,8 @@ class Waiter:
         arrived: steady ns.
         deadline: steady ns after which it is refused.
         ticket: order of arrival in this process.
-        waiting: whether it still stands in a lane.
-        scopes: whose blocks hold it. A call never stands behind one that another block could hold.
+        waiting: whether it is still in a lane.
+        scopes: owners whose blocks hold it. A call never queues behind one that another block could hold.
     """
 
     __slots__ = ("arrived", "charges", "deadline", "lane", "priority", "scopes", "ticket", "waiting")
@@ -74,20 +75,20 @@ class Lane:
         self.why: Refusal | None = None
 
     def head(self) -> Waiter | None:
-        """The first that still waits."""
+        """Return the first call that still waits."""
         waiters = self.waiters
         while waiters and not waiters[0].waiting:
             waiters.popleft()
         return waiters[0] if waiters else None
 
     def rank(self, now: int) -> tuple[int, int]:
-        """Order among heads: effective class, then arrival. A lane long unserved is lifted, but never to the top."""
+        """Order among heads: effective class, then arrival. A lane long unserved rises, but never to the top."""
         priority = self.priority % AGED
         lifted = priority - (now - self.since) // AGEING
         return priority if priority <= 1 else max(1, lifted), self.waiters[0].ticket
 
     def standing(self, now: int) -> int:
-        """The class of the head as ledgers know it."""
+        """Return the head's class as ledgers see it."""
         priority = self.rank(now)[0]
         return priority if priority == self.priority else priority + AGED
 
@@ -102,12 +103,12 @@ class Queue:
         self._deadlines: list[tuple[int, int, Waiter]] = []
         self._tickets = 0
         self.count = 0
-        """How many calls wait."""
+        """The number of waiting calls."""
 
     @classmethod
     def of(cls, waiters: Iterable[Waiter], tickets: int) -> Queue:
-        """A queue made anew of all who wait, in the order of their tickets, of which `tickets` were given: an exception
-        struck in the middle of a change of the one before. Every lane is due."""
+        """Build a new queue of all waiters in the order of their tickets (`tickets` were given), because an exception struck
+        while the old one changed. Every lane is due."""
         made = cls()
         for waiter in sorted(waiters, key=lambda each: each.ticket or tickets + 1):
             before, made._tickets = waiter.lane, (waiter.ticket or tickets + 1) - 1
@@ -119,11 +120,11 @@ class Queue:
 
     @property
     def tickets(self) -> int:
-        """How many have been given."""
+        """Return how many tickets were given."""
         return self._tickets
 
     def busy(self, charges: Iterable[Charge]) -> bool:
-        """Whether somebody waits for one of these ledgers, so that a newcomer must queue too."""
+        """Whether a call waits for one of these ledgers, so that a newcomer must queue too."""
         return any(charge.key in self._by_key for charge in charges)
 
     def add(self, waiter: Waiter) -> Lane:
@@ -145,14 +146,14 @@ class Queue:
             at = (charge.key, waiter.priority)
             self._demand[at] = self._demand.get(at, 0) + charge.cost
         if len(self._deadlines) > 2 * self.count + 64:
-            # A far deadline on top must not keep all who were served behind it.
+            # A far deadline on top must not keep all served calls behind it.
             self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (waiter.deadline, waiter.ticket, waiter))
         return lane
 
     def remove(self, waiter: Waiter) -> None:
-        """Take a call out, wherever it stands: it was served, or gave up."""
+        """Remove a call from any place in its lane: it was served, or gave up."""
         lane = waiter.lane
         if not waiter.waiting or lane is None:
             return
@@ -174,26 +175,27 @@ class Queue:
                     del self._by_key[key]
 
     def served(self, waiter: Waiter, now: int) -> None:
-        """Take out a call that got its permit; its lane begins to age anew and is tried again."""
+        """Remove a call that got its permit; its lane's ageing restarts, and its next call is tried."""
         lane = waiter.lane
         self.remove(waiter)
         if lane is not None:
             lane.since, lane.available_at, lane.why = now, 0, None
 
     def restore(self, waiter: Waiter) -> None:
-        """Put back at the head a call whose permit came to nothing."""
+        """Put a call whose permit failed back at the head."""
         lane = self.add(waiter)
         lane.waiters.remove(waiter)
         lane.waiters.appendleft(waiter)
         lane.available_at = 0
 
     def ready(self, now: int) -> list[Lane]:
-        """Lanes whose head should be tried now, each once, best first."""
+        """Return the lanes whose head should be tried now, each once, best first."""
         due = [lane for lane in self._lanes.values() if lane.available_at <= now and lane.head() is not None]
         return sorted(due, key=lambda lane: lane.rank(now)) if len(due) > 1 else due
 
     def due(self, now: int) -> Iterator[Lane]:
-        """Lanes whose head should be tried now, best first. After each try set `Lane.available_at` or call `served`."""
+        """Yield the lanes whose head should be tried now, best first. After each try set `Lane.available_at` or call
+        `served`."""
         while heap := [(lane.rank(now), id(lane), lane) for lane in self.ready(now)]:
             while heap:
                 _, _, lane = heap[0]
@@ -204,7 +206,7 @@ class Queue:
                     heapq.heappop(heap)
 
     def released(self, keys: Iterable[str], at: int = 0) -> bool:
-        """Units came back on these ledgers: their lanes are due at `at` (steady ns). True if there are any."""
+        """Units came back on these ledgers: make their lanes due at `at` (steady ns). True if there are any."""
         found = False
         for key in keys:
             for lane in self._by_key.get(key, ()):
@@ -213,20 +215,21 @@ class Queue:
         return found
 
     def look(self) -> None:
-        """Everything is due."""
+        """Make every lane due."""
         for lane in self._lanes.values():
             lane.available_at = 0
 
     def backlog(self, lane: Lane) -> dict[str, int]:
-        """Units by ledger that the lane's class waits for in this process."""
+        """Return the units by ledger for which the lane's class waits in this process."""
         return {key: self._demand.get((key, lane.priority), 0) for key in lane.keys}
 
     def missed(self, waiter: Waiter, no: Refusal) -> tuple[dict[str, int], dict[str, int]]:
-        """By ledger, the units that a call wanted which gave up, and those that others of its class still wait for.
+        """Return, by ledger, the units wanted by a call that gave up, and those for which other calls of its class still
+        wait.
 
         Args:
-            waiter: it stands in no lane any more.
-            no: what held it. Other ledgers had room for it, so there it missed nothing.
+            waiter: the call, already out of its lane.
+            no: the refusal that held it. Other ledgers had room for it, so there it missed nothing.
         """
         keys = [charge.key for charge in waiter.charges]
         units = {charge.key: charge.cost for charge in waiter.charges if charge.key == no.key and no.kind == "limit"}
@@ -235,7 +238,7 @@ class Queue:
         }
 
     def ahead(self, lane: Lane, now: int) -> dict[str, int]:
-        """Units by ledger that heads before this lane's head wait for."""
+        """Return the units by ledger for which heads older than this lane's head wait."""
         found: dict[str, int] = {}
         for key in lane.keys:
             others = self._by_key[key]
@@ -245,13 +248,13 @@ class Queue:
                     head = other.head() if other is not lane else None
                     why = other.why
                     if why is not None and why.key != key:
-                        continue  # it waits for something else: to keep this for it would leave it idle
+                        continue  # it waits for another ledger: units kept for it here would lie idle
                     if head is not None and other.rank(now) < mine:
                         found[key] = found.get(key, 0) + next(c.cost for c in head.charges if c.key == key)
         return found
 
     def expired(self, now: int) -> list[Waiter]:
-        """Take out the calls whose deadline has passed."""
+        """Remove the calls whose deadline has passed."""
         gone = []
         while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].waiting):
             waiter = heapq.heappop(self._deadlines)[2]
@@ -261,7 +264,7 @@ class Queue:
         return gone
 
     def next_instant(self) -> int | None:
-        """Steady ns of the next thing to do: a lane opens, or a deadline passes."""
+        """Return the steady ns of the next event: a lane opens, or a deadline passes."""
         soonest = min((lane.available_at for lane in self._lanes.values()), default=None)
         while self._deadlines and not self._deadlines[0][2].waiting:
             heapq.heappop(self._deadlines)
@@ -270,18 +273,18 @@ class Queue:
         return soonest
 
     def drain(self) -> list[Waiter]:
-        """Take everybody out."""
+        """Remove all calls."""
         waiters = [waiter for lane in self._lanes.values() for waiter in lane.waiters if waiter.waiting]
         for waiter in waiters:
             self.remove(waiter)
         return waiters
 
     def earliest(self, waiter: Waiter, available_at: int) -> int:
-        """The soonest instant (steady ns) at which a newcomer can be served, if all goes well: those before it in its
-        class alone fill so many windows.
+        """Return the soonest instant (steady ns) at which a newcomer can be served: the calls before it in its class alone
+        fill a number of windows.
 
         Args:
-            waiter: a call that stands in its lane.
+            waiter: a call in its lane.
             available_at: when the lane's head may go, steady ns.
         """
         latest = available_at
@@ -294,17 +297,17 @@ class Queue:
 
 
 class Depths:
-    """How many calls of this process stand in line for each scope, as a share of what one window of it serves."""
+    """The queue depth of this process for each scope, in windows: waiting calls as a share of what one window serves."""
 
     def __init__(self) -> None:
         self._lines: dict[str, float] = {}
 
     def length(self, scope: str) -> float:
-        """So many windows' worth."""
+        """Return the depth in windows."""
         return self._lines.get(scope, 0.0)
 
     def change(self, scope: str, share: float) -> None:
-        """Somebody joined or left."""
+        """Add `share`: positive when a call joins, negative when it leaves."""
         left = self._lines.get(scope, 0.0) + share
         if left > 1e-9:
             self._lines[scope] = left

@@ -1,1 +1,1 @@
-"""Ledgers shared by many machines, on a Redis or Valkey server: the same arithmetic, in a script on the server's clock."""
+"""The Redis store: machines share ledgers on a Redis or Valkey server; its script does the same arithmetic on its clock."""

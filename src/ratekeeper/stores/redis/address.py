@@ -1,9 +1,9 @@
-"""The address of a Redis or Valkey server, and how it is reached: one server, a Sentinel group, a cluster; TLS or not.
+"""The address of a Redis or Valkey server, and how to reach it: one server, a Sentinel group, a cluster; TLS or not.
 
 ``redis://[user:password@]host[:port][/db]``, ``rediss://`` for TLS, ``redis+sentinel://host[:port],host…/GROUP[/db]``,
-``redis+cluster://host[:port],host…``; ``valkey`` may stand for ``redis`` in each. Options stand behind a ``?``: those of
-redis-py's connections (``ssl_ca_certs=…``), and ``timeout`` in seconds, after which the server counts as out of reach, and
-``processes``: how many a process takes for granted that has never reached it.
+``redis+cluster://host[:port],host…``; ``valkey`` may replace ``redis`` in each. Options follow a ``?``: those of redis-py's
+connections (``ssl_ca_certs=…``); ``timeout`` in seconds, after which the server counts as unreachable; and ``processes``, the
+number that a process assumes if it has never reached the server.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Address(NamedTuple):
         db: number of the database.
         tls: whether the connection is encrypted.
         user, password: of the server's access list.
-        timeout: seconds after which it counts as out of reach.
-        processes: how many share the budgets as long as nobody could count them.
+        timeout: seconds after which the server counts as unreachable.
+        processes: how many share the budgets until they can be counted.
         options: for redis-py's connections.
     """
 
@@ -49,7 +49,7 @@ class Address(NamedTuple):
     options: dict[str, str]
 
     def __str__(self) -> str:
-        """For people; without the password."""
+        """Return the address for people, without the password."""
         kind = f"+{self.kind}" if self.kind else ""
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
         group = f"/{self.group}" if self.group else ""
@@ -60,15 +60,15 @@ class Address(NamedTuple):
 
 
 def is_address(name: str) -> bool:
-    """Whether a store's name means a server."""
+    """Whether a store's name is a server address."""
     return "://" in name and name.partition("://")[0].partition("+")[0] in _SCHEMES
 
 
 def parse_address(text: str) -> Address:
-    """Read an address.
+    """Parse an address.
 
     Raises:
-        StoreError: it is not one; the message shows no password.
+        StoreError: the text is no address; the message shows no password.
     """
     scheme, _, rest = text.partition("://")
     base, _, kind = scheme.partition("+")
@@ -104,7 +104,7 @@ def _host(place: str, port: int) -> tuple[str, int]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What redis-py raises when a server does not answer, or refuses.
+    """Return the exceptions that redis-py raises when a server does not answer, or refuses.
 
     Raises:
         StoreError: the package is missing.
@@ -119,11 +119,11 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def connect(address: Address, connected: Callable[[], None]) -> Any:
-    """A client of redis-py. Nothing is sent before its first command.
+    """Return a client of redis-py. It sends nothing before its first command.
 
     Args:
         address: of the server.
-        connected: called whenever a new connection was made.
+        connected: called for every new connection.
 
     Raises:
         StoreError: the package is missing.
@@ -144,7 +144,7 @@ def connect(address: Address, connected: Callable[[], None]) -> Any:
         "socket_connect_timeout": address.timeout,
         "socket_keepalive": True,
         "client_name": "ratekeeper",
-        "retry": Retry(NoBackoff(), 0),  # whoever asks decides; a script that was sent twice would charge twice
+        "retry": Retry(NoBackoff(), 0),  # the caller decides; a script that was sent twice would charge twice
         **address.options,
     }
     if address.tls:

@@ -1,8 +1,8 @@
-"""The client: calls of one process share requests to the server, and a helper thread sends what nobody waits for.
+"""The Redis client: the calls of one process share requests, and a helper thread sends commands for which no caller waits.
 
-Whoever needs an answer takes along all that is pending and all other calls that wait. What ends a permit waits a few ms for
-such a request. A client also says now and then that it is alive, finds a lost server again, and gives a server without memory
-back what this process knows.
+A call that needs an answer also sends everything pending and the commands of all other waiting calls. The end of a permit
+waits a few ms for such a request. A client also sends heartbeats, finds a lost server again, and restores what this process
+knows to a server that lost its memory.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = ["Client"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _SOON: Final = 0.003
-"""Seconds after which what ended is told; what ends meanwhile travels along."""
+"""Seconds after which ended permits are sent; those that end meanwhile go along."""
 _BEATS: Final = ((SECOND // 4, 3 * SECOND // 4), (2 * SECOND, 5 * SECOND))
-"""Signs of life of a process that is at work, and of one that rests: how often, and after which silence others hold its
-share because it may have begun to use it, ns."""
+"""Heartbeats of a busy process and of an idle one: the interval, and the silence after which others hold its share because it
+may have begun to use it, ns."""
 _REST: Final = 2 * SECOND
-"""A process that wanted nothing for so long rests, ns."""
+"""A process that wanted nothing for this long is idle, ns."""
 _MARGIN: Final = SECOND // 4
-"""So much later than others may think it does a process begin to use its share, ns."""
+"""A process begins to use its share this much later than others may expect, ns."""
 _PROBE: Final = 0.05
-"""Seconds between two tries to reach a server that was lost."""
+"""Seconds between two attempts to reach a lost server."""
 _REPEATS: Final = 8
 _MOST: Final = 2_000
-"""Commands in one request at most: while it runs, the server serves nobody else."""
+"""Most commands in one request, because the server serves no other client while it runs."""
 _PENDING: Final = 100_000
-"""So much is remembered for a server that is away; more is forgotten (their leases end by themselves)."""
+"""Most commands kept for a server that is away; further ones are dropped (their leases end by themselves)."""
 
 
 class Client:
@@ -48,13 +48,13 @@ class Client:
 
     Args:
         connection: to the server.
-        mirror: brought up to date when the server says that it is stale.
-        tend: called by the helper thread at the steady instant (ns); returns whether there is more to do in a moment.
+        mirror: updated when the server reports that it is stale.
+        tend: called by the helper thread at the steady instant (ns); returns whether more work follows in a moment.
         returned: called by the helper thread when a lost server answers again.
         given: see `RedisStore`.
 
     Attributes:
-        member: the name of the gate for which signs of life are sent, or empty.
+        member: the name of the gate that sends heartbeats, or empty.
         broken: why the server cannot be reached, or empty.
     """
 
@@ -80,24 +80,24 @@ class Client:
         self._closed = False
 
     def namespace(self, name: str) -> Namespace:
-        """What is known of a namespace."""
+        """Return what is known of a namespace."""
         return self._namespaces.get(name) or self._namespaces.setdefault(name, Namespace(name))
 
     def members(self) -> int:
-        """How many members were heard of lately, where most were; 0: the server never told."""
+        """Return how many members sent heartbeats lately, in the namespace with most; 0: the server never told."""
         spaces = list(self._namespaces.values())
         return max((space.members for space in spaces), default=1) if any(space.beat for space in spaces) else 0
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def post(self, namespace: str, told: Command, at: Instant | None = None, *, now: bool = False) -> None:
-        """Something for the next request.
+        """Add a command to the next request.
 
         Args:
             namespace: the provider's.
-            told: what.
+            told: the command.
             at: the instant, if the caller knows one.
-            now: somebody waits for its effect.
+            now: whether a caller waits for its effect.
         """
         if self._given:
             self.call(namespace, [told], at)
@@ -111,7 +111,7 @@ class Client:
         self.soon(at_once=now)
 
     def ask(self, namespace: str, write: Callable[[Request], list[Any]], at: Instant | None = None) -> Any:
-        """A request for one command; returns what the server answered.
+        """Send a request for one command; returns the server's answer.
 
         Raises:
             StoreUnavailable: see `Connection.ask`.
@@ -121,7 +121,7 @@ class Client:
         return told[0]
 
     def call(self, namespace: str, commands: Sequence[Command], at: Instant | None = None) -> None:
-        """A request for these, and for what is pending; returns when they are done.
+        """Send a request for these commands and for what is pending; returns when they are done.
 
         Raises:
             StoreUnavailable: see `Connection.ask`.
@@ -132,7 +132,7 @@ class Client:
             if at is not None:
                 space.now = at
             space.calls.append(mine)
-        with self._lock:  # whoever gets it takes along all that wait for it
+        with self._lock:  # the thread that gets it also sends the commands of all that wait for it
             if not mine.over:
                 self._send(space)
         if mine.error is not None:
@@ -156,13 +156,13 @@ class Client:
                 call.over, call.error = True, failed
 
     def _exchange(self, space: Namespace, commands: list[Command]) -> None:
-        """One request, repeated until the server and this process know the same."""
+        """Send one request, and repeat it until the server and this process know the same."""
         clock = self.connection.clock
         lost, restored = False, list[Command]()
         for _ in range(_REPEATS):
             request, reply = self.connection.read(partial(self._round_trip, space, [*restored, *commands], lost))
             space.away = False
-            # Generations only grow, so this server has forgotten what was shut. What is known here goes before what it says.
+            # Generations only grow, so this server has forgotten blocks. What this process knows takes precedence.
             if reply.gen < space.gen and not restored:
                 restored = self._mirror.restore(space.name)
             if isinstance(reply, Stale):
@@ -187,11 +187,11 @@ class Client:
     def _request(self, space: Namespace, commands: list[Command], lost: bool) -> Request:
         request = Request(space.name, self._mirror.limit_of)
         clock = self.connection.clock
-        if lost:  # a server without memory: first of all give it back what is known
+        if lost:  # a server that lost its memory: first restore what is known
             for key, (_, raw, _) in space.copies.items():
                 request.add(Command(partial(_put, key=key, raw=raw)))
         if space.jumps != clock.jumps:
-            # What ledgers have learned of edges stands on the server's clock: as that jumped, they are told.
+            # The ledgers store edges on the server's clock. That clock jumped, so the script must widen them.
             request.add(command("doubt", [], done=partial(_doubted, space, clock.jumps)))
         if lost:
             for record in list(space.records.values()):
@@ -227,7 +227,7 @@ class Client:
         return header
 
     def _done(self, space: Namespace, request: Request, reply: Done) -> None:
-        """Take in what the server did, and hand out the results."""
+        """Apply the server's reply, and hand out the results."""
         space.gen, space.epoch = reply.gen, reply.epoch
         told = time.monotonic_ns()
         for key, seq, raw in reply.copies:
@@ -236,7 +236,7 @@ class Client:
             if one.done is not None:
                 one.done(result)
 
-    # -- without being asked ---------------------------------------------------------------------------------------
+    # -- the helper thread -----------------------------------------------------------------------------------------
 
     def leave_alone(self) -> None:
         """This process goes on without the server."""
@@ -244,19 +244,19 @@ class Client:
             space.away = True
 
     def held_from(self) -> int:
-        """Steady ns from which on others hold the share of this process, should the server still serve them."""
+        """Return the steady ns from which others hold the share of this process, if the server still serves them."""
         beats = [s.beat + s.silence + _MARGIN for s in self._namespaces.values() if s.beat and s.name != NOTES]
         return max(beats, default=0)
 
     def refresh(self, namespace: str) -> None:
-        """Blocks or limits of a namespace changed."""
+        """Ask the server again, because blocks or limits of a namespace changed."""
         space = self._namespaces.get(namespace)
         if space is not None:
             space.gen = -1
             self.soon(at_once=True)
 
     def flush(self) -> None:
-        """Tell what is pending."""
+        """Send what is pending."""
         for space in list(self._namespaces.values()):
             if space.unsaid:
                 try:
@@ -265,7 +265,7 @@ class Client:
                     return
 
     def leave(self, member: str, *, own: bool = True) -> None:
-        """A member takes its leave; not `own`: it is dead."""
+        """Report that a member leaves; not `own`: that it is dead."""
         for space in list(self._namespaces.values()):
             if not self.broken:
                 try:
@@ -276,7 +276,7 @@ class Client:
             self.member = ""
 
     def soon(self, *, at_once: bool = False) -> None:
-        """See that the helper thread looks soon."""
+        """Wake the helper thread soon."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._closed:
@@ -288,11 +288,11 @@ class Client:
             self._poke.set()
 
     def look(self) -> float:
-        """The helper thread is awake; returns seconds to sleep."""
+        """Do the helper thread's work once; returns seconds to sleep."""
         mono = time.monotonic_ns()
         tend, returned = self._tend(), self._returned()
         if tend is None or returned is None:
-            return _PROBE  # the store is gone, and so are we
+            return _PROBE  # the store is gone, and so is this client
         busy = tend(mono)
         if self.broken:
             try:
@@ -300,7 +300,7 @@ class Client:
             except StoreError:
                 return _PROBE
             self.broken = ""
-            # Whoever was offline tells first what it spent: only then may it count as back.
+            # An offline process first reports what it spent; only then may it count as back.
             returned()
         for space in list(self._namespaces.values()):
             due = self.member and mono - space.beat > _BEATS[mono - space.asked > _REST][0]
@@ -313,7 +313,7 @@ class Client:
         return _SOON if busy else _BEATS[not at_work][0] / SECOND
 
     def close(self) -> None:
-        """Tell what is pending, stop the helper thread, let go of the connections."""
+        """Send what is pending, stop the helper thread, close the connections."""
         self._closed = True
         if not self.broken:
             self.flush()
@@ -335,7 +335,7 @@ def _put(request: Request, key: str, raw: bytes) -> list[Any]:
 
 
 def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
-    """The helper thread."""
+    """Run the helper thread."""
     seconds = _MARGIN / SECOND
     while True:
         if poke.wait(seconds):
@@ -347,7 +347,7 @@ def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
         try:
             seconds = here.look()
         except Exception:  # noqa: BLE001 - told, and tried again
-            if here.closed:  # in the middle of a call: whatever redis-py makes of that
+            if here.closed:  # closed during a call: ignore whatever redis-py raises
                 return
             _LOG.warning("ratekeeper: the store could not be told what was spent; trying again", exc_info=True)
             seconds = _PROBE

@@ -1,4 +1,4 @@
-"""The server's clock against this machine's steady clock: bounds of their difference, and instants of each on the other."""
+"""The server's clock against this machine's steady clock: bounds of their difference, and conversion of instants."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from ratekeeper.stores.redis.protocol import EVER, FAR, MICRO
 __all__ = ["ServerClock"]
 
 _DRIFT: Final = 5_000
-"""The clocks drift apart by at most one part in so many."""
+"""The clocks drift apart by at most one part in this many."""
 _WIDE: Final = 300 * SECOND
-"""So long are both clocks believed after they jumped against each other, ns."""
+"""After the clocks jumped against each other, both are believed for this long, ns."""
 
 
 class ServerClock:
     """Bounds of (the server's clock - this machine's steady clock), ns, from round trips.
 
-    A server whose clock steps, or another that took its place, is believed along with the old one for a while: what counts
-    on the server's clock is then neither forgotten early nor promised early.
+    After the server's clock steps, or another server takes its place, both clocks are believed for a while. So units dated on
+    the server's clock are neither forgotten early nor promised early.
 
     Args:
-        given: instants come with the calls, so both clocks are one.
+        given: calls supply the instants, so both clocks are one.
     """
 
     def __init__(self, *, given: bool = False) -> None:
         self.given = given
         self.lo = self.hi = 0
         self.at = 1 if given else 0
-        """Steady ns at which the server's clock was seen last; 0: never."""
+        """Steady ns at which the server's clock was last read; 0: never."""
         self.jumps = 0
         """How often the clocks jumped against each other."""
         self._new = (0, 0)
         self._wide = 0
 
     def learn(self, sent: int, answered: int, stamp: int) -> None:
-        """The server said `stamp` (us) between the steady instants `sent` and `answered`."""
+        """Apply a reading: the server stated `stamp` (us) between the steady instants `sent` and `answered`."""
         if self.given:
             return
         lo, hi = stamp * MICRO - answered, (stamp + 1) * MICRO - sent
@@ -58,24 +58,24 @@ class ServerClock:
         self.at = answered
 
     def here(self, instant: int) -> int:
-        """A steady instant of the server (us) on this machine's clock (ns), the later if in doubt."""
+        """Convert a steady instant of the server (us) to this machine's clock (ns), the later if uncertain."""
         return EVER if instant >= FAR else instant * MICRO - self.lo
 
     def there(self, instant: int) -> int:
-        """A steady instant of this machine (ns) on the server's clock (us), the later if in doubt."""
+        """Convert a steady instant of this machine (ns) to the server's clock (us), the later if uncertain."""
         return FAR if instant >= EVER else -(-(instant + self.hi) // MICRO)
 
     def stamp(self, now: Instant) -> tuple[int, int, int]:
-        """An instant on the server's clock, us: (steady, lo, hi)."""
+        """Convert an instant to the server's clock, us: (steady, lo, hi)."""
         mono = (now.mono + self.lo) // MICRO
         return mono, mono + (now.lo - now.mono - self.hi) // MICRO, mono - ((now.mono - now.hi + self.lo) // MICRO)
 
     def instant(self, now: Instant) -> Instant:
-        """An instant of this machine on the server's clock, ns, the earlier if in doubt."""
+        """Convert an instant of this machine to the server's clock, ns, the earlier if uncertain."""
         return Instant(now.mono + self.lo, now.lo, now.hi)
 
     def header(self, now: Instant) -> dict[str, int]:
-        """How a request tells the instant: bounds of (the provider's clock - the server's), us."""
+        """Return the request header that states the instant: bounds of (the provider's clock - the server's), us."""
         if self.given:
             return {
                 "now": now.mono // MICRO,

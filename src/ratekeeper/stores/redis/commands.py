@@ -1,4 +1,4 @@
-"""The commands about permits, as items of a request; at the top of ``lua/verbs.lua`` is what each of their places means."""
+"""The commands about permits, as items of a request; the top of ``lua/verbs.lua`` explains each field."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["End", "Record", "adopt", "refund", "regain", "reserve", "settle", "s
 
 
 class Record(Batch):
-    """Permits under one record of the server, named by the number of `record` as hexadecimal.
+    """Permits under one record of the server. Its key is the number of `record` in hexadecimal.
 
     Attributes:
         sent: when it was taken, on the server's clock: (steady, lo, hi), us.
-        counted: permits that were spent at their reserved cost, and of which no request has told yet.
-        untold: permits of which no request has told yet, in whatever way they end.
+        counted: permits spent at their reserved cost that no request has reported yet.
+        untold: permits whose end, of any kind, no request has reported yet.
     """
 
     __slots__ = ("counted", "number", "sent", "untold")
@@ -35,12 +35,12 @@ class Record(Batch):
 
 
 class End:
-    """Permits of one record that end together. A request that is repeated says the same of them, so that they end once.
+    """Permits of one record that end together. A repeated request reports the same permits, so they end once.
 
     Args:
         of: their record.
         permits: how many.
-        count: tells how many when they are first told of, instead of `permits`.
+        count: returns how many when they are first reported, instead of `permits`.
     """
 
     __slots__ = ("_count", "left", "of", "permits")
@@ -52,7 +52,7 @@ class End:
         self._count = count
 
     def tell(self) -> None:
-        """They are told of now; `left` are so many permits of the record that are told of later."""
+        """Report them now; `left` is the number of the record's permits that later requests report."""
         if self.left < 0:
             if self._count is not None:
                 self.permits = self._count()
@@ -60,10 +60,10 @@ class End:
 
 
 def reserve(request: Request, ask: Ask, number: str, most: int) -> list[Any]:
-    """The item that takes permits.
+    """Return the item that takes permits.
 
     Args:
-        request: with which it travels.
+        request: the request that carries it.
         ask: what is wanted.
         number: of the record.
         most: permits at most, where a limit is far from full.
@@ -81,7 +81,7 @@ def reserve(request: Request, ask: Ask, number: str, most: int) -> list[Any]:
 
 
 def settle(request: Request, end: End, told: Settlement = AS_RESERVED) -> list[Any]:
-    """The item that spends permits of a record, as in `Store.settle`."""
+    """Return the item that spends permits of a record, as in `Store.settle`."""
     end.tell()
     of, permits = end.of, end.permits
     charges = request.charges(of.charges, permits)
@@ -92,7 +92,7 @@ def settle(request: Request, end: End, told: Settlement = AS_RESERVED) -> list[A
 
 
 def refund(request: Request, end: End) -> list[Any]:
-    """The item that gives permits of a record back."""
+    """Return the item that gives permits of a record back."""
     end.tell()
     of, permits = end.of, end.permits
     member, priority = of.record.who
@@ -100,19 +100,19 @@ def refund(request: Request, end: End) -> list[Any]:
 
 
 def adopt(request: Request, of: Record, lease: int) -> list[Any]:
-    """The item that puts a permit in flight that was given elsewhere; `lease`: its end, us."""
+    """Return the item that puts a permit of the fallback in flight; `lease`: its end, us."""
     member, priority = of.record.who
     return ["adopt", of.number, 1, request.charges(of.charges), of.sent, member_name(member), priority, lease]
 
 
 def regain(request: Request, of: Record, lease: int) -> list[Any]:
-    """The item that gives a record back to a server without memory; `lease`: its end, us."""
+    """Return the item that restores a record to a server that lost its memory; `lease`: its end, us."""
     member, priority = of.record.who
     return ["regain", of.number, of.left, request.charges(of.charges), member_name(member), priority, lease]
 
 
 def spent(request: Request, grant: Grant, actual: Units, end: tuple[int, int, int]) -> list[Any]:
-    """The item that writes down what was spent elsewhere by the instant `end` of the server's clock (us)."""
+    """Return the item that records what the fallback spent by the instant `end` of the server's clock (us)."""
     charges = request.charges(grant.charges)
     for part, charge in zip(charges, grant.charges, strict=True):
         part[2] = actual.get(charge.key, charge.cost)

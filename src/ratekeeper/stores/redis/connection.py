@@ -1,4 +1,4 @@
-"""The connection to the server: what is sent over it, and the one place where its failures become `StoreUnavailable`."""
+"""The connection to the server, and the one place where its failures become `StoreUnavailable`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Connection:
         given: see `RedisStore`.
 
     Attributes:
-        seen: the server's clock as far as it is known without asking.
-        made: how often a connection was made: after each the server may be another.
+        seen: the server's clock as last known, without asking.
+        made: how many connections were made; after each the server may be another.
         calls: script calls made so far.
-        took: how long the last of them took, ns.
+        took: duration of the last one, ns.
     """
 
     def __init__(self, address: Address, *, given: bool = False) -> None:
@@ -47,7 +47,7 @@ class Connection:
 
     @property
     def redis(self) -> Any:
-        """redis-py's client, made on first use: that of a cluster asks for the nodes at once.
+        """redis-py's client, made on first use, because a cluster client asks for the nodes at once.
 
         Raises:
             StoreError: redis-py is missing.
@@ -68,7 +68,7 @@ class Connection:
 
     @property
     def clock(self) -> ServerClock:
-        """The server's clock, which is asked for the time when nobody has heard of it yet.
+        """Return the server's clock; asks the server for the time if it is not known yet.
 
         Raises:
             StoreUnavailable: the server did not answer.
@@ -80,19 +80,20 @@ class Connection:
         return self.seen
 
     def ask(self, command: Callable[[Any], R]) -> R:
-        """Send something and read the answer.
+        """Send a command and read the answer.
 
         Args:
             command: does both, given redis-py's client.
 
         Raises:
-            StoreUnavailable: the server did not answer, refused the command, or answered what cannot be read. Whether it
-                did what was asked is not known.
+            StoreUnavailable: the server did not answer, refused the command, or sent an unreadable answer. It may have
+                executed the command.
         """
         return self.read(lambda: command(self.redis))
 
     def read(self, reading: Callable[[], R]) -> R:
-        """Run what writes for the server or reads what it said. Every failure is `StoreUnavailable`, here and nowhere else.
+        """Run code that writes for the server or reads its answer. Every failure becomes `StoreUnavailable`, here and nowhere
+        else.
 
         Raises:
             StoreUnavailable: see `ask`.
@@ -135,7 +136,7 @@ class Connection:
             return redis.eval(self._text, count, *arguments)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._redis is not None:
             self._redis.close()
 
@@ -149,6 +150,6 @@ def _time(redis: Any) -> tuple[int, int]:
 
 
 def _plain(error: BaseException) -> str:
-    """An error of redis-py as one line, without what was sent."""
+    """Return an error of redis-py as one line, without the command."""
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

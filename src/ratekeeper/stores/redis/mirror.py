@@ -1,6 +1,7 @@
-"""What one process knows of the server: of each namespace, and a copy of all blocks and stated limits.
+"""What one process knows of the server: the state of each namespace, and a copy of all blocks and stated limits.
 
-By the copy the process goes without asking. What it knows of a namespace it gives back to a server that lost its memory.
+The copy lets the process decide without asking the server. The process restores its knowledge of a namespace to a server that
+lost its memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["Mirror", "Namespace", "PendingCall"]
 
 
 class PendingCall:
-    """Commands of a caller that waits for them; `error`: why they came to nothing."""
+    """Commands of a caller that waits for them; `error`: why they failed."""
 
     __slots__ = ("commands", "error", "over")
 
@@ -33,22 +34,22 @@ class PendingCall:
 
 
 class Namespace:
-    """What is known of one namespace, and what has still to be told there.
+    """What this process knows of one namespace, and what it still has to send there.
 
     Attributes:
-        epoch: the server's; -1 before anything is held there.
+        epoch: the server's; -1 before this process holds anything there.
         away: whether this process went on without the server since the last reply.
-        gen: the generation of blocks and limits that is known; -1 before the first reply.
-        copies: ledger key -> (number of the write, the ledger as it lies on the server, steady ns at which that was told).
-            Should the server lose its memory, whoever wrote last has the last word.
-        records: of permits that are in flight or can be drawn, by number: given again to a server without memory.
-        pending: what has still to be told, oldest first.
-        calls: of threads that wait while a request is under way; the next takes them along.
-        now: the latest instant on the provider's clock that was given.
-        members: how many were heard of lately.
-        beat, silence: steady ns of the last sign of life, and how long after it others wait for the next, ns.
-        asked: steady ns at which anything was wanted last.
-        greeted: number of the connection over which the server was last asked who it is.
+        gen: the known generation of blocks and limits; -1 before the first reply.
+        copies: ledger key -> (number of the write, the ledger in the server's form, steady ns of the reply). If the server
+            loses its memory, the copy with the highest number wins.
+        records: permits that are in flight or can be drawn, by number; restored to a server that lost its memory.
+        pending: commands still to be sent, oldest first.
+        calls: calls of threads that wait while a request is under way; the next request carries them.
+        now: the latest instant on the provider's clock that a caller gave.
+        members: how many sent heartbeats lately.
+        beat, silence: steady ns of the last heartbeat, and how long after it others wait for the next, ns.
+        asked: steady ns of the last use.
+        greeted: number of the connection over which the server last identified itself.
         jumps: how often the server's clock had jumped when its ledgers were last told.
     """
 
@@ -74,18 +75,19 @@ class Namespace:
 
     @property
     def unsaid(self) -> bool:
-        """Whether the server should be asked although nobody waits for it."""
+        """Whether to ask the server although no caller waits for it."""
         return bool(self.pending) or self.gen < 0
 
     def take_pending(self) -> tuple[list[PendingCall], list[Command]]:
-        """What the next request carries."""
+        """Take what the next request carries."""
         with self.lock:
             calls, self.calls = self.calls, []
             pending, self.pending = self.pending, []
         return calls, pending
 
     def put_back(self, commands: Iterable[Command]) -> None:
-        """They came to nothing. One whose answer cannot be read would only be answered so again."""
+        """Keep the commands of a failed request, except one whose answer cannot be read, because a retry would get the same
+        answer."""
         with self.lock:
             self.pending[:0] = [one for one in commands if not one.doubted]
 
@@ -97,7 +99,7 @@ class Mirror:
         blocks: where the blocks are kept.
         learned: stated limits by namespace, see `Store.learned`; replaced as a whole.
         generation: see `Store.generation`.
-        changed: called whenever one of both is new, while no other change is made; a bound method, held weakly.
+        changed: called after each change of either, while no other change is made; a bound method, held weakly.
         given: see `RedisStore`.
     """
 
@@ -119,7 +121,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def limit_of(self, charge: Charge) -> Limit:
-        """The limit in force for a charge."""
+        """Return the limit in force for a charge."""
         return self._in_force.of(charge, self.learned)
 
     def _news(self) -> None:
@@ -130,7 +132,7 @@ class Mirror:
             changed()
 
     def take_in(self, namespace: str, told: Stale, clock: ServerClock) -> None:
-        """What the server knows takes the place of what is known here of that namespace."""
+        """Replace what is known of a namespace by what the server states."""
         with self._lock:
             mono, wall = time.monotonic_ns(), time.time_ns()
             states = [state for state in self.blocks.states() if namespace_of(state.scope) != namespace]
@@ -145,7 +147,7 @@ class Mirror:
             self._news()
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
-        """Add stated limits. True if that is news."""
+        """Add stated limits. True if any of them is new."""
         with self._lock:
             known = self.learned.get(namespace, {})
             merged = {**known, **limits}
@@ -163,13 +165,13 @@ class Mirror:
             return state
 
     def unblock(self, scope: str, kind: str) -> None:
-        """Take blocks of a scope away."""
+        """Remove the blocks of a scope."""
         with self._lock:
             self.blocks.remove(scope, kind)
             self._news()
 
     def restore(self, namespace: str) -> list[Command]:
-        """What gives a server that forgot them the blocks of a namespace back."""
+        """Return the commands that restore the blocks of a namespace to a server that lost them."""
         now = time.monotonic_ns()
         found: list[Command] = []
         for state in self.blocks.states():

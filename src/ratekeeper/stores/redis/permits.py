@@ -1,4 +1,4 @@
-"""The permits of one process on the server: taken alone, together or in batches, and ended with later requests."""
+"""The permits of one process on the server: taken alone, together or in batches, and ended by later requests."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from ratekeeper.stores.redis.protocol import NOTES, Command, Granted, Request, c
 __all__ = ["Permits"]
 
 _OPEN: Final = SECOND // 20
-"""How long permits are handed out of a batch, ns."""
+"""How long a process hands out permits of one batch, ns."""
 _MOST: Final = 256
 """Permits in a batch at most."""
 _ENDED: Final = Answered()
 
 
 class Permits:
-    """What this process holds, and how it gets and ends it.
+    """Takes, holds and ends the permits of this process.
 
     Args:
         client: sends the commands.
-        mirror: what is known of blocks and limits.
+        mirror: the known blocks and limits.
         numbers: draws the numbers of permits.
-        heard: called with what the end of a permit brought about, when the server has told.
+        heard: called with the effects of a permit's end, when the server has reported them.
         given: see `RedisStore`.
     """
 
@@ -60,7 +60,7 @@ class Permits:
 
     @property
     def any_open(self) -> bool:
-        """Whether permits are left in a batch."""
+        """Whether any batch has permits left."""
         return self._batches.any_open
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
@@ -87,17 +87,16 @@ class Permits:
                 self._client.call(namespace, [one for one, _ in commands], now(namespace))
             except StoreError:
                 if not self._given:
-                    for _, number in commands:  # nobody knows whether it was granted
+                    for _, number in commands:  # it may have been granted
                         self._client.post(namespace, command("undo", f"{number:016x}"))
                 raise
         later = next((x for x in reversed(found) if isinstance(x, Refusal)), Refusal("", 0, unknown=True))
         return [later if one is None else one for one in found]
 
     def _hear_of_all(self) -> None:
-        """Know what holds for all providers: it lies in a namespace of its own, because a script sees one only.
+        """Fetch the blocks for all providers. They lie in a namespace of their own, because a script sees only one.
 
-        A message tells of changes; as long as this process is at work, a sign of life that is sent there four times a second
-        does so too.
+        Messages report changes. While this process is busy, so does the heartbeat that it sends there four times a second.
         """
         notes = self._client.namespace(NOTES)
         notes.asked = time.monotonic_ns()
@@ -105,7 +104,7 @@ class Permits:
             self._client.call(NOTES, [])
 
     def _ask(self, ask: Ask, number: int, now: Instant, found: list[Any], place: int) -> Command:
-        """One `reserve`; its answer goes to `found[place]`."""
+        """Return the command of one `reserve`; its answer goes to `found[place]`."""
         most = ask.most
         if ask.lane and not ask.ahead:
             most += self._batches.size(ask.charges, ask.who, now.mono, self._connection.took)
@@ -123,7 +122,7 @@ class Permits:
         return Command(write, done)
 
     def _granted(self, ask: Ask, grant: Grant, permits: int) -> list[Grant]:
-        """The permits that calls wait for; what was granted beyond them is kept."""
+        """Return the permits that calls wait for, and keep those granted beyond them."""
         now = grant.sent
         opened = now.mono if self._given else time.monotonic_ns()  # the answer may have been long under way
         record = Record(grant, self._connection.clock.stamp(now), permits, opened + _OPEN, self._mirror.generation)
@@ -149,7 +148,7 @@ class Permits:
         return self._end(grant, now, partial(settle, told=told) if told.sent else refund)
 
     def _count(self, record: Record) -> None:
-        """One permit of a record was spent at its reserved cost: all such are told together."""
+        """Count one permit of a record as spent at its reserved cost; one command reports all of them."""
         with self._counting:
             record.counted += 1
             if record.counted > 1:
@@ -164,7 +163,7 @@ class Permits:
         self._client.post(record.record.namespace, Command(partial(settle, end=end), partial(self._ended, end)))
 
     def _end(self, grant: Grant, now: Instant, item: Callable[..., list[Any]]) -> Answered:
-        """Tell the end of a permit; what that brought about, if it is known already."""
+        """Send the end of a permit; returns its effects as far as they are known already."""
         ends: list[End] = []
         found: list[Answered] = []
 
@@ -181,16 +180,16 @@ class Permits:
         return found[0] if found else _ENDED
 
     def _record(self, grant: Grant) -> Record:
-        """The permit's record on the server."""
+        """Return the permit's record on the server."""
         if isinstance(grant, BatchPermit):
             record: Record = grant.batch
             return record
         return Record(grant, self._connection.clock.stamp(grant.sent))
 
     def _ended(self, end: End, told: Answered) -> None:
-        """The server knows that permits of a record ended."""
+        """Apply the server's confirmation that permits of a record ended."""
         self._let_go(end)
-        if not self._given and (told.released or told.foreign):  # else whoever asked waits for it
+        if not self._given and (told.released or told.foreign):  # else the caller waits for it
             self._heard(end.of.record.namespace, told._replace(wake=frozenset()))  # the script has woken the others
 
     def _let_go(self, end: End) -> None:
@@ -199,7 +198,7 @@ class Permits:
             self._client.namespace(end.of.record.namespace).records.pop(end.of.number, None)
 
     def close_batches(self, mono: int) -> None:
-        """Give back what nobody drew of the batches that are over."""
+        """Give back the undrawn permits of batches that are over."""
         for record, rest in self._batches.close(mono, self._mirror.generation):
             end = End(record, rest)
             self._client.post(record.record.namespace, Command(partial(refund, end=end), partial(self._ended, end)))

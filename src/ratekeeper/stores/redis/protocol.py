@@ -1,6 +1,6 @@
-"""The wire: commands of a store as the script reads them, its replies as records. Pure; ``lua/verbs.lua`` has the format.
+"""The wire protocol: encodes commands for the script and decodes its replies. Pure; ``lua/verbs.lua`` explains the format.
 
-A reply is read as a whole before anything is done with it. What cannot be read raises one of `FAULTS`, which
+The client reads a reply as a whole before it acts on it. An unreadable reply raises one of `FAULTS`, which
 `ratekeeper.stores.redis.connection` turns into `StoreUnavailable`.
 """
 
@@ -45,25 +45,25 @@ MICRO: Final = 1_000
 EVER: Final = 1 << 62
 """A steady instant that never comes, ns."""
 FAR: Final = 1 << 53
-"""The script's word for never, us."""
+"""The script's value for never, us."""
 NOTES: Final = "notes"
-"""The namespace of notes, tasks and of what holds for all providers; it has no ledgers."""
+"""The namespace of notes, tasks and blocks for all providers; it has no ledgers."""
 _FIXED: Final = ("meta", "permits", "held", "blocks", "members", "ledgers")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _Number = Annotated[int, msgspec.Meta(ge=-FAR, le=FAR)]
-"""What the script can count exactly."""
+"""The integers that the script can represent exactly."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=FAR)]
 _Place = Annotated[int, msgspec.Meta(ge=1, le=FAR)]
-"""The number by which a request names a ledger, or a reply a blob."""
+"""The number by which a request refers to a ledger, or a reply to a blob."""
 
 
 def keys_of(namespace: str) -> str:
-    """How all keys of a provider begin; the braces put them into one hash slot of a cluster."""
+    """Return the prefix of all keys of a provider; the braces put them into one hash slot of a cluster."""
     return f"hg:{{{namespace}}}:"
 
 
 def namespace_of(scope: str) -> str:
-    """The namespace in which a block of that scope is kept."""
+    """Return the namespace that keeps the blocks of a scope."""
     namespace = scope.partition("/")[0]
     return NOTES if namespace == EVERYWHERE else namespace
 
@@ -72,14 +72,14 @@ def namespace_of(scope: str) -> str:
 
 
 class Command:
-    """Something for the next request.
+    """A command for the next request.
 
     Args:
-        write: makes the item, given the request with which it travels; called again when the request is repeated.
-        done: called with what the server answered, see `_RESULTS`; may be left out.
+        write: makes the item, given the request that carries it; called again when the request is repeated.
+        done: called with the server's answer, see `_RESULTS`; optional.
 
     Attributes:
-        doubted: it could not be written, or the answer to it not be read.
+        doubted: the command could not be written, or its answer could not be read.
     """
 
     __slots__ = ("done", "doubted", "write")
@@ -91,7 +91,7 @@ class Command:
 
 
 def command(*item: Any, done: Callable[[Any], object] | None = None) -> Command:
-    """A command whose item is known beforehand."""
+    """Return a command with a fixed item."""
     return Command(lambda _: list(item), done)
 
 
@@ -100,11 +100,11 @@ class Request:
 
     Args:
         namespace: the provider's.
-        limit_of: the limit in force for a charge.
+        limit_of: returns the limit in force for a charge.
 
     Attributes:
-        commands: those that it carries.
-        names: keys of the ledgers that they name.
+        commands: the commands it carries.
+        names: keys of the ledgers they refer to.
     """
 
     def __init__(self, namespace: str, limit_of: Callable[[Charge], Limit]) -> None:
@@ -120,10 +120,10 @@ class Request:
         self._limit_at: dict[int, tuple[int, Limit]] = {}
 
     def add(self, command: Command) -> None:
-        """Carry this command too, unless it has nothing to say any more.
+        """Carry this command too, unless it has nothing left to do.
 
         Raises:
-            Exception: one of `FAULTS`: it cannot be written, and is `doubted`.
+            Exception: one of `FAULTS`: the command cannot be written, and is `doubted`.
         """
         command.doubted = True
         item = command.write(self)
@@ -134,7 +134,7 @@ class Request:
         command.doubted = False
 
     def ledger(self, key: str) -> int:
-        """The number by which items name a ledger."""
+        """Return the number by which items refer to a ledger."""
         number = self._ledgers.get(key)
         if number is None:
             self.names.append(key)
@@ -142,24 +142,24 @@ class Request:
         return number
 
     def charges(self, charges: Sequence[Charge], permits: int = 1) -> list[list[int]]:
-        """Charges of so many permits, as items have them: {ledger, limit, units}."""
+        """Return the charges of `permits` permits in the form of items: {ledger, limit, units}."""
         found: list[list[int]] = []
         for charge in charges:
             limit = self._limit_of(charge)
             known = self._limit_at.get(id(limit))
             if known is None:
                 self._limits.append(spec(limit))
-                known = self._limit_at[id(limit)] = len(self._limits), limit  # kept, so that its id stays its own
+                known = self._limit_at[id(limit)] = len(self._limits), limit  # kept alive, so that its id stays unique
             found.append([self.ledger(charge.key), known[0], charge.cost * permits])
         return found
 
     def blob(self, raw: bytes) -> int:
-        """The number by which items name some bytes."""
+        """Return the number by which items refer to these bytes."""
         self._blobs.append(raw)
         return len(self._blobs)
 
     def encode(self, header: Mapping[str, Any]) -> tuple[int, list[Any]]:
-        """The number of keys, then these and the arguments of the script.
+        """Return the number of keys, then the keys and the arguments of the script.
 
         Args:
             header: as at the top of ``verbs.lua``, without the limits.
@@ -170,10 +170,10 @@ class Request:
         return len(keys), [*keys, *texts, *self._blobs]
 
     def read(self, raw: Sequence[bytes]) -> Reply:
-        """What the server answered.
+        """Decode the server's answer.
 
         Raises:
-            Exception: one of `FAULTS`: it cannot be read. The command of which the answer could not be is `doubted`.
+            Exception: one of `FAULTS`: the answer cannot be read. The command whose answer is unreadable is `doubted`.
         """
         found: _Ok | Stale | Lost = _decode_reply(_blob(raw, 0))
         if not isinstance(found, _Ok):
@@ -192,7 +192,7 @@ class Request:
         return Done(found.now, found.gen, found.epoch, results, copies)
 
     def name(self, place: int) -> str:
-        """The key of the ledger that items name by this number; IndexError: there is none."""
+        """Return the key of the ledger with this number; IndexError: there is none."""
         if place < 1:
             raise IndexError(place)
         return self.names[place - 1]
@@ -202,11 +202,11 @@ class Request:
 
 
 class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """A list of the script's: so many items, of these types."""
+    """A list of the script's, with a fixed number of items of these types."""
 
 
 class BlockRow(_Row, frozen=True):
-    """A block as it lies on the server: `length` us or False for ever; begun `at`, us."""
+    """A block in the server's form: `length` us or False for ever; begun `at`, us."""
 
     scope: str
     kind: str
@@ -220,14 +220,14 @@ class BlockRow(_Row, frozen=True):
 
 
 class Done(NamedTuple):
-    """The request was carried out.
+    """The server executed the request.
 
     Attributes:
         now: the server's clock, us.
         gen: generation of blocks and stated limits.
         epoch: see the top of ``verbs.lua``.
         results: of each command, see `_RESULTS`.
-        copies: of each ledger that was written: key, number of the write, and how it lies on the server.
+        copies: of each written ledger: key, number of the write, and its form on the server.
     """
 
     now: int
@@ -238,7 +238,7 @@ class Done(NamedTuple):
 
 
 class Stale(_Row, frozen=True, tag="stale"):
-    """Nothing was done: the client does not know these blocks and stated limits (name: (capacity, us)), False: none."""
+    """The server did nothing: the client does not know these blocks and stated limits (name: (capacity, us)), False: none."""
 
     now: _Count
     gen: _Count
@@ -247,7 +247,7 @@ class Stale(_Row, frozen=True, tag="stale"):
 
 
 class Lost(_Row, frozen=True, tag="lost"):
-    """Nothing was done: the server knows less than the client, which gives it back what it knows."""
+    """The server did nothing: it knows less than the client, which restores what it knows."""
 
     now: _Count
     gen: _Count
@@ -259,7 +259,7 @@ Reply: TypeAlias = Done | Stale | Lost
 
 
 class Granted(_Row, frozen=True, tag="ok"):
-    """`reserve` took so many permits; `marks`: running totals of their ledgers."""
+    """`reserve` took `permits` permits; `marks`: running totals of their ledgers."""
 
     permits: _Place
     marks: list[_Number]
@@ -283,7 +283,7 @@ class _No(_Row, frozen=True, tag="no"):
 
 
 class _Skip(_Row, frozen=True, tag="skip"):
-    """A call of the same lane was refused before it."""
+    """An earlier call of the same lane was refused."""
 
 
 _decode_reply: Final = msgpack_decoder(cast("type[_Ok | Stale | Lost]", _Ok | Stale | Lost))
@@ -345,21 +345,21 @@ _RESULTS: Final[dict[str, tuple[Callable[[msgspec.Raw], Any], Callable[..., Any]
         ("adopt", "hold", "learn", "leave", "put", "regain", "spent", "unblock", "undo", "withdraw"), _TRUE
     ),
 }
-"""Verb -> how its result is decoded, and made a record. Of `reserve` that is `Granted`, `Refusal` (`available_at` in us of
-the server's clock), or None of a call that was skipped; of settle and refund `Answered`; of note its bytes, or None; of swap
-whether it was written, and what is there if it was not."""
+"""Verb -> the decoder of its result, and the function that makes a record of it. `reserve` gives `Granted`, `Refusal`
+(`available_at` in us of the server's clock), or None for a skipped call. Settle and refund give `Answered`. Note gives its
+bytes, or None. Swap gives whether it was written, and the present value if not."""
 
 
-# -- what is told without having been asked, and ledgers ---------------------------------------------------------------
+# -- pub/sub messages, and ledgers -------------------------------------------------------------------------------------
 
 
 class Message(NamedTuple):
-    """What a client says to all others.
+    """A message from one client to all others.
 
     Attributes:
-        namespace: which is told of.
-        changed: its blocks, limits or epoch are new.
-        members: who shall look again; None: everybody.
+        namespace: its subject.
+        changed: whether the blocks, limits or epoch are new.
+        members: who must recheck; None: all.
     """
 
     namespace: str
@@ -368,7 +368,7 @@ class Message(NamedTuple):
 
 
 def read_message(channel: bytes, data: bytes) -> Message:
-    """A message of a channel ``hg:{NAMESPACE}:bell``.
+    """Decode a message of a channel ``hg:{NAMESPACE}:bell``.
 
     Raises:
         Exception: one of `FAULTS`: it cannot be read.
@@ -376,12 +376,12 @@ def read_message(channel: bytes, data: bytes) -> Message:
     what, _, names = data.partition(b" ")
     if channel[:4] != b"hg:{" or channel[-6:] != b"}:bell":
         raise ValueError("no channel of ours")
-    everybody = what in {b"gen", b"all"}  # whoever waited for the end of a block
+    everybody = what in {b"gen", b"all"}  # any call may have waited for the end of a block
     return Message(channel[4:-6].decode(), what in {b"gen", b"epoch"}, None if everybody else tuple(names.split()))
 
 
 def read_ledger(raw: bytes, there: Instant) -> Ledger:
-    """A ledger as it lies on the server, brought up to the instant `there` of the server's clock.
+    """Decode a ledger in the server's form and advance it to the instant `there` of the server's clock.
 
     Raises:
         Exception: one of `FAULTS`: it is garbled.

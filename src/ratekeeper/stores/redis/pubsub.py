@@ -1,4 +1,4 @@
-"""Wake-ups between machines: all subscribe to the channels of all namespaces; a thread makes a datagram of a message."""
+"""Pub/sub wake-ups between machines: every process subscribes to all namespaces; a thread turns messages into datagrams."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["PubSub"]
 
 _CHANNELS: Final = "hg:*:bell"
 _PATIENCE: Final = 1.0
-"""Seconds between two looks whether anybody still listens; also before a lost connection is tried again."""
+"""Seconds between two checks whether any member still listens; also the pause before a reconnect."""
 
 
 class PubSub:
-    """What one process publishes and hears.
+    """Publishes wake-ups and receives those of other processes.
 
     Args:
-        connection: to the server; the listening thread takes one of its own from the same client.
+        connection: to the server; the listening thread opens another one from the same client.
         changed: called with a namespace whose blocks or limits changed; a bound method, held weakly.
     """
 
@@ -38,7 +38,7 @@ class PubSub:
         self.closed = False
 
     def subscribe(self, member: str) -> socket.socket:
-        """A socket that becomes readable when `member` is woken."""
+        """Return a socket that becomes readable when `member` is woken."""
         inner, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         inner.setblocking(False)
         outer.setblocking(False)
@@ -52,14 +52,14 @@ class PubSub:
         return inner
 
     def unsubscribe(self, member: str) -> None:
-        """Nobody listens for that member any more."""
+        """Stop listening for that member."""
         with self._lock:
             pair = self._sockets.pop(member.encode(), ())
         for end in pair:
             end.close()
 
     def publish(self, members: Iterable[str]) -> None:
-        """Wake members, wherever they are. A server that is away wakes nobody: their safety look remains."""
+        """Wake members on all machines. While the server is away no wake-up arrives: their safety recheck remains."""
         names = " ".join(members)
         if names:
             try:
@@ -68,7 +68,7 @@ class PubSub:
                 pass
 
     def hear(self, message: Message) -> None:
-        """A message came in."""
+        """Handle a received message."""
         if message.changed:
             changed = self._changed()
             if changed is not None:
@@ -80,27 +80,27 @@ class PubSub:
                     try:
                         pair[0].send(b"w")
                     except OSError:
-                        pass  # its queue is full: it will wake anyhow
+                        pass  # its queue is full: it will wake anyway
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.closed = True
         for member in list(self._sockets):
             self.unsubscribe(member.decode())
 
 
 def _listen(pubsub: weakref.ref[PubSub], connection: Connection) -> None:
-    """The listening thread."""
+    """Run the listening thread."""
     channel: Any = None
     while True:
         message = None
         try:
             if channel is None:
                 channel = connection.ask(_subscribed)
-                message = Message("", False, None)  # some may have been lost: everybody looks
+                message = Message("", False, None)  # messages may have been lost: everyone rechecks
             else:
                 message = connection.read(partial(_next, channel))
-        except Exception:  # noqa: BLE001 - a lost server, a message that cannot be read: try again, the safety look remains
+        except Exception:  # noqa: BLE001 - server lost or message unreadable: retry; the safety recheck remains
             _let_go(channel)
             channel = None
             time.sleep(_PATIENCE / 4)
@@ -124,7 +124,7 @@ def _subscribed(redis: Any) -> Any:
 
 
 def _next(channel: Any) -> Message | None:
-    """The next message, or None after a while without one."""
+    """Return the next message, or None after a while without one."""
     got = channel.get_message(timeout=_PATIENCE)
     if got is None or got["type"] != "pmessage":
         return None

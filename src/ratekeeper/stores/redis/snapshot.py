@@ -1,4 +1,4 @@
-"""The server's ledgers as people, and the fallback, look at them: on this machine's clock."""
+"""The server's ledgers on this machine's clock, as people and the fallback see them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["read_all", "surely_left"]
 
 _SHORT: Final = 30 * SECOND
 _LONG: Final = 300 * SECOND
-"""Windows between these can be emptied in a moment only by a great burst; longer ones not at all, ns."""
+"""A window between these lengths can be emptied in a moment only by a great burst; a longer one cannot, ns."""
 _MOMENT: Final = 2 * SECOND
-"""In this time much may have been spent that was not seen, ns."""
+"""In this time others may spend much that this process does not see, ns."""
 
 
 def surely_left(ledger: Ledger, there: Instant, mono: int, seen: int, held: int) -> int:
-    """Units of a ledger that processes without the server may share among them.
+    """Return the units of a ledger that processes without the server may share among them.
 
-    Others may go on with the server for about a second before it holds our share, and may have spent much that this
-    process has not seen. So of a window in which the server was lost nothing is taken if it is short, young or nearly
-    spent, else half of what was left; of one that began later, all.
+    Other processes may use the server for about a second before it holds our share, and may have spent much that this process
+    has not seen. So of the window in which the server was lost, this returns nothing if the window is short, young or nearly
+    spent, else half of what was left. Of a window that began later, it returns all.
 
     Args:
-        ledger: as it was last seen, brought up to `there`.
+        ledger: as it was last seen, advanced to `there`.
         there: now, on the server's clock.
         mono: now, on this machine's steady clock (ns); so are the other instants.
-        seen: when the ledger was last told.
+        seen: when the server last sent the ledger.
         held: from when on the others leave us our share.
     """
     limit, room = ledger.limit, max(0, ledger.room)
@@ -51,14 +51,14 @@ def surely_left(ledger: Ledger, there: Instant, mono: int, seen: int, held: int)
 
 
 def read_all(client: Client, now: Callable[[str], Instant]) -> Snapshot:
-    """Ledgers, members and permits of all namespaces of the server.
+    """Return ledgers, members and permits of all namespaces of the server.
 
     Args:
         client: of the server.
-        now: the present moment on the clock of a namespace.
+        now: returns the present instant on the clock of a namespace.
 
     Raises:
-        StoreUnavailable: it did not answer, or something on it is garbled.
+        StoreUnavailable: the server did not answer, or one of its records is garbled.
     """
     found = Snapshot()
     ask, clock = client.connection.ask, client.connection.clock
@@ -74,7 +74,7 @@ def _namespaces(redis: Any) -> list[str]:
 
 
 def _add(found: Snapshot, namespace: str, there: Instant, redis: Any) -> None:
-    """What lies in one namespace."""
+    """Add the contents of one namespace."""
     prefix = keys_of(namespace)
     keys = [key.decode() for key in sorted(redis.smembers(f"{prefix}ledgers"))]
     raws = redis.mget([f"{prefix}L:{key}" for key in keys]) if keys else []

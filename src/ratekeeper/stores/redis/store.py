@@ -1,7 +1,7 @@
-"""Ledgers shared by many machines, in a Redis or Valkey server that runs the arithmetic.
+"""The Redis store: many machines share ledgers in a Redis or Valkey server that runs the arithmetic.
 
-What ends a permit waits for the next request of this process, which takes along all that is pending; permits for calls that
-follow each other closely come out of batches. So the busier a process is, the fewer round trips it makes.
+The end of a permit waits for the next request of this process, which carries everything pending. Permits for calls in close
+succession come out of batches. So the busier a process is, the fewer round trips it makes per call.
 """
 
 from __future__ import annotations
@@ -66,25 +66,25 @@ N = TypeVar("N")
 T = TypeVar("T")
 
 _BURY: Final = 2 * SECOND
-"""Time between two looks which processes of this machine are dead, ns."""
+"""Time between two checks for dead processes of this machine, ns."""
 _KEY: Final = "hg:{notes}:secret"
 _LENGTH: Final = 32
 _MILLI: Final = 1_000_000
 """Nanoseconds in a millisecond."""
 _TRIES: Final = 10_000
-"""So often a note is changed anew because others were faster: each time one of them has changed it."""
+"""Most attempts of a compare-and-set on a note. Each failed attempt means that another process changed the note."""
 _KNOWN: Final = 4096
-"""Notes that are known at most."""
+"""Notes cached at most."""
 
 
 class RedisStore(SharedStore):
-    """All processes of all machines that name this server share these ledgers.
+    """Ledgers that all processes of all machines with this server address share.
 
     Args:
         url: of the server, see `ratekeeper.stores.redis.address`.
-        home: the state folder of this machine; there its processes see which of them are dead.
-        given: instants come with the calls, and every verb is a round trip of its own: for tests. Else the server's clock
-            counts, and what ends a permit is told when it suits.
+        home: the state folder of this machine; its processes use it to detect dead ones.
+        given: for tests: calls supply the instants, and every verb is a round trip of its own. Else the server's clock
+            counts, and ends of permits are sent later.
     """
 
     together = True
@@ -98,9 +98,9 @@ class RedisStore(SharedStore):
 
     def _start(self) -> None:
         """Begin with nothing sent and nothing held; also in a forked child."""
-        self._numbers = random.Random(random.SystemRandom().getrandbits(128))  # unlike a forked twin's
+        self._numbers = random.Random(random.SystemRandom().getrandbits(128))  # a forked twin draws other numbers
         self._noted: dict[str, bytes | None] = {}
-        """Notes as this process wrote them last, by topic."""
+        """Notes as this process last wrote them, by topic."""
         self._buried = 0
         self.connection = Connection(self.address, given=self._given)
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
@@ -111,7 +111,7 @@ class RedisStore(SharedStore):
         self._pubsub = PubSub(self.connection, self._client.refresh)
 
     def _changed(self) -> None:
-        """`blocks` or `learned` are new."""
+        """Take the new `learned` and `generation` from the mirror."""
         self.learned = self._mirror.learned
         self.generation = self._mirror.generation
 
@@ -122,11 +122,11 @@ class RedisStore(SharedStore):
         self.back()
 
     def _tend(self, mono: int) -> bool:
-        """The client's helper thread is awake; whether it should look again in a moment."""
+        """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
         self._permits.close_batches(mono)
         if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
-            for member in self._sockets.dead():  # so that nobody holds a share for them
+            for member in self._sockets.dead():  # so that no process holds a share for them
                 self._client.leave(member_name(member), own=False)
         return self._permits.any_open
 
@@ -166,7 +166,7 @@ class RedisStore(SharedStore):
     # -- observe and block -----------------------------------------------------------------------------------------
 
     def learn(self, namespace: str, limits: Mapping[str, tuple[int, int]]) -> bool:
-        # What is known here and what the server says of it are the same numbers.
+        # Rounded, so that the numbers known here equal those that the server returns.
         whole = {name: (capacity, period // MICRO * MICRO) for name, (capacity, period) in limits.items()}
         if not self._mirror.learn(namespace, whole):
             return False
@@ -182,7 +182,7 @@ class RedisStore(SharedStore):
         here = partial(self._mirror.block, scope, length, kind, reason, mono, wall)
         state = here()
         span = False if length is None else -(-max(0, length) // MICRO)
-        # What came in with the same request is older than this block.
+        # What arrived with the same request is older than this block.
         told = command("block", scope, kind, reason, span, done=lambda _: here())
         now = Instant(mono, mono, mono) if self._given else None
         self._client.post(namespace_of(scope), told, now, now=True)
@@ -191,13 +191,14 @@ class RedisStore(SharedStore):
     def unblock(self, scope: str, kind: str = "") -> bool:
         self._mirror.unblock(scope, kind)
         gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind]))
-        self._mirror.unblock(scope, kind)  # what came in with the same round trip was older than that
+        self._mirror.unblock(scope, kind)  # what arrived with the same round trip was older
         return gone
 
     # -- notes and members -----------------------------------------------------------------------------------------
 
     def update(self, topic: str, kind: type[N], change: Change[N, T], keep: int = 0) -> T:
-        """First on what this process knows of the note, as it usually is; then on what the server says it is."""
+        """Compare-and-set: try first on the note as this process knows it, which usually succeeds, then on the server's
+        value."""
         self.connection.clock  # noqa: B018 - `present` is by the server's clock
         raw, told = self._noted.get(topic), False
         for _ in range(_TRIES):
@@ -242,7 +243,7 @@ class RedisStore(SharedStore):
 
     def join(self, member: int, name: str) -> socket.socket | None:
         self._client.member = member_name(member)
-        self._client.namespace(NOTES).beat = 0  # a sign of life goes along
+        self._client.namespace(NOTES).beat = 0  # sends a heartbeat too
         topic = f"member:{member_name(member)}"
         self._client.post(NOTES, Command(lambda request: ["swap", topic, True, request.blob(name.encode()), False]))
         if self._sockets is not None:
@@ -265,10 +266,10 @@ class RedisStore(SharedStore):
         return self._client.members() or self.address.processes
 
     def secret(self, home: Path) -> bytes:
-        """The key under which API keys are digested, the same for all machines: kept on the server, and in `home` for when
-        that is out of reach."""
+        """Return the key under which API keys are digested, the same for all machines. The server keeps it, and `home` keeps
+        a copy for when the server is unreachable."""
         kept = home / f"secret-{hashlib.sha256(str(self.address).encode()).hexdigest()[:12]}"
-        # A server that was emptied gets back what the programs that run already go by.
+        # An emptied server gets back the key that running programs already use.
         fresh = kept.read_bytes() if kept.exists() else secrets.token_bytes(_LENGTH)
 
         def agreed(redis: Any) -> bytes:
@@ -301,7 +302,7 @@ class RedisStore(SharedStore):
         return ledger
 
     def state(self) -> tuple[int, int]:
-        return 0, 0  # nobody can tell; `peek` says what may surely be shared
+        return 0, 0  # unknown; `peek` returns what may surely be shared
 
     def detach(self) -> str:
         self._client.leave_alone()
@@ -319,7 +320,7 @@ class RedisStore(SharedStore):
             self.adopt(grant)
         for verb in replay:
             verb()
-        self._client.soon(at_once=True)  # whoever makes the next trip tells it first
+        self._client.soon(at_once=True)  # the next round trip of any thread sends it
 
     def adopt(self, grant: Grant) -> None:
         self._permits.adopt(grant)
@@ -331,7 +332,7 @@ class RedisStore(SharedStore):
 
     @property
     def trips(self) -> int:
-        """Script calls made so far."""
+        """Return the number of script calls so far."""
         return self.connection.calls
 
     def read(self, now: Callable[[str], Instant]) -> Snapshot:

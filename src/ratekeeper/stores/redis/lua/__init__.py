@@ -1,9 +1,9 @@
-"""The ledger arithmetic as it runs inside Redis and Valkey: one script, and how a ledger is written there.
+"""The ledger arithmetic inside Redis and Valkey: the script's text, and the conversion of ledgers to and from its format.
 
-``ledger.lua`` mirrors `ratekeeper.ledger` number for number, ``verbs.lua`` the verbs of a store; both say at their top how
-they are called and what is kept. `tests/conformance/test_lua.py` drives both sides through the same random worlds.
+``ledger.lua`` mirrors `ratekeeper.ledger` number for number, ``verbs.lua`` the verbs of a store. The top of each file
+explains its calls and its data. `tests/conformance/test_lua.py` drives both sides through the same random worlds.
 
-There all instants and periods are whole microseconds on the server's clock, and members are hexadecimal strings.
+In the script all instants and periods are whole microseconds on the server's clock, and members are hexadecimal strings.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MICRO: Final = 1_000
 _NANO: Final = 1_000_000_000
 _WINDOWS: Final = tuple(Window)
 _UNITS_OF_FIXED: Final = frozenset((0, 3, 4, 6, 7, 9, 17, 20, 21, 22, 23))
-"""Where in a fixed ledger's own numbers units and the number of a window stand; all others are instants or lengths."""
+"""Indexes of units and window numbers among a fixed ledger's own numbers; all others are instants or lengths."""
 _EARLY_OF_FIXED: Final = frozenset((5, 11, 12, 13, 15, 16, 18))
-"""Which of those are rounded down: earlier instants and lower bounds."""
+"""Indexes of those that are rounded down: earlier instants and lower bounds."""
 _ROW: Final = 16
 _NAME: Final = re.compile(r"\b[A-Z][A-Z_]+\b")
 _CONSTANTS: Final = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ([^\n\[({]+)$", re.M)
@@ -36,10 +36,10 @@ _PARTS: Final = ("ledger.lua", "verbs.lua", "seldom.lua", "call.lua")
 
 
 def script() -> str:
-    """The text for ``SCRIPT LOAD``.
+    """Return the text for ``SCRIPT LOAD``.
 
-    Names in capitals that stand for numbers or words are replaced by these: every call makes all functions anew, and pays for
-    each local that one of them holds on to.
+    It replaces names in capitals by the numbers or words that they stand for, because every call creates all functions anew
+    and pays for each local that a function captures.
     """
     folder = Path(__file__).parent
     text = "\n".join((folder / part).read_text(encoding="utf-8") for part in _PARTS)
@@ -57,24 +57,24 @@ def script() -> str:
 
 
 def _up(ns: int) -> int:
-    """Nanoseconds as microseconds, rounded up."""
+    """Convert nanoseconds to microseconds, rounded up."""
     return -(-ns // MICRO)
 
 
 def member_name(member: int) -> str:
-    """A member's number as the script knows it."""
+    """Return a member's number in the script's form."""
     return f"{member:016x}"
 
 
 def spec(limit: Limit) -> list[int]:
-    """A limit as the script's header lists it."""
+    """Return a limit as the script's header lists it."""
     return [
         _WINDOWS.index(limit.window), limit.capacity, limit.headroom, _up(limit.period), limit.refill, _up(limit.origin),
     ]  # fmt: skip
 
 
 def limit_of(state: list[Any], like: Limit | None = None) -> Limit:
-    """The limit under which a ledger was written, with the names of `like`."""
+    """Return the limit under which a ledger was written, with the names of `like`."""
     number, capacity, headroom, period, refill, origin = state[2:8]
     name, unit, scope = (like.name, like.unit, like.scope) if like else ("", "", ())
     window = _WINDOWS[number]
@@ -82,10 +82,10 @@ def limit_of(state: list[Any], like: Limit | None = None) -> Limit:
 
 
 def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
-    """A ledger as the script writes it.
+    """Convert a ledger to the script's form.
 
-    What is not a whole microsecond is rounded to the side on which units are held longer. Eras stand as they are: they are
-    the same only if the ledger counts time as the server does.
+    Fractions of a microsecond are rounded to the side that holds units longer. Eras are copied; they match only if the ledger
+    counts time as the server does.
 
     Args:
         ledger: any kind.
@@ -96,7 +96,7 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
         numbers = enumerate(ledger.dump_own())
         own = [x if i in _UNITS_OF_FIXED else x // MICRO if i in _EARLY_OF_FIXED else _up(x) for i, x in numbers]
     elif isinstance(ledger, First):
-        begun = max(1, ledger.begun // MICRO) if ledger.begun else 0  # 0 says that no window is open
+        begun = max(1, ledger.begun // MICRO) if ledger.begun else 0  # 0 means that no window is open
         own = [begun, _up(ledger.anchor), ledger.carry, _up(ledger.last), ledger.owed]
     elif isinstance(ledger, Sliding):
         own = [units if i % 3 == 1 else _up(units) for i, units in enumerate(ledger.marks)]
@@ -121,7 +121,7 @@ def to_lua(ledger: Ledger, seq: int = 1) -> list[Any]:
 
 
 def from_lua(state: list[Any], limit: Limit | None = None) -> Ledger:
-    """Inverse of `to_lua`, exact; instants count on the server's clock, in ns.
+    """Inverse of `to_lua`, exact; instants are on the server's clock, in ns.
 
     Args:
         state: the decoded copy.
