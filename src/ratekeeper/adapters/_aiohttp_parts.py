@@ -1,5 +1,5 @@
-"""Parts of aiohttp: answers (how long they hold a slot, and how one is made that no connection gave), connections from any
-address, and open websockets, whose messages are charged before they are sent."""
+"""Parts of aiohttp: responses (how long they hold a slot, and how to make one without a connection), connections from any
+address, and open websockets, whose messages the gate charges before they leave."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Connector", "connector_hooks", "hold", "joined", "labelled", "made", "unread"]
 
 _RENEW_EVERY = 1.0
-"""Seconds between two looks at whether more of a streamed answer has come."""
+"""Seconds between two checks for more data of a streamed response."""
 _DATA: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
 
 
 def unread(body: bytes) -> StreamReader:
-    """A stream that gives the body once more, for a caller who reads ``response.content``."""
+    """Return a stream that gives the body again, for a caller that reads ``response.content``."""
     loop = asyncio.get_running_loop()
     stream = StreamReader(BaseProtocol(loop=loop), 2**16, loop=loop)
     stream.feed_data(body)
@@ -41,7 +41,7 @@ def unread(body: bytes) -> StreamReader:
 
 
 def hold(reading: Reading, response: ClientResponse) -> None:
-    """Keeps the slot until the last byte, or until the response is closed or forgotten."""
+    """Keep the slot until the last byte, or until the response is closed or garbage-collected."""
     watched = weakref.ref(response)
     loop = asyncio.get_running_loop()
     seen = -1
@@ -71,7 +71,7 @@ def hold(reading: Reading, response: ClientResponse) -> None:
 def _then(
     method: Callable[[ClientResponse], Any], watched: weakref.ref[ClientResponse], done: Callable[[], None]
 ) -> Any:
-    """A method of one response that also says that its reader has left. Holds no reference to the response."""
+    """Wrap a method of one response so that it also reports the end of reading. Holds no reference to the response."""
 
     def leave() -> Any:
         current = watched()
@@ -82,7 +82,7 @@ def _then(
 
 
 def made(request: Any, method: str, url: URL, session: Any, reply: Reply, served: Served) -> ClientResponse:
-    """An answer that no connection gave. aiohttp has no public way to make one."""
+    """Make a response without a connection. aiohttp has no public way to do it."""
     loop = asyncio.get_running_loop()
     headers = CIMultiDict([*reply.headers, *served.headers().items()])
     asked = CIMultiDictProxy(CIMultiDict[str]() if request is None else request.headers)
@@ -108,7 +108,7 @@ def made(request: Any, method: str, url: URL, session: Any, reply: Reply, served
 
 
 class _Written:
-    """What an answer wants to know of the request that was not sent."""
+    """The request state that a response reads, for a request that was not sent."""
 
     output_size = 0
 
@@ -124,13 +124,13 @@ def labelled(response: Any, served: Served) -> None:
 
 
 def connector_hooks(cls: type[TCPConnector]) -> dict[str, Callable[..., Any]]:
-    """What takes the place of three methods of a connector class, so that its connections leave from any address."""
+    """Return replacements for three methods of a connector class, so that its connections leave from any address."""
     made, connects, closes = cls.__init__, cls.connect, cls.close
 
     @functools.wraps(made)
     def begin(self: Any, **options: Any) -> None:
         made(self, **options)
-        # One that its user has bound, or whose connections somebody else makes, leaves from where it does.
+        # A connector that the program has bound, or of another class, keeps its own address.
         ours = type(self) is TCPConnector or isinstance(self, Connector)
         if ours and not options.get("local_addr") and not options.get("socket_factory"):
             self.ratekeeper_others = options, {}
@@ -157,14 +157,14 @@ def connector_hooks(cls: type[TCPConnector]) -> dict[str, Callable[..., Any]]:
 
 
 class Connector(TCPConnector):
-    """A connector whose connections leave from the address that the gate has chosen: give one to your session beside the
-    middleware. Arguments as for ``aiohttp.TCPConnector``."""
+    """A connector whose connections leave from the address that the gate has chosen. Give one to your session in addition
+    to the middleware. Arguments as for ``aiohttp.TCPConnector``."""
 
     locals().update(connector_hooks(TCPConnector))
 
 
 def _through(request: Any, proxy: str) -> None:
-    """Makes a request go through a proxy, or through none."""
+    """Send a request through a proxy, or through none."""
     request.headers.popall("Proxy-Authorization", None)
     if not proxy:
         request.update_proxy(None, None, None)
@@ -174,7 +174,7 @@ def _through(request: Any, proxy: str) -> None:
     if url.user:
         said = b64encode(f"{url.user}:{url.password or ''}".encode()).decode("ascii")
         login["Proxy-Authorization"] = f"Basic {said}"
-    if not request.is_ssl():  # else only the proxy may see it, when it is asked for a tunnel
+    if not request.is_ssl():  # else only the proxy may see it, in the tunnel request
         request.headers.update(login)
     request.update_proxy(url.with_user(None), None, login)
 
@@ -183,8 +183,8 @@ def _through(request: Any, proxy: str) -> None:
 
 
 def joined(socket: Any, line: Line) -> Any:
-    """A websocket that was just opened, whose messages are charged from now on."""
-    # aiohttp sends everything through this one, its own pongs and heartbeats too.
+    """Charge the messages of a websocket that was just opened; return it."""
+    # aiohttp sends everything through this writer, its own pongs and heartbeats too.
     socket._writer = _Writer(socket._writer, line)
     _watch(socket, line)
     return socket
@@ -193,7 +193,7 @@ def joined(socket: Any, line: Line) -> Any:
 class _Writer:
     """The writer of a websocket, which waits for the limits first.
 
-    A goodbye waits for nobody, nor does an answer to a ping: a message of each window is set aside for it (`Line.opened`).
+    A close frame does not wait. Nor does a pong, because one message of each window is reserved for it (`Line.opened`).
     """
 
     def __init__(self, inner: Any, line: Line) -> None:
@@ -211,16 +211,16 @@ class _Writer:
 
 
 def _watch(socket: Any, line: Line) -> None:
-    """Closes the line when the connection is closed, by whichever side, or lost."""
+    """Close the line when either side closes the connection, or when it is lost."""
     connection = socket._conn
     protocol = None if connection is None else connection.protocol
-    if protocol is None or not protocol.is_connected():  # gone already, before it could be told
+    if protocol is None or not protocol.is_connected():  # closed before the hook could see it
         line.close()
         return
 
     def end(lost: asyncio.Future[None] | None = None) -> None:
         if lost is not None and not lost.cancelled():
-            lost.exception()  # ours is not the only eye on it, but it may be the last
+            lost.exception()  # marks the exception as retrieved, in case no other code reads it
         line.close()
 
     connection.add_callback(end)

@@ -1,9 +1,9 @@
-"""One call of a client library from end to end (long because a call is one object), with all that is done around it.
+"""One call of a client library from end to end, with all policies (long because a call is one object).
 
-A client library is described by a subclass of `ClientCall`: how it reads an answer (`read_body`), holds one that is
-streamed (`hold_slot`), makes one (`answer`) and labels it (`label`), and how it makes another request of its own (`other`).
-Its module adds how a request is read (`Outbound`), how it leaves from an address, and where the hooks are. Each request of
-a governed client comes in at `enter`. Flows are written once, as generators (`ratekeeper.gate.steps`).
+A subclass of `ClientCall` describes a client library: how it reads a response (`read_body`), holds a streamed one
+(`hold_slot`), makes one (`answer`) and labels it (`label`), and how it makes another request (`other`). The library's
+module adds how to read a request (`Outbound`), how to send it from an address, and the hooks. Each request of a governed
+client enters at `enter`. Flows are generators (`ratekeeper.gate.steps`).
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ __all__ = ["ClientCall", "OuterCall", "begin", "denied", "enter", "leaving", "ru
 C = TypeVar("C", bound="ClientCall")
 
 SIGNATURE_MARGIN = 0.25
-"""Seconds before a signature goes stale by which the request must have left: its own way to the server."""
+"""Seconds before a signature expires by which the request must leave: its travel time to the server."""
 
 
 class ClientCall(Call):
     """A request of a client library.
 
     Args:
-        governor: whose gate is asked.
-        outbound: the request, as the rules see it.
+        governor: of the gate to ask.
+        outbound: the request.
         rules: of its host.
-        native: the same in the client's own form, whatever that is.
-        send: sends one. Called with `native`; returns the client's answer, or an awaitable of it if `is_async`.
-        family: the client's base error; a refusal is raised as both.
-        is_async: whether the flow is driven by `drive_async`.
-        any_address: whether the request leaves from `Call.egress`; else the default address is meant.
-        apart: whether what is held while a connection is open gets a permit of its own (`held`), for the rest is spent with
-            the answer.
+        native: the same request in the client's own form.
+        send: sends `native`; returns the client's response, or an awaitable of it if `is_async`.
+        family: the client's base error; a refusal belongs to both families.
+        is_async: whether `drive_async` drives the flow.
+        any_address: whether the request leaves from `Call.egress`; if not, from the default address.
+        apart: whether the slots of an open connection get their own permit (`held`), because the response settles the
+            rest.
         request: the request as the rules see it, if the caller has it.
 
     Attributes:
-        held: the permit of what is held as long as a connection is open, where that is kept apart from the rest.
+        held: the separate permit for the slots of an open connection, if `apart`.
     """
 
     STATUS: ClassVar[str] = "status"
-    """The attribute of an answer that holds its status."""
+    """The name of a response's status attribute."""
     held: Permit | None = None
     resigned = False
-    """Whether the caller signs after the wait, so that a signature seen now does not matter."""
+    """Whether the caller signs after the wait, so that the present signature does not matter."""
 
     def __init__(
         self,
@@ -90,39 +90,39 @@ class ClientCall(Call):
         self.apart = apart
 
     def another(self: C, outbound: Outbound, native: Any) -> C:
-        """Another request, sent as this one is."""
+        """Make another call that is sent like this one."""
         return type(self)(
             self.governor, outbound, self.rules, native, self.send,
             family=self.family, is_async=self.is_async, any_address=self.any_address,
         )  # fmt: skip
 
-    # -- what a client library says --------------------------------------------------------------------------------
+    # -- what a client library implements --------------------------------------------------------------------------
 
     @staticmethod
     def shorten_timeouts(native: Any, longest: float) -> None:
-        """Let no step of sending a request take longer than `longest` seconds, where the client has a place for that."""
+        """Limit each client timeout of a request to `longest` seconds, if the client has such timeouts."""
 
     def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
-        """The body of an answer, without its content encoding (None if that cannot be had), and an answer that its user can
-        still read in any way."""
+        """Return the body of a response without its content encoding (None: not available), and a response that the program
+        can still read in any way."""
         raise NotImplementedError
 
     def hold_slot(self, owner: Call, response: Any) -> bool:
-        """Have an answer keep the slot of `owner` until its last byte, or until its reader leaves (`Call.until_read`); False:
-        nothing more will come."""
+        """Keep the slot of `owner` until the program has read the response or dropped it (`Call.until_read`). False: no more
+        data will come."""
         return False
 
     def fails_over(self, error: Exception) -> bool:
-        """Whether a failed attempt is made from the next address: it was surely never sent, and there is one."""
+        """Whether to repeat a failed attempt from the next address: it was surely never sent, and there is one."""
         return self.elsewhere
 
     def blocked_answer(self, block: Blocked) -> Steps[Any]:
-        """What an unchanged program sees of a call that a block holds: an answer as the provider would give it."""
+        """Return the response that an unchanged program gets for a blocked call: the one that the provider would give."""
         return self.answer(self.denied(block), Served(Service.REFUSED))
         yield
 
     def blocked_error(self, error: Rejected | CallFailed, block: Blocked) -> Exception:
-        """The error that a program sees which has asked for the gate: `error` with that answer."""
+        """Return the error that a program with an explicit gate gets: `error`, with that response."""
         if self.answers:
             error.response = self.answer(self.denied(block), Served(Service.REFUSED))  # type: ignore[union-attr]
         return error
@@ -130,17 +130,17 @@ class ClientCall(Call):
     # -- one attempt -----------------------------------------------------------------------------------------------
 
     def once(self, owner: Call) -> Steps[Any]:
-        """Send one attempt, and tell its fate, whatever happens. `owner`: the call whose permit it spends, this one or one
-        of a layer above."""
+        """Send one attempt and always report its outcome. `owner`: the call whose permit it spends, this one or one of an
+        upper layer."""
         if owner.longest is not None:
             self.shorten_timeouts(self.native, owner.longest)
         owner.observed_above, spare = True, owner._spare
-        if not spare:  # taken from a layer above, and handed on
+        if not spare:  # taken from an upper layer, and handed on
             spare.append(True)
         try:
-            token = CURRENT.set(owner)  # as `HandedDown` does it: this is the way of every call
+            token = CURRENT.set(owner)  # inlines `HandedDown`, because every call comes here
             try:
-                # In a thread there is nobody to hand the waiting to: each step of a flow costs a frame for every layer.
+                # A thread has no event loop to yield to, and each step of a flow costs a frame for every layer.
                 if self.is_async:
                     response = yield functools.partial(self.send, self.native)
                 else:
@@ -150,16 +150,16 @@ class ClientCall(Call):
                 spare.clear()
             return (yield from self.observe(owner, response))
         except BaseException as error:
-            spare.clear()  # also where a signal's handler struck before the block that clears it
+            spare.clear()  # again, because a signal handler may raise before the inner block
             owner.failed(error)
             raise
 
     def send_ungoverned(self) -> Steps[Any]:
-        """Send without the gate: nobody has rules, or the user lets calls pass when something is wrong inside it."""
+        """Send without the gate: there are no rules, or the user prefers ungoverned calls after an internal error."""
         return (yield functools.partial(self.send, self.native))
 
     def observe(self, owner: Call, response: Any) -> Steps[Any]:
-        """Tell the gate what came back; returns it, still unread."""
+        """Report the response to the gate; return it, still unread."""
         status, headers = getattr(response, self.STATUS), response.headers
         if owner.wants_body(status):
             body, response = yield from self.read_body(response)
@@ -169,11 +169,11 @@ class ClientCall(Call):
         return response
 
     def begin(self, timeout: float | None) -> Steps[bool]:
-        """Wait for leave to send one attempt, for so many seconds if that is less than the governor says; False: it passes
-        ungoverned, for the user has said so.
+        """Wait for a permit for one attempt, at most `timeout` seconds and the governor's timeout. False: the call passes
+        ungoverned, because the user has set that.
 
         Raises:
-            Rejected: it may not be sent; also of the client's family.
+            Rejected: the gate refused the call; the error is also of the client's family.
         """
         governor: Governor | None = self.governor
         while governor is not None:
@@ -189,7 +189,7 @@ class ClientCall(Call):
         return False
 
     def wait(self, governor: Governor, timeout: float | None) -> Steps[None]:
-        """`begin` with one gate."""
+        """Do the same as `begin` with one gate."""
         gate, rules, request, is_async = governor.gate, self.rules, self.request, self.is_async
         if not gate.acquainted(rules):
             known = rules, self.outbound.base_url
@@ -224,7 +224,7 @@ class ClientCall(Call):
             if held is not None:
                 held.give_up()
             if isinstance(error, DeadlineExceeded) and signed_until is not None:
-                raise stale(error) from None  # a deadline that only the signature set is reported as what it is
+                raise stale(error) from None  # the signature alone set this deadline
             raise
         address = permit.egress
         egress = address if self.any_address and (address.bind or address.proxy) else None
@@ -234,21 +234,21 @@ class ClientCall(Call):
     def _patience(
         self, governor: Governor, signed_until: int | None, timeout: float | None
     ) -> tuple[float | None, float]:
-        """Seconds it may wait in all, never beyond a signature that it already carries; and for the end of a block."""
+        """Return the seconds to wait in all (never beyond the expiry of a signature), and for the end of a block."""
         gate, longest = governor.gate, governor.timeout
         block_wait = math.inf if longest is not None or self.patient else gate.max_block_wait
         if timeout is not None:
             longest = timeout if longest is None else min(longest, timeout)
         if signed_until is None:
             return longest, block_wait
-        # The provider judges by its own clock: by the latest that it can be there.
+        # The provider uses its own clock, so count from the latest time that it may show.
         left = (signed_until - gate.times.now(self.rules.namespace).hi) / SECOND - SIGNATURE_MARGIN
         return min(max(0.0, left), gate.max_wait if longest is None else longest), block_wait
 
-    # -- what the policies ask -------------------------------------------------------------------------------------
+    # -- what policies call ----------------------------------------------------------------------------------------
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
-        """One attempt; where no connection can be made from one address, nothing was sent, and it goes from the next."""
+        """Make one attempt. If an address gets no connection, nothing was sent, so try the next address."""
         while True:
             if not (yield from self.begin(timeout)):
                 return (yield from self.send_ungoverned())
@@ -256,7 +256,7 @@ class ClientCall(Call):
                 self.leaving()
             steps, longest = self.once(self), self.longest
             if longest is not None and self.is_async and on_asyncio():
-                # What is not on asyncio is cut off by its client's own timeouts.
+                # Off asyncio, the client's own timeouts end the attempt.
                 steps = within(steps, longest, functools.partial(self.late, longest))
             try:
                 response = yield from steps
@@ -269,8 +269,8 @@ class ClientCall(Call):
                 return response
 
     def uncertain(self, error: Exception) -> Exception:
-        """What is raised in place of an error of the only attempt: where nobody knows what became of a call that must not be
-        repeated, that is what it says."""
+        """Return the error to raise for an error of the only attempt: `OutcomeUnknown` if the outcome is unknown and a repeat
+        is unsafe."""
         if self.tried is None or self.tried.outcome is not Outcome.UNKNOWN:
             return error
         plan = self.governor.gate.plan(self.rules, self.request)
@@ -290,17 +290,17 @@ class ClientCall(Call):
         response.headers.update(served.headers())
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
-        """Also of the client's family: of the very kind that came from below, if one did."""
+        """Convert an error into the client's family: into the class of `cause` if the client raised one."""
         kind = type(cause) if isinstance(cause, Exception) and not isinstance(cause, RatekeeperError) else None
         return in_family(error, self.family if kind is None else lambda: kind)
 
     def denied(self, block: Blocked) -> Reply:
-        """What the provider would answer to the call, which a block holds."""
+        """Return what the provider would answer to the blocked call."""
         return denied(self.governor.gate, self.rules, self.request, block)
 
 
 class OuterCall(ClientCall):
-    """A request as a layer above the HTTP library makes it: the answer is seen below, by whoever takes the attempt."""
+    """A request of a layer above the HTTP library. The lower layer that takes the attempt sees the response."""
 
     def once(self, owner: Call) -> Steps[Any]:
         """See `ClientCall.once`."""
@@ -317,20 +317,20 @@ class OuterCall(ClientCall):
         return response
 
     def dispatch(self) -> Any:
-        """Send the request, from the address of `egress` where the layer below cannot see to that."""
+        """Send the request, from the address `egress` if the lower layer cannot choose it."""
         return self.send(self.native)
 
     def kept_back(self, error: BaseException) -> bool:
-        """Whether an error means that nothing was sent, where nobody below has taken the attempt."""
+        """Whether an error means that nothing was sent, if no lower layer has taken the attempt."""
         return True
 
     def untaken(self, response: Any) -> None:
-        """Tell the fate of an attempt that nobody below has taken, although the call succeeded."""
+        """Report a successful attempt that no lower layer has taken."""
         self.unsent()
 
 
 def leaving(scheme: str, host: str, port: int | None) -> Address | None:
-    """The address from which the request to this host must leave that is being sent now; None: the system's choice."""
+    """Return the address for the request to this host that is being sent now; None: the system chooses."""
     call = CURRENT.get()
     if call is None or call.egress is None or call.netloc != netloc_of(scheme, host, port):
         return None
@@ -349,15 +349,15 @@ def enter(
     any_address: bool = False,
     replayable: bool = True,
 ) -> Steps[Any]:
-    """A request that reaches a governed client, from end to end; returns what the client shows its user.
+    """Handle a request of a governed client from end to end; return the client's response.
 
-    It passes if its host has no rules. One that a layer above has waited for is sent, and observed where that layer does
-    not see its answer. Any other waits here, with all that is done around a call.
+    The request passes if its host has no rules. If an upper layer has waited for it, this layer sends it, and observes the
+    response if the upper layer does not see it. Any other request waits here, with all policies.
 
     Args:
         kind: the library's description.
-        outbound: the request; None (no host can be told) passes.
-        replayable: whether it can be sent more than once (its body is not a stream).
+        outbound: the request; None (no known host) passes.
+        replayable: whether the request can be sent more than once (its body is not a stream).
         governor, native, send, family, is_async, any_address: as for `ClientCall`.
     """
     above = None if outbound is None else take(outbound.netloc)
@@ -365,7 +365,7 @@ def enter(
     if above is None and outbound is not None:
         try:
             rules = governor.gate.match(outbound.netloc, outbound.path)
-        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+        except Exception as error:  # noqa: BLE001 - the callee raises it if it is not ours
             rules = governor.match_anyhow(outbound, family, error)
     if outbound is None or rules is None:
         return _plainly(send, native)
@@ -402,13 +402,13 @@ def begin(
     any_address: bool = False,
     apart: bool = False,
 ) -> Steps[ClientCall | None]:
-    """Waits for leave to send a request that its caller sends and observes by itself. None: it passes.
+    """Wait for a permit for a request that the caller itself sends and observes. None: the request passes.
 
     Args:
         governor, outbound, family, is_async, any_address, apart: as for `ClientCall`.
 
     Raises:
-        Rejected: it may not be sent; also of `family`.
+        Rejected: the gate refused it; the error is also of `family`.
     """
     rules = governor.match(outbound, family)
     if outbound is None or rules is None:
@@ -428,18 +428,18 @@ def begin(
 
 
 def _nothing(native: Any) -> None:
-    """What sends, where the caller does."""
+    """Do nothing: the caller sends."""
 
 
 def run(call: ClientCall) -> Steps[Any]:
-    """The call with all that is done around it; returns what its client shows its user.
+    """Make a call with all policies; return the client's response.
 
-    A call that a block holds for longer than it waits is told so in the form of its client: an unchanged program gets the
-    answer that the provider would give, one that has asked for the gate an error that is `Blocked` and holds that answer.
+    If a block lasts longer than the call waits, an unchanged program gets the response that the provider would give. A
+    program with an explicit gate gets a `Blocked` error that holds this response.
     """
     governor, dials = call.governor, call.request.method.startswith("WS")
     try:
-        pipeline = None if dials else governor.gate.pipeline  # whoever keeps a websocket alive dials again by himself
+        pipeline = None if dials else governor.gate.pipeline  # a program with a websocket redials by itself
     except Exception as error:
         if not governor.excuses(error):
             raise
@@ -461,7 +461,7 @@ def run(call: ClientCall) -> Steps[Any]:
 
 
 def denied(gate: Gate, rules: Provider, request: Request, block: Blocked) -> Reply:
-    """What the provider would answer to a request that a block holds."""
+    """Return what the provider would answer to a blocked request."""
     until = 0 if block.retry_at is None else int(block.retry_at * SECOND)
     made = rules.denial(gate.plan(rules, request), block.kind, block.scope, until, time.time_ns(), str(block))
     return Reply(made.status, tuple(made.headers.items()), made.body)

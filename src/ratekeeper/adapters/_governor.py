@@ -1,6 +1,6 @@
-"""How an adapter reaches its gate, and what becomes of a call when something goes wrong on the way.
+"""The governor of an adapter: it reaches the gate and decides about a call after an internal error.
 
-Nothing that goes wrong is a free pass: the call keeps to a safe share, or is refused.
+After an internal error a call keeps to a safe share of the limits, or the governor refuses it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ PASSES = "ratekeeper: a call to %s passes ungoverned"
 T = TypeVar("T")
 
 Family: TypeAlias = Callable[[], type[Exception]]
-"""Gives the base error of a client library, imported only when it is needed."""
+"""Returns the base error of a client library, imported only when needed."""
 
 
 class Governor:
-    """How one adapter reaches its gate.
+    """The way of one adapter to its gate.
 
     Args:
-        gate: the gate to ask; ``None`` is the process's shared one, made on first use.
-        priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
-        lenient: for an unchanged program: at an unexpected error of ours a call keeps to a safe share (`Gate.spare`), and if
-            even that fails it is refused, as an error of the client's family; it passes ungoverned only if the user has said
-            so (``ungoverned_on_error``). Whatever was not ours, such as what a signal's handler raised, is raised.
+        gate: the gate to ask; ``None``: the process's shared one, created on first use.
+        priority: priority of every call through this adapter; ``None``: the context and the route decide.
+        lenient: for an unchanged program. After an unexpected error of ours a call keeps to a safe share (`Gate.spare`). If
+            that fails too, the call is refused with an error of the client's family. It passes ungoverned only if the user
+            has set ``ungoverned_on_error``. Errors that are not ours, such as one of a signal handler, are raised.
         timeout: seconds that a call may wait, also for the end of a block; ``None``: the gate's `max_wait`, and its
             `max_block_wait` for a block.
     """
@@ -49,7 +49,7 @@ class Governor:
     __slots__ = ("_told", "gate", "lenient", "priority", "timeout")
 
     gate: Gate
-    """The gate that is asked."""
+    """The gate to ask."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Governor:
         lenient: bool = False,
         timeout: float | None = None,
     ) -> None:
-        if gate is not None:  # else see `__getattr__`
+        if gate is not None:  # if not, see `__getattr__`
             self.gate = gate
         self._told = False
         self.priority = priority
@@ -67,7 +67,7 @@ class Governor:
         self.timeout = timeout
 
     def __getattr__(self, name: str) -> Any:
-        """The shared gate, asked for each time: a fork has another."""
+        """Return the shared gate, looked up each time because a fork has another."""
         if name != "gate":
             raise AttributeError(name)
         from ratekeeper.gate.gate import Gate
@@ -75,29 +75,29 @@ class Governor:
         return Gate.shared()
 
     def knows(self, netloc: str, path: str) -> bool:
-        """True if there are rules for a host."""
+        """Whether there are rules for a host."""
         try:
             return self.gate.book.for_host(netloc, path) is not None
-        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+        except Exception as error:  # noqa: BLE001 - the callee raises it if it is not ours
             return self._asked_again(lambda gate: gate.book.for_host(netloc, path), error, netloc, None) is not None
 
     def match(self, outbound: Outbound | None, family: Family | None = None) -> Provider | None:
-        """The rules for a request; None: it passes. `family`: of the error, if nobody can tell."""
+        """Return the rules for a request; None: it passes. `family`: of the error, if the gate cannot tell."""
         if outbound is None:
             return None
         try:
             return self.gate.match(outbound.netloc, outbound.path)
-        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+        except Exception as error:  # noqa: BLE001 - the callee raises it if it is not ours
             return self.match_anyhow(outbound, family, error)
 
     def match_anyhow(self, outbound: Outbound, family: Family | None, error: Exception) -> Provider | None:
-        """`match` by the spare gate: the gate has raised `error`."""
+        """Do the same as `match` with the spare gate, after the gate has raised `error`."""
         netloc, path = outbound.netloc, outbound.path
         return self._asked_again(lambda gate: gate.match(netloc, path), error, netloc, family)
 
     @property
     def pipeline(self) -> Pipeline | None:
-        """What is done around calls; nothing where the gate cannot be asked."""
+        """The policies around calls; None if the gate cannot be asked."""
         try:
             return self.gate.pipeline
         except Exception as error:
@@ -106,11 +106,11 @@ class Governor:
             return None
 
     def excuses(self, error: Exception) -> bool:
-        """Whether calls go on after an error: it is ours, and the program has not asked for a gate."""
+        """Whether calls go on after an error: the error is ours, and the program has no explicit gate."""
         return self.lenient and ours(error)
 
     def _asked_again(self, ask: Callable[[Gate], T], error: Exception, netloc: str, family: Family | None) -> T | None:
-        """What the spare gate answers in place of one that has raised `error`; None where a call passes ungoverned."""
+        """Ask the spare gate after the gate has raised `error`. None: the call passes ungoverned."""
         other = self.instead(error, netloc, family)
         if other is None:
             return None
@@ -120,18 +120,18 @@ class Governor:
             raise refused(problem, netloc, family) from problem
 
     def instead(self, error: Exception, netloc: str, family: Family | None) -> Governor | None:
-        """Who governs a call when something went wrong: the spare gate. None: nobody, for the user has said so.
+        """Return the governor of a call after an internal error: the spare gate's. None: none, because the user has set that.
 
         Raises:
-            Exception: the error itself, if it is not ours to judge.
-            RatekeeperError: the gate cannot be made, or not even a spare one.
+            Exception: the error itself, if it is not ours.
+            RatekeeperError: the gate cannot be created, or the spare gate cannot.
         """
         if not self.lenient or not ours(error):
             raise error
         if self._ungoverned():
             log.warning(PASSES, netloc, exc_info=error)
             return None
-        if isinstance(error, RatekeeperError):  # a configuration that cannot be read may say something of any host
+        if isinstance(error, RatekeeperError):  # an unreadable configuration may concern any host
             raise refused(error, netloc, family) from error
         if not self._told:
             self._told = True
@@ -140,21 +140,21 @@ class Governor:
             from ratekeeper.gate.gate import Gate
 
             return Governor(Gate.spare(), priority=self.priority, timeout=self.timeout)
-        except Exception as problem:  # noqa: BLE001 - not ours is raised as it is
+        except Exception as problem:  # noqa: BLE001 - an error that is not ours is raised unchanged
             raise refused(problem, netloc, family) from error
 
     def _ungoverned(self) -> bool:
-        """Whether the user prefers calls that pass ungoverned to calls that are refused."""
+        """Whether the user prefers ungoverned calls to refused ones."""
         if switched_on(os.environ.get(UNGOVERNED_ON_ERROR, "")):
             return True
         try:
             return self.gate.ungoverned_on_error
-        except Exception:  # noqa: BLE001 - no gate, nobody has said so
+        except Exception:  # noqa: BLE001 - there is no gate, so no such setting
             return False
 
 
 def refused(error: Exception, netloc: str, family: Family | None) -> Exception:
-    """What is raised where nobody can say whether a call may be sent."""
+    """Return the error for a call that Ratekeeper cannot govern."""
     if not ours(error):
         return error
     said = RatekeeperError(

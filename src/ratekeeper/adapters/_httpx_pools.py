@@ -1,4 +1,4 @@
-"""Connection pools of httpx and httpx2: one for each address that requests leave from, and none loses a connection."""
+"""Connection pools of httpx and httpx2: one for each local address, and none loses a connection."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Pools", "pooled", "remembering"]
 
 
 class Pools:
-    """Takes the place of a transport's connection pool: one pool for each address that its requests leave from.
+    """Replaces a transport's connection pool with one pool for each local address.
 
-    It gives back what a pool loses when a call is cancelled. httpcore (1.0.9; httpcore2 2.16.2 does not) forgets a connection
-    whose call is cancelled when it has been made and not yet been used: it is neither idle nor closed nor anybody's, and
-    keeps its socket and its place in the pool.
+    It also closes connections that a pool loses. httpcore 1.0.9 (not httpcore2 2.16.2) forgets a new, unused connection when
+    its call is cancelled: the connection is neither idle nor closed nor in use, and keeps its socket and its place in the
+    pool.
 
     Args:
         own: the transport's pool.
-        make: makes one for an address; None: its user has chosen where its requests leave from.
+        make: makes a pool for an address; None: the program has chosen the address.
     """
 
     def __init__(self, own: Any, make: Callable[[Address], Any] | None) -> None:
@@ -69,7 +69,7 @@ class Pools:
 
     @property
     def all(self) -> tuple[Any, ...]:
-        """Every one of them."""
+        """All pools."""
         return (self._own, *self._others.values())
 
     def close(self) -> None:
@@ -96,8 +96,8 @@ class Pools:
 
 
 class _Unbroken:
-    """A stream whose closing is not broken off where its task is cancelled in the middle of it: httpcore would then keep the
-    connection, and its place in the pool, for ever."""
+    """A stream that finishes closing even if its task is cancelled. Otherwise httpcore would keep the connection, and its
+    place in the pool, forever."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -110,11 +110,11 @@ class _Unbroken:
 
 
 def pooled(transport: Any, options: Mapping[str, Any] | None = None) -> Any:
-    """The transport, with `Pools` in the place of its pool if it has one.
+    """Return the transport, with `Pools` instead of its pool if it has one.
 
     Args:
         transport: of either library, or any other.
-        options: what it was made with; None: nobody knows, so its requests leave from where they do.
+        options: its constructor's arguments; None: unknown, so its requests keep their own address.
     """
     pool = getattr(transport, "_pool", None)
     if not isinstance(pool, Pools) and (hasattr(pool, "handle_request") or hasattr(pool, "handle_async_request")):
@@ -131,7 +131,7 @@ def pooled(transport: Any, options: Mapping[str, Any] | None = None) -> Any:
 
 
 def remembering(cls: Any, made: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a patched class, whose instances become able to leave from any address."""
+    """Wrap the constructor of a patched class, so that its instances can send from any address."""
     names = list(inspect.signature(made).parameters)[1:]
 
     @functools.wraps(made)
@@ -146,7 +146,7 @@ def remembering(cls: Any, made: Callable[..., None]) -> Callable[..., None]:
 async def _close_lost(pool: Any) -> None:
     connections = getattr(pool, "_connections", None)
     if not isinstance(connections, list):
-        return  # nothing that we know
+        return  # an unknown structure
     used = {id(asked.connection) for asked in pool._requests}
     for connection in list(connections):
         settled = connection.is_idle() or connection.is_available() or connection.is_closed()

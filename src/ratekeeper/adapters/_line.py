@@ -1,8 +1,7 @@
-"""One websocket as the gate sees it: leave to dial, leave for each message, and what it holds while it is open.
+"""One websocket under the gate: a permit to dial, a permit for each message, and the slots it holds while open.
 
-A dial is a call like any other request. What goes out afterwards is charged message by message: nobody says when a
-message arrived, so each is left in flight for a while and then counts as spent. What a provider counts per connection is
-kept under a name of this process.
+A dial is a call like any other request. Afterwards the gate charges each message. No response tells when a message has
+arrived, so each stays in flight for a while and then counts as spent. Limits per connection use a name of this process.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ if TYPE_CHECKING:
 __all__ = ["Line", "Refused", "dialled", "dialling"]
 
 Refused: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
-"""Status, headers and body of the answer to a handshake."""
+"""Status, headers and body of the response to a handshake."""
 
 _LONGEST_READ: Final = 65_536
-"""Bytes of a message that are parsed at most: a longer one never subscribes."""
+"""The gate parses at most this many bytes of a message. A longer message never subscribes."""
 
 
 class Line:
-    """One governed websocket, from the leave to dial until it is closed.
+    """One governed websocket, from the permit to dial until it is closed.
 
     Args:
-        governor: whose gate is asked.
+        governor: of the gate to ask.
         provider: the rules of its host.
         outbound: the handshake.
-        call: the dial, which may go ahead.
+        call: the dial, which has its permit.
 
     Attributes:
-        name: what its own limits are kept under.
-        call: the dial; what became of it is told by `opened` or `failed`.
+        name: the name of its own limits.
+        call: the dial; `opened` or `failed` reports its outcome.
     """
 
     def __init__(self, governor: Governor, provider: Provider, outbound: Outbound, call: ClientCall) -> None:
@@ -61,7 +60,7 @@ class Line:
         self._headers = outbound.headers
         self._lock = threading.Lock()
         self._kept: list[tuple[frozenset[str], Permit]] = []
-        """Slots that it and its subscriptions hold, by what was subscribed to."""
+        """The slots of the connection and its subscriptions, by topics."""
         if call.held is not None:
             self._kept.append((frozenset(), call.held))
         self._closed = False
@@ -71,9 +70,9 @@ class Line:
         self._leases.add(self)
 
     def opened(self, *, is_async: bool) -> Steps[None]:
-        """The handshake succeeded. A dial that holds a place (connections at once) holds it until `close`.
+        """Report a successful handshake. A dial with a slot (concurrent connections) holds it until `close`.
 
-        An answer to a server's ping cannot wait. So one message of each window is set aside for them while it is open.
+        A pong cannot wait. So the gate reserves one message of each window for pongs while the connection is open.
         """
         if not self.call.slots:
             self.call.answered(101, {})
@@ -86,12 +85,12 @@ class Line:
             )
             if own:
                 permit = self._permit(plan, own, data=False)
-                # It waits only if the connection that had its name before has just sent all that it might.
+                # This waits only if the previous connection of that name has just used up its messages.
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
                 self._keep(frozenset(), permit)
 
     def failed(self, error: BaseException, answer: Refused | None) -> None:
-        """The dial failed, with an answer or without one; or the connection was given up before it was in use."""
+        """Report a failed dial, with or without a response, or a connection that was dropped before use."""
         if answer is None:
             self.call.failed(error)
         else:
@@ -100,7 +99,7 @@ class Line:
         self.close()
 
     def sending(self, message: str | bytes | None, *, is_async: bool) -> Steps[None]:
-        """Waits until a message may be sent. `message` None: a ping or a pong, which also passes a pause."""
+        """Wait until a message may be sent. `message` None: a ping or a pong, which also passes a pause."""
         tree = _tree(message)
         plan = self._cost(tree)
         if plan is None or self._closed:
@@ -108,7 +107,7 @@ class Line:
         slots, rest = parted(plan.charges)
         data, held = message is not None, None
         if slots:
-            # Its own permit, for a subscription outlasts its message.
+            # A separate permit, because a subscription outlasts its message.
             held = self._permit(plan, slots, data=data)
             yield waiting(held.acquire, held.acquire_async, is_async=is_async)
         try:
@@ -125,7 +124,7 @@ class Line:
             self._forget(_topics(tree))
 
     def renew(self) -> None:
-        """It is still open: hold what it holds for longer."""
+        """Extend the leases of the open connection."""
         self.call.streaming()
         with self._lock:
             permits = [permit for _, permit in self._kept]
@@ -134,11 +133,11 @@ class Line:
 
     @property
     def holds(self) -> bool:
-        """Whether anything must be renewed while it is open."""
+        """Whether the connection has leases to renew."""
         return not self._closed and (not self.call.done or bool(self._kept))
 
     def close(self) -> None:
-        """It is closed: what it held is free. May be called again, from any thread."""
+        """Free everything that the closed connection held. Safe to call again, from any thread."""
         with self._lock:
             again, self._closed = self._closed, True
             kept, self._kept = self._kept, []
@@ -152,7 +151,7 @@ class Line:
     # --- what a message costs -------------------------------------------------------------------------------------
 
     def _cost(self, tree: dict[str, Any] | None) -> Plan | None:
-        """The charges of one message: those of a subscription or of a call first, those of any message for the rest."""
+        """Return the charges of one message: those of a subscription or a call, and those of any message for the rest."""
         plans = [self._plan("WS-SEND", self._path, tree)]
         if tree is not None:
             verb = _verb(tree)
@@ -174,7 +173,7 @@ class Line:
         return plan if plan.route and plan.charges else None
 
     def _permit(self, plan: Plan, charges: tuple[Charge, ...], *, data: bool) -> Permit:
-        """`data`: whether it is for a message of the program; a sign of life waits for no pause, and goes first."""
+        """Make a permit. `data`: it is for a message of the program; a ping or pong passes a pause and goes first."""
         permit = self._governor.gate.permit(
             self._provider, "WS-SEND", self._path,
             priority=self._governor.priority if data else Priority.CRITICAL,
@@ -193,7 +192,7 @@ class Line:
         permit.refund()
 
     def _forget(self, topics: frozenset[str]) -> None:
-        """Unsubscribed: a subscription whose topics are all gone gives its slots back."""
+        """Remove unsubscribed topics. A subscription without topics gives its slots back."""
         left: list[tuple[frozenset[str], Permit]] = []
         with self._lock:
             for known, permit in self._kept:
@@ -208,13 +207,13 @@ class Line:
 def dialling(
     governor: Governor, outbound: Outbound, family: Family, *, is_async: bool, any_address: bool = False
 ) -> Steps[Line | None]:
-    """Waits for leave to dial. ``None``: the host has no rules, or a layer above has asked already.
+    """Wait for a permit to dial. ``None``: the host has no rules, or an upper layer has asked already.
 
     Args:
         governor, outbound, family, is_async, any_address: as for `ratekeeper.adapters._client.ClientCall`.
 
     Raises:
-        Rejected: it may not.
+        Rejected: the gate refused the dial.
     """
     if take(outbound.netloc) is not None:
         return None
@@ -236,16 +235,16 @@ def dialled(
     is_async: bool,
     any_address: bool = False,
 ) -> Steps[tuple[Any, Line | None]]:
-    """Dials when it may; returns what `dial` does, and the line (None: its messages are not charged).
+    """Wait, then dial; return the result of `dial` and the line (None: the gate does not charge its messages).
 
     Args:
         dial: makes the connection.
-        refused: the answer to the handshake that an error of `dial` carries, if there is one.
+        refused: returns the handshake response that an error of `dial` holds, if any.
         leave: closes a connection that may not be used after all.
         governor, outbound, family, is_async, any_address: as for `ratekeeper.adapters._client.ClientCall`.
 
     Raises:
-        Rejected: it may not be dialled, or not be used.
+        Rejected: the gate refused the dial or the use of the connection.
     """
     line = yield from dialling(governor, outbound, family, is_async=is_async, any_address=any_address)
     if line is None:
@@ -273,7 +272,7 @@ def _tree(message: str | bytes | None) -> dict[str, Any] | None:
 
 
 def _verb(tree: dict[str, Any]) -> str:
-    """What a message asks for, in lower case."""
+    """Return the operation of a message, in lower case."""
     return next((str(tree[name]).lower() for name in ("op", "method", "event", "type") if name in tree), "")
 
 

@@ -1,14 +1,14 @@
-"""What the SDKs of exchanges share: the gate before their signature, whichever private method that is.
+"""Hooks for exchange SDKs: the gate waits before the private method that signs a request.
 
-An SDK signs a timestamp and then calls its HTTP client. So the wait happens in front of the method that signs; the HTTP
-client below is governed as well, takes what was waited for, and tells what came back. A request that the SDK repeats
-by itself finds nothing to take: it waits and is charged anew, before it is signed again where the SDK lets us.
+An SDK signs a timestamp and then calls its HTTP client. So the call waits in front of the signing method. The HTTP client
+below is governed as well: it takes the attempt and reports the response. A request that the SDK repeats by itself finds no
+attempt to take, so it waits and is charged anew, before it is signed again if the SDK allows that.
 
-A call may leave from several addresses if the HTTP client below can, and its user has set no proxy. Where no connection
-can be made from one address, nothing was sent: the SDK makes the call again, signed anew, from the next.
+A call may leave from several addresses if the HTTP client below supports it and the program has set no proxy. If one
+address gets no connection, nothing was sent: the SDK makes the call again, with a new signature, from the next address.
 
-Each SDK is a description (`Sdk`). The methods are hooked once per process; whom a call asks is the governor that its
-object carries, or the one of `ratekeeper run`, or nobody.
+An `Sdk` describes each SDK. The hooks are installed once per process. A call asks the governor that its object carries, or
+the one of `ratekeeper run`, or none.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ MOVED = (
 )
 
 _LOCAL = (AssertionError, AttributeError, KeyError, PermissionError, TypeError, ValueError)
-"""Errors of exactly these types say, if no HTTP client of ours saw the call, that the SDK refused to make it."""
+"""Errors of exactly these types mean that the SDK refused to make the call, if no governed HTTP client saw it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
-    """One SDK, as it is hooked.
+    """The description of one SDK and its hooks.
 
     Attributes:
-        name: what its package is called on PyPI.
-        owners: module -> what is hooked in it: the name of a class, or "" for functions of the module itself.
-        calls: methods that make one call, from before the signature to the parsed answer -> parameters we read.
-        outbound: the request that a call will become, from its arguments by name (`self` among them); None: leave it
-            to the HTTP client.
+        name: the package name on PyPI.
+        owners: module -> the class to hook in it, or "" for functions of the module itself.
+        calls: methods that make one call, from before the signature to the parsed response -> parameters we read.
+        outbound: makes the request of a call from its arguments by name (`self` among them); None: leave the call to the
+            HTTP client.
         family: the SDK's own error that a program expects when its call is refused.
-        http: the attribute of a client that holds its HTTP client; "": it is one itself.
-        carrier: what of an object given to `govern` makes the calls.
-        proxies: those that the SDK itself gives to a request, from the arguments of a call.
-        fields: attributes of such an error, from our message and, if a block holds the call, from what the provider would
-            have answered.
-        signs: methods that an SDK (in threads) calls for each signature, where it repeats requests inside a call.
+        http: the attribute of a client that holds its HTTP client; "": the client is one itself.
+        carrier: returns the part of an object given to `govern` that makes the calls.
+        proxies: returns the proxies that the SDK sets on a request, from the arguments of a call.
+        fields: attributes of `family`'s errors, from our message and, for a blocked call, from the response that the
+            provider would give.
+        signs: methods that an SDK (in threads) calls for each signature, if it repeats requests inside a call.
     """
 
     name: str
@@ -83,14 +83,14 @@ class Sdk:
     signs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def govern(self, client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
-        """Governs one client in place and returns it.
+        """Govern one client in place and return it.
 
         Args:
-            client: as made; what its constructor has sent already went past the gate.
-            gate: the gate to ask; ``None`` is the process's shared one.
-            priority: class of every call of this client; ``None`` leaves it to the context and the route.
-            max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-                refuses at once what is shut for long.
+            client: the SDK's client. The gate does not see requests that its constructor has sent.
+            gate: the gate to ask; ``None``: the process's shared one.
+            priority: priority of every call of this client; ``None``: the context and the route decide.
+            max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: the gate's settings,
+                which refuse a call at once if a block lasts long.
         """
         carrier = self.carrier(client)
         for module, name in self.owners.items():
@@ -103,19 +103,19 @@ class Sdk:
         return client
 
     def patch(self, module: ModuleType) -> None:
-        """Governs every client of an unchanged program. `module`: one of `owners`, just imported."""
+        """Govern every client of an unchanged program. `module`: one of `owners`, just imported."""
         install(self, _owner(module, self.owners[module.__name__]), Governor(lenient=True))
 
     def below(self, question: str, given: Mapping[str, Any], outbound: Outbound) -> bool:
-        """What our adapter says of the HTTP client that will send a call: whether it can send from ``any_address`` (with no
-        proxy of the SDK between), whether it ``governs``."""
+        """Ask our adapter about the HTTP client that will send a call: whether it can send from ``any_address`` (without a
+        proxy of the SDK), or whether it ``governs``."""
         try:
             if question == "any_address" and self.proxies(given):
                 return False
             client = self._http(_carrier(given))
             url = f"{outbound.scheme}://{outbound.netloc}{outbound.path}"
             return bool(getattr(_adapter_of(client), question)(client, url))
-        except Exception as error:  # a client of another kind, which would just send, from the default address
+        except Exception as error:  # an unknown client, which just sends from the default address
             if struck(error):
                 raise
             return False
@@ -129,12 +129,12 @@ def _owner(module: ModuleType, name: str) -> Any:
 
 
 def _carrier(given: Mapping[str, Any]) -> Any:
-    """What carries the governor, of the arguments of a call: the client, or the session that a function is given."""
+    """Return the argument of a call that carries the governor: the client, or the session given to a function."""
     return given.get("self", given.get("session"))
 
 
 def _adapter_of(client: Any) -> Any:
-    """Our module for an HTTP client's library."""
+    """Return our module for an HTTP client's library."""
     packages = {cls.__module__.partition(".")[0] for cls in type(client).__mro__}
     (library,) = packages & {"aiohttp", "httpx", "requests"}
     return import_module(f"ratekeeper.adapters.{library}")
@@ -143,13 +143,13 @@ def _adapter_of(client: Any) -> Any:
 def planned(
     method: str, url: str, headers: Mapping[Any, Any], params: Any = None, body: str | None = None
 ) -> Outbound | None:
-    """The request that an SDK is about to build.
+    """Return the request that an SDK is about to build.
 
     Args:
-        method: of HTTP.
-        url: whole, with or without a query.
-        headers: those that rules may look at, in any case; values that are None are left out.
-        params: of the query or of a form, a dict or encoded; values that are None are left out.
+        method: the HTTP method.
+        url: the whole URL, with or without a query.
+        headers: the headers that rules may read, in any case; None values are left out.
+        params: of the query or of a form, a dict or encoded; None values are left out.
         body: JSON text.
     """
     if params and not isinstance(params, str):
@@ -163,13 +163,13 @@ def planned(
 
 
 def code_of(reply: Reply, path: str, otherwise: Any) -> Any:
-    """A provider's own code at a dotted path of an answer."""
+    """Return a provider's own error code at a dotted path of a response."""
     found = dig_json(reply.body, path)
     return otherwise if found is None else found
 
 
 def problems(sdk: Sdk, owner: Any) -> list[str]:
-    """What an upgrade of the SDK has moved: one line for each method that is gone or takes other parameters."""
+    """Return one line for each hooked method that an upgrade of the SDK has removed or given other parameters."""
     found = ((name, _problem(owner, name, needed)) for name, needed in {**sdk.calls, **sdk.signs}.items())
     return [f"{owner.__name__}.{name} {problem}" for name, problem in found if problem]
 
@@ -183,12 +183,12 @@ def _problem(owner: Any, name: str, needed: tuple[str, ...]) -> str:
 
 
 def install(sdk: Sdk, owner: Any, default: Governor | None = None) -> None:
-    """Hooks the methods of a class, or the functions of a module, once. What has moved is left alone, with a warning.
+    """Hook the methods of a class, or the functions of a module, once. Skip changed methods with a warning.
 
     Args:
-        sdk: what to hook.
+        sdk: the description of the hooks.
         owner: the class or the module.
-        default: asked by objects that carry no governor of their own as `ratekeeper`; None: they pass.
+        default: the governor for objects without their own `ratekeeper` attribute; None: they pass.
     """
     if problem := problems(sdk, owner):
         log.warning(MOVED, sdk.name, _version(sdk.name), "; ".join(problem))
@@ -210,7 +210,7 @@ def _version(name: str) -> str:
 
 def _replace(owner: Any, name: str, original: Any, hook: Any) -> None:
     setattr(owner, name, hook)
-    if isinstance(owner, ModuleType):  # whoever imported the function by its name has it under that name
+    if isinstance(owner, ModuleType):  # other modules may have imported the function by name
         for module in list(sys.modules.values()):
             if isinstance(module, ModuleType) and vars(module).get(name) is original:
                 setattr(module, name, hook)
@@ -220,7 +220,7 @@ def _replace(owner: Any, name: str, original: Any, hook: Any) -> None:
 
 
 def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
-    """What takes the place of a method that makes a call."""
+    """Replace a method that makes a call."""
     signature = inspect.signature(original)
     is_async = inspect.iscoroutinefunction(original)
     drive_all: Callable[[Steps[Any]], Any] = drive_async if is_async else drive
@@ -232,17 +232,17 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
             given.apply_defaults()
             governor = getattr(_carrier(given.arguments), "ratekeeper", None) or default
             outbound = None if governor is None else sdk.outbound(given.arguments)
-        except Exception as error:  # wrong arguments and the like: the SDK itself says so, or it sends something
+        except Exception as error:  # for example wrong arguments: the SDK itself reports them or sends something
             if struck(error):
                 raise
             outbound = None
         rules = None if governor is None else governor.match(outbound, sdk.family)
         if governor is None or outbound is None or rules is None or peek(outbound.netloc) is not None:
-            # Not ours, or in the HTTP client's hands, or waited for by a layer above.
+            # The call is ungoverned, or the HTTP client handles it, or an upper layer has waited for it.
             return original(*args, **kw)
 
         def send(request: Any) -> Any:
-            # SDKs write timestamp and signature into what they are given: each try has its own.
+            # SDKs write timestamp and signature into their arguments, so each attempt gets copies.
             return original(*map(_own, args), **{name: _own(value) for name, value in kw.items()})
 
         any_address = sdk.below("any_address", given.arguments, outbound)
@@ -253,7 +253,7 @@ def _calling(sdk: Sdk, original: Any, default: Governor | None) -> Any:
         signing.below = governor.lenient and sdk.below("governs", given.arguments, outbound)
         pipeline = governor.pipeline
         if pipeline is not None and pipeline.keeps(signing):
-            return original(*args, **kw)  # nothing to sign: the HTTP client below does it all, and keeps what it gets
+            return original(*args, **kw)  # no signature: the HTTP client below does everything and caches the response
         return drive_all(run(signing))
 
     return call
@@ -264,7 +264,7 @@ def _own(value: Any) -> Any:
 
 
 def _signed(sdk: Sdk, original: Any, default: Governor | None) -> Any:
-    """What takes the place of a method that makes a signature."""
+    """Replace a method that makes a signature."""
 
     @functools.wraps(original)
     def sign(*args: Any, **kw: Any) -> Any:
@@ -277,12 +277,12 @@ def _signed(sdk: Sdk, original: Any, default: Governor | None) -> Any:
 
 
 class _Signing(OuterCall):
-    """One call of an SDK, whose attempt the HTTP client below takes."""
+    """One call of an SDK. The HTTP client below takes its attempt."""
 
     sdk: Sdk
     answers = False
     below = False
-    """Whether the HTTP client answers by itself, as the provider would, to a call that a block holds."""
+    """Whether the HTTP client itself answers a blocked call as the provider would."""
     repeated = False
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
@@ -300,10 +300,10 @@ class _Signing(OuterCall):
         return type(error) in _LOCAL
 
     def untaken(self, response: Any) -> None:
-        self.answered(200, {})  # an HTTP client that nobody governs: spent, and nothing learned
+        self.answered(200, {})  # an ungoverned HTTP client: the cost is spent, and the gate learns nothing
 
     def fails_over(self, error: Exception) -> bool:
-        # What the SDK has repeated by itself may have been sent before.
+        # A request that the SDK has repeated by itself may have been sent before.
         return self.elsewhere and not self.repeated and unconnected(error)
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
@@ -312,20 +312,20 @@ class _Signing(OuterCall):
         return made
 
     def blocked_answer(self, block: Blocked) -> Steps[Any]:
-        # The SDK makes its own error of the answer that the HTTP client gives it.
+        # The SDK makes its own error from the HTTP client's response.
         if not self.below:
             raise self.fail(block, None)
         return (yield from self.send_ungoverned())
 
     def _fill(self, error: Exception) -> None:
-        """What a program reads off the SDK's own errors."""
+        """Set the attributes that programs read from the SDK's own errors."""
         block = error if isinstance(error, Blocked) else error.__cause__
         reply = self.denied(block) if isinstance(block, Blocked) else None
         for name, value in self.sdk.fields(str(error), reply).items():
             setattr(error, name, value)
 
     def again(self) -> None:
-        """The SDK signs: if the attempt is spent this is a repetition, which waits for one of its own."""
+        """Wait for a new attempt if the SDK signs again after the first attempt is spent: that is a repetition."""
         if self.spare:
             return
         self.repeated = True
@@ -336,4 +336,4 @@ class _Signing(OuterCall):
                 return
             self._fill(error)
             raise
-        self.observed_above = False  # the next request below takes the new attempt, and sees its answer
+        self.observed_above = False  # the next request below takes the new attempt and sees its response

@@ -1,6 +1,6 @@
-"""What a raw HTTP request says, what a client's exception means, and our errors in a client's own family.
+"""Raw HTTP requests as the rules see them, and Ratekeeper errors in a client's own exception family.
 
-Nothing here knows a client library; classes of libraries are recognised by name, so that none is imported.
+Nothing here imports a client library.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ F = TypeVar("F", bound=RatekeeperError)
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _BODY_MAX = 65_536
-"""Bytes of a request body that are parsed at most: larger ones never name a cost or an owner."""
+"""The gate parses at most this many bytes of a request body. Larger bodies never name a cost or an owner."""
 
 _OF_TRANSPORT = frozenset(
     """connection content-encoding content-length date keep-alive set-cookie transfer-encoding trailer upgrade""".split()  # noqa: SIM905
 )
-"""Headers that say how an answer came, or to whom, and mean nothing when it is given again."""
+"""Headers about the transport or the recipient of a response. They mean nothing in a cached response."""
 
 
 class Outbound(NamedTuple):
-    """One HTTP request that is about to leave, as a client library states it."""
+    """One HTTP request that a client library is about to send."""
 
     method: str
     scheme: str
@@ -49,18 +49,18 @@ class Outbound(NamedTuple):
     path: str
     query: str
     headers: Mapping[str, str]
-    """Looked up with lower-case names."""
+    """Header names are lower-case."""
     body: bytes | str | None = None
-    """Only when it is at hand: never a stream or a generator."""
+    """The body if it is in memory: never a stream or a generator."""
 
     @property
     def base_url(self) -> str:
-        """Scheme and host, as in ``https://fapi.binance.com``; a websocket's handshake counts as HTTP."""
+        """Scheme and host, as in ``https://fapi.binance.com``; a websocket handshake counts as HTTP."""
         scheme = {"ws": "http", "wss": "https"}.get(self.scheme, self.scheme)
         return f"{scheme}://{self.netloc}"
 
     def request(self) -> Request:
-        """The same as the rules see it. The handshake of a websocket is a method of its own there."""
+        """Return the request as the rules see it. There a websocket handshake has its own method."""
         method, query, headers = self.method, self.query, self.headers
         upgrade = headers.get("upgrade")
         if upgrade and upgrade.lower() == "websocket":
@@ -69,12 +69,12 @@ class Outbound(NamedTuple):
             return Request(method, self.path, self.parameters(), self.json_body(), headers)
         pairs = [pair.partition("=")[::2] for pair in query.split("&") if pair]
         params: dict[str, Any] | None = dict(pairs) or None
-        if params is not None and len(params) < len(pairs):  # a name is given several times
+        if params is not None and len(params) < len(pairs):  # a name occurs several times
             params = self.parameters()
         return Request(method, self.path, params, None, headers)
 
     def parameters(self) -> dict[str, Any] | None:
-        """Query and form parameters together; a name given several times becomes a list."""
+        """Return query and form parameters together; a repeated name becomes a list."""
         text = self.query
         if self.body and "x-www-form-urlencoded" in (self.headers.get("content-type") or ""):
             form = _text(self.body)
@@ -92,7 +92,7 @@ class Outbound(NamedTuple):
         return found
 
     def json_body(self) -> Any:
-        """The parsed JSON body, or ``None`` when there is none, it is large or it is something else."""
+        """Return the parsed JSON body; ``None``: there is none, it is too large, or it is not JSON."""
         if not self.body or len(self.body) > _BODY_MAX or "json" not in (self.headers.get("content-type") or ""):
             return None
         return decoded(self.body)
@@ -105,7 +105,7 @@ def _text(body: bytes | str) -> str:
 
 
 def netloc_of(scheme: str, host: str, port: int | None) -> str:
-    """``host`` or ``host:port``, lower-case, without a default port; an IPv6 address in brackets."""
+    """Return ``host`` or ``host:port``, lower-case, without a default port; an IPv6 address in brackets."""
     host = host.lower()
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
@@ -113,7 +113,7 @@ def netloc_of(scheme: str, host: str, port: int | None) -> str:
 
 
 def lowered(headers: Mapping[Any, Any] | None) -> Headers:
-    """Headers by lower-case name, from whatever mapping a client accepts."""
+    """Return headers by lower-case name, from any mapping that a client accepts."""
     return Headers(
         [
             ((name if type(name) is str else _header(name)).lower(), value if type(value) is str else _header(value))
@@ -123,7 +123,7 @@ def lowered(headers: Mapping[Any, Any] | None) -> Headers:
 
 
 def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The headers of an answer that are kept with it."""
+    """Return the headers that the cache stores with a response."""
     named = [(str(name), str(value)) for name, value in headers]
     return tuple(
         (name, value)
@@ -137,7 +137,7 @@ def _header(value: Any) -> str:
 
 
 def from_url(method: str, url: str, headers: Mapping[str, str], body: Any = None) -> Outbound | None:
-    """An `Outbound` from a whole URL; ``None`` if the URL names no host."""
+    """Return an `Outbound` from a whole URL; ``None``: the URL names no host."""
     parts = urlsplit(url)
     if not parts.hostname:
         return None
@@ -147,10 +147,10 @@ def from_url(method: str, url: str, headers: Mapping[str, str], body: Any = None
 
 
 def in_family(error: F, family: Callable[[], type[Exception]]) -> F:
-    """The same error of ours as an exception that is also of the client library's own family.
+    """Convert a Ratekeeper error into one that is also of the client library's own exception family.
 
-    A program that already catches ``httpx.TransportError`` (or its like) keeps working, and one that knows
-    Ratekeeper can catch `Rejected` and read its fields.
+    A program that catches ``httpx.TransportError`` (or its like) keeps working. A program that knows Ratekeeper can catch
+    `Rejected` and read its fields.
     """
     kind = family()
     if isinstance(error, kind):
@@ -160,7 +160,7 @@ def in_family(error: F, family: Callable[[], type[Exception]]) -> F:
 
 
 def stale(error: DeadlineExceeded) -> SignatureWouldExpire:
-    """The error of a request that is signed already and may not leave before its signature goes stale."""
+    """Return the error of a signed request that cannot leave before its signature expires."""
     return SignatureWouldExpire(
         f"already signed, and stale before it may leave: {error}. Sign after the gate"
         " (as ratekeeper.adapters.ccxt does), widen the signing window, or spend less",
@@ -175,7 +175,7 @@ def _rebuild(ours: type[F], theirs: type[Exception], message: str, fields: dict[
     kind = joined(ours, theirs)
     try:
         made: F = kind(message)
-    except TypeError:  # a family whose errors are made of more than a text
+    except TypeError:  # errors of this family need more than a text
         made = kind.__new__(kind, message)
     made.args = (message,)
     made.__dict__.update(fields)
@@ -184,7 +184,7 @@ def _rebuild(ours: type[F], theirs: type[Exception], message: str, fields: dict[
 
 @functools.cache
 def _joined(ours: Any, theirs: Any) -> Any:
-    """A class that is both. Pickles, so that it survives the way out of a process pool."""
+    """Make a class that inherits from both. Its errors pickle, so that they survive a process pool."""
 
     def reduce(self: RatekeeperError) -> tuple[Any, ...]:
         plain = (str, int, float, type(None))
@@ -195,7 +195,7 @@ def _joined(ours: Any, theirs: Any) -> Any:
         "__module__": ours.__module__,
         "__doc__": ours.__doc__,
         "__reduce__": reduce,
-        "__str__": BaseException.__str__,  # our text, whatever theirs would print
+        "__str__": BaseException.__str__,  # our text instead of theirs
         "ours": ours,
     }
     return type(ours.__name__, (ours, theirs), body)

@@ -1,9 +1,9 @@
 """aiohttp: ``ClientSession(middlewares=(middleware,))``.
 
-The middleware sees every request, also redirects and aiohttp's own resend on a dropped connection. aiohttp counts
-what a middleware waits in ``ClientTimeout.total``: leave `total` unset and use ``sock_connect`` and ``sock_read``, or give
-the session to `govern`: then, as under ``ratekeeper run``, the wait comes before the clock of the timeout starts. To leave
-from several addresses a session needs our `Connector` as well.
+The middleware sees every request, also redirects and aiohttp's own resend on a dropped connection. aiohttp includes the
+wait of a middleware in ``ClientTimeout.total``. So leave `total` unset and use ``sock_connect`` and ``sock_read``, or give
+the session to `govern`: then, as under ``ratekeeper run``, the call waits before the timeout starts. To send from several
+addresses a session needs our `Connector` as well.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Middleware:
     """A governed client middleware.
 
     Args:
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call through this middleware; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
+        gate: the gate to ask; ``None``: the process's shared one.
+        priority: priority of every call through this middleware; ``None``: the context and the route decide.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: the gate's settings, which
+            refuse a call at once if a block lasts long.
     """
 
     __slots__ = ("governor",)
@@ -57,7 +57,7 @@ class Middleware:
         self.governor = Governor(gate, priority=priority, lenient=lenient, timeout=max_wait)
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Waits for leave, sends, and tells the gate what came back."""
+        """Wait for a permit, send, and report the response to the gate."""
         return await drive_async(
             enter(
                 _MiddlewareCall, self.governor, _outbound(request), request, handler,
@@ -72,7 +72,7 @@ middleware = Middleware()
 
 
 def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
-    """Governs a session that exists already, in place, and returns it.
+    """Govern an existing session in place and return it.
 
     Args:
         session: a ``ClientSession``.
@@ -82,23 +82,23 @@ def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wa
     if not any(isinstance(item, Middleware) for item in target._middlewares):
         ours = Middleware(gate, priority=priority, max_wait=max_wait)
         target._middlewares = (*target._middlewares, ours)
-        # aiohttp would rather be subclassed; but this one is made already.
+        # aiohttp expects a subclass, but this session exists already.
         object.__setattr__(target, "_request", MethodType(_asking(type(target)._request, ours), target))
         govern_sockets(target, ours.governor)
     return session
 
 
 def govern_sockets(session: Any, governor: Governor) -> None:
-    """Governs the websockets of a session, and nothing else of it."""
+    """Govern only the websockets of a session."""
     if "_ws_connect" not in vars(session):
         hook = _dialling(type(session)._ws_connect, governor)
         object.__setattr__(session, "_ws_connect", MethodType(hook, session))
 
 
 def patch(module: ModuleType) -> None:
-    """Governs every session of an unchanged program, also those made earlier.
+    """Govern every session of an unchanged program, also earlier ones.
 
-    Each request gets our middleware as its innermost one, and waits for its first hop before aiohttp's timeout starts.
+    Our middleware is the innermost one of each request. The first hop waits before aiohttp's timeout starts.
 
     Args:
         module: ``aiohttp``.
@@ -114,8 +114,8 @@ def patch(module: ModuleType) -> None:
 
 
 def any_address(session: Any, url: str = "") -> bool:
-    """Whether requests of a session (to any URL) leave from the address that the gate chooses: its connector is one of
-    ours, and neither the session nor the environment may name a proxy. One that a request names is the caller's to see."""
+    """Whether requests of a session (to any URL) leave from the address that the gate chooses: its connector is ours, and
+    neither the session nor the environment names a proxy. The caller checks for a proxy of a single request."""
     return _free(session) and not (session._default_proxy or session._trust_env)
 
 
@@ -136,8 +136,8 @@ def _family() -> type[Exception]:
 
 
 def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
-    """What takes the place of a session's method for all its requests: the wait, and whatever else is done around a call,
-    comes before aiohttp's own timeout starts. Further hops, such as redirects, wait in the middleware."""
+    """Replace a session's method for all its requests: the call waits and the policies run before aiohttp's own timeout
+    starts. Further hops, such as redirects, wait in the middleware."""
 
     @functools.wraps(original)
     async def _request(self: Any, method: str, str_or_url: Any, *, middlewares: Any = None, **kw: Any) -> Any:
@@ -166,7 +166,7 @@ def _asking(original: Any, ours: Middleware) -> Callable[..., Awaitable[Any]]:
 
 
 def _dialling(original: Any, ours: Governor) -> Callable[..., Awaitable[Any]]:
-    """What takes the place of a session's method for all its websockets: dials and messages wait for their limits."""
+    """Replace a session's method for all its websockets: dials and messages wait for their limits."""
 
     @functools.wraps(original)
     async def _ws_connect(self: Any, url: Any, **options: Any) -> Any:
@@ -201,7 +201,7 @@ async def _leave(socket: Any) -> None:
 
 
 class _Answers(ClientCall):
-    """What aiohttp's answers are like."""
+    """The handling of aiohttp's responses."""
 
     def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
         body = yield response.read
@@ -227,7 +227,7 @@ class _Answers(ClientCall):
 
 
 class _MiddlewareCall(_Answers):
-    """One request as the middleware sees it: each redirect is another."""
+    """One request as the middleware sees it. Each redirect is another request."""
 
     def answer(self, reply: Reply, served: Served) -> Any:
         return made(self.native, self.native.method, self.native.url, self.native.session, reply, served)
@@ -239,7 +239,7 @@ class _MiddlewareCall(_Answers):
 
 
 class _Asked(NamedTuple):
-    """What a session is asked for."""
+    """The arguments of a session's request."""
 
     session: Any
     url: Any
@@ -247,7 +247,7 @@ class _Asked(NamedTuple):
 
 
 class _SessionCall(_Answers, OuterCall):
-    """One request as a session is asked for it: what waits here is not in aiohttp's own timeout."""
+    """One request at the session's method. aiohttp's own timeout does not include the wait here."""
 
     native: _Asked
 
@@ -257,7 +257,7 @@ class _SessionCall(_Answers, OuterCall):
 
     def blocked_answer(self, block: Blocked) -> Steps[Any]:
         answer = yield from super().blocked_answer(block)
-        # What the session does with a bad answer, where it sees it come.
+        # Handle an error status as the session does.
         wanted = self.native.options.get("raise_for_status")
         wanted = self.native.session._raise_for_status if wanted is None else wanted
         if callable(wanted):
@@ -282,7 +282,7 @@ def _query(request: Request) -> dict[str, str]:
 
 def _outbound(request: Any) -> Outbound:
     body = request.body
-    # A payload of bytes can be read as often as one likes; any other kind is left alone.
+    # A payload of bytes can be read repeatedly; leave any other kind alone.
     content = body.decode("latin-1") if isinstance(body, payload.BytesPayload) else None
     return _from_yarl(request.method, request.url, request.headers, content)
 
@@ -293,7 +293,7 @@ def _from_yarl(method: str, url: URL, headers: Any, body: bytes | str | None) ->
 
 
 def _planned(session: Any, method: str, str_or_url: Any, options: dict[str, Any]) -> Outbound | None:
-    """What a session is about to send, before it has built its request; ``None`` if that cannot be told."""
+    """Return the request that a session is about to build; ``None``: unknown."""
     try:
         url = session._build_url(str_or_url)
         if options.get("params"):
@@ -311,4 +311,4 @@ def _planned(session: Any, method: str, str_or_url: Any, options: dict[str, Any]
             headers.setdefault("Content-Type", "application/json")
         return _from_yarl(method, url, headers, body) if url.raw_host else None
     except (TypeError, ValueError):
-        return None  # not ours to report: aiohttp will, and the middleware still gates what it does send
+        return None  # aiohttp reports the error, and the middleware still governs what it sends

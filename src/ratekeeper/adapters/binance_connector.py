@@ -1,6 +1,6 @@
 """binance-connector 3.x: ``client = govern(Spot(key, secret))``, or any other ``binance.api.API``.
 
-The gate is in front of the two methods that sign; what is not signed waits in ``send_request``.
+The gate is in front of the two methods that sign. Unsigned requests wait in ``send_request``.
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ SDK = Sdk(
     proxies=lambda given: given["self"].proxies,
     fields=_fields,
 )
-"""What is hooked."""
+"""The hooks of this SDK."""
 
 govern, patch = SDK.govern, SDK.patch

@@ -1,7 +1,7 @@
 """binance-sdk-spot and the other binance-sdk-*: ``client = govern(Spot(ConfigurationRestAPI(...)))``, or its ``rest_api``.
 
-All of them send through one function of ``binance_common``. It repeats failed reads by itself and signs each time;
-each time it asks for a timestamp, a repetition waits first.
+All of them send through one function of ``binance_common``. It repeats failed reads by itself and signs each time. The
+gate makes a repetition wait when the function asks for a timestamp.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _outbound(given: Mapping[str, Any]) -> Outbound | None:
     settings, utils = given["configuration"], vars(binance_common.utils)
     params = {**(given["payload"] or {}), **(given["body"] or {})}
     if given["is_signed"] and params.get("timestamp") is not None:
-        return None  # the caller's own instant grows old while we wait: the HTTP client looks after that
+        return None  # the caller's own timestamp ages during the wait: the HTTP client handles that
     query = utils["encoded_string"](utils["clean_none_value"](params))
     return planned(given["method"], f"{settings.base_path}{given['path']}", settings.base_headers, query)
 
@@ -52,6 +52,6 @@ SDK = Sdk(
     fields=_fields,
     signs={"get_timestamp": ()},
 )
-"""What is hooked."""
+"""The hooks of this SDK."""
 
 govern, patch = SDK.govern, SDK.patch

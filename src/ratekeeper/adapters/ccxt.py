@@ -1,10 +1,10 @@
 """ccxt, sync and async, REST and the REST half of pro: ``govern(exchange)``.
 
-The gate comes before the signature: a dry run of the exchange's own ``sign`` (no network) says which request it will
-be; the call waits, and only then is it signed for good. The exchange's own throttle is skipped for hosts that have
-rules. ``maxRetriesOnFailure`` keeps working: each retry waits and is charged.
+The gate comes before the signature: a dry run of the exchange's own ``sign`` (no network) tells the request. The call
+waits, and only then does the exchange sign it. The adapter skips the exchange's own throttle for hosts that have rules.
+``maxRetriesOnFailure`` keeps working: each retry waits and is charged.
 
-An exchange without a rule file is governed by what ccxt's own tables say (`ratekeeper.rules.ccxt_tables`).
+For an exchange without a rule file the limits come from ccxt's own tables (`ratekeeper.rules.ccxt_tables`).
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ E = TypeVar("E")
 _PROXIES = """proxies aiohttp_proxy httpProxy http_proxy httpProxyCallback http_proxy_callback httpsProxy https_proxy
     httpsProxyCallback https_proxy_callback socksProxy socks_proxy socksProxyCallback socks_proxy_callback
     aiohttp_trust_env requests_trust_env""".split()  # noqa: SIM905
-"""What a user sets whose calls are to leave through a proxy of their own."""
+"""The ccxt settings for a user's own proxy."""
 _RETRIES, _DELAY = "maxRetriesOnFailure", "maxRetriesOnFailureDelay"
 
 
 def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> E:
-    """Governs one exchange object in place and returns it.
+    """Govern one exchange object in place and return it.
 
     Args:
         exchange: any ccxt exchange: ``ccxt``, ``ccxt.async_support`` or ``ccxt.pro``.
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call of this exchange; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
+        gate: the gate to ask; ``None``: the process's shared one.
+        priority: priority of every call of this exchange; ``None``: the context and the route decide.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: the gate's settings, which
+            refuse a call at once if a block lasts long.
     """
     target: Any = exchange
-    if "fetch2" not in vars(target):  # else governed already
+    if "fetch2" not in vars(target):  # else it is governed already
         governor = Governor(gate, priority=priority, timeout=max_wait)
         for name, hook in _hooks(governor, type(target)).items():
             setattr(target, name, MethodType(hook, target))
@@ -67,7 +67,7 @@ def govern(exchange: E, *, gate: Gate | None = None, priority: Any = None, max_w
 
 
 def _opening(governor: Governor, original: Callable[..., None]) -> Callable[..., None]:
-    """What takes the place of `open`, which is called before every use of the session: its websockets wait too."""
+    """Replace `open`, which ccxt calls before every use of the session, so that its websockets wait too."""
 
     @functools.wraps(original)
     def open_(self: Any, *values: Any, **options: Any) -> None:
@@ -81,7 +81,7 @@ def _opening(governor: Governor, original: Callable[..., None]) -> Callable[...,
 
 
 def patch(module: ModuleType) -> None:
-    """Governs every exchange of an unchanged program, in the base class.
+    """Govern every exchange of an unchanged program, in the base class.
 
     Args:
         module: ``ccxt.base.exchange`` or ``ccxt.async_support.base.exchange``.
@@ -93,7 +93,7 @@ def patch(module: ModuleType) -> None:
 
 
 def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
-    """What takes the place of four methods of an exchange class, in its own colour."""
+    """Return replacements for four methods of an exchange class, sync or async as the class is."""
     original = {name: getattr(cls, name) for name in ("fetch2", "fetch", "throttle", "on_rest_response")}
     met = _Met(governor)
     is_async = not cls.synchronous
@@ -134,21 +134,21 @@ def _hooks(governor: Governor, cls: Any) -> dict[str, Callable[..., Any]]:
 
 
 async def _nothing() -> None:
-    """What an async throttle does when the gate has already waited."""
+    """Do nothing in an async throttle, because the gate has already waited."""
 
 
 # --- flows ------------------------------------------------------------------------------------------------------
 
 
 def _current() -> _Fetch | None:
-    """The call of the `fetch2` or `fetch` we are in: its throttle is skipped, its answer observed, its `fetch` not charged
-    again."""
+    """Return the call of the surrounding `fetch2` or `fetch`. The adapter skips its throttle, observes its response, and
+    does not charge its `fetch` again."""
     call = CURRENT.get()
     return call if isinstance(call, _Fetch) else None
 
 
 class _Asked(NamedTuple):
-    """What an exchange's `fetch2` is asked for."""
+    """The arguments of an exchange's `fetch2`."""
 
     exchange: Any
     path: Any
@@ -158,7 +158,7 @@ class _Asked(NamedTuple):
 
 
 def _fetch2(met: _Met, asked: _Asked, send: Callable[[_Asked], Any], is_async: bool) -> Steps[Any]:
-    """One call of the exchange's API: wait, then let it sign and send; again if the user asked for retries."""
+    """Make one call of the exchange's API: wait, then let it sign and send; repeat it if the user set retries."""
     current = _current()
     if current is not None and not current.done:  # governed twice: the object and its class
         return (yield functools.partial(send, asked))
@@ -185,7 +185,7 @@ def _fetch2(met: _Met, asked: _Asked, send: Callable[[_Asked], Any], is_async: b
 def _fetch(
     governor: Governor, send: Callable[[], Any], url: str, method: str, headers: Any, body: Any, is_async: bool
 ) -> Steps[Any]:
-    """One request of an exchange: the one its `fetch2` waited for, or one made directly, which waits here."""
+    """Make one request of an exchange: the one its `fetch2` waited for, or a direct one, which waits here."""
     current, parts = _current(), urlsplit(url)
     netloc = netloc_of(parts.scheme, parts.hostname or "", parts.port)
     if current is not None and not current.done and current.netloc == netloc:
@@ -208,13 +208,13 @@ class _Fetch(ClientCall):
     """One request of an exchange.
 
     Attributes:
-        said: headers and body of a good answer.
+        said: headers and body of a successful response.
     """
 
     said: tuple[dict[str, str], str] | None = None
 
     def observe(self, owner: Call, response: Any) -> Steps[Any]:
-        """`on_rest_response` has told the answer already, unless a class replaces it or `fetch` itself."""
+        """Report the response, in case `on_rest_response` has not: a class may replace it or `fetch` itself."""
         owner.answered(200, {})
         return response
         yield
@@ -231,7 +231,7 @@ class _Call(_Fetch):
         """See `ClientCall.shorten_timeouts`."""
         exchange = native.exchange
         if exchange.timeout > longest * 1000:
-            exchange.timeout = longest * 1000  # for good: its calls in other threads have no more time either
+            exchange.timeout = longest * 1000  # permanent, so it also applies to calls in other threads
 
     def once(self, owner: Call) -> Steps[Any]:
         self.said = None
@@ -246,7 +246,7 @@ class _Call(_Fetch):
         return in_family(error, lambda: type(made))
 
     def _refused(self, reply: Reply) -> Exception:
-        """What the exchange makes of an answer that refuses: its table of errors decides."""
+        """Return the error that the exchange makes from a refusal, by its own error table."""
         exchange, reason, body = self.native.exchange, responses.get(reply.status, ""), reply.body.decode()
         headers = dict(reply.headers) | Served(Service.REFUSED).headers()
         url, method = f"{self.outbound.base_url}{self.outbound.path}", self.outbound.method
@@ -275,7 +275,7 @@ class _Call(_Fetch):
 
     def answer(self, reply: Reply, served: Served) -> Any:
         body = reply.body.decode()
-        self.said = dict(reply.headers), body  # a part of a batch is read again, to be kept
+        self.said = dict(reply.headers), body  # the cache reads a part of a batch again
         exchange = self.native.exchange
         exchange.last_response_headers = dict(reply.headers) | served.headers()
         parsed = exchange.parse_json(body)
@@ -295,13 +295,13 @@ class _Call(_Fetch):
 
 
 def _any_address(governor: Governor, exchange: Any) -> bool:
-    """Whether its requests leave from the address that the gate has chosen: under ``ratekeeper run``, where the HTTP library
-    below is governed as well, unless its user has set a proxy."""
+    """Whether requests leave from the address that the gate chooses: under ``ratekeeper run``, which also governs the HTTP
+    library below, unless the user has set a proxy."""
     return governor.lenient and not any(getattr(exchange, name, None) for name in _PROXIES)
 
 
 class _Tries:
-    """The retries that a user asked ccxt for; made here, so that each one passes the gate before it is signed."""
+    """The retries that the user has set in ccxt. They run here, so that each one passes the gate before it is signed."""
 
     def __init__(self, exchange: Any, path: str, params: Any) -> None:
         self.left = 0
@@ -315,7 +315,7 @@ class _Tries:
             self.params = {**rest, _RETRIES: 0} if self.left else params
 
     def again(self, error: Exception) -> bool:
-        """True if the call shall be made once more."""
+        """Whether to make the call again."""
         from ccxt.base.errors import OperationFailed
 
         ours = isinstance(error, Rejected) or isinstance(error.__cause__, Rejected)
@@ -326,14 +326,14 @@ class _Tries:
 
 
 class _Met:
-    """Whose hosts a governor knows, or has asked ccxt's tables about: once for each exchange and set of hosts."""
+    """The hosts that a governor knows or has looked up in ccxt's tables: once for each exchange and set of hosts."""
 
     def __init__(self, governor: Governor) -> None:
         self.governor = governor
         self._asked: WeakKeyDictionary[Rulebook, set[tuple[str, frozenset[str]]]] = WeakKeyDictionary()
 
     def knows(self, exchange: Any) -> bool:
-        """True if there are rules for a host of the exchange, in a file or derived now."""
+        """Whether there are rules for a host of the exchange, from a file or derived now."""
         places = _places(exchange)
         unknown = frozenset(netloc for netloc, _ in places if not self.governor.knows(netloc, ""))
         if unknown:
@@ -348,17 +348,17 @@ class _Met:
                 asked.add((exchange.id, hosts))
                 acquaint(book, exchange, hosts)
         except UnknownProvider:
-            pass  # a class of the user's own
+            pass  # the user's own exchange class
         except Exception as error:
             if struck(error):
                 asked.discard((exchange.id, hosts))
                 raise
-            # Without rules the calls pass, under ccxt's own throttle: as if Ratekeeper were not there.
+            # Without rules the calls pass under ccxt's own throttle, as without Ratekeeper.
             log.warning("ratekeeper: ccxt's tables of %s cannot be used", exchange.id, exc_info=True)
 
 
 def _dry_run(met: _Met, asked: _Asked) -> Outbound | None:
-    """The request this call will become; ``None`` if its host has no rules, or if the exchange refuses to sign it."""
+    """Return the request of this call; ``None``: its host has no rules, or the exchange refuses to sign it."""
     exchange, path, api, method, params = asked
     if not met.knows(exchange):
         return None
@@ -366,14 +366,14 @@ def _dry_run(met: _Met, asked: _Asked) -> Outbound | None:
         made = exchange.sign(path, api, method, dict(params) if isinstance(params, dict) else params)
         headers = lowered(exchange.headers) | lowered(made.get("headers"))
         return from_url(made.get("method") or method, made["url"], headers, made.get("body"))
-    except Exception as error:  # missing keys and the like: the real call raises the same, and sends nothing
+    except Exception as error:  # for example missing keys: the real call raises the same and sends nothing
         if struck(error):
             raise
         return None
 
 
 def _places(exchange: Any) -> set[tuple[str, str]]:
-    """Host and path of each REST API of the exchange as it is set now (a sandbox or an overridden URL included)."""
+    """Return host and path of each REST API of the exchange as set now (also a sandbox or an overridden URL)."""
     found: set[tuple[str, str]] = set()
     for url in urls_of(exchange):
         parts = urlsplit(url)

@@ -1,7 +1,7 @@
 """httpx and httpx2, one body of code: ``httpx.AsyncClient(transport=AsyncTransport())``.
 
-Both classes are plain objects that quack like a transport. Which of the two libraries is meant is read from the
-request itself, so one class serves both. The client's own timeouts do not count the wait.
+Both classes are plain objects with a transport's methods. They tell the library from the request itself, so one class
+serves both. The client's own timeouts do not include the wait.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ C = TypeVar("C")
 
 
 class _Base:
-    """What both transports share: the gate, and an inner transport made from the first request's own library."""
+    """The base of both transports: the gate, and an inner transport of the first request's library."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class _Base:
         with self._making:
             if self._inner is None:
                 module = _library(request)
-                # How many are under way at once the limits decide, not a pool whose waiting time would end the call.
+                # The limits decide how many calls run at once, not a pool whose timeout would end the call.
                 self._options.setdefault("limits", module.Limits(max_keepalive_connections=100))
                 self._inner = pooled(getattr(module, kind)(**self._options), self._options)
         return self._inner
@@ -63,18 +63,18 @@ class Transport(_Base):
     """A governed transport for ``httpx.Client`` and ``httpx2.Client``.
 
     Args:
-        inner: the transport that sends, from the default address; ``None`` makes an ``HTTPTransport`` of the client's
-            own library, which leaves from any address of a pool.
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call through this transport; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
-        **options: for the inner transport when it is made here: ``verify``, ``http2``, ``proxy``, ``limits``...
+        inner: the transport that sends, from the default address; ``None``: an ``HTTPTransport`` of the client's own
+            library, which sends from any address of a pool.
+        gate: the gate to ask; ``None``: the process's shared one.
+        priority: priority of every call through this transport; ``None``: the context and the route decide.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: the gate's settings, which
+            refuse a call at once if a block lasts long.
+        **options: for an inner transport made here: ``verify``, ``http2``, ``proxy``, ``limits``...
             A client with ``transport=`` ignores its own.
     """
 
     def handle_request(self, request: Any) -> Any:
-        """Waits for leave, sends, and tells the gate what came back."""
+        """Wait for a permit, send, and report the response to the gate."""
         inner = self._transport(request, "HTTPTransport") if self._inner is None else self._inner
         return drive(_entered(self._governor, request, inner, inner.handle_request, is_async=False))
 
@@ -88,7 +88,7 @@ class Transport(_Base):
             self._inner.__exit__(*error)
 
     def close(self) -> None:
-        """Closes the inner transport."""
+        """Close the inner transport."""
         if self._inner is not None:
             self._inner.close()
 
@@ -97,7 +97,7 @@ class AsyncTransport(_Base):
     """A governed transport for ``httpx.AsyncClient`` and ``httpx2.AsyncClient``. Arguments as for `Transport`."""
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Waits for leave, sends, and tells the gate what came back."""
+        """Wait for a permit, send, and report the response to the gate."""
         inner = self._transport(request, "AsyncHTTPTransport") if self._inner is None else self._inner
         return await drive_async(_entered(self._governor, request, inner, inner.handle_async_request, is_async=True))
 
@@ -111,13 +111,13 @@ class AsyncTransport(_Base):
             await self._inner.__aexit__(*error)
 
     async def aclose(self) -> None:
-        """Closes the inner transport."""
+        """Close the inner transport."""
         if self._inner is not None:
             await self._inner.aclose()
 
 
 def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
-    """Governs a client that exists already, in place, with its mounts and proxies, and returns it.
+    """Govern an existing client in place, with its mounts and proxies, and return it.
 
     Args:
         client: a ``Client`` or an ``AsyncClient`` of either library.
@@ -137,8 +137,8 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wai
 
 
 def any_address(client: Any, url: str) -> bool:
-    """Whether requests of a client to a URL leave from the address that the gate chooses: its user, or the environment,
-    has set neither a proxy nor a source address."""
+    """Whether requests of a client to a URL leave from the address that the gate chooses: neither the program nor the
+    environment sets a proxy or a source address."""
     transport = client._transport_for_url(_library(client).URL(url))
     return _free(getattr(transport, "_inner", transport))
 
@@ -152,9 +152,9 @@ def governs(client: Any, url: str) -> bool:
 
 
 def patch(module: ModuleType) -> None:
-    """Governs every client of an unchanged program: the library's own transports, in place.
+    """Govern every client of an unchanged program: patch the library's own transports.
 
-    In the class and not in an instance, so that clients made earlier, mounts, proxies and ``httpx.get()`` count.
+    The patch is in the class, so that earlier clients, mounts, proxies and ``httpx.get()`` are governed too.
     """
     governor = Governor(lenient=True)
     for cls in (module.HTTPTransport, module.AsyncHTTPTransport):
@@ -213,7 +213,7 @@ class _Call(ClientCall):
             return raw, response
         try:
             return module.Response(response.status_code, headers=response.headers.raw, content=raw).content, response
-        except Exception:  # noqa: BLE001 - DecodingError of either library: the caller will see why
+        except Exception:  # noqa: BLE001 - DecodingError of either library: the caller gets it
             return None, response
 
     def hold_slot(self, owner: Call, response: Any) -> bool:
@@ -241,7 +241,7 @@ def _outbound(request: Any) -> Outbound:
     path, _, query = url.raw_path.partition(b"?")
     try:
         body = request.content
-    except Exception as error:  # RequestNotRead of either library: a stream, which nobody may consume here
+    except Exception as error:  # RequestNotRead of either library: a stream, which the gate must not consume
         if struck(error):
             raise
         body = None
@@ -261,7 +261,7 @@ def _family(request: Any) -> type[Exception]:
 
 
 def _library(of: Any) -> ModuleType:
-    """httpx or httpx2: whichever the class of a request or a client comes from, also through subclasses."""
+    """Return httpx or httpx2: the library of a request's or a client's class, also through subclasses."""
     return sys.modules[type(of).__mro__[-2].__module__.partition(".")[0]]
 
 
@@ -289,7 +289,7 @@ async def _drain_async(response: Any) -> bytes:
 
 @functools.cache
 def _streams(module: ModuleType) -> tuple[type, type]:
-    """Streams that hold a slot until their last byte, for one of the two libraries."""
+    """Return stream classes that hold a slot until their last byte, for one of the two libraries."""
 
     class Held:
         def __init__(self, inner: Any, reading: Reading) -> None:

@@ -1,4 +1,4 @@
-"""python-okx: ``api = govern(TradeAPI(key, secret, passphrase))``, and so with ``okx.MarketData.MarketAPI`` and the others.
+"""python-okx: ``api = govern(TradeAPI(key, secret, passphrase))``, likewise ``okx.MarketData.MarketAPI`` and the others.
 
 The gate is in front of ``_request``, which signs. Each API object of the SDK is an HTTP client of its own.
 """
@@ -37,6 +37,6 @@ SDK = Sdk(
     outbound=_outbound,
     family=_family,
 )
-"""What is hooked."""
+"""The hooks of this SDK."""
 
 govern, patch = SDK.govern, SDK.patch

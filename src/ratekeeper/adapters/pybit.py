@@ -1,7 +1,7 @@
 """pybit: ``session = govern(HTTP(api_key=..., api_secret=...))``, with ``pybit.unified_trading.HTTP``.
 
-The gate is in front of ``_submit_request``. It repeats requests by itself, with the delays it is set to; each
-repetition waits and is charged, a signed one before it is signed again.
+The gate is in front of ``_submit_request``. pybit repeats requests by itself, with its own delays. Each repetition waits and
+is charged; a signed one before pybit signs it again.
 """
 
 from __future__ import annotations
@@ -52,6 +52,6 @@ SDK = Sdk(
     fields=_fields,
     signs={"_prepare_headers": ()},
 )
-"""What is hooked."""
+"""The hooks of this SDK."""
 
 govern, patch = SDK.govern, SDK.patch

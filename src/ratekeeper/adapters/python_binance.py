@@ -1,7 +1,7 @@
 """python-binance, sync and async: ``client = govern(Client(key, secret, ping=False))``, or an ``AsyncClient``.
 
-The gate is in front of ``_request``, which signs. Spot, both futures, margin and what else it offers over REST. What the
-constructor or ``create`` has sent already went past the gate.
+The gate is in front of ``_request``, which signs. It covers spot, both futures, margin and the rest of the REST API. It does
+not see requests that the constructor or ``create`` has sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SDK", "govern", "patch"]
 
 _NOT_SENT = ("headers", "requests_params")
-"""Entries of a call's data that are meant for the HTTP client."""
+"""Entries of a call's data that go to the HTTP client."""
 
 
 def _outbound(given: Mapping[str, Any]) -> Outbound | None:
@@ -55,6 +55,6 @@ SDK = Sdk(
     proxies=_proxies,
     fields=_fields,
 )
-"""What is hooked."""
+"""The hooks of this SDK."""
 
 govern, patch = SDK.govern, SDK.patch

@@ -1,7 +1,7 @@
 """requests: ``session.mount("https://", Adapter())``.
 
-The adapter's own connection pools are governed, so that the retries urllib3 makes inside it are charged as well as
-the redirects that the session follows. Timeouts do not count the wait.
+The gate governs the adapter's own connection pools, so that it charges urllib3's retries as well as the session's
+redirects. Timeouts do not include the wait.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Adapter(HTTPAdapter):
     """A governed transport adapter for ``requests.Session.mount``.
 
     Args:
-        gate: the gate to ask; ``None`` is the process's shared one.
-        priority: class of every call through this adapter; ``None`` leaves it to the context and the route.
-        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: as the gate says, which
-            refuses at once what is shut for long.
+        gate: the gate to ask; ``None``: the process's shared one.
+        priority: priority of every call through this adapter; ``None``: the context and the route decide.
+        max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: the gate's settings, which
+            refuse a call at once if a block lasts long.
         **options: as for ``requests.adapters.HTTPAdapter``: ``pool_maxsize``, ``max_retries``...
     """
 
@@ -51,16 +51,16 @@ class Adapter(HTTPAdapter):
         super().__init__(**options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._governor = Governor()  # a gate belongs to its process: a pickled adapter asks the shared one
+        self._governor = Governor()  # a gate belongs to its process, so a pickled adapter asks the shared one
         super().__setstate__(state)  # type: ignore[misc]
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **options: Any) -> None:
-        """Makes the pool manager, with governed pools."""
+        """Make the pool manager, with governed pools."""
         super().init_poolmanager(connections, maxsize, block, **options)
         self._govern(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """The pool manager of a proxy, with governed pools."""
+        """Return the pool manager of a proxy, with governed pools."""
         return self._govern(super().proxy_manager_for(proxy, **options))
 
     def _govern(self, manager: Any) -> Any:
@@ -68,15 +68,15 @@ class Adapter(HTTPAdapter):
         return manager
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
-        """Sends a prepared request; a refusal of ours is raised as a ``RequestException``."""
+        """Send a prepared request. A refusal by the gate is also a ``RequestException``."""
         return _sent(super().send, self, request, *args, **options)
 
 
 def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> S:
-    """Governs a session that exists already, in place, and returns it. Its adapters keep their pools and options.
+    """Govern an existing session in place and return it. Its adapters keep their pools and options.
 
     Args:
-        session: a ``Session``; adapters that are mounted later are governed as well.
+        session: a ``Session``; the gate also governs adapters that are mounted later.
         gate, priority, max_wait: as for `Adapter`.
     """
     target: Any = session
@@ -96,16 +96,16 @@ def govern(session: S, *, gate: Gate | None = None, priority: Any = None, max_wa
 
 
 def _turn(adapter: Any, governor: Governor) -> None:
-    """Makes an adapter of any class one of ours, with connections and settings as they are."""
+    """Turn an adapter of any class into a governed one. It keeps connections and settings."""
     kind = type(adapter)
     adapter._governor = governor
     adapter.__class__ = type(kind.__name__, (Adapter, kind), {"__module__": kind.__module__})
     for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
-        adapter._govern(manager).clear()  # its pools were made of the classes it had before
+        adapter._govern(manager).clear()  # its pools have the old classes
 
 
 def patch(module: ModuleType) -> None:
-    """For an unchanged program: refusals from the governed urllib3 below come out as ``RequestException``.
+    """Convert refusals of the governed urllib3 below into ``RequestException``, for an unchanged program.
 
     Args:
         module: ``requests.adapters``.
@@ -128,7 +128,7 @@ def _sent(send: Callable[..., Any], adapter: Any, request: Any, *args: Any, **op
 
 def any_address(session: Any, url: str) -> bool:
     """Whether requests of a session to a URL leave from the address that the gate chooses: its pools are governed, and
-    its user, or the environment, has set neither a proxy nor a source address."""
+    neither the program nor the environment sets a proxy or a source address."""
     if not governs(session, url) or session.get_adapter(url).poolmanager.connection_pool_kw.get("source_address"):
         return False
     proxies = session.merge_environment_settings(url, {}, None, None, None)["proxies"]
@@ -142,7 +142,7 @@ def governs(session: Any, url: str) -> bool:
 
 
 def _ours(error: F, request: Any, adapter: Any) -> F:
-    """The error as what requests would have made of its cause."""
+    """Convert the error into the class that requests would raise for its cause."""
     kind: type[Exception] = RequestException
     if isinstance(error, CallFailed) and error.__cause__ is not None:
         kind = ReadTimeout if isinstance(error.__cause__, ReadTimeoutError) else ConnectionError

@@ -1,7 +1,7 @@
-"""urllib3, which also carries requests: connection pools whose every attempt asks the gate.
+"""urllib3, which also serves requests: connection pools that ask the gate for every attempt.
 
 ``urlopen`` calls itself for redirects and for urllib3's own retries, so each of them waits and is charged.
-``_make_request`` is where one attempt really leaves and its answer comes in.
+``_make_request`` sends one attempt and receives its response.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["patch", "pool_classes"]
 
 _MOST_CONNECTIONS = 256
-"""Connections to one host that a pool keeps open at most, unless its user asked for more."""
+"""A pool keeps at most this many connections to one host open, unless the program has set more."""
 _NAMES = "retries redirect assert_same_host timeout pool_timeout release_conn chunked body_pos".split()  # noqa: SIM905
-"""What ``urlopen`` also takes by position, after the headers."""
+"""The arguments that ``urlopen`` also takes by position, after the headers."""
 _BODY_MAX = 16_777_216
-"""Bytes of an answer that are read ahead at most, to be classified or learned from."""
+"""The gate reads at most this many bytes of a response ahead, to classify it or to learn from it."""
 
 
 def patch(module: ModuleType) -> None:
-    """Governs every pool of an unchanged program, in the class, so that pools made earlier count too.
+    """Govern every pool of an unchanged program, in the class, so that earlier pools are governed too.
 
     Args:
         module: ``urllib3.connectionpool``.
@@ -48,7 +48,7 @@ def patch(module: ModuleType) -> None:
 
 
 def pool_classes(governor: Governor, classes: Mapping[str, type]) -> dict[str, type]:
-    """Governed subclasses of the pool classes of one ``PoolManager`` (its ``pool_classes_by_scheme``)."""
+    """Return governed subclasses of the pool classes of one ``PoolManager`` (its ``pool_classes_by_scheme``)."""
     return {scheme: _governed(cls, governor) for scheme, cls in classes.items()}
 
 
@@ -62,7 +62,7 @@ def _governed(cls: Any, governor: Governor) -> type:
 
 
 def _hook(cls: Any, governor: Governor) -> None:
-    """Puts the two hooks into a pool class. Pools find their governor in `ratekeeper`."""
+    """Put the two hooks into a pool class. Pools find their governor in `ratekeeper`."""
     original_urlopen = cls.urlopen
     original_make_request = cls._make_request
     original_close = cls.close
@@ -78,7 +78,7 @@ def _hook(cls: Any, governor: Governor) -> None:
 
         above = peek(outbound.netloc) if outbound else None
         if above is not None and (not above.observed_above or above.taken()):
-            # Opened by a layer above; or by ourselves one frame up, when the first try did not come as far as sending.
+            # An upper layer opened the attempt, or this hook did one frame up and the first try did not reach sending.
             asked = _leaving(_Asked(self, url, kw), above.egress)
             if above.longest is not None:
                 _Call.shorten_timeouts(asked, above.longest)
@@ -115,7 +115,7 @@ def _hook(cls: Any, governor: Governor) -> None:
     def _put_conn(self: Any, conn: Any) -> None:
         pool = self.pool
         if conn is not None and pool is not None and not self.block and pool.full():
-            with pool.mutex:  # as large as the limits let it become, instead of throwing connections away
+            with pool.mutex:  # grow the pool instead of closing connections
                 pool.maxsize = max(pool.maxsize, min(_MOST_CONNECTIONS, pool.maxsize + 1))
         original_put_conn(self, conn)
 
@@ -127,7 +127,7 @@ def _hook(cls: Any, governor: Governor) -> None:
 
 
 class _Asked(NamedTuple):
-    """What ``urlopen`` is asked for: of which pool, for which URL (or its path), with which options."""
+    """The arguments of ``urlopen``: pool, URL (or its path) and options."""
 
     pool: Any
     url: str
@@ -157,7 +157,7 @@ class _Call(OuterCall):
         return self.send(_leaving(self.native, self.egress))
 
     def untaken(self, response: Any) -> None:
-        """A pool with a `_make_request` of its own: see `OuterCall.untaken`."""
+        """Handle a pool with its own `_make_request`: see `OuterCall.untaken`."""
         self.answered(response.status, response.headers)
 
     def read_body(self, response: Any) -> Steps[tuple[bytes | None, Any]]:
@@ -186,7 +186,7 @@ class _Call(OuterCall):
         )
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
-        # Not of the cause's own kind: requests would make an error of its own of it, and lose ours.
+        # Not the class of the cause: requests would convert it into its own error and lose ours.
         return in_family(error, self.family)
 
     def discard(self, response: Any) -> Steps[None]:
@@ -203,7 +203,7 @@ class _Call(OuterCall):
 
 @functools.cache
 def _rereadable() -> bool:
-    """Whether answers can be made anew: those of urllib3 2."""
+    """Whether responses can be rebuilt, as in urllib3 2."""
     return not version("urllib3").startswith("1.")
 
 
@@ -217,7 +217,7 @@ def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outb
 
 
 def _netloc(pool: Any, url: str) -> str:
-    """The host that a request of a pool is for; "": none can be told."""
+    """Return the host of a pool's request; "": unknown."""
     if url.startswith("/"):
         return netloc_of(pool.scheme, pool.host, pool.port)
     outbound = from_url("GET", url, {})
@@ -234,12 +234,12 @@ def _family() -> type[Exception]:
 
 
 def _free(pool: Any, url: str) -> bool:
-    """Whether a pool's connections may leave from any address: its user has not chosen one."""
+    """Whether a pool's connections may leave from any address: the program has not chosen one."""
     return url.startswith("/") and getattr(pool, "proxy", None) is None and not pool.conn_kw.get("source_address")
 
 
 def _leaving(asked: _Asked, address: Address | None) -> _Asked:
-    """The pool, and the URL for it, by which a request leaves from an address."""
+    """Return the pool, and its URL, that sends a request from an address."""
     pool, url, options = asked
     if address is None or vars(pool).get("ratekeeper_origin") is not None or not _free(pool, url):
         return asked
@@ -253,7 +253,7 @@ def _leaving(asked: _Asked, address: Address | None) -> _Asked:
 
 
 def _origin(asked: _Asked) -> _Asked:
-    """What `_leaving` was given: a further request of a pool of one address may leave from another."""
+    """Return the argument of `_leaving`, because the next request of such a pool may leave from another address."""
     origin = vars(asked.pool).get("ratekeeper_origin")
     pool = origin() if origin is not None else None
     if pool is None:
@@ -263,7 +263,7 @@ def _origin(asked: _Asked) -> _Asked:
 
 
 def _like(pool: Any, address: Address) -> Any:
-    """A pool with the same settings, whose connections leave from an address."""
+    """Make a pool with the same settings, whose connections leave from an address."""
     made = copy.copy(pool)
     vars(made).pop("ratekeeper_others", None)
     made.ratekeeper_origin = weakref.ref(pool)
@@ -280,7 +280,7 @@ def _like(pool: Any, address: Address) -> Any:
 
 
 def _through(pool: Any, proxy: str) -> None:
-    """Makes the connections of a pool go through a proxy, as urllib3's own ``ProxyManager`` makes its pools."""
+    """Send the connections of a pool through a proxy, as urllib3's own ``ProxyManager`` does."""
     from urllib3 import ProxyManager
     from urllib3.util import make_headers, parse_url
 
@@ -295,7 +295,7 @@ def _through(pool: Any, proxy: str) -> None:
 
 
 def _drain(connections: Any) -> None:
-    """Closes the connections of a pool that nobody has any more."""
+    """Close the connections of a pool that has no reference left."""
     while not connections.empty():
         connection = connections.get(block=False)
         if connection is not None:
@@ -306,7 +306,7 @@ def _drain(connections: Any) -> None:
 
 
 def _observe(call: Call, response: Any, method: str, *, preloaded: bool) -> Any:
-    """Tells the gate what came back. Returns the response, or one that is still unread where ours had to be read."""
+    """Report the response to the gate. Return it, or an unread copy if the gate had to read it."""
     status, headers = response.status, response.headers
     if not hasattr(response, "drain_conn") or method.upper() == "HEAD":  # urllib3 1.26 gives http.client's own
         call.answered(status, headers)
@@ -323,14 +323,14 @@ def _observe(call: Call, response: Any, method: str, *, preloaded: bool) -> Any:
 
 
 def _read(response: Any, method: str) -> tuple[bytes, Any]:
-    """The body of an answer, decoded, and the same answer unread."""
+    """Return the decoded body of a response, and the same response unread."""
     raw = response.read(decode_content=False)
     response.release_conn()
     return _unread(response, method, raw).read(decode_content=True), _unread(response, method, raw)
 
 
 def _unread(response: Any, method: str, raw: bytes) -> Any:
-    """The same answer, whose raw body is still to be read."""
+    """Return the same response with an unread raw body."""
     made = type(response)(
         body=io.BytesIO(raw),
         headers=response.headers,
@@ -351,7 +351,7 @@ def _unread(response: Any, method: str, raw: bytes) -> Any:
 
 
 def _hold(slot: Reading, response: Any) -> None:
-    """Keeps the slot until the last byte or until the reader leaves: both give the connection back."""
+    """Keep the slot until the last byte, or until the program stops reading: both give the connection back."""
     kind, watched = type(response), weakref.ref(response)
 
     def reading(name: str) -> Callable[..., Any]:

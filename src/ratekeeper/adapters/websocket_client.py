@@ -1,6 +1,6 @@
-"""websocket-client, with which pybit, binance-connector and many bots dial: dials and messages wait for their limits.
+"""websocket-client, the library of pybit, binance-connector and many bots: dials and messages wait for their limits.
 
-This is what ``ratekeeper run`` puts into unchanged programs. Everything of it is in threads.
+``ratekeeper run`` patches it in unchanged programs. It works in threads only.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["patch"]
 
 _TEXT, _BINARY, _PING = 1, 2, 9
-"""Kinds of frames (RFC 6455) that wait. An answer to a ping does not, for a message of each window is set aside for it;
-nor does the rest of a message whose begin was sent."""
+"""Kinds of frames (RFC 6455) that wait. A pong does not, because one message of each window is reserved for it. Nor does
+the rest of a message whose first frame was sent."""
 
 _END: Final = ("shutdown", "send_close", "_recv")
-"""Methods after which it may be over."""
+"""Methods that may end a connection."""
 
 
 def patch(module: ModuleType) -> None:
-    """Governs every connection of an unchanged program, also those of a ``WebSocketApp``.
+    """Govern every connection of an unchanged program, also those of a ``WebSocketApp``.
 
     Args:
         module: ``websocket._core``.
@@ -47,7 +47,7 @@ def _family() -> type[Exception]:
 
 
 def _answer_of(error: BaseException) -> Refused | None:
-    """The answer that refused the handshake, if the error carries one."""
+    """Return the response that refused the handshake, if the error holds one."""
     status: int = getattr(error, "status_code", 0)
     if not status:
         return None
@@ -55,7 +55,7 @@ def _answer_of(error: BaseException) -> Refused | None:
 
 
 def _headers(shown: Any) -> dict[str, str]:
-    """As they are given: a mapping, or lines."""
+    """Return headers from a mapping or from lines."""
     if isinstance(shown, Mapping):
         return {str(name): str(value) for name, value in shown.items()}
     lines: Iterable[str] = shown or ()

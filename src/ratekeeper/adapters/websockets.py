@@ -1,7 +1,6 @@
-"""The `websockets` library, asyncio and threads: dials and messages are charged before they are made.
+"""The `websockets` library, asyncio and threads: the gate charges dials and messages before they leave.
 
-This is what ``ratekeeper run`` puts into unchanged programs. For those of one's own, `ratekeeper.sessions.stream.Stream` does
-more.
+``ratekeeper run`` patches it in unchanged programs. In your own program `ratekeeper.sessions.stream.Stream` does more.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ __all__ = ["answer_of", "ending", "handshake", "patch"]
 
 
 def handshake(url: str, headers: Any = None) -> Outbound | None:
-    """The request with which a websocket begins; None if the URL names no host."""
+    """Return the handshake request of a websocket; None: the URL names no host."""
     shown = lowered({"upgrade": "websocket", **(dict(headers) if headers else {})})
     return from_url("GET", url, shown)
 
 
 def answer_of(error: BaseException) -> Refused | None:
-    """The answer that refused the handshake, if the error carries one."""
+    """Return the response that refused the handshake, if the error holds one."""
     response: Any = getattr(error, "response", None)
     if not hasattr(response, "status_code"):
         return None
@@ -37,7 +36,7 @@ def answer_of(error: BaseException) -> Refused | None:
 
 
 def patch(module: Any) -> None:
-    """Governs every connection of an unchanged program.
+    """Govern every connection of an unchanged program.
 
     Args:
         module: ``websockets.asyncio.client`` or ``websockets.sync.client``.
@@ -60,13 +59,13 @@ def _family() -> type[Exception]:
 
 
 def _begun(connector: Any, options: Mapping[str, Any]) -> Outbound | None:
-    """The handshake that a connector, or a function given a URL, is about to make."""
+    """Return the handshake that a connector, or a function with a URL, is about to make."""
     url = connector if isinstance(connector, str) else connector.uri
     return handshake(url, getattr(connector, "additional_headers", None) or options.get("additional_headers"))
 
 
 def _connecting(original: Any, governor: Governor, *, is_async: bool) -> Any:
-    """What takes the place of a function or a method that connects: its first argument names the URL, or has it."""
+    """Replace a function or a method that connects. Its first argument is the URL or holds it."""
     run: Any = drive_async if is_async else drive
 
     @functools.wraps(original)
@@ -81,13 +80,13 @@ def _connecting(original: Any, governor: Governor, *, is_async: bool) -> Any:
 
 
 def _joined(governor: Governor, outbound: Outbound, dial: Callable[[], Any], is_async: bool) -> Steps[Any]:
-    """A connection whose messages are charged from now on."""
+    """Dial; return a connection whose messages the gate charges."""
     connection, line = yield from dialled(
         governor, outbound, _family, dial, refused=answer_of, leave=lambda opened: opened.close(), is_async=is_async
     )
     if line is not None:
         connection.ratekeeper_line = line
-        if connection.protocol.state.name == "CLOSED":  # already, before it could be told
+        if connection.protocol.state.name == "CLOSED":  # closed before the hook could see it
             line.close()
     return connection
 
@@ -103,7 +102,7 @@ def _sending(original: Any, *, data: bool, is_async: bool) -> Any:
 
     def charged(line: Line | None, message: Any, send: Callable[[], Any]) -> Steps[Any]:
         if line is not None:
-            # What the gate sees: parts that come one by one are one message of unknown content.
+            # The gate sees fragments that come one by one as one message of unknown content.
             shown = message if isinstance(message, str | bytes) else b""
             yield from line.sending(shown if data else None, is_async=is_async)
         return (yield send)
@@ -118,7 +117,7 @@ def _sending(original: Any, *, data: bool, is_async: bool) -> Any:
 
 
 def ending(original: Any, over: Callable[[Any], bool] = lambda _: True) -> Any:
-    """A method after which a connection is over, or may be: `over` says so."""
+    """Wrap a method that may end a connection. `over` tells whether it did."""
 
     @functools.wraps(original)
     def end(self: Any, *values: Any) -> Any:

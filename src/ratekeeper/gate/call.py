@@ -1,4 +1,4 @@
-"""One governed call as its client makes it: what the policies around it need to know of it, and ask it to do."""
+"""One governed call of a client library: the state and the methods that policies use, for every attempt of the call."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ __all__ = [
 
 
 WELL: Final = Tried(Outcome.OK)
-"""What is said of an attempt that went well."""
+"""The result of a successful attempt."""
 _LOG: Final = logging.getLogger("ratekeeper")
 
 CURRENT: ContextVar[Call | None] = ContextVar("ratekeeper_call", default=None)
-"""The call that the innermost governed layer is sending."""
+"""The call that the innermost governed layer is sending now."""
 
 
 class Reply(NamedTuple):
-    """An answer as it is kept: status, headers without those of its transport, and the body, decoded."""
+    """A response as the response cache stores it: status, headers without transport headers, decoded body."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -63,42 +63,41 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Where an answer came from, and how old it may be, in seconds."""
+    """Where a response came from, and its maximum age in seconds."""
 
     service: Service
     age: float = 0.0
 
     def headers(self) -> dict[str, str]:
-        """The same for those who read headers: ``x-ratekeeper-answer: hit``, and ``x-ratekeeper-age: 0.417``."""
+        """Return the same as response headers: ``x-ratekeeper-answer: hit`` and ``x-ratekeeper-age: 0.417``."""
         age = {} if self.service is Service.REFUSED else {"x-ratekeeper-age": f"{max(0.0, self.age):.3f}"}
         return {"x-ratekeeper-answer": str(self.service), **age}
 
 
 class Call(ABC):
-    """One call, for its whole life: it may take several attempts. Each client library has a subclass.
+    """One call, for its whole life. A call may take several attempts. Each client library has a subclass.
 
     Args:
-        rules: the rules of its provider.
-        request: what it asks for.
-        is_async: whether `drive_async` drives its flow.
-        netloc: the host that it is for.
+        rules: the rules of the provider.
+        request: the request.
+        is_async: whether `drive_async` drives the flow of the call.
+        netloc: the host of the request.
 
     Attributes:
-        tried: what became of the last attempt, for the policies.
-        urgent: whether it goes before most others, so that it waits for none of them.
-        service: where an answer came from that was made for this call.
-        patient: whether the program has asked for the timeout of its attempts, so that they wait for the end of a block
-            as well.
-        within: seconds for which its next attempt may wait for a permit; None: as long as any.
+        tried: the result of the last attempt, for the policies.
+        urgent: whether the call has one of the two upper priorities, so that it never follows another call.
+        service: where the response of this call came from.
+        patient: whether the program has set the deadline, so that attempts also wait for the end of a block.
+        within: seconds for which the next attempt may wait for a permit; None: the default.
         leaving: called when the next attempt has its permit and is about to be sent.
-        permit: what the attempt under way may spend; None before the first.
-        slots: whether that attempt holds a place among so many at once until its answer is read.
-        observed_above: whether the layer that made the call also sees its answer; layers below then only let it pass.
-        egress: the address that the attempt must be sent from; None if the system chooses.
-        longest: seconds that an attempt may take from when it is sent; None: as long as its client lets it.
-        elsewhere: whether the attempt failed for want of a connection, and another address is there to try.
-        told: what its answer told, once it came and was looked at.
-        fate: what became of it without an answer.
+        permit: the permit of the current attempt; None before the first.
+        slots: whether the attempt holds a slot of a concurrency limit until its response is read.
+        observed_above: whether the layer that made the call also sees its response; lower layers then only forward it.
+        egress: the address that the attempt must be sent from; None: the system chooses.
+        longest: seconds that an attempt may take after it is sent; None: the client's own timeouts.
+        elsewhere: whether the attempt found no connection and the gate has another address to try.
+        told: the feedback from the response; None until the gate has evaluated it.
+        fate: the outcome of an attempt that has no response.
     """
 
     tried: Tried | None = None
@@ -120,9 +119,9 @@ class Call(ABC):
     _told_at: float
 
     replayable = True
-    """Whether it can be sent more than once (its body is not a stream)."""
+    """Whether the request can be sent more than once (its body is not a stream)."""
     answers = True
-    """Whether `read` and `answer` work here; without them nothing is kept or merged."""
+    """Whether `read` and `answer` work here; without them the gate neither caches nor batches responses."""
 
     def __init__(self, rules: Provider, request: Request, is_async: bool, netloc: str = "") -> None:
         self.rules = rules
@@ -130,45 +129,45 @@ class Call(ABC):
         self.is_async = is_async
         self.netloc = netloc
 
-    # -- what the policies ask for ---------------------------------------------------------------------------------
+    # -- what policies call ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def attempt(self, timeout: float | None) -> Steps[Any]:
-        """Wait for a permit (so many seconds at most), send, tell the gate; sets `tried`. Returns what the client shows
-        its user, or raises what it raises."""
+        """Wait for a permit (`timeout` seconds at most), send, tell the gate, set `tried`. Return the client's response or
+        raise the client's error."""
 
     def read(self, response: Any) -> Steps[tuple[Reply | None, Any]]:
-        """The whole of an answer (None if that cannot be had), and an answer that its user can still read."""
+        """Read a whole response (None if the client cannot). Also return a response that the program can still read."""
         raise NotImplementedError
 
     def answer(self, reply: Reply, served: Served) -> Any:
-        """An answer of the client's own kind."""
+        """Make a response of the client's own class."""
         raise NotImplementedError
 
     def label(self, response: Any, served: Served) -> None:
-        """Say on a real answer where it came from, where the client has a place for that."""
+        """Write on a real response where it came from, if the client has a place for that."""
 
     def late(self, seconds: float) -> Exception:
-        """The client's own error for an attempt that was cut off after so many seconds."""
+        """Return the client's own error for an attempt that ran into its timeout of `seconds`."""
         return TimeoutError(f"no answer within {seconds:g} s")
 
     def other(self, request: Request) -> Call | None:
-        """Another call by the same client, to the same host; None if it cannot be made here."""
+        """Make another call of the same client to the same host; None: this client cannot."""
         return None
 
     def discard(self, response: Any) -> Steps[None]:
-        """An answer that its user will not see: give its connection back."""
+        """Give back the connection of a response that the program will not see."""
         return
         yield
 
     def fail(self, error: RatekeeperError, cause: BaseException | None) -> Exception:
-        """An error of ours as the client's users expect it."""
+        """Convert a Ratekeeper error into one that the client's users expect."""
         return error
 
     # -- one attempt -----------------------------------------------------------------------------------------------
 
     def permitted(self, permit: Permit, egress: Address | None, longest: float | None) -> None:
-        """An attempt begins, with a permit that is held. Arguments as the attributes."""
+        """Begin an attempt with a permit that is held. Arguments as the attributes."""
         if self.permit is not None:
             self.observed_above, self.elsewhere, self.slots = True, False, False
             self.told, self.fate = None, None
@@ -181,16 +180,16 @@ class Call(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether the fate of the attempt is told, or none has begun."""
+        """Whether the gate knows the outcome of the attempt, or no attempt has begun."""
         return self.permit is None or not self.permit.held
 
     @property
     def spare(self) -> bool:
-        """Whether nobody has taken the attempt yet."""
+        """Whether no layer has taken the attempt yet."""
         return bool(self._spare)
 
     def taken(self) -> bool:
-        """Take the attempt, once, whatever the number of threads. True for whoever gets it."""
+        """Take the attempt. Exactly one thread gets True."""
         try:
             self._spare.pop()
         except IndexError:
@@ -198,23 +197,23 @@ class Call(ABC):
         return True
 
     def wants_body(self, status: int) -> bool:
-        """Whether the answer's body tells something: which refusal this is, what it cost, or the provider's limits."""
+        """Whether the rules read the body: for the kind of refusal, the real cost or the provider's limits."""
         permit = self.permit
         return permit is not None and permit.held and self.rules.wants_body(permit.plan, status)
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes | str | None = None) -> None:
-        """The answer came. Only the first word on the fate of an attempt counts; later ones do nothing."""
+        """Settle the attempt with its response. Only the first report on an attempt counts; later ones do nothing."""
         permit = self.permit
         if permit is None or not permit.held:
             return
         try:
             self.told = permit.settle(status, headers, body)
-        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+        except Exception as error:  # noqa: BLE001 - `_unrecorded` raises it if it is not ours
             self._unrecorded(error)
         self._told_at = time.monotonic()
 
     def failed(self, error: BaseException, *, unsent: bool = False) -> None:
-        """No answer came: the cost comes back if the request surely never left, else it stays charged."""
+        """Report an attempt without a response. The gate refunds the cost if the request was surely never sent."""
         permit = self.permit
         if permit is None or not permit.held:
             return
@@ -227,29 +226,29 @@ class Call(ABC):
             else:
                 self.fate = Outcome.UNKNOWN
                 permit.unknown()
-        except Exception as problem:  # noqa: BLE001 - raised there if it is not ours
+        except Exception as problem:  # noqa: BLE001 - `_unrecorded` raises it if it is not ours
             self._unrecorded(problem)
 
     def unsent(self) -> None:
-        """Nothing was sent after all (no connection, an answer from a cache, another host)."""
+        """Refund an attempt that sent nothing (no connection, a response from a cache, another host)."""
         try:
             if self.permit is not None:
                 self.permit.refund()
-        except Exception as error:  # noqa: BLE001 - raised there if it is not ours
+        except Exception as error:  # noqa: BLE001 - `_unrecorded` raises it if it is not ours
             self._unrecorded(error)
 
     def streaming(self) -> None:
-        """More of the answer arrived: whoever holds a slot still reads."""
+        """Renew the slot: more of the response has arrived."""
         if self.permit is not None:
             self.permit.renew()
 
     def until_read(self, status: int, headers: Mapping[str, str]) -> Reading:
-        """The attempt's answer, which holds a slot until it is read."""
+        """Return the response of the attempt, which holds a slot until the program has read it."""
         assert self.permit is not None
         return Reading(self, self.permit, status, headers)
 
     def became(self, error: BaseException | None) -> Tried:
-        """What became of the attempt, for whoever decides what follows; `error` is what the client raised, if it did."""
+        """Return the result of the attempt. `error`: the error that the client raised, if any."""
         if self.fate is not None:
             said = described(error, time.monotonic() - self._left, self.netloc) if error is not None else ""
             return Tried(self.fate, self.fate is Outcome.UNKNOWN, reason=said)
@@ -257,14 +256,14 @@ class Call(ABC):
         return WELL if told is None or told.outcome is Outcome.OK else tried_of(told, self._told_at)
 
     def _unrecorded(self, error: Exception) -> None:
-        """Bookkeeping must never break a call that has its answer; the permit's lease ends by itself."""
+        """Log a bookkeeping error, which must never break a call with a response; the permit's lease ends by itself."""
         if not ours(error):
             raise error
         _LOG.warning("ratekeeper: could not record the fate of a call to %s", self.netloc, exc_info=error)
 
 
 class Reading:
-    """An answer that holds a slot until its last byte, or until its reader leaves. Its call may have gone on meanwhile."""
+    """A response that holds a slot until the program has read it. Its call may have begun a new attempt meanwhile."""
 
     __slots__ = ("_answer", "_call", "_permit")
 
@@ -272,11 +271,11 @@ class Reading:
         self._call, self._permit, self._answer = call, permit, (status, headers)
 
     def streaming(self) -> None:
-        """More of it arrived."""
+        """Renew the slot: more of the response has arrived."""
         self._permit.renew()
 
     def over(self) -> None:
-        """It is read, or nobody reads it any more. May be called again."""
+        """Free the slot: the program has read the response or has dropped it. Safe to call again."""
         if self._permit is self._call.permit:
             self._call.answered(*self._answer)
         else:
@@ -284,15 +283,15 @@ class Reading:
 
 
 class HandedDown:
-    """Hands the attempt of a call to the first request for its host that is made inside the block, or hands it on.
+    """Hands the attempt of a call to the first request for its host inside the block, or hands it on.
 
-    Where two layers of one program are both governed (ccxt above aiohttp, our transport above a patched one), the upper
-    one hands its attempt down; the first request for the same host that is made below takes it (`take`) and is not charged
-    again. Redirects, resends and retries find nothing to take and are charged.
+    Two layers of one program may both be governed (ccxt above aiohttp, our transport above a patched one). The upper layer
+    then hands its attempt down. The first request below for the same host takes the attempt (`take`) and is not charged
+    again. Redirects, resends and retries find no attempt to take, so the gate charges them.
 
     Args:
         call: the call.
-        observed_above: whether the layer that hands it down sees the answer itself.
+        observed_above: whether the upper layer sees the response itself.
     """
 
     __slots__ = ("_call", "_handed_on", "_spare", "_token")
@@ -316,23 +315,23 @@ class HandedDown:
 
 
 def peek(netloc: str) -> Call | None:
-    """The call whose attempt a layer above has opened for this host, if it is still to be spent."""
+    """Return the call whose attempt an upper layer has opened for this host, if no request has taken it."""
     call = CURRENT.get()
     return call if call is not None and call.netloc == netloc and call._spare else None
 
 
 def take(netloc: str) -> Call | None:
-    """Takes that attempt. Whoever gets one sends without a new charge, and observes unless `observed_above`."""
+    """Take that attempt. The layer that gets it sends without a new charge, and observes unless `observed_above`."""
     call = CURRENT.get()
     return call if call is not None and call.netloc == netloc and call.taken() else None
 
 
 def tried_of(told: Feedback | None, now: float) -> Tried:
-    """What an answer says of an attempt.
+    """Return the result of an attempt from its response.
 
     Args:
-        told: by the answer; None: it was not looked at, which means that there was nothing to see.
-        now: when it came, steady seconds.
+        told: the feedback from the response; None: the gate did not evaluate it, because it held nothing of interest.
+        now: when the response came, steady seconds.
     """
     if told is None or told.outcome is Outcome.OK:
         return WELL
@@ -342,33 +341,33 @@ def tried_of(told: Feedback | None, now: float) -> Tried:
 
 
 Next: TypeAlias = Callable[[Call, Plan], Steps[Any]]
-"""What a policy is put around: makes a call of that plan, and returns the client's answer."""
+"""The function that a policy wraps: it makes a call of that plan and returns the client's response."""
 
 
 class Policy(ABC):
-    """Something that is done around governed calls.
+    """A policy that wraps governed calls.
 
     Attributes:
-        when_overriding: whether it is done for calls of an operator override too: a person acts on what is true now.
+        when_overriding: whether the policy also applies to calls of an operator override. The person needs current data.
     """
 
     when_overriding: ClassVar[bool]
 
     @abstractmethod
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
-        """Make the call, through `ask` as often as it takes. Raises what `ask` raises, and what the policy says."""
+        """Make the call through `ask`, as often as needed. Raises what `ask` raises, and the policy's own errors."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release the policy's resources."""
 
 
 def packed(reply: Reply, at: int, ttl: float) -> bytes:
-    """A reply as it lies in the response storage, asked for at `at` (steady ns of the store)."""
+    """Encode a reply for the response storage. `at`: when the request was sent, steady ns of the store."""
     return msgspec.msgpack.encode((at, ttl, reply))
 
 
 def unpacked(value: bytes) -> tuple[int, float, Reply] | None:
-    """From the response storage; None if it is another version's."""
+    """Decode a reply from the response storage; None: another version wrote it."""
     try:
         return msgpack_decoder(tuple[int, float, Reply])(value)
     except msgspec.MsgspecError:

@@ -1,4 +1,4 @@
-"""Congestion control for all that gather from one provider: fewer calls at a time while it refuses."""
+"""Congestion control for all loops that gather from one provider: fewer calls at a time while the provider refuses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ratekeeper.policy.interval import Congestion, Crowding, Going
 __all__ = ["CongestionControl", "CongestionControls"]
 
 _SIGNS: Final = ("throttled", "overloaded")
-"""Events that mean: too much at once."""
+"""Event kinds that mean too many calls at once."""
 
 
 class CongestionControl:
-    """How many calls to one provider may be made at a time, for all that gather from it. Thread-safe."""
+    """The number of concurrent calls to one provider, shared by all loops that gather from it. Thread-safe."""
 
     def __init__(self, congestion: Congestion | None = None) -> None:
         self.congestion = congestion or Congestion()
@@ -25,17 +25,17 @@ class CongestionControl:
         self._started = 0.0
 
     def refused(self) -> None:
-        """The provider said that it is too much."""
+        """Record that the provider refused a call because of load."""
         with self._lock:
             self._crowding = self.congestion.refused(self._crowding, time.monotonic())
 
     def going(self) -> Going:
-        """How to go on now."""
+        """Return the present width and gap."""
         return self.congestion.going(self._crowding, time.monotonic())
 
     def admit(self, running: int) -> float:
-        """Lets one more start. Returns 0 if it may, else the seconds after which to ask again; less than 0: when one of
-        those that run has ended."""
+        """Admit one more call. Return 0 if it may start, else the seconds after which to ask again. Less than 0: ask again
+        after a running call has ended."""
         with self._lock:
             now = time.monotonic()
             going = self.congestion.going(self._crowding, now)
@@ -48,7 +48,7 @@ class CongestionControl:
 
 
 class CongestionControls:
-    """Congestion control of every provider, by what one gate hears of it."""
+    """Congestion control of every provider, from the events of one gate."""
 
     def __init__(self, events: Events) -> None:
         self._controls: dict[str, CongestionControl] = {}
@@ -57,7 +57,7 @@ class CongestionControls:
         self._heard = False
 
     def of(self, provider: str, congestion: Congestion | None = None) -> CongestionControl:
-        """Congestion control of a provider (its namespace). The first to ask decides how it is regulated."""
+        """Return the congestion control of a provider (its namespace). The first caller sets its `congestion`."""
         with self._lock:
             if not self._heard:
                 self._events.on(self._hear)

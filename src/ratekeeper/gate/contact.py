@@ -1,7 +1,7 @@
-"""First contact: before the first call to a provider that states its limits and its time, ask it once.
+"""First contact: before the first call to a provider that states its limits and its time, the gate reads them once.
 
-One process of the machine asks; the others wait for it through a short block on the provider. What is learned lasts a
-day. If asking fails, the rule file's numbers hold.
+One process of the machine asks; a short block on the provider holds the others. Learned limits last a day. If the
+request fails, the limits of the rule file apply.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = ["Contact"]
 _FRESH: Final = 86_400 * SECOND
 _FAILED: Final = 300 * SECOND
 _PATIENCE: Final = 4.0
-"""Seconds to wait for the answer."""
+"""Seconds to wait for the response."""
 _HOLD: Final = int((_PATIENCE + 1) * SECOND)
-"""How long the others are held meanwhile at most, ns."""
+"""The block holds the other processes for this long at most, ns."""
 _MOST: Final = LARGEST + 1
-"""Bytes of an answer that are read at most: one more than is parsed."""
+"""The gate reads at most this many bytes of a response: one more than it parses."""
 
 
 class Contact:
-    """What one gate knows of first contacts."""
+    """The first contacts of one gate."""
 
     def __init__(self, context: Context, settling: Settling) -> None:
         self._context = context
@@ -48,14 +48,14 @@ class Contact:
         self._lock = threading.Lock()
 
     def made(self, provider: Provider) -> bool:
-        """Whether there is nothing to ask."""
+        """Whether the gate has nothing to ask this provider."""
         until = self._known.get(provider.namespace)
         if until is not None and time.monotonic_ns() < until:
             return True
         return provider.learn_route is None
 
     def make(self, provider: Provider, base_url: str) -> None:
-        """Ask, unless it was asked lately by any process. Never raises."""
+        """Ask the provider, unless any process has asked it lately. Never raises."""
         if self.made(provider):
             return
         with self._lock:
@@ -72,7 +72,7 @@ class Contact:
             self._known[provider.namespace] = time.monotonic_ns() + length
 
     def _claim(self, namespace: str) -> bool:
-        """Become the one who asks; the others are held meanwhile."""
+        """Claim the right to ask; a block holds the other processes meanwhile."""
 
         def claim() -> bool:
             until = self._context.store.claim(f"contact:{namespace}", _HOLD)
@@ -85,7 +85,7 @@ class Contact:
         return bool(self._context.store.transact(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
-        """Ask from the first address that has a connection. True if limits were learned."""
+        """Ask from the first address that has a connection. True: the gate has learned limits."""
         egress = self._context.egress
         for address in egress.reachable(provider.name, provider.namespace):
             learned = self._ask_from(address, provider, base_url)
@@ -95,12 +95,12 @@ class Contact:
         return False
 
     def _ask_from(self, address: Address, provider: Provider, base_url: str) -> bool | None:
-        """Ask from one address; None if no connection could be made."""
+        """Ask from one address; None: no connection could be made."""
         import http.client
         import urllib.error
         import urllib.request
 
-        from ratekeeper.pools.echo import opener  # with an HTTP client: for those who ask
+        from ratekeeper.pools.echo import opener  # imports an HTTP client, so only where it is needed
 
         route = provider.learn_route
         assert route is not None
@@ -112,7 +112,7 @@ class Contact:
         ask = Ask(plan.provider, plan.charges, (), (context.member, AGED))
         grant = context.store.reserve(ask, context.times.now(plan.provider))
         if not isinstance(grant, Grant):
-            return False  # no room even for that: whatever filled it knows the limits
+            return False  # no room even for this call: the program that filled the limit knows it
         request = urllib.request.Request(base_url.rstrip("/") + route[1], headers={"User-Agent": "ratekeeper"})  # noqa: S310 - the caller's own base URL
         try:
             try:
@@ -122,7 +122,7 @@ class Contact:
                 with error:
                     answer = Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read(_MOST))
         except urllib.error.URLError as error:
-            # Refused, not found by name, or no such address here: it was never sent. Anything else may still arrive.
+            # Connection refused, unknown host, or no such local address: the request was never sent. Else it may arrive.
             absent = getattr(error.reason, "errno", None) == errno.EADDRNOTAVAIL
             if absent or isinstance(error.reason, ConnectionRefusedError | socket.gaierror):
                 settling.refunded(grant)

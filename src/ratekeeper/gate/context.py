@@ -1,4 +1,4 @@
-"""What the parts of one gate share. It is made first and handed down; no part sees the gate itself."""
+"""The shared context of one gate's parts. The gate creates it first and passes it down; no part sees the gate itself."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ __all__ = ["Context", "Waiting"]
 
 
 class Waiting(Protocol):
-    """Whoever keeps the waiting calls."""
+    """An object that keeps waiting calls."""
 
     def released(self, keys: Iterable[str]) -> None:
-        """Units came back on these ledgers in this process."""
+        """Serve waiting calls: units came back on these ledgers in this process."""
 
     def look(self) -> None:
-        """Something changed that may let anybody pass."""
+        """Recheck all waiting calls: a change may let any of them pass."""
 
 
 class Context:
-    """The parts of one gate in one process; after a fork there is a new one.
+    """The parts of one gate in one process. After a fork the gate creates a new one.
 
     Attributes:
         store, worker, events, egress, plans, policies, home: of the gate.
-        max_wait: seconds a call waits that names no timeout.
-        max_block_wait: seconds such a call waits for the end of a block.
-        weight: the process's share in fairness.
+        max_wait: seconds that a call without a timeout waits.
+        max_block_wait: seconds that such a call waits for the end of a block.
+        weight: the process's fair share.
         member: the process's number in the store.
-        who: (member, class) for each class.
+        who: (member, priority) for each priority.
         times: clocks of the providers.
-        depths: how many calls wait for each scope.
-        wake_socket: rings when another process has freed something; None: nobody rings.
+        depths: the queue depth of each scope.
+        wake_socket: signalled when another process has freed units; None: no process signals.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Context:
         self._waiting: weakref.ref[Waiting] | None = None
 
     def attend(self, waiting: Waiting) -> None:
-        """From now on `waiting` is told what may let calls pass. It is not kept alive by that."""
+        """Notify `waiting` of changes that may let calls pass. Holds only a weak reference to it."""
         self._waiting = weakref.ref(waiting)
 
     def released(self, keys: Iterable[str]) -> None:
-        """Units came back on these ledgers in this process. A remote store may tell so when the gate is gone."""
+        """Serve waiting calls: units came back on these ledgers. A remote store may call it after the gate is gone."""
         if waiting := self._here():
             waiting.released(keys)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
-        """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
+        """Block a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
         if seconds is not None and not 0 < seconds < math.inf:
             raise ValueError(f"a scope is shut for more than 0 seconds, not for {seconds:g}")
         length = None if seconds is None else int(seconds * SECOND)
@@ -94,14 +94,14 @@ class Context:
             self.rouse()
 
     def unblock(self, scope: str, kind: str = "") -> bool:
-        """Open a scope again and let the waiting calls of every process look."""
+        """Open a scope again and wake the waiting calls of every process."""
         gone = self.store.unblock(scope, kind)
         self.events.open_again(scope)
         self.rouse()
         return gone
 
     def rouse(self) -> None:
-        """Let the waiting calls of every process look: a block began or ended."""
+        """Wake the waiting calls of every process: a block began or ended."""
         self.store.rouse(self.member)
         if waiting := self._here():
             waiting.look()

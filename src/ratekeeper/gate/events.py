@@ -1,4 +1,4 @@
-"""What a gate has to tell: typed events, for handlers and for the log."""
+"""The typed events of a gate, for handlers and for the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Event", "Events"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _MOST_SHUT: Final = 4096
-"""Blocks of which it is remembered that they were told."""
+"""The number of reported blocks that the gate remembers."""
 _LEVELS: Final = {
     "throttled": logging.WARNING,
     "paced": logging.WARNING,
@@ -52,13 +52,13 @@ _LEVELS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a person may want to know.
+    """An event that a person may want to know of.
 
     Attributes:
         kind: ``throttled``, ``banned``, ``retry``, ``breaker``...; ``docs/reference/errors.md`` lists all.
         message: one sentence, without secrets.
         provider: namespace, or ``""``.
-        fields: numbers and names behind the sentence.
+        fields: the numbers and names of the sentence.
         at: Unix seconds.
     """
 
@@ -78,12 +78,12 @@ class Events:
         self._shut: dict[tuple[str, str], int] = {}
 
     def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `handler` with every event, in whatever thread it happens; returns what takes it off again."""
+        """Call `handler` with every event, in the thread of the event; return a function that removes it."""
         self._handlers.append(handler)
         return lambda: self._handlers.remove(handler)
 
     def say(self, kind: str, message: str, provider: str = "", **fields: Any) -> None:
-        """Tell handlers and the log. A handler that raises is logged and never disturbs a call."""
+        """Report an event to handlers and the log. An error in a handler is logged and never disturbs a call."""
         _LOG.log(_LEVELS.get(kind, logging.DEBUG), "%s", f"{provider}: {message}" if provider else message)
         if not self._handlers:
             return
@@ -91,18 +91,18 @@ class Events:
         for handler in list(self._handlers):
             try:
                 handler(event)
-            except Exception:  # noqa: BLE001 - a program's handler is not ours to trust
+            except Exception:  # noqa: BLE001 - the program's handler may raise anything
                 _LOG.exception("an event handler failed")
 
     def say_seldom(self, kind: str, about: str, every: float, message: str, provider: str = "", **fields: Any) -> None:
-        """`say`, but about one subject at most once in `every` seconds."""
+        """Do the same as `say`, but at most once in `every` seconds for one subject."""
         now = time.monotonic()
         if now - self._said.get((kind, about), -every) >= every:
             self._said[kind, about] = now
             self.say(kind, message, provider, **fields)
 
     def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
-        """A call waits for long: why (law 7), about one limit once a minute. `now`: steady ns."""
+        """Report why a call waits for long, once a minute for each limit. `now`: steady ns."""
         why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
         self.say_seldom(
             "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.available_at - now) / SECOND:.0f} s for {why}",
@@ -110,7 +110,7 @@ class Events:
         )  # fmt: skip
 
     def say_shut(self, plan: Plan, no: Refusal, now: int) -> None:
-        """A call is refused because of a block that lasts for too long: once per block. `now`: steady ns."""
+        """Report a call refused because a block lasts too long, once per block. `now`: steady ns."""
         about = no.key, no.kind
         if abs(no.available_at - self._shut.get(about, 0)) < SECOND:
             return
@@ -127,5 +127,5 @@ class Events:
         )  # fmt: skip
 
     def open_again(self, scope: str) -> None:
-        """A block of a scope was taken back: the next one is told anew."""
+        """Report the next block of a scope again: the present one was taken back."""
         self._shut = {about: end for about, end in self._shut.items() if about[0] != scope}

@@ -1,6 +1,6 @@
-"""Waiting where a call may leave from several addresses: try each, then stand in line where it opens first.
+"""Failover between several local addresses: try each, then wait for the one that has room first.
 
-Written once, as a generator that yields the tickets to wait with; `Permit` drives it for threads and for asyncio.
+The flow is a generator that yields the tickets to wait with. `Permit` drives it for threads and for asyncio.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ratekeeper.waiting.queue import Depths
 __all__ = ["Steps", "failover"]
 
 Steps: TypeAlias = Generator[Ticket, Grant, Grant]
-"""Yields what to wait with; is sent the permit, or has the refusal thrown in."""
+"""The flow yields a ticket to wait with. The driver sends the grant or throws the refusal."""
 
 _ALIKE: Final = 0.25
-"""Seconds by which two openings must differ to be told apart; below it the shorter line decides."""
+"""Seconds by which the expected times of two addresses must differ. Below it the shorter queue decides."""
 _NEVER: Final = 1e12
 
 
 def failover(
     room: WaitingRoom, depths: Depths, choice: Choice, priority: int, timeout: float, block_wait: float
 ) -> Steps:
-    """A permit from whichever address has room, or has it first; `Choice.address` tells which. Arguments as for
+    """Return a grant from the address that has room, or has it first. `Choice.address` names it. Arguments as for
     `WaitingRoom.ask`.
 
     Raises:
-        Rejected: none could serve it by its deadline.
+        Rejected: no address can serve the call by its deadline.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -63,14 +63,14 @@ def failover(
             addresses = [entry[3] for entry in order]
             return (yield from _stand(room, depths, choice, priority, deadline, block_wait, addresses))
         except Blocked:
-            # A ban came over the address while it stood in line: look again everywhere, unless it was the last word.
+            # A ban hit the address while the call waited there: try all addresses again, unless no time is left.
             if choice.only or not choice.moved or time.monotonic() >= deadline:
                 raise
             choice.moved = False
 
 
 def _opens(refused: Rejected, plan: Plan, line: float) -> float:
-    """About when a newcomer would be served (Unix seconds), with so many windows' worth of calls before it."""
+    """Estimate when a new call would be served (Unix seconds). `line`: the queue ahead of it, in windows."""
     if refused.retry_at is None:
         return time.time() if not isinstance(refused, Blocked) else _NEVER
     period = min((charge.limit.period for charge in plan.charges if charge.limit.period), default=0)
@@ -86,7 +86,7 @@ def _stand(
     block_wait: float,
     addresses: list[Address],
 ) -> Steps:
-    """Stand in the first line that may serve it in time."""
+    """Wait at the first address that may serve the call in time."""
     first: Rejected | None = None
     for address in addresses:
         plan, scope = choice.plan(address), choice.scope(address)

@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 __all__ = ["Gate"]
 
 _MET: Final = 1.0
-"""Seconds for which a provider that was asked for its limits need not be looked at again."""
+"""The gate checks the first contact of a provider again after this many seconds."""
 _LAST: Final = 2.0
-"""Seconds for which a gate that is closed waits at most until all that it knows is written."""
+"""A closing gate waits at most this many seconds for its pending writes."""
 
 
 T = TypeVar("T")
 
 
 class _Later(Generic[T]):
-    """A part of a gate that is loaded and made when it is first used: few programs need it.
+    """A part of a gate that is imported and created on first use, because few programs need it.
 
     Args:
-        module, name: where its class is.
-        arguments: those of the gate's attributes that it is made of.
+        module, name: of its class.
+        arguments: names of the gate's attributes that the constructor gets.
     """
 
     def __init__(self, module: str, name: str, *arguments: str) -> None:
@@ -66,42 +66,42 @@ class _Later(Generic[T]):
     def __get__(self, gate: Gate, owner: type) -> T:
         kind = getattr(import_module(self._module), self._name)
         made = kind(*[getattr(gate, name) for name in self._arguments])
-        # Of threads that come here at once, all get the same one; later ones find it in the gate itself.
+        # Concurrent threads all get the same object; later ones find it in the gate itself.
         return gate.__dict__.setdefault(self._attribute, made)  # type: ignore[no-any-return]
 
 
 class Gate:
-    """One gate for calls to any provider. Gates of all processes that use the same store share every budget.
+    """A gate for calls to any provider. All gates on the same store share every limit.
 
     Args:
         store: ``"host://"`` (all processes of this machine), ``"memory://"`` (this gate only) or a `Store`;
             None: ``$RATEKEEPER_STORE``, else ``host://``.
         config: a configuration file (`Settings`); None: ``$RATEKEEPER_CONFIG``, else ``ratekeeper.toml`` in the state folder
-            (`find_settings`). Every other argument, and the environment, go before it.
+            (`find_settings`). Every other argument, and the environment, override it.
         home: the state folder; None: ``$RATEKEEPER_HOME``, else the platform's.
         hosts: hosts to treat as a provider, ``{"127.0.0.1:9300": "binance-usdm"}`` or the text form; None:
             ``$RATEKEEPER_HOSTS``.
         rules: further rule files (TOML).
-        name: what to call this process in lists.
-        priority: class of calls that name none; None: ``$RATEKEEPER_PRIORITY``, else the route's own.
-        weight: this process's share in fairness among equals; None: ``$RATEKEEPER_WEIGHT``, else 1.
-        max_wait: seconds a call waits that names no timeout; None: 900.
-        max_block_wait: seconds such a call waits for the end of a ban, a pause or another block; one that ends later
-            refuses it at once. ``inf``: as long as `max_wait`. None: ``$RATEKEEPER_MAX_BLOCK_WAIT``, else 30.
+        name: the name of this process in lists.
+        priority: priority of calls that name none; None: ``$RATEKEEPER_PRIORITY``, else the route's own.
+        weight: this process's fair share among equals; None: ``$RATEKEEPER_WEIGHT``, else 1.
+        max_wait: seconds that a call without a timeout may wait; None: 900.
+        max_block_wait: seconds that such a call waits for the end of a ban, a pause or another block. A block that ends
+            later refuses it at once. ``inf``: as long as `max_wait`. None: ``$RATEKEEPER_MAX_BLOCK_WAIT``, else 30.
         learn: whether adapters ask a provider for its limits before the first call; None: they do.
-        policies: what is done around calls (`Policies`, or their names: ``"all"``, ``"retry,cache"``); None:
-            ``$RATEKEEPER_POLICIES``, else nothing but the gate.
+        policies: the policies around calls (`Policies`, or their names: ``"all"``, ``"retry,cache"``); None:
+            ``$RATEKEEPER_POLICIES``, else none.
 
-    A gate may be used from any number of threads and event loops, and after a fork. Close it, or use it as a context
-    manager; one that is dropped lets its permits end with their leases.
+    Any number of threads and event loops may use a gate, also after a fork. Close it, or use it as a context manager. The
+    permits of a gate that is dropped end with their leases.
     """
 
     contact: _Later[Contact] = _Later("ratekeeper.gate.contact", "Contact", "context", "settling")
-    """What is known of first contacts; for adapters."""
+    """First contacts with providers; for adapters."""
     leases: _Later[Leases] = _Later("ratekeeper.gate.leases", "Leases")
-    """What is held as long as something is open; for websockets."""
+    """Leases of open resources; for websockets."""
     congestion: _Later[CongestionControls] = _Later("ratekeeper.gate.congestion", "CongestionControls", "events")
-    """How many calls to each provider may be made at a time; for those who gather."""
+    """Congestion control of each provider; for `gather_bounded` and its like."""
 
     _default: ClassVar[Gate | None] = None
     _spare: ClassVar[Gate | None] = None
@@ -128,7 +128,7 @@ class Gate:
             max_wait=max_wait, max_block_wait=max_block_wait, learn=learn, policies=policies,
         )  # fmt: skip
         self.events = Events()
-        from ratekeeper.config.rulebook import rulebook  # with the reader of rule files
+        from ratekeeper.config.rulebook import rulebook  # imports the parser of rule files
 
         self.home, self._book, self.policies = said.home, rulebook(said), said.policies
         self.attempt_timeout = said.policies.attempt_timeout
@@ -142,7 +142,7 @@ class Gate:
         self._begin()
 
     def _begin(self) -> None:
-        """What belongs to one process; made anew after a fork."""
+        """Create the parts that belong to one process; called again after a fork."""
         self._pid = os.getpid()
         self._joined = False
         self._join_lock = threading.Lock()
@@ -177,7 +177,7 @@ class Gate:
 
     @classmethod
     def shared(cls) -> Gate:
-        """The process's own gate, made from the environment on first use; what adapters use if given none."""
+        """Return the gate of this process, created from the environment on first use. Adapters use it by default."""
         with cls._default_lock:
             if cls._default is None:
                 cls._default = cls()
@@ -186,7 +186,7 @@ class Gate:
 
     @classmethod
     def spare(cls) -> Gate:
-        """For calls that the shared gate cannot govern because something is wrong inside it: a safe share of every limit."""
+        """Return the spare gate, which has a safe share of every limit. It governs calls when the shared gate fails."""
         with cls._default_lock:
             if cls._spare is None:
                 cls._spare = cls._make_spare(cls._default)
@@ -222,26 +222,26 @@ class Gate:
         account: str = "",
         any_address: bool = True,
     ) -> Permit:
-        """A permit for one attempt of one call; enter it to wait for it.
+        """Return a permit for one attempt of one call. Enter it to wait for it.
 
         Args:
-            provider: name of the provider (``binance-usdm``), or what `match` found.
+            provider: name of the provider (``binance-usdm``), or the result of `match`.
             method, path: of the call, without host and query.
-            params: query and form parameters, as far as its cost or its owner depends on them.
+            params: query and form parameters, as far as the cost or the owner depends on them.
             body: parsed JSON body, likewise.
-            headers: of the request; only the one that names the API key is read.
-            priority: who goes first; default: the surrounding `priority` block, the
-                configuration's for such calls, the gate's, the route's.
-            timeout: seconds it may wait, also for the end of a block; None: the gate's `max_wait`. 0: now or never;
-                ``inf``: as long as it takes.
-            block_wait: seconds; a block that ends later than so from now refuses it at once. None: `timeout` if it is
+            headers: of the request; the gate reads only the one that names the API key.
+            priority: the priority; default: that of the surrounding `priority` block, of the configuration for the route,
+                of the gate, of the route.
+            timeout: seconds that the permit may wait, also for the end of a block; None: the gate's `max_wait`. 0: do not
+                wait; ``inf``: wait without end.
+            block_wait: seconds; a block that ends later than this from now refuses the call at once. None: `timeout` if
                 given, else the gate's `max_block_wait`.
-            egress: name of the address the call leaves from; default: the best one of the provider's pool.
-            account: name of the account; default: told by the API key.
+            egress: name of the address to send from; default: the best one of the provider's pool.
+            account: name of the account; default: the API key tells it.
             any_address: whether the caller will send from the address `Permit.egress`; if not, from the default one.
 
         Raises:
-            UnknownProvider: no rules for `provider`.
+            UnknownProvider: there are no rules for `provider`.
         """
         return self.permit_for(
             provider, Request(method, path, params, body, headers),
@@ -261,7 +261,7 @@ class Gate:
         account: str = "",
         any_address: bool = True,
     ) -> Permit:
-        """`permit` for a request as the rules see it."""
+        """Return a permit as `permit` does, for a request as the rules see it."""
         if self._pid != os.getpid():
             self.store.after_fork()
             self.worker.after_fork()
@@ -307,17 +307,17 @@ class Gate:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Got:
-        """A whole call with all that the gate's policies do around it: cached responses, retries, a breaker.
+        """Make a whole call with the gate's policies: cached responses, retries, a breaker.
 
         Args:
             provider, method, path, params, body, headers: as for `permit`.
-            send: makes one attempt with the permit it is given, and returns ``(status, headers, body)``. It is called for
+            send: makes one attempt with the given permit, and returns ``(status, headers, body)``. The gate calls it for
                 each attempt, so sign inside it.
-            **options: others of `permit`: ``priority``, ``timeout``, ``block_wait``, ``egress``, ``account``.
+            **options: other arguments of `permit`: ``priority``, ``timeout``, ``block_wait``, ``egress``, ``account``.
 
         Raises:
-            Rejected: it was not sent.
-            RetriesExhausted, OutcomeUnknown: it was, in vain.
+            Rejected: the call was not sent.
+            RetriesExhausted, OutcomeUnknown: the call was sent and failed.
         """
         request = Request(method, path, params, body, headers)
         return drive(self._run(provider, request, send, options, is_async=False))
@@ -334,14 +334,14 @@ class Gate:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Got:
-        """`call` for asyncio; `send` is awaited."""
+        """Do the same as `call` on asyncio; the gate awaits `send`."""
         request = Request(method, path, params, body, headers)
         return await drive_async(self._run(provider, request, send, options, is_async=True))
 
     def _run(
         self, provider: str | Provider, request: Request, send: Callable[[Permit], Any], options: Any, *, is_async: bool
     ) -> Steps[Got]:
-        from ratekeeper.gate.own import OwnCall  # with what policies need
+        from ratekeeper.gate.own import OwnCall  # imports what policies need
 
         rules = self.provider(provider)
         call = OwnCall(
@@ -350,19 +350,19 @@ class Gate:
         return call.attempt(None) if self.pipeline is None else self.pipeline.run(call)
 
     def plan(self, provider: str | Provider, request: Request) -> Plan:
-        """What a request would spend that leaves from the default address."""
+        """Return the plan (what a request would spend) from the default address."""
         return self.plans.plan(provider, request)
 
     def identity(self, address: Address, account: str = "") -> Identity:
-        """Who asks, if a call leaves from that address."""
+        """Return the identity that a provider sees for calls from that address."""
         return self.plans.identity(address, account)
 
     def provider(self, name: str | Provider) -> Provider:
-        """Rules of a provider, with its limits as they were learned."""
+        """Return the rules of a provider, with learned limits."""
         return self.plans.provider(name)
 
     def match(self, host: str, path: str = "") -> Provider | None:
-        """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
+        """Return the rules for a host (``name`` or ``name:port``). None: the call passes ungoverned; the gate counts it."""
         return self.plans.match(host, path)
 
     @property
@@ -372,50 +372,50 @@ class Gate:
 
     @property
     def untouched_hosts(self) -> dict[str, int]:
-        """Calls that passed, by host: there are no rules for it."""
+        """The number of ungoverned calls, by host without rules."""
         return self.plans.untouched_hosts
 
     def on(self, handler: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `handler` with every `Event`; returns what takes it off again."""
+        """Call `handler` with every `Event`; return a function that removes it."""
         return self.events.on(handler)
 
     def read(self) -> Snapshot:
-        """Everything the store knows, for people."""
+        """Return everything that the store knows, for people."""
         return self.store.read(self.times.now)
 
     def scope(self, name: str) -> str:
-        """A scope as users write it (``everything``, ``binance-usdm/class:order``) as the store knows it (with mapped
+        """Convert a scope that users write (``everything``, ``binance-usdm/class:order``) into the store's form (with mapped
         hosts). Raises as `ratekeeper.gate.override.understood` does."""
         return understood(name, lambda provider: self.provider(provider).namespace)
 
     def block(self, scope: str, seconds: float | None, kind: str = "pause", reason: str = "") -> None:
-        """Shut a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
+        """Block a scope for every process, at once. `seconds` None: until `unblock`. Raises ValueError: not above 0."""
         self.context.block(scope, seconds, kind, reason)
 
     def unblock(self, scope: str, kind: str = "") -> bool:
-        """Open a scope again and let the waiting calls of every process look."""
+        """Open a scope again and wake the waiting calls of every process."""
         return self.context.unblock(scope, kind)
 
     def acquainted(self, provider: Provider) -> bool:
-        """Whether nothing is left to ask before the next call (`first_contact`)."""
+        """Whether the next call needs no `first_contact`."""
         known = self._acquainted.get(provider.namespace, 0.0)
         if known > time.monotonic():
             return True
         met = (not self._learn or self.contact.made(provider)) and self.egress.discovered(provider.name)
-        if met:  # what is learned lasts for days, and a second more or less does not matter
+        if met:  # learned limits last a day, so a second more or less does not matter
             self._acquainted[provider.namespace] = time.monotonic() + _MET
         return met
 
     def first_contact(self, provider: Provider, base_url: str) -> None:
-        """Before the first call to a provider that states its limits: read them, once for the whole machine. Where
-        addresses are told by an echo, it is asked first."""
+        """Read the limits of a provider that states them, once per machine, before the first call. If an echo service tells
+        the addresses, ask it first."""
         if not self.egress.discovered(provider.name):
             self.egress.discover(provider.name)
         if self._learn:
             self.contact.make(provider, base_url)
 
     async def first_contact_async(self, provider: Provider, base_url: str) -> None:
-        """`first_contact` without blocking the event loop."""
+        """Do the same as `first_contact` without blocking the event loop."""
         if not self.acquainted(provider):
             import asyncio
 
@@ -424,7 +424,7 @@ class Gate:
     # -- closing ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Refuse who waits, stop the helper thread, leave the store. Permits that are held can still be settled."""
+        """Refuse waiting calls, stop the helper thread, leave the store. Held permits can still be settled."""
         if self._pid == os.getpid():
             self.room.close()
             if self.pipeline is not None:
@@ -432,7 +432,7 @@ class Gate:
         self._depart()
 
     def _depart(self) -> None:
-        """Leave the store. All that is needed when the program ends: its waiting threads end with it, without a word."""
+        """Leave the store. This suffices at the end of the program, because its waiting threads end with it."""
         if self._pid == os.getpid():
             if "leases" in self.__dict__:
                 self.leases.close()

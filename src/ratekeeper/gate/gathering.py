@@ -1,4 +1,4 @@
-"""Many calls of one kind: side by side, one failure alone, fewer at a time while the provider refuses."""
+"""Many concurrent calls of one kind: an error affects one item only, and fewer calls run while the provider refuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Gathered(Generic[I, T]):
-    """What became of one item: a `value`, or an `error`."""
+    """The result of one item: a `value` or an `error`."""
 
     item: I
     value: T | None = None
@@ -32,7 +32,7 @@ class Gathered(Generic[I, T]):
 
     @property
     def ok(self) -> bool:
-        """Whether it worked."""
+        """Whether the call succeeded."""
         return self.error is None
 
 
@@ -45,16 +45,16 @@ async def gather_bounded(
     congestion: Congestion | None = None,
     jam: Callable[[Exception], bool] | None = None,
 ) -> list[Gathered[I, T]]:
-    """Call `function` for every item, so many side by side, and return what became of each, in their order.
+    """Call `function` for every item concurrently; return the results in the order of the items.
 
     Args:
         function: makes one call.
-        items: any iterable, also an asynchronous one; no more is taken from it than is worked on.
-        gate, provider: whose refusals to follow; all that gather from one provider through one gate share them.
-        congestion: how many side by side, and when fewer.
-        jam: whether an error means that it was too much at once, where no gate tells.
+        items: any iterable, also an asynchronous one. The function takes items only as it needs them.
+        gate, provider: the gate and provider whose refusals to follow. All gather loops of both share one control.
+        congestion: how many calls run at once, and when fewer.
+        jam: whether an error means too many calls at once, if no gate reports it.
 
-    An error of one item is that item's alone. Cancelled, it cancels what runs and awaits its end.
+    An error affects its own item only. On cancellation it cancels the running calls and awaits their end.
     """
     return [
         each
@@ -71,8 +71,8 @@ async def gather_each(
     congestion: Congestion | None = None,
     jam: Callable[[Exception], bool] | None = None,
 ) -> AsyncIterator[Gathered[I, T]]:
-    """`gather_bounded`, one after the other as they are done, in the order of the items: for inputs without an end. At most
-    twice as many as go side by side are held, so a slow one in front holds the others up for a while."""
+    """Yield the results of `gather_bounded` as they are done, in the order of the items: for endless inputs. It holds at
+    most twice as many items as run at once, so a slow first item delays the others for a while."""
     control = _control(gate, provider, congestion)
     source = _each(items)
     tasks: deque[asyncio.Task[Gathered[I, T]]] = deque()
@@ -103,7 +103,7 @@ async def gather_each(
             elif pause > 0.0:
                 await asyncio.sleep(pause)
             elif tasks and not tasks[0].done():
-                # Full of what is done behind a slow one: only that one lets it go on.
+                # All later items are done; only the slow first one makes room.
                 await asyncio.wait([tasks[0]] if full else running, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
@@ -120,7 +120,7 @@ def map_bounded(
     congestion: Congestion | None = None,
     jam: Callable[[Exception], bool] | None = None,
 ) -> Iterator[Gathered[I, T]]:
-    """`gather_each` with threads. Closed early, it waits for what runs and starts nothing more."""
+    """Do the same as `gather_each` with threads. If closed early, it waits for the running calls and starts no more."""
     control = _control(gate, provider, congestion)
     source = iter(items)
     futures: deque[Future[Gathered[I, T]]] = deque()

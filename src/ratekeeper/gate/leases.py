@@ -1,4 +1,4 @@
-"""The leases of what is held for as long as something is open: they are renewed meanwhile, and given back at the end."""
+"""Leases of open resources such as websockets: a thread renews them while the resource is open; `close` gives them back."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _RENEW_EVERY: Final = 15.0
 
 
 class Renewable(Protocol):
-    """Something open, such as a websocket."""
+    """An open resource with a lease, such as a websocket."""
 
     @property
     def holds(self) -> bool:
-        """Whether it holds anything that must be renewed."""
+        """Whether the resource holds permits that need renewal."""
 
     def renew(self) -> None:
-        """Hold it for longer."""
+        """Extend the lease."""
 
     def close(self) -> None:
-        """Give it back. May be called again."""
+        """Give the lease back. Safe to call again."""
 
 
 class Leases:
-    """The leases of one process. A thread renews them, which begins with the first and ends with the last.
+    """The leases of one process. A thread renews them; it starts with the first lease and ends with the last.
 
-    What nobody refers to any more is not renewed, and its lease ends.
+    The thread does not renew a resource that has no reference left; that lease ends.
     """
 
     def __init__(self) -> None:
@@ -41,12 +41,12 @@ class Leases:
         self._over = threading.Event()
 
     def name(self) -> str:
-        """A name to keep ledgers under: one that was given back, if there is such, for stores keep ledgers for long."""
+        """Return a name for ledgers. It reuses a returned name if there is one, because stores keep ledgers for long."""
         with self._lock:
             return self._names.pop() if self._names else f"{secrets.randbits(48):012x}"
 
     def add(self, opened: Renewable) -> None:
-        """Renews it until `remove`, or until nobody refers to it."""
+        """Renew a resource until `remove`, or until no reference to it is left."""
         with self._lock:
             self._open.add(opened)
             if self._thread is None:
@@ -54,13 +54,13 @@ class Leases:
                 self._thread.start()
 
     def remove(self, opened: Renewable, name: str) -> None:
-        """It is closed, and its name is free."""
+        """Stop renewing a closed resource and free its name."""
         with self._lock:
             self._open.discard(opened)
             self._names.append(name)
 
     def close(self) -> None:
-        """Give everything back: the program ends."""
+        """Give all leases back at the end of the program."""
         self._over.set()
         for opened in list(self._open):
             opened.close()

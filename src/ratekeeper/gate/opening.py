@@ -1,4 +1,4 @@
-"""Which store a gate works on, and the key under which API keys are digested there."""
+"""Opening of a gate's store, with the secret that hashes API keys in it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["opened", "secret_of", "spare_store"]
 
 
 def spare_store(main: Store | None, home: Path | None) -> PartStore:
-    """A safe share of every limit, beside the store of a gate that works or for the processes that are alive.
+    """Return a fallback store with a safe share of every limit: each limit divided by the number of live processes.
 
     Args:
-        main: the store of the gate that does not work; None: there is none.
-        home: its state folder; None: the one that the configuration names.
+        main: the store of the gate that failed; None: there is none.
+        home: the state folder of that gate; None: the configured one.
     """
     from ratekeeper.stores.fallback import FallbackStore
     from ratekeeper.stores.members import WakeSockets
@@ -37,15 +37,15 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
 
 
 def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:
-    """The store of that address, with its key; each kind is imported when it is wanted.
+    """Open the store of that address; return it with its secret. Each kind of store is imported on first use.
 
     Args:
-        store: its address, ``""`` or None for ``host://``; or a store, which is taken as it is.
+        store: the address, ``""`` or None for ``host://``; or a `Store`, used as it is.
         home: the state folder.
-        say: told, as kind and sentence, when a shared store is lost and when it is back.
+        say: called with kind and sentence when a shared store is lost and when it is back.
 
     Raises:
-        StoreError: no such kind of store.
+        StoreError: there is no such kind of store.
     """
     if isinstance(store, Store):
         return store, secrets.token_bytes(32)
@@ -66,12 +66,12 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
     try:
         secret = secret_of(home)
     except StoreError:
-        secret = b""  # the store will say what is wrong; without the folder nothing is shared anyhow
+        secret = b""  # the store will report the error; without the folder processes share nothing
     return FallbackStore(HostStore(home), say), secret
 
 
 def secret_of(home: Path) -> bytes:
-    """The key under which API keys are digested, the same for all processes of a folder; made on first use.
+    """Return the secret that hashes API keys. All processes of a folder share it; the first use creates it.
 
     Raises:
         StoreError: the folder can be neither read nor written.

@@ -1,6 +1,6 @@
-"""What an exception of a client library means for the request it was raised by: was it sent, and whose fault is it.
+"""Outcome classification of client exceptions: whether the request was sent, and whether its address is at fault.
 
-Classes of libraries are recognised by name, so that none is imported.
+The gate recognises exception classes by name, so that it imports no library.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ _UNSENT = frozenset(
     aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError aiohttp.InvalidURL
     socket.gaierror ssl.SSLCertVerificationError builtins.ConnectionRefusedError""".split()  # noqa: SIM905 - a table reads better
 )
-"""Exceptions after which no byte of the request can have reached the provider: top package and class name."""
+"""Exceptions which prove that no byte of the request reached the provider: top package and class name."""
 _UNCONNECTED = frozenset(
     """httpx.ConnectError httpx.ConnectTimeout httpx.ProxyError httpx2.ConnectError httpx2.ConnectTimeout httpx2.ProxyError
     urllib3.NewConnectionError urllib3.ConnectTimeoutError urllib3.ProxyError requests.ConnectTimeout
     aiohttp.ClientConnectorError aiohttp.ConnectionTimeoutError builtins.ConnectionRefusedError""".split()  # noqa: SIM905
 )
-"""Those of them that may be the fault of the address it was to leave from."""
+"""Those of them that may be the fault of the local address."""
 _BLAMELESS = frozenset(
     """socket.gaierror ssl.SSLCertVerificationError aiohttp.ClientConnectorDNSError
     aiohttp.ClientConnectorCertificateError urllib3.NameResolutionError""".split()  # noqa: SIM905
 )
-"""No address would have done better."""
+"""Those that no other address would avoid."""
 
 _PHASES = (("pool", "pool timeout"), ("connect", "connect timeout"), ("write", "write timeout"))
-"""What the name of a timeout's class holds, and what to call it; any other is one of reading."""
+"""Part of a timeout's class name, and the words for it. Any other timeout is a read timeout."""
 _QUERY = re.compile(r"\?\S*")
 
 _MISTAKES = frozenset({AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError, ValueError})
-"""Exceptions of exactly these types are somebody's bug and say nothing of the network."""
+"""Exceptions of exactly these types are a bug in some code and say nothing about the network."""
 
 
 def fate_of(error: BaseException) -> Outcome | None:
-    """What became of a request that ended so; None: its sender has a bug, and the request may have been sent or not."""
+    """Return the outcome of a request that raised `error`; None: its sender has a bug, so it may have been sent or not."""
     if surely_unsent(error):
         return Outcome.NETWORK
     return None if type(error) in _MISTAKES else Outcome.UNKNOWN
 
 
 def described(error: BaseException, seconds: float, host: str) -> str:
-    """One line for people: which exception it was, what it waited for, how long after it was sent, and whom it asked.
+    """Return one line for people: the exception, the phase of a timeout, the seconds since sending, and the host.
 
-    Holds no query and nothing that could be a key.
+    The line holds no query and nothing that could be a key.
 
     Args:
-        error: what the client raised.
+        error: the error that the client raised.
         seconds: from sending to the error.
-        host: ``host:port``, or what else to call whom it asked.
+        host: ``host:port``, or another name of the provider.
     """
     kind = type(error)
     package = kind.__module__.partition(".")[0]
@@ -71,22 +71,22 @@ def described(error: BaseException, seconds: float, host: str) -> str:
 
 
 def surely_unsent(error: BaseException) -> bool:
-    """True if the exception proves that the request never left: no connection was made.
+    """True if the exception proves that the request was never sent: no connection was made.
 
-    Looks through wrappers (``__cause__``, ``reason`` and a first argument that is an exception). Anything not
-    known to be harmless counts as possibly sent.
+    The function looks through wrappers (``__cause__``, ``reason`` and a first argument that is an exception). A request
+    with any other exception counts as possibly sent.
     """
     return any(names & _UNSENT for names in _kinds(error))
 
 
 def unconnected(error: BaseException) -> bool:
-    """True if no connection could be made, and another address to leave from might have one."""
+    """True if no connection could be made, and another local address might get one."""
     kinds = list(_kinds(error))
     return any(names & _UNCONNECTED for names in kinds) and not any(names & _BLAMELESS for names in kinds)
 
 
 def _kinds(error: BaseException) -> Iterator[set[str]]:
-    """The classes of an exception, and of those inside it, as package and name."""
+    """Yield the classes of an exception, and of those inside it, as package and name."""
     seen: set[int] = set()
     queue: list[BaseException] = [error]
     while queue:

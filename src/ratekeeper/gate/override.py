@@ -1,4 +1,4 @@
-"""Operator override: what a person stops, in the words of ``ratekeeper pause``, and what passes all the same."""
+"""Operator override: the scopes that ``ratekeeper pause`` accepts, and the calls that pass a pause."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["OVERRIDING", "operator_override", "overriding", "spoken", "understoo
 
 _WORDS: Final = {"everything": EVERYWHERE, "orders": f"{EVERYWHERE}/class:order"}
 OVERRIDING: ContextVar[bool] = ContextVar("ratekeeper_override", default=False)
-"""Whether the surrounding code is of an `operator_override`."""
+"""Whether the surrounding code runs inside `operator_override`."""
 
 
 @contextmanager
 def operator_override() -> Iterator[None]:
-    """Calls made inside pass every pause and every open breaker, whatever their class; a ban stops them.
+    """Let calls inside the block pass every pause and every open breaker, whatever their class. A ban still stops them.
 
-    For what a person does by hand while the programs are stopped, such as closing a position. They pay the ledgers as
-    any call.
+    A person uses it to act by hand while the programs are stopped, for example to close a position. The ledgers charge
+    these calls like any other.
     """
     token = OVERRIDING.set(True)
     try:
@@ -35,23 +35,23 @@ def operator_override() -> Iterator[None]:
 
 
 def overriding(plan: Plan) -> Plan:
-    """The plan of a call made here: itself, or inside `operator_override` one that says so."""
+    """Return the plan, marked as an operator override inside `operator_override`."""
     if not OVERRIDING.get() or EMERGENCY in plan.scopes:
         return plan
-    # Charges of its own: permits that were taken for it together must not be handed out to calls that a pause holds.
+    # The charges are a copy: a permit batch for this plan must not serve calls that a pause holds.
     return replace(plan, charges=(*plan.charges,), scopes=(*plan.scopes, EMERGENCY))
 
 
 def understood(name: str, namespace: Callable[[str], str]) -> str:
-    """A scope as people write it, as stores know it.
+    """Convert a scope that a person writes into the store's form.
 
     Args:
         name: ``everything`` or ``*``; ``orders``, or ``KIND:VALUE`` at every provider (``class:cancel``, ``ip:default``);
             a provider; ``PROVIDER/KIND:VALUE``; the key of one ledger.
-        namespace: gives the namespace of a provider that is named without a host.
+        namespace: returns the namespace of a provider named without a host.
 
     Raises:
-        RuleError: no such class of calls, or no such provider.
+        RuleError: the class of calls or the provider does not exist.
     """
     name = _WORDS.get(name, name)
     provider, slash, owner = name.partition("/")
@@ -76,7 +76,7 @@ def understood(name: str, namespace: Callable[[str], str]) -> str:
 
 
 def spoken(scope: str) -> str:
-    """A scope as people read and write it: `understood` turns it back."""
+    """Convert a scope into the form that people read and write. `understood` is the inverse."""
     for word, meant in _WORDS.items():
         if scope == meant:
             return word

@@ -1,4 +1,4 @@
-"""A governed call of a user's own making, with all that is done around it: ``gate.call(...)``."""
+"""A governed call that the program sends itself, with all policies: ``gate.call(...)``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["Got", "OwnCall"]
 
 
 class Got(NamedTuple):
-    """An answer.
+    """A response.
 
     Attributes:
-        status, headers, body: of HTTP; names of headers as they came.
-        service: where it came from.
-        age: seconds since it was asked for, at most.
+        status, headers, body: of HTTP; header names unchanged.
+        service: where the response came from.
+        age: its maximum age in seconds.
     """
 
     status: int
@@ -42,15 +42,15 @@ class Got(NamedTuple):
 
 
 class OwnCall(Call):
-    """A call that its user sends.
+    """A call that the program sends.
 
     Args:
-        permit: makes one (`Gate.permit_for`).
+        permit: makes a permit (`Gate.permit_for`).
         attempt_timeout: seconds that an attempt may take; None: as long as `send` takes.
-        max_block_wait: seconds a call waits for the end of a block that has no timeout of its own.
+        max_block_wait: seconds that a call without a timeout waits for the end of a block.
         rules: of the provider.
-        request: what is asked for.
-        send: makes one attempt with its permit, and returns ``(status, headers, body)``; awaited if it is asynchronous.
+        request: the request.
+        send: makes one attempt with its permit and returns ``(status, headers, body)``; awaited if `is_async`.
         options: of `Gate.permit`.
     """
 
@@ -112,13 +112,13 @@ class OwnCall(Call):
         return (yield functools.partial(self._send, permit))
 
     def _cut_off(self, permit: Permit, seconds: float) -> Any:
-        """Send in a thread, which is left to itself when its time is over: nothing can stop it from outside."""
+        """Send in a thread. After the timeout the thread runs on, because nothing can stop it from outside."""
         done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         def work() -> None:
             try:
                 done.put((self._send(permit), None))
-            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 done.put((None, error))
 
         context = contextvars.copy_context()

@@ -1,7 +1,7 @@
-"""Pace after refusals, kept for all processes: what one finds out about a limit, the others use from their next call on.
+"""Pacing after refusals: all processes share it, so what one process learns of a limit applies to the others' next call.
 
-Two rows beside the stated numbers of a provider: the part of a limit that is used, and how often in a row a scope was
-refused without a word on when to come back.
+The store keeps two rows beside the stated limits of a provider: the part of a limit that calls may use, and the number of
+refusals in a row of a scope without a stated time to come back.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 __all__ = ["Pacing"]
 
 _SPREAD: Final = (1.0, 1.5)
-"""Jitter of a hold whose length is a guess, unless the user has set another: never shorter than the last one."""
+"""Jitter of a guessed hold, unless the user has set another. A hold is never shorter than the last one."""
 _GUESSED: Final = 0.85
-"""What is left of a limit whose number is a guess: it is refused again and again, so each time costs less than usual."""
+"""A refusal cuts a guessed limit to this part: it is refused again and again, so each cut is smaller than usual."""
 
 
 class Pacing:
-    """The pace of the ledgers of one gate."""
+    """Paces the ledgers of one gate."""
 
     def __init__(self, context: Context) -> None:
         self._store = context.store
         self._worker = context.worker
         self._events = context.events
         self._next: dict[str, float] = {}
-        """By ledger key, steady seconds before which there is nothing to do."""
+        """By ledger key: the steady seconds before which the pace does not change."""
         retry = context.policies.retry
         self._retry = retry if isinstance(retry, Retry) else Retry()
         self._refused: dict[str, tuple[Mapping[str, tuple[int, int]], frozenset[str]]] = {}
-        """By namespace, the rows as they were looked at last, and those among them that tell of refusals in a row."""
+        """By namespace: the rows at the last check, and those among them that count refusals in a row."""
 
     def throttled(self, rules: Provider, plan: Plan, told: Feedback) -> None:
-        """A call was refused. Where nothing that the provider says explains it, less of the limit is used."""
+        """Use less of a limit after a refusal that the provider's own numbers do not explain."""
         for charge in _meant(rules, plan, told):
             work = functools.partial(self._cut, plan.provider, charge, _pace(rules, charge))
             self._worker.later(charge.key, work)
@@ -54,13 +54,13 @@ class Pacing:
     def went_well(
         self, rules: Provider, plan: Plan, known: Mapping[str, tuple[int, int]], sent: int, *, waited: bool
     ) -> None:
-        """A call went well: what is paced may grow, and refusals of its scopes before it was sent are over.
+        """Let paced limits grow after a success, and end the runs of refusals that began before the call was sent.
 
         Args:
             rules, plan: of the call.
-            known: the rows beside the stated numbers of its provider; there are some.
+            known: the rows beside the stated limits of its provider; not empty.
             sent: when the call was sent, steady ns.
-            waited: whether it waited for its permit. A guess grows only while somebody waits for it.
+            waited: whether the call waited for its permit. A guessed limit grows only while calls wait for it.
         """
         self._grow(rules, plan, known, waited)
         seen, rows = self._refused.get(plan.provider, (None, frozenset()))
@@ -88,14 +88,14 @@ class Pacing:
                 self._worker.later(charge.key, work)
 
     def longer(self, namespace: str, scope: str, least: int, sent: int, mono: int, *, filled: int = 0) -> int:
-        """How long to hold a scope that was refused without a word on when to come back: longer each time in a row.
+        """Return how long to hold a scope after a refusal without a stated end: longer each time in a row.
 
         Args:
             namespace: the provider's.
             scope: an owner, or the key of a ledger.
-            least: ns that it is held at least.
+            least: the shortest hold, ns.
             sent, mono: when the refused call was sent, and now, steady ns.
-            filled: ns for which its ledger has no room anyway; that is enough for the first in a row.
+            filled: ns for which the ledger has no room anyway; that suffices for the first refusal in a row.
 
         Returns:
             ns.
@@ -120,7 +120,7 @@ class Pacing:
             )  # fmt: skip
 
     def _change(self, namespace: str, charge: Charge, after: Callable[[Paced, float], Paced]) -> Paced | None:
-        """Changes the pace of a ledger, and the row that all go by; returns it if it is new."""
+        """Change the pace of a ledger and the row that all processes read; return the pace if it is new."""
 
         def change(old: Paced | None, now: Instant) -> tuple[Paced, tuple[Paced, bool]]:
             before = old or Paced()
@@ -130,7 +130,7 @@ class Pacing:
         def work() -> tuple[Paced, bool]:
             paced, new = self._store.update(f"pace:{charge.key}", Paced, change)
             row = PACED + charge.key[len(namespace) + 1 :]
-            # A note that was lost (an emptied server) leaves the row: it is written again, as a whole limit.
+            # A lost record (an emptied server) leaves the row: write it again, as the whole limit.
             if new or self._store.learned.get(namespace, {}).get(row, (WHOLE,))[0] != paced.part:
                 self._store.learn(namespace, {row: (paced.part, SECOND)})
             return paced, new
@@ -140,14 +140,14 @@ class Pacing:
 
 
 def _meant(rules: Provider, plan: Plan, told: Feedback) -> Iterator[Charge]:
-    """The charges whose limits a refusal puts in doubt."""
+    """Yield the charges whose limits a refusal puts in doubt."""
     for charge in plan.charges:
         if "~" in charge.limit.name or (told.full and charge.key not in told.full):
             continue
         guessed = rules.file.limits[charge.limit.name].adaptive
         ledger = charge.key[len(plan.provider) + 1 :]
         stated = charge.limit.name in told.learned or ledger in told.learned
-        # A used-counter at the top explains it: others spend, and the ledger has added them already.
+        # A used-counter at the limit explains the refusal: other programs spend, and the ledger has counted them already.
         explained = stated or told.used.get(charge.key, 0) >= charge.limit.usable
         if guessed or not (explained or charge.limit.window is Window.SLOTS):
             yield charge

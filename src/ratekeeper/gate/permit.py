@@ -1,4 +1,4 @@
-"""A permit for one attempt of a call: how it is waited for, and how its outcome is reported."""
+"""A permit for one attempt of a call: how a program waits for it, and how it reports the outcome."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["Permit"]
 
 
 class Permit:
-    """A permit for one attempt. Enter it (``with`` or ``async with``) to wait for it; then say what became of it.
+    """A permit for one attempt. Enter it (``with`` or ``async with``) to wait for it; then report the outcome.
 
-    Exactly one of `settle`, `refund`, `unreachable` and `unknown` should be called; left without one, the permit is
-    settled at its reserved cost, or `unknown` if an exception left the block. Safe to cancel at any point.
+    Call exactly one of `settle`, `refund`, `unreachable` and `unknown`. Without one, the block settles the permit at its
+    reserved cost, or calls `unknown` if an exception leaves the block. Safe to cancel at any point.
 
     Attributes:
-        plan: what it charges.
-        egress: the address to send from, once it is held.
-        waited: seconds it waited.
+        plan: the charges.
+        egress: the address to send from, once the permit is held.
+        waited: seconds that the permit waited.
     """
 
     __slots__ = (
@@ -73,12 +73,12 @@ class Permit:
         self.waited = 0.0
 
     def aside(self) -> Permit:
-        """It goes first like the others of its class, but is no demand: nothing is kept free for more of its kind."""
+        """Keep the priority, but do not count as demand: the ledgers keep no units free for more such permits."""
         self._priority |= AGED
         return self
 
     def part(self, charges: tuple[Charge, ...], rest: tuple[Charge, ...]) -> Permit:
-        """A permit of its own for some of the charges of this one, which keeps the rest. Both are still to be acquired."""
+        """Split some charges off into a new permit; this one keeps the rest. Both still need `acquire`."""
         plan = self.plan
         self.plan = replace(plan, charges=rest)
         return Permit(
@@ -89,10 +89,10 @@ class Permit:
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def at_once(self) -> bool:
-        """Ask for the permit, without waiting. False: `acquire` or `acquire_async` waits for it.
+        """Ask for the permit without waiting. False: `acquire` or `acquire_async` waits for it.
 
         Raises:
-            Rejected: see `ratekeeper.errors`; nothing was charged.
+            Rejected: see `ratekeeper.errors`; the gate charged nothing.
         """
         if self._grant is not None:
             raise RuntimeError("this permit is held already: one permit is for one attempt")
@@ -132,15 +132,15 @@ class Permit:
         self.waited = time.monotonic() - begun
 
     def give_up(self) -> None:
-        """Nobody waits for it any more, or uses it: everything comes back."""
+        """Give up a permit that no caller waits for or uses; refund everything."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._room.abandon(ticket)
         self.refund()
 
     def _failover(self, choice: Choice) -> None:
-        """`acquire` where there are several addresses."""
-        from ratekeeper.gate.failover import failover  # for those who have several addresses
+        """Do the same as `acquire` if there are several addresses."""
+        from ratekeeper.gate.failover import failover  # needed only with several addresses
 
         room = self._room
         steps = failover(room, self._room.depths, choice, self._priority, self._deadline, self._block_wait)
@@ -157,8 +157,8 @@ class Permit:
             self._settled_on(choice, end.value)
 
     async def _failover_async(self, choice: Choice) -> None:
-        """The same without blocking the event loop."""
-        from ratekeeper.gate.failover import failover  # for those who have several addresses
+        """Do the same without blocking the event loop."""
+        from ratekeeper.gate.failover import failover  # needed only with several addresses
 
         room = self._room
         steps = failover(room, self._room.depths, choice, self._priority, self._deadline, self._block_wait)
@@ -207,12 +207,12 @@ class Permit:
 
     @property
     def any_address(self) -> bool:
-        """Whether several addresses are there, of which one is chosen when it is acquired."""
+        """Whether the gate chooses one of several addresses when it grants the permit."""
         return self._choice is not None
 
     @property
     def held(self) -> bool:
-        """Whether it is granted and nobody has said what became of it."""
+        """Whether the permit is granted and has no reported outcome."""
         return self._grant is not None
 
     def settle(
@@ -223,16 +223,16 @@ class Permit:
         *,
         costs: Mapping[str, int] | None = None,
     ) -> Feedback:
-        """The answer came.
+        """Settle the permit with its response.
 
         Args:
-            status: HTTP status; 0 if there is nothing to learn from the answer.
-            headers: of the answer; a plain dict may be in any case.
-            body: a small body, if it was read.
+            status: HTTP status; 0 if the response tells nothing.
+            headers: of the response; names in a plain dict may have any case.
+            body: a small body, if the caller has read it.
             costs: real cost by limit name or unit, if the caller knows better than the rules.
 
         Returns:
-            What the answer told.
+            The feedback from the response.
         """
         grant, self._grant = self._grant, None
         if grant is None:
@@ -249,13 +249,13 @@ class Permit:
         return told
 
     def refund(self) -> None:
-        """It was surely never sent: everything comes back."""
+        """Refund everything: the request was surely never sent."""
         grant, self._grant = self._grant, None
         if grant is not None:
             self._room.settling.refunded(grant)
 
     def unreachable(self) -> bool:
-        """No connection could be made from its address: everything comes back, and the address is left for a while.
+        """Refund everything and avoid the address for a while: no connection could be made from it.
 
         Returns:
             Whether the call can be made from another address.
@@ -265,13 +265,13 @@ class Permit:
         return held and self._choice is not None and self._room.egress.unreachable(self._choice)
 
     def unknown(self) -> None:
-        """It was sent, but no answer came: it may still arrive, so it stays charged for a while and then counts as spent."""
+        """Report a request without a response: it may still arrive, so it stays charged for a while, then counts as spent."""
         grant, self._grant = self._grant, None
         if grant is not None:
             self._room.settling.lingers(grant)
 
     def renew(self) -> None:
-        """It still goes on (a stream): hold it for longer. Cheap to call often."""
+        """Extend the lease of a call that still runs (a stream). Cheap to call often."""
         grant = self._grant
         if grant is not None:
             self._room.settling.renew(grant)

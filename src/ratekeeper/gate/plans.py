@@ -1,4 +1,4 @@
-"""What each call would spend: the rules of its provider, whom its limits count, and the address that it leaves from."""
+"""The plan of each call: the rules of its provider, the owners of its limits, and the address it leaves from."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["Plans"]
 
 _MOST: Final = 4096
-"""Plans and identities that are kept."""
+"""The number of plans and identities that the gate keeps."""
 
 
 class Plans:
-    """The plans of one gate, with limits as they were learned.
+    """The plans of one gate, with learned limits.
 
     Args:
         book: the rules.
-        store: what it has learned of limits goes before the rules.
+        store: its learned limits override the rules.
         egress: the addresses.
-        secret: the key under which API keys are digested.
+        secret: the secret that hashes API keys.
     """
 
     def __init__(self, book: Rulebook, store: Store, egress: Egress, secret: bytes) -> None:
         self.book = book
         self.untouched_hosts: dict[str, int] = {}
-        """Calls that passed, by host: there are no rules for it."""
+        """The number of ungoverned calls, by host without rules."""
         self._store = store
         self._egress = egress
         self._secret = secret
@@ -42,12 +42,12 @@ class Plans:
         self._providers: dict[str, Provider] = {}
         self._usual: dict[tuple[str | Provider, str, str, str, str], tuple[Provider, Plan, Address]] = {}
         self._plain: dict[str | Provider, tuple[Provider, Identity, Address]] = {}
-        """Who asks whom, by provider, where neither an address nor an account is named."""
+        """By provider: rules, identity and address for calls that name neither an address nor an account."""
         self._matches: dict[tuple[Rulebook, str, str], Provider] = {}
         self._generation = -1
 
     def provider(self, name: str | Provider) -> Provider:
-        """Rules of a provider, with its limits as they were learned."""
+        """Return the rules of a provider, with learned limits."""
         if self._generation != self._store.generation:
             self._generation = self._store.generation
             self._providers.clear()
@@ -65,7 +65,7 @@ class Plans:
         return found
 
     def match(self, host: str, path: str) -> Provider | None:
-        """Rules for a host (``name`` or ``name:port``), or None: then the call passes untouched, and is counted."""
+        """Return the rules for a host (``name`` or ``name:port``). None: the call passes ungoverned; the gate counts it."""
         if self._generation == self._store.generation:
             known = self._matches.get((self.book, host, path))
             if known is not None:
@@ -82,7 +82,7 @@ class Plans:
         return rules
 
     def identity(self, address: Address, account: str = "") -> Identity:
-        """Who asks, if a call leaves from that address."""
+        """Return the identity that a provider sees for calls from that address."""
         scope = self._egress.scope(address)
         known = self._identities.get((scope, account))
         if known is None:
@@ -92,14 +92,14 @@ class Plans:
         return known
 
     def plan(self, provider: str | Provider, request: Request) -> Plan:
-        """What a request would spend that leaves from the default address."""
+        """Return the plan (what a request would spend) from the default address."""
         plan = self.leaving(provider, request, "", "")[1]
         return overriding(plan) if OVERRIDING.get() else plan
 
     def leaving(
         self, provider: str | Provider, request: Request, egress: str, account: str
     ) -> tuple[Provider, Plan, Address]:
-        """What a request would spend that leaves from the named address (``""``: the default one)."""
+        """Return rules, plan and address of a request from the named address (``""``: the default one)."""
         if not egress and not account and self._generation == self._store.generation:
             known = self._plain.get(provider)
             if known is not None:
@@ -117,7 +117,7 @@ class Plans:
     def usual(
         self, provider: str | Provider, request: Request, egress: str, account: str
     ) -> tuple[Provider, Plan, Address]:
-        """`leaving` for a request of which nothing but its route is known; kept for the next."""
+        """Do the same as `leaving` for a request known only by its route; keep the result for the next one."""
         key = (provider, request.method, request.path, egress, account)
         known = self._usual.get(key) if self._generation == self._store.generation else None
         if known is None:
@@ -128,7 +128,7 @@ class Plans:
         return known
 
     def choice(self, provider: str | Provider, request: Request, account: str) -> tuple[Provider, Choice] | None:
-        """The addresses of the provider's pool for one request; None: it has none."""
+        """Return the addresses of the provider's pool for one request; None: it has no pool."""
         rules = self.provider(provider)
         pool = self._egress.pool(rules.name)
         if pool is None:

@@ -1,4 +1,4 @@
-"""Pollers: the same thing asked for again and again, less often in trouble, on asyncio or in a thread."""
+"""Pollers: they repeat one call in intervals, less often after errors, on asyncio or in a thread."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LOG: Final = logging.getLogger("ratekeeper")
 
 
 class Poller(Generic[T]):
-    """Calls a function in intervals that follow trouble (`Interval`). Polls never overlap, and late ones never pile up.
+    """Calls a function in intervals that grow after errors (`Interval`). Polls never overlap, and late ones never pile up.
 
     Args:
         function: makes one poll; a coroutine function for `run_async` and iteration, a plain one for `run` and `start`.
-        interval: seconds and errors; None: scenario B's, 30 to 300 s.
-        on: called with each answer.
-        on_error: called with each error, which is otherwise only logged.
+        interval: seconds and errors; None: 30 to 300 s.
+        on: called with each response.
+        on_error: called with each error; None: the poller only logs it.
 
-    A poll that Ratekeeper itself refused (`Rejected`) is no error of the provider's: it counts for nothing, and the next one
-    waits for its `retry_at`. A poller runs once: after `stop` make another.
+    A poll that Ratekeeper itself refused (`Rejected`) does not count as an error of the provider; the next poll waits for its
+    `retry_at`. A poller runs once: after `stop` make another.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class Poller(Generic[T]):
         """Poll in this thread until `stop`.
 
         Raises:
-            RuntimeError: it runs already.
+            RuntimeError: the poller runs already.
         """
         with self._once():
             while not self._parked.released:
                 begun, not_before, failed = time.monotonic(), 0.0, cast("bool | None", False)
                 try:
                     answer = self._function()
-                except Exception as error:  # noqa: BLE001 - it is counted, told, and tried again
+                except Exception as error:  # noqa: BLE001 - counted, reported, and tried again
                     failed, not_before = self._judge(error)
                 else:
                     self._tell(self._on, answer)
                 self._parked.wait(self._pause(begun, failed, not_before))
 
     def start(self) -> Poller[T]:
-        """`run` in a thread of its own."""
+        """Call `run` in a new thread."""
         self._thread = threading.Thread(target=self.run, name="ratekeeper-poller", daemon=True)
         self._thread.start()
         return self
@@ -83,8 +83,8 @@ class Poller(Generic[T]):
             pass
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """The answers, as they come; errors are counted and skipped. The next poll is not made before the answer is
-        taken."""
+        """Yield the responses as they come; count and skip errors. The next poll starts only after the program has taken the
+        response."""
         with self._once():
             while not self._parked.released:
                 begun, not_before, failed = time.monotonic(), 0.0, cast("bool | None", False)
@@ -92,7 +92,7 @@ class Poller(Generic[T]):
                     answer = self._function()
                     if inspect.isawaitable(answer):
                         answer = await answer
-                except Exception as error:  # noqa: BLE001 - it is counted, told, and tried again
+                except Exception as error:  # noqa: BLE001 - counted, reported, and tried again
                     failed, not_before = self._judge(error)
                 else:
                     self._tell(self._on, answer)
@@ -100,7 +100,7 @@ class Poller(Generic[T]):
                 await self._parked.wait_async(self._pause(begun, failed, not_before))
 
     def stop(self, timeout: float = 10.0) -> bool:
-        """No further poll is made; one under way ends first. From any thread.
+        """Stop polling after the current poll. Any thread may call it.
 
         Args:
             timeout: seconds to wait for the thread that `start` made.
@@ -118,7 +118,7 @@ class Poller(Generic[T]):
         return _Once(self._running)
 
     def _judge(self, error: Exception) -> tuple[bool | None, float]:
-        """Whether it counts as failed, and the steady seconds before which the next poll makes no sense."""
+        """Return whether the poll counts as failed, and the earliest steady seconds of the next poll."""
         self._tell(self._on_error, error)
         if not isinstance(error, Rejected):
             _LOG.debug("a poll failed: %s", type(error).__name__)
@@ -135,7 +135,7 @@ class Poller(Generic[T]):
         if handler is not None:
             try:
                 handler(what)
-            except Exception:  # noqa: BLE001 - a program's handler is not ours to trust
+            except Exception:  # noqa: BLE001 - the program's handler may raise anything
                 _LOG.exception("a poller's handler failed")
 
 

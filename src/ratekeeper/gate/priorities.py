@@ -1,4 +1,4 @@
-"""The priority of calls: in a stretch of code (``with ratekeeper.priority("high"): ...``), and by what they are."""
+"""The priority of calls: for a block of code (``with ratekeeper.priority("high"): ...``), and by route."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ratekeeper.rules.call import Plan, Priority
 __all__ = ["CURRENT", "Assigned", "priority", "urgent"]
 
 CURRENT: ContextVar[Priority | None] = ContextVar("ratekeeper_priority", default=None)
-"""The priority of the surrounding code, if it has one."""
+"""The priority of the surrounding code, if it sets one."""
 
 
 @contextmanager
 def priority(value: Priority | int | str) -> Iterator[Priority]:
-    """Calls made inside, also by tasks started inside, have this priority unless they name their own."""
+    """Give calls inside the block, and in tasks started inside, this priority unless they name their own."""
     wanted = Priority.of(value)
     token = CURRENT.set(wanted)
     try:
@@ -26,17 +26,17 @@ def priority(value: Priority | int | str) -> Iterator[Priority]:
 
 
 def urgent(named: Priority | int | str | None) -> bool:
-    """Whether a call that names a class (or none: then the surrounding code's) is of one of the two upper ones."""
+    """Whether a call has one of the two upper priorities. `named` None: the priority of the surrounding code."""
     priority = CURRENT.get() if named is None else Priority.of(named)
     return priority is not None and priority <= Priority.HIGH
 
 
 class Assigned:
-    """Classes that the configuration gives to calls, by what they are. Of several that fit, the most precise holds.
+    """Priorities that the configuration gives to calls. If several patterns match, the most precise one applies.
 
     Args:
-        said: by pattern: ``PROVIDER METHOD PATH`` (a route as ``ratekeeper explain`` shows it; ``*`` stands for anything),
-            ``PROVIDER/class:CLASS`` or ``PROVIDER``.
+        said: priority by pattern: ``PROVIDER METHOD PATH`` (a route as ``ratekeeper explain`` shows it; ``*`` matches
+            anything), ``PROVIDER/class:CLASS`` or ``PROVIDER``.
     """
 
     def __init__(self, said: Mapping[str, Priority | str]) -> None:
@@ -46,7 +46,7 @@ class Assigned:
         self._known: dict[tuple[str, str], Priority | None] = {}
 
     def of(self, plan: Plan) -> Priority | None:
-        """The class of calls with that plan, or None."""
+        """Return the priority of calls with that plan, or None."""
         key = (plan.provider, plan.route)
         if key not in self._known:
             self._known[key] = self._find(plan)

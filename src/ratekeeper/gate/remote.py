@@ -1,8 +1,7 @@
-"""Where calls wait when the store is a network away: nobody but the helper thread talks to it, for all callers at once.
+"""The waiting room for a remote store: only the helper thread talks to the store, for all callers at once.
 
-A call that cannot be served out of a permit batch which this process holds stands in its lane, and the next round trip
-takes all of them along. So an event loop never waits for the network, and the busier a process is, the fewer round trips a
-permit costs.
+A call that no permit batch of this process can serve waits in its lane. The next round trip asks for all waiting calls. So
+an event loop never waits for the network, and a busier process needs fewer round trips per permit.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from ratekeeper.waiting.queue import Lane, Queue
 __all__ = ["RemoteRoom"]
 
 _BATCH: Final = 256
-"""So many calls are asked for in one round trip."""
+"""One round trip asks for at most this many calls."""
 _PACE: Final = SECOND // 100
-"""A refused lane asks again after this at the earliest, ns: so several calls go at once."""
+"""A refused lane asks again after this at the earliest, ns, so that several calls go at once."""
 _AGAIN: Final = SECOND // 10
-"""A store that fails without a safe share is tried again after this, ns."""
+"""The room tries a failed store without a fallback again after this, ns."""
 
 
 class _Group(NamedTuple):
-    """Calls of one plan at the head of a lane, and what is asked for them."""
+    """Calls of one plan at the head of a lane, and their request to the store."""
 
     lane: Lane
     tickets: list[Ticket]
@@ -41,13 +40,13 @@ class _Group(NamedTuple):
 
 
 class RemoteRoom(WaitingRoom):
-    """The waiting calls of a gate whose store grants `together`."""
+    """The waiting calls of a gate whose store grants permits in batches (`Store.together`)."""
 
     def __init__(self, context: Context, settling: Settling) -> None:
         super().__init__(context, settling)
         self._refused_at = 0
         self._stale = False
-        """Units came back while a round trip was under way: its refusals may be out of date."""
+        """Whether units came back during a round trip, so that its refusals may be out of date."""
 
     def ask(
         self, plan: Plan, priority: int, timeout: float, block_wait: float, *, probe: bool = False
@@ -76,7 +75,7 @@ class RemoteRoom(WaitingRoom):
             self._set_alarm()
 
     def tick(self, rung: bool) -> float:
-        """The helper thread is awake: round trips until nothing is due."""
+        """Make round trips until no lane is due. The helper thread calls it."""
         if rung:
             self.look()
         while True:
@@ -99,7 +98,7 @@ class RemoteRoom(WaitingRoom):
         return super().tick(False)
 
     def _serve(self, now: int) -> None:
-        """Only `tick` serves, without the lock."""
+        """Do nothing: only `tick` serves, without the lock."""
 
     def _carry(self, asks: Sequence[Ask], now: int) -> list[Sequence[Grant] | Refusal]:
         try:
@@ -111,7 +110,7 @@ class RemoteRoom(WaitingRoom):
             return [later] * len(asks)
 
     def _pick(self, now: int) -> list[_Group]:
-        """The heads of all lanes that are due, best first; calls of one plan together."""
+        """Return the heads of all lanes that are due, best first; calls of one plan together."""
         groups: list[_Group] = []
         left = _BATCH
         for number, lane in enumerate(self._queue.ready(now), 1):
@@ -141,7 +140,7 @@ class RemoteRoom(WaitingRoom):
         return groups
 
     def _apply(self, groups: list[_Group], answers: list[Sequence[Grant] | Refusal], now: int) -> list[Ticket]:
-        """Hand out what was granted; note what was refused. Returns who is done."""
+        """Hand out grants and record refusals. Return the tickets that are done."""
         done: list[Ticket] = []
         refused: set[int] = set()
         for group, answer in zip(groups, answers, strict=True):
@@ -157,10 +156,10 @@ class RemoteRoom(WaitingRoom):
                     ticket.grant = grants.pop(0)
                     self._queue.served(ticket, now)
                     done.append(ticket)
-            if len(answer) < len(group.tickets):  # the next unit comes in a moment: let several come
+            if len(answer) < len(group.tickets):  # more units come soon: let several accumulate
                 self._refused_at = now
                 lane.available_at = max(lane.available_at, now + _PACE)
-            for grant in grants:  # whoever asked for it gave up meanwhile
+            for grant in grants:  # its caller gave up meanwhile
                 self.settling.refunded(grant)
         return done
 

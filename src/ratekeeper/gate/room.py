@@ -1,7 +1,7 @@
-"""Where calls wait: lanes, one timer, and a wake-up socket for other processes (long because one lock guards all of it).
+"""The waiting room of a gate: lanes, one timer, and a wake-up socket (long because one lock guards all of it).
 
-A call that may go at once never comes here. One that may not stands in a lane (`ratekeeper.waiting`); a helper thread
-sleeps until the first computed instant, or until somebody who freed units rings. asyncio tasks and threads wait alike.
+A call that can go at once does not wait here. Any other call waits in a lane (`ratekeeper.waiting`). A helper thread sleeps
+until the first computed instant, or until a process that freed units signals it. Tasks and threads wait alike.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from ratekeeper.waiting.queue import Lane, Queue
 __all__ = ["WaitingRoom", "unbroken"]
 
 _BATCH: Final = 64
-"""So many heads are tried in one transaction, so that a long queue does not hold the store's lock for long."""
+"""One transaction tries at most this many heads, so that a long queue does not hold the store's lock for long."""
 _LOOK: Final = 5.0
 _ASKS: Final = 4096
-"""What the store is asked is kept for so many plans."""
+"""The room keeps the store requests of at most this many plans."""
 
 
 M = TypeVar("M", bound=Callable[..., Any])
 
 
 def unbroken(method: M) -> M:
-    """A method of the room that holds its lock, and mends the queue if an exception strikes: a signal's handler may raise one
-    between any two instructions."""
+    """Wrap a method so that it holds the room's lock and repairs the queue after an exception. A signal handler may raise
+    one between any two instructions."""
 
     @functools.wraps(method)
     def run(self: WaitingRoom, *values: Any, **options: Any) -> Any:
@@ -66,7 +66,7 @@ class WaitingRoom:
     """The waiting calls of one gate."""
 
     LONG: ClassVar[int] = 10 * SECOND
-    """A wait longer than this is told, ns."""
+    """The gate reports a wait longer than this, ns."""
 
     def __init__(self, context: Context, settling: Settling) -> None:
         self._context = context
@@ -97,16 +97,16 @@ class WaitingRoom:
     def ask(
         self, plan: Plan, priority: int, timeout: float, block_wait: float, *, probe: bool = False
     ) -> Grant | Ticket:
-        """A permit now, or a ticket to wait with.
+        """Return a grant now, or a ticket to wait with.
 
         Args:
-            plan, priority: what is wanted, in which class.
-            timeout: how long it may wait, s.
-            block_wait: a block that ends later than so from now is not waited for, s.
-            probe: it may be had elsewhere: a refusal does not count as something that the class missed here.
+            plan, priority: of the call.
+            timeout: how long the call may wait, s.
+            block_wait: a block that ends later than this from now refuses the call, s.
+            probe: another address may serve the call, so a refusal does not count as unmet demand of its priority here.
 
         Raises:
-            Rejected: it could not be served by its deadline, or never.
+            Rejected: the store cannot serve the call by its deadline, or never.
         """
         queue = self._queue
         no: Refusal | None = None
@@ -117,8 +117,8 @@ class WaitingRoom:
             )
             if isinstance(got, Grant):
                 return got
-            # Where somebody must settle first, that may have happened by the time we stand in the lane, and nobody would
-            # tell us: then the lane is tried again.
+            # If another call must settle first, it may have settled before this one stood in the lane, and no signal would
+            # follow: then try the lane again.
             no = None if got.unknown and got.kind == "limit" else got
         now = time.monotonic_ns()
         ticket = Ticket(plan, priority, now, timeout, block_wait)
@@ -135,7 +135,7 @@ class WaitingRoom:
             raise
 
     def _asking(self, plan: Plan, priority: int) -> Ask:
-        """What the store is asked for a call of that plan which nobody is ahead of; kept for the next."""
+        """Return the store request for a call of that plan with no call ahead; keep it for the next."""
         if len(self._asks) > _ASKS:
             self._asks.clear()
         found = self._asks[plan, priority] = Ask(
@@ -145,7 +145,7 @@ class WaitingRoom:
 
     @unbroken
     def _stand(self, ticket: Ticket, no: Refusal | None, now: int, probe: bool) -> Grant | Ticket:
-        """Put a call that was refused (`no`), or not tried yet, into its lane."""
+        """Put a call into its lane: a refused one (`no`), or one that was not tried yet."""
         if self._closed:
             raise Rejected("the gate is closed")
         queue = self._queue
@@ -165,7 +165,7 @@ class WaitingRoom:
         return ticket
 
     def _join(self, lane: Lane, ticket: Ticket, now: int, probe: bool) -> None:
-        """Take a newcomer out again whom what holds its lane would hold for too long. Raises Rejected."""
+        """Refuse a new call if the refusal that holds its lane lasts too long for it. Raises Rejected."""
         why = lane.why
         if not isinstance(why, Refusal) or (why.unknown and why.kind == "limit"):
             return
@@ -182,23 +182,23 @@ class WaitingRoom:
             raise
 
     def _check(self, ticket: Ticket, no: Refusal, now: int) -> None:
-        """`check`, and tell once per block that calls are refused. Raises Rejected."""
+        """Call `check`, and report refused calls once per block. Raises Rejected."""
         no = self._stated(ticket, no, now)
         try:
             check(ticket, no, now)
         except Blocked:
-            if ticket.deadline > ticket.arrived:  # else a look at what would be, as at each of several addresses
+            if ticket.deadline > ticket.arrived:  # else a trial without waiting, as for each of several addresses
                 self._events.say_shut(ticket.plan, no, now)
             raise
 
     def _stated(self, ticket: Ticket, no: Refusal, now: int) -> Refusal:
-        """A refusal with the end of the block: while a store is away it says only when to look again."""
+        """Return a refusal with the end of the block. An unreachable store states only when to ask again."""
         if no.kind == "limit" or not no.unknown:
             return no
         return self._store.blocks.against(ticket.scopes, ticket.charges, now) or no
 
     def _missed(self, calls: Iterable[tuple[Ticket, Refusal | None]]) -> None:
-        """Calls were refused because they cannot be served in time: let the store know that they were wanted."""
+        """Tell the store the demand of calls that were refused because they cannot be served in time."""
         sums: dict[tuple[str, int], tuple[dict[str, int], dict[str, int]]] = {}
         for ticket, no in calls:
             if no is None or no.kind != "limit" or no.never:
@@ -222,7 +222,7 @@ class WaitingRoom:
                     ticket.lock = lock
             while ticket.lock is not None and not ticket.lock.acquire(True, _LOOK):
                 with self._lock:
-                    self._set_alarm()  # should the helper thread have died
+                    self._set_alarm()  # in case the helper thread has died
         except BaseException:
             self.abandon(ticket)
             raise
@@ -251,14 +251,14 @@ class WaitingRoom:
 
     @unbroken
     def _leave(self, ticket: Ticket) -> bool:
-        """Take a call out of its lane. Returns whether it stood there."""
+        """Remove a call from its lane. Return whether it was waiting."""
         waiting = ticket.waiting
         self._standing.pop(id(ticket), None)
         self._queue.remove(ticket)
         return waiting
 
     def _mend(self) -> None:
-        """An exception struck, perhaps in the middle of a change: the queue is made anew of all who stand here."""
+        """Rebuild the queue from all waiting calls after an exception, perhaps in the middle of a change."""
         self._torn = True
         standing = list(self._standing.values())
         self._queue = Queue.of([t for t in standing if t.grant is None and t.error is None], self._queue.tickets)
@@ -267,24 +267,24 @@ class WaitingRoom:
         self._set_alarm()
 
     def abandon(self, ticket: Ticket) -> None:
-        """Its caller was cancelled: leave the lane, or give the permit back."""
+        """Leave the lane, or refund the permit: the caller was cancelled."""
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
             self.settling.refunded(ticket.grant)
         elif waiting and lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
-            # Nobody of this process waits in that lane any more.
+            # No call of this process waits in that lane any more.
             left = self._queue.backlog(lane)
             self._store.withdraw(lane.keys, self._who[lane.priority], self._now(ticket.plan.provider), left=left)
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
     def released(self, keys: Iterable[str]) -> None:
-        """Units came back on these ledgers in this process."""
+        """Serve waiting calls: units came back on these ledgers in this process."""
         if self._queue.count:
             self._served_after(lambda queue: queue.released(keys))
 
     def look(self) -> None:
-        """Something changed that may let anybody pass: try all heads."""
+        """Try all heads: a change may let any call pass."""
         if self._queue.count:
             self._served_after(_all_due)
 
@@ -294,7 +294,7 @@ class WaitingRoom:
             self._serve(time.monotonic_ns())
 
     def _expire(self, now: int) -> list[Ticket]:
-        """Take out the calls whose deadline has passed."""
+        """Remove and return the calls whose deadline has passed."""
         gone = []
         for waiter in self._queue.expired(now):
             assert isinstance(waiter, Ticket)
@@ -305,7 +305,7 @@ class WaitingRoom:
         return gone
 
     def _serve(self, now: int) -> None:
-        """Try the heads that are due; hand out what was granted."""
+        """Try the heads that are due; hand out the grants."""
         done = self._expire(now)
         more = True
         while more:
@@ -313,7 +313,7 @@ class WaitingRoom:
             try:
                 more = self._store.transact(lambda: self._try_due(now, granted, done))  # noqa: B023 - called at once
             except StoreError:
-                # What was granted was not written: the calls go back to their places and are tried on the safe share.
+                # The grants were not written: the calls return to their places, and the fallback store is tried.
                 for ticket, _ in reversed(granted):
                     self._queue.restore(ticket)
                 more = bool(granted)
@@ -326,7 +326,7 @@ class WaitingRoom:
         self._tell(now)
 
     def _tell(self, now: int) -> None:
-        """Say who waits for long and who is refused; to handlers of a program's own, so not inside a transaction."""
+        """Report long waits and refusals. It calls the program's handlers, so it runs outside transactions."""
         long, self._long = self._long, []
         for plan, no in long:
             self._events.say_wait(plan, no, now)
@@ -335,7 +335,7 @@ class WaitingRoom:
             self._events.say_shut(plan, no, now)
 
     def _try_due(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
-        """Try the heads that are due, in one transaction. Returns whether there are more."""
+        """Try the heads that are due, in one transaction. Return whether more are due."""
         for tries, lane in enumerate(self._queue.due(now)):
             if tries >= _BATCH:
                 return True
@@ -358,8 +358,8 @@ class WaitingRoom:
         self._turn_away(lane, got, now, done)
 
     def _turn_away(self, lane: Lane, no: Refusal, now: int, done: list[Ticket]) -> None:
-        """Refuse the head of a lane that will not be served in time. A block holds all of the lane alike: whoever does not
-        wait for its end is told now."""
+        """Refuse the head of a lane if it cannot be served in time. A block holds the whole lane, so every call that does
+        not wait for its end is refused now."""
         head = lane.head()
         if head is None:
             return
@@ -387,7 +387,7 @@ class WaitingRoom:
 
     @staticmethod
     def _deliver(done: list[Ticket]) -> None:
-        """Wake the callers; tasks of one loop together."""
+        """Wake the callers; all tasks of one loop together."""
         loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for ticket in done:
             if ticket.lock is not None:
@@ -399,12 +399,12 @@ class WaitingRoom:
             try:
                 loop.call_soon_threadsafe(_wake_all, futures)
             except RuntimeError:
-                pass  # the loop is closed and its tasks are gone; their permits end with their lease
+                pass  # the loop is closed and its tasks are gone; their permits end with their leases
 
     # -- the timer -------------------------------------------------------------------------------------------------
 
     def _set_alarm(self) -> None:
-        """See that the helper thread wakes in time; the lock is held."""
+        """Make the helper thread wake in time. The caller holds the lock."""
         instant = self._queue.next_instant()
         if instant is None:
             return
@@ -420,11 +420,11 @@ class WaitingRoom:
             try:
                 self._alarm.send(b"t")
             except OSError:
-                pass  # its buffer is full: it will wake
+                pass  # the buffer is full, so the helper thread wakes anyway
 
     @unbroken
     def tick(self, rung: bool) -> float:
-        """The helper thread is awake. Serve what is due; returns seconds to sleep."""
+        """Serve the heads that are due; return seconds to sleep. The helper thread calls it."""
         if rung:
             self._queue.look()
         now = time.monotonic_ns()
@@ -436,11 +436,11 @@ class WaitingRoom:
 
     @property
     def count(self) -> int:
-        """How many calls wait."""
+        """The number of waiting calls."""
         return self._queue.count
 
     def close(self) -> None:
-        """Refuse everybody who waits and stop the helper thread."""
+        """Refuse all waiting calls and stop the helper thread."""
         with self._lock:
             self._closed = True
             waiters = self._queue.drain()

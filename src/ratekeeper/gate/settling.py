@@ -1,4 +1,4 @@
-"""After the call: what became of a permit, and everything that an answer tells."""
+"""Settlement after a call: the gate settles or refunds the permit and applies what the response tells."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["LINGER", "Settling"]
 
 LINGER: Final = 10 * SECOND
-"""How long after its caller gave up a request may still arrive, ns. Then it counts as spent."""
+"""A request may still arrive for this long after its caller gave up, ns. After that the gate counts it as spent."""
 
 _BANS: Final = 400 * 86_400 * SECOND
-"""How long what is known of earlier bans is kept at most, ns."""
+"""The store keeps records of earlier bans for this long at most, ns."""
 
 
 class Settling:
-    """How the permits of one gate end."""
+    """Settles and refunds the permits of one gate."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -41,27 +41,27 @@ class Settling:
         self._pacing = Pacing(context)
 
     def settled(self, grant: Grant) -> None:
-        """Settle at the reserved cost; nothing is known of an answer."""
+        """Settle at the reserved cost; the gate knows nothing of a response."""
         self.after(grant.namespace, self._store.settle(grant, self._times.now(grant.namespace)))
 
     def refunded(self, grant: Grant) -> None:
-        """It was never sent."""
+        """Refund the permit of a request that was never sent."""
         self.after(grant.namespace, self._store.refund(grant, self._times.now(grant.namespace)))
 
     def lingers(self, grant: Grant) -> None:
-        """No answer came: it may arrive for a while yet (at most one period), then it counts as spent."""
+        """Keep the cost of a request without a response: it may still arrive (for at most one period), then it is spent."""
         periods = [charge.limit.period for charge in grant.charges if charge.limit.period]
         self._store.hold(grant, time.monotonic_ns() + min([LINGER, *periods]))
 
     def renew(self, grant: Grant) -> None:
-        """Extend a lease, but write only when a third of it is gone."""
+        """Extend a lease, but write only after a third of it has passed."""
         mono = time.monotonic_ns()
         if grant.lease - mono < LEASE * 2 // 3:
             self._store.hold(grant, mono + LEASE)
 
     def after(self, namespace: str, done: Answered) -> None:
-        """Wake who can go now, and tell what was found out about others. A remote store calls it later, from its own
-        thread, perhaps when the gate is gone."""
+        """Wake the calls that can go now, and report spending by programs outside Ratekeeper. A remote store calls this
+        later, from its own thread, perhaps after the gate is gone."""
         if done.wake:
             self._store.wake(done.wake)
         if done.released:
@@ -83,8 +83,8 @@ class Settling:
         *,
         waited: bool = False,
     ) -> Feedback:
-        """Settle by what the answer tells: real cost, used-counters, the clock, refusals, bans, learned limits, and, if
-        the call `waited` for its permit, that more of a limit is wanted."""
+        """Settle with the response: real cost, used-counters, clock, refusals, bans, learned limits. `waited`: the call
+        waited for its permit, so a paced limit may grow."""
         namespace = plan.provider
         now = self._times.now(namespace)
         told = Feedback() if answer is None else rules.feedback(plan, answer, now=now.lo)
@@ -99,7 +99,7 @@ class Settling:
             _count(plan, costs, told)
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
-        # Where the provider says when to come back, that is how long the limit is shut, and no more is made of it.
+        # If the provider states when to come back, the limit is blocked for exactly that long.
         stated = told.wait is not None
         more = told.actual or told.used or told.full
         settlement = Settlement(told.actual, told.used, told.full, stated) if more else AS_RESERVED
@@ -113,7 +113,7 @@ class Settling:
         return told
 
     def _obey(self, rules: Provider, plan: Plan, grant: Grant, told: Feedback, now: Instant) -> None:
-        """Do what an answer says that keeps calls back, or refuses. `now`: by the clock that this very answer has taught."""
+        """Apply the blocks and the refusal of a response. `now`: on the clock that this response has corrected."""
         told.retry_in = None if told.wait is None else told.wait.length(now)
         told.held = self._hold(rules, plan, told, grant, now)
         if told.outcome is Outcome.THROTTLED:
@@ -124,16 +124,16 @@ class Settling:
             self._events.say("overloaded", f"{route} was not served: {told.reason}", plan.provider, route=route)
 
     def fared(self, choice: Choice, told: Feedback) -> None:
-        """What an answer says about the address its call left from."""
+        """Record what a response says about the address of its call."""
         if told.outcome is Outcome.THROTTLED:
             self._context.egress.refused(choice)
         elif told.outcome is not Outcome.BANNED:
             self._context.egress.worked(choice, told.used)
 
     def _hold(self, rules: Provider, plan: Plan, told: Feedback, grant: Grant, now: Instant) -> int:
-        """Keep calls back as the answer says; returns for how long at most, ns.
+        """Block calls as the response says; return the longest block, ns.
 
-        Where the provider does not say for how long, it is a guess, which grows while the provider goes on refusing.
+        If the provider states no length, the gate guesses one. The guess grows while the provider goes on refusing.
         """
         held = 0
         guessed = told.outcome is Outcome.THROTTLED and told.wait is None
@@ -158,7 +158,7 @@ class Settling:
     def _shut(self, namespace: str, block: Block, length: int, now: Instant) -> None:
         if length <= 0:
             return
-        # Calls that were on their way when it began are told the same end: that is news once.
+        # Calls in flight when the block began get the same end: report it once.
         alike = [
             state for state in self._store.blocks.states() if (state.scope, state.kind) == (block.scope, block.kind)
         ]
@@ -173,10 +173,10 @@ class Settling:
             )  # fmt: skip
 
     def _ban(self, rules: Provider, block: Block, sent: int, now: Instant) -> int:
-        """Keep calls back for a ban whose end is not stated: for longer those who were banned before. Returns for how long
-        at least, ns; 0 if it is one we know of."""
+        """Block calls for a ban without a stated end; repeated bans last longer. Return the least length, ns; 0: the ban is
+        already known."""
         for state in self._store.blocks.states():
-            # Calls that were on their way when it began are answered alike: that is one ban, not many.
+            # Calls in flight when the ban began get the same response: that is one ban, not many.
             if state.scope == block.scope and state.kind == "ban" and sent < state.ends():
                 return 0
         topic, least = f"ban:{block.scope}", 0
@@ -190,7 +190,7 @@ class Settling:
         done = self._worker.start(topic, shut)
         if not isinstance(done, Future):
             return done
-        # Nobody waits here for a store that is far away. But a ban holds at once, and is told.
+        # This thread does not wait for a remote store. But the ban holds and is reported at once.
         least = rules.ban_length()
         self._shut(rules.namespace, block, least, now)
         return least
@@ -209,7 +209,8 @@ class Settling:
         self._events.say("learned", f"limits as the provider states them: {limits}", namespace, limits=dict(learned))
 
     def _throttled(self, plan: Plan, told: Feedback) -> None:
-        """By our count there was room. If the provider never tells its time, its windows may lie anywhere."""
+        """Report a refusal although the ledgers had room. If the provider never states its time, its windows may lie
+        anywhere, so the clock uncertainty grows."""
         edges = [charge.limit.period for charge in plan.charges if charge.limit.window is Window.FIXED]
         if edges:
             self._times.clock(plan.provider).widen(min(edges) // 2)
@@ -221,7 +222,7 @@ class Settling:
 
 
 def _count(plan: Plan, costs: Mapping[str, int], told: Feedback) -> None:
-    """What a call really cost, where its sender knows better than the rules: by limit name or unit."""
+    """Set the real cost of a call where the sender knows better than the rules: by limit name or unit."""
     for charge in plan.charges:
         cost = costs.get(charge.limit.name, costs.get(charge.limit.unit))
         if cost is not None:
@@ -229,7 +230,7 @@ def _count(plan: Plan, costs: Mapping[str, int], told: Feedback) -> None:
 
 
 def _filled(plan: Plan, told: Feedback, now: Instant) -> dict[str, int]:
-    """The limits that a refusal has filled, and in how many ns each has room for the same call again."""
+    """Return the limits that a refusal has filled, and in how many ns each has room for the same call again."""
     found = dict.fromkeys(told.full, 0)
     for key, limit, cost in plan.charges:
         if key not in found or not limit.period:

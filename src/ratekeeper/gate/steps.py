@@ -1,4 +1,4 @@
-"""Flows written once for threads and for tasks: generators that yield what is to be called, and who runs them."""
+"""Flows written once for threads and for tasks: generators that yield the functions to call, and their drivers."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = [
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
-"""A flow written once: yields what is to be called; asyncio's driver awaits what the call returns."""
+"""A flow yields the functions to call. The asyncio driver awaits what each function returns."""
 
 
 def drive(steps: Steps[T]) -> T:
-    """Runs a flow in this thread."""
+    """Run a flow in this thread."""
     try:
         step = next(steps)
         while True:
@@ -47,7 +47,7 @@ def drive(steps: Steps[T]) -> T:
 
 
 async def drive_async(steps: Steps[T]) -> T:
-    """Runs a flow on asyncio."""
+    """Run a flow on asyncio."""
     try:
         step = next(steps)
         while True:
@@ -64,13 +64,13 @@ async def drive_async(steps: Steps[T]) -> T:
 def waiting(
     blocking: Callable[[], Any], awaiting: Callable[[], Awaitable[Any]] | None, *, is_async: bool
 ) -> Callable[[], Any]:
-    """What a flow yields to wait for something.
+    """Return the step that a flow yields to wait.
 
     Args:
         blocking: waits in a thread.
-        awaiting: waits on asyncio; None: let a worker thread do what `blocking` does.
-        is_async: whether the flow is driven by `drive_async`; on another event loop (httpx also runs on trio) a worker
-            thread waits.
+        awaiting: waits on asyncio; None: a worker thread runs `blocking`.
+        is_async: whether `drive_async` drives the flow. On another event loop (httpx also runs on trio) a worker thread
+            waits.
     """
     if not is_async:
         return blocking
@@ -80,11 +80,11 @@ def waiting(
 
 
 def apart(worker: Worker, topic: str, work: Callable[[], T], otherwise: T, *, is_async: bool) -> Steps[T]:
-    """Has the store's worker do something, and returns its result.
+    """Run `work` on the store's worker; return its result.
 
     Args:
         worker, topic, work: see `Worker.start`.
-        otherwise: the result where the worker cannot do it: there is too much to do, or the gate was closed.
+        otherwise: the result if the worker cannot run it: the worker has too much to do, or the gate is closed.
         is_async: as for `waiting`.
     """
     got = worker.start(topic, work)
@@ -103,7 +103,7 @@ async def _result(done: Future[T]) -> T:
 
 
 def pausing(seconds: float, *, is_async: bool) -> Callable[[], Any]:
-    """What a flow yields to let time pass."""
+    """Return the step that a flow yields to sleep."""
     return waiting(functools.partial(time.sleep, seconds), functools.partial(_sleep, seconds), is_async=is_async)
 
 
@@ -114,10 +114,10 @@ async def _sleep(seconds: float) -> None:
 
 
 def within(steps: Steps[T], seconds: float, late: Callable[[], Exception]) -> Steps[T]:
-    """The same flow, driven by `drive_async` on asyncio, for so many seconds at most.
+    """Limit a flow, driven by `drive_async` on asyncio, to `seconds`.
 
     Raises:
-        Exception: what `late` makes, inside the flow, where the time is over.
+        Exception: the error from `late`, inside the flow, when the time has passed.
     """
     ends = time.monotonic() + seconds
     try:
@@ -146,7 +146,7 @@ async def _in_time(step: Callable[[], Awaitable[Any]], ends: float, late: Callab
 
 
 def on_asyncio() -> bool:
-    """Whether an event loop of asyncio runs here, and not one of another kind."""
+    """Whether an asyncio event loop runs here, and not another kind."""
     import asyncio
 
     try:
@@ -157,7 +157,7 @@ def on_asyncio() -> bool:
 
 
 async def _elsewhere(wait: Callable[[], Any]) -> Any:
-    """Waits in a worker thread. Whoever has asyncio has its threads; other loops come with anyio."""
+    """Wait in a worker thread: of asyncio, or of anyio on other event loops."""
     if on_asyncio():
         import asyncio
 
@@ -168,7 +168,7 @@ async def _elsewhere(wait: Callable[[], Any]) -> Any:
 
 
 class Parked:
-    """Something that threads and tasks of one process wait for, any number of them, until it is `release`d, once."""
+    """A one-time event for threads and tasks of one process. Any number of them wait until `release`."""
 
     __slots__ = ("_event", "_futures", "_lock")
 
@@ -179,11 +179,11 @@ class Parked:
 
     @property
     def released(self) -> bool:
-        """Whether it has happened."""
+        """Whether `release` was called."""
         return self._event.is_set()
 
     def release(self) -> None:
-        """It has happened; from any thread."""
+        """Wake all waiters. Any thread may call it."""
         with self._lock:
             self._event.set()
             futures, self._futures = self._futures, []
@@ -191,14 +191,14 @@ class Parked:
             try:
                 loop.call_soon_threadsafe(_done, future)
             except RuntimeError:
-                pass  # its loop is closed: nobody waits there any more
+                pass  # the loop is closed: no task waits there any more
 
     def wait(self, timeout: float) -> bool:
-        """Wait in this thread for so many seconds at most. False: it has not happened yet."""
+        """Wait in this thread for `timeout` seconds at most. False: not released yet."""
         return self._event.wait(timeout)
 
     async def wait_async(self, timeout: float) -> bool:
-        """The same on asyncio."""
+        """Do the same as `wait` on asyncio."""
         import asyncio
 
         loop = asyncio.get_running_loop()

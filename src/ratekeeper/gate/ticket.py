@@ -1,4 +1,4 @@
-"""A waiting call, and why it need not wait at all."""
+"""A waiting call (`Ticket`), and the checks that refuse a call which cannot be served in time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ratekeeper.waiting.queue import Waiter
 __all__ = ["Ticket", "check", "span", "too_late"]
 
 _EVER: Final = 1 << 62
-"""The end of a block that has none, steady ns."""
+"""The end of a block without an end, steady ns."""
 _FOREVER: Final = 10**9
-"""Seconds from which on a wait has no end."""
+"""A wait of this many seconds or more has no end."""
 
 
 def span(seconds: float) -> int:
-    """A wait in ns. ``inf`` is longer than any block."""
+    """Convert a wait to ns. ``inf`` is longer than any block."""
     return _EVER if seconds >= _FOREVER else int(seconds * SECOND)
 
 
@@ -34,13 +34,13 @@ class Ticket(Waiter):
     """A waiting call of a thread or a task.
 
     Attributes:
-        plan: what it is for.
-        grant: the permit, once it has it.
-        error: why it never will.
-        lock: what its thread waits for: a locked lock of the interpreter's own, which an exception that a signal's handler
-            raises leaves as it is (a `threading.Event` may be left broken).
-        movable: whether it would rather be refused than wait for the end of a block: there are other addresses.
-        patience: ns; a block that ends later than so from now refuses it.
+        plan: the plan of the call.
+        grant: the permit, once the store has granted it.
+        error: why the call gets no permit.
+        lock: the lock that the thread waits for. It is the interpreter's own lock, because an exception from a signal
+            handler leaves it intact (it may break a `threading.Event`).
+        movable: whether a block refuses the call at once, because there are other addresses.
+        patience: ns; a block that ends later than this from now refuses the call.
     """
 
     __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
@@ -58,11 +58,11 @@ class Ticket(Waiter):
 
 
 def check(ticket: Ticket, no: Refusal, now: int) -> None:
-    """Refuse a call at once that cannot be served by its deadline, or that does not wait for the end of such a block.
+    """Refuse a call at once if it cannot be served by its deadline, or if the block ends too late for it.
 
     Args:
-        ticket: of the call.
-        no: what holds it now.
+        ticket: the waiting call.
+        no: the refusal that holds the call now.
         now: steady ns.
 
     Raises:
@@ -84,7 +84,7 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
     if blocked:
         in_time = in_time and no.available_at - now <= ticket.patience
     if in_time or (no.unknown and not blocked) or no.kind == CONTACT:
-        return  # in time, or whoever settles, or asks the provider for its limits, will wake us
+        return  # in time; or a settlement, or the process that reads the provider's limits, will wake the call
     left = (no.available_at - now) / SECOND if no.available_at - now < 1 << 61 else None
     at = None if left is None else wall + left
     wait = "until it is resumed" if left is None else f"for {left:.1f} s"
@@ -108,7 +108,7 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
 
 
 def too_late(ticket: Ticket) -> Rejected:
-    """The error of a call whose deadline has passed."""
+    """Return the error of a call whose deadline has passed."""
     why = ticket.lane.why if ticket.lane is not None else None
     key = why.key if isinstance(why, Refusal) else ""
     waited = (ticket.deadline - ticket.arrived) / SECOND

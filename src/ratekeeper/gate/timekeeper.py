@@ -1,4 +1,4 @@
-"""The helper thread of a waiting room: it sleeps until the first computed instant, or until another process rings."""
+"""The helper thread of a waiting room: it sleeps until the first computed instant, or until a wake-up socket is signalled."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, Final, Protocol
 __all__ = ["IDLE", "Sleeper", "keep_time"]
 
 IDLE: Final = 60.0
-"""Seconds that it sleeps at most."""
+"""The helper thread sleeps at most this many seconds."""
 _AGAIN: Final = 1.0
 _LOG: Final = logging.getLogger("ratekeeper")
 
 
 class Sleeper(Protocol):
-    """Whoever has something to do at instants."""
+    """An object with work at computed instants."""
 
     def tick(self, rung: bool) -> float:
-        """Do what is due; `rung`: somebody rang. Returns seconds to sleep."""
+        """Do the work that is due. `rung`: another process signalled the wake-up socket. Return seconds to sleep."""
 
 
 def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, wake_socket: socket.socket | None) -> None:
-    """The helper thread: sleep until the next instant, or until somebody rings."""
+    """Run the helper thread: sleep until the next instant, or until a socket is signalled."""
     poll = select.poll()
     poll.register(alarm, select.POLLIN)
     if wake_socket is not None:
@@ -39,11 +39,11 @@ def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, wake_socket: soc
                 seconds = here.tick(rung)
             except ReferenceError:
                 return
-            except Exception:  # noqa: BLE001 - told, and tried again
-                # Whoever waits here waits for this thread: it goes on, whatever is wrong.
+            except Exception:  # noqa: BLE001 - logged, and tried again
+                # Every waiting call depends on this thread, so it goes on after any error.
                 _LOG.warning("ratekeeper: waiting calls could not be served; trying again", exc_info=True)
                 seconds = _AGAIN
-            del here  # a gate that nobody holds any more may go
+            del here  # so that a gate without references can be freed
             rung = False
             for number, _ in poll.poll(min(seconds, IDLE) * 1000):
                 if number == alarm.fileno():
@@ -52,13 +52,13 @@ def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, wake_socket: soc
                 elif wake_socket is not None:
                     rung = _drain(wake_socket) or rung
     except (OSError, ReferenceError, ValueError):
-        return  # closed under us
+        return  # the socket was closed meanwhile
     finally:
         alarm.close()
 
 
 def _drain(channel: socket.socket) -> bool:
-    """Read everything that waits; False if the other end is closed (stream), or only empty datagrams came."""
+    """Read all pending data; False: the other end is closed (stream), or only empty datagrams came."""
     full = False
     while True:
         try:

@@ -1,4 +1,4 @@
-"""How long calls waited, by class: added up for all processes in the store, for `status`, `top` and the demo."""
+"""Waiting times of calls by priority: the store sums them up for all processes, for `status`, `top` and the demo."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["Wait", "Waits", "read_waits"]
 
 _TOPIC: Final = "waits"
 _EVERY: Final = SECOND
-"""How often a process adds its waits to the common sum, ns. One that is killed loses what is younger."""
+"""A process adds its waits to the common sum this often, ns. A killed process loses the newer ones."""
 
 
 _Sum: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
-"""A greater one was garbled, and begins anew."""
+"""A greater sum is corrupt and restarts at zero."""
 
 
 class Wait(NamedTuple):
-    """The waits of one class since the store was made; a call that went at once is not counted.
+    """The waits of one priority since the store was created. A call that did not wait is not counted.
 
     Attributes:
-        calls: how many calls waited.
-        total: ns, all of them together.
-        longest: ns.
+        calls: the number of calls that waited.
+        total: the sum of all waits, ns.
+        longest: the longest wait, ns.
     """
 
     calls: _Sum = 0
@@ -40,7 +40,7 @@ class Wait(NamedTuple):
     longest: _Sum = 0
 
     def plus(self, other: Wait) -> Wait:
-        """Both together."""
+        """Return the sum of both."""
         return Wait(self.calls + other.calls, self.total + other.total, max(self.longest, other.longest))
 
 
@@ -49,7 +49,7 @@ def _plus(waits: dict[int, Wait], more: dict[int, Wait]) -> dict[int, Wait]:
 
 
 class Waits:
-    """The waits of one process that are not yet in the store."""
+    """The waits of one process that the store does not have yet."""
 
     def __init__(self, store: Store, worker: Worker) -> None:
         self._store = store
@@ -59,7 +59,7 @@ class Waits:
         self._shared = 0
 
     def add(self, priority: int, waited: int) -> None:
-        """A call of that class got its permit after `waited` ns."""
+        """Count a call of that priority that got its permit after `waited` ns."""
         mono = time.monotonic_ns()
         with self._lock:
             self._fresh[priority] = self._fresh.get(priority, Wait()).plus(Wait(1, waited, waited))
@@ -69,7 +69,7 @@ class Waits:
         self.share()
 
     def share(self) -> None:
-        """Add what is fresh to the common sum. A store that fails now gets it later."""
+        """Add new waits to the common sum. If the store fails now, the next call adds them."""
         with self._lock:
             fresh, self._fresh = self._fresh, {}
         if fresh:
@@ -87,6 +87,6 @@ class Waits:
 
 
 def read_waits(store: Store) -> dict[Priority, Wait]:
-    """What all processes have added, for the classes in which anybody waited."""
+    """Return the sums of all processes, for the priorities in which calls waited."""
     found = store.get(_TOPIC, dict[int, Wait]) or {}
     return {Priority(priority): wait for priority, wait in sorted(found.items()) if priority in set(Priority)}

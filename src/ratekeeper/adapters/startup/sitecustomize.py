@@ -1,10 +1,10 @@
 """Start-up hook of ``ratekeeper run``: Python runs this file in every process that has its folder on ``PYTHONPATH``.
 
-It costs next to nothing until the program imports a library that we govern: only then is Ratekeeper itself imported.
-It must work in any Python 3 and in any program. So it is written for old ones, and does without `typing`, whose import
-would be most of its cost. Where it cannot work, a library that we govern cannot be imported: a program that makes no calls
-with it never notices, and one that does gets an error that says why, instead of calls that nobody counts. Who prefers
-those sets RATEKEEPER_UNGOVERNED_ON_ERROR=1: then one line on stderr says so.
+It imports Ratekeeper itself only when the program imports a governed library. Until then it costs next to nothing.
+It must work in any Python 3 and in any program. So it uses old syntax and does without `typing`, whose import would be
+most of its cost. If it cannot govern a library, the import of that library fails with the reason, so that no call goes
+uncounted. A program that does not use the library never notices. With RATEKEEPER_UNGOVERNED_ON_ERROR=1 the library is
+imported ungoverned, and one line on stderr says so.
 """
 
 import os
@@ -35,19 +35,19 @@ HOOKS = {
     "pybit._http_manager": "ratekeeper.adapters.pybit",
     "okx.okxclient": "ratekeeper.adapters.okx",
 }
-"""Module of a library -> module of ours whose ``patch(module)`` governs it."""
+"""Module of a library -> our module whose ``patch(module)`` governs it."""
 
 OURS = ("ratekeeper", "msgspec", "lmdb")
-"""Packages found where `ratekeeper run` lives when the program's interpreter does not have them."""
+"""Packages to import from the environment of `ratekeeper run` if the program's interpreter lacks them."""
 
 
 def ungoverned() -> bool:
-    """Whether the user prefers programs that run ungoverned to programs that do not run."""
+    """Whether the user prefers ungoverned programs to programs that do not run."""
     return os.environ.get("RATEKEEPER_UNGOVERNED_ON_ERROR", "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def refuse(name: str, why: str) -> None:
-    """A library cannot be governed: its import fails, unless the user has said otherwise."""
+    """Fail the import of a library that cannot be governed, unless the user allows ungoverned calls."""
     text = "ratekeeper: cannot govern " + name + ": " + why
     if not ungoverned():
         raise ImportError(
@@ -58,7 +58,7 @@ def refuse(name: str, why: str) -> None:
 
 
 def govern(module: "Any") -> None:
-    """Patches one library that was just imported. What strikes meanwhile, such as an interrupt, leaves nothing half done."""
+    """Patch a library that was just imported. An exception meanwhile, such as an interrupt, leaves nothing half done."""
     before = set(sys.modules)
     try:
         ours = __import__(HOOKS[module.__name__], fromlist=["patch"])
@@ -73,7 +73,7 @@ def govern(module: "Any") -> None:
 
 
 def of_ours(error: "Any") -> bool:
-    """Whether an exception was raised by our code, or by what we import, and not by a signal's handler of the program."""
+    """Whether our code, or code that we import, raised an exception, and not a signal handler of the program."""
     trace, name = error.__traceback__, ""
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__", ""))
@@ -87,17 +87,17 @@ TOPS = {name.partition(".")[0] for name in HOOKS}
 
 
 class Watcher:
-    """A finder that finds nothing itself: it has `govern` called after one of the libraries was imported.
+    """An import finder that finds no module itself: it calls `govern` after the import of a library.
 
     Args:
-        why: why none of them can be governed here; "": they can.
+        why: why no library can be governed here; "": they can.
     """
 
     def __init__(self, why: str = "") -> None:
         self.why = why
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        """Called by the import system for every module; answers only for ours."""
+        """Return the spec of a governed library. The import system calls it for every module."""
         if name not in HOOKS:
             return None
         if self.why:
@@ -112,7 +112,7 @@ class Watcher:
         return None
 
     def watched(self, spec: "Any") -> "Any":
-        """The same spec, whose loader says when it has run the module."""
+        """Return the same spec, whose loader reports when it has run the module."""
         loader = spec.loader
         run = getattr(loader, "exec_module", None)
         if run is None:
@@ -120,7 +120,7 @@ class Watcher:
             return spec
 
         def exec_module(module: "Any") -> None:
-            del loader.exec_module  # the loader is itself again
+            del loader.exec_module  # restores the loader
             run(module)
             govern(module)
 
@@ -132,24 +132,25 @@ class Watcher:
 
 
 class Elsewhere:
-    """Finds Ratekeeper and what it needs where `ratekeeper run` lives. Last in line, so nothing of the program changes."""
+    """Finds Ratekeeper and its packages in the environment of `ratekeeper run`. It is the last finder, so that nothing
+    changes for the program."""
 
     def __init__(self, places: "list[str]") -> None:
         self.places = places
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        """Called by the import system when nothing else knew the module."""
+        """Find our packages. The import system calls it if no other finder knows the module."""
         return PathFinder.find_spec(name, self.places, target) if path is None and name in OURS else None
 
 
 def other_sitecustomize() -> "Any":
-    """The `sitecustomize` that this one hides, if there is one."""
+    """Return the `sitecustomize` that this one hides, if there is one."""
     others = [place for place in sys.path if os.path.abspath(place or ".") != HERE]  # noqa: PTH100
     return PathFinder.find_spec("sitecustomize", others)
 
 
 def chain() -> None:
-    """Runs the `sitecustomize` that Python would have run without us."""
+    """Run the `sitecustomize` that this one hides."""
     spec = other_sitecustomize()
     if spec is None or spec.loader is None:
         return
@@ -162,7 +163,7 @@ def chain() -> None:
 
 
 def start() -> None:
-    """Begins to watch the program's imports."""
+    """Start to watch the program's imports."""
     sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") != HERE]  # noqa: PTH100
     if PathFinder.find_spec("ratekeeper") is None:
         places = os.environ.get("RATEKEEPER_RUN_FROM", "").split(os.pathsep)
@@ -177,7 +178,7 @@ def start() -> None:
             try:
                 govern(sys.modules[name])
             except ImportError:
-                del sys.modules[name]  # whoever imports it is told why it cannot be
+                del sys.modules[name]  # the next import raises the reason
 
 
 try:

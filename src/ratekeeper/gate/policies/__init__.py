@@ -1,1 +1,1 @@
-"""What is done around a governed call: one policy a file, in the order of `ratekeeper.gate.policies.pipeline`."""
+"""The policies that wrap a governed call, one per file. `ratekeeper.gate.policies.pipeline` sets their order."""

@@ -1,4 +1,4 @@
-"""Single calls that are made as one: collected for a moment, asked together, the answer split again."""
+"""Batching: the policy collects single calls for a moment, makes one call for all, and splits the response."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ratekeeper.rules.handling import Single
 __all__ = ["Batching"]
 
 _LONGEST: Final = 120.0
-"""Seconds for which a call waits for the one that is made for it, at most; then it goes by itself."""
+"""A call waits at most this many seconds for its batch. Then it goes by itself."""
 
 
 class _Collected:
-    """Calls of one group, from the first to the answer."""
+    """The calls of one batch, from the first call to the response."""
 
     def __init__(self, name: str) -> None:
         self.names = {name}
@@ -33,7 +33,7 @@ class _Collected:
 
 
 class Batching(Policy):
-    """The batches of one gate: they collect the calls of this process."""
+    """The batches of one gate. They collect the calls of this process."""
 
     when_overriding: ClassVar[bool] = False
 
@@ -44,7 +44,7 @@ class Batching(Policy):
         self._collecting: dict[bytes, _Collected] = {}
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
-        """Make the call, alone or together with others of its kind."""
+        """Make the call, alone or in a batch."""
         single = call.rules.handling.single(call.request, plan) if call.answers else None
         if single is None:
             return (yield from ask(call, plan))
@@ -100,7 +100,7 @@ class Batching(Policy):
     def _together(
         self, call: Call, whole: Call, plan: Plan, single: Single, batch: _Collected, ask: Next
     ) -> Steps[None]:
-        """Ask for all; what the answer does not hold is asked for by whoever wants it."""
+        """Make one call for all. A caller whose item the response lacks makes its own call."""
         response = yield from ask(whole, plan)
         call.tried = whole.tried
         reply, response = yield from whole.read(response)
@@ -118,8 +118,8 @@ class Batching(Policy):
 
 
 def _cheaper(together: Plan, one: Plan, number: int) -> bool:
-    """Whether one call for all costs no more, on every limit, than so many single ones. By the limit's name, not by its
-    ledger: limits of an endpoint are ledgers of their own."""
+    """Whether one call for all costs no more on every limit than `number` single ones. It compares by limit name and not by
+    ledger, because limits of an endpoint have ledgers of their own."""
     single: Counter[str] = Counter()
     for charge in one.charges:
         single[charge.limit.name] += charge.cost * number

@@ -1,4 +1,4 @@
-"""Breakers at work: who may pass, and what is written down, so that all processes know."""
+"""Circuit breakers: which calls may pass, and the outcomes that all processes share through the store."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Breakers", "close"]
 T = TypeVar("T")
 
 _PROBE: Final = 30 * SECOND
-"""ns for which a probe may be under way before another takes its place."""
+"""A probe may take this long before another replaces it, ns."""
 _LOOK, _CLOSER_LOOK = SECOND, SECOND // 20
-"""ns after which a process looks again at what others have written: while it knows of no block, and of any."""
+"""A process reads the outcomes of others again after this, ns: while it knows of no block, and while it knows of one."""
 _AFTERWARDS: Final = 600.0
-"""Seconds after its cooldown for which a breaker wants probing; then nobody has called for so long that it is forgotten."""
+"""A breaker requires a probe for this many seconds after its cooldown. Without a call for that long the gate forgets it."""
 
 
 class Breakers(Policy):
@@ -43,10 +43,10 @@ class Breakers(Policy):
         self._lock = threading.Lock()
         self._looked = -_LOOK
         self._counted: dict[str, list[int]] = {}
-        """By scope, calls that [failed, worked] and are not written down yet."""
+        """By scope: the numbers of [failed, successful] calls that the store does not have yet."""
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
-        """Make the call if it may pass, and note how it fared."""
+        """Make the call if it may pass, and record its outcome."""
         probe = yield from self._admit(plan, is_async=call.is_async)
         try:
             response = yield from ask(call, plan)
@@ -61,11 +61,11 @@ class Breakers(Policy):
         return response
 
     def _admit(self, plan: Plan, *, is_async: bool) -> Steps[str]:
-        """Lets a call pass; cancels, and calls of an operator override, always. Returns the topic of the probe that it is, or
-        ``""``.
+        """Let a call pass. Cancels and calls of an operator override always pass. Return the probe's topic if the call is a
+        probe, else ``""``.
 
         Raises:
-            BreakerOpen: it may not.
+            BreakerOpen: the breaker is open.
         """
         now = time.monotonic_ns()
         due = now - self._looked >= (_CLOSER_LOOK if self._store.blocks else _LOOK)
@@ -73,8 +73,7 @@ class Breakers(Policy):
             return ""
         scope = self._settings.scope_of(plan.scopes)
         if due:
-            # A process that has just begun, or has been idle, knows of no block yet; and what wants probing is none that
-            # the store would stop a call for.
+            # A new or idle process knows of no block yet, and the store itself stops no call whose scope needs a probe.
             self._looked = now
             yield from self._apart(scope, functools.partial(self._store.get, _health(scope), Outcomes), None, is_async)
         if not self._store.blocks:
@@ -95,7 +94,7 @@ class Breakers(Policy):
         return next((topic for topic in topics if not self._store.claim(topic, _PROBE)), "")
 
     def _note(self, plan: Plan, outcome: Outcome, probe: str, *, is_async: bool) -> Steps[None]:
-        """Writes down how a call that was let pass fared. One that always passes opens no breaker."""
+        """Record the outcome of a call. A call that always passes opens no breaker."""
         trouble = troubled(outcome)
         if trouble and _passes(plan):
             return
@@ -113,7 +112,7 @@ class Breakers(Policy):
             self.release(probe)
 
     def release(self, probe: str) -> None:
-        """A probe is over, or was not sent after all. Never waits."""
+        """Count a probe as over, sent or not. Never waits."""
         scope = probe.split(":", 2)[2]
         self._context.worker.later(scope, functools.partial(self._store.release, probe, _PROBE))
 
@@ -161,14 +160,14 @@ class Breakers(Policy):
 
 
 def close(context: Context, scope: str) -> bool:
-    """Closes a breaker, whatever is known of its provider. False: it was not open, and wanted no probe."""
+    """Close a breaker and forget its outcomes. False: it was not open and required no probe."""
     context.store.update(_health(scope), Outcomes, lambda *_: (None, None))
     gone = [context.unblock(scope, OPEN), context.unblock(_probing(scope), PROBING)]
     return any(gone)
 
 
 def _passes(plan: Plan) -> bool:
-    """Cancels, and calls of an operator override."""
+    """Whether a call is a cancel or part of an operator override."""
     return EMERGENCY in plan.scopes or class_of(plan) == "cancel"
 
 
@@ -177,5 +176,5 @@ def _health(scope: str) -> str:
 
 
 def _probing(scope: str) -> str:
-    """A name that no plan has: what must be probed does not hold a call by itself."""
+    """Return a scope that no plan has, so that the need for a probe alone holds no call."""
     return f"{scope}/probing"

@@ -1,4 +1,4 @@
-"""The response cache: all processes share it, one of them asks, and a stale response is better than none."""
+"""The response cache: all processes share it, one of them makes the call, and a stale response is better than none."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ratekeeper.rules.handling import class_of, fingerprint
 __all__ = ["Caching"]
 
 _LONGEST: Final = 60.0
-"""Seconds for which others wait for one who asks on their behalf, at most."""
+"""Followers wait at most this many seconds for the leader."""
 
 
 class _Wanted(NamedTuple):
     key: bytes
     ttl: float
     owner: str
-    """Whose answer it is; ``""``: everybody's."""
+    """The owner of the response; ``""``: it is public."""
     topic: str
-    """What is done for one answer, or concerns one owner, is done in its order."""
+    """The worker keeps the order of all work on this topic: for one response or one owner."""
 
 
 class _Found(NamedTuple):
@@ -37,7 +37,7 @@ class _Found(NamedTuple):
     age: float
     reply: Reply
     outdated: bool
-    """Its owner has acted since, so that it may be wrong however young it is."""
+    """Whether the owner has changed the account since, so that even a fresh response may be wrong."""
 
 
 class Caching(Policy):
@@ -58,7 +58,7 @@ class Caching(Policy):
         self._responses.close()
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
-        """An answer to the call: kept, or of `ask`, which then is kept."""
+        """Return a response from the cache, or from `ask`, and then store it."""
         wanted = self._wanted(call, plan)
         if wanted is None:
             try:
@@ -66,17 +66,17 @@ class Caching(Policy):
             finally:
                 self._acted(call, plan)
         found: _Found | None = None
-        for _ in range(2):  # whoever waited for another's answer in vain asks for himself
+        for _ in range(2):  # a follower that waited in vain makes its own call
             found = yield from self._look(wanted, call.is_async)
             answer = self._usable(call, plan, wanted, found)
             if answer is not None:
                 return answer
             if call.urgent:
-                break  # another's call may stand behind many in the queue
+                break  # the leader's call may stand behind many in the queue
             flight = yield from self._single_flight.join(wanted.key, _LONGEST, is_async=call.is_async)
             if isinstance(flight, Leader):
                 try:
-                    # The leader before may have kept an answer since we looked.
+                    # The previous leader may have stored a response since the last check.
                     found = yield from self._look(wanted, call.is_async)
                     answer = self._usable(call, plan, wanted, found)
                     if answer is not None:
@@ -91,10 +91,10 @@ class Caching(Policy):
                 return call.answer(found.reply, Served(Service.SHARED, found.age))
         return (yield from self._asked(call, plan, wanted, found, ask))
 
-    # -- which answers ---------------------------------------------------------------------------------------------
+    # -- which responses -------------------------------------------------------------------------------------------
 
     def _wanted(self, call: Call, plan: Plan) -> _Wanted | None:
-        """Under what the answer is kept, and for how long; None: it is not."""
+        """Return key, time to live and owner of the response; None: the gate does not cache it."""
         if not call.answers or call.request.method.startswith("WS"):
             return None
         ttl = self._ttl(call, plan)
@@ -136,17 +136,17 @@ class Caching(Policy):
             self._responses.put(wanted.key, packed(reply, asked, wanted.ttl), self._cache.keep(wanted.ttl))
 
     def _acted(self, call: Call, plan: Plan) -> None:
-        """A call that changes an account makes what is kept of it worth asking for anew."""
+        """Mark cached responses of an account as outdated after a call that changes it."""
         reads = call.request.method.upper() in {"GET", "HEAD"} and class_of(plan) not in {"order", "cancel"}
         if not reads and (owner := _owner(plan)):
             stamp = self._store.present().hi.to_bytes(8, "big")
             put = functools.partial(self._responses.put, _moved(owner), stamp, self._cache.keep(3600.0))
-            self._worker.later(owner, put)  # also on the way out of a cancelled task
+            self._worker.later(owner, put)  # works in a cancelled task too
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def _usable(self, call: Call, plan: Plan, wanted: _Wanted, found: _Found | None) -> Any:
-        """A cached response that serves at once: a fresh one, or any as long as nobody may ask."""
+        """Return a cached response that serves at once: a fresh one, or any while a block holds the call."""
         if found is None:
             return None
         if not found.outdated and self._cache.fresh(found.kept, found.age):
@@ -159,11 +159,11 @@ class Caching(Policy):
         return None
 
     def _asked(self, call: Call, plan: Plan, wanted: _Wanted, found: _Found | None, ask: Next) -> Steps[Any]:
-        asked = self._store.present().lo  # the earliest that it may be
+        asked = self._store.present().lo  # the earliest possible instant
         try:
             response = yield from ask(call, plan)
         except Exception as error:
-            # A call that was tried, and then shut out before its next try, is all of it: in vain, and shut.
+            # A call that failed and was blocked before its next attempt counts as both: failed and blocked.
             in_vain = isinstance(error, Rejected | CallFailed) or call.tried is not None
             shut = isinstance(error, Blocked) or isinstance(error.__cause__, Blocked)
             if in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=shut):

@@ -1,13 +1,13 @@
 """The policies around a governed call, and their order, from the outside in::
 
-    Cache      a cached response is given again; one process asks for all
-     Batch     single calls are collected and made as one
-      Retry    a failed attempt is made again where that is safe
-       Breaker a provider in trouble is left alone
-        attempt (the client's): wait for the permit, send, tell the gate what came of it
+    Cache      returns cached responses; one process makes the call for all
+     Batch     collects single calls and makes them as one
+      Retry    repeats a failed attempt where that is safe
+       Breaker stops calls to a provider in trouble
+        attempt (the client's): waits for the permit, sends, tells the gate the outcome
 
-Each is a `Policy`: it does what it does around the next. A new one is a file here, its settings in `Policies`, its
-decisions in `ratekeeper.policy`, and its place in the list below.
+Each is a `Policy` that wraps the next. A new policy needs a file here, settings in `Policies`, its decisions in
+`ratekeeper.policy`, and a place in the list below.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ P = TypeVar("P")
 
 
 class Pipeline:
-    """The policies of one gate at work."""
+    """The policies of one gate."""
 
     def __init__(self, context: Context) -> None:
         said = context.policies
@@ -49,7 +49,7 @@ class Pipeline:
         order: list[Policy | None] = [
             self.cache,
             Batching(context, batch) if batch else None,
-            Retries(context, retry),  # also without settings: it tells what became of a call
+            Retries(context, retry),  # also without settings: it reports calls with an unknown outcome
             Breakers(context, breaker) if breaker else None,
         ]
         policies = [policy for policy in order if policy is not None]
@@ -58,17 +58,17 @@ class Pipeline:
         self._overriding = _chained([policy for policy in policies if policy.when_overriding])
 
     def run(self, call: Call) -> Steps[Any]:
-        """One call with all that is done around it; returns what its client shows its user."""
+        """Make one call inside all policies; return the client's response."""
         plan = self._plans.plan(call.rules, call.request)
         around = self._overriding if EMERGENCY in plan.scopes else self._usual
         return (yield from around(call, plan))
 
     def keeps(self, call: Call) -> bool:
-        """Whether the answer to a call may come from the cache, or with another's."""
+        """Whether the response to a call may come from the cache or from another call."""
         return self.cache is not None and class_of(self._plans.plan(call.rules, call.request)) == "market"
 
     def close(self) -> None:
-        """Let go of what the policies hold."""
+        """Release the resources of the policies."""
         for policy in self._policies:
             policy.close()
 
@@ -78,7 +78,7 @@ def _attempt(call: Call, plan: Plan) -> Steps[Any]:
 
 
 def _chained(policies: list[Policy]) -> Next:
-    """The policies around an attempt, the first outermost."""
+    """Wrap an attempt in the policies, the first outermost."""
     chain: Next = _attempt
     for policy in reversed(policies):
         chain = functools.partial(policy.around, ask=chain)
@@ -86,7 +86,7 @@ def _chained(policies: list[Policy]) -> Next:
 
 
 def _caching(context: Context, cache: Cache) -> Caching:
-    from ratekeeper.gate.policies.cache import Caching  # with its storage: for those who keep answers
+    from ratekeeper.gate.policies.cache import Caching  # imports the response storage, so only where it is needed
 
     return Caching(context, cache)
 

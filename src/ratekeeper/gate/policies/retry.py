@@ -1,4 +1,4 @@
-"""One call made until it succeeds, must not be made again, or is given up: retries under a breaker."""
+"""Retries: the policy repeats a call until it succeeds, until a repeat is unsafe, or until it gives up."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _NONE = Retry(attempts=1)
 
 
 class Retries(Policy):
-    """The retries of one gate, and the budget that they share.
+    """The retries of one gate, and their shared budget.
 
     Args:
-        context: of the gate whose calls they are.
-        retry: None: nothing is made again, and failures go to the caller as they are.
+        context: of the gate.
+        retry: the settings; None: the policy repeats nothing, and failures go to the caller as they are.
     """
 
     when_overriding: ClassVar[bool] = True
@@ -40,11 +40,11 @@ class Retries(Policy):
         self._lock = threading.Lock()
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
-        """Make the call; returns the client's answer.
+        """Make the call; return the client's response.
 
         Raises:
-            Rejected: it was not sent.
-            RetriesExhausted, OutcomeUnknown: it was, in vain.
+            Rejected: the call was not sent.
+            RetriesExhausted, OutcomeUnknown: the call was sent and failed.
         """
         begun = time.monotonic()
         retry = self._retry or _NONE
@@ -78,11 +78,11 @@ class Retries(Policy):
                 yield pausing(verdict.delay, is_async=call.is_async)
 
     def _held(self, plan: Plan, tried: Tried) -> float:
-        """Seconds for which the gate will hold the next attempt by itself, as far as is known: by what the last answer
-        said, and by what holds such calls anyway, a ban for one."""
+        """Return the known seconds for which the gate will hold the next attempt: because of the last response, or because
+        of a block such as a ban."""
         now = time.monotonic_ns()
         held = tried.until - now / SECOND
-        if not self._context.egress.pools:  # else it may leave from another address
+        if not self._context.egress.pools:  # else the call may leave from another address
             no = self._context.store.blocks.against(plan.scopes, plan.charges, now)
             if no is not None and not no.unknown:
                 held = max(held, (no.available_at - now) / SECOND)
@@ -91,7 +91,7 @@ class Retries(Policy):
     def _once(
         self, call: Call, plan: Plan, deadline: float, story: list[str], ask: Next
     ) -> Steps[tuple[Any, Exception | None]]:
-        """One attempt: an answer or an error."""
+        """Make one attempt; return a response or an error."""
         call.tried = None
         call.within = None if self._retry is None else max(0.0, deadline - time.monotonic())
         try:
@@ -102,7 +102,7 @@ class Retries(Policy):
             raise call.fail(self._gave_up(plan, story, str(error)), error) from error
         except Exception as error:
             if call.tried is None:
-                raise  # nothing of the network: a mistake in the caller's own code
+                raise  # not a network error: a bug in the caller's own code
             return None, error
 
     def _verdict(self, retry: Retry, call: Call, repeat: Repeat, tried: Tried, nth: int) -> Again | Stop:
@@ -146,13 +146,13 @@ class Retries(Policy):
 
 
 def _left(call: Call, story: list[str], failed: float) -> None:
-    """The next attempt leaves: now it is known how long it has waited, for its backoff, a ban, a limit, or all."""
+    """Note how long the next attempt has waited, for its backoff, a ban or a limit. Called when it leaves."""
     call.leaving = None
     story[-1] += f" (again after {time.monotonic() - failed:.2f} s)"
 
 
 def unknown(call: Call, plan: Plan, story: list[str], response: object = None) -> CallFailed:
-    """The error for a call of which nobody knows whether it was carried out."""
+    """Return the error for a call whose outcome is unknown."""
     ask = call.rules.handling.ask(call.request, plan)
     remedy = f"Ask {ask}" if ask else "Look at the open orders and at what was filled"
     what = f"{plan.route or 'a call'} may have been carried out, and was not made again: {story[-1]}"

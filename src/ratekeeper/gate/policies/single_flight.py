@@ -1,7 +1,7 @@
-"""Single flight: whoever asks first makes the call, in whatever process; all who ask for the same wait until it is over.
+"""Single flight: the leader makes the call, in whatever process; the followers, who want the same response, wait for it.
 
-Within a process they wait on an event. Between processes the first claims a slot of the store for a while; of each other
-process one looks now and then whether it is free again, on behalf of all that wait there.
+Followers in the leader's process wait on an event. Between processes, the leader claims a slot of the store for a while;
+one follower of each other process polls that slot, on behalf of all followers there.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ratekeeper.stores.worker import Worker
 __all__ = ["Follower", "Leader", "SingleFlight"]
 
 _SLOTS: Final = 16_384
-"""Calls are told apart by so many names: notes in a store stay. Two that share one wait for each other in vain, and then
-go by themselves."""
+"""The number of slot names. It is bounded because records stay in the store. Two calls that share a slot wait for each
+other in vain, and then go by themselves."""
 _PASSING: Final = 60 * SECOND
-"""How long it is of interest that a call is over, ns."""
+"""The store keeps the end of a call for this long, ns."""
 _FIRST_LOOK: Final = 0.002
 _LAST_LOOK: Final = 0.05
-"""Seconds between two looks at another process's call, at first and later."""
+"""Seconds between two checks of another process's call, at first and later."""
 
 
 class Leader:
-    """We make the call, on behalf of all who ask for the same; `finish` when it is over, however it ended."""
+    """The leader makes the call for all followers. It calls `finish` at the end, on success and on failure."""
 
     def __init__(self, single_flight: SingleFlight, key: bytes, parked: Parked) -> None:
         self._single_flight = single_flight
@@ -39,7 +39,7 @@ class Leader:
         self._over = False
 
     def finish(self) -> None:
-        """It is over: the answer is kept, or there is none. Safe to call twice."""
+        """End the call: its response is stored, or there is none. Safe to call twice."""
         if not self._over:
             self._over = True
             self._single_flight.finished(self._key, self._parked)
@@ -49,7 +49,7 @@ class Leader:
 
 
 class Follower:
-    """Somebody else is making the call."""
+    """A follower waits while the leader makes the call."""
 
     def __init__(self, single_flight: SingleFlight, key: bytes, parked: Parked, *, looks: bool) -> None:
         self._single_flight = single_flight
@@ -58,7 +58,7 @@ class Follower:
         self._looks = looks
 
     def wait(self, timeout: float, *, is_async: bool) -> Steps[bool]:
-        """Waits until it is over. False: the time is over."""
+        """Wait until the leader has finished. False: the timeout has passed."""
         if not self._looks:
             done: bool = yield waiting(
                 functools.partial(self._parked.wait, timeout),
@@ -79,20 +79,20 @@ class Follower:
 
 
 class SingleFlight:
-    """The calls of one gate that others wait for: one at a time for each key."""
+    """The single flights of one gate: one call at a time for each key."""
 
     def __init__(self, store: Store, worker: Worker) -> None:
         self._store = store
         self._worker = worker
-        self._lock = threading.RLock()  # one that is collected as garbage finishes
+        self._lock = threading.RLock()  # reentrant: a leader's `__del__` may run inside
         self._under_way: dict[bytes, Parked] = {}
 
     def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Leader | Follower]:
-        """Takes part in the call for a key; we are its leader if nobody makes it.
+        """Join the call for a key, as its leader if there is none.
 
         Args:
-            key: of the answer.
-            longest: seconds after which nobody waits for the one any more.
+            key: of the response.
+            longest: seconds after which no follower waits for the leader any more.
             is_async: as for `apart`.
         """
         parked = Parked()
@@ -110,20 +110,20 @@ class SingleFlight:
         return Follower(self, key, parked, looks=True) if taken else Leader(self, key, parked)
 
     def finished(self, key: bytes, parked: Parked) -> None:
-        """A call of ours is over. Never waits: it is called while tasks are cancelled."""
+        """End a call that this process leads. Never waits, because a cancelled task may call it."""
         slot = _slot(key)
         self._worker.later(slot, functools.partial(self._store.release, slot, _PASSING))
         self.forget(key, parked)
 
     def forget(self, key: bytes, parked: Parked) -> None:
-        """Whoever waits here may look."""
+        """Forget a call and wake its followers in this process."""
         with self._lock:
             if self._under_way.get(key) is parked:
                 del self._under_way[key]
         parked.release()
 
     def free(self, key: bytes, *, is_async: bool) -> Steps[bool]:
-        """Whether no process makes the call any more."""
+        """Whether no process leads the call any more."""
         slot = _slot(key)
         claim = yield from apart(
             self._worker, slot, functools.partial(self._store.get, slot, Claim), None, is_async=is_async
