@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ratekeeper.adapters._wire import Outbound, in_family
 from ratekeeper.config.resolution import UNGOVERNED_ON_ERROR, switched_on
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import RatekeeperError, StoreUnavailable
 from ratekeeper.stores.faults import ours
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ class Governor:
         if self._ungoverned():
             log.warning(PASSES, netloc, exc_info=error)
             return None
-        if isinstance(error, RatekeeperError):  # an unreadable configuration may concern any host
+        if isinstance(error, RatekeeperError) and not isinstance(error, StoreUnavailable):
+            # An unreadable configuration may concern any host.
             raise refused(error, netloc, family) from error
         if not self._told:
             self._told = True

@@ -82,7 +82,7 @@ class Contact:
             self._context.block(namespace, _HOLD / SECOND, CONTACT, "its limits are being read")
             return True
 
-        return bool(self._context.store.transact(claim))
+        return bool(self._context.store.transact_again(claim))
 
     def _ask(self, provider: Provider, base_url: str) -> bool:
         """Ask from the first address that has a connection. True: the gate has learned limits."""

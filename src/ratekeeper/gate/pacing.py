@@ -135,7 +135,7 @@ class Pacing:
                 self._store.learn(namespace, {row: (paced.part, SECOND)})
             return paced, new
 
-        paced, new = self._store.transact(work)
+        paced, new = self._store.transact_again(work)
         return paced if new else None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ratekeeper.errors import StoreError
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant
@@ -139,6 +140,14 @@ class Store(ABC):
         our instructions. Only a `with` on one of the interpreter's own locks is sure to release it.
         """
         return work()
+
+    def transact_again(self, work: Callable[[], T]) -> T:
+        """Run `work` as `transact` does, and once more, on the fallback, if the store is lost while it writes. For work that
+        may run twice."""
+        try:
+            return self.transact(work)
+        except StoreError:
+            return self.transact(work)
 
     # -- observe ---------------------------------------------------------------------------------------------------
 

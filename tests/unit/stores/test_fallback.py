@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.hand import KEY, SHOP, charges, now
@@ -248,6 +249,32 @@ def test_a_batch_goes_on(away: Away) -> None:
     assert away.store.degraded
     away.get()
     assert away.said == ["store lost", "store back", "store lost"]
+
+
+def test_work_whose_writing_fails_runs_again_on_the_share(away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped inside a transaction cannot write it. Its work runs once more, on the share."""
+    away.get()
+    whole, runs = away.host.transact, 0
+
+    def work() -> Grant | Refusal:
+        nonlocal runs
+        runs += 1
+        return away.take()
+
+    def torn(inside: Callable[[], Any]) -> Any:
+        def begun() -> None:
+            inside()
+            raise StoreUnavailable("it was stopped meanwhile")
+
+        return whole(begun)
+
+    monkeypatch.setattr(away.host, "transact", torn)
+    assert isinstance(away.store.transact_again(work), Grant)
+    assert (runs, away.said) == (2, ["store lost"])
+    monkeypatch.undo()
+    away.come()
+    away.get()
+    assert away.said == ["store lost", "store back"]
 
 
 def test_closing_while_away(away: Away) -> None:
