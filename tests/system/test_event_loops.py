@@ -293,7 +293,9 @@ def test_kept_answers_and_single_flights(far: Far, monkeypatch: pytest.MonkeyPat
     async def main() -> None:
         got = await asyncio.gather(*(at.call_async("faraway", "GET", "/x", send) for at in (gate, other) * 4))
         assert sent == 1
-        assert sorted({str(each.service) for each in got}) == ["fresh", "shared"]
+        served = [str(each.service) for each in got]
+        assert served.count("fresh") == 1  # who looks after the leader has stored its response finds a hit
+        assert set(served) <= {"fresh", "shared", "hit"}
         assert (await other.call_async("faraway", "GET", "/x", send)).service is Service.HIT
         key = {"x-key": "one"}
         for method, path, expected in (

@@ -1,4 +1,4 @@
-"""Leases of open resources such as websockets: a thread renews them while the resource is open; `close` gives them back."""
+"""Leases of what is open (websockets, calls that others wait for): a thread renews them; `close` gives them back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Protocol
 __all__ = ["Leases", "Renewable"]
 
 _RENEW_EVERY: Final = 15.0
-"""Seconds between two renewals; a lease lasts 60."""
+"""Seconds between two renewals of a permit's lease, which lasts 60."""
 
 
 class Renewable(Protocol):
@@ -31,9 +31,13 @@ class Leases:
     """The leases of one process. A thread renews them; it starts with the first lease and ends with the last.
 
     The thread does not renew a resource that has no reference left; that lease ends.
+
+    Args:
+        every: seconds between two renewals.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = _RENEW_EVERY) -> None:
+        self._every = every
         self._open: weakref.WeakSet[Renewable] = weakref.WeakSet()
         self._names: list[str] = []
         self._lock = threading.Lock()
@@ -53,11 +57,12 @@ class Leases:
                 self._thread = threading.Thread(target=self._renew, name="ratekeeper-leases", daemon=True)
                 self._thread.start()
 
-    def remove(self, opened: Renewable, name: str) -> None:
-        """Stop renewing a closed resource and free its name."""
+    def remove(self, opened: Renewable, name: str = "") -> None:
+        """Stop renewing a closed resource and free its name, if it has one."""
         with self._lock:
             self._open.discard(opened)
-            self._names.append(name)
+            if name:
+                self._names.append(name)
 
     def close(self) -> None:
         """Give all leases back at the end of the program."""
@@ -66,7 +71,7 @@ class Leases:
             opened.close()
 
     def _renew(self) -> None:
-        while not self._over.wait(_RENEW_EVERY):
+        while not self._over.wait(self._every):
             with self._lock:
                 renewables = list(self._open)
                 if not renewables:

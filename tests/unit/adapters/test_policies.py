@@ -421,7 +421,7 @@ def test_what_is_urgent_waits_for_nobody_else_s_call(made: Any, origin: Any) -> 
     lead = gate.pipeline.cache._single_flight
     key = gate.provider("testland").handling.key
     call = Request("GET", "/rate", {"symbol": "A"})
-    flight = drive(lead.join(key(call, gate.plan("testland", call)), 30, is_async=False))
+    flight = drive(lead.join(key(call, gate.plan("testland", call)), is_async=False))
     begun = time.monotonic()
     got = gate.call(
         "testland", "GET", "/rate", lambda permit: (200, {}, b"{}"), params={"symbol": "A"}, priority="high"

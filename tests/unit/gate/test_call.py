@@ -325,11 +325,11 @@ def test_who_is_elected_while_an_answer_is_kept_does_not_ask_again(make: Make, s
     flights = gate.pipeline.cache._single_flight  # type: ignore[union-attr]
     join, struck = flights.join, []
 
-    def late(key: bytes, longest: float, **options: bool) -> Any:
+    def late(key: bytes, **options: bool) -> Any:
         if not struck:
             struck.append(key)
             other.call("testland", "GET", "/rate", sender, params=params)
-        return join(key, longest, **options)
+        return join(key, **options)
 
     flights.join = late  # type: ignore[method-assign]
     got = gate.call("testland", "GET", "/rate", sender, params=params)

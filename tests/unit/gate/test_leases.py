@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from ratekeeper.gate import leases
 from ratekeeper.gate.leases import Leases
 
 
@@ -29,10 +28,9 @@ class Open:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Leases:
+def quick() -> Leases:
     """One that renews a thousand times as often."""
-    monkeypatch.setattr(leases, "_RENEW_EVERY", 0.015)
-    return Leases()
+    return Leases(0.015)
 
 
 def helpers() -> list[threading.Thread]:

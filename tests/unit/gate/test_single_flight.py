@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ratekeeper import Gate
+from ratekeeper.gate.policies import single_flight
 from ratekeeper.gate.policies.single_flight import Follower, Leader, SingleFlight
 from ratekeeper.gate.steps import drive, drive_async
 
@@ -28,8 +29,8 @@ def flights(store: str, home: Path) -> SingleFlight:
 
 
 def join(of: SingleFlight, key: bytes) -> Leader | Follower:
-    """Take part in one for ten seconds at most."""
-    return drive(of.join(key, 10, is_async=False))
+    """Take part in one."""
+    return drive(of.join(key, is_async=False))
 
 
 def landed(follow: Follower, seconds: float) -> bool:
@@ -59,9 +60,9 @@ def test_tasks_follow_as_threads_do(tmp_path: Path, store: str) -> None:
 
     async def main() -> None:
         here = flights(store, tmp_path)
-        lead = await drive_async(here.join(KEY, 10, is_async=True))
+        lead = await drive_async(here.join(KEY, is_async=True))
         assert isinstance(lead, Leader)
-        joined = [await drive_async(here.join(KEY, 10, is_async=True)) for _ in range(4)]
+        joined = [await drive_async(here.join(KEY, is_async=True)) for _ in range(4)]
         waits = [
             asyncio.create_task(drive_async(each.wait(5, is_async=True)))
             for each in joined
@@ -103,13 +104,29 @@ def test_another_process_s_flight_is_followed(tmp_path: Path) -> None:
     assert isinstance(join(other, KEY), Leader)
 
 
+def test_a_leader_goes_on_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim of a call that takes long is renewed: those who follow in other processes go on waiting, until it ends."""
+    monkeypatch.setattr(single_flight, "_CLAIM", 0.5)
+    monkeypatch.setattr(single_flight, "_RENEW_EVERY", 0.1)
+    one, other = flights("host://", tmp_path), flights("host://", tmp_path)
+    lead = join(one, KEY)
+    assert isinstance(lead, Leader)
+    follow = join(other, KEY)
+    assert isinstance(follow, Follower)
+    assert not landed(follow, 1.2)
+    again = join(other, KEY)
+    assert isinstance(again, Follower)
+    lead.finish()
+    assert landed(again, 5)
+
+
 def test_a_killed_leader_s_time_ends(tmp_path: Path) -> None:
-    """SIGKILL: nobody lands it; after the time that was allowed to it somebody else leads."""
+    """SIGKILL: nobody renews its claim, so somebody else leads a few seconds later."""
     code = (
         "import sys, time; from ratekeeper import Gate;"
         "from ratekeeper.gate.policies.single_flight import SingleFlight, Leader;"
         "from ratekeeper.gate.steps import drive; gate = Gate('host://', home=sys.argv[1], hosts={});"
-        "lead = drive(SingleFlight(gate.store, gate.worker).join(b'k' * 16, 1.0, is_async=False));"
+        "lead = drive(SingleFlight(gate.store, gate.worker).join(b'k' * 16, is_async=False));"
         "print(type(lead).__name__, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:

@@ -55,6 +55,7 @@ class Caching(Policy):
 
     def close(self) -> None:
         """Close the response storage."""
+        self._single_flight.close()
         self._responses.close()
 
     def around(self, call: Call, plan: Plan, ask: Next) -> Steps[Any]:
@@ -73,7 +74,7 @@ class Caching(Policy):
                 return answer
             if call.urgent:
                 break  # the leader's call may stand behind many in the queue
-            flight = yield from self._single_flight.join(wanted.key, _LONGEST, is_async=call.is_async)
+            flight = yield from self._single_flight.join(wanted.key, is_async=call.is_async)
             if isinstance(flight, Leader):
                 try:
                     # The previous leader may have stored a response since the last check.

@@ -1,7 +1,8 @@
 """Single flight: the leader makes the call, in whatever process; the followers, who want the same response, wait for it.
 
-Followers in the leader's process wait on an event. Between processes, the leader claims a slot of the store for a while;
-one follower of each other process polls that slot, on behalf of all followers there.
+Followers in the leader's process wait on an event. Between processes, the leader claims a slot of the store for a few seconds
+and renews the claim until its call ends, so followers do not wait for a process that was killed. One follower of each other
+process polls that slot, on behalf of all followers there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import threading
 import time
 from typing import Final
 
+from ratekeeper.gate.leases import Leases
 from ratekeeper.gate.steps import Parked, Steps, apart, pausing, waiting
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.policy.shared import Claim, held
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.worker import Worker
@@ -24,6 +26,9 @@ _SLOTS: Final = 16_384
 other in vain, and then go by themselves."""
 _PASSING: Final = 60 * SECOND
 """The store keeps the end of a call for this long, ns."""
+_CLAIM: Final = 3.0
+_RENEW_EVERY: Final = 1.0
+"""Seconds for which a leader claims its slot, and between two renewals."""
 _FIRST_LOOK: Final = 0.002
 _LAST_LOOK: Final = 0.05
 """Seconds between two checks of another process's call, at first and later."""
@@ -34,18 +39,34 @@ class Leader:
 
     def __init__(self, single_flight: SingleFlight, key: bytes, parked: Parked) -> None:
         self._single_flight = single_flight
-        self._key = key
-        self._parked = parked
+        self.key = key
+        self.parked = parked
         self._over = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the call goes on."""
+        return not self._over
+
+    def renew(self) -> None:
+        """Claim the slot for longer, for the followers in other processes."""
+        self._single_flight.renew(self.key)
 
     def finish(self) -> None:
         """End the call: its response is stored, or there is none. Safe to call twice."""
         if not self._over:
-            self._over = True
-            self._single_flight.finished(self._key, self._parked)
+            self._single_flight.renewed_no_more(self)
+            self._end()
+
+    close = finish
+
+    def _end(self) -> None:
+        self._over = True
+        self._single_flight.finished(self.key, self.parked)
 
     def __del__(self) -> None:
-        self.finish()
+        if not self._over:  # the leases hold it weakly; their lock may be held here
+            self._end()
 
 
 class Follower:
@@ -86,13 +107,17 @@ class SingleFlight:
         self._worker = worker
         self._lock = threading.RLock()  # reentrant: a leader's `__del__` may run inside
         self._under_way: dict[bytes, Parked] = {}
+        self._leases = Leases(_RENEW_EVERY)
 
-    def join(self, key: bytes, longest: float, *, is_async: bool) -> Steps[Leader | Follower]:
+    def close(self) -> None:
+        """End the calls that this process leads."""
+        self._leases.close()
+
+    def join(self, key: bytes, *, is_async: bool) -> Steps[Leader | Follower]:
         """Join the call for a key, as its leader if there is none.
 
         Args:
             key: of the response.
-            longest: seconds after which no follower waits for the leader any more.
             is_async: as for `apart`.
         """
         parked = Parked()
@@ -101,13 +126,30 @@ class SingleFlight:
         if known is not parked:
             return Follower(self, key, known, looks=False)
         slot = _slot(key)
-        work = functools.partial(self._store.claim, slot, int(longest * SECOND))
+        work = functools.partial(self._store.claim, slot, int(_CLAIM * SECOND))
         try:
             taken = yield from apart(self._worker, slot, work, 0, is_async=is_async)
         except BaseException:
             self.forget(key, parked)
             raise
-        return Follower(self, key, parked, looks=True) if taken else Leader(self, key, parked)
+        if taken:
+            return Follower(self, key, parked, looks=True)
+        leader = Leader(self, key, parked)
+        self._leases.add(leader)
+        return leader
+
+    def renew(self, key: bytes) -> None:
+        """Extend the claim of a call that this process leads, unless it has ended."""
+        until = time.monotonic_ns() + int(_CLAIM * SECOND)
+
+        def extend(claim: Claim | None, now: Instant) -> tuple[Claim | None, None]:
+            return (Claim(until - now.mono + now.hi) if held(claim, now) else None), None
+
+        self._store.update(_slot(key), Claim, extend, _PASSING)
+
+    def renewed_no_more(self, leader: Leader) -> None:
+        """Stop renewing a leader's claim."""
+        self._leases.remove(leader)
 
     def finished(self, key: bytes, parked: Parked) -> None:
         """End a call that this process leads. Never waits, because a cancelled task may call it."""
