@@ -31,7 +31,7 @@ ADDRESSES = [f"127.0.0.{n}" for n in (2, 3, 4, 5)]
 BANNED = ADDRESSES[0]
 WINDOW, CAPACITY = 4, 300
 """Seconds and weight of Binance's weight limit here; a minute and 2,400 there."""
-BEFORE, BAN, AFTER = 2 * WINDOW + 0.1, 6.0, 2 * WINDOW
+BEFORE, BAN, AFTER = 2 * WINDOW + 0.1, 9.0, 2 * WINDOW
 """Seconds."""
 LATENCY = (20.0, 40.0)
 """Milliseconds each way."""
