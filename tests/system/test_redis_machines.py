@@ -26,7 +26,7 @@ from ratekeeper.testing import Emulator
 
 from .machines import Machine
 
-pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("redis machines")]
+pytestmark = [pytest.mark.crowd, pytest.mark.xdist_group("redis machines")]
 
 WINDOW, CAPACITY = 5, 1000
 LONG = 90
