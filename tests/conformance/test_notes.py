@@ -196,6 +196,17 @@ def test_claims_end_and_are_given_back(two: tuple[Store, Store]) -> None:
     assert isinstance(claim(mine, 60), Claim)
 
 
+def test_claims_are_renewed_while_they_last(two: tuple[Store, Store]) -> None:
+    """Whoever has a task keeps it for longer; one that was given back stays free."""
+    mine, yours = two
+    assert mine.claim("task", 60 * SECOND) == 0
+    mine.renew("task", 300 * SECOND)
+    assert 290 * SECOND < yours.claim("task", 60 * SECOND) - yours.present().mono < 310 * SECOND
+    mine.release("task", 300 * SECOND)
+    mine.renew("task", 300 * SECOND)
+    assert yours.claim("task", 60 * SECOND) == 0
+
+
 def test_the_ladder_of_bans_is_climbed_once_for_calls_that_left_before(two: tuple[Store, Store]) -> None:
     """Two machines that are refused at the same time have met one ban; whoever is refused afterwards has met another."""
 

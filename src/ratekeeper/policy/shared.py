@@ -13,7 +13,20 @@ from msgspec import Meta
 
 from ratekeeper.ledger.limit import SECOND, Instant
 
-__all__ = ["WARNINGS", "Bans", "Claim", "Count", "Steady", "Trouble", "age", "banned", "claimed", "held", "seconds"]
+__all__ = [
+    "WARNINGS",
+    "Bans",
+    "Claim",
+    "Count",
+    "Steady",
+    "Trouble",
+    "age",
+    "banned",
+    "claimed",
+    "held",
+    "renewed",
+    "seconds",
+]
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
 """How often something happened. A greater number is garbled."""
@@ -69,6 +82,11 @@ def claimed(claim: Claim | None, now: Instant, until: int) -> tuple[Claim, Claim
         return claim, taken
     ours = Claim(until - now.mono + now.hi)
     return ours, ours
+
+
+def renewed(claim: Claim | None, now: Instant, until: int) -> tuple[Claim | None, None]:
+    """Extend a claim to the steady ns `until`. One that has ended or was given back stays free."""
+    return (Claim(until - now.mono + now.hi) if held(claim, now) else None), None
 
 
 class Bans(NamedTuple):

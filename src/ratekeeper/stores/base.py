@@ -14,7 +14,7 @@ from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.ledger.shares import Who
-from ratekeeper.policy.shared import Claim, claimed
+from ratekeeper.policy.shared import Claim, claimed, renewed
 from ratekeeper.stores.blocks import Blocks, BlockState
 from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.records import (
@@ -198,6 +198,11 @@ class Store(ABC):
         until = time.monotonic_ns() + length
         got = self.update(topic, Claim, lambda old, now: claimed(old, now, until), length)
         return 0 if isinstance(got, Claim) else got
+
+    def renew(self, topic: str, length: int) -> None:
+        """Extend the claim of this process to `length` ns from now, unless it has ended or was released."""
+        until = time.monotonic_ns() + length
+        self.update(topic, Claim, lambda old, now: renewed(old, now, until), length)
 
     def release(self, topic: str, length: int) -> None:
         """Release a task that this process claimed for `length` ns."""

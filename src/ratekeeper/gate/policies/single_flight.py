@@ -14,7 +14,7 @@ from typing import Final
 
 from ratekeeper.gate.leases import Leases
 from ratekeeper.gate.steps import Parked, Steps, apart, pausing, waiting
-from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.shared import Claim, held
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.worker import Worker
@@ -39,8 +39,8 @@ class Leader:
 
     def __init__(self, single_flight: SingleFlight, key: bytes, parked: Parked) -> None:
         self._single_flight = single_flight
-        self.key = key
-        self.parked = parked
+        self._key = key
+        self._parked = parked
         self._over = False
 
     @property
@@ -50,19 +50,19 @@ class Leader:
 
     def renew(self) -> None:
         """Claim the slot for longer, for the followers in other processes."""
-        self._single_flight.renew(self.key)
+        self._single_flight.renew(self._key)
 
     def finish(self) -> None:
         """End the call: its response is stored, or there is none. Safe to call twice."""
         if not self._over:
-            self._single_flight.renewed_no_more(self)
+            self._single_flight.leases.remove(self)
             self._end()
 
     close = finish
 
     def _end(self) -> None:
         self._over = True
-        self._single_flight.finished(self.key, self.parked)
+        self._single_flight.finished(self._key, self._parked)
 
     def __del__(self) -> None:
         if not self._over:  # the leases hold it weakly; their lock may be held here
@@ -100,18 +100,22 @@ class Follower:
 
 
 class SingleFlight:
-    """The single flights of one gate: one call at a time for each key."""
+    """The single flights of one gate: one call at a time for each key.
+
+    Attributes:
+        leases: renew the claims of the calls that this process leads.
+    """
 
     def __init__(self, store: Store, worker: Worker) -> None:
         self._store = store
         self._worker = worker
         self._lock = threading.RLock()  # reentrant: a leader's `__del__` may run inside
         self._under_way: dict[bytes, Parked] = {}
-        self._leases = Leases(_RENEW_EVERY)
+        self.leases = Leases(_RENEW_EVERY)
 
     def close(self) -> None:
         """End the calls that this process leads."""
-        self._leases.close()
+        self.leases.close()
 
     def join(self, key: bytes, *, is_async: bool) -> Steps[Leader | Follower]:
         """Join the call for a key, as its leader if there is none.
@@ -135,21 +139,12 @@ class SingleFlight:
         if taken:
             return Follower(self, key, parked, looks=True)
         leader = Leader(self, key, parked)
-        self._leases.add(leader)
+        self.leases.add(leader)
         return leader
 
     def renew(self, key: bytes) -> None:
         """Extend the claim of a call that this process leads, unless it has ended."""
-        until = time.monotonic_ns() + int(_CLAIM * SECOND)
-
-        def extend(claim: Claim | None, now: Instant) -> tuple[Claim | None, None]:
-            return (Claim(until - now.mono + now.hi) if held(claim, now) else None), None
-
-        self._store.update(_slot(key), Claim, extend, _PASSING)
-
-    def renewed_no_more(self, leader: Leader) -> None:
-        """Stop renewing a leader's claim."""
-        self._leases.remove(leader)
+        self._store.renew(_slot(key), int(_CLAIM * SECOND))
 
     def finished(self, key: bytes, parked: Parked) -> None:
         """End a call that this process leads. Never waits, because a cancelled task may call it."""
