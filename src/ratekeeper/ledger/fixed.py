@@ -37,11 +37,12 @@ class Fixed(Ledger):
         foreign: units of other programs found in this window (they are part of `used`).
         expected: units of other programs expected in a whole window; those not seen yet are set aside.
         seen: latest steady instant (ns) in this window at which a used-counter showed other programs' use.
+        finds: used-counters of this window that showed more of it than the counters before.
     """
 
     __slots__ = (
-        "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "least", "loose", "roll",
-        "seen", "stamp", "tried",
+        "again", "carry", "edges", "expected", "finds", "foreign", "held", "kept", "kept_until", "late", "least", "loose",
+        "roll", "seen", "stamp", "tried",
     )  # fmt: skip
     aligned: ClassVar[bool] = True
     melts: ClassVar[bool] = True
@@ -51,7 +52,7 @@ class Fixed(Ledger):
         self.edges = Edges(limit.period)
         self.carry = self.late = self.stamp = self.foreign = self.expected = self.seen = 0
         self.kept = self.kept_until = self.again = self.held = self.tried = self.roll = 0
-        self.least = self.loose = 0
+        self.least = self.loose = self.finds = 0
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class Fixed(Ledger):
         The units taken for another program's were our own, so nothing is set aside for it any more.
         """
         self.era -= 1
-        self.foreign = self.expected = self.seen = 0
+        self.foreign = self.expected = self.seen = self.finds = 0
         self._end_trial()
         self._open(now)
         self.used = max(self.used, spent)
@@ -146,12 +147,13 @@ class Fixed(Ledger):
             # Evidence may end early in the window: extrapolate it at the same rate, at most fourfold.
             witnessed = max(self.seen - begin, period // 4) if self.seen else period
             sample = self.foreign * period // min(witnessed, period)
-            sample += sample // 10
+            # The other program's next call may have been due: allow for one more of the pieces in which its use was found.
+            sample = min(sample + sample // min(10, max(1, self.finds)), self.foreign * 44 // 10)
             # The expected use of a program that fell silent drops only slowly, by a quarter a window.
             self.expected = min(max(sample, self.expected * 3 // 4), self.limit.usable * 9 // 10)
             if self.expected * 200 < self.limit.usable:
                 self.expected = 0
-        self.foreign = self.seen = 0
+        self.foreign = self.seen = self.finds = 0
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
@@ -257,6 +259,7 @@ class Fixed(Ledger):
         if foreign:
             self.used += foreign
             self.foreign += foreign
+            self.finds += 1
             self.tally += foreign
         elif bound < self.used:
             self.used = bound
@@ -307,13 +310,13 @@ class Fixed(Ledger):
     def dump_own(self) -> list[int]:
         return [
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, *self.edges.dump(), self.least, self.loose,
+            self.held, self.trial, self.tried, self.probed, *self.edges.dump(), self.least, self.loose, self.finds,
         ]  # fmt: skip
 
     def load_own(self, own: list[int]) -> None:
         (
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, *edges, self.least, self.loose,
+            self.held, self.trial, self.tried, self.probed, *edges, self.least, self.loose, self.finds,
         ) = own  # fmt: skip
         self.edges.load(edges)
         self._place()
