@@ -143,7 +143,8 @@ class Fixed(Ledger):
     def _forecast(self, period: int) -> None:
         """Forecast other programs' use in the next window from their use in the window that ends."""
         if self.foreign or self.expected:
-            begin = (self.roll + self.early) // 2 - period  # the middle of the bounds: safety does not depend on it
+            # Of the possible edges only a quarter lies later than this one. Safety does not depend on it.
+            begin = self.roll - (self.roll - self.early) // 4 - period
             # Evidence may end early in the window: extrapolate it at the same rate, at most fourfold.
             witnessed = max(self.seen - begin, period // 4) if self.seen else period
             sample = self.foreign * period // min(witnessed, period)

@@ -364,7 +364,7 @@ local function forecast(L)
   local period = L.period
   if L.foreign ~= 0 or L.expected ~= 0 then
     local witnessed = period
-    if L.seen ~= 0 then witnessed = max(L.seen - (floor((L.roll + L.early) / 2) - period), floor(period / 4)) end
+    if L.seen ~= 0 then witnessed = max(L.seen - (L.roll - floor((L.roll - L.early) / 4) - period), floor(period / 4)) end
     local sample = share(L.foreign, period, min(witnessed, period))
     sample = min(sample + floor(sample / min(10, max(1, L.finds))), (share(L.foreign, 44, 10)))
     L.expected = min(max(sample, floor(L.expected * 3 / 4)), floor(L.usable * 9 / 10))
