@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ratekeeper.adapters._governor import Family, Governor, refused
 from ratekeeper.adapters._wire import Outbound, in_family, kept_headers, netloc_of, stale
-from ratekeeper.errors import Blocked, CallFailed, DeadlineExceeded, RatekeeperError, Rejected
+from ratekeeper.errors import (
+    Blocked,
+    CallFailed,
+    DeadlineExceeded,
+    RatekeeperError,
+    Rejected,
+    SignatureWouldExpire,
+)
 from ratekeeper.gate import priorities
 from ratekeeper.gate.call import CURRENT, Call, HandedDown, Reply, Served, take
 from ratekeeper.gate.policies.retry import unknown
@@ -212,6 +219,8 @@ class ClientCall(Call):
         )
         held: Permit | None = None
         try:
+            if signed_until is not None:
+                self._check_signature(governor, signed_until)
             if self.apart and not permit.any_address:
                 slots, rest = parted(permit.plan.charges)
                 if slots and rest:
@@ -219,12 +228,16 @@ class ClientCall(Call):
                     yield waiting(held.acquire, held.acquire_async, is_async=is_async)
             if not permit.at_once():
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
+                if signed_until is not None:
+                    self._check_signature(governor, signed_until)
         except BaseException as error:
             permit.give_up()
             if held is not None:
                 held.give_up()
             if isinstance(error, DeadlineExceeded) and signed_until is not None:
-                raise stale(error) from None  # the signature alone set this deadline
+                left = self._signature_left(governor, signed_until)
+                if longest is None or left <= longest:  # else the caller set this deadline
+                    raise stale(rules.signing_window(request), left, error) from None
             raise
         address = permit.egress
         egress = address if self.any_address and (address.bind or address.proxy) else None
@@ -241,19 +254,43 @@ class ClientCall(Call):
             longest = timeout if longest is None else min(longest, timeout)
         if signed_until is None:
             return longest, block_wait
-        # The provider uses its own clock, so count from the latest time that it may show.
-        left = (signed_until - gate.times.now(self.rules.namespace).hi) / SECOND - SIGNATURE_MARGIN
+        left = self._signature_left(governor, signed_until)
         return min(max(0.0, left), gate.max_wait if longest is None else longest), block_wait
+
+    def _signature_left(self, governor: Governor, signed_until: int) -> float:
+        """Return the seconds for which a signed request may still be held back."""
+        # The provider uses its own clock, so count from the latest time that it may show.
+        return (signed_until - governor.gate.times.now(self.rules.namespace).hi) / SECOND - SIGNATURE_MARGIN
+
+    def _check_signature(self, governor: Governor, signed_until: int) -> None:
+        """Raise SignatureWouldExpire if the signature has expired, by the likeliest time of the provider's clock: by the
+        latest one, a fresh request with a short window could never leave."""
+        now = governor.gate.times.now(self.rules.namespace)
+        left = signed_until - (now.lo + now.hi) // 2
+        if left <= 0:
+            raise stale(self.rules.signing_window(self.request), left / SECOND)
+
+    @property
+    def signature_left(self) -> float | None:
+        """See `Call.signature_left`."""
+        signed_until = None if self.resigned else self.rules.signed_until(self.request)
+        return None if signed_until is None else self._signature_left(self.governor, signed_until)
 
     # -- what policies call ----------------------------------------------------------------------------------------
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
         """Make one attempt. If an address gets no connection, nothing was sent, so try the next address."""
+        last: Exception | None = None
         while True:
-            if not (yield from self.begin(timeout)):
-                return (yield from self.send_ungoverned())
+            try:
+                if not (yield from self.begin(timeout)):
+                    return (yield from self.send_ungoverned())
+            except SignatureWouldExpire:
+                if last is not None:
+                    raise last from None  # what the last address brought
+                raise
             if self.leaving is not None:
-                self.leaving()
+                yield from self.leaving()
             steps, longest = self.once(self), self.longest
             if longest is not None and self.is_async and on_asyncio():
                 # Off asyncio, the client's own timeouts end the attempt.
@@ -264,6 +301,7 @@ class ClientCall(Call):
                 self.tried = self.became(error)
                 if not (isinstance(error, Exception) and self.fails_over(error)):
                     raise
+                last = error
             else:
                 self.tried = self.became(None)
                 return response

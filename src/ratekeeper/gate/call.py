@@ -89,7 +89,7 @@ class Call(ABC):
         service: where the response of this call came from.
         patient: whether the program has set the deadline, so that attempts also wait for the end of a block.
         within: seconds for which the next attempt may wait for a permit; None: the default.
-        leaving: called when the next attempt has its permit and is about to be sent.
+        leaving: a flow to run when the next attempt has its permit and is about to be sent.
         permit: the permit of the current attempt; None before the first.
         slots: whether the attempt holds a slot of a concurrency limit until its response is read.
         observed_above: whether the layer that made the call also sees its response; lower layers then only forward it.
@@ -105,7 +105,7 @@ class Call(ABC):
     service: Service = Service.FRESH
     patient: bool = False
     within: float | None = None
-    leaving: Callable[[], None] | None = None
+    leaving: Callable[[], Steps[None]] | None = None
     permit: Permit | None = None
     slots: bool = False
     observed_above: bool = True
@@ -130,6 +130,12 @@ class Call(ABC):
         self.netloc = netloc
 
     # -- what policies call ----------------------------------------------------------------------------------------
+
+    @property
+    def signature_left(self) -> float | None:
+        """Seconds for which the request may still wait before its signature expires; below 0: it has expired, perhaps. None:
+        it is not signed, or each attempt signs it anew."""
+        return None
 
     @abstractmethod
     def attempt(self, timeout: float | None) -> Steps[Any]:

@@ -88,7 +88,7 @@ class OwnCall(Call):
         if not permit.at_once():
             yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
         if self.leaving is not None:
-            self.leaving()
+            yield from self.leaving()
         left, longest = time.monotonic(), self._attempt_timeout
         try:
             if longest is None:

@@ -56,9 +56,9 @@ class _Place:
 
 
 class _Signature:
-    """How a provider's calls are signed; `read` reads the signature of a call."""
+    """How a provider's calls are signed; `read` reads the signature of a call, `name` names its window's parameter."""
 
-    __slots__ = ("_default", "_format", "_longest", "_made", "_window", "read")
+    __slots__ = ("_default", "_format", "_longest", "_made", "_window", "name", "read")
 
     def __init__(self, signing: Signing) -> None:
         self.read = reader(signing.signature)
@@ -67,6 +67,7 @@ class _Signature:
         self._format = signing.timestamp_format
         self._default = duration(signing.default)
         self._longest = duration(signing.longest)
+        self.name = signing.window.rpartition(".")[2]
 
     def end(self, call: Request) -> int | None:
         """Unix ns at which the signature of a signed call goes stale; None if its time cannot be read."""
@@ -79,9 +80,13 @@ class _Signature:
             signed = None if made is None else instant(text(made), self._format, 0)
         if signed is None:
             return None
+        return signed + self.length(call)
+
+    def length(self, call: Request) -> int:
+        """Nanoseconds for which the signature of a signed call is valid."""
         window = number(self._window(call)) if self._window else None
         length = self._default if window is None else max(window, 0) * (SECOND // 1000)
-        return signed + min(length, self._longest)
+        return min(length, self._longest)
 
 
 class Provider:
@@ -204,6 +209,11 @@ class Provider:
         """Unix ns at which the signature that `call` already carries goes stale; None if it is not signed."""
         signature = self._signature
         return None if signature is None or signature.read(call) is None else signature.end(call)
+
+    def signing_window(self, call: Request) -> tuple[int, str]:
+        """Nanoseconds for which the signature of a signed `call` is valid, and the name of the parameter that says so."""
+        assert self._signature is not None
+        return self._signature.length(call), self._signature.name
 
     def denial(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
         """What it would answer to a call that a block holds; arguments as for `Denials.make`."""

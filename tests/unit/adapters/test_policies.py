@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ from ratekeeper import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown,
 from ratekeeper.adapters.aiohttp import Middleware
 from ratekeeper.adapters.httpx import AsyncTransport, Transport
 from ratekeeper.adapters.requests import Adapter
+from ratekeeper.errors import CallFailed, Rejected, SignatureWouldExpire
 from ratekeeper.gate.steps import drive
 from ratekeeper.rules.call import Request
+from ratekeeper.stores import records
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 QUICK = Retry(first=0.02)
@@ -222,6 +225,61 @@ def test_what_is_told_is_what_follows(client: Any, made: Any, origin: Any, statu
     assert f"made again in {told[0].fields['delay']:.2f} s" in told[0].message
     waited = float(caught.value.tries[0].rpartition("(again after ")[2].removesuffix(" s)"))
     assert 0.1 <= waited <= second - first + 0.2
+
+
+# -- signed by hand ----------------------------------------------------------------------------------------------
+
+
+def signed(do: str, age: float = 0.0, window: float = 2.0) -> str:
+    """The query of a request that a program signed `age` seconds ago for `window` seconds."""
+    now = int((time.time() - age) * 1000)
+    return f"do={do}&timestamp={now}&recvWindow={int(window * 1000)}&signature=s"
+
+
+def test_nothing_is_sent_after_its_signature_has_expired(client: Any, made: Any, origin: Any) -> None:
+    """Also when no wait is needed: the error is of the client's family and names window and remedy; all is given back."""
+    gate = made(retry=QUICK)
+    with pytest.raises(SignatureWouldExpire, match=r"valid for 2 s and expired .*recvWindow") as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?{signed('ok', age=5)}")
+    assert isinstance(caught.value, client[1])
+    assert origin.paths() == []
+    assert not [view for view in gate.read().ledgers if "/requests-1d/" in view.key and view.used + view.inflight]
+
+
+def test_a_signed_call_is_not_repeated_too_late(client: Any, made: Any, origin: Any) -> None:
+    """What the last attempt brought comes back as it is, at once: the answer still to be read, or the client's own error."""
+    gate = made(retry=Retry(attempts=5, backoff=(3.0,)))
+    told = events(gate, "gave up")
+    begun = time.monotonic()
+    answer = client[0](gate)("GET", f"{origin.url}/priced?{signed('trouble')}")
+    assert (answer.status, answer.body) == (503, {"msg": "overloaded"})
+    assert origin.paths() == ["/priced"]
+    with pytest.raises(client[2]) as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?{signed('hang')}")
+    assert not isinstance(caught.value, CallFailed | Rejected)
+    assert time.monotonic() - begun < 4
+    assert [event.message.endswith("after its signature has expired") for event in told] == [True, True]
+
+
+def test_a_signed_call_gets_its_last_answer_if_no_permit_comes_in_time(client: Any, made: Any, origin: Any) -> None:
+    """The pause between two attempts fits, but the limit has no room before the signature expires."""
+    gate = made(retry=Retry(attempts=5, backoff=(0.01,)))
+    plan = gate.plan(gate.match(origin.place), Request("GET", "/priced"))
+    rest = records.Ask(plan.provider, (plan.charges[0]._replace(cost=999),), plan.scopes, (1, 0))
+    gate.on(lambda event: gate.store.reserve(rest, gate.times.now(plan.provider)) and None)
+    answer = client[0](gate)("GET", f"{origin.url}/priced?{signed('trouble', window=4)}")
+    assert (answer.status, answer.body) == (503, {"msg": "overloaded"})
+    assert origin.paths() == ["/priced"]
+
+
+def test_a_follower_does_not_send_what_has_expired_meanwhile(made: Any, origin: Any) -> None:
+    """The leader's call fails, and by then the signatures of those who waited for its answer have expired."""
+    ask = _httpx(httpx)(made(cache=Cache(market=60.0)))
+    url = f"{origin.url}/priced?{signed('hang', age=0.5, window=1)}"
+    with ThreadPoolExecutor(3) as pool:
+        errors = [each.exception() for each in [pool.submit(ask, "GET", url) for _ in range(3)]]
+    assert origin.paths() == ["/priced"]
+    assert sorted(type(error).__name__ for error in errors) == ["ReadTimeout", *["SignatureWouldExpire"] * 2]
 
 
 # -- attempts that take too long -----------------------------------------------------------------------------------

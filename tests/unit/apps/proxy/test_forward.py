@@ -294,7 +294,7 @@ def test_refusals_of_the_provider_are_understood_and_passed_on(raw: Any, gate: A
 
 
 def test_a_signed_call_does_not_wait_beyond_its_signature(raw: Any, proxied: Any) -> None:
-    """It is refused at once, and its body is asked about too."""
+    """It is refused at once, and its body is asked about too; an expired one also where nothing makes it wait."""
     now = int(time.time() * 1000)
 
     async def use(here: Any) -> list[Any]:
@@ -302,7 +302,9 @@ def test_a_signed_call_does_not_wait_beyond_its_signature(raw: Any, proxied: Any
             await here.get("/testland/few")
         form = "Content-Type: application/x-www-form-urlencoded"
         signed = f"timestamp={now}&signature=abc"
+        expired = f"timestamp={now - 9000}&signature=abc"
         return [
+            await here.get(f"/testland/a?{expired}"),
             await here.get(f"/testland/few?{signed}"),
             await here.get("/testland/few", form, method="POST", body=signed.encode()),
         ]
