@@ -294,8 +294,12 @@ class SharedStore(Store):
         store's help."""
 
     @abstractmethod
-    def detach(self) -> str:
-        """Take this process offline. Leaves a mark for the others if possible; returns the mark's name."""
+    def detach(self, length: int = 0) -> str:
+        """Take this process offline. Leaves a mark for the others if possible; returns the mark's name.
+
+        Args:
+            length: ns after which the mark ends as if the process had died; 0: it ends with `reattach`.
+        """
 
     def held_from(self) -> int:
         """Steady ns from which the others leave this process its share after it went offline; 0: at once."""

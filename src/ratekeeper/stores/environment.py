@@ -13,11 +13,12 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.stores.members import WakeSockets
 
 try:
     import fcntl
@@ -62,6 +63,7 @@ class Environment:
     Attributes:
         rebuilt: why this process started new ledgers when it opened the files, or ``""``.
         looked: whether the last transaction checked the files themselves.
+        inherited: sockets of this process that a forked child must close, or it keeps them alive when their owner is dead.
     """
 
     def __init__(self, folder: Path, patience: float) -> None:
@@ -70,12 +72,10 @@ class Environment:
         self.lock = threading.RLock()
         self.rebuilt = ""
         self.looked = False
+        self.inherited: WeakSet[WakeSockets] = WeakSet()
         self._broken = ""
-        self._begun = 0
+        self._begun = self._number = self._inode = self._checked = 0
         self._txn: Any = None
-        self._number = 0
-        self._inode = 0
-        self._checked = 0
         self._flock = -1
         self._env: Any = None
 
@@ -368,6 +368,8 @@ def _forked() -> None:
     _GUARD._at_fork_reinit()  # type: ignore[attr-defined]
     for environment in list(_OPEN.values()):
         environment._let_go()
+        for sockets in environment.inherited:
+            sockets.abandon()
 
 
 if hasattr(os, "register_at_fork"):

@@ -25,6 +25,7 @@ from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.faults import ours
 from ratekeeper.stores.records import (
     AS_RESERVED,
+    LEASE,
     NOTHING,
     Answered,
     Ask,
@@ -321,7 +322,7 @@ class FallbackStore(Store):
 
     def spare(self) -> PartStore:
         """Return a share beside the store, for calls that cannot ask the store for another reason."""
-        return Share(self.inner)
+        return Share(self.inner, LEASE)
 
     def after_fork(self) -> None:
         self._forget()

@@ -16,22 +16,14 @@ import msgspec
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import unpack
-from ratekeeper.ledger.limit import SECOND, Instant
+from ratekeeper.ledger.limit import Instant
 from ratekeeper.stores import encoding
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.blocks import read_blocks, write_blocks
-from ratekeeper.stores.encoding import (
-    meant,
-    meant_blocks,
-    meant_learned,
-    permit_name,
-    read_or,
-    record_name,
-)
+from ratekeeper.stores.encoding import meant, meant_blocks, meant_learned, read_or, record_name
 from ratekeeper.stores.environment import Environment, boot_id
-from ratekeeper.stores.host_records import RecordStore
-from ratekeeper.stores.members import OfflineMarks, WakeSockets
-from ratekeeper.stores.records import LEASE, Grant, Snapshot, forget, view
+from ratekeeper.stores.host_members import MemberStore
+from ratekeeper.stores.records import Grant, Snapshot, forget, view
 from ratekeeper.stores.verbs import whole
 
 if TYPE_CHECKING:
@@ -46,7 +38,7 @@ _PATIENCE: Final = 0.25
 _FILE: Final = "blocks.json"
 
 
-class HostStore(RecordStore, SharedStore):
+class HostStore(MemberStore, SharedStore):
     """Ledgers that all processes of a machine share.
 
     Args:
@@ -64,14 +56,12 @@ class HostStore(RecordStore, SharedStore):
     def _start(self) -> None:
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
-        self._sockets = WakeSockets(self.home / "wake")
-        self._offline = OfflineMarks(self.home / "absent")
         self._numbers = random.Random(self._random.getrandbits(128))  # a forked twin draws other numbers
         self._hurry = False
         super()._start()
+        self._environment.inherited.update((self._sockets, self._marks))
         self._raw_generation: bytes | None = b"?"
         self._stated = self.learned  # the value last written
-        self._alive = (0, 1)
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
@@ -99,7 +89,7 @@ class HostStore(RecordStore, SharedStore):
                 self._refresh()
                 self._catch_up()
                 if environment.looked:
-                    self._leave_to_offline()
+                    self._attend()
                 result = work()
                 self._write(self._txn)
                 environment.commit()
@@ -186,6 +176,8 @@ class HostStore(RecordStore, SharedStore):
     # -- primitives of the verbs -----------------------------------------------------------------------------------
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        if self._absent:
+            self._hold_fresh(key, ledger, now)
         since = self._txn.get(encoding.REBUILT)
         if since is None or not ledger.limit.period:
             return
@@ -215,42 +207,13 @@ class HostStore(RecordStore, SharedStore):
     def join(self, member: int, name: str) -> socket.socket | None:
         if self._pid != os.getpid():
             self.after_fork()
-        made = None
-        try:
-            made = self._sockets.open(member)
-        except OSError:  # read-only folder: nothing can wake us, the safety recheck remains
-            pass
-        try:
-            self.transact(lambda: self._txn.put(encoding.MEMBER + b"%016x" % member, name.encode()))
-        except StoreError:
-            pass  # a name for people; not worth a failure
-        return made
+        return super().join(member, name)
 
     def leave(self, member: int) -> None:
-        if self._pid != os.getpid():
-            return  # a forked copy; its parent still lives
-        self._sockets.shut(member)
-        try:
-            self.transact(lambda: self._txn.delete(encoding.MEMBER + b"%016x" % member))
-        except StoreError:
-            pass
-
-    def wake(self, members: Iterable[int]) -> None:
-        self._sockets.wake(members)
-
-    def rouse(self, member: int) -> None:
-        self._sockets.wake(self._sockets.living() - {member})
-
-    def alive(self) -> int:
-        mono = time.monotonic_ns()
-        if mono - self._alive[0] > SECOND:
-            self._alive = mono, max(1, len(self._sockets.living()))
-        return self._alive[1]
+        if self._pid == os.getpid():  # else it is a forked copy, whose parent still lives
+            super().leave(member)
 
     # -- for the fallback -----------------------------------------------------------------------------------------
-
-    def detach(self) -> str:
-        return self._offline.begin()
 
     def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
@@ -263,7 +226,8 @@ class HostStore(RecordStore, SharedStore):
                 verb()
 
         self._attempt(rejoin)
-        self._offline.end(mark)
+        if mark:
+            self._marks.shut(int(mark, 16))
 
     def _attempt(self, work: Callable[[], object]) -> None:
         """Run a transaction without waiting for the lock.
@@ -280,40 +244,6 @@ class HostStore(RecordStore, SharedStore):
         finally:
             self._hurry = False
             lock.release()
-
-    def _rejoin(self, mark: str, processes: int) -> None:
-        """Come back from offline, inside a transaction: hold the share of offline processes, give back what was held for
-        us."""
-        self._leave_to_offline(mark, processes)
-        held = self._txn.pop(record_name(encoding.OFFLINE, mark))
-        for namespace, lease, number, charges in read_or([], encoding.decode_offline, held):
-            if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._in_flight(charges)):
-                continue  # garbled: it ends with its lease
-            if self._txn.delete(permit_name(namespace, lease, number)):
-                for key, units in charges:
-                    ledger = self._open(key)
-                    if ledger is not None:
-                        ledger.refund(units)
-
-    def _leave_to_offline(self, own: str = "", processes: int = 0) -> None:
-        """For every offline process, hold its share of every ledger, once."""
-        for mark in self._offline.names():
-            name = record_name(encoding.OFFLINE, mark)
-            if mark == own or self._txn.get(name) is not None:
-                continue
-            mono = time.monotonic_ns()
-            held: dict[str, list[tuple[str, int]]] = {}
-            for key in self._keys(""):
-                ledger = self._open(key)
-                if ledger is not None:
-                    units = ledger.limit.usable // max(2, processes or self.alive())
-                    ledger.take(units, (0, 0), Instant(mono, 0, 0))
-                    ledger.rows.pop((0, 0), None)
-                    held.setdefault(key.partition("/")[0], []).append((key, units))
-            permits = [(namespace, mono + LEASE, self.new_id(), charges) for namespace, charges in held.items()]
-            for namespace, lease, number, charges in permits:
-                self._txn.put(permit_name(namespace, lease, number), encoding.encode(charges))
-            self._txn.put(name, encoding.encode(permits))
 
     # -- for others ------------------------------------------------------------------------------------------------
 
@@ -364,7 +294,7 @@ class HostStore(RecordStore, SharedStore):
         return found
 
     def after_fork(self) -> None:
-        self._sockets.abandon()
+        super().after_fork()
         self._environment.abandon()
         self._start()
 
@@ -375,3 +305,4 @@ class HostStore(RecordStore, SharedStore):
             except StoreError:
                 pass  # it ends with the lease
             self._sockets.close()
+            self._marks.abandon()  # what is spent offline and not written must be found by others

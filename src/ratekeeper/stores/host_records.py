@@ -85,19 +85,29 @@ class RecordStore(BatchingStore):
         seen = self._seen.get(key)
         return seen[1] if seen is not None else None
 
+    def _records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the records with this prefix."""
+        found = []
+        with self._txn.cursor() as cursor:
+            more = cursor.set_range(prefix)
+            while more and cursor.key().startswith(prefix):
+                found.append((cursor.key(), cursor.value()))
+                more = cursor.next()
+        return found
+
     # -- permits -------------------------------------------------------------------------------------------------------
 
     def _add(self, grant: Grant) -> None:
         if isinstance(grant, BatchPermit):
             grant.apart = True
         held = encoding.encode([(charge.key, charge.cost) for charge in grant.charges])
-        self._txn.put(permit_name(grant.namespace, grant.lease, grant.id), held)
+        self._txn.put(permit_name(grant.namespace, grant.lease, grant.id, grant.who[0]), held)
 
     def _drop(self, grant: Grant) -> bool:
         if not isinstance(grant, BatchPermit) or grant.apart:
-            return bool(self._txn.delete(permit_name(grant.namespace, grant.lease, grant.id)))
+            return bool(self._txn.delete(permit_name(grant.namespace, grant.lease, grant.id, grant.who[0])))
         record = grant.batch.record
-        name = permit_name(record.namespace, record.lease, record.id)
+        name = permit_name(record.namespace, record.lease, record.id, record.who[0])
         raw = self._txn.get(name)
         if raw is None:
             return False
@@ -126,7 +136,7 @@ class RecordStore(BatchingStore):
                 name = cursor.key()
                 if not name.startswith(prefix):
                     break
-                lease = due(name)
+                lease, _, _ = due(name)
                 if lease > mono:
                     break
                 held = read_or(None, encoding.decode_held, cursor.value())

@@ -64,11 +64,16 @@ class PartStore(MemoryStore):
 
 
 class Share(PartStore):
-    """This process's part of every limit of a shared store that is away."""
+    """This process's part of every limit of a shared store that is away.
 
-    def __init__(self, whole: SharedStore) -> None:
+    Args:
+        whole: the shared store.
+        length: ns for which the others leave us this part; 0: until `SharedStore.reattach`.
+    """
+
+    def __init__(self, whole: SharedStore, length: int = 0) -> None:
         super().__init__(whole.alive())
-        self.mark = whole.detach()
+        self.mark = whole.detach(length)
         self.begins = whole.held_from()
         self._whole = whole
         self._state = whole.state()

@@ -264,16 +264,18 @@ class Client:
                 except StoreError:
                     return
 
-    def leave(self, member: str, *, own: bool = True) -> None:
-        """Report that a member leaves; not `own`: that it is dead."""
-        for space in list(self._namespaces.values()):
-            if not self.broken:
-                try:
-                    self.call(space.name, [command("leave", member)])
-                except StoreError:
-                    return
+    def leave(self, member: str, *, own: bool = True) -> bool:
+        """Report that a member leaves; not `own`: that it is dead. False if the server cannot be told now."""
+        told = not self.broken
+        for space in list(self._namespaces.values()) if told else ():
+            try:
+                self.call(space.name, [command("leave", member)])
+            except StoreError:
+                told = False
+                break
         if own:
             self.member = ""
+        return told
 
     def soon(self, *, at_once: bool = False) -> None:
         """Wake the helper thread soon."""

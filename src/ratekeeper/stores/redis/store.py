@@ -126,8 +126,9 @@ class RedisStore(SharedStore):
         self._permits.close_batches(mono)
         if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
-            for member in self._sockets.dead():  # so that no process holds a share for them
-                self._client.leave(member_name(member), own=False)
+            for member, lives in self._sockets.census().items():
+                if not lives and self._client.leave(member_name(member), own=False):
+                    self._sockets.bury([member])
         return self._permits.any_open
 
     # -- permits ---------------------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ class RedisStore(SharedStore):
     def state(self) -> tuple[int, int]:
         return 0, 0  # unknown; `peek` returns what may surely be shared
 
-    def detach(self) -> str:
+    def detach(self, length: int = 0) -> str:
         self._client.leave_alone()
         return ""
 
