@@ -39,7 +39,7 @@ def normal_host(host: str, scheme: str | None = None) -> str:
     place = _PLACE.fullmatch(host.strip())
     name, port = place.groups() if place is not None else (host.strip(), None)
     name = name.lower()
-    if ":" in name:
+    if ":" in name and name.startswith("[") == name.endswith("]"):
         import ipaddress
 
         try:

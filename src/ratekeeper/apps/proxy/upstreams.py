@@ -42,7 +42,8 @@ class Upstream(NamedTuple):
 
 def is_loopback(host: str) -> bool:
     """Whether an address can only be reached from this machine."""
-    host = normal_host(host).strip("[]")
+    host = normal_host(host)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if host == "localhost":
         return True
     try:
