@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ratekeeper.errors import DeadlineExceeded, RatekeeperError, SignatureWouldExpire
 from ratekeeper.gate.outcomes import surely_unsent, unconnected
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import normal_host
 from ratekeeper.rules.call import Headers, Request
 from ratekeeper.rules.reading import decoded
 
@@ -46,7 +47,7 @@ class Outbound(NamedTuple):
     method: str
     scheme: str
     netloc: str
-    """host or host:port, lower-case, without a default port."""
+    """host or host:port, in the form of `normal_host`."""
     path: str
     query: str
     headers: Mapping[str, str]
@@ -106,10 +107,8 @@ def _text(body: bytes | str) -> str:
 
 
 def netloc_of(scheme: str, host: str, port: int | None) -> str:
-    """Return ``host`` or ``host:port``, lower-case, without a default port; an IPv6 address in brackets."""
-    host = host.lower()
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
+    """Return ``host`` or ``host:port`` in the form of `normal_host`."""
+    host = normal_host(host)
     return host if port is None or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
 

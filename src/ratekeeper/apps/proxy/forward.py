@@ -12,6 +12,7 @@ from yarl import URL
 from ratekeeper.adapters._client import ClientCall, begin, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, surely_unsent
+from ratekeeper.apps.proxy.guard import straight
 from ratekeeper.apps.proxy.passing import STALE, Arrived, Passing
 from ratekeeper.apps.proxy.refusal import failure
 from ratekeeper.apps.proxy.wire import Passed, body_of, kept, passed, readable, spelled, unpacked
@@ -39,6 +40,7 @@ class Target:
 
     Attributes:
         raw: path and query, as the upstream shall get them.
+        path: the path as the rules see it.
         headers: those that go on.
     """
 
@@ -48,7 +50,8 @@ class Target:
         self.request = request
         self.upstream = upstream
         self.raw = upstream.base + raw
-        self.path, _, self.query = self.raw.partition("?")
+        path, _, self.query = self.raw.partition("?")
+        self.path = straight(path)
         self.headers: CIMultiDict[str] = passed(spelled(request.raw_headers))
 
     @property
