@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from tests.support.notes import noted, write
@@ -646,3 +647,16 @@ def test_sums_are_shared(stores: Open) -> None:
             waits.add(2, length)
         waits.share()
     assert read_waits(mine) == {2: Wait(5, 15, 7)}
+
+
+def test_what_is_held_for_a_lost_client_is_told(server: Server) -> None:
+    """A server's permits `away:MEMBER` are no calls under way: people see them apart."""
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+        store = RedisStore(server.url, given=True)
+        granted(store, charge(WEIGHT, 50))
+        assert ledger(store).held == 0
+        client.zadd(f"hg:{{{NS}}}:members", {"ab": at(600).mono // 1000})
+        client.hset(f"hg:{{{NS}}}:held", "away:ab", msgspec.msgpack.encode([1, "ab", 0, charge(WEIGHT, 0).key, 30]))
+        assert (ledger(store).inflight, ledger(store).held) == (50, 30)
+        store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Container, Iterable, Sequence
 from importlib import import_module
@@ -13,9 +14,10 @@ from ratekeeper import __version__
 from ratekeeper.errors import RatekeeperError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-__all__ = ["aligned", "bare_table", "main", "print_json"]
+__all__ = ["aligned", "bare_table", "main", "print_json", "screen"]
 
 _COMMANDS = {
     "config": ("ratekeeper.apps.config", "The configuration: check it, show what is in force."),
@@ -57,6 +59,21 @@ class _Lazy(click.Group):
         command: click.Command = getattr(import_module(module), name or "command")
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; keep it for `invoke`."""
+        ctx.meta[__name__] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. One that was to print JSON prints its error as JSON, too."""
+        try:
+            return super().invoke(ctx)
+        except (RatekeeperError, click.ClickException, ModuleNotFoundError) as error:
+            given = ctx.meta[__name__]
+            if "--json" in given and given[0] != "run":  # what stands behind `run` is for the program
+                print_json({"error": error.format_message() if isinstance(error, click.ClickException) else str(error)})
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
@@ -96,6 +113,15 @@ def bare_table(*heads: str, right: Container[str] = (), **columns: Any) -> Table
     for head in heads:
         table.add_column(head, justify="right" if head in right else "left", **columns)
     return table
+
+
+def screen() -> Console:
+    """A console for tables: as wide as its terminal, or as ``COLUMNS`` says. Piped, it is as wide as it must be, because what
+    is cut off is just what other commands are given."""
+    from rich.console import Console
+
+    wide = not (sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal())
+    return Console(highlight=False, soft_wrap=wide, width=400 if wide else None)
 
 
 def main(args: list[str] | None = None) -> Any:

@@ -1,39 +1,37 @@
-"""``ratekeeper status``, ``top``, ``pause`` and ``resume``: what all processes share, as data and as a table, and a stop that
-every process obeys from its next decision on. ``demo`` shows the data, too."""
+"""``ratekeeper status``, ``top``, ``pause`` and ``resume``: what all processes share, and a stop that every process obeys
+from its next decision on. ``demo`` shows the data, too."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ratekeeper.apps.cli import bare_table, print_json
+from ratekeeper.apps.cli import print_json, screen
+from ratekeeper.apps.view import as_data, as_table
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
-from ratekeeper.errors import RuleError
+from ratekeeper.errors import RuleError, StoreError
 from ratekeeper.gate.override import spoken
 from ratekeeper.gate.times import Times
-from ratekeeper.gate.waits import Wait, read_waits
+from ratekeeper.gate.waits import read_waits
 from ratekeeper.ledger.limit import SECOND
-from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.breaker import OPEN
 from ratekeeper.policy.policies import Policies
-from ratekeeper.pools.pool import AddressView, Egress, views
-from ratekeeper.rules.call import Priority
-from ratekeeper.stores.base import Store
-from ratekeeper.stores.records import LedgerView, Snapshot
-from ratekeeper.stores.redis.address import is_address, parse_address
+from ratekeeper.pools.pool import Egress, views
+from ratekeeper.stores.base import SharedStore
+from ratekeeper.stores.members import WakeSockets
+from ratekeeper.stores.records import Snapshot
+from ratekeeper.stores.redis.address import is_address
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import RenderableType
-
     from ratekeeper.gate.gate import Gate
 
-__all__ = ["as_data", "as_table", "pause", "paused", "read_state", "resume", "status", "top"]
+__all__ = ["pause", "paused", "read_state", "resume", "status", "top"]
 
 _LONGEST = 7 * 86_400
 """Seconds that stores keep a block with an end at most."""
@@ -42,14 +40,14 @@ _LONGEST = 7 * 86_400
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def status(as_json: bool) -> None:
-    """Every budget, who spends it, bans, and the state of the store."""
-    data = as_data(*read_state())
+    """Every budget, who spends it, bans, and the state of the store. Exit code 1 if the store cannot be read."""
+    data = read_state()
     if as_json:
         print_json(data)
-        return
-    from rich.console import Console
-
-    Console().print(as_table(data))
+    else:
+        screen().print(as_table(data))
+    if data["degraded"]:
+        raise SystemExit(1)
 
 
 @click.command("top")
@@ -60,13 +58,19 @@ def top(interval: float, seconds: float) -> None:
     from rich.live import Live
 
     end = time.monotonic() + seconds if seconds else float("inf")
+    data = read_state()
     try:
-        with Live(as_table(as_data(*read_state())), refresh_per_second=8, screen=False) as live:
+        with Live(as_table(data), console=screen(), refresh_per_second=8, screen=False) as live:
             while time.monotonic() < end:
                 time.sleep(min(interval, max(0.0, end - time.monotonic())))
-                live.update(as_table(as_data(*read_state())))
+                data = read_state()
+                live.update(as_table(data))
     except KeyboardInterrupt:
         pass
+    if not sys.stdout.isatty():
+        click.echo()  # rich leaves the last line open there
+    if data["degraded"]:
+        raise SystemExit(1)
 
 
 @click.command("pause")
@@ -118,194 +122,59 @@ def paused(gate: Gate) -> list[str]:
     return [spoken(state.scope) + marks[state.kind] for state in states]
 
 
-def read_state(home: Path | None = None) -> tuple[Snapshot, dict[Priority, Wait], list[AddressView]]:
-    """Read the host store of `home`, or (None) the shared store in force, without entering it as a member.
+def read_state(home: Path | None = None) -> dict[str, Any]:
+    """Return the state of the host store of `home`, or (None) of the shared store in force, as JSON types. Reads it without
+    entering it as a member. `degraded` says why it cannot be read; then only what this machine knows is there.
 
     Raises:
-        StoreError: it cannot be read.
+        RuleError: the configuration is wrong.
+        StoreError: there is no such kind of store.
     """
+    configuration = configure(home=home)
+    if home is None and not is_address(str(configuration.store)) and _absent(configuration.home):
+        return as_data(Snapshot(), {})  # and no folder is made
     store = _store(home)
-    found = store.read(Times(store).now)
-    egress = Egress(configure().egress, store, lambda *_, **__: None)
-    waits = read_waits(store)
-    store.close()
-    return found, waits, views(egress, found)
+    try:
+        found = store.read(Times(store).now)
+        egress = Egress(configuration.egress, store, lambda *_, **__: None)
+        waits = read_waits(store)
+        return as_data(found, waits, views(egress, found))
+    except (StoreError, OSError) as error:
+        return _known_here(store, configuration.home, error)
+    finally:
+        try:
+            store.close()
+        except (StoreError, OSError):
+            pass
 
 
-def _name() -> str:
-    """The address of the store in force, as the user wrote it."""
-    return store_address(str(configure().store))
+def _absent(folder: Path) -> bool:
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # the store tells what is wrong with it
+    return False
 
 
-def _store(home: Path | None) -> Store:
-    if home is None and is_address(name := _name()):
+def _known_here(store: SharedStore, home: Path, error: Exception) -> dict[str, Any]:
+    """What this machine knows by itself: the blocks on its disk, how many processes live."""
+    try:
+        store.recall()
+    except (StoreError, OSError):
+        pass
+    sockets = WakeSockets(home / "wake")
+    living = len(sockets.living())
+    sockets.close()
+    return as_data(Snapshot(blocks=store.blocks.states(), degraded=str(error)), {}, here=living)
+
+
+def _store(home: Path | None) -> SharedStore:
+    if home is None and is_address(name := store_address(str(configure().store))):
         from ratekeeper.stores.redis.store import RedisStore
 
         return RedisStore(name)
     from ratekeeper.stores.host import HostStore
 
     return HostStore(configure(home=home).home, patience=2.0)
-
-
-def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[AddressView] = ()) -> dict[str, Any]:
-    """The snapshot as JSON types; times in Unix seconds, periods in seconds."""
-    mono, wall = time.monotonic_ns(), time.time()
-    return {
-        "home": str(configure().home),
-        "store": str(parse_address(name)) if is_address(name := _name()) else name,
-        "degraded": found.degraded,
-        "processes": sorted(found.members.values()),
-        "permits_held": found.permits,
-        "limits": [_ledger(view, found.members) for view in sorted(found.ledgers, key=lambda v: v.key)],
-        "blocks": [
-            {
-                "scope": block.scope,
-                "kind": block.kind,
-                "reason": block.reason,
-                "until": None if block.length is None else round(wall + (block.ends() - mono) / SECOND, 3),
-            }
-            for block in found.blocks
-            if block.ends() > mono
-        ],
-        "addresses": [_address(view, mono, wall) for view in addresses],
-        "waits": {
-            priority.name.lower(): {
-                "calls": wait.calls,
-                "mean_seconds": round(wait.total / max(1, wait.calls) / SECOND, 3),
-                "longest_seconds": round(wait.longest / SECOND, 3),
-            }
-            for priority, wait in waits.items()
-        },
-        "learned": {
-            provider: {
-                name: {"capacity": c, "seconds": p / SECOND} for name, (c, p) in limits.items() if name[0] != "~"
-            }
-            for provider, limits in found.learned.items()
-        },
-    }
-
-
-def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
-    fullest = view.fullest
-    spent = 0 if fullest is None else fullest.used + fullest.inflight
-    return {
-        "provider": view.provider.partition("@")[0],
-        "host": view.provider.partition("@")[2],
-        "address": view.name,
-        "leaves": view.leaves,
-        "scope": view.scope,
-        "state": view.state,
-        "warnings": view.warnings,
-        "until": round(wall + (view.until - mono) / SECOND, 3) if view.until else None,
-        "limit": "" if fullest is None else fullest.key.split("/")[1],
-        "used": spent,
-        "capacity": 0 if fullest is None else fullest.limit.capacity,
-        "utilisation": 0.0 if fullest is None else round(spent / fullest.limit.usable, 4),
-    }
-
-
-def _addresses_table(rows: list[dict[str, Any]]) -> RenderableType:
-    from rich.text import Text
-
-    table = bare_table("address", "state", "used", "of", "warnings", right=("used", "warnings"), no_wrap=True)
-    colours = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
-    for row in rows:
-        end = f" for {row['until'] - time.time():.0f} s more" if row["until"] else ""
-        shown = row["scope"] if row["scope"] != row["address"] else row["leaves"]
-        table.add_row(
-            f"  {row['provider']} {row['address']}" + ("" if shown in ("default", row["address"]) else f" ({shown})"),
-            Text(row["state"] + end, style=colours[row["state"]]),
-            f"{row['utilisation']:.0%}",
-            f"{row['limit']} {row['used']:,} of {row['capacity']:,}" if row["limit"] else "nothing yet",
-            str(row["warnings"] or ""),
-        )
-    return table
-
-
-def _ledger(view: LedgerView, members: dict[int, str]) -> dict[str, Any]:
-    provider, name, scope = (*view.key.split("/", 2), "", "")[:3]
-    spent = view.used + view.inflight
-    return {
-        "provider": provider.partition("@")[0],
-        "host": provider.partition("@")[2],
-        "limit": name,
-        "scope": scope,
-        "window": str(view.limit.window),
-        "seconds": view.limit.period / SECOND,
-        "capacity": view.limit.capacity,
-        "headroom": view.limit.headroom,
-        "used": view.used,
-        "inflight": view.inflight,
-        "utilisation": round(spent / view.limit.usable, 4),
-        "foreign": view.foreign,
-        "foreign_expected": view.expected,
-        "spenders": [
-            {
-                "process": members.get(member, f"gone-{member % 10000:04d}"),
-                "priority": Priority(priority % AGED).name.lower(),
-                "taken": row[0],
-                "taken_before": row[1],
-                "waiting": row[3],
-            }
-            for (member, priority), row in sorted(view.rows.items(), key=lambda item: -item[1][0])
-        ],
-    }
-
-
-def as_table(data: dict[str, Any]) -> RenderableType:
-    """The state for a terminal."""
-    from rich.console import Group
-    from rich.text import Text
-
-    table = bare_table("limit", "window", "used", "", right=("window", "used"), no_wrap=True)
-    spenders: list[str] = []
-    provider = None
-    for row in data["limits"]:
-        owner = row["provider"] + (f" at {row['host']}" if row["host"] else "")
-        if owner != provider:
-            provider = owner
-            table.add_row(Text(owner, style="bold cyan"))
-        share = row["utilisation"]
-        colour = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
-        who = ", ".join(
-            f"{s['process']} {s['priority']} {s['taken']}" + (f" ({s['waiting']} waiting)" if s["waiting"] else "")
-            for s in row["spenders"]
-            if s["taken"] or s["waiting"]
-        )
-        if row["foreign"] or row["foreign_expected"]:
-            who += f"{', ' if who else ''}[others] {row['foreign']} (expected {row['foreign_expected']})"
-        seconds = f"{row['seconds']:g} s" if row["seconds"] else "at once"
-        table.add_row(
-            f"  {row['limit']} {row['scope']}",
-            f"{row['window']} {seconds}",
-            f"{row['used'] + row['inflight']:,} of {row['capacity']:,}",
-            Text("█" * min(20, round(20 * share)), style=colour),
-        )
-        if who:
-            spenders.append(f"  {row['limit']}: {who}")
-    parts: list[RenderableType] = []
-    if data["degraded"]:
-        parts.append(Text(f"SAFE SHARE: {data['degraded']}", style="bold red"))
-    for block in data["blocks"]:
-        end = "until resumed" if block["until"] is None else f"for {block['until'] - time.time():.0f} s more"
-        parts.append(
-            Text(f"{block['kind'].upper()} {spoken(block['scope'])} {end}  {block['reason']}", style="bold red")
-        )
-    if data["limits"]:
-        parts.append(table)
-        # One address without a name needs no table of its own: its limits are all above.
-        if len(data["addresses"]) > 1 or any(row["state"] != "active" for row in data["addresses"]):
-            parts += [Text(), _addresses_table(data["addresses"])]
-        if spenders:
-            parts.append(Text("\nspent by", style="bold"))
-            parts.extend(Text(line) for line in spenders)
-            parts.append(Text())
-    else:
-        place = data["store"] if is_address(data["store"]) else data["home"]
-        parts.append(Text(f"Nothing has been spent under {place} yet. Try: ratekeeper run -- python your_bot.py"))
-    for priority, wait in data["waits"].items():
-        text = f"waited, {priority}: {wait['calls']:,} calls, {wait['mean_seconds']:.1f} s on average, "
-        parts.append(Text(f"{text}{wait['longest_seconds']:.1f} s at longest", style="dim"))
-    names = ", ".join(data["processes"]) or "none"
-    parts.append(Text(f"processes: {names}   permits held: {data['permits_held']}", style="dim"))
-    return Group(*parts)

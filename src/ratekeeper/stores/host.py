@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -275,7 +276,7 @@ class HostStore(MemberStore, SharedStore):
         self._write(self._txn)  # writes pending with this transaction
         found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
         living = self._sockets.living()
-        dead = []
+        dead, held = [], Counter[str]()
         with self._txn.cursor() as cursor:
             for name, value in cursor:
                 if name[:1] == encoding.LEDGER:
@@ -289,9 +290,20 @@ class HostStore(MemberStore, SharedStore):
                     dead.append(bytes(name))
                 elif name[:1] == encoding.PERMIT:
                     found.permits += 1
+                elif name[:1] == encoding.OFFLINE:
+                    held.update(self._held_for_offline(value))
         for name in dead:
             self._txn.delete(name)
+        found.hold(held)
         return found
+
+    def _held_for_offline(self, raw: bytes) -> Counter[str]:
+        """Return what is still held for an offline process, of whose record `raw` is: units by ledger key."""
+        held = Counter[str]()
+        for namespace, lease, number, charges in read_or([], encoding.decode_offline, raw):
+            if 0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._txn.get(permit_name(namespace, lease, number)):
+                held.update(dict(charges))
+        return held
 
     def after_fork(self) -> None:
         super().after_fork()

@@ -147,7 +147,16 @@ class Answered(NamedTuple):
 
 @dataclass(slots=True)
 class LedgerView:
-    """One ledger, for people. Units; instants in steady ns."""
+    """One ledger, for people. Units; instants in steady ns.
+
+    Attributes:
+        used: settled units that still count; `carried` and `foreign` are parts of it.
+        carried: of them, units that arrived so late that the provider may have counted them in the window before.
+        inflight: reserved and not settled; `held` is part of it.
+        held: what processes that cannot reach the store may spend without it.
+        foreign: spent by other programs, as far as the provider's counters show.
+        expected: what other programs are expected to spend in a whole window.
+    """
 
     key: str
     limit: Limit
@@ -159,6 +168,8 @@ class LedgerView:
     rows: dict[Who, list[int]]
     turn: int
     era: int
+    carried: int = 0
+    held: int = 0
 
 
 @dataclass(slots=True)
@@ -171,6 +182,12 @@ class Snapshot:
     members: dict[int, str] = field(default_factory=dict)
     permits: int = 0
     degraded: str = ""
+
+    def hold(self, held: Mapping[str, int]) -> None:
+        """Note what processes that cannot reach the store may spend without it: units by ledger key."""
+        for each in self.ledgers:
+            if each.key in held:
+                each.held = min(held[each.key], each.inflight)
 
 
 def view(key: str, ledger: Ledger, instant: Instant) -> LedgerView:
@@ -185,6 +202,7 @@ def view(key: str, ledger: Ledger, instant: Instant) -> LedgerView:
         room=ledger.room,
         foreign=getattr(ledger, "foreign", 0),
         expected=getattr(ledger, "expected", 0),
+        carried=min(getattr(ledger, "kept", 0), ledger.used),
         rows={who: list(row) for who, row in ledger.rows.items()},
         turn=ledger.turn,
         era=ledger.era,

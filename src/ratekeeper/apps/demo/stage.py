@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ratekeeper.apps.emulator.child import Emulator
-from ratekeeper.apps.state import as_data, read_state
+from ratekeeper.apps.state import read_state
 
 __all__ = ["PROGRAMS", "Half", "Plan", "Program", "Programs", "as_json", "measure", "perform"]
 
@@ -334,5 +334,5 @@ def _play(
 
 
 def _look(plan: Plan, emulator: Emulator, home: Path | None, half: Half, begin: float) -> None:
-    state = None if home is None else as_data(*read_state(home))
+    state = None if home is None else read_state(home)
     measure(half, plan, begin, emulator.stats(), state)

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.rules.reading import FAULTS
@@ -19,6 +19,12 @@ from ratekeeper.stores.redis.protocol import Reply, Request
 __all__ = ["Connection"]
 
 R = TypeVar("R")
+
+_UNREACHED: Final = {
+    "RedisClusterException": "no node of the cluster can be reached",
+    "MasterNotFoundError": "no sentinel that can be reached knows the group",
+}
+"""Errors of redis-py whose own text is long and tells nothing more."""
 
 
 class Connection:
@@ -150,6 +156,16 @@ def _time(redis: Any) -> tuple[int, int]:
 
 
 def _plain(error: BaseException) -> str:
-    """Return an error of redis-py as one line, without the command."""
-    text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    """Return an error of redis-py as one line of words, without the command."""
+    text = next(iter(str(error).splitlines()), "")[:200]
+    kind = type(error).__name__
+    if kind in ("ConnectionError", "TimeoutError"):
+        seen: BaseException | None = error
+        while seen is not None and not (isinstance(seen, OSError) and seen.strerror):
+            seen = seen.__cause__ or seen.__context__
+        if kind == "TimeoutError" or isinstance(seen, TimeoutError):
+            return "it does not answer in time"
+        return f"it cannot be reached: {getattr(seen, 'strerror', None) or text or 'the connection broke'}"
+    if kind in _UNREACHED:
+        return _UNREACHED[kind]
+    return f"{kind}: {text}" if text else kind

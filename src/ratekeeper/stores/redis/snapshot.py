@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -11,9 +12,12 @@ from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores.records import LEASE, Snapshot, view
 from ratekeeper.stores.redis.client import Client
 from ratekeeper.stores.redis.protocol import NOTES, keys_of, read_ledger
+from ratekeeper.typed import msgpack_decoder
 
 __all__ = ["read_all", "surely_left"]
 
+_AWAY: Final = "away:"
+"""Begins the permit under which the server holds the share of a client that goes on without it."""
 _SHORT: Final = 30 * SECOND
 _LONG: Final = 300 * SECOND
 """A window between these lengths can be emptied in a moment only by a great burst; a longer one cannot, ns."""
@@ -81,7 +85,13 @@ def _add(found: Snapshot, namespace: str, there: Instant, redis: Any) -> None:
     found.ledgers += [
         view(key, read_ledger(raw, there), there) for key, raw in zip(keys, raws, strict=True) if raw is not None
     ]
-    for member in redis.zrange(f"{prefix}members", 0, -1):
-        name = redis.get(f"{keys_of(NOTES)}N:member:{member.decode()}")
+    members = [member.decode() for member in redis.zrange(f"{prefix}members", 0, -1)]
+    for member in members:
+        name = redis.get(f"{keys_of(NOTES)}N:member:{member}")
         found.members[int(member, 16)] = "?" if name is None else name.decode()
     found.permits += int(redis.zcard(f"{prefix}permits"))
+    held: Counter[str] = Counter()
+    for raw in redis.hmget(f"{prefix}held", [f"{_AWAY}{member}" for member in members]) if members else ():
+        kept = msgpack_decoder(list[Any])(raw)[3:] if raw is not None else []
+        held.update({str(key): int(units) for key, units in zip(kept[::2], kept[1::2], strict=True)})
+    found.hold(held)
