@@ -300,9 +300,10 @@ class HostStore(MemberStore, SharedStore):
     def _held_for_offline(self, raw: bytes) -> Counter[str]:
         """Return what is still held for an offline process, of whose record `raw` is: units by ledger key."""
         held = Counter[str]()
-        for namespace, lease, number, charges in read_or([], encoding.decode_offline, raw):
-            if 0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._txn.get(permit_name(namespace, lease, number)):
-                held.update(dict(charges))
+        for namespace, lease, number in read_or([], encoding.decode_offline, raw):
+            if 0 <= lease < 1 << 64 and 0 <= number < 1 << 64:
+                name = encoding.permit_name(namespace, lease, number, 0)
+                held.update(dict(read_or((), encoding.decode_held, self._txn.get(name))))
         return held
 
     def after_fork(self) -> None:

@@ -154,7 +154,7 @@ def test_what_is_held_for_an_offline_process_is_not_in_use(tmp_path: Path) -> No
         (limit,) = as_data(store.read(Times(store).now), {})["limits"]
         assert (limit["inflight"], limit["held"], limit["used"]) == (10, 50, 0)
     finally:
-        store._offline.end(mark)
+        store._marks.shut(int(mark, 16))
         store.close()
 
 
