@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.pacing import Pacing
 from ratekeeper.ledger.limit import SECOND, Instant, Window
+from ratekeeper.policy.counters import Counters
 from ratekeeper.policy.shared import Bans, banned
 from ratekeeper.pools.pool import Choice
-from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
+from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan
 from ratekeeper.rules.times import Wait
+from ratekeeper.stores.inforce import DOUBTED
 from ratekeeper.stores.records import AS_RESERVED, LEASE, Answered, Grant, Settlement
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ __all__ = ["LINGER", "Settling"]
 
 LINGER: Final = 10 * SECOND
 """A request may still arrive for this long after its caller gave up, ns. After that the gate counts it as spent."""
+
+_TRIED: Final = 60 * SECOND
+"""A ledger is held for this long at most, ns, because of a statement that cannot be meant. After that calls try it."""
+_DOUBTED: Final = 86_400 * SECOND
+"""For this long after that, ns, the same kind of statement does not hold the ledger again, in any process."""
 
 _BANS: Final = 400 * 86_400 * SECOND
 """The store keeps records of earlier bans for this long at most, ns."""
@@ -39,6 +46,7 @@ class Settling:
         self._times = context.times
         self._events = context.events
         self._pacing = Pacing(context)
+        self._counters = Counters()
 
     def settled(self, grant: Grant) -> None:
         """Settle at the reserved cost; the gate knows nothing of a response."""
@@ -88,17 +96,21 @@ class Settling:
         namespace = plan.provider
         now = self._times.now(namespace)
         told = Feedback() if answer is None else rules.feedback(plan, answer, now=now.lo)
-        if told.unreadable:
-            self._say_unreadable(namespace, told)
         if told.server_time is not None:
             contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
             if contradicted:
                 self._store.doubt(namespace, now)
                 self._events.say("clock", "its clock is not what this machine's clock says", namespace)
+        if told.doubted or told.unreadable:
+            self._doubt(rules, plan, told, now)
         if costs:
             _count(plan, costs, told)
         if told.learned and self._store.learn(namespace, told.learned):
             self._say_learned(namespace, told.learned)
+        if told.used and (
+            untrue := self._counters.untrue(plan.charges, told.used, told.actual, grant.sent.mono, now.mono)
+        ):
+            self._leave_out(namespace, told, untrue)
         # If the provider states when to come back, the limit is blocked for exactly that long.
         stated = told.wait is not None
         more = told.actual or told.used or told.full
@@ -194,6 +206,40 @@ class Settling:
         least = rules.ban_length()
         self._shut(rules.namespace, block, least, now)
         return least
+
+    def _leave_out(self, namespace: str, told: Feedback, untrue: tuple[tuple[str, int], ...]) -> None:
+        """Leave out used-counters that do not show calls of this process."""
+        for key, calls in untrue:
+            stated = f"{told.used.pop(key)} units used, without {calls} calls that it served"
+            if calls > 2:
+                self._say_doubted(namespace, Doubt(f"use of {key.partition('/')[2]}", stated, "our own count"))
+
+    def _doubt(self, rules: Provider, plan: Plan, told: Feedback, now: Instant) -> None:
+        """Report what cannot be read, and statements that cannot be meant.
+
+        In case such a statement is true after all, its ledger is held for one period, at most a minute. Then calls try what
+        holds instead. All processes hold it once a day, however often it is stated.
+        """
+        if told.unreadable:
+            self._say_unreadable(rules.namespace, told)
+        for doubt in told.doubted:
+            if doubt.hold:
+                length = min(next((c.limit.period for c in plan.charges if c.key == doubt.hold), 0) or _TRIED, _TRIED)
+                row, present = DOUBTED + doubt.about, now.mono + sum(self._store.skew()) // 2
+                held = self._store.learned.get(rules.namespace, {}).get(row, (0, -_DOUBTED))[1]
+                if not present - _DOUBTED < held <= present + _TRIED:
+                    self._store.learn(rules.namespace, {row: (1, present + length)})
+                    reason = f"the provider states {doubt.stated}, which is doubted"
+                    self._shut(rules.namespace, Block(doubt.hold, None, "limit", reason), length, now)
+            self._say_doubted(rules.namespace, doubt)
+
+    def _say_doubted(self, namespace: str, doubt: Doubt) -> None:
+        place, stated, used = doubt.about, doubt.stated, doubt.used
+        self._events.say_seldom(
+            "doubted", f"{namespace} {place}", _DOUBTED / SECOND,
+            f"{place}: the provider states {stated}, which cannot be meant; {used} holds instead", namespace,
+            place=place, stated=stated, used=used,
+        )  # fmt: skip
 
     def _say_unreadable(self, namespace: str, told: Feedback) -> None:
         self._events.say_seldom(

@@ -13,7 +13,19 @@ from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
-__all__ = ["PRIORITIES", "Answer", "Block", "Feedback", "Headers", "Identity", "Outcome", "Plan", "Priority", "Request"]
+__all__ = [
+    "PRIORITIES",
+    "Answer",
+    "Block",
+    "Doubt",
+    "Feedback",
+    "Headers",
+    "Identity",
+    "Outcome",
+    "Plan",
+    "Priority",
+    "Request",
+]
 
 
 class Priority(IntEnum):
@@ -152,6 +164,22 @@ class Block(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """A statement of an answer that cannot be meant, so that it is told and not believed.
+
+    Attributes:
+        about: what it speaks of: a limit, with its owner if that is known, or a part of the answer such as ``date``.
+        stated: what the answer states, in words.
+        used: what holds instead, in words.
+        hold: the ledger key that is held for a short time, in case the statement is true after all; ``""``: none.
+    """
+
+    about: str
+    stated: str
+    used: str
+    hold: str = ""
+
+
 class Feedback(msgspec.Struct):
     """What an answer tells, in the ledger's terms. All mappings are keyed by `Charge.key`.
 
@@ -169,6 +197,7 @@ class Feedback(msgspec.Struct):
         retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
         held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
         unreadable: the parts of the answer that could not be read and are left out; ``""``: none.
+        doubted: what the answer states and cannot mean.
     """
 
     outcome: Outcome = Outcome.OK
@@ -184,3 +213,4 @@ class Feedback(msgspec.Struct):
     retry_in: int | None = None
     unreadable: str = ""
     held: int = 0
+    doubted: tuple[Doubt, ...] = ()

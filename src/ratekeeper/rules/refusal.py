@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
-from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
+from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan
 from ratekeeper.rules.reading import decoded, dig, redact, sought
 from ratekeeper.rules.reading import text as as_text
 from ratekeeper.rules.routing import spread
@@ -17,6 +17,7 @@ from ratekeeper.rules.times import (
     DAY,
     Standard,
     Wait,
+    absurd,
     bounded,
     duration,
     interval_period,
@@ -85,7 +86,7 @@ class Refusals:
         result.acted = refusal.charged and result.outcome in _MAY_HAVE_ACTED
         hints = self._hints if refusal.retry is None else refusal.retry
         standard = read_standard(answer.headers)
-        wait = self._wait(hints, standard, answer.headers, body, text, now)
+        wait = self._wait(hints, standard, answer.headers, body, text, now, result)
         hold = duration(refusal.hold) if refusal.hold else 0
         # Hints that are known to be wrong never shorten what is known.
         if wait is not None and refusal.retry == []:
@@ -103,7 +104,7 @@ class Refusals:
         """Read an error that no rule of the file matches by its HTTP status."""
         result.reason = _reason(answer.status, text)
         standard = read_standard(answer.headers)
-        result.wait = self._wait(self._hints, standard, answer.headers, body, text, now)
+        result.wait = self._wait(self._hints, standard, answer.headers, body, text, now, result)
         # An answer that says when to come back does not mean that the request is wrong.
         told = standard.retry_after is not None or (answer.status == 403 and standard.used_up is not None)
         if answer.status == 429:
@@ -190,17 +191,33 @@ class Refusals:
         return f"{self._prefix}{limit.name}/" + ",".join(f"{kind}:{owners[kind]}" for kind in limit.scope)
 
     def _wait(
-        self, hints: list[Retry], standard: Standard, headers: Mapping[str, str], body: Any, text: str, now: int
+        self,
+        hints: list[Retry],
+        standard: Standard,
+        headers: Mapping[str, str],
+        body: Any,
+        text: str,
+        now: int,
+        result: Feedback,
     ) -> Wait | None:
-        """The latest that any hint names, within bounds: too late costs time, too early costs a ban."""
-        own = latest(_hint(hint, headers, body, text) for hint in hints)
-        said = latest(standard)
-        return latest(
-            (
-                None if own is None else bounded(own, self._shortest, self._longest, now),
-                None if said is None else bounded(said, self._shortest, _LONGEST, now),
-            )
-        )
+        """The latest that any hint names, within bounds: too late costs time, too early costs a ban.
+
+        A hint that is too long to be meant counts as none, so that the wait is guessed and grows while calls are refused.
+        """
+        found: list[Wait | None] = []
+        endless = 0
+        named = [(_hint(hint, headers, body, text), self._longest) for hint in hints]
+        for wait, longest in (*named, *((wait, _LONGEST) for wait in standard)):
+            if wait is None:
+                continue
+            length = absurd(wait, longest, now)
+            endless = max(endless, length)
+            if not length:
+                found.append(bounded(wait, self._shortest, longest, now))
+        if endless:
+            used = "a wait that grows with each refusal"
+            result.doubted += (Doubt("retry hint", f"no other try for {endless // DAY} days", used),)
+        return latest(found)
 
 
 def _opened(body: bytes | str | None) -> tuple[Any, str]:

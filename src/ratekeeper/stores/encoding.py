@@ -23,7 +23,7 @@ from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.rules.numbers import believable
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.blocks import BlockState
-from ratekeeper.stores.inforce import PACED, REFUSED
+from ratekeeper.stores.inforce import DOUBTED, PACED, REFUSED
 from ratekeeper.typed import json_decoder, msgpack_decoder
 
 __all__ = [
@@ -181,7 +181,7 @@ def meant_learned(limits: dict[str, dict[str, tuple[int, int]]]) -> dict[str, di
             for name, numbers in rows.items()
             if (
                 min(numbers) >= 0
-                if name.startswith(REFUSED)
+                if name.startswith((REFUSED, DOUBTED))
                 else 0 < numbers[0] <= 1000
                 if name.startswith(PACED)
                 else believable(*numbers)
