@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ratekeeper.adapters._client import ClientCall, enter
 from ratekeeper.adapters._governor import Governor
@@ -32,7 +32,9 @@ C = TypeVar("C")
 
 
 class _Base:
-    """The base of both transports: the gate, and an inner transport of the first request's library."""
+    """The base of both transports: the gate, and inner transports of the first request's library."""
+
+    _KIND: ClassVar[str]
 
     def __init__(
         self,
@@ -48,16 +50,31 @@ class _Base:
         self._governor = Governor(gate, priority=priority, timeout=max_wait)
         self._inner = pooled(inner)
         self._options = options
+        self._routes: list[tuple[Any, Any]] = []
+        """Patterns of URLs, the closest first, and what sends them through a proxy of the environment; None: no proxy."""
         self._making = threading.Lock()
 
-    def _transport(self, request: Any, kind: str) -> Any:
+    def _transport(self, module: ModuleType, url: Any) -> Any:
+        """Return the inner transport for a URL; make it, and those for the environment's proxies, on first use."""
         with self._making:
             if self._inner is None:
-                module = _library(request)
                 # The limits decide how many calls run at once, not a pool whose timeout would end the call.
                 self._options.setdefault("limits", module.Limits(max_keepalive_connections=100))
-                self._inner = pooled(getattr(module, kind)(**self._options), self._options)
+                self._routes = _routes(module, self._make, self._options)
+                self._inner = self._make(module)
+        for pattern, transport in self._routes:
+            if pattern.matches(url):
+                return self._inner if transport is None else transport
         return self._inner
+
+    def _make(self, module: ModuleType, **more: Any) -> Any:
+        options = {**self._options, **more}
+        return pooled(getattr(module, self._KIND)(**options), options)
+
+    @property
+    def _all(self) -> list[Any]:
+        """All inner transports that exist."""
+        return [each for each in (self._inner, *(transport for _, transport in self._routes)) if each is not None]
 
 
 class Transport(_Base):
@@ -71,50 +88,59 @@ class Transport(_Base):
         max_wait: seconds that a call may wait, also for the end of a ban or a pause; ``None``: the gate's settings, which
             refuse a call at once if a block lasts long.
         **options: for an inner transport made here: ``verify``, ``http2``, ``proxy``, ``limits``...
-            A client with ``transport=`` ignores its own.
+            A client with ``transport=`` ignores its own. Without ``proxy``, and unless ``trust_env=False``, the proxies of
+            the environment are used, as a client without ``transport=`` uses them.
     """
+
+    _KIND = "HTTPTransport"
 
     def handle_request(self, request: Any) -> Any:
         """Wait for a permit, send, and report the response to the gate."""
-        inner = self._transport(request, "HTTPTransport") if self._inner is None else self._inner
+        inner = self._inner
+        if inner is None or self._routes:
+            inner = self._transport(_library(request), request.url)
         return drive(_entered(self._governor, request, inner, inner.handle_request, is_async=False))
 
     def __enter__(self) -> Transport:
-        if self._inner is not None:
-            self._inner.__enter__()
+        for inner in self._all:
+            inner.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._inner is not None:
-            self._inner.__exit__(*error)
+        for inner in self._all:
+            inner.__exit__(*error)
 
     def close(self) -> None:
-        """Close the inner transport."""
-        if self._inner is not None:
-            self._inner.close()
+        """Close the inner transports."""
+        for inner in self._all:
+            inner.close()
 
 
 class AsyncTransport(_Base):
     """A governed transport for ``httpx.AsyncClient`` and ``httpx2.AsyncClient``. Arguments as for `Transport`."""
 
+    _KIND = "AsyncHTTPTransport"
+
     async def handle_async_request(self, request: Any) -> Any:
         """Wait for a permit, send, and report the response to the gate."""
-        inner = self._transport(request, "AsyncHTTPTransport") if self._inner is None else self._inner
+        inner = self._inner
+        if inner is None or self._routes:
+            inner = self._transport(_library(request), request.url)
         return await drive_async(_entered(self._governor, request, inner, inner.handle_async_request, is_async=True))
 
     async def __aenter__(self) -> AsyncTransport:
-        if self._inner is not None:
-            await self._inner.__aenter__()
+        for inner in self._all:
+            await inner.__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        if self._inner is not None:
-            await self._inner.__aexit__(*error)
+        for inner in self._all:
+            await inner.__aexit__(*error)
 
     async def aclose(self) -> None:
-        """Close the inner transport."""
-        if self._inner is not None:
-            await self._inner.aclose()
+        """Close the inner transports."""
+        for inner in self._all:
+            await inner.aclose()
 
 
 def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wait: float | None = None) -> C:
@@ -140,8 +166,9 @@ def govern(client: C, *, gate: Gate | None = None, priority: Any = None, max_wai
 def any_address(client: Any, url: str) -> bool:
     """Whether requests of a client to a URL leave from the address that the gate chooses: neither the program nor the
     environment sets a proxy or a source address."""
-    transport = client._transport_for_url(_library(client).URL(url))
-    return _free(getattr(transport, "_inner", transport))
+    module = _library(client)
+    transport = client._transport_for_url(module.URL(url))
+    return _free(transport._transport(module, module.URL(url)) if isinstance(transport, _Base) else transport)
 
 
 def governs(client: Any, url: str) -> bool:
@@ -264,6 +291,19 @@ def _family(request: Any) -> type[Exception]:
 def _library(of: Any) -> ModuleType:
     """Return httpx or httpx2: the library of a request's or a client's class, also through subclasses."""
     return sys.modules[type(of).__mro__[-2].__module__.partition(".")[0]]
+
+
+def _routes(module: ModuleType, make: Callable[..., Any], options: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Return `_Base._routes` as a client of the library would choose them that had no ``transport=``: with one it does not
+    read the environment."""
+    if options.get("proxy") is not None or options.get("uds") is not None or not options.get("trust_env", True):
+        return []
+    utils = module._utils
+    proxies = utils.get_environment_proxies()
+    if not any(proxies.values()):
+        return []
+    made = {key: proxy and make(module, proxy=proxy) for key, proxy in proxies.items()}
+    return sorted((utils.URLPattern(key), transport) for key, transport in made.items())
 
 
 def _free(transport: Any) -> bool:

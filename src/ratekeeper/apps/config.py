@@ -30,7 +30,18 @@ from ratekeeper.rules.times import interval_name
 __all__ = ["command", "masked", "values"]
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
-_TABLES = ("egress", "providers", "priorities", "policies", "programs", "exchanges", "telegram", "alerts", "headroom")
+_TABLES = (
+    "egress",
+    "providers",
+    "priorities",
+    "policies",
+    "programs",
+    "pollers",
+    "gathers",
+    "exchanges",
+    "telegram",
+    "headroom",
+)
 """Tables of the file, which are shown as they are written: no variable or argument can state them."""
 
 
@@ -183,8 +194,6 @@ def _warnings(configuration: Configuration, book: Rulebook) -> Iterator[str]:
     for key, source in configuration.sources.items():
         if source.startswith("RATEKEEPER_") and configuration.file.states(f"$.{key}"):
             yield f"{configuration.file.place(f'$.{key}')}: {key}: {source} is set and goes before it"
-    if own.alerts.at:
-        yield f"{configuration.file.place('$.alerts')}: alerts: accepted, but not used yet"
     for name, wishes in own.providers.items():
         tiers = {"*": wishes.tier} if isinstance(wishes.tier, str) else wishes.tier
         rules = Provider(book.provider(name).file, adjustments=Adjustments(tiers))

@@ -23,6 +23,8 @@ from ratekeeper.typed import converted
 __all__ = ["SettingsFile", "find_settings", "home_folder", "key_lines", "line_of", "read_settings"]
 
 _PAGE: Final = "docs/reference/configuration.md"
+_LATER: Final = {"$.alerts": "Ratekeeper sends no alerts yet. Take it out."}
+"""Why keys are refused that a later version may know: nobody must rely on what nothing obeys."""
 
 
 class SettingsFile(NamedTuple):
@@ -92,7 +94,7 @@ def read_settings(
     raw = toml_of(text, str(path))
     lines = key_lines(text)
     file = SettingsFile(Settings(), path, lines)
-    wrong = [file.error(key, reason) for key, reason in faults(raw, Settings, page=_PAGE)]
+    wrong = [file.error(key, _LATER.get(key, reason)) for key, reason in faults(raw, Settings, page=_PAGE)]
     if wrong:
         for other in wrong[1:]:
             wrong[0].add_note(str(other))

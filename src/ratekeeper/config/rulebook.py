@@ -89,6 +89,7 @@ def _statements(settings: Settings) -> Iterator[tuple[str, str, Callable[[Provid
         name = "".join(pattern.partition("/")[0].split()[:1])
         yield f"$.priorities.{pattern}", name, partial(_unknown_pattern, pattern)
     yield from ((f"$.egress.pools.{name}", name, _fits) for name in pools if name != "*")
+    yield from ((f"$.gathers.{name}", name, _fits) for name in settings.gathers if name != "*")
     for program, own in settings.programs.items():
         for limit in own.limits:
             provider, _, rest = limit.partition("/")

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ratekeeper.errors import StoreError
+from ratekeeper.policy.interval import Congestion, Interval
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import EgressSettings
 from ratekeeper.stores.redis.address import is_address, parse_address
@@ -16,7 +17,6 @@ from ratekeeper.stores.redis.address import is_address, parse_address
 __all__ = [
     "CREDENTIALS",
     "VARIABLE",
-    "AlertSettings",
     "ExchangeSettings",
     "LimitSettings",
     "ProgramSettings",
@@ -46,9 +46,6 @@ Span = Annotated[
         title="a duration",
         description="Write for example '10s', '1m' or '1h30m'.",
     ),
-]
-Share = Annotated[
-    float, Meta(gt=0, le=1, title="a share above 0, at most 1", description="Write for example 0.9 for 90 %.")
 ]
 Class = Literal["critical", "high", "normal", "low", "background"]
 Chat = Annotated[int, Meta(title="a chat's number", description="The bot's log tells it when somebody else writes.")]
@@ -96,16 +93,6 @@ class ProgramSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     priority: Class | None = None
     max_block_wait: Seconds | None = None
     limits: dict[str, Whole] = {}
-
-
-class AlertSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Reserved: accepted, checked, and not used yet.
-
-    Attributes:
-        at: shares of a limit at which to alert.
-    """
-
-    at: list[Share] = []
 
 
 class ExchangeSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -160,7 +147,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         priorities: class of calls that name none, by what they are: ``PROVIDER``, ``PROVIDER/class:CLASS`` or
             ``PROVIDER METHOD PATH``.
         programs: by name.
-        alerts: reserved.
+        pollers: intervals of pollers that state none, by the name of the poller; ``*`` is every other.
+        gathers: how many calls of a gather run side by side, by provider; ``*`` is every other.
         policies: what is done around calls: ``"all"``, some names (``"retry,cache"``), or a table with settings.
         exchanges: accounts for ``ratekeeper exchange``, by a name of the user's.
         telegram: the chats that ``ratekeeper telegram`` obeys.
@@ -181,7 +169,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     providers: dict[str, ProviderSettings] = {}
     priorities: dict[str, Class] = {}
     programs: dict[str, ProgramSettings] = {}
-    alerts: AlertSettings = AlertSettings()
+    pollers: dict[str, Interval] = {}
+    gathers: dict[str, Congestion] = {}
     policies: str | Policies = ""
     exchanges: dict[str, ExchangeSettings] = {}
     telegram: TelegramSettings = TelegramSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from ratekeeper.gate.events import Event, Events
@@ -16,10 +17,19 @@ _SIGNS: Final = ("throttled", "overloaded")
 
 
 class CongestionControl:
-    """The number of concurrent calls to one provider, shared by all loops that gather from it. Thread-safe."""
+    """The number of concurrent calls to one provider, shared by all loops that gather from it. Thread-safe.
 
-    def __init__(self, congestion: Congestion | None = None) -> None:
+    Args:
+        congestion: None: the defaults.
+        events: told when the width or the gap changes; None: only the log is.
+        provider: its namespace.
+    """
+
+    def __init__(self, congestion: Congestion | None = None, events: Events | None = None, provider: str = "") -> None:
         self.congestion = congestion or Congestion()
+        self._events = events or Events()
+        self._provider = provider
+        self._told = Going(self.congestion.width, 0.0)
         self._crowding = Crowding()
         self._lock = threading.Lock()
         self._started = 0.0
@@ -27,7 +37,10 @@ class CongestionControl:
     def refused(self) -> None:
         """Record that the provider refused a call because of load."""
         with self._lock:
-            self._crowding = self.congestion.refused(self._crowding, time.monotonic())
+            now = time.monotonic()
+            self._crowding = self.congestion.refused(self._crowding, now)
+            going = self.congestion.going(self._crowding, now)
+        self._tell(going)
 
     def going(self) -> Going:
         """Return the present width and gap."""
@@ -36,9 +49,11 @@ class CongestionControl:
     def admit(self, running: int) -> float:
         """Admit one more call. Return 0 if it may start, else the seconds after which to ask again. Less than 0: ask again
         after a running call has ended."""
+        going = self.going()
+        if going != self._told:
+            self._tell(going)
         with self._lock:
             now = time.monotonic()
-            going = self.congestion.going(self._crowding, now)
             if running >= going.width:
                 return -1.0
             if now < self._started + going.gap:
@@ -46,23 +61,44 @@ class CongestionControl:
             self._started = now
             return 0.0
 
+    def _tell(self, going: Going) -> None:
+        """Report a change of the width or the gap, once."""
+        with self._lock:
+            before, self._told = self._told, going
+        if going != before:
+            fewer = "fewer" if going.width < before.width or going.gap > before.gap else "more"
+            pause = f", {going.gap:g} s apart" if going.gap else ""
+            self._events.say(
+                "gather", f"gathers make {fewer} calls side by side: {going.width}{pause}", self._provider,
+                width=going.width, gap=going.gap,
+            )  # fmt: skip
+
 
 class CongestionControls:
-    """Congestion control of every provider, from the events of one gate."""
+    """Congestion control of every provider, from the events of one gate.
 
-    def __init__(self, events: Events) -> None:
+    Args:
+        events: of the gate.
+        configured: by provider, or ``*`` for all others, what the configuration states.
+    """
+
+    def __init__(self, events: Events, configured: Mapping[str, Congestion]) -> None:
+        self._configured = configured
         self._controls: dict[str, CongestionControl] = {}
         self._lock = threading.Lock()
         self._events = events
         self._heard = False
 
     def of(self, provider: str, congestion: Congestion | None = None) -> CongestionControl:
-        """Return the congestion control of a provider (its namespace). The first caller sets its `congestion`."""
+        """Return the congestion control of a provider (its namespace). The first caller sets its `congestion`; None: the
+        configured one."""
+        if congestion is None:
+            congestion = self._configured.get(provider.partition("@")[0], self._configured.get("*"))
         with self._lock:
             if not self._heard:
                 self._events.on(self._hear)
                 self._heard = True
-            return self._controls.setdefault(provider, CongestionControl(congestion))
+            return self._controls.setdefault(provider, CongestionControl(congestion, self._events, provider))
 
     def _hear(self, event: Event) -> None:
         control = self._controls.get(event.provider)

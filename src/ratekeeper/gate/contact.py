@@ -91,7 +91,7 @@ class Contact:
             learned = self._ask_from(address, provider, base_url)
             if learned is not None:
                 return learned
-            egress.health.failed(f"{provider.namespace}/egress:{address.name}")
+            egress.failed(provider.namespace, address)
         return False
 
     def _ask_from(self, address: Address, provider: Provider, base_url: str) -> bool | None:

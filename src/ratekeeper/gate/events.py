@@ -3,52 +3,60 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
 
-__all__ = ["Event", "Events"]
+__all__ = ["LEVELS", "Event", "Events"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _MOST_SHUT: Final = 4096
 """The number of reported blocks that the gate remembers."""
-_LEVELS: Final = {
-    "throttled": logging.WARNING,
-    "paced": logging.WARNING,
-    "overloaded": logging.INFO,
-    "banned": logging.WARNING,
-    "refusing": logging.WARNING,
-    "foreign": logging.WARNING,
-    "unreadable": logging.WARNING,
-    "doubted": logging.WARNING,
-    "egress": logging.WARNING,
-    "store lost": logging.WARNING,
-    "store back": logging.WARNING,
-    "session abnormal": logging.WARNING,
-    "session recovering": logging.WARNING,
-    "session recovered": logging.WARNING,
-    "session failed": logging.ERROR,
-    "session stopped": logging.INFO,
-    "stream down": logging.WARNING,
-    "stream stale": logging.WARNING,
-    "stream back": logging.INFO,
-    "stream rolled over": logging.INFO,
-    "retry": logging.INFO,
-    "gave up": logging.WARNING,
-    "unknown": logging.WARNING,
-    "breaker": logging.WARNING,
-    "breaker closed": logging.WARNING,
-    "cache stale": logging.INFO,
-    "waiting": logging.INFO,
-    "learned": logging.INFO,
-    "clock": logging.INFO,
-    "rejected": logging.INFO,
-}
+LEVELS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "retry": logging.INFO,
+        "gave up": logging.WARNING,
+        "unknown": logging.WARNING,
+        "breaker": logging.WARNING,
+        "breaker closed": logging.WARNING,
+        "cache hit": logging.INFO,
+        "cache stale": logging.INFO,
+        "batched": logging.INFO,
+        "paced": logging.WARNING,
+        "overloaded": logging.INFO,
+        "gather": logging.INFO,
+        "throttled": logging.WARNING,
+        "banned": logging.WARNING,
+        "refusing": logging.WARNING,
+        "egress": logging.WARNING,
+        "foreign": logging.WARNING,
+        "waiting": logging.INFO,
+        "learned": logging.INFO,
+        "clock": logging.INFO,
+        "unreadable": logging.WARNING,
+        "doubted": logging.WARNING,
+        "store lost": logging.WARNING,
+        "store back": logging.WARNING,
+        "stream down": logging.WARNING,
+        "stream stale": logging.WARNING,
+        "stream back": logging.INFO,
+        "stream rolled over": logging.INFO,
+        "session abnormal": logging.WARNING,
+        "session recovering": logging.WARNING,
+        "session recovered": logging.WARNING,
+        "session failed": logging.ERROR,
+        "session stopped": logging.INFO,
+    }
+)
+"""Every kind of event, and the level at which it goes to the log: a warning if a person should know of it. The table in
+``docs/reference/errors.md`` says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,28 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
+class _LastResort(logging.Handler):
+    """Writes warnings to stderr while the program has set up no logging, as Python itself does, but with the time."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(asctime)s ratekeeper: %(message)s", "%Y-%m-%d %H:%M:%S%z"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _LOG.handlers != [self] or (_LOG.propagate and logging.getLogger().handlers) or logging.lastResort is None:
+            return  # the program's own logging shows the record, or the program wants none shown
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - as all handlers of logging
+            self.handleError(record)
+
+
 class Events:
     """Handlers of one gate, and the ``ratekeeper`` log."""
 
     def __init__(self) -> None:
+        if not any(isinstance(handler, _LastResort) for handler in _LOG.handlers):
+            _LOG.addHandler(_LastResort())
         self._handlers: list[Callable[[Event], object]] = []
         self._said: dict[tuple[str, str], float] = {}
         self._shut: dict[tuple[str, str], int] = {}
@@ -85,7 +111,7 @@ class Events:
 
     def say(self, kind: str, message: str, provider: str = "", **fields: Any) -> None:
         """Report an event to handlers and the log. An error in a handler is logged and never disturbs a call."""
-        _LOG.log(_LEVELS.get(kind, logging.DEBUG), "%s", f"{provider}: {message}" if provider else message)
+        _LOG.log(LEVELS.get(kind, logging.INFO), "%s", f"{provider}: {message}" if provider else message)
         if not self._handlers:
             return
         event = Event(kind, message, provider, fields)

@@ -100,7 +100,9 @@ class Gate:
     """First contacts with providers; for adapters."""
     leases: _Later[Leases] = _Later("ratekeeper.gate.leases", "Leases")
     """Leases of open resources; for websockets."""
-    congestion: _Later[CongestionControls] = _Later("ratekeeper.gate.congestion", "CongestionControls", "events")
+    congestion: _Later[CongestionControls] = _Later(
+        "ratekeeper.gate.congestion", "CongestionControls", "events", "gathers"
+    )
     """Congestion control of each provider; for `gather_bounded` and its like."""
 
     _default: ClassVar[Gate | None] = None
@@ -134,6 +136,7 @@ class Gate:
         self.attempt_timeout = said.policies.attempt_timeout
         self.max_wait, self.max_block_wait, self.weight = said.max_wait, said.max_block_wait, said.weight
         self._name, self._learn, self.ungoverned_on_error = name, said.learn, said.ungoverned_on_error
+        self.gathers, self.pollers = said.settings.gathers, said.settings.pollers
         patterns = said.settings.priorities
         self._priority, self._assigned = said.priority, priorities.Assigned(patterns) if patterns else None
         self.store, self._secret = opened(said.store, said.home, self.events.say)

@@ -8,11 +8,15 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from ratekeeper.config.resolution import configure
 from ratekeeper.errors import Rejected
 from ratekeeper.gate.steps import Parked
 from ratekeeper.policy.interval import Interval
+
+if TYPE_CHECKING:
+    from ratekeeper.gate.gate import Gate
 
 __all__ = ["Poller"]
 
@@ -25,12 +29,17 @@ class Poller(Generic[T]):
 
     Args:
         function: makes one poll; a coroutine function for `run_async` and iteration, a plain one for `run` and `start`.
-        interval: seconds and errors; None: 30 to 300 s.
+        interval: seconds and errors; None: that of ``[pollers.NAME]`` in the configuration, else 30 to 300 s.
+        name: of this poller in the configuration; ``""``: it is one of ``[pollers."*"]``.
+        gate: whose configuration is meant; None: that of the environment.
         on: called with each response.
         on_error: called with each error; None: the poller only logs it.
 
     A poll that Ratekeeper itself refused (`Rejected`) does not count as an error of the provider; the next poll waits for its
     `retry_at`. A poller runs once: after `stop` make another.
+
+    Raises:
+        RuleError: the configuration is wrong.
     """
 
     def __init__(
@@ -38,10 +47,15 @@ class Poller(Generic[T]):
         function: Callable[[], Any],
         interval: Interval | None = None,
         *,
+        name: str = "",
+        gate: Gate | None = None,
         on: Callable[[T], object] | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         self._function = function
+        if interval is None:
+            stated = configure().settings.pollers if gate is None else gate.pollers
+            interval = stated.get(name or "*") or stated.get("*")
         self._interval = interval or Interval()
         self._on, self._on_error = on, on_error
         self._rhythm = self._interval.begin()

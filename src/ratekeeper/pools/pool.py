@@ -253,6 +253,11 @@ class Egress:
             for other in choice.every
         )
 
+    def failed(self, namespace: str, address: Address) -> None:
+        """Count a connection to the provider that failed before any call had a choice: that of a first contact."""
+        rests = self.health.failed(f"{namespace}/egress:{address.name}")
+        self._tell_rest(namespace, address, rests, f"no connection from {address.leaves}")
+
     def worked(self, choice: Choice, used: Mapping[str, int]) -> None:
         """Note an answer, perhaps with the provider's own used-counters (by ledger)."""
         place = choice.place(choice.address)

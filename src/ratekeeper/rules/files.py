@@ -130,6 +130,16 @@ def faults(value: object, kind: Any, path: str = "$", *, page: str) -> Iterator[
 
 
 def _in_struct(value: dict[str, Any], shape: Any, path: str, page: str) -> Iterator[tuple[str, str]]:
+    wrong = list(_in_fields(value, shape, path, page))
+    yield from wrong
+    if not wrong and hasattr(shape, "__post_init__"):
+        try:
+            converted(value, shape)
+        except msgspec.ValidationError as error:  # each field fits, but not all of them together
+            yield path, f"{error}. See {page}."
+
+
+def _in_fields(value: dict[str, Any], shape: Any, path: str, page: str) -> Iterator[tuple[str, str]]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
     for name, each in value.items():
         if name in fields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,9 @@ import httpx2
 import pytest
 
 from ratekeeper import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
-from ratekeeper.adapters.httpx import AsyncTransport, Transport
+from ratekeeper.adapters.httpx import AsyncTransport, Transport, any_address
+
+from forward import ForwardProxy  # isort: skip - from tests/support, which the folder's conftest puts on the path
 
 BOTH = pytest.mark.parametrize("lib", [httpx, httpx2], ids=["httpx", "httpx2"])
 
@@ -256,3 +259,57 @@ def test_trio(lib: ModuleType, gate: Any, origin: Any, spent: Any) -> None:
 
     trio.run(main)
     assert spent("streams") == (0, 0)
+
+
+# -- proxies of the environment ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy() -> Iterator[ForwardProxy]:
+    """A proxy that notes what it is asked for."""
+    with ForwardProxy("127.0.0.1") as made:
+        yield made
+
+
+@BOTH
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_the_environments_proxy_is_used(
+    lib: ModuleType, variable: str, origin: Any, gate: Any, spent: Any, proxy: ForwardProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As the client does without `transport=`; each call is charged once, on the default address."""
+    monkeypatch.setenv(variable.lower(), proxy.url)
+    assert both_colours(lib, gate, lambda get: get("GET", f"{origin.url}/a").status_code) == [200, 200]
+    assert [asked for asked, _ in proxy.asked] == [f"{origin.url}/a"] * 2
+    assert spent() == (2, 0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert both_colours(lib, gate, lambda get: get("GET", f"{origin.url}/a").status_code) == [200, 200]
+    assert (len(proxy.asked), len(origin.arrivals)) == (2, 4)
+
+
+@BOTH
+def test_whoever_says_otherwise_gets_no_proxy_of_the_environment(
+    lib: ModuleType, origin: Any, gate: Any, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`trust_env=False` of the transport, and a proxy of its own."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with lib.Client(transport=Transport(gate=gate, verify=False, trust_env=False)) as client:
+        assert client.get(f"{origin.url}/a").status_code == 200
+    with lib.Client(transport=Transport(gate=gate, verify=False, proxy=proxy.url)) as client:
+        assert client.get(f"{origin.url}/a").status_code == 200
+    assert len(proxy.asked) == 1
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client, pytest.raises(lib.ConnectError):
+        client.get(f"{origin.url}/a")
+
+
+@BOTH
+def test_behind_the_environments_proxy_no_address_is_chosen(
+    lib: ModuleType, gate: Any, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls leave from where the proxy is, so they count on the default address."""
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
+        assert any_address(client, "http://testland.test/a")
+    monkeypatch.setenv("http_proxy", proxy.url)
+    with lib.Client(transport=Transport(gate=gate, verify=False)) as client:
+        assert not any_address(client, "http://testland.test/a")
+        assert any_address(client, "https://testland.test/a")

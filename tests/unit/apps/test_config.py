@@ -33,8 +33,8 @@ far = { proxy = "http://me:word@10.0.0.2:3128" }
 [programs."bot.py"]
 weight = 5
 
-[alerts]
-at = [0.7, 0.9]
+[pollers.positions]
+shortest = 10
 
 [hosts]
 "127.0.0.1:9300" = "binance-usdm"
@@ -64,7 +64,6 @@ def test_check_says_what_changes_and_what_to_look_at(file: Path, monkeypatch: py
         f"{file} is right",
         "  binance-usdm weight-1m: 2,700 of 3,000 weight in 1m (the rules: 2,400 weight in 1m)",
         f"warning: {file}:1: weight: RATEKEEPER_WEIGHT is set and goes before it",
-        f"warning: {file}:15: alerts: accepted, but not used yet",
         f"warning: {file}:5: weight-1m: above the 2,400 weight in 1m of the rules: the provider may refuse or ban",
         f"warning: {file}:9: gone: 203.0.113.9 is not an address of this machine",
     ]
@@ -117,7 +116,7 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
         "providers.binance-usdm.limits.weight-1m.capacity": (3000, "file:5"),
         "providers.binance-usdm.limits.weight-1m.headroom": ("10%", "file:5"),
         'programs."bot.py".weight': (5, "file:13"),
-        "alerts.at": ([0.7, 0.9], "file:16"),
+        "pollers.positions.shortest": (10.0, "file:16"),
     }
     table = run("show", file, "--program", "bot.py").output
     assert "word" not in table

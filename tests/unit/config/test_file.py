@@ -74,7 +74,12 @@ WRONG = {
     "[priorities]\n'binance-usdm POST /fapi/v1/ordr' = 'low'": "has no such route. Did you mean 'POST /fapi/v1/order'?",
     "[priorities]\n'binance-usdm/class:orders' = 'low'": "There are: binance-usdm/class:cancel, binance-usdm/class:order,",
     "[programs.'bot.py']\ncolour = 1": "2: programs.bot.py.colour: no such key. There are: weight, priority, max_block",
-    "[alerts]\nat = [0.7, 90]": "2: alerts.at[1]: expected a share above 0, at most 1, got 90.",
+    "weight = 1\n[alerts]\nat = [0.7]": "2: alerts: Ratekeeper sends no alerts yet. Take it out.",
+    "[pollers.x]\nshortest = 0": "2: pollers.x.shortest: expected seconds above 0, got 0.",
+    "[pollers.x]\nevery = 5": "2: pollers.x.every: no such key. There are: shortest, longest,",
+    "\n[pollers.x]\nshortest = 600": "2: pollers.x: longest (300 s) is below shortest (600 s). See docs/",
+    "[gathers.bitgett]\nwidth = 5": "1: gathers.bitgett: no provider is called 'bitgett'. There are: binance-coinm,",
+    "[gathers.'*']\nwidth = 0": "2: gathers.*.width: expected a number from 1, got 0.",
     "[egress.addresses]\nmain = 'x'": "2: egress.addresses.main: 'x' is not an address.",
     "[egress.pools.nobody]\nprimary = []": "2: egress.pools.nobody.primary: names no address.",
     "[egress.addresses]\nm = '127.0.0.2'\n[egress.pools.nobody]\nprimary = 'm'": "3: egress.pools.nobody: no provider is "

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.tidy import TidyServer
 
-from ratekeeper import Gate
+from ratekeeper import Event, Gate
 
 INFO = {
     "serverTime": 0,
@@ -123,3 +124,19 @@ def test_no_answer_is_no_harm(reachable: bool) -> None:
     if reachable:
         assert exchange.asked == 1
         exchange.close()
+
+
+def test_the_rest_of_an_address_is_told(exchange: Exchange, tmp_path: Path) -> None:
+    """The first contact may be the first to find that an address does not work."""
+    config = tmp_path / "ratekeeper.toml"
+    config.write_text(
+        '[egress.addresses]\ndead = { proxy = "http://127.0.0.1:1" }\nlive = "127.0.0.1"\n'
+        '[egress.pools.binance-usdm]\nprimary = ["dead", "live"]\n'
+    )
+    told: list[Event] = []
+    with Gate("memory://", hosts={exchange.host: "binance-usdm"}, config=config) as gate:
+        gate.on(told.append)
+        gate.first_contact(gate.provider("binance-usdm"), f"http://{exchange.host}")
+    (event,) = [each for each in told if each.kind == "egress"]
+    assert event.message == "dead rests for 5 s: no connection from proxy 127.0.0.1:1"
+    assert event.fields == {"address": "dead", "seconds": 5.0}

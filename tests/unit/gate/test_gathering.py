@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,21 @@ def test_trouble_of_the_gate_is_everybodys(gate: Gate) -> None:
     assert gate.congestion.of("other").going().width == 10
 
 
+def test_a_change_of_width_or_gap_is_told(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once each: fewer at a refusal too many, and more again when calls go on."""
+    told: list[tuple[str, dict[str, object]]] = []
+    gate.on(lambda event: event.kind == "gather" and told.append((event.message, event.fields)))
+    control, now = gate.congestion.of("shop"), time.monotonic()
+    for _ in range(12):
+        control.refused()
+    assert [fields for _, fields in told] == [{"width": 5, "gap": 0.2}, {"width": 1, "gap": 1.0}]
+    assert told[-1][0] == "gathers make fewer calls side by side: 1, 1 s apart"
+    monkeypatch.setattr("ratekeeper.gate.congestion.time.monotonic", lambda: now + 3600)
+    assert control.admit(0) == 0.0
+    assert control.admit(1) == 0.0
+    assert told[2:] == [("gathers make more calls side by side: 10", {"width": 10, "gap": 0.0})]
+
+
 def test_errors_of_the_function_can_mean_trouble() -> None:
     """Without a gate, `jam` tells which; more than ten leave one at a time."""
     running, most = 0, []
@@ -149,3 +166,15 @@ def test_threads(fails: bool, new_gate: Callable[..., Gate]) -> None:
     assert [each.item for each in done] == list(range(20))
     assert [each.item for each in done if not each.ok] == ([5] if fails else [])
     assert most <= 3
+
+
+def test_widths_of_the_configuration(tmp_path: Path) -> None:
+    """By provider; `*` is every other; what the program states goes before the file."""
+    file = tmp_path / "ratekeeper.toml"
+    file.write_text('[gathers."*"]\nwidth = 4\n[gathers.bitget]\nwidth = 20\nmany = 1\n')
+    with Gate("memory://", config=file, hosts={"127.0.0.1:9": "bitget"}) as gate:
+        controls = gate.congestion
+        assert controls.of("bitget").congestion == Congestion(width=20, many=1)
+        assert controls.of("bitget@127.0.0.1:9").congestion.width == 20
+        assert controls.of("okx").congestion.width == 4
+        assert controls.of("bybit", CALM).congestion is CALM

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from ratekeeper import Interval, Poller
-from ratekeeper.errors import Blocked
+from ratekeeper import Gate, Interval, Poller
+from ratekeeper.errors import Blocked, RuleError
 
 QUICK = Interval(shortest=0.001, longest=0.004, errors=1, look=3, calm=2)
 
@@ -101,3 +102,20 @@ def test_stop_ends_a_long_wait() -> None:
     poller: Poller[None] = Poller(made.set, Interval()).start()
     assert made.wait(10)
     assert poller.stop()
+
+
+def test_intervals_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the poller's name; `*` is every other; what the program states goes before the file."""
+    file = tmp_path / "ratekeeper.toml"
+    file.write_text('[pollers."*"]\nshortest = 20\n[pollers.positions]\nshortest = 5\nlongest = 60\n')
+    with Gate("memory://", config=file) as gate:
+        assert Poller(print, gate=gate).seconds == 20
+    assert Poller(print).seconds == 30
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(file))
+    assert [Poller(print, name=name).seconds for name in ("", "orders", "positions")] == [20, 20, 5]
+    assert Poller(print, Interval(shortest=1), name="positions").seconds == 1
+    file.write_text("[pollers.positions]\nshortest = 5\n")
+    assert [Poller(print, name=name).seconds for name in ("", "orders", "positions")] == [30, 30, 5]
+    file.write_text("[pollers.positions]\nshortest = 0\n")
+    with pytest.raises(RuleError, match=r"ratekeeper.toml:2: pollers.positions.shortest: expected seconds above 0"):
+        Poller(print, name="positions")

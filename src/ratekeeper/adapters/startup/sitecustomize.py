@@ -9,6 +9,7 @@ imported ungoverned, and one line on stderr says so.
 
 import os
 import sys
+import time
 from importlib.machinery import PathFinder
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ def refuse(name: str, why: str) -> None:
             text
             + ". It is not imported, for its calls would pass ungoverned (RATEKEEPER_UNGOVERNED_ON_ERROR=1 lets them)"
         )
-    sys.stderr.write(text + "; this program runs ungoverned\n")
+    sys.stderr.write(time.strftime("%Y-%m-%d %H:%M:%S%z ") + text + "; this program runs ungoverned\n")
 
 
 def govern(module: "Any") -> None:

@@ -164,7 +164,7 @@ def _plain(error: BaseException) -> str:
         while seen is not None and not (isinstance(seen, OSError) and seen.strerror):
             seen = seen.__cause__ or seen.__context__
         if kind == "TimeoutError" or isinstance(seen, TimeoutError):
-            return "it does not answer in time"
+            return f"it does not answer in time ({text or kind})"
         return f"it cannot be reached: {getattr(seen, 'strerror', None) or text or 'the connection broke'}"
     if kind in _UNREACHED:
         return _UNREACHED[kind]

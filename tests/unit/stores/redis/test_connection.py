@@ -33,7 +33,7 @@ def raising(error: Exception) -> Callable[[Any], object]:
     ("error", "said"),
     [
         (redis.exceptions.ResponseError("WRONGTYPE Operation\nline two"), "ResponseError: WRONGTYPE Operation"),
-        (redis.exceptions.TimeoutError("too slow"), "it does not answer in time"),
+        (redis.exceptions.TimeoutError("too slow"), "it does not answer in time (too slow)"),
         (redis.exceptions.ClusterDownError("CLUSTERDOWN"), "ClusterDownError"),
         (redis.exceptions.ConnectionError("gone"), "it cannot be reached: gone"),
         (redis.exceptions.ConnectionError(""), "it cannot be reached: the connection broke"),
