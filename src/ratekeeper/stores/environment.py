@@ -18,13 +18,14 @@ from weakref import WeakValueDictionary
 import lmdb
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.stores.blocks import boot_id
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows: best effort, LMDB's own lock must do
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Environment", "boot_id"]
+__all__ = ["Environment"]
 
 _VERSION: Final = 1
 _MAP: Final = 1 << 30
@@ -48,20 +49,13 @@ _OPEN: Final[WeakValueDictionary[tuple[str, int], Environment]] = WeakValueDicti
 _GUARD: Final = threading.Lock()
 
 
-def boot_id() -> str:
-    """Return the id of this boot of the machine: steady instants are valid only within one boot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: accurate to the minute
-        return str(int(time.time() - time.monotonic()) // 60)
-
-
 class Environment:
     """One folder's LMDB environment in this process.
 
     Attributes:
         rebuilt: why this process started new ledgers when it opened the files, or ``""``.
         looked: whether the last transaction checked the files themselves.
+        now: steady ns at which it took the lock.
     """
 
     def __init__(self, folder: Path, patience: float) -> None:
@@ -70,6 +64,7 @@ class Environment:
         self.lock = threading.RLock()
         self.rebuilt = ""
         self.looked = False
+        self.now = 0
         self._broken = ""
         self._begun = 0
         self._txn: Any = None
@@ -102,7 +97,7 @@ class Environment:
             raise StoreUnavailable(f"{self.folder}: this thread is in the middle of a transaction of another gate")
         try:
             self._take_lock(self.patience if patience is None else patience)
-            now = time.monotonic_ns()
+            now = self.now = time.monotonic_ns()
             self.looked = self._env is None or now - self._checked > _CHECK
             if self.looked:
                 self._lock_the_right_file(self.patience if patience is None else patience)

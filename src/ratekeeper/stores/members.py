@@ -65,6 +65,18 @@ class WakeSockets:
         for member in members:
             self._send(f"{member:016x}", b"w")
 
+    def wake_all(self) -> None:
+        """Wake every member. The sockets of dead ones stay, so that `dead` still finds them."""
+        try:
+            names = [entry.name for entry in os.scandir(self._folder)]
+        except OSError:
+            return
+        for name in names:
+            try:
+                self._send_to(self._path(name), b"w")
+            except OSError:
+                pass  # it is dead, or its queue is full: then it wakes anyway
+
     def living(self) -> set[int]:
         """Return the members whose processes exist, own ones included; remove the sockets of dead ones."""
         try:
