@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import StoreError, StoreUnavailable
-from ratekeeper.stores.base import Store
+from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.redis.address import is_address
 
 if TYPE_CHECKING:
     from ratekeeper.stores.share import PartStore
 
-__all__ = ["opened", "secret_of", "spare_store"]
+__all__ = ["bare_store", "opened", "secret_of", "spare_store"]
+
+_PATIENT = 2.0
+"""Seconds that a person's command waits for the lock of the host store."""
 
 
 def spare_store(main: Store | None, home: Path | None) -> PartStore:
@@ -68,6 +71,25 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
     except StoreError:
         secret = b""  # the store will report the error; without the folder processes share nothing
     return FallbackStore(HostStore(home), say), secret
+
+
+def bare_store(home: Path | None = None) -> SharedStore:
+    """Open the shared store in force without a fallback, for a person who wants to know what it says; else the host store.
+
+    Args:
+        home: open the host store of this state folder instead.
+
+    Raises:
+        StoreError: there is no such kind of store.
+    """
+    name = store_address(str(configure().store))
+    if home is None and is_address(name):
+        from ratekeeper.stores.redis.store import RedisStore
+
+        return RedisStore(name, home=configure().home)
+    from ratekeeper.stores.host import HostStore
+
+    return HostStore(configure(home=home).home, patience=_PATIENT)
 
 
 def secret_of(home: Path) -> bytes:

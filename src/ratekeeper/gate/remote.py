@@ -129,7 +129,7 @@ class RemoteRoom(WaitingRoom):
                 else:
                     plan = waiter.plan
                     ask = Ask(
-                        plan.provider, plan.charges, plan.scopes, who, self._weight, dict(backlog), ahead, lane=number
+                        plan.provider, plan.charges, waiter.scopes, who, self._weight, dict(backlog), ahead, lane=number
                     )
                     mine.append(_Group(lane, [waiter], ask))
                 for charge in waiter.charges:

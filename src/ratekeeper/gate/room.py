@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from ratekeeper.errors import Blocked, Rejected, StoreError
 from ratekeeper.gate.context import Context
+from ratekeeper.gate.override import PRIORITY_SCOPES
 from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.ticket import Ticket, check, too_late
 from ratekeeper.gate.timekeeper import IDLE, keep_time
@@ -138,9 +139,8 @@ class WaitingRoom:
         """Return the store request for a call of that plan with no call ahead; keep it for the next."""
         if len(self._asks) > _ASKS:
             self._asks.clear()
-        found = self._asks[plan, priority] = Ask(
-            plan.provider, plan.charges, plan.scopes, self._who[priority], self._weight
-        )
+        scopes = (*plan.scopes, plan.provider + PRIORITY_SCOPES[priority % AGED])
+        found = self._asks[plan, priority] = Ask(plan.provider, plan.charges, scopes, self._who[priority], self._weight)
         return found
 
     @unbroken
@@ -348,7 +348,7 @@ class WaitingRoom:
         queue = self._queue
         plan = head.plan
         who, backlog, ahead = self._who[lane.standing(now)], queue.backlog(lane), queue.ahead(lane, now)
-        ask = Ask(plan.provider, plan.charges, plan.scopes, who, self._weight, backlog, ahead)
+        ask = Ask(plan.provider, plan.charges, head.scopes, who, self._weight, backlog, ahead)
         got = self._store.reserve(ask, self._now(plan.provider))
         if isinstance(got, Grant):
             queue.served(head, now)

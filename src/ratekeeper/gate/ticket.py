@@ -8,9 +8,10 @@ from _thread import LockType as Lock
 from typing import Final
 
 from ratekeeper.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
-from ratekeeper.gate.override import spoken
+from ratekeeper.gate.override import PRIORITY_SCOPES, spoken
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.breaker import OPEN
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.blocks import CONTACT
@@ -46,7 +47,8 @@ class Ticket(Waiter):
     __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
 
     def __init__(self, plan: Plan, priority: int, arrived: int, timeout: float, block_wait: float) -> None:
-        super().__init__(plan.charges, priority, arrived, min(arrived + span(timeout), _EVER), plan.scopes)
+        scopes = (*plan.scopes, plan.provider + PRIORITY_SCOPES[priority % AGED])
+        super().__init__(plan.charges, priority, arrived, min(arrived + span(timeout), _EVER), scopes)
         self.plan = plan
         self.patience = span(block_wait)
         self.grant: Grant | None = None

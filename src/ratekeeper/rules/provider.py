@@ -223,6 +223,11 @@ class Provider:
             self._denials = Denials(self.file, self.name, self.limits, self.feedback)
         return self._denials.make(plan, kind, scope, until, now, words)
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of owners that its limits and pauses name: ``ip``, ``account``, …"""
+        return frozenset(self._owner_of)
+
     def ban_length(self, earlier: int = 0) -> int:
         """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans."""
         ban = self.file.ban

@@ -18,6 +18,7 @@ from weakref import WeakSet, WeakValueDictionary
 import lmdb
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.stores.blocks import boot_id
 from ratekeeper.stores.members import WakeSockets
 
 try:
@@ -25,7 +26,7 @@ try:
 except ImportError:  # pragma: no cover - Windows: best effort, LMDB's own lock must do
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Environment", "boot_id"]
+__all__ = ["Environment"]
 
 _VERSION: Final = 1
 _MAP: Final = 1 << 30
@@ -49,14 +50,6 @@ _OPEN: Final[WeakValueDictionary[tuple[str, int], Environment]] = WeakValueDicti
 _GUARD: Final = threading.Lock()
 
 
-def boot_id() -> str:
-    """Return the id of this boot of the machine: steady instants are valid only within one boot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: accurate to the minute
-        return str(int(time.time() - time.monotonic()) // 60)
-
-
 class Environment:
     """One folder's LMDB environment in this process.
 
@@ -64,6 +57,7 @@ class Environment:
         rebuilt: why this process started new ledgers when it opened the files, or ``""``.
         looked: whether the last transaction checked the files themselves.
         inherited: sockets of this process that a forked child must close, or it keeps them alive when their owner is dead.
+        now: steady ns at which it took the lock.
     """
 
     def __init__(self, folder: Path, patience: float) -> None:
@@ -73,6 +67,7 @@ class Environment:
         self.rebuilt = ""
         self.looked = False
         self.inherited: WeakSet[WakeSockets] = WeakSet()
+        self.now = 0
         self._broken = ""
         self._begun = self._number = self._inode = self._checked = 0
         self._txn: Any = None
@@ -102,7 +97,7 @@ class Environment:
             raise StoreUnavailable(f"{self.folder}: this thread is in the middle of a transaction of another gate")
         try:
             self._take_lock(self.patience if patience is None else patience)
-            now = time.monotonic_ns()
+            now = self.now = time.monotonic_ns()
             self.looked = self._env is None or now - self._checked > _CHECK
             if self.looked:
                 self._lock_the_right_file(self.patience if patience is None else patience)

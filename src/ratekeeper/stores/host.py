@@ -1,4 +1,4 @@
-"""The host store: all processes of a machine share ledgers in LMDB in the state folder."""
+"""The host store: all processes of a machine share ledgers in LMDB (long because every failure of LMDB ends here)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import msgspec
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import unpack
-from ratekeeper.ledger.limit import Instant
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores import encoding
 from ratekeeper.stores.base import SharedStore
-from ratekeeper.stores.blocks import read_blocks, write_blocks
+from ratekeeper.stores.blocks import PauseRecord, boot_id, read_blocks, write_blocks
 from ratekeeper.stores.encoding import meant, meant_blocks, meant_learned, read_or, record_name
-from ratekeeper.stores.environment import Environment, boot_id
+from ratekeeper.stores.environment import Environment
 from ratekeeper.stores.host_members import MemberStore
+from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import Grant, Snapshot, forget, view
 from ratekeeper.stores.verbs import whole
 
@@ -37,6 +38,8 @@ T = TypeVar("T")
 _PATIENCE: Final = 0.25
 """Seconds to wait for the lock before the store counts as unavailable."""
 _FILE: Final = "blocks.json"
+_HEED: Final = SECOND // 10
+"""How often a process looks for pauses that were ordered beside the store, ns."""
 
 
 class HostStore(MemberStore, SharedStore):
@@ -46,6 +49,8 @@ class HostStore(MemberStore, SharedStore):
         home: the folder; created with mode 0700 if missing. Not on a network file system.
         patience: seconds to wait for the lock. It is held for microseconds unless its owner is stopped.
     """
+
+    pauses: Pauses
 
     def __init__(self, home: Path, patience: float = _PATIENCE) -> None:
         super().__init__(boot_id())
@@ -57,12 +62,17 @@ class HostStore(MemberStore, SharedStore):
     def _start(self) -> None:
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
+        self.pauses = Pauses(self.home, "host://")
         self._numbers = random.Random(self._random.getrandbits(128))  # a forked twin draws other numbers
         self._hurry = False
         super()._start()
         self._environment.inherited.update((self._sockets, self._marks))
         self._raw_generation: bytes | None = b"?"
         self._stated = self.learned  # the value last written
+        self._heeded = 0
+        self._delivered: dict[str, tuple[PauseRecord, bool]] = {}
+        """Records that the transaction under way writes, by file, and whether each is news."""
+        self.heed()
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
@@ -91,11 +101,15 @@ class HostStore(MemberStore, SharedStore):
                 self._catch_up()
                 if environment.looked:
                     self._attend()
+                if environment.now - self._heeded > _HEED:
+                    self._take_in_records()
                 result = work()
                 self._write(self._txn)
                 environment.commit()
                 self._arrived()
                 self._stated = self.learned
+                if self._delivered:
+                    self._note_delivered()
                 return result
             except BaseException as error:
                 if environment.abort(error):
@@ -113,6 +127,7 @@ class HostStore(MemberStore, SharedStore):
     def _forget(self) -> None:
         super()._forget()
         self._raw_generation = b"?"
+        self._delivered.clear()
 
     def _refresh(self) -> None:
         """Reload blocks and learned limits if another process changed them."""
@@ -122,7 +137,7 @@ class HostStore(MemberStore, SharedStore):
         if raw is None:  # a new store, perhaps after a loss: keep the known bans
             self.learned = self._stated
             self.recall()
-            if self.blocks:
+            if self.blocks.stored():
                 self._share("blocks")
             if self.learned:
                 self._share("learned")
@@ -132,6 +147,7 @@ class HostStore(MemberStore, SharedStore):
             self._read_learned(self._txn.get(encoding.LEARNED))
             self._raw_generation = self._txn.get(encoding.GENERATION)
         self._stated = self.learned
+        self._heeded = 0
         self._changed()
 
     def _read_blocks(self, raw: bytes | None) -> None:
@@ -160,7 +176,7 @@ class HostStore(MemberStore, SharedStore):
 
     def recall(self) -> None:
         """Add the blocks of the synced file as well; needs no transaction."""
-        known = self.blocks.states()
+        known = self.blocks.stored()
         kept = [state for state in read_blocks(self.home / _FILE) if state not in known]
         if kept:
             self.blocks.load([*kept, *known], time.monotonic_ns(), time.time_ns())
@@ -170,9 +186,47 @@ class HostStore(MemberStore, SharedStore):
         """Write the known blocks into the synced file, without a transaction, so that offline processes see them too."""
         self.recall()
         try:
-            write_blocks(self.home / _FILE, self.blocks.states())
+            write_blocks(self.home / _FILE, self.blocks.stored())
         except StoreUnavailable:
             pass  # where nothing can be written, no other process can be told
+
+    # -- the pauses of this machine ----------------------------------------------------------------------------------
+
+    def _obey(self, records: list[PauseRecord]) -> None:
+        self.blocks.obey(records)
+        self._changed()
+
+    def _take_in_records(self) -> None:
+        """Write the records that are not in the store yet, inside a transaction."""
+        self._heeded = self._environment.now
+        self.heed()
+        for record in self.pauses.to_hand_on():
+            self._take_in(record)
+
+    def _take_in(self, record: PauseRecord) -> None:
+        if record.resumed:
+            news = self.blocks.take_back(record)
+        else:
+            state = self.blocks.add(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
+            news = (state.mono, state.length) == (record.mono, record.length)
+        if news:
+            self._changed()
+            try:
+                self._share("blocks")
+            except StoreUnavailable:
+                return  # the disk is full; the record remains, and is obeyed
+        self._delivered[record.file] = record, news
+
+    def _note_delivered(self) -> None:
+        for record, _ in self._delivered.values():
+            self.pauses.handed(record)
+        self._delivered.clear()
+
+    @whole
+    def deliver(self, record: PauseRecord) -> bool:
+        if record.file not in self._delivered:
+            self._take_in(record)
+        return self._delivered.get(record.file, (record, False))[1]
 
     # -- primitives of the verbs -----------------------------------------------------------------------------------
 
@@ -192,7 +246,7 @@ class HostStore(MemberStore, SharedStore):
 
     def _share(self, what: str) -> None:
         if what == "blocks":
-            states = self.blocks.states()
+            states = self.blocks.stored()
             self._txn.put(encoding.BLOCKS, msgspec.json.encode(states))
             write_blocks(self.home / _FILE, states)
         else:
@@ -221,6 +275,7 @@ class HostStore(MemberStore, SharedStore):
     ) -> None:
         def rejoin() -> None:
             self._rejoin(mark, processes)
+            self._take_in_records()
             for grant in held:
                 self.adopt(grant)
             for verb in replay:

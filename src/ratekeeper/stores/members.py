@@ -71,10 +71,19 @@ class WakeSockets:
     def census(self) -> dict[int, bool]:
         """Return every member that has a socket, and whether its process lives."""
         try:
-            names = [entry.name for entry in os.scandir(self._folder)]
+            return {member: self._lives(f"{member:016x}") for member in self._members()}
         except OSError:
             return dict.fromkeys(self._own, True)
-        return {int(name, 16): self._lives(name) for name in names if _NAME.fullmatch(name)}
+
+    def wake_all(self) -> None:
+        """Wake every member."""
+        try:
+            self.wake(self._members())
+        except OSError:
+            pass  # there is no folder, so nobody waits
+
+    def _members(self) -> list[int]:
+        return [int(entry.name, 16) for entry in os.scandir(self._folder) if _NAME.fullmatch(entry.name)]
 
     def living(self) -> set[int]:
         """Return the members whose processes live, own ones included; remove the sockets of dead ones."""

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.stores.environment import boot_id
+from ratekeeper.stores.blocks import boot_id
 
 if TYPE_CHECKING:
     from ratekeeper.stores.redis.connection import Connection

@@ -82,6 +82,10 @@ class Share(PartStore):
         self.blocks = whole.blocks
         self.learned = whole.learned
 
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        self._whole.heed()
+        return super().reserve(ask, now)
+
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         try:
             whole = self._whole.peek(key, now)

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from ratekeeper import Breaker, Gate, Policies
 from ratekeeper.apps.cli import main
-from ratekeeper.apps.state import pause, resume, status
+from ratekeeper.apps.pause import pause, resume
+from ratekeeper.apps.state import status
 from ratekeeper.errors import BreakerOpen
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ratekeeper.apps.exchange import told
 from ratekeeper.apps.exchange.desk import Desk
-from ratekeeper.apps.state import paused
+from ratekeeper.apps.pause import paused
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.gate.gate import Gate
 from ratekeeper.gate.override import spoken

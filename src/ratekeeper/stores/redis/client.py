@@ -164,7 +164,7 @@ class Client:
             space.away = False
             # Generations only grow, so this server has forgotten blocks. What this process knows takes precedence.
             if reply.gen < space.gen and not restored:
-                restored = self._mirror.restore(space.name)
+                restored = self._mirror.restore(space.name, clock)
             if isinstance(reply, Stale):
                 space.gen = reply.gen
                 self._mirror.take_in(space.name, reply, clock)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.limit import Charge, Instant, Limit
-from ratekeeper.stores.blocks import Blocks, BlockState
+from ratekeeper.stores.blocks import Blocks, BlockState, PauseRecord
 from ratekeeper.stores.inforce import InForce
 from ratekeeper.stores.redis.clock import ServerClock
 from ratekeeper.stores.redis.commands import Record
@@ -135,7 +135,7 @@ class Mirror:
         """Replace what is known of a namespace by what the server states."""
         with self._lock:
             mono, wall = time.monotonic_ns(), time.time_ns()
-            states = [state for state in self.blocks.states() if namespace_of(state.scope) != namespace]
+            states = [state for state in self.blocks.stored() if namespace_of(state.scope) != namespace]
             for row in told.blocks:
                 begun = clock.here(row.at)
                 length = None if row.length is False else row.length * MICRO
@@ -170,12 +170,29 @@ class Mirror:
             self.blocks.remove(scope, kind)
             self._news()
 
-    def restore(self, namespace: str) -> list[Command]:
+    def obey(self, records: list[PauseRecord]) -> None:
+        """Put the records of this machine into force."""
+        with self._lock:
+            self.blocks.obey(records)
+            self._news()
+
+    def take_back(self, record: PauseRecord) -> None:
+        """Remove the pause that a record takes back."""
+        with self._lock:
+            if self.blocks.take_back(record):
+                self._news()
+
+    def holds(self, record: PauseRecord) -> bool:
+        """Whether the server holds a pause of the record's scope, as far as this process knows."""
+        return any((state.scope, state.kind) == (record.scope, record.kind) for state in self.blocks.stored())
+
+    def restore(self, namespace: str, clock: ServerClock) -> list[Command]:
         """Return the commands that restore the blocks of a namespace to a server that lost them."""
         now = time.monotonic_ns()
         found: list[Command] = []
-        for state in self.blocks.states():
+        for state in self.blocks.stored():
             left = False if state.length is None else (state.ends() - now) // MICRO
             if namespace_of(state.scope) == namespace and (left is False or left > 0):
-                found.append(command("block", state.scope, state.kind, state.reason, left))
+                at = clock.there(state.mono) if left is False else False  # a pause stays as old as it is
+                found.append(command("block", state.scope, state.kind, state.reason, left, at))
         return found

@@ -37,6 +37,7 @@ class Permits:
         mirror: the known blocks and limits.
         numbers: draws the numbers of permits.
         heard: called with the effects of a permit's end, when the server has reported them.
+        heed: called before a request for permits, see `SharedStore.heed`.
         given: see `RedisStore`.
     """
 
@@ -46,10 +47,12 @@ class Permits:
         mirror: Mirror,
         numbers: random.Random,
         heard: Callable[[str, Answered], None],
+        heed: Callable[[], object],
         *,
         given: bool,
     ) -> None:
         self._client = client
+        self._heed = heed
         self._connection = client.connection
         self._mirror = mirror
         self._numbers = numbers
@@ -72,6 +75,7 @@ class Permits:
         """See `Store.reserve_all`."""
         found: list[Sequence[Grant] | Refusal | None] = [None] * len(asks)
         namespaces: dict[str, list[tuple[Command, int]]] = {}
+        self._heed()
         self._hear_of_all()
         for place, ask in enumerate(asks):
             at = now(ask.namespace)

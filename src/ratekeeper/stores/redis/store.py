@@ -1,7 +1,8 @@
-"""The Redis store: many machines share ledgers in a Redis or Valkey server that runs the arithmetic.
+"""The Redis store: many machines share ledgers in a Redis or Valkey server (long because it has every verb).
 
-The end of a permit waits for the next request of this process, which carries everything pending. Permits for calls in close
-succession come out of batches. So the busier a process is, the fewer round trips it makes per call.
+The server runs the arithmetic. The end of a permit waits for the next request of this process, which carries everything
+pending. Permits for calls in close succession come out of batches. So the busier a process is, the fewer round trips it makes
+per call.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore
-from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.blocks import PAUSE, BlockState, PauseRecord
 from ratekeeper.stores.encoding import Change, encoded, note_of
 from ratekeeper.stores.members import WakeSockets
+from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -48,6 +50,7 @@ from ratekeeper.stores.redis.protocol import (
     MICRO,
     NOTES,
     Command,
+    Message,
     Request,
     command,
     namespace_of,
@@ -73,6 +76,11 @@ _MILLI: Final = 1_000_000
 """Nanoseconds in a millisecond."""
 _TRIES: Final = 10_000
 """Most attempts of a compare-and-set on a note. Each failed attempt means that another process changed the note."""
+_SLACK: Final = SECOND // 10 // MICRO
+"""By so much may a pause seem younger than the record that takes it back, because two machines date them, us."""
+_RESUMED: Final = "resumed:"
+_RESUMED_KEPT: Final = 30 * 86_400 * SECOND
+"""How long the server keeps a note that a pause was taken back, ns."""
 _KNOWN: Final = 4096
 """Notes cached at most."""
 
@@ -93,6 +101,7 @@ class RedisStore(SharedStore):
         super().__init__()
         self.address = parse_address(url)
         self._sockets = WakeSockets(home / "wake") if home is not None else None
+        self.pauses = Pauses(home, str(self.address)) if home is not None else None
         self._given = given
         self._start()
 
@@ -107,8 +116,9 @@ class RedisStore(SharedStore):
         self._client = Client(
             self.connection, self._mirror, tend=self._tend, returned=self._returned, given=self._given
         )
-        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, given=self._given)
+        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, self.heed, given=self._given)
         self._pubsub = PubSub(self.connection, self._client.refresh)
+        self.heed()
 
     def _changed(self) -> None:
         """Take the new `learned` and `generation` from the mirror."""
@@ -120,6 +130,7 @@ class RedisStore(SharedStore):
 
     def _returned(self) -> None:
         self.back()
+        self._tend_pauses()
 
     def _tend(self, mono: int) -> bool:
         """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
@@ -129,7 +140,18 @@ class RedisStore(SharedStore):
             for member, lives in self._sockets.census().items():
                 if not lives and self._client.leave(member_name(member), own=False):
                     self._sockets.bury([member])
+        self._tend_pauses()
         return self._permits.any_open
+
+    def _tend_pauses(self) -> None:
+        """Obey what was ordered on this machine, and bring it to the server; called by the helper thread."""
+        self.heed()
+        if self.pauses is not None and not self._client.broken:
+            try:
+                self.hand_on()
+                self._review()
+            except StoreError:
+                pass  # the next call tries again
 
     # -- permits ---------------------------------------------------------------------------------------------------
 
@@ -191,9 +213,58 @@ class RedisStore(SharedStore):
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         self._mirror.unblock(scope, kind)
+        if kind == PAUSE:
+            self._note_resumed(scope, time.monotonic_ns())
         gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind]))
         self._mirror.unblock(scope, kind)  # what arrived with the same round trip was older
         return gone
+
+    def keep(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        return self._mirror.block(scope, length, kind, reason, mono, wall)
+
+    # -- the pauses of this machine ----------------------------------------------------------------------------------
+
+    def _obey(self, records: list[PauseRecord]) -> None:
+        self._mirror.obey(records)
+        self._pubsub.hear(Message("", False, None))  # the waiting calls of this process recheck
+
+    def deliver(self, record: PauseRecord) -> bool:
+        namespace, at = namespace_of(record.scope), self.connection.clock.there(record.mono)
+        if record.resumed:
+            self._note_resumed(record.scope, record.mono)
+            item = ["unblock", record.scope, record.kind, at + _SLACK]
+            news = bool(self._client.ask(namespace, lambda _: item))
+            self._mirror.take_back(record)
+        else:
+            span = False if record.length is None else -(-record.length // MICRO)
+            item = ["block", record.scope, record.kind, record.reason, span, at]
+            news = self._client.ask(namespace, lambda _: item).at == at
+            self._mirror.block(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
+        if self.pauses is not None:
+            self.pauses.handed(record)
+        return news
+
+    def _note_resumed(self, scope: str, mono: int) -> None:
+        """Leave a note that a pause was taken back, so that a machine which keeps a record of it does not take the server for
+        one that lost its memory."""
+        at = self.connection.clock.there(mono) + _SLACK
+        self.update(_RESUMED + scope, int, lambda old, _: (max(old or 0, at), None), _RESUMED_KEPT)
+
+    def _review(self) -> None:
+        """Compare the pauses that the server was given with what it holds. One that is missing was taken back on another
+        machine, or the server has lost its memory."""
+        assert self.pauses is not None
+        for record in self.pauses.handed_on():
+            if self._mirror.holds(record):
+                continue
+            self._client.call(namespace_of(record.scope), [])  # learn what the server holds now
+            if self._mirror.holds(record):
+                continue
+            taken_back = self.get(_RESUMED + record.scope, int) or 0
+            if taken_back >= self.connection.clock.there(record.mono):
+                self.pauses.drop(record)
+            else:
+                self.pauses.lost(record)
 
     # -- notes and members -----------------------------------------------------------------------------------------
 
@@ -339,6 +410,7 @@ class RedisStore(SharedStore):
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         self._permits.close_batches(time.monotonic_ns())
         self._client.flush()
+        self.hand_on()
         found = read_all(self._client, now)
         found.learned, found.blocks = self.learned, self.blocks.states()
         return found

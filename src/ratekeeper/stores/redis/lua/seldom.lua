@@ -143,7 +143,8 @@ local function seldom_verbs()
 
   function more.block(item)
     local length = item[5]
-    local state = {item[2], item[3], item[4], length and min(max(length, 0), LONGEST) or false, mono}
+    local begun = item[6] and min(item[6], mono) or mono
+    local state = {item[2], item[3], item[4], length and min(max(length, 0), LONGEST) or false, begun}
     local old = call('HGET', BLOCKS, field(state))
     old = old and unpacked(old)
     renew()
@@ -163,7 +164,8 @@ local function seldom_verbs()
     local all, gone = call('HVALS', BLOCKS), false
     for i = 1, #all do
       local state = unpacked(all[i])
-      if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) then
+      local older = not item[4] or state[5] <= item[4]
+      if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) and older then
         call('HDEL', BLOCKS, field(state))
         gone = true
       end
