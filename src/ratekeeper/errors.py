@@ -104,7 +104,8 @@ class BreakerOpen(Blocked):
 
 
 class SignatureWouldExpire(Rejected):
-    """The request was signed before it reached the gate, and its signature has expired or would by the time it may go."""
+    """The request was signed before it reached the gate, and its signature has expired or would by the time it may go; or
+    a call of the same key with a higher nonce has left."""
 
 
 class CallFailed(RatekeeperError):

@@ -34,6 +34,7 @@ from ratekeeper.rules.call import Outcome
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
+    from ratekeeper.gate.nonces import InOrder
     from ratekeeper.gate.permit import Permit
     from ratekeeper.pools.address import Address
     from ratekeeper.rules.call import Request
@@ -70,6 +71,8 @@ class ClientCall(Call):
     STATUS: ClassVar[str] = "status"
     """The name of a response's status attribute."""
     held: Permit | None = None
+    in_order: InOrder | None = None
+    """The place of the last attempt among the calls of its key, if their order matters."""
     resigned = False
     """Whether the caller signs after the wait, so that the present signature does not matter."""
 
@@ -185,7 +188,8 @@ class ClientCall(Call):
         governor: Governor | None = self.governor
         while governor is not None:
             try:
-                yield from self.wait(governor, timeout)
+                ordered = self.rules.nonce is not None and not self.resigned
+                yield from self._wait_in_order(governor, timeout) if ordered else self.wait(governor, timeout)
                 return True
             except Rejected as error:
                 raise in_family(error, self.family) from None
@@ -226,23 +230,37 @@ class ClientCall(Call):
                 if slots and rest:
                     held = permit.part(slots, rest)
                     yield waiting(held.acquire, held.acquire_async, is_async=is_async)
-            if not permit.at_once():
+            if self.in_order is not None:
+                yield from self.in_order.permitted(permit, gate.max_wait if longest is None else longest)
+            elif not permit.at_once():
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
-                if signed_until is not None:
-                    self._check_signature(governor, signed_until)
+            if signed_until is not None:
+                self._check_signature(governor, signed_until)
         except BaseException as error:
             permit.give_up()
             if held is not None:
                 held.give_up()
-            if isinstance(error, DeadlineExceeded) and signed_until is not None:
-                left = self._signature_left(governor, signed_until)
-                if longest is None or left <= longest:  # else the caller set this deadline
-                    raise stale(rules.signing_window(request), left, error) from None
+            if signed_until is not None and isinstance(error, DeadlineExceeded):
+                self._check_deadline(governor, signed_until, longest, error)
             raise
         address = permit.egress
         egress = address if self.any_address and (address.bind or address.proxy) else None
         self.held = held
         self.permitted(permit, egress, gate.attempt_timeout)
+
+    def _wait_in_order(self, governor: Governor, timeout: float | None) -> Steps[None]:
+        """Do the same as `wait`, where calls of one key must leave in the order of their nonces."""
+        gate = governor.gate
+        priority = gate.permit_for(self.rules, self.request, priority=governor.priority).priority
+        in_order = self.in_order = gate.nonces.of(self.rules, self.request, priority, is_async=self.is_async)
+        try:
+            if in_order is not None:
+                yield from in_order.enter()  # at once, because a first contact or a wait may change who comes first
+            yield from self.wait(governor, timeout)
+        except BaseException:
+            if in_order is not None:
+                in_order.over(unsent=True)
+            raise
 
     def _patience(
         self, governor: Governor, signed_until: int | None, timeout: float | None
@@ -270,9 +288,19 @@ class ClientCall(Call):
         if left <= 0:
             raise stale(self.rules.signing_window(self.request), left / SECOND)
 
+    def _check_deadline(
+        self, governor: Governor, signed_until: int, longest: float | None, error: DeadlineExceeded
+    ) -> None:
+        """Raise SignatureWouldExpire instead of `error`, unless the caller has set an earlier deadline than the signature."""
+        left = self._signature_left(governor, signed_until)
+        if longest is None or left <= longest:
+            raise stale(self.rules.signing_window(self.request), left, error) from None
+
     @property
     def signature_left(self) -> float | None:
         """See `Call.signature_left`."""
+        if self.in_order is not None and self.in_order.spent:
+            return -math.inf  # its nonce is used up
         signed_until = None if self.resigned else self.rules.signed_until(self.request)
         return None if signed_until is None else self._signature_left(self.governor, signed_until)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ratekeeper.gate.congestion import CongestionControls
     from ratekeeper.gate.contact import Contact
     from ratekeeper.gate.leases import Leases
+    from ratekeeper.gate.nonces import Nonces
     from ratekeeper.gate.own import Got
     from ratekeeper.gate.policies.pipeline import Pipeline
     from ratekeeper.rules.provider import Provider
@@ -100,6 +101,8 @@ class Gate:
     """First contacts with providers; for adapters."""
     leases: _Later[Leases] = _Later("ratekeeper.gate.leases", "Leases")
     """Leases of open resources; for websockets."""
+    nonces: _Later[Nonces] = _Later("ratekeeper.gate.nonces", "Nonces", "context", "_secret")
+    """The order of signed calls; for adapters."""
     congestion: _Later[CongestionControls] = _Later(
         "ratekeeper.gate.congestion", "CongestionControls", "events", "gathers"
     )
@@ -160,7 +163,7 @@ class Gate:
         self.room = _room(self.store)(context, self.settling)
         self.store.heard = self.settling.after
         self.pipeline = _policies(context) if self.policies else None
-        for name in ("contact", "leases"):
+        for name in ("contact", "leases", "nonces"):
             self.__dict__.pop(name, None)
 
     def _join(self) -> None:
@@ -437,8 +440,9 @@ class Gate:
     def _depart(self) -> None:
         """Leave the store. This suffices at the end of the program, because its waiting threads end with it."""
         if self._pid == os.getpid():
-            if "leases" in self.__dict__:
-                self.leases.close()
+            for name in ("leases", "nonces"):
+                if name in self.__dict__:
+                    self.__dict__[name].close()
             self.worker.close(_LAST)
             if self._joined:
                 self.store.leave(self.member)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.gate.ticket import Ticket
@@ -17,10 +17,18 @@ from ratekeeper.rules.call import Answer, Feedback, Plan
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
+    from ratekeeper.errors import Rejected
     from ratekeeper.ledger.limit import Charge
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Permit"]
+__all__ = ["Ordered", "Permit"]
+
+
+class Ordered(Protocol):
+    """The place of an attempt among the calls of its key (`ratekeeper.gate.nonces`)."""
+
+    def over(self, *, unsent: bool) -> None:
+        """Let the next call go. `unsent`: surely nothing was sent."""
 
 
 class Permit:
@@ -32,6 +40,7 @@ class Permit:
     Attributes:
         plan: the charges.
         egress: the address to send from, once the permit is held.
+        in_order: the place of the attempt among the calls of its key, once it is held; None: their order does not matter.
         waited: seconds that the permit waited.
     """
 
@@ -43,8 +52,10 @@ class Permit:
         "_priority",
         "_provider",
         "_room",
+        "_standing",
         "_ticket",
         "egress",
+        "in_order",
         "plan",
         "waited",
     )
@@ -68,6 +79,8 @@ class Permit:
         self._grant: Grant | None = None
         self._choice = choice
         self._ticket: Ticket | None = None
+        self._standing: Ticket | None = None
+        self.in_order: Ordered | None = None
         self.plan = plan
         self.egress = egress
         self.waited = 0.0
@@ -102,8 +115,17 @@ class Permit:
         if isinstance(got, Grant):
             self._grant = got
             return True
-        self._ticket = got
+        self._ticket = self._standing = got
         return False
+
+    def wait_within(self, seconds: float) -> None:
+        """Wait for the permit at most so long: the caller has waited for something else before."""
+        self._deadline = max(0.0, min(self._deadline, seconds))
+
+    def refuse(self, error: Rejected) -> None:
+        """Refuse the permit to a caller that waits for it, in any thread. Nothing happens if it does not wait any more."""
+        if self._standing is not None:
+            self._room.refuse(self._standing, error)
 
     def acquire(self) -> None:
         """Wait for the permit in this thread. Raises as `at_once` does."""
@@ -206,6 +228,17 @@ class Permit:
     # -- afterwards ------------------------------------------------------------------------------------------------
 
     @property
+    def priority(self) -> int:
+        """The priority of the call; lower numbers go first."""
+        return self._priority % AGED
+
+    @property
+    def available_at(self) -> int:
+        """Steady ns at which the limits may let the waiting call pass; 0: it does not wait, or nobody knows."""
+        lane = None if self._standing is None else self._standing.lane
+        return 0 if lane is None else lane.available_at
+
+    @property
     def any_address(self) -> bool:
         """Whether the gate chooses one of several addresses when it grants the permit."""
         return self._choice is not None
@@ -237,6 +270,8 @@ class Permit:
         grant, self._grant = self._grant, None
         if grant is None:
             return Feedback()
+        if self.in_order is not None:
+            self.in_order.over(unsent=False)
         if not status and costs is None:
             self._room.settling.settled(grant)
             return Feedback()
@@ -251,6 +286,8 @@ class Permit:
     def refund(self) -> None:
         """Refund everything: the request was surely never sent."""
         grant, self._grant = self._grant, None
+        if self.in_order is not None:
+            self.in_order.over(unsent=True)
         if grant is not None:
             self._room.settling.refunded(grant)
 
@@ -267,6 +304,8 @@ class Permit:
     def unknown(self) -> None:
         """Report a request without a response: it may still arrive, so it stays charged for a while, then counts as spent."""
         grant, self._grant = self._grant, None
+        if self.in_order is not None:
+            self.in_order.over(unsent=False)
         if grant is not None:
             self._room.settling.lingers(grant)
 

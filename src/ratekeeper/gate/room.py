@@ -276,6 +276,14 @@ class WaitingRoom:
             left = self._queue.backlog(lane)
             self._store.withdraw(lane.keys, self._who[lane.priority], self._now(ticket.plan.provider), left=left)
 
+    @unbroken
+    def refuse(self, ticket: Ticket, error: Rejected) -> None:
+        """Refuse a call that still waits, for a reason of its caller's, in any thread."""
+        if ticket.waiting:
+            self._queue.remove(ticket)
+            ticket.error = error
+            self._deliver([ticket])
+
     # -- serving ---------------------------------------------------------------------------------------------------
 
     def released(self, keys: Iterable[str]) -> None:

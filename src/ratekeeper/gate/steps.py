@@ -208,7 +208,8 @@ class Parked:
                 return True
             self._futures.append((loop, future))
         try:
-            await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):  # `wait_for` of Python 3.11 may lose a cancellation
+                await future
         except TimeoutError:
             return self._event.is_set()
         finally:

@@ -13,7 +13,19 @@ from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import PRIORITIES, Identity, Plan, Request
 from ratekeeper.rules.numbers import UNADJUSTED, Adjustments, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import ANYONE, OwnerOf, cleaned, listed, number, owner_of, reader, scope_text, text, whole
+from ratekeeper.rules.reading import (
+    ANYONE,
+    OwnerOf,
+    cleaned,
+    digest,
+    listed,
+    number,
+    owner_of,
+    reader,
+    scope_text,
+    text,
+    whole,
+)
 from ratekeeper.rules.routing import CompiledRoute, Router
 from ratekeeper.rules.schema import File, Signing
 from ratekeeper.rules.times import duration, instant
@@ -25,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Provider"]
 
+_DIGITS = 20
+"""Digits of a nonce at most: 64 bits."""
 _MOST_PLANS = 4096
 """Plans kept per route; beyond it they are dropped. They differ by cost and owners, so few programs have more."""
 
@@ -89,6 +103,24 @@ class _Signature:
         return min(length, self._longest)
 
 
+class _Nonce:
+    """Where the nonces of a provider's calls stand, and the keys whose they are."""
+
+    __slots__ = ("_keys", "_nonces")
+
+    def __init__(self, signing: Signing) -> None:
+        self._nonces = [reader(each) for each in listed(signing.nonce)]
+        self._keys = [reader(each) for each in listed(signing.key)]
+
+    def read(self, call: Request, secret: bytes) -> tuple[int, str] | None:
+        """The nonce that a call carries, and a keyed digest of its API key; None: it carries none, or no key."""
+        said = next((text(found) for read in self._nonces if (found := read(call)) is not None), "")
+        key = next((text(found) for read in self._keys if (found := read(call)) is not None), "")
+        if not key or not (said.isdecimal() and said.isascii() and len(said) <= _DIGITS and int(said) < 1 << 64):
+            return None
+        return int(said), digest(secret, key)
+
+
 class Provider:
     """The rules of one provider as one namespace sees them.
 
@@ -99,6 +131,8 @@ class Provider:
         limits: by name; the file's numbers, or those chosen or learned (see `ratekeeper.rules.numbers`).
         feedback: reads what an answer tells (`Listener.feedback`).
         wants_body: whether the body of an answer could tell something (`Listener.wants_body`).
+        nonce: reads the nonce that a call carries and a keyed digest of its API key; None: the order of its calls does not
+            matter.
     """
 
     def __init__(
@@ -128,7 +162,9 @@ class Provider:
         self._wanted = chosen(file, adjustments)
         self._caps = adjustments.caps
         self._router = Router(file)
-        self._signature = _Signature(file.signing) if file.signing else None
+        signing = file.signing
+        self._signature = _Signature(signing) if signing is not None and signing.signature else None
+        self.nonce = _Nonce(signing).read if signing is not None and signing.nonce else None
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._learn(dict(learned or {}))
 

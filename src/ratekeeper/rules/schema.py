@@ -371,14 +371,21 @@ class Learn(Rule, frozen=True, kw_only=True):
 
 
 class Signing(Rule, frozen=True, kw_only=True):
-    """How long a signed request stays valid. `timestamp` and `window` are references, in milliseconds."""
+    """How long signed requests stay valid, and in which order they must leave. `timestamp`, `signature`, `window`, `nonce`
+    and `key` are references; `window` is in milliseconds. `timestamp` needs `signature`, and `nonce` needs `key`."""
 
-    timestamp: str
-    signature: str
+    timestamp: str = ""
+    signature: str = ""
     timestamp_format: TimeFormat = "epoch-ms"
     window: str = ""
     default: str = "5s"
     longest: str = "60s"
+    nonce: Texts = ""
+    """The number that must rise from call to call of one key; of several references the first that is present counts."""
+    key: Texts = ""
+    """The API key, likewise; only its keyed digest is used."""
+    source: Texts = ""
+    note: str = ""
 
 
 class Socket(Rule, frozen=True):

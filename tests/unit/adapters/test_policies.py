@@ -258,7 +258,7 @@ def test_a_signed_call_is_not_repeated_too_late(client: Any, made: Any, origin: 
         client[0](gate)("GET", f"{origin.url}/priced?{signed('hang')}")
     assert not isinstance(caught.value, CallFailed | Rejected)
     assert time.monotonic() - begun < 4
-    assert [event.message.endswith("after its signature has expired") for event in told] == [True, True]
+    assert [event.message.endswith("when its signature is not valid any more") for event in told] == [True, True]
 
 
 def test_a_signed_call_gets_its_last_answer_if_no_permit_comes_in_time(client: Any, made: Any, origin: Any) -> None:
@@ -280,6 +280,36 @@ def test_a_follower_does_not_send_what_has_expired_meanwhile(made: Any, origin: 
         errors = [each.exception() for each in [pool.submit(ask, "GET", url) for _ in range(3)]]
     assert origin.paths() == ["/priced"]
     assert sorted(type(error).__name__ for error in errors) == ["ReadTimeout", *["SignatureWouldExpire"] * 2]
+
+
+def test_calls_of_one_key_leave_in_the_order_of_their_nonces(client: Any, made: Any, origin: Any) -> None:
+    """One must wait for the account, so an order with a later nonce waits for it; one of another key does not."""
+    gate = made()
+    ask = client[0](gate)
+    ask("GET", f"{origin.url}/balance?nonce=1", headers={"x-key": "a"})
+    gate.block(f"{gate.match(origin.place).namespace}/class:account", 0.7)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ask, "GET", f"{origin.url}/balance?nonce=2", headers={"x-key": "a"})
+        time.sleep(0.2)
+        second = pool.submit(ask, "POST", f"{origin.url}/form?nonce=3", headers={"x-key": "a"})
+        other = pool.submit(ask, "POST", f"{origin.url}/form?nonce=1", headers={"x-key": "b"})
+        assert [each.result().status for each in (first, second, other)] == [200] * 3
+    assert [(arrival.headers["x-key"], arrival.params["nonce"]) for arrival in origin.arrivals] == [
+        ("a", "1"), ("b", "1"), ("a", "2"), ("a", "3"),
+    ]  # fmt: skip
+
+
+def test_a_nonce_is_used_once(client: Any, made: Any, origin: Any) -> None:
+    """So a call that brought an answer or a timeout is not repeated, and one whose nonce is too low is not sent."""
+    ask = client[0](made(retry=QUICK))
+    key = {"x-key": "a"}
+    assert ask("GET", f"{origin.url}/priced?do=trouble&nonce=5", headers=key).status == 503
+    with pytest.raises(client[2]):
+        ask("GET", f"{origin.url}/priced?do=hang&nonce=6", headers=key)
+    with pytest.raises(SignatureWouldExpire, match="overtaken") as caught:
+        ask("GET", f"{origin.url}/priced?nonce=4", headers=key)
+    assert isinstance(caught.value, client[1])
+    assert origin.paths() == ["/priced"] * 2
 
 
 # -- attempts that take too long -----------------------------------------------------------------------------------

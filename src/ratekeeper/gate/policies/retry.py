@@ -81,7 +81,7 @@ class Retries(Policy):
             left = call.signature_left
             last = _Brought(response, error, tried)
             if left is not None and delay > left:
-                why = f"the next try, in {delay:.1f} s, would come after its signature has expired"
+                why = f"the next try, in {delay:.1f} s, would come when its signature is not valid any more"
                 return self._expired(call, plan, last, story, why)
             if left is None or call.slots:  # else its answer is kept until the next attempt is sure to leave
                 yield from _dropped(call, last)
