@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
 
-__all__ = ["Event", "Events"]
+__all__ = ["Event", "Events", "Secrets"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _MOST_SHUT: Final = 4096
 """The number of reported blocks that the gate remembers."""
+_MOST_SECRETS: Final = 256
+"""The number of secrets that the gate remembers."""
 _LEVELS: Final = {
     "throttled": logging.WARNING,
     "paced": logging.WARNING,
@@ -69,10 +72,33 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
-class Events:
-    """Handlers of one gate, and the ``ratekeeper`` log."""
+class Secrets:
+    """The secrets of the latest requests that failed: what a program says of its failures may quote them."""
 
     def __init__(self) -> None:
+        self._held: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Remember some; the oldest are forgotten. Safe in any thread."""
+        for secret in secrets:
+            self._held[secret] = None
+            self._held.move_to_end(secret)
+            if len(self._held) > _MOST_SECRETS:
+                self._held.popitem(last=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._held))
+
+
+class Events:
+    """Handlers of one gate, and the ``ratekeeper`` log.
+
+    Attributes:
+        secrets: what the text of an event must not quote.
+    """
+
+    def __init__(self) -> None:
+        self.secrets = Secrets()
         self._handlers: list[Callable[[Event], object]] = []
         self._said: dict[tuple[str, str], float] = {}
         self._shut: dict[tuple[str, str], int] = {}

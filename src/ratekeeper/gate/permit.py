@@ -13,7 +13,7 @@ from ratekeeper.gate.ticket import Ticket
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice
-from ratekeeper.rules.call import Answer, Feedback, Plan
+from ratekeeper.rules.call import Answer, Feedback, Plan, Request
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Permit:
         "_grant",
         "_priority",
         "_provider",
+        "_request",
         "_room",
         "_ticket",
         "egress",
@@ -59,6 +60,7 @@ class Permit:
         block_wait: float,
         egress: Address,
         choice: Choice | None = None,
+        request: Request | None = None,
     ) -> None:
         self._room = room
         self._provider = provider
@@ -68,6 +70,7 @@ class Permit:
         self._grant: Grant | None = None
         self._choice = choice
         self._ticket: Ticket | None = None
+        self._request = request
         self.plan = plan
         self.egress = egress
         self.waited = 0.0
@@ -243,7 +246,9 @@ class Permit:
         if type(headers) is dict:
             headers = {name.lower(): value for name, value in headers.items()}
         answer = Answer(status, headers or {}, body) if status else None
-        told = self._room.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
+        told = self._room.settling.answered(
+            self._provider, self.plan, grant, answer, costs, waited=self.waited > 0, request=self._request
+        )
         if self._choice is not None and answer is not None:
             self._room.settling.fared(self._choice, told)
         return told
@@ -261,6 +266,7 @@ class Permit:
             Whether the call can be made from another address.
         """
         held = self._grant is not None
+        self._room.settling.remember(self._request)
         self.refund()
         return held and self._choice is not None and self._room.egress.unreachable(self._choice)
 
@@ -268,6 +274,7 @@ class Permit:
         """Report a request without a response: it may still arrive, so it stays charged for a while, then counts as spent."""
         grant, self._grant = self._grant, None
         if grant is not None:
+            self._room.settling.remember(self._request)
             self._room.settling.lingers(grant)
 
     def renew(self) -> None:
