@@ -256,7 +256,9 @@ class Call(ABC):
     def became(self, error: BaseException | None) -> Tried:
         """Return the result of the attempt. `error`: the error that the client raised, if any."""
         if self.fate is not None:
-            said = described(error, time.monotonic() - self._left, self.netloc) if error is not None else ""
+            said = (
+                described(error, time.monotonic() - self._left, self.netloc, self.request) if error is not None else ""
+            )
             return Tried(self.fate, self.fate is Outcome.UNKNOWN, reason=said)
         told = self.told
         return WELL if told is None or told.outcome is Outcome.OK else tried_of(told, self._told_at)

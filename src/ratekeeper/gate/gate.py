@@ -299,7 +299,7 @@ class Gate:
         timeout = self.max_wait if timeout is None else timeout
         if OVERRIDING.get():
             plan = overriding(plan)
-        return Permit(self.room, rules, plan, priority, timeout, block_wait, address, choice)
+        return Permit(self.room, rules, plan, priority, timeout, block_wait, address, choice, request)
 
     def call(
         self,

@@ -101,7 +101,7 @@ class OwnCall(Call):
             fate = fate_of(error) if isinstance(error, Exception) else None
             permit.refund() if fate is Outcome.NETWORK else permit.unknown()
             if fate is not None:
-                reason = described(error, time.monotonic() - left, self.rules.namespace)
+                reason = described(error, time.monotonic() - left, self.rules.namespace, self.request)
                 self.tried = Tried(fate, fate is Outcome.UNKNOWN, reason=reason)
             raise
         told = permit.settle(status, headers, body)

@@ -13,7 +13,7 @@ from ratekeeper.gate.ticket import Ticket
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice
-from ratekeeper.rules.call import Answer, Feedback, Plan
+from ratekeeper.rules.call import Answer, Feedback, Plan, Request
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Permit:
         "_grant",
         "_priority",
         "_provider",
+        "_request",
         "_room",
         "_standing",
         "_ticket",
@@ -70,6 +71,7 @@ class Permit:
         block_wait: float,
         egress: Address,
         choice: Choice | None = None,
+        request: Request | None = None,
     ) -> None:
         self._room = room
         self._provider = provider
@@ -81,6 +83,7 @@ class Permit:
         self._ticket: Ticket | None = None
         self._standing: Ticket | None = None
         self.in_order: Ordered | None = None
+        self._request = request
         self.plan = plan
         self.egress = egress
         self.waited = 0.0
@@ -278,7 +281,9 @@ class Permit:
         if type(headers) is dict:
             headers = {name.lower(): value for name, value in headers.items()}
         answer = Answer(status, headers or {}, body) if status else None
-        told = self._room.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
+        told = self._room.settling.answered(
+            self._provider, self.plan, grant, answer, costs, waited=self.waited > 0, request=self._request
+        )
         if self._choice is not None and answer is not None:
             self._room.settling.fared(self._choice, told)
         return told
@@ -298,6 +303,7 @@ class Permit:
             Whether the call can be made from another address.
         """
         held = self._grant is not None
+        self._room.settling.remember(self._request)
         self.refund()
         return held and self._choice is not None and self._room.egress.unreachable(self._choice)
 
@@ -307,6 +313,7 @@ class Permit:
         if self.in_order is not None:
             self.in_order.over(unsent=False)
         if grant is not None:
+            self._room.settling.remember(self._request)
             self._room.settling.lingers(grant)
 
     def renew(self) -> None:

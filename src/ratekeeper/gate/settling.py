@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.pacing import Pacing
@@ -14,7 +16,7 @@ from ratekeeper.ledger.limit import SECOND, Instant, Window
 from ratekeeper.policy.counters import Counters
 from ratekeeper.policy.shared import Bans, banned
 from ratekeeper.pools.pool import Choice
-from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan
+from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan, Request
 from ratekeeper.rules.times import Wait
 from ratekeeper.stores.inforce import DOUBTED
 from ratekeeper.stores.records import AS_RESERVED, LEASE, Answered, Grant, Settlement
@@ -90,12 +92,15 @@ class Settling:
         costs: Mapping[str, int] | None,
         *,
         waited: bool = False,
+        request: Request | None = None,
     ) -> Feedback:
         """Settle with the response: real cost, used-counters, clock, refusals, bans, learned limits. `waited`: the call
-        waited for its permit, so a paced limit may grow."""
+        waited for its permit, so a paced limit may grow. `request`: the call, whose secrets the provider may quote."""
         namespace = plan.provider
         now = self._times.now(namespace)
         told = Feedback() if answer is None else rules.feedback(plan, answer, now=now.lo)
+        if told.reason and answer is not None:
+            self._conceal(rules, told, answer, request)
         if told.server_time is not None:
             contradicted, now = self._times.learn(namespace, grant.sent.mono, told.server_time)
             if contradicted:
@@ -123,6 +128,30 @@ class Settling:
         if done.released or done.wake or done.foreign:
             self.after(namespace, done)
         return told
+
+    def remember(self, request: Request | None, names: Iterable[str] = ()) -> frozenset[str]:
+        """Return the secrets of a request that failed, and keep them out of what is said later. `names`: of headers that
+        hold one."""
+        if request is None:
+            return frozenset()
+        from ratekeeper.rules.secrets import secrets_of  # for those whose calls fail
+
+        secrets = secrets_of(request, names)
+        self._events.secrets.add(secrets)
+        return secrets
+
+    def _conceal(self, rules: Provider, told: Feedback, answer: Answer, request: Request | None) -> None:
+        """Strike the secrets of a request out of what the provider says when it refuses."""
+        from ratekeeper.rules.reading import listed
+        from ratekeeper.rules.refusal import reason_of
+
+        owners = rules.file.owners.values()
+        secrets = self.remember(request, [name for owner in owners for name in listed(owner.header)])
+        if secrets:
+            said, told.reason = told.reason, reason_of(answer, secrets)
+            told.blocks = tuple(
+                replace(block, reason=told.reason) if block.reason == said else block for block in told.blocks
+            )
 
     def _obey(self, rules: Provider, plan: Plan, grant: Grant, told: Feedback, now: Instant) -> None:
         """Apply the blocks and the refusal of a response. `now`: on the clock that this response has corrected."""

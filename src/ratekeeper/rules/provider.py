@@ -298,7 +298,11 @@ class Provider:
         endpoint = ""
         if "endpoint" in place.kinds:
             route = place.route
-            path = call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
+            path = route.match.partition(" ")[2]
+            if route.own_path:
+                from ratekeeper.rules.secrets import concealed  # for routes that have no template
+
+                path = concealed(call.path, identity.secret).replace(",", "_")
             endpoint = call.method.upper() + path
         others = place.owners[1:] if ip else place.owners
         found = [owner(call, identity, endpoint) for owner in others]

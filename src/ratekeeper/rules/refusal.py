@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
 from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan
-from ratekeeper.rules.reading import decoded, dig, redact, sought
+from ratekeeper.rules.reading import decoded, dig, sought
 from ratekeeper.rules.reading import text as as_text
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.schema import File, Refusal, Retry
@@ -26,7 +26,7 @@ from ratekeeper.rules.times import (
     stated,
 )
 
-__all__ = ["Refusals"]
+__all__ = ["Refusals", "reason_of"]
 
 _MOST_TEXT: Final = 65_536
 """Bytes of a body that are read for signatures; refusals are short."""
@@ -222,8 +222,13 @@ class Refusals:
 
 def _opened(body: bytes | str | None) -> tuple[Any, str]:
     """The parsed JSON of a body, None if it cannot be had; and its beginning as text, in which signatures are then sought."""
+    raw, text = _text_of(body)
+    return decoded(raw), text
+
+
+def _text_of(body: bytes | str | None) -> tuple[bytes, str]:
     raw = body[:_MOST_TEXT].encode("utf-8", "replace") if isinstance(body, str) else (body or b"")[:_MOST_TEXT]
-    return decoded(raw), re.sub(r"\s+", " ", raw.decode("utf-8", "replace"))
+    return raw, re.sub(r"\s+", " ", raw.decode("utf-8", "replace"))
 
 
 def _marks(refusals: list[Refusal], status: int) -> tuple[bytes, ...] | None:
@@ -293,5 +298,12 @@ def _rest_of(limit: Limit) -> Wait:
     return Wait(after=min(limit.period, 60 * SECOND))
 
 
-def _reason(status: int, text: str) -> str:
-    return f"HTTP {status}: {redact(text)}" if text else f"HTTP {status}"
+def reason_of(answer: Answer, secrets: Iterable[str] = ()) -> str:
+    """One line for people of what an error says, without `secrets` and what else could be a key."""
+    return _reason(answer.status, _text_of(answer.body)[1], secrets)
+
+
+def _reason(status: int, text: str, secrets: Iterable[str] = ()) -> str:
+    from ratekeeper.rules.secrets import redact  # for those who are refused
+
+    return f"HTTP {status}: {redact(text, secrets)}" if text else f"HTTP {status}"

@@ -552,3 +552,36 @@ def test_one_alone_is_not_made_dearer(client: Any, made: Any, origin: Any) -> No
     """One for all costs more than a single call: it is made as it is."""
     assert client[0](made(batch=True))("GET", f"{origin.url}/rate?symbol=A").status == 200
     assert origin.paths() == ["/rate"]
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_no_secret_comes_back(library: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a client's error nor an answer that quotes its request leaves a secret in errors, events, log or files."""
+    quoting = [False]
+
+    def serve(request: Any) -> Any:
+        if quoting:
+            return library.Response(200, json={"asked": str(request.url), "key": request.headers["x-key"], "code": 0})
+        raise library.ReadError(f"{request.url} broke; {request.headers['x-key']}")
+
+    found: list[str] = []
+    url = "https://testland.invalid/balance?apiKey=q%2F1"
+    policies = Policies(retry=QUICK, cache=Cache())
+    with (
+        caplog.at_level("DEBUG", "ratekeeper"),
+        Gate(home=tmp_path, rules=[RULES], policies=policies, learn=False) as gate,
+        library.Client(
+            transport=Transport(library.MockTransport(serve), gate=gate), headers={"x-key": "h-2"}
+        ) as client,
+    ):
+        gate.on(lambda event: found.append(f"{event}"))
+        client.get(url), client.get(url)
+        assert not list(tmp_path.glob("answers/*"))  # it is not kept
+        quoting.clear()
+        with pytest.raises(RetriesExhausted) as caught:
+            client.get(url)
+        found += [str(caught.value), repr(caught.value.tries), caplog.text, str(gate.read())]
+    found += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert "broke; [...]" in found[0]
+    for secret in ("q/1", "q%2F1", "h-2"):
+        assert not [text for text in found if secret in text]

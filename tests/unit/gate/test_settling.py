@@ -299,3 +299,27 @@ def test_a_throttled_call_is_not_held_for_years(gate: Gate, hint: str) -> None:
     with gate.permit("harsh", "GET", "/x") as permit:
         told = permit.settle(429, {"retry-after": hint})
     assert told.held <= 61 * SECOND
+
+
+@pytest.mark.parametrize("status", [400, 403, 418, 429, 503])
+def test_what_a_provider_quotes_of_a_request_is_struck_out(
+    status: int, gate: Gate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Short secrets, too: in the feedback, the events, the log, the blocks and whatever is kept on disk."""
+    events: list[Event] = []
+    gate.on(events.append)
+    headers = {"X-Key": "hdr", "Authorization": "Basic dTE6cHcx"}
+    params, body = {"symbol": "BTCUSDT", "signature": "a+1"}, {"apiSecret": 'b"2'}
+    quoted = 'no hdr, dTE6cHcx, pw1, a+1, a%2B1, YSsx, b"2, b\\"2, 12:tok-3 for BTCUSDT'
+    with (
+        caplog.at_level("DEBUG"),
+        gate.permit("harsh", "GET", "/bot12:tok-3/x", params=params, body=body, headers=headers) as permit,
+    ):
+        told = permit.settle(status, {"Retry-After": "60"}, quoted)
+    assert told.reason == f"HTTP {status}: no " + ", ".join(["[...]"] * 9) + " for BTCUSDT"
+    shown = [told, caplog.text, gate.read(), gate.store.blocks.states()]
+    shown += [(event.message, event.fields) for event in events]
+    shown += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(shown) > 4
+    for secret in ("hdr", "dTE6cHcx", "pw1", "a+1", "a%2B1", "YSsx", 'b"2', "tok-3"):
+        assert not [each for each in shown if secret in str(each)]

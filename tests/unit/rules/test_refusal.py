@@ -11,7 +11,7 @@ from tests.support.ends import until
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.provider import Provider
-from ratekeeper.rules.reading import redact
+from ratekeeper.rules.secrets import redact
 
 NOW = 1_795_220_621 * SECOND
 DAY = 86_400 * SECOND

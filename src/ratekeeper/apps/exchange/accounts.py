@@ -17,6 +17,7 @@ from ratekeeper.errors import RuleError
 from ratekeeper.gate.gate import Gate
 from ratekeeper.policy.policies import Policies
 from ratekeeper.rules.call import Priority
+from ratekeeper.rules.secrets import struck
 
 __all__ = ["Account", "chosen", "connected", "without_secrets"]
 
@@ -161,8 +162,5 @@ def _moved(old: Any, url: str) -> Any:
 def without_secrets(text: str, exchange: Any) -> str:
     """A message of ccxt in one line, without the credentials and without queries of URLs, which hold signatures."""
     text = re.sub(r"\?\S*", "?…", " ".join(text.split()))
-    for name in _CREDENTIALS.values():
-        value = getattr(exchange, name, None)
-        if isinstance(value, str) and value:
-            text = text.replace(value, "…")
-    return text[:300]
+    held = [getattr(exchange, name, None) for name in _CREDENTIALS.values()]
+    return struck(text, [value for value in held if isinstance(value, str) and value], "…")[:300]
