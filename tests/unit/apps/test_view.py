@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ratekeeper.apps.cli import main
 from ratekeeper.apps.state import status, top
-from ratekeeper.apps.view import as_data, as_table, columns, shorten
+from ratekeeper.apps.view import as_data, as_table
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait
 from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
@@ -103,16 +103,6 @@ def test_numbers_survive_every_width(width: int) -> None:
     for number in NUMBERS:
         assert number in together, (number, text)
     assert not [cut for cut in re.findall(r"\S*…\S*", text) if re.fullmatch(r"[\d,.…%]+", cut)]
-
-
-def test_a_name_keeps_both_its_ends() -> None:
-    """They tell one account from another; control characters reach no terminal."""
-    assert shorten("subaccount-0017", 9) == "suba…0017"
-    assert shorten("short", 9) == "short"
-    assert shorten("a\x1b[31mb\nc", 20) == "a [31mb c"
-    assert shorten("帳戶帳戶帳戶帳戶", 7) == "帳戶…戶"
-    assert columns([("  a ", "b" * 30, ("123",))], 32) == [["  a bbbbbbbbbbb…bbbbbbbbbbb  123"]]
-    assert columns([("  a ", "b" * 30, ("123", "4 of 5"))], 20) == [["  a bbbbbbbb…bbbbbbb", "    123  4 of 5"]]
 
 
 def test_used_is_what_was_used() -> None:
