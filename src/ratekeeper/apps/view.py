@@ -31,6 +31,7 @@ __all__ = ["as_data", "as_table"]
 _LEAST: Final = 16
 """The scope of a block keeps at least so many columns."""
 _BAR: Final = 20
+_LONG: Final = 30 * SECOND
 _COLOURS: Final = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
 
 
@@ -90,7 +91,8 @@ def _ledger(view: LedgerView, found: Snapshot) -> dict[str, Any]:
     part = known.get(PACED + ledger, (1000, 0))[0]
     used, inflight = view.used - view.carried, view.inflight - view.held
     taken = sum(row[0] + row[1] for row in view.rows.values())
-    counted = view.limit.window in (Window.FIXED, Window.SLIDING)  # the rows tell as long as the units count
+    # Rows tell of this window and the last. Units of a slow call on a short one may be older.
+    counted = view.limit.window in (Window.FIXED, Window.SLIDING) and view.limit.period >= _LONG
     return {
         "provider": provider.partition("@")[0],
         "host": provider.partition("@")[2],
