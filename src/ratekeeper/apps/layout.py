@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["columns", "paragraph", "shorten"]
 
 _LEAST: Final = 16
-"""A column of names narrower than this stands on lines of its own."""
+"""Where less than this is left of a name, names stand on lines of their own."""
 
 
 def shorten(text: str, width: int) -> str:
@@ -44,7 +44,7 @@ def columns(rows: Iterable[tuple[str, str, Sequence[str]]], width: int, right: C
     widths = [max(map(cell_len, column), default=0) for column in zip(*(cells for _, _, cells in rows), strict=True)]
     longest = max(cell_len(head) + cell_len(name) for head, name, _ in rows)
     left = min(longest, width - sum(2 + each for each in widths))
-    beside = left >= min(longest, _LEAST + max(cell_len(head) for head, _, _ in rows) // 2)
+    beside = left >= max(cell_len(head) + min(cell_len(name), _LEAST) for head, name, _ in rows)
     made = []
     for head, name, cells in rows:
         first = head + shorten(name, (left if beside else width) - cell_len(head)) if name else head
