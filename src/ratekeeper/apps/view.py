@@ -302,7 +302,8 @@ def _spenders(limits: list[dict[str, Any]], width: int) -> Iterator[Text]:
             if each["taken"] or each["waiting"]
         ]
         if row["foreign"] or row["foreign_expected"]:
-            who.append(f"other programs {row['foreign']:,} ({row['foreign_expected']:,} expected)")
+            more = f" ({row['foreign_expected']:,} expected)" if row["foreign_expected"] else ""
+            who.append(f"other programs {row['foreign']:,}{more}")
         if who:
             lines.append(paragraph(f"{row['limit']}: {', '.join(who)}", width, 2))
     if lines:
