@@ -68,10 +68,11 @@ class _Lazy(click.Group):
         """Run a command. One that was to print JSON prints its error as JSON, too."""
         try:
             return super().invoke(ctx)
-        except (RatekeeperError, click.ClickException, ModuleNotFoundError) as error:
+        except (RatekeeperError, click.ClickException, click.Abort, ModuleNotFoundError) as error:
             given = ctx.meta[__name__]
             if "--json" in given and given[0] != "run":  # what stands behind `run` is for the program
-                print_json({"error": error.format_message() if isinstance(error, click.ClickException) else str(error)})
+                told = error.format_message() if isinstance(error, click.ClickException) else str(error)
+                print_json({"error": told or "aborted"})
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,15 +1,15 @@
 """What all processes share, as data and as a screen: for ``ratekeeper status``, ``top`` and the demo.
 
-The screen fits any width: names are shortened in their middle, numbers never are. What is not used (reserved, set aside,
-carried over, held for others) never counts as used: it stands beside it, in words.
+What is not used (reserved, set aside, carried over, held for others) never counts as used: it stands beside it, in words.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from ratekeeper.apps.layout import columns, paragraph, shorten
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.gate.override import spoken
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.text import Text
 
-__all__ = ["as_data", "as_table", "columns", "shorten"]
+__all__ = ["as_data", "as_table"]
 
 _LEAST: Final = 16
-"""A column of names narrower than this stands on lines of its own."""
+"""The scope of a block keeps at least so many columns."""
 _BAR: Final = 20
+_LONG: Final = 30 * SECOND
 _COLOURS: Final = {"active": "green", "warning": "yellow", "resting": "yellow", "banned": "red"}
 
 
@@ -90,7 +91,8 @@ def _ledger(view: LedgerView, found: Snapshot) -> dict[str, Any]:
     part = known.get(PACED + ledger, (1000, 0))[0]
     used, inflight = view.used - view.carried, view.inflight - view.held
     taken = sum(row[0] + row[1] for row in view.rows.values())
-    counted = view.limit.window in (Window.FIXED, Window.SLIDING)  # the rows tell as long as the units count
+    # Rows tell of this window and the last. Units of a slow call on a short one may be older.
+    counted = view.limit.window in (Window.FIXED, Window.SLIDING) and view.limit.period >= _LONG
     return {
         "provider": provider.partition("@")[0],
         "host": provider.partition("@")[2],
@@ -149,50 +151,6 @@ def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
 def as_table(data: dict[str, Any]) -> RenderableType:
     """The state for a terminal of any width."""
     return _Screen(data)
-
-
-def shorten(text: str, width: int) -> str:
-    """A name in at most `width` columns of a terminal: both its ends stay, and its control characters go."""
-    from rich.cells import cell_len
-
-    text = "".join(sign if sign.isprintable() else " " for sign in text)
-    short, keep = text, min(len(text), width)
-    while keep > 0 and cell_len(short) > width:
-        keep -= 1
-        short = f"{text[: keep - keep // 2]}…{text[len(text) - keep // 2 :]}"
-    return short
-
-
-def columns(rows: Iterable[tuple[str, str, Sequence[str]]], width: int, right: Container[int] = ()) -> list[list[str]]:
-    """Rows as lines that fit `width`. Only names are ever shortened.
-
-    Args:
-        rows: each of a head, a name behind it, and further cells (as many in each).
-        width: columns of the terminal.
-        right: which of the cells are set to the right, from 0.
-
-    Returns:
-        For each row its lines: one, or two where no room is left beside the cells for a name.
-    """
-    from rich.cells import cell_len
-
-    rows = list(rows)
-    widths = [max(map(cell_len, column), default=0) for column in zip(*(cells for _, _, cells in rows), strict=True)]
-    longest = max(cell_len(head) + cell_len(name) for head, name, _ in rows)
-    left = min(longest, width - sum(2 + each for each in widths))
-    beside = left >= min(longest, _LEAST + max(cell_len(head) for head, _, _ in rows) // 2)
-    made = []
-    for head, name, cells in rows:
-        first = head + shorten(name, (left if beside else width) - cell_len(head)) if name else head
-        if beside:
-            laid = [
-                " " * (size - cell_len(cell)) + cell if at in right else cell + " " * (size - cell_len(cell))
-                for at, (cell, size) in enumerate(zip(cells, widths, strict=True))
-            ]
-            made.append(["  ".join([first + " " * (left - cell_len(first)), *laid]).rstrip()])
-        else:
-            made.append([shorten(first, width), "    " + "  ".join(filter(None, cells))])
-    return made
 
 
 class _Screen:
@@ -272,7 +230,7 @@ def _limits(limits: list[dict[str, Any]], width: int) -> Iterator[Text]:
                 drawn.append("░" * (round(bar * full) - round(bar * share)), style=colour)
             yield drawn
         if notes := list(_notes(row)):
-            yield _indented("; ".join(notes), width)
+            yield paragraph("; ".join(notes), width)
 
 
 def _in_use(row: dict[str, Any]) -> int:
@@ -344,27 +302,15 @@ def _spenders(limits: list[dict[str, Any]], width: int) -> Iterator[Text]:
             if each["taken"] or each["waiting"]
         ]
         if row["foreign"] or row["foreign_expected"]:
-            who.append(f"other programs {row['foreign']:,} ({row['foreign_expected']:,} expected)")
+            more = f" ({row['foreign_expected']:,} expected)" if row["foreign_expected"] else ""
+            who.append(f"other programs {row['foreign']:,}{more}")
         if who:
-            lines.append(_indented(f"{row['limit']}: {', '.join(who)}", width, 2))
+            lines.append(paragraph(f"{row['limit']}: {', '.join(who)}", width, 2))
     if lines:
         yield Text()
         yield Text("taken in this window by", style="bold")
         yield from lines
         yield Text()
-
-
-def _indented(text: str, width: int, by: int = 4) -> Text:
-    """A paragraph that is broken between words."""
-    from textwrap import fill
-
-    from rich.text import Text
-
-    margin = " " * by
-    return Text(
-        fill(text, max(_LEAST, width), initial_indent=margin, subsequent_indent=margin + "  ", break_on_hyphens=False),
-        style="" if by == 2 else "dim",
-    )
 
 
 def _clean(text: str) -> str:

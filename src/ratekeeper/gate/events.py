@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Final
 
 from ratekeeper.ledger.decide import Refusal
@@ -22,42 +21,40 @@ _MOST_SHUT: Final = 4096
 """The number of reported blocks that the gate remembers."""
 _MOST_SECRETS: Final = 256
 """The number of secrets that the gate remembers."""
-LEVELS: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        "retry": logging.INFO,
-        "gave up": logging.WARNING,
-        "unknown": logging.WARNING,
-        "breaker": logging.WARNING,
-        "breaker closed": logging.WARNING,
-        "cache hit": logging.INFO,
-        "cache stale": logging.INFO,
-        "batched": logging.INFO,
-        "paced": logging.WARNING,
-        "overloaded": logging.INFO,
-        "gather": logging.INFO,
-        "throttled": logging.WARNING,
-        "banned": logging.WARNING,
-        "refusing": logging.WARNING,
-        "egress": logging.WARNING,
-        "foreign": logging.WARNING,
-        "waiting": logging.INFO,
-        "learned": logging.INFO,
-        "clock": logging.INFO,
-        "unreadable": logging.WARNING,
-        "doubted": logging.WARNING,
-        "store lost": logging.WARNING,
-        "store back": logging.WARNING,
-        "stream down": logging.WARNING,
-        "stream stale": logging.WARNING,
-        "stream back": logging.INFO,
-        "stream rolled over": logging.INFO,
-        "session abnormal": logging.WARNING,
-        "session recovering": logging.WARNING,
-        "session recovered": logging.WARNING,
-        "session failed": logging.ERROR,
-        "session stopped": logging.INFO,
-    }
-)
+LEVELS: Final[Mapping[str, int]] = {
+    "throttled": logging.WARNING,
+    "paced": logging.WARNING,
+    "overloaded": logging.INFO,
+    "banned": logging.WARNING,
+    "refusing": logging.WARNING,
+    "foreign": logging.WARNING,
+    "unreadable": logging.WARNING,
+    "doubted": logging.WARNING,
+    "egress": logging.WARNING,
+    "store lost": logging.WARNING,
+    "store back": logging.WARNING,
+    "session abnormal": logging.WARNING,
+    "session recovering": logging.WARNING,
+    "session recovered": logging.WARNING,
+    "session failed": logging.ERROR,
+    "session stopped": logging.INFO,
+    "stream down": logging.WARNING,
+    "stream stale": logging.WARNING,
+    "stream back": logging.INFO,
+    "stream rolled over": logging.INFO,
+    "retry": logging.INFO,
+    "gave up": logging.WARNING,
+    "unknown": logging.WARNING,
+    "breaker": logging.WARNING,
+    "breaker closed": logging.WARNING,
+    "cache stale": logging.INFO,
+    "waiting": logging.INFO,
+    "learned": logging.INFO,
+    "clock": logging.INFO,
+    "cache hit": logging.INFO,
+    "batched": logging.INFO,
+    "gather": logging.INFO,
+}
 """Every kind of event, and the level at which it goes to the log: a warning if a person should know of it. The table in
 ``docs/reference/errors.md`` says the same."""
 

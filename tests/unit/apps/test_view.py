@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from ratekeeper import Gate
 from ratekeeper.apps.cli import main
 from ratekeeper.apps.state import status, top
-from ratekeeper.apps.view import as_data, as_table, columns, shorten
+from ratekeeper.apps.view import as_data, as_table
 from ratekeeper.gate.times import Times
 from ratekeeper.gate.waits import Wait
 from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
@@ -105,16 +108,6 @@ def test_numbers_survive_every_width(width: int) -> None:
     assert not [cut for cut in re.findall(r"\S*…\S*", text) if re.fullmatch(r"[\d,.…%]+", cut)]
 
 
-def test_a_name_keeps_both_its_ends() -> None:
-    """They tell one account from another; control characters reach no terminal."""
-    assert shorten("subaccount-0017", 9) == "suba…0017"
-    assert shorten("short", 9) == "short"
-    assert shorten("a\x1b[31mb\nc", 20) == "a [31mb c"
-    assert shorten("帳戶帳戶帳戶帳戶", 7) == "帳戶…戶"
-    assert columns([("  a ", "b" * 30, ("123",))], 32) == [["  a bbbbbbbbbbb…bbbbbbbbbbb  123"]]
-    assert columns([("  a ", "b" * 30, ("123", "4 of 5"))], 20) == [["  a bbbbbbbb…bbbbbbb", "    123  4 of 5"]]
-
-
 def test_used_is_what_was_used() -> None:
     """What is reserved, carried over, set aside or held is told apart, in the data and in words."""
     (limit,) = [each for each in crowded()["limits"] if each["limit"] == "weight-1m"]
@@ -146,7 +139,7 @@ def test_what_is_held_for_an_offline_process_is_not_in_use(tmp_path: Path) -> No
     now = Times(store).now("okx")
     spent = Charge("okx/a/ip:default", Limit("a", "requests", 100, 60 * SECOND, Window.FIXED), 10)
     store.reserve(Ask("okx", (spent,), (), (1, 2)), now)
-    mark = store.detach()
+    store.detach()
     store._environment._checked = 0  # as if some time had passed
     try:
         (view,) = store.read(Times(store).now).ledgers
@@ -154,8 +147,42 @@ def test_what_is_held_for_an_offline_process_is_not_in_use(tmp_path: Path) -> No
         (limit,) = as_data(store.read(Times(store).now), {})["limits"]
         assert (limit["inflight"], limit["held"], limit["used"]) == (10, 50, 0)
     finally:
-        store._marks.shut(int(mark, 16))
         store.close()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_status_of_real_records(width: int, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several addresses, a ban, a pause, a paced limit, a number that the provider stated."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    config = own_home / "ratekeeper.toml"
+    own_home.mkdir()
+    config.write_text(
+        f'[egress.addresses]\n{LONG} = "127.0.0.2"\nspare = "127.0.0.3"\n'
+        f'[egress.pools.binance-usdm]\nprimary = "{LONG}"\nbackups = ["spare"]\n'
+    )
+    limit = Limit("weight-1m", "weight", MOST, 300 * 86_400 * SECOND)  # no edge comes between
+    key = f"binance-usdm/weight-1m/ip:{LONG}"
+    with Gate(name=f"{LONG}.py", learn=False) as gate:
+        gate.permit("binance-usdm", "GET", "/fapi/v1/time").acquire()  # the process has a name now
+        now = gate.times.now("binance-usdm")
+        for cost in (1_234_005, 5):
+            ask = Ask("binance-usdm", (Charge(key, limit, cost),), (), (gate.member, 3))
+            grant = gate.store.reserve(ask, now)
+            if cost > 5:
+                gate.store.settle(grant, now)  # type: ignore[arg-type]
+        gate.store.learn("binance-usdm", {"weight-1m": (MOST, 0), f"~pace/weight-1m/ip:{LONG}": (700, SECOND)})
+        gate.block("binance-usdm/ip:spare", 3600, "ban", "too fast")
+        gate.block(f"okx/account:{LONG}", None, "pause", "by hand")
+        shown = run(status)
+    assert shown.exit_code == 0
+    assert all(len(line) <= width for line in shown.output.splitlines()), shown.output
+    text = re.sub(r"\s+", " ", shown.output)
+    for told in (
+        "1,234,005 of 10,000,000", "6 more reserved for calls under way", "70% of it for now",
+        "stated by the provider", "banned for 3", "weight-1m 1,234,005 of 10,000,000", "until resumed",
+    ):  # fmt: skip
+        assert told in text, shown.output
+    assert "…" in text
 
 
 # -- a store that is away ----------------------------------------------------------------------------------------------
@@ -190,6 +217,34 @@ def test_status_without_its_server(away: str, own_home: Path) -> None:
     finally:
         living.leave(7)
         living.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "garbled"])
+def test_status_of_a_server_that_is_none(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no longer than the address allows, and says what is wrong."""
+    lines = []
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                line, _ = server.accept()
+            except OSError:
+                return
+            lines.append(line)
+            if line.recv(1000) and answer:
+                line.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        monkeypatch.setenv("RATEKEEPER_STORE", f"redis://127.0.0.1:{server.getsockname()[1]}?timeout=0.2")
+        done = run(status, "--json")
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    for line in lines:
+        line.close()
+    assert done.exit_code == 1
+    assert ("Bad Request" if answer else "it does not answer in time") in json.loads(done.stdout)["degraded"]
 
 
 def test_status_of_a_store_that_cannot_be_opened(own_home: Path) -> None:

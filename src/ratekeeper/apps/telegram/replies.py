@@ -109,8 +109,9 @@ class Replies:
         lines = lines or ["Nothing is paused or banned."]
         fullest = sorted(found.ledgers, key=lambda v: (v.used + v.inflight) / v.limit.usable, reverse=True)
         for view in fullest[:_FULLEST]:
-            spent = view.used + view.inflight
-            lines.append(f"{spent / view.limit.usable:.0%} {view.key}: {spent:,} of {view.limit.usable:,}")
+            used = view.used - view.carried
+            more = f" ({view.inflight:,} reserved)" if view.inflight else ""
+            lines.append(f"{used / view.limit.usable:.0%} {view.key}: {used:,} of {view.limit.usable:,}{more}")
         names = sorted(name for name in found.members.values() if name != "ratekeeper telegram")
         return "\n".join([*lines, f"Programs: {', '.join(names) or 'none'}"])
 
