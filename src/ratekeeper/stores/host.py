@@ -117,7 +117,8 @@ class HostStore(RecordStore, SharedStore):
                 environment.commit()
                 self._arrived()
                 self._stated = self.learned
-                self._note_delivered()
+                if self._delivered:
+                    self._note_delivered()
                 return result
             except BaseException as error:
                 if environment.abort(error):
