@@ -111,8 +111,9 @@ class RedisStore(SharedStore):
         self.connection = Connection(self.address, given=self._given)
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
-            self.connection, self._mirror, tend=self._tend, returned=self._returned, given=self._given
-        )
+            self.connection, self._mirror, tend=self._tend, asked=self._tend_pauses, returned=self._returned,
+            given=self._given,
+        )  # fmt: skip
         self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, self.heed, given=self._given)
         self._pubsub = PubSub(self.connection, self._client.refresh)
         self.heed()
@@ -127,7 +128,6 @@ class RedisStore(SharedStore):
 
     def _returned(self) -> None:
         self.back()
-        self._tend_pauses()
 
     def _tend(self, mono: int) -> bool:
         """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
@@ -136,12 +136,11 @@ class RedisStore(SharedStore):
             self._buried = mono
             for member in self._sockets.dead():  # so that no process holds a share for them
                 self._client.leave(member_name(member), own=False)
-        self._tend_pauses()
+        self.heed()
         return self._permits.any_open
 
     def _tend_pauses(self) -> None:
-        """Obey what was ordered on this machine, and bring it to the server; called by the helper thread."""
-        self.heed()
+        """Bring what was ordered on this machine to the server; called by the helper thread."""
         if self.pauses is not None and not self._client.broken:
             try:
                 self.hand_on()
