@@ -636,6 +636,25 @@ def test_what_a_block_spares(shop: Script) -> None:
         shop.raw(header(1), [["unblock", scope, ""]])
 
 
+def test_a_pause_that_was_taken_back_is_not_brought_back(shop: Script) -> None:
+    """A pause may be told later than it began. What had begun when it was removed stays removed, though a client brings it
+    back; a later one, and a new one, hold."""
+    early, late = EPOCH + SECOND, EPOCH + 5 * SECOND
+    told = shop.raw(header(9), [["block", "ip:a", "pause", "by hand", None, early]])[3][0]
+    assert told == ["ip:a", "pause", "by hand", False, early]
+    assert shop.raw(header(9), [["unblock", "ip:a", "pause", early - 1]])[3] == [False]
+    assert shop.raw(header(9), [["unblock", "ip:a", "pause", early + 1]])[3] == [True]
+    again = shop.raw(header(9), [["block", "ip:a", "pause", "by hand", None, early, True]])[3][0]
+    assert again[3:] == [0, early]
+    assert shop.raw(header(9), [ask("p1", scopes=["ip:a"])], BOTH)[3][0][0] == "ok"
+    for item in (["block", "ip:a", "pause", "", None, late, True], ["block", "ip:a", "pause", "", None, early]):
+        assert shop.raw(header(9), [item])[3][0][3] is False
+        assert shop.raw(header(9), [ask("p2", scopes=["ip:a"])], BOTH)[3][0][0] == "no"
+        shop.raw(header(9), [["unblock", "ip:a", "pause"]])
+    ahead = shop.raw(header(9), [["block", "ip:a", "pause", "", None, EPOCH + 99 * SECOND]])[3][0]
+    assert ahead[4] == EPOCH + 9 * SECOND  # none begins in the future
+
+
 def test_no_block_is_longer_than_a_week(shop: Script) -> None:
     """A garbled length must not shut a program out for a year."""
     assert shop.raw(header(), [["block", "ip:a", "ban", "", 366 * DAY]])[3][0][3] == 7 * DAY

@@ -168,16 +168,6 @@ class Pauses:
             self._handed.add(record.file)  # the folder cannot be written
         self._stamp = (-1, -1)
 
-    def lost(self, record: PauseRecord) -> None:
-        """Note that the shared store has forgotten a pause that it was given: it is to be handed on again."""
-        path = self._folder / record.file
-        try:
-            path.rename(path.with_suffix(_NEW))
-        except OSError:
-            pass  # a newer record has taken its place, or another process did this
-        self._handed.discard(record.file)
-        self._stamp = (-1, -1)
-
     def drop(self, record: PauseRecord) -> None:
         """Remove a record: somebody took the pause back on another machine."""
         _remove(self._folder / record.file)

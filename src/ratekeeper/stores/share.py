@@ -84,7 +84,7 @@ class Share(PartStore):
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         self._whole.heed()
-        return super().reserve(ask, now)
+        return self.blocks.against(ask.scopes, ask.charges, now.mono) or super().reserve(ask, now)
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         try:

@@ -122,10 +122,12 @@ def connected(account: Account, *, file: SettingsFile | None = None) -> tuple[An
     if account.exchange not in ccxt.exchanges:
         raise RuleError(f"ccxt knows no exchange called {account.exchange!r}: use its names, such as binanceusdm")
     keys = _keys(account, os.environ, file.path.parent if file.path else None)
-    options: dict[str, Any] = {"warnOnFetchOpenOrdersWithoutSymbol": False}
+    # What a person asks for needs neither currencies nor margin pairs: they would be calls of their own, with every command.
+    options: dict[str, Any] = {"warnOnFetchOpenOrdersWithoutSymbol": False, "fetchMargins": False}
     if account.said.market:
         options["defaultType"] = account.said.market
     exchange = getattr(ccxt, account.exchange)({**keys, "timeout": _PATIENCE, "options": options})
+    exchange.has["fetchCurrencies"] = False
     missing = [ours for ours, theirs in _CREDENTIALS.items() if exchange.requiredCredentials.get(theirs)]
     missing = [ours for ours in missing if _CREDENTIALS[ours] not in keys]
     if missing:

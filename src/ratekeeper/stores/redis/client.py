@@ -50,6 +50,7 @@ class Client:
         connection: to the server.
         mirror: updated when the server reports that it is stale.
         tend: called by the helper thread at the steady instant (ns); returns whether more work follows in a moment.
+        asked: called by the helper thread when it has asked the server for news.
         returned: called by the helper thread when a lost server answers again.
         given: see `RedisStore`.
 
@@ -64,6 +65,7 @@ class Client:
         mirror: Mirror,
         *,
         tend: Callable[[int], bool],
+        asked: Callable[[], object],
         returned: Callable[[], object],
         given: bool,
     ) -> None:
@@ -71,6 +73,7 @@ class Client:
         self.member = self.broken = ""
         self._mirror = mirror
         self._tend = weakref.WeakMethod(tend)
+        self._asked = weakref.WeakMethod(asked)
         self._returned = weakref.WeakMethod(returned)
         self._given = given
         self._namespaces: dict[str, Namespace] = {}
@@ -292,8 +295,8 @@ class Client:
     def look(self) -> float:
         """Do the helper thread's work once; returns seconds to sleep."""
         mono = time.monotonic_ns()
-        tend, returned = self._tend(), self._returned()
-        if tend is None or returned is None:
+        tend, asked, returned = self._tend(), self._asked(), self._returned()
+        if tend is None or asked is None or returned is None:
             return _PROBE  # the store is gone, and so is this client
         busy = tend(mono)
         if self.broken:
@@ -311,6 +314,7 @@ class Client:
                     self.call(space.name, [])
                 except StoreError:
                     return _PROBE
+        asked()
         at_work = any(mono - space.asked <= _REST for space in self._namespaces.values())
         return _SOON if busy else _BEATS[not at_work][0] / SECOND
 

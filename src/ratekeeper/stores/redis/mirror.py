@@ -194,5 +194,5 @@ class Mirror:
             left = False if state.length is None else (state.ends() - now) // MICRO
             if namespace_of(state.scope) == namespace and (left is False or left > 0):
                 at = clock.there(state.mono) if left is False else False  # a pause stays as old as it is
-                found.append(command("block", state.scope, state.kind, state.reason, left, at))
+                found.append(command("block", state.scope, state.kind, state.reason, left, at, left is False))
         return found

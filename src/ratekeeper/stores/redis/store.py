@@ -78,9 +78,6 @@ _TRIES: Final = 10_000
 """Most attempts of a compare-and-set on a note. Each failed attempt means that another process changed the note."""
 _SLACK: Final = SECOND // 10 // MICRO
 """By so much may a pause seem younger than the record that takes it back, because two machines date them, us."""
-_RESUMED: Final = "resumed:"
-_RESUMED_KEPT: Final = 30 * 86_400 * SECOND
-"""How long the server keeps a note that a pause was taken back, ns."""
 _KNOWN: Final = 4096
 """Notes cached at most."""
 
@@ -114,8 +111,9 @@ class RedisStore(SharedStore):
         self.connection = Connection(self.address, given=self._given)
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
-            self.connection, self._mirror, tend=self._tend, returned=self._returned, given=self._given
-        )
+            self.connection, self._mirror, tend=self._tend, asked=self._tend_pauses, returned=self._returned,
+            given=self._given,
+        )  # fmt: skip
         self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, self.heed, given=self._given)
         self._pubsub = PubSub(self.connection, self._client.refresh)
         self.heed()
@@ -130,7 +128,6 @@ class RedisStore(SharedStore):
 
     def _returned(self) -> None:
         self.back()
-        self._tend_pauses()
 
     def _tend(self, mono: int) -> bool:
         """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
@@ -140,12 +137,11 @@ class RedisStore(SharedStore):
             for member, lives in self._sockets.census().items():
                 if not lives and self._client.leave(member_name(member), own=False):
                     self._sockets.bury([member])
-        self._tend_pauses()
+        self.heed()
         return self._permits.any_open
 
     def _tend_pauses(self) -> None:
-        """Obey what was ordered on this machine, and bring it to the server; called by the helper thread."""
-        self.heed()
+        """Bring what was ordered on this machine to the server; called by the helper thread."""
         if self.pauses is not None and not self._client.broken:
             try:
                 self.hand_on()
@@ -213,9 +209,8 @@ class RedisStore(SharedStore):
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         self._mirror.unblock(scope, kind)
-        if kind == PAUSE:
-            self._note_resumed(scope, time.monotonic_ns())
-        gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind]))
+        at = self.connection.clock.there(time.monotonic_ns()) if kind == PAUSE and not self._given else False
+        gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind, at]))
         self._mirror.unblock(scope, kind)  # what arrived with the same round trip was older
         return gone
 
@@ -229,42 +224,37 @@ class RedisStore(SharedStore):
         self._pubsub.hear(Message("", False, None))  # the waiting calls of this process recheck
 
     def deliver(self, record: PauseRecord) -> bool:
+        return self._deliver(record, again=False)
+
+    def _deliver(self, record: PauseRecord, *, again: bool) -> bool:
+        """`again`: the server was given it before, and holds it no more."""
+        assert self.pauses is not None
         namespace, at = namespace_of(record.scope), self.connection.clock.there(record.mono)
         if record.resumed:
-            self._note_resumed(record.scope, record.mono)
             item = ["unblock", record.scope, record.kind, at + _SLACK]
             news = bool(self._client.ask(namespace, lambda _: item))
             self._mirror.take_back(record)
-        else:
-            span = False if record.length is None else -(-record.length // MICRO)
-            item = ["block", record.scope, record.kind, record.reason, span, at]
-            news = self._client.ask(namespace, lambda _: item).at == at
-            self._mirror.block(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
-        if self.pauses is not None:
             self.pauses.handed(record)
-        return news
-
-    def _note_resumed(self, scope: str, mono: int) -> None:
-        """Leave a note that a pause was taken back, so that a machine which keeps a record of it does not take the server for
-        one that lost its memory."""
-        at = self.connection.clock.there(mono) + _SLACK
-        self.update(_RESUMED + scope, int, lambda old, _: (max(old or 0, at), None), _RESUMED_KEPT)
+            return news
+        span = False if record.length is None else -(-record.length // MICRO)
+        item = ["block", record.scope, record.kind, record.reason, span, at, again]
+        held = self._client.ask(namespace, lambda _: item)
+        if held.length == 0 and held.length is not False:  # taken back on another machine
+            self.pauses.drop(record)
+            return False
+        self._mirror.block(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
+        self.pauses.handed(record)
+        return bool(held.at == at)
 
     def _review(self) -> None:
-        """Compare the pauses that the server was given with what it holds. One that is missing was taken back on another
-        machine, or the server has lost its memory."""
+        """Deliver again what the server was given and does not hold. It may have lost its memory; else it answers that the
+        pause was taken back on another machine."""
         assert self.pauses is not None
         for record in self.pauses.handed_on():
-            if self._mirror.holds(record):
-                continue
-            self._client.call(namespace_of(record.scope), [])  # learn what the server holds now
-            if self._mirror.holds(record):
-                continue
-            taken_back = self.get(_RESUMED + record.scope, int) or 0
-            if taken_back >= self.connection.clock.there(record.mono):
-                self.pauses.drop(record)
-            else:
-                self.pauses.lost(record)
+            if not self._mirror.holds(record):
+                self._client.call(namespace_of(record.scope), [])  # learn what the server holds now
+            if not self._mirror.holds(record):
+                self._deliver(record, again=True)
 
     # -- notes and members -----------------------------------------------------------------------------------------
 

@@ -141,10 +141,18 @@ local function seldom_verbs()
     return pack({state[1], state[2]})
   end
 
+  -- Where it is noted until when blocks of a kind were removed from a scope: a client may still know one of them.
+  local function ended_field(item)
+    return 'ended:' .. field({item[2], item[3]})
+  end
+
   function more.block(item)
     local length = item[5]
     local begun = item[6] and min(item[6], mono) or mono
     local state = {item[2], item[3], item[4], length and min(max(length, 0), LONGEST) or false, begun}
+    local ended = item[7] and tonumber(call('HGET', META, ended_field(item)) or -1)
+    if ended and ended >= begun then return {item[2], item[3], item[4], 0, begun} end
+    if item[6] and not item[7] then call('HDEL', META, ended_field(item)) end
     local old = call('HGET', BLOCKS, field(state))
     old = old and unpacked(old)
     renew()
@@ -162,6 +170,10 @@ local function seldom_verbs()
 
   function more.unblock(item)
     local all, gone = call('HVALS', BLOCKS), false
+    if item[4] then
+      local ended = tonumber(call('HGET', META, ended_field(item)) or 0)
+      call('HSET', META, ended_field(item), max(item[4], ended))
+    end
     for i = 1, #all do
       local state = unpacked(all[i])
       local older = not item[4] or state[5] <= item[4]

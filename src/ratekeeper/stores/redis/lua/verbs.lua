@@ -30,9 +30,10 @@
 --   adopt   permit permits {{i, limit, cost}..} {mono, lo, hi} member class until            -> true
 --   regain  permit permits {{i, limit, cost}..} member class until                           -> bool
 --   spent   {{i, limit, actual}..} {mono, lo, hi}                                            -> true
---   block   scope kind reason length(us) or nil, at(us) or nil -> {scope, kind, reason, length or false, at}, the one in
---           force; at: when it began, nil: now
---   unblock scope kind ('': all) at(us) or nil: only what had begun then -> bool
+--   block   scope kind reason length(us) or nil, at(us) or nil, again -> {scope, kind, reason, length or false, at}, the one
+--           in force; at: when it began, nil: now; again: the client brings back one that it knows, which may have been
+--           removed since `at`: then its length is 0
+--   unblock scope kind ('': all) at(us) or nil: only what had begun then; nobody brings it back -> bool
 --   learn   {name: {capacity, period}}         -> bool
 --   swap    topic before after keep(ms)        -> {written?, the blob that stands there if it was not, or false}
 --           before: what the client takes it for, a blob or nil (no note); true: whatever it is. after: blob or nil
