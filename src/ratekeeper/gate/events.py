@@ -25,6 +25,7 @@ _LEVELS: Final = {
     "refusing": logging.WARNING,
     "foreign": logging.WARNING,
     "unreadable": logging.WARNING,
+    "unlisted refusal": logging.WARNING,
     "egress": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,

@@ -14,6 +14,8 @@ so nothing is lost to rounding, and every limit lets a microsecond pass in a mic
 * Nobody says whose limit it is either. So all calls are charged to the address, and signed ones also to the account, if a
   header tells it: several addresses then do not multiply what one account spends.
 
+How the provider says no is not in the tables, so its errors are read by status and words (`unlisted`), also under HTTP 200.
+
 Which request a method of ccxt becomes, only its own `sign` knows. It is asked, with made-up credentials and without any
 network, once for every entry of the table.
 """
@@ -317,6 +319,7 @@ class _Table:
                 for (kind, _), (spent, matches) in sorted(grouped.items(), key=lambda item: (item[0][0], item[1][1]))
             ],
             refusals=[Refusal(status=[418], outcome="banned", block="ip")],
+            errors_under=[200],
         )
 
 

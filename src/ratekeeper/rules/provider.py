@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Provider"]
 
+_LONGEST_UNLISTED = 900 * SECOND
 _MOST_PLANS = 4096
 """Plans kept per route; beyond it they are dropped. They differ by cost and owners, so few programs have more."""
 
@@ -213,8 +214,14 @@ class Provider:
             self._denials = Denials(self.file, self.name, self.limits, self.feedback)
         return self._denials.make(plan, kind, scope, until, now, words)
 
-    def ban_length(self, earlier: int = 0) -> int:
-        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans."""
+    def ban_length(self, earlier: int = 0, first: int = 0) -> int:
+        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans.
+
+        `first`: ns of the first one, where the rule file knows nothing of such bans. Each further one is twice as long, up to
+        a quarter of an hour.
+        """
+        if first:
+            return min(first << min(earlier, 32), _LONGEST_UNLISTED)
         ban = self.file.ban
         longest = duration(ban.longest)
         return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))
