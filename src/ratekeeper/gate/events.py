@@ -30,6 +30,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "foreign": logging.WARNING,
     "unreadable": logging.WARNING,
     "doubted": logging.WARNING,
+    "unlisted refusal": logging.WARNING,
     "egress": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -148,7 +149,10 @@ class Settling:
         owners = rules.file.owners.values()
         secrets = self.remember(request, [name for owner in owners for name in listed(owner.header)])
         if secrets:
-            said, told.reason = told.reason, reason_of(answer, secrets)
+            said = told.reason
+            told.reason = said.partition("HTTP ")[0] + reason_of(answer, secrets)
+            if told.unlisted and told.reason != said:
+                told.unlisted = f"HTTP {answer.status}"
             told.blocks = tuple(
                 replace(block, reason=told.reason) if block.reason == said else block for block in told.blocks
             )
@@ -157,6 +161,8 @@ class Settling:
         """Apply the blocks and the refusal of a response. `now`: on the clock that this response has corrected."""
         told.retry_in = None if told.wait is None else told.wait.length(now)
         told.held = self._hold(rules, plan, told, grant, now)
+        if told.unlisted:
+            self._say_unlisted(plan, told)
         if told.outcome is Outcome.THROTTLED:
             self._throttled(plan, told)
             self._pacing.throttled(rules, plan, told)
@@ -186,6 +192,8 @@ class Settling:
             length = wait.length(now)
             if guessed:
                 length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
+            elif told.unlisted and told.wait is None:
+                length = self._pacing.moment(length)
             held = max(held, length)
             self._shut(rules.namespace, block, length, now)
         if guessed:
@@ -220,10 +228,11 @@ class Settling:
             # Calls in flight when the ban began get the same response: that is one ban, not many.
             if state.scope == block.scope and state.kind == "ban" and sent < state.ends():
                 return 0
-        topic, least = f"ban:{block.scope}", 0
+        ladder = functools.partial(rules.ban_length, first=block.first)
+        topic, least = f"ban:{block.scope}{':unlisted' if block.first else ''}", 0
 
         def shut() -> int:
-            length = self._store.update(topic, Bans, lambda old, now: banned(old, now, sent, rules.ban_length), _BANS)
+            length = self._store.update(topic, Bans, lambda old, now: banned(old, now, sent, ladder), _BANS)
             if length > least:
                 self._shut(rules.namespace, block, length, now)
             return length
@@ -232,7 +241,7 @@ class Settling:
         if not isinstance(done, Future):
             return done
         # This thread does not wait for a remote store. But the ban holds and is reported at once.
-        least = rules.ban_length()
+        least = ladder()
         self._shut(rules.namespace, block, least, now)
         return least
 
@@ -275,6 +284,15 @@ class Settling:
             "unreadable", f"{namespace}: {told.unreadable}", math.inf,
             f"an answer cannot be read in part: {told.unreadable}; the rest of it counts", namespace,
             part=told.unreadable,
+        )  # fmt: skip
+
+    def _say_unlisted(self, plan: Plan, told: Feedback) -> None:
+        held = f"; such calls wait {told.held / SECOND:.1f} s" if told.held else ""
+        what = f"{plan.route or 'a call'} got an error that the rule file does not list"
+        self._events.say_seldom(
+            "unlisted refusal", f"{plan.provider}: {told.unlisted}", math.inf,
+            f"{what}, taken as {told.outcome}: {told.reason}{held}", plan.provider,
+            route=plan.route, refusal=told.unlisted, outcome=str(told.outcome), seconds=told.held / SECOND,
         )  # fmt: skip
 
     def _say_learned(self, namespace: str, learned: Mapping[str, tuple[int, int]]) -> None:

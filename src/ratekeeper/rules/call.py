@@ -156,12 +156,14 @@ class Block(msgspec.Struct, frozen=True):
         wait: how long; None for a ban of which the provider named no end: it is longer for those who were banned before.
         kind: ``ban``, ``throttle``, ``pause``; ``limit`` where a ledger's budget is spent until then, which calls wait for.
         reason: one line for people; never holds a secret.
+        first: where `wait` is None, ns of the first such ban, of which the rule file knows nothing; 0: the file's own.
     """
 
     scope: str
     wait: Wait | None
     kind: str = "ban"
     reason: str = ""
+    first: int = 0
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -196,6 +198,7 @@ class Feedback(msgspec.Struct):
         wait: for how long the provider wants no other try; None if it says nothing.
         retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
         held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
+        unlisted: of a refusal that the rule file does not list, what it could list: status, and code or text; ``""``: none.
         unreadable: the parts of the answer that could not be read and are left out; ``""``: none.
         doubted: what the answer states and cannot mean.
     """
@@ -214,3 +217,4 @@ class Feedback(msgspec.Struct):
     unreadable: str = ""
     held: int = 0
     doubted: tuple[Doubt, ...] = ()
+    unlisted: str = ""

@@ -16,6 +16,8 @@ so nothing is lost to rounding, and every limit lets a microsecond pass in a mic
 
 Where ccxt counts a nonce up, or calls a number a nonce, that number must rise from call to call of one key (``[signing]``).
 
+How the provider says no is not in the tables, so its errors are read by status and words (`unlisted`), also under HTTP 200.
+
 Which request a method of ccxt becomes, only its own `sign` knows. It is asked, with made-up credentials and without any
 network, once for every entry of the table.
 """
@@ -353,6 +355,7 @@ class _Table:
             ],
             signing=Signing(nonce=nonces, key=keys) if nonces and keys else None,
             refusals=[Refusal(status=[418], outcome="banned", block="ip")],
+            errors_under=[200],
         )
 
 

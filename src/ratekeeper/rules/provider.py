@@ -39,6 +39,7 @@ __all__ = ["Provider"]
 
 _DIGITS = 20
 """Digits of a nonce at most: 64 bits."""
+_LONGEST_UNLISTED = 900 * SECOND
 _MOST_PLANS = 4096
 """Plans kept per route; beyond it they are dropped. They differ by cost and owners, so few programs have more."""
 
@@ -264,8 +265,14 @@ class Provider:
         """The kinds of owners that its limits and pauses name: ``ip``, ``account``, …"""
         return frozenset(self._owner_of)
 
-    def ban_length(self, earlier: int = 0) -> int:
-        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans."""
+    def ban_length(self, earlier: int = 0, first: int = 0) -> int:
+        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans.
+
+        `first`: ns of the first one, where the rule file knows nothing of such bans. Each further one is twice as long, up to
+        a quarter of an hour.
+        """
+        if first:
+            return min(first << min(earlier, 32), _LONGEST_UNLISTED)
         ban = self.file.ban
         longest = duration(ban.longest)
         return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))

@@ -279,11 +279,14 @@ class Refusal(Rule, frozen=True, kw_only=True):
     block: str = ""
     """The kind of owner to hold: ``ip``, ``account``, ``endpoint``..., ``class``, or ``provider`` for all of it."""
     hold: str = ""
-    """A duration for `block` and `limits` when no hint names an end; for a ban, a fixed length instead of the ladder."""
+    """A duration for `block` and `limits` when no hint names an end; for a ban, a fixed length instead of the ladder. An
+    ``overloaded`` without `block` holds for so long what the call was charged on."""
     retry: list[Retry] | None = None
     """Instead of the file's hints; ``[]`` where hints are known to be wrong."""
     charged: bool = True
     """False where the provider does not count a call that it refuses so."""
+    note: str = ""
+    """Why it is classed so, above all a `bad request` that looks like something else."""
 
 
 class Merge(Rule, frozen=True, kw_only=True):
@@ -444,6 +447,9 @@ class File(Rule, frozen=True, kw_only=True):
     hints: Hints = Hints()
     ban: Ban = Ban()
     refusals: list[Refusal] = []
+    errors_under: list[int] = []
+    """Statuses below 400 under which errors come as well, beside those that `refusals` name (and 200, where `good` tells
+    errors): such answers are read for refusals that nobody listed."""
     learn: list[Learn] = []
     signing: Signing | None = None
     socket: dict[str, Socket] = {}
