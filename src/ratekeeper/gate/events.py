@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
+from ratekeeper.stores.worker import death, log_death
 
 __all__ = ["Event", "Events"]
 
@@ -26,6 +28,7 @@ _LEVELS: Final = {
     "foreign": logging.WARNING,
     "unreadable": logging.WARNING,
     "egress": logging.WARNING,
+    "helper failed": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,
     "session abnormal": logging.WARNING,
@@ -100,6 +103,19 @@ class Events:
         if now - self._said.get((kind, about), -every) >= every:
             self._said[kind, about] = now
             self.say(kind, message, provider, **fields)
+
+    def reporter(self) -> Callable[[str, BaseException], None]:
+        """Return a function that reports a failed helper thread (its name, the error). It does not keep this object alive."""
+        here = weakref.ref(self)
+
+        def died(name: str, error: BaseException) -> None:
+            events = here()
+            if events is None:
+                log_death(name, error)
+            else:
+                events.say("helper failed", death(name, error), helper=name)
+
+        return died
 
     def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
         """Report why a call waits for long, once a minute for each limit. `now`: steady ns."""

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from ratekeeper.errors import Rejected
-from ratekeeper.gate.steps import Parked
 from ratekeeper.policy.interval import Interval
+from ratekeeper.stores.worker import Helper, Parked
 
 __all__ = ["Poller"]
 
@@ -47,7 +47,7 @@ class Poller(Generic[T]):
         self._rhythm = self._interval.begin()
         self._parked = Parked()
         self._running = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread: Helper | None = None
 
     @property
     def seconds(self) -> float:
@@ -73,8 +73,7 @@ class Poller(Generic[T]):
 
     def start(self) -> Poller[T]:
         """Call `run` in a new thread."""
-        self._thread = threading.Thread(target=self.run, name="ratekeeper-poller", daemon=True)
-        self._thread.start()
+        self._thread = Helper(self.run)
         return self
 
     async def run_async(self) -> None:
@@ -109,7 +108,7 @@ class Poller(Generic[T]):
             Whether that thread has ended.
         """
         self._parked.release()
-        if self._thread is None or self._thread is threading.current_thread():
+        if self._thread is None or self._thread.current:
             return True
         self._thread.join(timeout)
         return not self._thread.is_alive()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from ratekeeper.gate.context import Context
@@ -16,6 +15,7 @@ from ratekeeper.pools.pool import Choice
 from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
 from ratekeeper.rules.times import Wait
 from ratekeeper.stores.records import AS_RESERVED, LEASE, Answered, Grant, Settlement
+from ratekeeper.stores.worker import Pending
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -188,7 +188,7 @@ class Settling:
             return length
 
         done = self._worker.start(topic, shut)
-        if not isinstance(done, Future):
+        if not isinstance(done, Pending):
             return done
         # This thread does not wait for a remote store. But the ban holds and is reported at once.
         least = rules.ban_length()

@@ -105,10 +105,11 @@ class RedisStore(SharedStore):
         self.connection = Connection(self.address, given=self._given)
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
-            self.connection, self._mirror, tend=self._tend, returned=self._returned, given=self._given
-        )
+            self.connection, self._mirror,
+            tend=self._tend, returned=self._returned, died=self.reporter(), given=self._given,
+        )  # fmt: skip
         self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, given=self._given)
-        self._pubsub = PubSub(self.connection, self._client.refresh)
+        self._pubsub = PubSub(self.connection, self._client.refresh, self.reporter())
 
     def _changed(self) -> None:
         """Take the new `learned` and `generation` from the mirror."""
@@ -124,6 +125,7 @@ class RedisStore(SharedStore):
     def _tend(self, mono: int) -> bool:
         """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
         self._permits.close_batches(mono)
+        self._pubsub.look()
         if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
             for member in self._sockets.dead():  # so that no process holds a share for them
@@ -227,7 +229,7 @@ class RedisStore(SharedStore):
         return note_of(self._client.ask(NOTES, lambda _: ["note", topic]), kind)
 
     def worker(self) -> Worker:
-        return Background()
+        return Background(self.reporter())
 
     def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
         from ratekeeper.stores.responses import ServerResponses
