@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, Final
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
+from ratekeeper.stores.worker import death, log_death
 
 __all__ = ["LEVELS", "Event", "Events", "Secrets"]
 
@@ -32,6 +34,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "doubted": logging.WARNING,
     "unlisted refusal": logging.WARNING,
     "egress": logging.WARNING,
+    "helper failed": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,
     "session abnormal": logging.WARNING,
@@ -151,6 +154,19 @@ class Events:
         if now - self._said.get((kind, about), -every) >= every:
             self._said[kind, about] = now
             self.say(kind, message, provider, **fields)
+
+    def reporter(self) -> Callable[[str, BaseException], None]:
+        """Return a function that reports a failed helper thread (its name, the error). It does not keep this object alive."""
+        here = weakref.ref(self)
+
+        def died(name: str, error: BaseException) -> None:
+            events = here()
+            if events is None:
+                log_death(name, error)
+            else:
+                events.say("helper failed", death(name, error), helper=name)
+
+        return died
 
     def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
         """Report why a call waits for long, once a minute for each limit. `now`: steady ns."""

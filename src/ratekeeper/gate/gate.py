@@ -29,6 +29,7 @@ from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Priority, Request
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
+from ratekeeper.stores.worker import green
 
 if TYPE_CHECKING:
     from ratekeeper.gate.congestion import CongestionControls
@@ -110,7 +111,7 @@ class Gate:
 
     _default: ClassVar[Gate | None] = None
     _spare: ClassVar[Gate | None] = None
-    _default_lock: ClassVar[threading.Lock] = threading.Lock()
+    _default_locks: ClassVar[dict[str, threading.Lock]] = {}
 
     def __init__(
         self,
@@ -161,12 +162,13 @@ class Gate:
         self.member, self.times = context.member, context.times
         self.settling = Settling(context)
         self.room = _room(self.store)(context, self.settling)
-        self.store.heard = self.settling.after
+        self.store.heard, self.store.died = self.settling.after, self.events.reporter()
         self.pipeline = _policies(context) if self.policies else None
         for name in ("contact", "leases", "nonces"):
             self.__dict__.pop(name, None)
 
     def _join(self) -> None:
+        self.room.same_threads()
         with self._join_lock:
             if not self._joined:
                 self.context.wake_socket = self.store.join(self.member, self._name or program_name())
@@ -182,9 +184,14 @@ class Gate:
     # -- for users -------------------------------------------------------------------------------------------------
 
     @classmethod
+    def _one_by_one(cls) -> threading.Lock:
+        """Return the lock under which a process-wide gate is made. Greenlets need one of their own library."""
+        return cls._default_locks.setdefault(green(), threading.Lock())
+
+    @classmethod
     def shared(cls) -> Gate:
         """Return the gate of this process, created from the environment on first use. Adapters use it by default."""
-        with cls._default_lock:
+        with cls._one_by_one():
             if cls._default is None:
                 cls._default = cls()
                 atexit.register(cls._default._depart)
@@ -193,7 +200,7 @@ class Gate:
     @classmethod
     def spare(cls) -> Gate:
         """Return the spare gate, which has a safe share of every limit. It governs calls when the shared gate fails."""
-        with cls._default_lock:
+        with cls._one_by_one():
             if cls._spare is None:
                 cls._spare = cls._make_spare(cls._default)
             return cls._spare

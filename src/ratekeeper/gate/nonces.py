@@ -18,9 +18,10 @@ from ratekeeper.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.leases import Leases
 from ratekeeper.gate.permit import Permit
-from ratekeeper.gate.steps import Parked, Steps, apart, waiting
+from ratekeeper.gate.steps import Steps, apart, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.nonces import KEEP, Line, Place, Turn, departed, entered, finished
+from ratekeeper.stores.worker import Parked
 
 if TYPE_CHECKING:
     from ratekeeper.rules.call import Request

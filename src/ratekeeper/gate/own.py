@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from ratekeeper.gate.steps import Steps, waiting, within
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
 from ratekeeper.rules.call import Outcome, Request
+from ratekeeper.stores.worker import Helper
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -122,7 +122,7 @@ class OwnCall(Call):
                 done.put((None, error))
 
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(work,), name="ratekeeper-attempt", daemon=True).start()
+        Helper(context.run, work)
         try:
             result, error = done.get(timeout=seconds)
         except queue.Empty:

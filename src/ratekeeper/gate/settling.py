@@ -6,7 +6,6 @@ import functools
 import math
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan,
 from ratekeeper.rules.times import Wait
 from ratekeeper.stores.inforce import DOUBTED
 from ratekeeper.stores.records import AS_RESERVED, LEASE, Answered, Grant, Settlement
+from ratekeeper.stores.worker import Pending
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -238,7 +238,7 @@ class Settling:
             return length
 
         done = self._worker.start(topic, shut)
-        if not isinstance(done, Future):
+        if not isinstance(done, Pending):
             return done
         # This thread does not wait for a remote store. But the ban holds and is reported at once.
         least = ladder()

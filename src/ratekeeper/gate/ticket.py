@@ -42,9 +42,10 @@ class Ticket(Waiter):
             handler leaves it intact (it may break a `threading.Event`).
         movable: whether a block refuses the call at once, because there are other addresses.
         patience: ns; a block that ends later than this from now refuses the call.
+        watch: the timer of a task; the call keeps its deadline by it, even if no helper thread does.
     """
 
-    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
+    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan", "watch")
 
     def __init__(self, plan: Plan, priority: int, arrived: int, timeout: float, block_wait: float) -> None:
         scopes = (*plan.scopes, plan.provider + PRIORITY_SCOPES[priority % AGED])
@@ -57,6 +58,12 @@ class Ticket(Waiter):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
         self.movable = False
+        self.watch: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has its permit, or gets none."""
+        return self.grant is not None or self.error is not None
 
 
 def check(ticket: Ticket, no: Refusal, now: int) -> None:

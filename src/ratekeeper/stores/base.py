@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from ratekeeper.stores.records import (
     Snapshot,
     Units,
 )  # fmt: skip
-from ratekeeper.stores.worker import Worker
+from ratekeeper.stores.worker import Worker, log_death
 
 if TYPE_CHECKING:
     from ratekeeper.stores.pauses import Pauses
@@ -59,6 +60,8 @@ class Store(ABC):
         self.blocks = Blocks(boot)
         self.learned = {}
         self.generation = 0
+        self.died: Callable[[str, BaseException], object] = log_death
+        """The store calls this when one of its helper threads failed, see `Helper`."""
         self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None
         """The store calls this with the effects of a verb that had already returned (`together` only)."""
 
@@ -223,6 +226,16 @@ class Store(ABC):
     def worker(self) -> Worker:
         """Return a new worker. It changes notes without making its callers wait for a network."""
         return Worker()
+
+    def reporter(self) -> Callable[[str, BaseException], None]:
+        """Return a function that reports failed helper threads through `died`. It does not keep the store alive."""
+        here = weakref.ref(self)
+
+        def died(name: str, error: BaseException) -> None:
+            store = here()
+            (log_death if store is None else store.died)(name, error)
+
+        return died
 
     def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
         """Return the response storage that all users of this store share.

@@ -22,7 +22,7 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.records import AS_RESERVED, UNSENT, Answered, Ask, Decision, Grant, Settlement
 from ratekeeper.stores.verbs import LedgerStore
-from ratekeeper.stores.worker import Helper, Nudge
+from ratekeeper.stores.worker import Helper, Nudge, log_death
 
 __all__ = ["SHARE", "Batch", "BatchPermit", "Batches", "BatchingStore", "DeferredSettles", "Ending"]
 
@@ -194,10 +194,12 @@ class DeferredSettles:
     Args:
         write: runs a transaction that also writes what is pending, and returns whether nothing is left; a bound method, held
             weakly.
+        died: see `Helper`.
     """
 
-    def __init__(self, write: Callable[[], bool]) -> None:
+    def __init__(self, write: Callable[[], bool], died: Callable[[str, BaseException], object] = log_death) -> None:
         self._write = weakref.WeakMethod(write)
+        self._died = died
         self.pending: list[Ending] = []
         self._taken: list[Ending] = []
         self._poke = Nudge()
@@ -212,7 +214,7 @@ class DeferredSettles:
         """Ask the helper thread to write soon, in case no transaction follows."""
         self._poke.set()
         if self._thread is None or not self._thread.is_alive():
-            self._thread = Helper(_write_soon, weakref.ref(self), self._poke)
+            self._thread = Helper(_write_soon, weakref.ref(self), self._poke, name="deferred settles", died=self._died)
 
     def take(self) -> list[Ending]:
         """Return the permits that the transaction now beginning ends."""
@@ -271,7 +273,7 @@ class BatchingStore(LedgerStore):
 
     def _rest(self) -> None:
         """Begin with nothing pending; also in a forked child."""
-        self._deferred = DeferredSettles(self.flush)
+        self._deferred = DeferredSettles(self.flush, self.reporter())
         self._batches: Batches[Batch] = Batches(_OPEN, _MOST)
 
     @abstractmethod

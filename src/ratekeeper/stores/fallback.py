@@ -130,6 +130,14 @@ class FallbackStore(Store):
         self.inner.heard = handler
 
     @property
+    def died(self) -> Callable[[str, BaseException], object]:
+        return self.inner.died
+
+    @died.setter
+    def died(self, handler: Callable[[str, BaseException], object]) -> None:
+        self.inner.died = handler
+
+    @property
     def generation(self) -> int:  # type: ignore[override]
         return self.inner.generation
 

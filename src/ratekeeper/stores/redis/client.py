@@ -7,7 +7,6 @@ knows to a server that lost its memory.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -21,10 +20,10 @@ from ratekeeper.stores.redis.commands import regain
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.mirror import Mirror, Namespace, PendingCall
 from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Reply, Request, Stale, command
+from ratekeeper.stores.worker import Helper, Nudge, log_death
 
 __all__ = ["Client"]
 
-_LOG: Final = logging.getLogger("ratekeeper")
 _SOON: Final = 0.003
 """Seconds after which ended permits are sent; those that end meanwhile go along."""
 _BEATS: Final = ((SECOND // 4, 3 * SECOND // 4), (2 * SECOND, 5 * SECOND))
@@ -52,6 +51,7 @@ class Client:
         tend: called by the helper thread at the steady instant (ns); returns whether more work follows in a moment.
         asked: called by the helper thread when it has asked the server for news.
         returned: called by the helper thread when a lost server answers again.
+        died: see `Helper`.
         given: see `RedisStore`.
 
     Attributes:
@@ -67,6 +67,7 @@ class Client:
         tend: Callable[[int], bool],
         asked: Callable[[], object],
         returned: Callable[[], object],
+        died: Callable[[str, BaseException], object] = log_death,
         given: bool,
     ) -> None:
         self.connection = connection
@@ -75,11 +76,13 @@ class Client:
         self._tend = weakref.WeakMethod(tend)
         self._asked = weakref.WeakMethod(asked)
         self._returned = weakref.WeakMethod(returned)
+        self._died = died
         self._given = given
         self._namespaces: dict[str, Namespace] = {}
         self._lock = threading.RLock()
-        self._poke = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._poke = Nudge()
+        self._thread: Helper | None = None
         self._closed = False
 
     def namespace(self, name: str) -> Namespace:
@@ -282,13 +285,10 @@ class Client:
 
     def soon(self, *, at_once: bool = False) -> None:
         """Wake the helper thread soon."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(
-                        target=_keep_telling, args=(weakref.ref(self), self._poke), name="ratekeeper-redis", daemon=True
-                    )
-                    self._thread.start()
+        if self._thread is None or not self._thread.is_alive():
+            with self._starting:
+                if (self._thread is None or not self._thread.is_alive()) and not self._closed:
+                    self._thread = Helper(_keep_telling, weakref.ref(self), self._poke, name="redis", died=self._died)
         if at_once or not self._poke.is_set():
             self._poke.set()
 
@@ -340,8 +340,8 @@ def _put(request: Request, key: str, raw: bytes) -> list[Any]:
     return ["put", request.ledger(key), request.blob(raw)]
 
 
-def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
-    """Run the helper thread."""
+def _keep_telling(client: weakref.ref[Client], poke: Nudge) -> None:
+    """Run the helper thread. A `Helper` calls this again after an error."""
     seconds = _MARGIN / SECOND
     while True:
         if poke.wait(seconds):
@@ -352,9 +352,8 @@ def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
         poke.clear()
         try:
             seconds = here.look()
-        except Exception:  # noqa: BLE001 - told, and tried again
+        except Exception:
             if here.closed:  # closed during a call: ignore whatever redis-py raises
                 return
-            _LOG.warning("ratekeeper: the store could not be told what was spent; trying again", exc_info=True)
-            seconds = _PROBE
+            raise
         del here

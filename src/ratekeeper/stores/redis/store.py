@@ -112,10 +112,10 @@ class RedisStore(SharedStore):
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
             self.connection, self._mirror, tend=self._tend, asked=self._tend_pauses, returned=self._returned,
-            given=self._given,
+            died=self.reporter(), given=self._given,
         )  # fmt: skip
         self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, self.heed, given=self._given)
-        self._pubsub = PubSub(self.connection, self._client.refresh)
+        self._pubsub = PubSub(self.connection, self._client.refresh, self.reporter())
         self.heed()
 
     def _changed(self) -> None:
@@ -132,6 +132,7 @@ class RedisStore(SharedStore):
     def _tend(self, mono: int) -> bool:
         """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
         self._permits.close_batches(mono)
+        self._pubsub.look()
         if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
             for member, lives in self._sockets.census().items():
@@ -289,7 +290,7 @@ class RedisStore(SharedStore):
         return note_of(self._client.ask(NOTES, lambda _: ["note", topic]), kind)
 
     def worker(self) -> Worker:
-        return Background()
+        return Background(self.reporter())
 
     def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
         from ratekeeper.stores.responses import ServerResponses
