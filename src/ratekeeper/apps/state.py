@@ -156,7 +156,7 @@ def as_data(found: Snapshot, waits: dict[Priority, Wait], addresses: Iterable[Ad
         "degraded": found.degraded,
         "processes": sorted(found.members.values()),
         "permits_held": found.permits,
-        "limits": [_ledger(view, found.members) for view in sorted(found.ledgers, key=lambda v: v.key)],
+        "limits": [_ledger(view, found.former | found.members) for view in sorted(found.ledgers, key=lambda v: v.key)],
         "blocks": [
             {
                 "scope": block.scope,

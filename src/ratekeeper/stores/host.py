@@ -22,9 +22,8 @@ from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.blocks import read_blocks, write_blocks
 from ratekeeper.stores.encoding import meant, meant_blocks, meant_learned, read_or, record_name
 from ratekeeper.stores.environment import Environment, boot_id
-from ratekeeper.stores.host_members import MemberStore
-from ratekeeper.stores.records import Grant, Snapshot, forget, view
-from ratekeeper.stores.verbs import whole
+from ratekeeper.stores.host_collect import CollectingStore
+from ratekeeper.stores.records import Grant, forget
 
 if TYPE_CHECKING:
     from ratekeeper.stores.responses import ResponseStorage
@@ -38,7 +37,7 @@ _PATIENCE: Final = 0.25
 _FILE: Final = "blocks.json"
 
 
-class HostStore(MemberStore, SharedStore):
+class HostStore(CollectingStore, SharedStore):
     """Ledgers that all processes of a machine share.
 
     Args:
@@ -87,9 +86,12 @@ class HostStore(MemberStore, SharedStore):
             try:
                 self._txn = environment.begin(0.0 if self._hurry else None)
                 self._refresh()
-                self._catch_up()
                 if environment.looked:
+                    self._collect(self._slice)
                     self._attend()
+                elif self._begun:
+                    self._collect(0)
+                self._catch_up()
                 result = work()
                 self._write(self._txn)
                 environment.commit()
@@ -176,6 +178,7 @@ class HostStore(MemberStore, SharedStore):
     # -- primitives of the verbs -----------------------------------------------------------------------------------
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        self._begun += 1
         if self._absent:
             self._hold_fresh(key, ledger, now)
         since = self._txn.get(encoding.REBUILT)
@@ -269,29 +272,6 @@ class HostStore(MemberStore, SharedStore):
     def rebuilt(self) -> str:
         """Why this process started new ledgers when it opened the files, or ``""``."""
         return self._environment.rebuilt
-
-    @whole
-    def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        self._write(self._txn)  # writes pending with this transaction
-        found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-        living = self._sockets.living()
-        dead = []
-        with self._txn.cursor() as cursor:
-            for name, value in cursor:
-                if name[:1] == encoding.LEDGER:
-                    key = name[1:].decode("utf-8", "replace")
-                    ledger = read_or(None, unpack, value)
-                    if ledger is not None and meant(ledger, time.monotonic_ns()):
-                        found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
-                elif name[:1] == encoding.MEMBER and int(name[1:], 16) in living:
-                    found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
-                elif name[:1] == encoding.MEMBER:
-                    dead.append(bytes(name))
-                elif name[:1] == encoding.PERMIT:
-                    found.permits += 1
-        for name in dead:
-            self._txn.delete(name)
-        return found
 
     def after_fork(self) -> None:
         super().after_fork()

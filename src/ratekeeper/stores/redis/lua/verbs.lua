@@ -398,7 +398,7 @@ local function settle_permit(item)
       settle(L, reserved, actual, now)
       if L.kind == SLOTS then returned(L, whose[2], whose[3], reserved, now.mono, true) end
     end
-    if part[5] then
+    if part[5] and (was_held or now.mono - sent.mono <= L.period) then
       local others = observe(L, part[5], sent, part[6], reserved, actual, now)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
     end
