@@ -646,3 +646,16 @@ def test_sums_are_shared(stores: Open) -> None:
             waits.add(2, length)
         waits.share()
     assert read_waits(mine) == {2: Wait(5, 15, 7)}
+
+
+def test_names_of_members_that_ended(stores: Open) -> None:
+    """A member that ended keeps its name for as long as a ledger shows what it spent."""
+    store = stores()
+    store.join(ME[0], "bot[1]")
+    store.join(YOU[0], "idle[2]")
+    store.settle(granted(store, charge(WEIGHT, 40)), at(1))
+    store.leave(ME[0])
+    store.leave(YOU[0])
+    found = stores().read(lambda _: at(1))
+    assert (found.members, found.former.get(ME[0])) == ({}, "bot[1]")
+    assert [who for view in found.ledgers for who in view.rows] == [ME]
