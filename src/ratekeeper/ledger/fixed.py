@@ -197,6 +197,14 @@ class Fixed(Ledger):
         frees = min(self.roll, self.kept_until) if self.kept else self.roll
         return min(frees, self.trial) if self.held else frees
 
+    def over(self) -> int:
+        period = self.limit.period
+        end = max(self.roll, self.stamp) + period + period // _LATER
+        # A forecast of other programs, and what a refusal taught of the clock, stay for as long as bounds of an edge do: then
+        # they have drifted as far apart as those of a new ledger. A counter teaches an edge anew with its first answer.
+        learned = self.foreign or self.expected or not (self.edges.blind or self.edges.told)
+        return end + self.edges.lasts if learned else end
+
     def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
         # Unwanted reserved units are released before the next window can have begun: later they would be taken from that one.
         return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period

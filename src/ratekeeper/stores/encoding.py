@@ -41,7 +41,7 @@ Change: TypeAlias = Callable[[N | None, Instant], tuple[N | None, T]]
 present. It returns the new note (None: none) and a result. In the present, `mono` is this machine's steady clock; `lo` and
 `hi` bound the store's clock, which dates notes (ns)."""
 
-LEDGER, PERMIT, NOTE, MEMBER, FORMER, OFFLINE = b"L", b"P", b"N", b"M", b"F", b"A"
+LEDGER, PERMIT, NOTE, KEPT, MEMBER, FORMER, OFFLINE = b"L", b"P", b"N", b"K", b"M", b"F", b"A"
 GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -6,7 +6,6 @@ import os
 import random
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -23,9 +22,9 @@ from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.blocks import PauseRecord, boot_id, read_blocks, write_blocks
 from ratekeeper.stores.encoding import meant, meant_blocks, meant_learned, read_or, record_name
 from ratekeeper.stores.environment import Environment
-from ratekeeper.stores.host_members import MemberStore
+from ratekeeper.stores.host_collect import CollectingStore
 from ratekeeper.stores.pauses import Pauses
-from ratekeeper.stores.records import Grant, Snapshot, forget, view
+from ratekeeper.stores.records import Grant, forget
 from ratekeeper.stores.verbs import whole
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ _HEED: Final = SECOND // 10
 """How often a process looks for pauses that were ordered beside the store, ns."""
 
 
-class HostStore(MemberStore, SharedStore):
+class HostStore(CollectingStore, SharedStore):
     """Ledgers that all processes of a machine share.
 
     Args:
@@ -98,11 +97,9 @@ class HostStore(MemberStore, SharedStore):
             try:
                 self._txn = environment.begin(0.0 if self._hurry else None)
                 self._refresh()
+                if environment.looked or self._begun or environment.now - self._heeded > _HEED:
+                    self._tidy_up()
                 self._catch_up()
-                if environment.looked:
-                    self._attend()
-                if environment.now - self._heeded > _HEED:
-                    self._take_in_records()
                 result = work()
                 self._write(self._txn)
                 environment.commit()
@@ -123,6 +120,16 @@ class HostStore(MemberStore, SharedStore):
             finally:
                 self._txn = None
                 self._deferred.over()
+
+    def _tidy_up(self) -> None:
+        """Do what is due: collect records that no decision needs, look for dead processes and for pauses."""
+        if self._environment.looked:
+            self._collect(self._slice)
+            self._attend()
+        elif self._begun:
+            self._collect(0)
+        if self._environment.now - self._heeded > _HEED:
+            self._take_in_records()
 
     def _forget(self) -> None:
         super()._forget()
@@ -231,6 +238,7 @@ class HostStore(MemberStore, SharedStore):
     # -- primitives of the verbs -----------------------------------------------------------------------------------
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        self._begun += 1
         if self._absent:
             self._hold_fresh(key, ledger, now)
         since = self._txn.get(encoding.REBUILT)
@@ -325,41 +333,6 @@ class HostStore(MemberStore, SharedStore):
     def rebuilt(self) -> str:
         """Why this process started new ledgers when it opened the files, or ``""``."""
         return self._environment.rebuilt
-
-    @whole
-    def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        self._write(self._txn)  # writes pending with this transaction
-        found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-        living = self._sockets.living()
-        dead, held = [], Counter[str]()
-        with self._txn.cursor() as cursor:
-            for name, value in cursor:
-                if name[:1] == encoding.LEDGER:
-                    key = name[1:].decode("utf-8", "replace")
-                    ledger = read_or(None, unpack, value)
-                    if ledger is not None and meant(ledger, time.monotonic_ns()):
-                        found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
-                elif name[:1] == encoding.MEMBER and int(name[1:], 16) in living:
-                    found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
-                elif name[:1] == encoding.MEMBER:
-                    dead.append(bytes(name))
-                elif name[:1] == encoding.PERMIT:
-                    found.permits += 1
-                elif name[:1] == encoding.OFFLINE:
-                    held.update(self._held_for_offline(value))
-        for name in dead:
-            self._txn.delete(name)
-        found.hold(held)
-        return found
-
-    def _held_for_offline(self, raw: bytes) -> Counter[str]:
-        """Return what is still held for an offline process, of whose record `raw` is: units by ledger key."""
-        held = Counter[str]()
-        for namespace, lease, number in read_or([], encoding.decode_offline, raw):
-            if 0 <= lease < 1 << 64 and 0 <= number < 1 << 64:
-                name = encoding.permit_name(namespace, lease, number, 0)
-                held.update(dict(read_or((), encoding.decode_held, self._txn.get(name))))
-        return held
 
     def after_fork(self) -> None:
         super().after_fork()

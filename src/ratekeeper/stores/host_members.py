@@ -78,9 +78,10 @@ class MemberStore(RecordStore):
     def _enrol(self) -> None:
         """Write the names of this process's members."""
         for member, name in self._own.items():
-            # Nothing can tell when a member without a socket ends, so only its name is kept.
-            kind = encoding.MEMBER if self._sockets.has(member) else encoding.FORMER
-            self._txn.put(member_name(kind, member), name.encode())
+            if self._sockets.has(member):
+                self._txn.put(member_name(encoding.MEMBER, member), name.encode())
+            else:  # nothing can tell when it ends, so only its name is kept
+                self._write_former(member, name.encode(), time.monotonic_ns())
 
     def leave(self, member: int) -> None:
         self._own.pop(member, None)
@@ -95,7 +96,11 @@ class MemberStore(RecordStore):
         for member in members:
             name = self._txn.pop(member_name(encoding.MEMBER, member))
             if name is not None:
-                self._txn.put(member_name(encoding.FORMER, member), name)
+                self._write_former(member, name, time.monotonic_ns())
+
+    def _write_former(self, member: int, name: bytes, mono: int) -> None:
+        """Keep the name of a member that ended, or may end unnoticed; it was mentioned at `mono`."""
+        self._txn.put(member_name(encoding.FORMER, member), mono.to_bytes(8, "big") + name)
 
     def _bury(self) -> None:
         """End the permits of members whose processes are dead."""

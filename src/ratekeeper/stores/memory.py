@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import pack, unpack
 from ratekeeper.ledger.limit import Charge, Instant
-from ratekeeper.stores.records import AS_RESERVED, Answered, Ask, Decision, Grant, Settlement, Snapshot, view
+from ratekeeper.stores.records import AS_RESERVED, FEW, Answered, Ask, Decision, Grant, Settlement, Snapshot, view
 from ratekeeper.stores.verbs import LedgerStore
 
 __all__ = ["MemoryStore"]
@@ -19,6 +19,10 @@ __all__ = ["MemoryStore"]
 T = TypeVar("T")
 _Pairs = tuple[tuple[Charge, ...], list[tuple[Ledger, int]]]
 _CACHED: Final = 4096
+_EACH: Final = 4
+"""Ledgers looked at for each one that begins, so that those at rest never make up more than part of the store."""
+_PAGE: Final = 512
+"""Ledgers read under the lock at once, for people."""
 _SETTLED: Final = Answered()
 _LATE: Final = Answered(late=True)
 
@@ -29,11 +33,16 @@ class MemoryStore(LedgerStore):
     def __init__(self) -> None:
         super().__init__()
         self.members: dict[int, str] = {}
+        self.former: dict[int, str] = {}
         self._lock = threading.RLock()
         self._torn = False
         self._ledgers: dict[str, Ledger] = {}
         self._grants: dict[int, Grant] = {}
         self._notes: dict[str, bytes] = {}
+        self._until: dict[str, int] = {}
+        """When notes may go, steady ns."""
+        self._unseen: list[str] = []
+        """Keys of ledgers at which this round of collecting has still to look."""
         self._next_due = 1 << 62
         self._pairs: dict[int, _Pairs] = {}
         self._ids: Iterator[int] = itertools.count(1)
@@ -143,9 +152,13 @@ class MemoryStore(LedgerStore):
         return self._ledgers.get(key)
 
     def _keep(self, key: str, ledger: Ledger) -> None:
-        if self._ledgers.get(key) is not ledger:
-            self._pairs.clear()
+        old = self._ledgers.get(key)
+        if old is not ledger:
+            if old is not None:
+                self._pairs.clear()
             self._ledgers[key] = ledger
+            if old is None and len(self._ledgers) + len(self._until) > FEW:
+                self._collect()
 
     def _add(self, grant: Grant) -> None:
         self._grants[grant.id] = grant
@@ -179,24 +192,62 @@ class MemoryStore(LedgerStore):
         else:
             self._notes[topic] = raw
 
+    def _keep_until(self, topic: str, until: int) -> None:
+        self._until[topic] = until
+
+    def _collect(self) -> None:
+        """Look at a few ledgers, and forget those at rest; after each round, the notes and the names that no one needs."""
+        mono = time.monotonic_ns()
+        for _ in range(_EACH):
+            if not self._unseen:
+                self._end_round(mono)
+            key = self._unseen.pop()
+            ledger = self._ledgers.get(key)
+            if ledger is not None and ledger.rests_at() <= mono:
+                self._pairs.clear()  # it holds ledgers
+                del self._ledgers[key]
+
+    def _end_round(self, mono: int) -> None:
+        for topic in [topic for topic, until in self._until.items() if until <= mono]:
+            del self._until[topic]
+            self._notes.pop(topic, None)
+        self._forget_names()
+        self._unseen = list(self._ledgers)
+
     def join(self, member: int, name: str) -> None:
         self.members[member] = name
 
     def leave(self, member: int) -> None:
-        self.members.pop(member, None)
+        name = self.members.pop(member, None)
+        if name is not None:
+            self.former[member] = name
+        if len(self.former) > FEW:
+            self._forget_names()
+
+    def _forget_names(self) -> None:
+        if self.former:
+            with self._lock:
+                mentioned = {member for ledger in self._ledgers.values() for member, _ in ledger.rows}
+            self.former = {member: name for member, name in self.former.items() if member in mentioned}
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
+        found = Snapshot()
         with self._lock:
-            return Snapshot(
-                ledgers=[
-                    view(key, unpack(pack(ledger), ledger.limit), now(key.partition("/")[0]))
-                    for key, ledger in self._ledgers.items()
-                ],
-                blocks=self.blocks.states(),
-                learned={k: dict(v) for k, v in self.learned.items()},
-                members=dict(self.members),
-                permits=len(self._grants),
-            )
+            keys = list(self._ledgers)
+        keys.sort()
+        for first in range(0, len(keys), _PAGE):
+            page = keys[first : first + _PAGE]
+            with self._lock:
+                copies = [(key, pack(ledger), ledger.limit) for key in page if (ledger := self._ledgers.get(key))]
+            for key, raw, limit in copies:
+                ledger = unpack(raw, limit)
+                if len(keys) <= FEW or ledger.rests_at() > time.monotonic_ns():
+                    found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
+        with self._lock:
+            found.blocks, found.learned = self.blocks.states(), {k: dict(v) for k, v in self.learned.items()}
+            found.members, found.permits = dict(self.members), len(self._grants)
+            found.former = dict(self.former)
+        return found

@@ -95,6 +95,9 @@ class LedgerStore(Store):
     def _note_down(self, topic: str, raw: bytes | None) -> None:
         """Write a note, or remove it; inside a transaction."""
 
+    def _keep_until(self, topic: str, until: int) -> None:
+        """Let the note go after the steady instant `until` (ns); inside a transaction."""
+
     # -- notes -----------------------------------------------------------------------------------------------------
 
     @whole
@@ -104,6 +107,8 @@ class LedgerStore(Store):
         changed = encoded(note)
         if changed != raw:
             self._note_down(topic, changed)
+            if keep and changed is not None:
+                self._keep_until(topic, time.monotonic_ns() + keep)
         return result
 
     @whole
@@ -203,7 +208,8 @@ class LedgerStore(Store):
                 ledger.settle(charge.cost, cost, now)
                 if ledger.rises:
                     ledger.returned(grant.who, charge.cost, now.mono, spent=True)
-            if used and charge.key in used:
+            # The counter of an answer that comes a window after its lease ended tells nothing: the ledger may be a new one.
+            if used and charge.key in used and (held or now.mono - grant.sent.mono <= ledger.limit.period):
                 others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
                 if others:
                     foreign[charge.key] = others

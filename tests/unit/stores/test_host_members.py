@@ -10,26 +10,14 @@ from pathlib import Path
 
 import pytest
 from tests.support.hand import SHOP, now
+from tests.unit.stores.conftest import Jump
 
 from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.records import LEASE, Ask, Grant
 
-Jump = Callable[[float], None]
 MINUTE = Limit("weight", "weight", 100, 60 * SECOND, Window.SLIDING)
 SLOTS = Limit("slots", "slots", 4, 0, Window.SLOTS)
-
-
-@pytest.fixture
-def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
-    """Lets the steady clock jump by so many seconds."""
-    ahead, real = [0], time.monotonic_ns
-    monkeypatch.setattr(time, "monotonic_ns", lambda: real() + ahead[0])
-
-    def jump(seconds: float) -> None:
-        ahead[0] += int(seconds * SECOND)
-
-    return jump
 
 
 @pytest.fixture

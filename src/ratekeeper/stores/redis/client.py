@@ -215,9 +215,10 @@ class Client:
         return request
 
     def _header(self, space: Namespace, request: Request, lost: bool) -> dict[str, Any]:
+        mono = time.monotonic_ns()
         header: dict[str, Any] = {
             "gen": space.gen,
-            "seen": [space.copies.get(key, (0,))[0] for key in request.names],
+            "seen": [space.seen(key, mono) for key in request.names],
             **self.connection.clock.header(space.now or Instant(0, 0, 0)),
         }
         if not self._given:
@@ -236,8 +237,7 @@ class Client:
         """Apply the server's reply, and hand out the results."""
         space.gen, space.epoch = reply.gen, reply.epoch
         told = time.monotonic_ns()
-        for key, seq, raw in reply.copies:
-            space.copies[key] = seq, raw, told
+        space.keep(reply.copies, told, told + self.connection.clock.lo)
         for one, result in zip(request.commands, reply.results, strict=True):
             if one.done is not None:
                 one.done(result)
@@ -275,7 +275,7 @@ class Client:
         told = not self.broken
         for space in list(self._namespaces.values()) if told else ():
             try:
-                self.call(space.name, [command("leave", member)])
+                self.call(space.name, [command("leave", member, not own)])
             except StoreError:
                 told = False
                 break

@@ -68,8 +68,9 @@ __all__ = ["RedisStore"]
 N = TypeVar("N")
 T = TypeVar("T")
 
-_BURY: Final = 2 * SECOND
-"""Time between two checks for dead processes of this machine, ns."""
+_BURY: Final = SECOND // 4
+"""Time between two checks for dead processes of this machine, ns: shorter than the silence after which the server holds the
+share of a busy process."""
 _KEY: Final = "hg:{notes}:secret"
 _LENGTH: Final = 32
 _MILLI: Final = 1_000_000

@@ -253,8 +253,18 @@ local function seldom_verbs()
   end
 
   function more.leave(item)
-    call('ZREM', MEMBERS, item[2])
-    return_share(item[2])
+    local member, score = item[2], call('ZSCORE', MEMBERS, item[2])
+    if item[3] then
+      -- It began to use its share MARGIN after others had to hold it, if it lived that long.
+      if score and mono <= tonumber(score) + MARGIN then return_share(member) end
+      local all = call('HGETALL', HELD)
+      for a = 1, #all, 2 do
+        if unpacked(all[a + 1])[2] == member and record(all[a]) then lapse_permit(all[a], now) end
+      end
+    else
+      return_share(member)
+    end
+    forget_member(member)
     return true
   end
 
