@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from ratekeeper.adapters._client import OuterCall, enter
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import RatekeeperError, SignatureWouldExpire
 from ratekeeper.gate.call import Call, Reading, Reply, Served, peek, take
 from ratekeeper.gate.steps import Steps, drive
 
@@ -84,13 +84,15 @@ def _hook(cls: Any, governor: Governor) -> None:
                 _Call.shorten_timeouts(asked, above.longest)
             return send(asked)
         asked = _origin(_Asked(self, url, kw))
-        return drive(
-            enter(
-                _Call, asked.pool.ratekeeper, outbound, asked, send,
-                family=_family, is_async=False, any_address=_free(asked.pool, asked.url),
-                replayable=body is None or isinstance(body, (bytes, str)),
-            )
+        steps = enter(
+            _Call, asked.pool.ratekeeper, outbound, asked, send,
+            family=_family, is_async=False, any_address=_free(asked.pool, asked.url),
+            replayable=body is None or isinstance(body, (bytes, str)),
         )  # fmt: skip
+        try:
+            return drive(steps)
+        except SignatureWouldExpire as late:
+            raise _brought(asked, late) from late.__cause__
 
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
@@ -205,6 +207,20 @@ class _Call(OuterCall):
 def _rereadable() -> bool:
     """Whether responses can be rebuilt, as in urllib3 2."""
     return not version("urllib3").startswith("1.")
+
+
+def _brought(asked: _Asked, late: SignatureWouldExpire) -> Exception:
+    """Return the error for a request that cannot leave in time: for a retry of urllib3's own, what the last one brought."""
+    tried = getattr(asked.options.get("retries"), "history", ())
+    if not tried or tried[-1].redirect_location:
+        return late
+    from urllib3.exceptions import MaxRetryError, ResponseError
+
+    error: Exception | None = tried[-1].error
+    if error is not None:
+        return error
+    text = ResponseError.SPECIFIC_ERROR.format(status_code=tried[-1].status)
+    return MaxRetryError(asked.pool, asked.url, ResponseError(text))
 
 
 def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outbound | None:
