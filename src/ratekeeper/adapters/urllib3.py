@@ -65,7 +65,6 @@ def _hook(cls: Any, governor: Governor) -> None:
     """Put the two hooks into a pool class. Pools find their governor in `ratekeeper`."""
     original_urlopen = cls.urlopen
     original_make_request = cls._make_request
-    original_close = cls.close
     original_put_conn = cls._put_conn
 
     @functools.wraps(original_urlopen)
@@ -107,12 +106,6 @@ def _hook(cls: Any, governor: Governor) -> None:
             call.failed(error)
             raise
 
-    @functools.wraps(original_close)
-    def close(self: Any) -> None:
-        for pool in vars(self).get("ratekeeper_others", {}).values():
-            original_close(pool)
-        original_close(self)
-
     @functools.wraps(original_put_conn)
     def _put_conn(self: Any, conn: Any) -> None:
         pool = self.pool
@@ -124,8 +117,20 @@ def _hook(cls: Any, governor: Governor) -> None:
     cls._put_conn = _put_conn
     cls.urlopen = urlopen
     cls._make_request = _make_request
-    cls.close = close
+    cls.close = _closing(cls.close)
     cls.ratekeeper = governor
+
+
+def _closing(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Close a pool with those that send from its other addresses."""
+
+    @functools.wraps(original)
+    def close(self: Any) -> None:
+        for pool in vars(self).get("ratekeeper_others", {}).values():
+            original(pool)
+        original(self)
+
+    return close
 
 
 class _Asked(NamedTuple):
