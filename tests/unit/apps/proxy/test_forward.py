@@ -267,6 +267,15 @@ def test_an_order_without_an_answer_is_not_sent_again(raw: Any, proxied: Any, sp
     assert sum(spent()) == 1
 
 
+def test_a_dropped_connection_is_not_tried_once_more_after_the_signature_has_expired(raw: Any, proxied: Any) -> None:
+    """The client hears of the first attempt."""
+    raw.acts["/a"] = lambda c: time.sleep(0.8)
+    signed = f"timestamp={int(time.time() * 1000)}&recvWindow=700&signature=abc"
+    status, body = proxied(lambda here: here.get(f"/testland/a?{signed}"))
+    assert (status, json.loads(body)["error"]["sent"]) == (502, "unknown")
+    assert len(raw.requests) == 1
+
+
 def test_a_dropped_connection_is_tried_once_more_with_a_permit_of_its_own(raw: Any, proxied: Any, spent: Any) -> None:
     """Only for methods that change nothing; each attempt is charged."""
     raw.acts["/a"] = lambda c: c.sendall(answer(b"yes")) or True if len(raw.requests) > 1 else None
