@@ -130,6 +130,12 @@ def _end(gate: Gate, done: Reached, what: str) -> None:
             f"{what}.",
             err=True,
         )
+    if not (done.store or gate.store.together) and any(gate.home.glob("secret-*")):
+        click.echo(
+            "Programs of this machine have also used a shared server, and its other machines are not told: set "
+            "RATEKEEPER_STORE to its address and repeat the command to reach them.",
+            err=True,
+        )
     if not done.store:
         return
     if not gate.store.together:
@@ -160,8 +166,11 @@ def _lift(gate: Gate, name: str, bans: list[BlockState], yes: bool) -> None:
         click.echo(f"{name} is not banned")
         return
     agreed(f"{'; '.join(map(_told_of, bans))}. If the provider still refuses you, calls prolong the ban. Lift it?", yes)
-    for ban in bans:
-        gate.unblock(ban.scope, ban.kind)
+    try:
+        for ban in bans:
+            gate.unblock(ban.scope, ban.kind)
+    except StoreError as error:
+        raise StoreUnavailable(f"not lifted: {error}") from None
     click.echo(f"lifted: {', '.join(f'{ban.kind} of {spoken(ban.scope)}' for ban in bans)}")
 
 

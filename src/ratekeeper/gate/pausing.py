@@ -63,7 +63,7 @@ def order(store: Store, scope: str, length: int | None, reason: str = "", *, res
     inner.heed()
     changed = known and (scope, PAUSE) not in inner.blocks.kept
     try:
-        changed = inner.deliver(record) or changed
+        changed = getattr(store, "deliver", inner.deliver)(record) or changed
         pauses.wake()
         inner.hand_on()
     except StoreError as error:
