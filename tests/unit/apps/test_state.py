@@ -142,7 +142,9 @@ def test_what_can_be_written_nowhere_is_not_paused(home: Path, monkeypatch: pyte
     monkeypatch.setenv("RATEKEEPER_STORE", "memory://")
     code, said, warned = tried("pause", "everything")
     assert (code, said) == (2, "")
-    assert "memory:// is known to one program only" in warned
+    assert warned.startswith("nothing is paused: memory:// is known to one program only")
+    (home / "ratekeeper.toml").write_text("hosts = 7")
+    assert tried("pause", "everything")[2].startswith("nothing is paused: ")
 
 
 def test_a_pause_while_the_ledgers_are_locked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
