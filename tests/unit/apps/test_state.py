@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_a_ban_is_told_and_lifted_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     for scope in ("okx/ip:default", "okx", "everything", "ip:default"):
         code, said, warned = tried("resume", scope)
         assert (code, said) == (0, f"{scope} was not paused")
-        assert "okx/ip:default is shut for 6" in warned
+        assert re.search(r"okx/ip:default is shut for \d+ s more", warned)
         assert "(ban: 50011: too many requests)" in warned
         assert f"ratekeeper resume {scope} --lift-ban" in warned
     assert tried("resume", "binance-usdm")[2] == ""
