@@ -175,6 +175,21 @@ def test_the_next_command_hands_a_pause_on(machines: Machines, server: Server) -
     assert "PAUSE" not in machines.say("there", "status")[1]
 
 
+def test_a_machine_whose_folder_cannot_be_written(machines: Machines) -> None:
+    """The server is told, and through it every program that runs; that the machine has no note of it is said."""
+    here, there = machines.program("here"), machines.program("there")
+    assert not paused(here)
+    assert not paused(there)
+    (machines.folder / "here" / "pauses").write_text("in the way")
+    code, said = machines.say("here", "pause", "everything")
+    assert (code, said.splitlines()[0]) == (0, "everything is paused: ratekeeper resume everything")
+    assert "this machine could not note it" in said
+    until(lambda: paused(here) and paused(there))
+    code, said = machines.say("here", "resume", "everything")
+    assert (code, said.splitlines()[0]) == (0, "everything is open again")
+    until(lambda: not paused(here) and not paused(there))
+
+
 def test_a_server_that_answers_too_late(tmp_path: Path, server: Server) -> None:
     """Answers that take longer than the store waits: it counts as away, and the programs of this machine stop at once."""
     relay = Relay(server.port, delay=(1000, 1000))

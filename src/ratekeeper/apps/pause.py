@@ -10,7 +10,7 @@ import click
 
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
-from ratekeeper.errors import RuleError, StoreError, StoreUnavailable
+from ratekeeper.errors import RatekeeperError, RuleError, StoreError, StoreUnavailable
 from ratekeeper.gate.opening import bare_store
 from ratekeeper.gate.override import spoken
 from ratekeeper.gate.pausing import Reached, holding, order, owner_seen
@@ -102,13 +102,16 @@ def _by_hand(command: str) -> Gate:
     """A gate on the shared store itself, without a fallback: a person wants to know what was reached."""
     from ratekeeper.gate.gate import Gate
 
-    name = store_address(str(configure().store))
-    if name.startswith("memory"):
-        raise RuleError(
-            f"nothing is {command}d: {name} is known to one program only, and no command reaches it. Set RATEKEEPER_STORE "
-            "to the store of the programs that you mean (host:// or redis://HOST)"
-        )
-    return Gate(bare_store(), name=f"ratekeeper {command}", policies=Policies())
+    try:
+        name = store_address(str(configure().store))
+        if name.startswith("memory"):
+            raise RuleError(
+                f"{name} is known to one program only, and no command reaches it. Set RATEKEEPER_STORE to the store of the "
+                "programs that you mean (host:// or redis://HOST)"
+            )
+        return Gate(bare_store(), name=f"ratekeeper {command}", policies=Policies())
+    except RatekeeperError as error:  # also a wrong configuration, or a package that is missing
+        raise RuleError(f"nothing is {command}d: {error}") from None
 
 
 def _reached(gate: Gate, done: Reached, what: str) -> str:
@@ -124,10 +127,16 @@ def _reached(gate: Gate, done: Reached, what: str) -> str:
 
 def _end(gate: Gate, done: Reached, what: str) -> None:
     """Say what was not reached; exit code 1 if programs do not know of it."""
-    if done.here:
+    if done.here and gate.store.together:
         click.echo(
             f"{done.here}: this machine could not note it. Programs that start while the server is away do not know of the "
             f"{what}.",
+            err=True,
+        )
+    if not (done.store or gate.store.together) and any(gate.home.glob("secret-*")):
+        click.echo(
+            "Programs of this machine have also used a shared server, and its other machines are not told: set "
+            "RATEKEEPER_STORE to its address and repeat the command to reach them.",
             err=True,
         )
     if not done.store:
@@ -160,8 +169,11 @@ def _lift(gate: Gate, name: str, bans: list[BlockState], yes: bool) -> None:
         click.echo(f"{name} is not banned")
         return
     agreed(f"{'; '.join(map(_told_of, bans))}. If the provider still refuses you, calls prolong the ban. Lift it?", yes)
-    for ban in bans:
-        gate.unblock(ban.scope, ban.kind)
+    try:
+        for ban in bans:
+            gate.unblock(ban.scope, ban.kind)
+    except StoreError as error:
+        raise StoreUnavailable(f"not lifted: {error}") from None
     click.echo(f"lifted: {', '.join(f'{ban.kind} of {spoken(ban.scope)}' for ban in bans)}")
 
 

@@ -32,11 +32,15 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
     """
     from ratekeeper.stores.fallback import FallbackStore
     from ratekeeper.stores.members import WakeSockets
+    from ratekeeper.stores.pauses import Pauses
     from ratekeeper.stores.share import PartStore
 
     if isinstance(main, FallbackStore):
         return main.spare()
-    return PartStore(1 + len(WakeSockets((home or configure().home) / "wake").living()))
+    home = home or configure().home
+    part = PartStore(1 + len(WakeSockets(home / "wake").living()))
+    part.pauses = Pauses(home, "")
+    return part
 
 
 def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:

@@ -63,7 +63,7 @@ def order(store: Store, scope: str, length: int | None, reason: str = "", *, res
     inner.heed()
     changed = known and (scope, PAUSE) not in inner.blocks.kept
     try:
-        changed = inner.deliver(record) or changed
+        changed = getattr(store, "deliver", inner.deliver)(record) or changed
         pauses.wake()
         inner.hand_on()
     except StoreError as error:
@@ -130,13 +130,14 @@ def owner_seen(gate: Gate, scope: str) -> bool:
     place, _, owner = scope.partition("/")
     if not owner or owner.partition(":")[0] in ("class", "priority"):
         return True
+    egress = configure().egress
+    configured = known_owners(place, None, egress)
+    if any(owner == f"{kind}:{name}" for kind, names in configured.items() for name in names):
+        return True  # without asking a server that may be away
     try:
-        found = gate.read()
+        known = known_owners(place, gate.read(), egress)
     except StoreError:
-        found = None
-    known = known_owners(place, found, configure().egress)
-    if found is None:
-        known = {kind: names for kind, names in known.items() if owner in {f"{kind}:{name}" for name in names}}
+        known = {}
     return verified(scope, lambda provider: gate.provider(provider).kinds, known)
 
 

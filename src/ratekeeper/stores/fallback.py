@@ -290,6 +290,17 @@ class FallbackStore(Store):
         self.inner.publish()
         return state
 
+    def deliver(self, record: PauseRecord) -> bool:
+        """Write a record of this machine into the shared store, as `SharedStore.deliver`. A process that is offline first
+        reports what it spent.
+
+        Raises:
+            StoreError: the store was not reached.
+        """
+        if self._share is not None and self._reattach() is not None:
+            raise StoreUnavailable(self.degraded)
+        return self.inner.deliver(record)
+
     def unblock(self, scope: str, kind: str = "") -> bool:
         paused = (scope, PAUSE) in self.blocks.kept
         if kind == PAUSE or (not kind and paused):

@@ -10,6 +10,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import LEASE, Ask, Decision, Grant, forget
 
 __all__ = ["PartStore", "Share"]
@@ -22,6 +23,8 @@ class PartStore(MemoryStore):
         processes: the number by which every limit is divided.
     """
 
+    pauses: Pauses | None = None
+    """Those of this machine, which it obeys; None: somebody else sees to that."""
     begins = 0
     """Steady ns from which on others leave us this part."""
 
@@ -33,6 +36,8 @@ class PartStore(MemoryStore):
         return self.processes
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
+        if self.pauses is not None and (records := self.pauses.news()) is not None:
+            self.blocks.obey(records)
         charges = ask.charges
         if now.mono < self.begins:  # others do not know yet that we are offline
             return Refusal(charges[0].key if charges else "", self.begins, unknown=True)

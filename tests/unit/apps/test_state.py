@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -143,7 +144,9 @@ def test_what_can_be_written_nowhere_is_not_paused(home: Path, monkeypatch: pyte
     monkeypatch.setenv("RATEKEEPER_STORE", "memory://")
     code, said, warned = tried("pause", "everything")
     assert (code, said) == (2, "")
-    assert "memory:// is known to one program only" in warned
+    assert warned.startswith("nothing is paused: memory:// is known to one program only")
+    (home / "ratekeeper.toml").write_text("hosts = 7")
+    assert tried("pause", "everything")[2].startswith("nothing is paused: ")
 
 
 def test_a_pause_while_the_ledgers_are_locked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +196,7 @@ def test_a_ban_is_told_and_lifted_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     for scope in ("okx/ip:default", "okx", "everything", "ip:default"):
         code, said, warned = tried("resume", scope)
         assert (code, said) == (0, f"{scope} was not paused")
-        assert "okx/ip:default is shut for 6" in warned
+        assert re.search(r"okx/ip:default is shut for \d+ s more", warned)
         assert "(ban: 50011: too many requests)" in warned
         assert f"ratekeeper resume {scope} --lift-ban" in warned
     assert tried("resume", "binance-usdm")[2] == ""
