@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -156,18 +155,11 @@ def write_blocks(path: Path, states: list[BlockState]) -> None:
     Raises:
         StoreUnavailable: the file cannot be written.
     """
-    draft = path.with_suffix(f".{os.getpid()}")
+    from ratekeeper.stores.files import write_private  # for those who write one
+
     try:
-        with draft.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(states)))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        write_private(path, msgspec.json.format(msgspec.json.encode(states)), sync=True)
     except OSError as error:
-        try:
-            draft.unlink()
-        except OSError:
-            pass
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 

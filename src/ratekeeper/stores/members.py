@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from ratekeeper.stores.files import make_folder, make_private, open_private
+
 __all__ = ["OfflineMarks", "WakeSockets"]
 
 _LONGEST: Final = 100
@@ -46,10 +48,12 @@ class WakeSockets:
 
     def open(self, member: int) -> socket.socket:
         """Open `member`'s wake-up socket; a datagram to it wakes this process."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
-        made.bind(self._path(f"{member:016x}"))
+        path = self._path(f"{member:016x}")
+        made.bind(path)
+        make_private(path)
         self._own[member] = made
         return made
 
@@ -134,8 +138,8 @@ class OfflineMarks:
         """Create a mark; returns its name, or ``""`` if the folder is not writable (then no process can write)."""
         name = secrets.token_hex(8)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._folder / name).touch(0o600)
+            make_folder(self._folder)
+            os.close(open_private(self._folder / name, os.O_WRONLY))
         except OSError:
             return ""
         return name
