@@ -102,12 +102,14 @@ def secret_of(home: Path) -> bytes:
     Raises:
         StoreError: the folder can be neither read nor written.
     """
+    from ratekeeper.stores.files import make_folder, open_private
+
     path = home / "secret"
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(home)
         draft = home / f"secret.{os.getpid()}"
         if not path.exists():
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with os.fdopen(open_private(draft, os.O_WRONLY | os.O_TRUNC), "wb") as file:
                 file.write(secrets.token_bytes(32))
             try:
                 os.link(draft, path)  # fails if another process was first

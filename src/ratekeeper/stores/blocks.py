@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -236,18 +235,11 @@ def write_blocks(path: Path, states: list[BlockState]) -> None:
     Raises:
         StoreUnavailable: the file cannot be written.
     """
-    draft = path.with_suffix(f".{os.getpid()}")
+    from ratekeeper.stores.files import write_private  # for those who write one
+
     try:
-        with draft.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(states)))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        write_private(path, msgspec.json.format(msgspec.json.encode(states)), sync=True)
     except OSError as error:
-        try:
-            draft.unlink()
-        except OSError:
-            pass
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 

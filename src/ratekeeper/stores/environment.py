@@ -19,6 +19,7 @@ import lmdb
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
 from ratekeeper.stores.blocks import boot_id
+from ratekeeper.stores.files import make_folder, make_private, open_private
 from ratekeeper.stores.members import WakeSockets
 
 try:
@@ -210,8 +211,8 @@ class Environment:
             return
         try:
             if self._flock < 0:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._flock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                make_folder(self.folder)
+                self._flock = open_private(self.folder / "lock", os.O_RDWR)
             fcntl.flock(self._flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
@@ -290,7 +291,7 @@ class Environment:
         data = folder / "data.mdb"
         if folder.exists() and not data.exists():
             lost = lost or "its file is gone"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         if data.exists() and (data.stat().st_size % 4096 or not data.stat().st_size):
             raise lmdb.CorruptedError("the file was cut off")
         # Without sync a transaction takes some microseconds. A killed process loses nothing. A power cut may lose data; then
@@ -298,6 +299,7 @@ class Environment:
         # not help behind ours but harm: they identify processes by number, and two containers both have a process number 1.
         env = lmdb.open(str(folder), map_size=_MAP, sync=False, metasync=False, mode=0o600, lock=_OWN_LOCK)
         try:
+            make_private(data)
             if _cut(env, data.stat().st_size):
                 raise lmdb.CorruptedError("the file was cut off")
             with env.begin(write=True) as txn:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from ratekeeper.stores.files import make_folder, make_private
+
 __all__ = ["WakeSockets"]
 
 _LONGEST: Final = 100
@@ -40,10 +42,12 @@ class WakeSockets:
 
     def open(self, member: int) -> socket.socket:
         """Open `member`'s wake-up socket; a datagram to it wakes this process."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
-        made.bind(self._path(f"{member:016x}"))
+        path = self._path(f"{member:016x}")
+        made.bind(path)
+        make_private(path)
         self._own[member] = made
         return made
 

@@ -18,6 +18,7 @@ import msgspec
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.stores.blocks import LONGEST, PauseRecord, boot_id
+from ratekeeper.stores.files import make_folder, write_private
 from ratekeeper.stores.members import WakeSockets
 from ratekeeper.typed import json_decoder
 
@@ -129,17 +130,10 @@ class Pauses:
         Raises:
             StoreUnavailable: the folder cannot be written.
         """
-        path = self._folder / record.file
-        draft = path.with_suffix(".draft")
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(record)))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            make_folder(self._folder)
+            write_private(self._folder / record.file, msgspec.json.format(msgspec.json.encode(record)), sync=True)
         except OSError as error:
-            _remove(draft)
             raise StoreUnavailable(f"{self._folder}: {error.strerror}") from error
         self._stamp = (-1, -1)
         for old in self._records():

@@ -101,7 +101,7 @@ def _keys_of_file(path: Path, key: str) -> dict[str, str]:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RuleError(f"{path} cannot be read: {error.strerror}", key=key) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RuleError(f"{path} is not TOML", key=key) from None  # the parser's own words may repeat what is in it
     wrong = [name for name, value in said.items() if name not in _CREDENTIALS or not isinstance(value, str)]
     if wrong:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from ratekeeper.stores.files import make_folder, write_private
 from ratekeeper.typed import json_decoder
 
 __all__ = ["load_markets"]
@@ -75,12 +75,9 @@ def _read(path: Path) -> _Kept | None:
 
 
 def _keep(path: Path, raw: bytes) -> None:
-    draft = path.with_suffix(f".{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(raw)
-        draft.replace(path)
+        make_folder(path.parent)
+        write_private(path, raw)
     except OSError:
         pass  # the next command asks again
 

@@ -8,7 +8,6 @@ per call.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import secrets
 import socket
@@ -26,6 +25,7 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.blocks import PAUSE, BlockState, PauseRecord
 from ratekeeper.stores.encoding import Change, encoded, note_of
+from ratekeeper.stores.files import make_folder, write_private
 from ratekeeper.stores.members import WakeSockets
 from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import (
@@ -345,11 +345,8 @@ class RedisStore(SharedStore):
 
         try:
             found = self.connection.ask(agreed)
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = kept.with_suffix(f".{os.getpid()}")
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(found)
-            draft.replace(kept)
+            make_folder(home)
+            write_private(kept, found)
             return found
         except (StoreError, OSError):
             return fresh
