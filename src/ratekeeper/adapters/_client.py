@@ -219,6 +219,10 @@ class ClientCall(Call):
                     yield waiting(held.acquire, held.acquire_async, is_async=is_async)
             if not permit.at_once():
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
+            address = permit.egress
+            egress = address if self.any_address and (address.bind or address.proxy) else None
+            self.held = held
+            self.permitted(permit, egress, gate.attempt_timeout)
         except BaseException as error:
             permit.give_up()
             if held is not None:
@@ -226,10 +230,6 @@ class ClientCall(Call):
             if isinstance(error, DeadlineExceeded) and signed_until is not None:
                 raise stale(error) from None  # the signature alone set this deadline
             raise
-        address = permit.egress
-        egress = address if self.any_address and (address.bind or address.proxy) else None
-        self.held = held
-        self.permitted(permit, egress, gate.attempt_timeout)
 
     def _patience(
         self, governor: Governor, signed_until: int | None, timeout: float | None
@@ -250,17 +250,23 @@ class ClientCall(Call):
     def attempt(self, timeout: float | None) -> Steps[Any]:
         """Make one attempt. If an address gets no connection, nothing was sent, so try the next address."""
         while True:
-            if not (yield from self.begin(timeout)):
+            try:
+                governed = yield from self.begin(timeout)
+                if governed and self.leaving is not None:
+                    self.leaving()
+                steps, longest = self.once(self), self.longest
+                if longest is not None and self.is_async and on_asyncio():
+                    # Off asyncio, the client's own timeouts end the attempt.
+                    steps = within(steps, longest, functools.partial(self.late, longest))
+            except BaseException:
+                self.unsent()  # an interrupt may strike between the permit and the request
+                raise
+            if not governed:
                 return (yield from self.send_ungoverned())
-            if self.leaving is not None:
-                self.leaving()
-            steps, longest = self.once(self), self.longest
-            if longest is not None and self.is_async and on_asyncio():
-                # Off asyncio, the client's own timeouts end the attempt.
-                steps = within(steps, longest, functools.partial(self.late, longest))
             try:
                 response = yield from steps
             except BaseException as error:
+                self.failed(error)  # does nothing if `once` has reported it
                 self.tried = self.became(error)
                 if not (isinstance(error, Exception) and self.fails_over(error)):
                     raise

@@ -108,7 +108,7 @@ class RedisStore(SharedStore):
             self.connection, self._mirror,
             tend=self._tend, returned=self._returned, died=self.reporter(), given=self._given,
         )  # fmt: skip
-        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, given=self._given)
+        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, self.handed, given=self._given)
         self._pubsub = PubSub(self.connection, self._client.refresh, self.reporter())
 
     def _changed(self) -> None:
