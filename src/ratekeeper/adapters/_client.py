@@ -236,6 +236,10 @@ class ClientCall(Call):
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
             if signed_until is not None:
                 self._check_signature(governor, signed_until)
+            address = permit.egress
+            egress = address if self.any_address and (address.bind or address.proxy) else None
+            self.held = held
+            self.permitted(permit, egress, gate.attempt_timeout)
         except BaseException as error:
             permit.give_up()
             if held is not None:
@@ -243,10 +247,6 @@ class ClientCall(Call):
             if signed_until is not None and isinstance(error, DeadlineExceeded):
                 self._check_deadline(governor, signed_until, longest, error)
             raise
-        address = permit.egress
-        egress = address if self.any_address and (address.bind or address.proxy) else None
-        self.held = held
-        self.permitted(permit, egress, gate.attempt_timeout)
 
     def _wait_in_order(self, governor: Governor, timeout: float | None) -> Steps[None]:
         """Do the same as `wait`, where calls of one key must leave in the order of their nonces."""
@@ -311,21 +311,24 @@ class ClientCall(Call):
         last: Exception | None = None
         while True:
             try:
-                if not (yield from self.begin(timeout)):
-                    return (yield from self.send_ungoverned())
-            except SignatureWouldExpire:
-                if last is not None:
+                governed = yield from self.begin(timeout)
+                if governed and self.leaving is not None:
+                    yield from self.leaving()
+                steps, longest = self.once(self), self.longest
+                if longest is not None and self.is_async and on_asyncio():
+                    # Off asyncio, the client's own timeouts end the attempt.
+                    steps = within(steps, longest, functools.partial(self.late, longest))
+            except BaseException as error:
+                self.unsent()  # an interrupt may strike between the permit and the request
+                if last is not None and isinstance(error, SignatureWouldExpire):
                     raise last from None  # what the last address brought
                 raise
-            if self.leaving is not None:
-                yield from self.leaving()
-            steps, longest = self.once(self), self.longest
-            if longest is not None and self.is_async and on_asyncio():
-                # Off asyncio, the client's own timeouts end the attempt.
-                steps = within(steps, longest, functools.partial(self.late, longest))
+            if not governed:
+                return (yield from self.send_ungoverned())
             try:
                 response = yield from steps
             except BaseException as error:
+                self.failed(error)  # does nothing if `once` has reported it
                 self.tried = self.became(error)
                 if not (isinstance(error, Exception) and self.fails_over(error)):
                     raise

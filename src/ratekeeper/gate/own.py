@@ -85,11 +85,16 @@ class OwnCall(Call):
             self.request,
             **{**self._options, "timeout": patience, "block_wait": block_wait},
         )
-        if not permit.at_once():
-            yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
-        if self.leaving is not None:
-            yield from self.leaving()
         left, longest = time.monotonic(), self._attempt_timeout
+        try:
+            if not permit.at_once():
+                yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
+            if self.leaving is not None:
+                yield from self.leaving()
+            left = time.monotonic()
+        except BaseException:
+            permit.give_up()  # nothing was sent
+            raise
         try:
             if longest is None:
                 status, headers, body = yield functools.partial(self._send, permit)

@@ -85,6 +85,7 @@ class WaitingRoom:
         self.depths, self.egress = context.depths, context.egress
         self._times = context.times
         self._store = context.store
+        self.handed = context.store.handed
         self._events = context.events
         self._now = context.times.now
         self._who = context.who
@@ -331,6 +332,7 @@ class WaitingRoom:
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
             self.settling.refunded(ticket.grant)
+            ticket.grant = None
         elif waiting and lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
             # No call of this process waits in that lane any more.
             left = self._queue.backlog(lane)
@@ -377,22 +379,40 @@ class WaitingRoom:
         """Try the heads that are due; hand out the grants."""
         self._expire(now)
         done: list[Ticket] = []
-        more = True
-        while more:
-            granted: list[tuple[Ticket, Grant]] = []
-            try:
-                more = self._store.transact(lambda: self._try_due(now, granted, done))  # noqa: B023 - called at once
-            except StoreError:
-                # The grants were not written: the calls return to their places, and the fallback store is tried.
-                for ticket, _ in reversed(granted):
-                    self._queue.restore(ticket)
-                more = bool(granted)
-                continue
-            for ticket, grant in granted:
-                ticket.grant = grant
-                done.append(ticket)
+        granted: list[tuple[Ticket, Grant]] = []
+        try:
+            while self._serve_some(now, granted, done):
+                granted.clear()
+        except BaseException:
+            self._return(granted)
+            raise
+        finally:
+            self.handed[_thread.get_ident()] = None
         self._deliver(done)
         self._set_alarm()
+
+    def _serve_some(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
+        """Run one transaction. Return whether more heads are due."""
+        try:
+            more = self._store.transact(lambda: self._try_due(now, granted, done))
+        except StoreError:
+            # The grants were not written: the calls return to their places, and the fallback store is tried.
+            for ticket, _ in reversed(granted):
+                self._queue.restore(ticket)
+            return bool(granted)
+        for ticket, grant in granted:
+            ticket.grant = grant
+            done.append(ticket)
+        return more
+
+    def _return(self, granted: list[tuple[Ticket, Grant]]) -> None:
+        """Refund the permits that an exception kept from their calls. The store does nothing if it has rolled them back."""
+        lost = self.handed.get(_thread.get_ident())
+        kept = {id(ticket.grant) for ticket, _ in granted}
+        for grant in [*(grant for _, grant in granted), *([lost] if lost is not None else [])]:
+            if id(grant) not in kept:
+                kept.add(id(grant))
+                self._store.refund(grant, self._now(grant.namespace))
 
     def _tell(self) -> None:
         """Report long waits and refusals. It calls the program's handlers, so it runs without the lock."""

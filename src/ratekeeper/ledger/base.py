@@ -257,13 +257,15 @@ class Ledger:
         """Count `reserved` units in flight as spent because no outcome will be reported; if they arrived, it was by `at`."""
         self.settle(reserved, reserved, at)
 
-    def recount(self, inflight: int, mono: int) -> None:
+    def recount(self, inflight: int, mono: int, *, spent: bool = True) -> None:
         """Set the units in flight to `inflight`, the sum over the permits. A surplus counts as spent at steady instant
-        `mono`, in this window and in the next."""
+        `mono`, in this window and in the next; not `spent`: it was certainly never sent."""
         more = self.inflight - inflight
         if more < 0:
             self.inflight -= more
             self.room += more
+        elif more and not spent:
+            self.refund(more)
         elif more:
             at = mono if self.early == FAR else max(mono, self.early)
             self.lapse(more, Instant(at, at, at), Instant(at, at, at))

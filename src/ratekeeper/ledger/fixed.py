@@ -217,6 +217,8 @@ class Fixed(Ledger):
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         mono = at[0]
+        if late := mono >= self.early:  # computed first: an exception of a signal handler strikes only at a call
+            last, stamp = max(self.late, mono + self.edges.hi), max(self.stamp, mono)
         self.inflight -= reserved
         self.used += actual
         self.tally += actual
@@ -224,11 +226,11 @@ class Fixed(Ledger):
             self.loose += actual
         if reserved != actual:
             self.room += reserved - actual
-        if mono >= self.early:
+        if late:
             if self.late < self.roll + self.edges.lo:
                 self.carry = 0  # what was held before cannot be in the next window
             self.carry += actual
-            self.late, self.stamp = max(self.late, mono + self.edges.hi), max(self.stamp, mono)
+            self.late, self.stamp = last, stamp
 
     def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
         period = self.limit.period

@@ -66,6 +66,15 @@ class Sliding(Ledger):
     def over(self) -> int:
         return max((self.era + 2) * self.limit.period, self.marks[-3] + self.limit.period if self.marks else 0)
 
+    def recount(self, inflight: int, mono: int, *, spent: bool = True) -> None:
+        # `used` is the sum of the marks; an exception may have struck between the changes of both.
+        unmarked = self.used - sum(self.marks[1::3])
+        self.used -= unmarked
+        self.room += unmarked
+        if unmarked > 0:
+            self.settle(0, unmarked, Instant(mono, mono, mono))
+        super().recount(inflight, mono, spent=spent)
+
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
         # Upper classes may want their units evenly over a period. So this keeps, for any time to come, the units that would
         # come back too late for them. Units taken now come back after a whole period. Little lies idle where units come back

@@ -60,6 +60,9 @@ class Store(ABC):
         self.blocks = Blocks(boot)
         self.learned = {}
         self.generation = 0
+        self.handed: dict[int, Grant | None] = {}
+        """The newest permit that each thread took, by the thread's number. An exception of a signal handler may strike before
+        the caller has it, and then the caller finds it here."""
         self.died: Callable[[str, BaseException], object] = log_death
         """The store calls this when one of its helper threads failed, see `Helper`."""
         self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None

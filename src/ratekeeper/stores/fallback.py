@@ -138,6 +138,10 @@ class FallbackStore(Store):
         self.inner.died = handler
 
     @property
+    def handed(self) -> dict[int, Grant | None]:  # type: ignore[override]
+        return self.inner.handed
+
+    @property
     def generation(self) -> int:  # type: ignore[override]
         return self.inner.generation
 

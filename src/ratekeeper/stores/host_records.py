@@ -35,11 +35,17 @@ class RecordStore(BatchingStore):
         """Ledgers that the transaction changed, by key."""
         self._seen: dict[str, tuple[bytes, Ledger]] = {}
         """Ledgers as last written or read: the record and its decoded ledger."""
+        self._dropped: list[tuple[Grant, int, bool]] = []
+        """Permits that the transaction took out: their lease before, and whether they had a record of their own."""
         self._reaped: dict[str, int] = {}
 
     def _arrived(self) -> None:
         """The transaction was written."""
         self._dirty.clear()
+        for grant, _, _ in self._dropped:
+            if isinstance(grant, BatchPermit):
+                grant.open = grant.apart
+        self._dropped = []
         self._deferred.arrived()
         if len(self._seen) > _CACHED:
             self._seen.clear()
@@ -49,6 +55,11 @@ class RecordStore(BatchingStore):
         for key in self._dirty:
             self._seen.pop(key, None)
         self._dirty.clear()
+        for grant, lease, apart in self._dropped:
+            grant.lease = lease
+            if isinstance(grant, BatchPermit):
+                grant.apart = apart
+        self._dropped = []
         self._deferred.thrown()
 
     # -- ledgers -------------------------------------------------------------------------------------------------------
@@ -104,6 +115,7 @@ class RecordStore(BatchingStore):
         self._txn.put(permit_name(grant.namespace, grant.lease, grant.id, grant.who[0]), held)
 
     def _drop(self, grant: Grant) -> bool:
+        self._dropped.append((grant, grant.lease, not isinstance(grant, BatchPermit) or grant.apart))
         if not isinstance(grant, BatchPermit) or grant.apart:
             return bool(self._txn.delete(permit_name(grant.namespace, grant.lease, grant.id, grant.who[0])))
         record = grant.batch.record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import threading
 import time
@@ -36,6 +37,10 @@ class MemoryStore(LedgerStore):
         self.former: dict[int, str] = {}
         self._lock = threading.RLock()
         self._torn = False
+        self._added: list[int] = []
+        """The permits that the transaction under way has added."""
+        self._ending = False
+        """Whether the transaction under way has ended a permit."""
         self._ledgers: dict[str, Ledger] = {}
         self._grants: dict[int, Grant] = {}
         self._notes: dict[str, bytes] = {}
@@ -57,6 +62,7 @@ class MemoryStore(LedgerStore):
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, _, who, _, _, ahead, lease, _, _ = ask
         mono, priority = now[0], who[1]
+        thread = _thread.get_ident()
         with self._lock:
             known = self._pairs.get(id(charges))
             if (
@@ -76,12 +82,13 @@ class MemoryStore(LedgerStore):
                             ledger.take(cost, who, now)
                             marks.append(ledger.tally)
                         number, ends = next(self._ids), mono + lease
-                        grant = self._grants[number] = Grant(number, namespace, charges, marks, now, who, ends)
+                        grant = Grant(number, namespace, charges, marks, now, who, ends)
                         if ends < self._next_due:
                             self._next_due = ends
+                        self._grants[number] = self.handed[thread] = grant
                         return grant
                     except BaseException:
-                        self._mend()
+                        self._mend(spent=False)
                         raise
         got = super().reserve(ask, now)
         if known is None and isinstance(got, Grant):
@@ -124,16 +131,20 @@ class MemoryStore(LedgerStore):
                 return work()
             if self._torn:
                 self._mend()
+            self._added, self._ending = [], False
             try:
                 return work()
             except BaseException:
-                self._mend()
+                if not self._ending:
+                    for number in self._added:
+                        self._grants.pop(number, None)
+                self._mend(spent=self._ending)
                 raise
 
-    def _mend(self) -> None:
+    def _mend(self, *, spent: bool = True) -> None:
         """Repair the ledgers after an exception that may have struck inside a verb, because a signal handler may raise one
-        anywhere. The permits state what is in flight; a ledger's excess over them was being taken or given back, and
-        counts as spent."""
+        anywhere. The permits state what is in flight. What a ledger holds beyond them was being given back, and counts as
+        spent; not `spent`: it was being taken, and nobody got it."""
         self._torn = True
         held: dict[str, int] = {}
         for grant in self._grants.values():
@@ -142,7 +153,7 @@ class MemoryStore(LedgerStore):
         mono = time.monotonic_ns()
         for key, torn in list(self._ledgers.items()):
             ledger = unpack(pack(torn), torn.limit)  # recomputes the derived numbers
-            ledger.recount(held.get(key, 0), mono)
+            ledger.recount(held.get(key, 0), mono, spent=spent)
             self._ledgers[key] = ledger
         self._next_due = min((grant.lease for grant in self._grants.values()), default=1 << 62)
         self._pairs.clear()
@@ -161,17 +172,20 @@ class MemoryStore(LedgerStore):
                 self._collect()
 
     def _add(self, grant: Grant) -> None:
+        self._added.append(grant.id)
         self._grants[grant.id] = grant
         if grant.lease < self._next_due:
             self._next_due = grant.lease
 
     def _drop(self, grant: Grant) -> bool:
+        self._ending = True
         return self._grants.pop(grant.id, None) is not None
 
     def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
         if mono < self._next_due:
             return ()
         ended = [g for g in self._grants.values() if g.lease <= mono and g.namespace == namespace]
+        self._ending = self._ending or bool(ended)
         for grant in ended:
             del self._grants[grant.id]
         self._next_due = min((g.lease for g in self._grants.values()), default=1 << 62)

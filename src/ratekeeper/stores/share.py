@@ -87,6 +87,7 @@ class Share(PartStore):
         self._state = whole.state()
         self._ids = iter(whole.new_id, -1)  # they will lie in the store beside those of others
         whole.recall()
+        self.handed = whole.handed
         self.blocks = whole.blocks
         self.learned = whole.learned
 

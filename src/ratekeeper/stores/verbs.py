@@ -6,6 +6,7 @@ and keeps the blocks and learned limits. `reserve`, `settle`, `observe`, `block`
 
 from __future__ import annotations
 
+import _thread
 import functools
 import time
 from abc import abstractmethod
@@ -133,7 +134,9 @@ class LedgerStore(Store):
                 ledger.take(charge.cost, who, now)
                 self._keep(charge.key, ledger)
             grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
+            thread = _thread.get_ident()
             self._add(grant)
+            self.handed[thread] = grant
             return grant
         if backlog is not None and not no.never:
             for (

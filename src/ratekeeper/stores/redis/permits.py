@@ -38,6 +38,7 @@ class Permits:
         numbers: draws the numbers of permits.
         heard: called with the effects of a permit's end, when the server has reported them.
         heed: called before a request for permits, see `SharedStore.heed`.
+        handed: see `Store.handed`.
         given: see `RedisStore`.
     """
 
@@ -48,6 +49,7 @@ class Permits:
         numbers: random.Random,
         heard: Callable[[str, Answered], None],
         heed: Callable[[], object],
+        handed: dict[int, Grant | None],
         *,
         given: bool,
     ) -> None:
@@ -58,7 +60,7 @@ class Permits:
         self._numbers = numbers
         self._heard = heard
         self._given = given
-        self._batches: Batches[Record] = Batches(_OPEN, _MOST)
+        self._batches: Batches[Record] = Batches(_OPEN, _MOST, partial(numbers.getrandbits, 63), handed)
         self._counting = threading.Lock()
 
     @property
@@ -68,8 +70,7 @@ class Permits:
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         """See `Store.draw`."""
-        record = self._batches.draw(charges, who, now.mono, self._mirror.generation)
-        return None if record is None else BatchPermit(self._numbers.getrandbits(63), record, now)
+        return self._batches.draw(charges, who, now, self._mirror.generation)
 
     def take(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
         """See `Store.reserve_all`."""

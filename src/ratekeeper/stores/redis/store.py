@@ -115,7 +115,9 @@ class RedisStore(SharedStore):
             self.connection, self._mirror, tend=self._tend, asked=self._tend_pauses, returned=self._returned,
             died=self.reporter(), given=self._given,
         )  # fmt: skip
-        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, self.heed, given=self._given)
+        self._permits = Permits(
+            self._client, self._mirror, self._numbers, self._tell, self.heed, self.handed, given=self._given
+        )
         self._pubsub = PubSub(self.connection, self._client.refresh, self.reporter())
         self.heed()
 
