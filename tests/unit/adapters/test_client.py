@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.ahead import ahead
 
 from ratekeeper import Gate
 from ratekeeper.adapters._client import ClientCall, leaving
@@ -14,7 +15,6 @@ from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound
 from ratekeeper.gate.call import CURRENT, HandedDown, peek, take
 from ratekeeper.gate.steps import drive
-from ratekeeper.ledger.limit import SECOND, Instant
 
 HOST = "testland.invalid"
 OUTBOUND = Outbound("GET", "https", HOST, "/few", "", {})
@@ -100,12 +100,9 @@ def test_another_address_is_not_tried_after_the_signature_has_expired(
     gate: Gate, spent: Spent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller gets the error of the last one, and nothing stays charged."""
-    begun, passed = time.time(), [0.0]
-    query = f"timestamp={int(begun * 1000)}&recvWindow=60000&signature=s"
-    now = gate.times.now
-    monkeypatch.setattr(
-        gate.times, "now", lambda name: Instant(*(each + int(passed[0] * SECOND) for each in now(name)))
-    )
+    passed = [0.0]
+    query = f"timestamp={int(time.time() * 1000)}&recvWindow=60000&signature=s"
+    ahead(gate, lambda: passed[0])
     sent: list[float] = []
 
     def send(native: object) -> None:
