@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.errors import DeadlineExceeded, Rejected, SignatureWouldExpire
+from ratekeeper.errors import DeadlineExceeded, Rejected, SignatureWouldExpire, StoreError
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.leases import Leases
 from ratekeeper.gate.permit import Permit
@@ -246,7 +246,7 @@ class InOrder:
         """Keep the place. Refuse the call if another process's call has overtaken it."""
         with self._lock:
             if self.holds:
-                self._nonces.worker.later(self.topic, self._renewed)
+                self._later(self._renewed)
 
     def _renewed(self) -> None:
         if self._change(entered) is Turn.GONE:
@@ -272,8 +272,14 @@ class InOrder:
             if unsent:
                 self.spent = False
             nonces.leases.remove(self)
-            nonces.worker.later(self.topic, functools.partial(self._finished, unsent))
+            self._later(functools.partial(self._finished, unsent))
         nonces.leave(self)
+
+    def _later(self, work: Callable[[], object]) -> None:
+        try:
+            self._nonces.worker.later(self.topic, work)
+        except StoreError:
+            pass  # the place ends by itself, and a call that still waits takes it anew
 
     def _finished(self, unsent: bool) -> None:
         self._nonces.store.update(self.topic, Line, lambda line, now: finished(line, now, self.place, unsent), KEEP)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.ahead import ahead
 
 from ratekeeper import Gate
 from ratekeeper.adapters._client import ClientCall, leaving
@@ -92,3 +94,28 @@ def test_the_system_chooses_where_there_is_one_address(attempt: Callable[[], Cli
         made.egress = "somewhere"
         assert leaving("https", HOST.upper(), 443) == "somewhere"
         assert leaving("https", "elsewhere.invalid", None) is None
+
+
+def test_another_address_is_not_tried_after_the_signature_has_expired(
+    gate: Gate, spent: Spent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller gets the error of the last one, and nothing stays charged."""
+    passed = [0.0]
+    query = f"timestamp={int(time.time() * 1000)}&recvWindow=60000&signature=s"
+    ahead(gate, lambda: passed[0])
+    sent: list[float] = []
+
+    def send(native: object) -> None:
+        sent.append(passed[0])
+        passed[0] += 40.0
+        raise ConnectionRefusedError(f"try {len(sent)}")
+
+    made = ClientCall(
+        Governor(gate), OUTBOUND._replace(query=query), gate.provider("testland"), None, send,
+        family=lambda: RuntimeError, is_async=False,
+    )  # fmt: skip
+    monkeypatch.setattr(made, "fails_over", lambda error: True)
+    with pytest.raises(ConnectionRefusedError, match="try 2"):
+        drive(made.attempt(None))
+    assert sent == [0.0, 40.0]
+    assert spent("few-1d") == (0, 0)
