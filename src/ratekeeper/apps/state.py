@@ -22,6 +22,7 @@ from ratekeeper.policy.breaker import OPEN
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.pool import AddressView, Egress, views
 from ratekeeper.rules.call import Priority
+from ratekeeper.rules.times import real_period
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import LedgerView, Snapshot
 from ratekeeper.stores.redis.address import is_address, parse_address
@@ -276,7 +277,7 @@ def as_table(data: dict[str, Any]) -> RenderableType:
             who += f"{', ' if who else ''}[others] {row['foreign']} (expected {row['foreign_expected']})"
         seconds = f"{row['seconds']:g} s" if row["seconds"] else "at once"
         table.add_row(
-            f"  {row['limit']} {row['scope']}",
+            f"  {row['limit']}{real_period(row['limit'], round(row['seconds'] * SECOND))} {row['scope']}",
             f"{row['window']} {seconds}",
             f"{row['used'] + row['inflight']:,} of {row['capacity']:,}",
             Text("█" * min(20, round(20 * share)), style=colour),
