@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAP",
+    "FACTOR",
     "STATEABLE",
     "UNADJUSTED",
     "Adjustments",
@@ -48,7 +49,7 @@ _LONGEST = 366 * DAY
 _SHORTEST: Final = SECOND // 1000
 STATEABLE: Final = f"Write at most {_MOST:,} units (a bucket: {_MOST_DRAINED:,}), and a period from 1ms to 366d"
 """What to write instead of a number or a period that is none."""
-_FACTOR: Final = 500
+FACTOR: Final = 500
 """A stated capacity is plausible up to this many times the rule file's, and down to this part of it."""
 _MANY: Final = 10
 """Where the rule file allows this many units or more, a stated limit of one unit is not plausible."""
@@ -282,11 +283,11 @@ class Plausible(NamedTuple):
     def of(cls, rule: LimitRule) -> Plausible:
         """The bounds for a limit of a rule file, whatever tier the customer has."""
         known = [rule.capacity, *(each if isinstance(each, int) else each.capacity for each in rule.tiers.values())]
-        least = max(-(-min(known) // _FACTOR), 2 if min(known) >= _MANY else 1)
+        least = max(-(-min(known) // FACTOR), 2 if min(known) >= _MANY else 1)
         # A budget for life grows with all that its owner ever did, so it has no upper bound of its own.
-        most = _MOST_DRAINED if rule.lifetime else max(known) * _FACTOR
+        most = _MOST_DRAINED if rule.lifetime else max(known) * FACTOR
         period = duration(rule.period) if rule.window is not Window.SLOTS else 0
-        return cls(least, most, period // _FACTOR, max(DAY, period * _PERIODS) if period else 0)
+        return cls(least, most, period // FACTOR, max(DAY, period * _PERIODS) if period else 0)
 
     def holds(self, capacity: int, period: int) -> bool:
         """Whether a stated limit may be meant: `capacity` in units, `period` in ns (0: none is stated)."""

@@ -299,3 +299,17 @@ def test_a_throttled_call_is_not_held_for_years(gate: Gate, hint: str) -> None:
     with gate.permit("harsh", "GET", "/x") as permit:
         told = permit.settle(429, {"retry-after": hint})
     assert told.held <= 61 * SECOND
+
+
+def test_a_small_number_of_the_users_own_makes_no_counter_absurd(harsh: Path) -> None:
+    """A counter is judged by the provider's number: others may use what the user leaves to them."""
+    events: list[Event] = []
+    with Gate("memory://", rules=[harsh]) as gate:
+        gate.on(events.append)
+        gate.plans.book = Rulebook.load(
+            extra=[harsh], adjustments={"harsh": Adjustments(overrides={"fixed-1h": (3, 0)})}
+        )
+        with gate.permit("harsh", "GET", "/fixed") as permit:
+            permit.settle(200, {"x-fixed": "700"})
+        assert (doubted(events), holds(gate)) == ([], [])
+        assert next(view.foreign for view in gate.read().ledgers if "fixed" in view.key) == 699
