@@ -38,8 +38,8 @@ class Counters:
     """Watches used-counters. Each call that costs something raises that of a fixed window, unless an edge lies between. Other
     windows let units go all the time, but even there a counter of nothing does not show the call that it came with.
 
-    A ledger lowers what it has counted in a fixed window to what a counter shows. So calls would pass for ever beside one that
-    stands still.
+    A ledger lowers what it has counted in a fixed window to what a counter shows. So calls would pass for ever beside a
+    counter that stands still.
     """
 
     def __init__(self) -> None:
