@@ -224,7 +224,8 @@ class Listener:
         force, the ledger `key` ("" if unknown) is held for a short time."""
         if believable(capacity, period, limit.window) and self._plausible(limit).holds(capacity, period):
             return True
-        less = 0 < capacity * max(limit.period, 1) < limit.capacity * max(period, 1)
+        # While it is tried, a limit of a longer period that is no smaller allows as much as ours.
+        less = 0 < capacity < limit.capacity and capacity * max(limit.period, 1) < limit.capacity * max(period, 1)
         result.doubted += (
             Doubt(
                 self._ledger(limit, key) if key else limit.name,
