@@ -49,7 +49,7 @@ _LONGEST = 366 * DAY
 _SHORTEST: Final = SECOND // 1000
 STATEABLE: Final = f"Write at most {_MOST:,} units (a bucket: {_MOST_DRAINED:,}), and a period from 1ms to 366d"
 """What to write instead of a number or a period that is none."""
-FACTOR: Final = 500
+FACTOR: Final = 1000
 """A stated capacity is plausible up to this many times the rule file's, and down to this part of it."""
 _MANY: Final = 10
 """Where the rule file allows this many units or more, a stated limit of one unit is not plausible."""
