@@ -238,8 +238,11 @@ def _with_headroom(provider: str, limits: Mapping[str, Limit], name: str, wish: 
         if not 0 <= share < 1:
             raise ValueError(wish)
         # At least that much is left, but never everything: a limit of one unit stays one.
-        units = int((limit.capacity * share).to_integral_value(ROUND_CEILING))
-        return replace(limit, headroom=min(units, limit.capacity - 1))
+        units = min(int((limit.capacity * share).to_integral_value(ROUND_CEILING)), limit.capacity - 1)
+        refill = limit.refill
+        if limit.window is Window.BUCKET and not limit.lasting:  # its rate, too
+            refill = max(1, int((refill or limit.capacity) * (1 - share)))
+        return replace(limit, headroom=units, refill=refill)
     except (ArithmeticError, ValueError):
         raise RuleError(
             f"{wish!r} leaves nothing or means nothing. Write units below {limit.capacity}, or per cent as in '10%'",
