@@ -173,7 +173,10 @@ def _changes(configuration: Configuration, book: Rulebook) -> Iterator[str]:
         provider = book.provider(name)
         before = Provider(provider.file).limits
         for limit in provider.limits.values():
-            if limit != before[limit.name]:
+            if limit.place:
+                whose = " + ".join(limit.scope)
+                yield f"{name} {limit.name}: {_limit(limit)}, per {whose} ({limit.place})"
+            elif limit != before[limit.name]:
                 yield f"{name} {limit.name}: {_limit(limit)} (the rules: {_limit(before[limit.name])})"
     for program, own in configuration.settings.programs.items():
         for name, units in own.limits.items():

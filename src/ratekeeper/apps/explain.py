@@ -107,7 +107,9 @@ def _show(method: str, url: str, found: Explanation) -> None:
         table.add_row(
             share.name,
             str(share.cost),
-            f"{share.capacity} {share.unit}",
+            f"{share.capacity - share.headroom} of {share.capacity} {share.unit}"
+            if share.headroom
+            else f"{share.capacity} {share.unit}",
             span,
             " + ".join(share.scope),
             origin.source,
@@ -150,4 +152,4 @@ def _origin(origin: Provenance) -> str:
 
 
 def _grade(grade: str) -> str:
-    return f"{grade} ({GRADES[grade]})"
+    return f"{grade} ({GRADES[grade]})" if grade in GRADES else grade

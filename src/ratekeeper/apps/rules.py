@@ -164,9 +164,10 @@ def _show(provider: Provider, hosts: list[str]) -> None:
     click.echo(f"  hosts   {', '.join(hosts)}")
     click.echo(f"  routes  {_routes(file)}")
     for limit in provider.limits.values():
-        origin = provenance(file, file.limits[limit.name])
+        origin = provenance(file, file.limits[limit.name], limit.place)
         click.echo(f"  {limit.name:<20} {describe(limit)}")
-        click.echo(f"  {'':<20} {origin.source}, read {origin.date}, confidence {origin.confidence}")
+        if origin.source:
+            click.echo(f"  {'':<20} {origin.source}, read {origin.date}, confidence {origin.confidence}")
         if origin.note:
             click.echo(f"  {'':<20} {origin.note}")
 

@@ -18,6 +18,7 @@ from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.pool import AddressView
 from ratekeeper.rules.call import Priority
+from ratekeeper.rules.times import real_period
 from ratekeeper.stores.inforce import PACED
 from ratekeeper.stores.records import LedgerView, Snapshot
 from ratekeeper.stores.redis.address import is_address, parse_address
@@ -203,7 +204,7 @@ def _limits(limits: list[dict[str, Any]], width: int) -> Iterator[Text]:
 
     rows = [
         (
-            f"  {row['limit']} ",
+            f"  {row['limit']}{real_period(row['limit'], round(row['seconds'] * SECOND))} ",
             row["scope"],
             (f"{row['window']} {_span(row['seconds'])}".rstrip(), f"{_in_use(row):,} of {row['capacity']:,}"),
         )

@@ -71,7 +71,7 @@ class SettingsFile(NamedTuple):
         written = {
             "tiers": [f"tier.{limit}", "tier"],
             "limits": [f"limits.{limit}"],
-            "headroom": [f"limits.{limit}.headroom", "headroom"],
+            "headroom": [f"limits.{limit}.headroom", f"limits.{limit}.use", "headroom", "use"],
         }
         names = [f"$.providers.{provider}.{name}" for name in written.get(part, [])]
         return next((name for name in [key, *names] if name in self.lines), (names or [key])[0])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 
 from ratekeeper.config.resolution import Configuration
-from ratekeeper.config.schema import ProviderSettings, Settings
+from ratekeeper.config.schema import LimitSettings, ProviderSettings, Settings
 from ratekeeper.errors import RuleError, UnknownProvider
+from ratekeeper.ledger.limit import Window
 from ratekeeper.pools.address import EgressSettings
 from ratekeeper.rules.book import Rulebook, normal_host
 from ratekeeper.rules.call import PRIORITIES
-from ratekeeper.rules.numbers import Adjustments, Cap
+from ratekeeper.rules.numbers import Adjustments, Cap, Further
 from ratekeeper.rules.provider import Provider
 from ratekeeper.rules.reading import listed
 from ratekeeper.rules.times import duration
@@ -71,13 +73,27 @@ def mistakes(configuration: Configuration, book: Rulebook, *, derived: bool = Fa
                 yield error
             wrong.add(str(error))
     for name, own in configuration.settings.providers.items():
-        for limit, wish in own.limits.items():
-            key = f"$.providers.{name}.limits.{limit}"
-            if wish.period is not None and wish.capacity is None:
-                yield file.error(f"{key}.period", "a period without a number. Add the capacity.")
-            if wish.headroom and limit in configuration.settings.headroom.get(name, {}):
-                line = file.place(f"{key}.headroom").rpartition(":")[2]
-                yield file.error(f"$.headroom.{name}.{limit}", f"line {line} says it too. Remove one.")
+        for key, reason in _contradictions(configuration, name, own):
+            yield file.error(key, reason)
+
+
+def _contradictions(configuration: Configuration, name: str, own: ProviderSettings) -> Iterator[tuple[str, str]]:
+    """What one provider's table states twice or in part: its key, and the remedy."""
+    older = configuration.settings.headroom.get(name, {})
+    if own.headroom and own.use is not None:
+        yield f"$.providers.{name}.use", "headroom says it too. Remove one."
+    for limit, wish in own.limits.items():
+        key = f"$.providers.{name}.limits.{limit}"
+        stated = "headroom" if wish.headroom else "use" if wish.use is not None else ""
+        if wish.capacity is None and wish.further:
+            yield key, "a further limit needs a capacity. Write for example capacity = 80."
+        elif wish.period is not None and wish.capacity is None:
+            yield f"{key}.period", "a period without a number. Add the capacity."
+        if wish.headroom and wish.use is not None:
+            yield f"{key}.use", "headroom says it too. Remove one."
+        if stated and limit in older:
+            line = configuration.file.place(f"{key}.{stated}").rpartition(":")[2]
+            yield f"$.headroom.{name}.{limit}", f"line {line} says it too. Remove one."
 
 
 def _statements(settings: Settings) -> Iterator[tuple[str, str, Callable[[Provider], str]]]:
@@ -140,17 +156,51 @@ def _adjustments(configuration: Configuration) -> dict[str, Adjustments]:
     found = {}
     for name in {*settings.providers, *settings.headroom, *caps}:
         own = settings.providers.get(name, ProviderSettings())
-        headroom: dict[str, int | str] = {"*": own.headroom} if own.headroom else {}
-        headroom.update({limit: wish.headroom for limit, wish in own.limits.items() if wish.headroom})
+        headroom = {"*": _unused(own)} | {limit: _unused(wish) for limit, wish in own.limits.items()}
+        headroom |= {limit: _units(wish) for limit, wish in settings.headroom.get(name, {}).items()}
         found[name] = Adjustments(
             tiers={"*": own.tier} if isinstance(own.tier, str) else own.tier,
             overrides={
-                limit: (wish.capacity, duration(wish.period) if wish.period else 0)
+                limit: (wish.capacity, (duration(wish.period) or 1) if wish.period else 0)
                 for limit, wish in own.limits.items()
-                if wish.capacity is not None
+                if wish.capacity is not None and not wish.further
             },
-            headroom={**headroom, **settings.headroom.get(name, {})},
+            headroom={limit: wish for limit, wish in headroom.items() if wish},
             smooth=own.pace == "smooth",
             caps=caps.get(name, {}),
+            further={
+                limit: _further(wish, configuration.file.place(f"$.providers.{name}.limits.{limit}"))
+                for limit, wish in own.limits.items()
+                if wish.further and wish.capacity is not None
+            },
         )
     return found
+
+
+def _further(wish: LimitSettings, place: str) -> Further:
+    from ratekeeper.rules.further import REQUESTS  # for those who state any
+
+    return Further(
+        unit=wish.unit or REQUESTS,
+        capacity=wish.capacity or 0,
+        period=wish.period or "",
+        window=Window(wish.window or "sliding"),
+        scope=tuple(listed(wish.scope or "ip")),
+        routes=tuple(listed(wish.routes)),
+        place=place,
+    )
+
+
+def _unused(wish: LimitSettings | ProviderSettings) -> int | str:
+    """What a limit, or every limit, leaves unused, by `headroom` or by `use`: units or per cent; 0 or "": nothing."""
+    return _units(wish.headroom) if wish.use is None else f"{100 - _percent(wish.use):f}%"
+
+
+def _units(headroom: float | str) -> int | str:
+    """Units or per cent as they are; a share as per cent."""
+    return headroom if isinstance(headroom, int | str) else f"{_percent(headroom):f}%"
+
+
+def _percent(share: float | str) -> Decimal:
+    """A share, 0.7 or "70%", in per cent. Exact: 0.7 is 70, not a digit more."""
+    return Decimal(share.removesuffix("%")) if isinstance(share, str) else 100 * Decimal(str(share))

@@ -34,10 +34,14 @@ _PERCENT = r"^\d+(\.\d+)?%$"
 Whole = Annotated[int, Meta(ge=1, title="a whole number from 1", description="Write a whole number of units.")]
 Weight = Annotated[int, Meta(ge=1, title="a whole number from 1", description="Others have 1.")]
 Seconds = Annotated[float, Meta(ge=0, title="a number of seconds from 0", description="Write for example 120.")]
-Percent = Annotated[str, Meta(pattern=_PERCENT, title="per cent", description="Write for example '10%'.")]
+_Part = Annotated[float, Meta(ge=0, lt=1)] | Annotated[str, Meta(pattern=_PERCENT)]
+Percent = Annotated[_Part, Meta(title="per cent", description="Write for example '10%'.")]
 Headroom = Annotated[
-    Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=_PERCENT)],
-    Meta(title="units or per cent", description="Write for example 20 or '10%'."),
+    Annotated[int, Meta(ge=0)] | _Part, Meta(title="units or per cent", description="Write for example 20 or '10%'.")
+]
+Use = Annotated[
+    Annotated[float, Meta(gt=0, le=1)] | Annotated[str, Meta(pattern=_PERCENT)],
+    Meta(title="a share above 0, at most 1, or per cent", description="Write for example 0.7 or '70%'."),
 ]
 Span = Annotated[
     str,
@@ -47,22 +51,39 @@ Span = Annotated[
         description="Write for example '10s', '1m' or '1h30m'.",
     ),
 ]
+Kind = Literal["fixed", "first", "sliding", "bucket", "slots"]
 Class = Literal["critical", "high", "normal", "low", "background"]
 Chat = Annotated[int, Meta(title="a chat's number", description="The bot's log tells it when somebody else writes.")]
 
 
 class LimitSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One limit of a provider, as the user wants it.
+    """One limit of a provider, as the user wants it. With any of `unit`, `scope`, `window` and `routes` it is a further limit
+    beside those of the rules.
 
     Attributes:
         capacity: a number of the user's own, in units; what the provider states goes before it only if it is lower.
         period: the window of that number, such as ``1m``; the rule file's if left out.
-        headroom: what to leave unused: units, or per cent as in ``"10%"``.
+        headroom: what to leave unused: units, a share such as 0.1, or per cent as in ``"10%"``.
+        use: the same as the part that is used: 0.9 or ``"90%"``.
+        unit: what a further limit counts: ``requests`` (each call is one) or a unit of the rules.
+        scope: whose calls share it: ``ip``, ``account``, ``key``, or several kinds of owner; ``ip`` if left out.
+        window: how its span moves; ``sliding`` if left out.
+        routes: shell patterns of the calls that it counts, ``METHOD PATH``; all calls if left out.
     """
 
     capacity: Whole | None = None
     period: Span | None = None
     headroom: Headroom = 0
+    use: Use | None = None
+    unit: str = ""
+    scope: str | list[str] = ""
+    window: Kind | None = None
+    routes: str | list[str] = []
+
+    @property
+    def further(self) -> bool:
+        """Whether it is a limit beside those of the rules."""
+        return bool(self.unit or self.scope or self.window or self.routes)
 
 
 class ProviderSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -70,13 +91,15 @@ class ProviderSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     Attributes:
         tier: the customer's tier; or by limit, where they differ.
-        headroom: what to leave unused of every limit, in per cent.
+        headroom: what to leave unused of every limit: a share such as 0.1, or per cent.
+        use: the same as the part that is used.
         limits: by name.
         pace: ``"smooth"`` spreads the budget of each window evenly over it; ``"burst"`` spends it as calls come.
     """
 
     tier: str | dict[str, str] = {}
     headroom: Percent = ""
+    use: Use | None = None
     limits: dict[str, LimitSettings] = {}
     pace: Literal["burst", "smooth"] = "burst"
 

@@ -170,7 +170,7 @@ class Events:
 
     def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
         """Report why a call waits for long, once a minute for each limit. `now`: steady ns."""
-        why = f"{no.kind} {no.key}{': ' + no.reason if no.reason else ''}"
+        why = f"{no.kind} {plan.named(no.key)}{': ' + no.reason if no.reason else ''}"
         self.say_seldom(
             "waiting", no.key, 60.0, f"{plan.route or 'a call'} waits {(no.available_at - now) / SECOND:.0f} s for {why}",
             plan.provider, key=no.key, seconds=(no.available_at - now) / SECOND,

@@ -18,6 +18,7 @@ from ratekeeper.policy.pace import WHOLE, Pace, Paced, Streak
 from ratekeeper.policy.retry import Retry
 from ratekeeper.policy.shared import seconds
 from ratekeeper.rules.call import Feedback, Plan
+from ratekeeper.rules.times import real_period
 from ratekeeper.stores.inforce import PACED, REFUSED
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ class Pacing:
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         paced = self._change(namespace, charge, pace.refused)
         if paced is not None:
+            name = charge.key + real_period(charge.key, charge.limit.period)
             self._events.say(
                 "paced",
-                f"{charge.key} was refused although there was room: {paced.part / 10:g} % of it is used for now",
+                f"{name} was refused although there was room: {paced.part / 10:g} % of it is used for now",
                 namespace, limit=charge.key, part=paced.part / WHOLE,
             )  # fmt: skip
 
@@ -146,7 +148,7 @@ class Pacing:
 def _meant(rules: Provider, plan: Plan, told: Feedback) -> Iterator[Charge]:
     """Yield the charges whose limits a refusal puts in doubt."""
     for charge in plan.charges:
-        if "~" in charge.limit.name or (told.full and charge.key not in told.full):
+        if "~" in charge.limit.name or charge.limit.place or (told.full and charge.key not in told.full):
             continue
         guessed = rules.file.limits[charge.limit.name].adaptive
         ledger = charge.key[len(plan.provider) + 1 :]

@@ -80,7 +80,7 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
     wall = time.time()
     if no.never:
         cost, limit = next((c.cost, c.limit) for c in ticket.charges if c.key == no.key)
-        why = f"more than {no.key} ever allows ({limit.usable})"
+        why = f"more than {ticket.plan.named(no.key)} ever allows ({limit.usable})"
         raise CannotFit(
             f"{ticket.plan.route or ticket.plan.provider} costs {cost} {limit.unit}, {why}"
             + (f": {limit.place}" if limit.place else ""),
@@ -109,7 +109,7 @@ def check(ticket: Ticket, no: Refusal, now: int) -> None:
         raise Blocked(text, limit=no.kind, scope=no.key, retry_at=at, seconds=left, reason=no.reason)
     name = no.key.split("/")[1] if "/" in no.key else no.key
     raise DeadlineExceeded(
-        f"{no.key} has no room {wait}; the call would wait {kept:.1f} s at most",
+        f"{ticket.plan.named(no.key)} has no room {wait}; the call would wait {kept:.1f} s at most",
         limit=name,
         scope=no.key,
         retry_at=at,
@@ -121,4 +121,6 @@ def too_late(ticket: Ticket) -> Rejected:
     why = ticket.lane.why if ticket.lane is not None else None
     key = why.key if isinstance(why, Refusal) else ""
     waited = (ticket.deadline - ticket.arrived) / SECOND
-    return DeadlineExceeded(f"no permit within {waited:.1f} s ({key or 'queue'} had no room)", scope=key)
+    return DeadlineExceeded(
+        f"no permit within {waited:.1f} s ({ticket.plan.named(key) or 'queue'} had no room)", scope=key
+    )

@@ -12,6 +12,8 @@ __all__ = ["Counters"]
 _STILL: Final = 3
 """A counter that this many calls in a row did not raise, all within one window, is not believed. One window's edge may lie
 between two of them, and machines of a provider may differ a little; this many have no other cause."""
+_LEAKING: Final = frozenset({Window.BUCKET, Window.SLOTS})
+"""Kinds of windows in which what a call cost may be gone when it is answered."""
 _MOST: Final = 4096
 """Counters that are watched."""
 
@@ -33,9 +35,11 @@ class _Counter:
 
 
 class Counters:
-    """Watches the used-counters of fixed windows. Each call that costs something raises them, unless an edge lies between.
+    """Watches used-counters. Each call that costs something raises that of a fixed window, unless an edge lies between. Other
+    windows let units go all the time, but even there a counter of nothing does not show the call that it came with.
 
-    A ledger lowers what it has counted to what a counter shows. So a counter that stands still would let calls pass for ever.
+    A ledger lowers what it has counted in a fixed window to what a counter shows. So calls would pass for ever beside a
+    counter that stands still.
     """
 
     def __init__(self) -> None:
@@ -55,9 +59,13 @@ class Counters:
         found: tuple[tuple[str, int], ...] = ()
         for key, limit, cost in charges:
             count = used.get(key)
-            if count is None or limit.window is not Window.FIXED or not (actual.get(key, cost) if actual else cost):
+            if count is None or limit.window in _LEAKING or not (actual.get(key, cost) if actual else cost):
                 continue
             seen = self._seen.get(key)
+            if count and limit.window is not Window.FIXED:
+                if seen is not None:
+                    seen.since, seen.still = told, 0
+                continue
             if seen is None:
                 if len(self._seen) >= _MOST:
                     self._seen.clear()
@@ -66,12 +74,11 @@ class Counters:
             elif sent >= seen.told:  # else in flight together: the counter may have been read before this call arrived
                 if count > seen.used:
                     seen.since, seen.still = told, 0
-                elif told - seen.since < limit.period or not count:
+                elif told - seen.since < limit.period:
                     seen.still += 1
                 else:
                     seen.since, seen.still = seen.told, 1
                 seen.used, seen.told = count, told
-            # A counter of nothing does not show the very call that it came with.
             if not count or (seen.still >= _STILL and count <= seen.used):
                 found += ((key, max(seen.still, 1)),)
         return found

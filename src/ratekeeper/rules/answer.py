@@ -10,7 +10,7 @@ import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Charge, Limit
 from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan, Request
-from ratekeeper.rules.numbers import CAP, Plausible, believable, learn_rows, per
+from ratekeeper.rules.numbers import CAP, FACTOR, Plausible, believable, learn_rows, per
 from ratekeeper.rules.reading import FAULTS, dig_json
 from ratekeeper.rules.refusal import Refusals
 from ratekeeper.rules.routing import Amount, CompiledRoute, evaluate
@@ -213,15 +213,19 @@ class Listener:
                     result.learned[self._ledger(self._limits[name], key) if key else name] = numbers
                 result.used.update({keys[name]: count for name, count in used.items() if name in keys})
 
-    def _believes(self, limit: Limit, capacity: int, period: int, key: str, result: Feedback) -> bool:
-        """Whether the provider can mean a limit that it states. If not, it is doubted. If it allows less than the limit in
-        force, the ledger `key` ("" if unknown) is held for a short time."""
+    def _plausible(self, limit: Limit) -> Plausible:
         bounds = self._bounds.get(limit.name)
         if bounds is None:
             bounds = self._bounds[limit.name] = Plausible.of(self._file.limits[limit.name])
-        if believable(capacity, period, limit.window) and bounds.holds(capacity, period):
+        return bounds
+
+    def _believes(self, limit: Limit, capacity: int, period: int, key: str, result: Feedback) -> bool:
+        """Whether the provider can mean a limit that it states. If not, it is doubted. If it allows less than the limit in
+        force, the ledger `key` ("" if unknown) is held for a short time."""
+        if believable(capacity, period, limit.window) and self._plausible(limit).holds(capacity, period):
             return True
-        less = 0 < capacity * max(limit.period, 1) < limit.capacity * max(period, 1)
+        # While it is tried, a limit of a longer period that is no smaller allows as much as ours.
+        less = 0 < capacity < limit.capacity and capacity * max(limit.period, 1) < limit.capacity * max(period, 1)
         result.doubted += (
             Doubt(
                 self._ledger(limit, key) if key else limit.name,
@@ -281,11 +285,17 @@ class Listener:
         for this owner alone."""
         return limit.name if limit.scope == ("ip",) else key[self._start :]
 
+    def _most(self, charge: Charge) -> int:
+        """The units that no counter and no cost can reach. A user's own number may be far below the provider's."""
+        limit = charge.limit
+        published = self._plausible(limit).most // FACTOR if limit.name in self._file.limits else 0
+        return _OVER * max(limit.capacity, charge.cost, published)
+
     def _bound(self, plan: Plan, result: Feedback) -> None:
         """Leave out counters and costs that cannot be meant. In place of such a cost the reserved one stays."""
         used, actual = result.used, result.actual
         for charge in plan.charges:
-            key, most = charge.key, _most(charge)
+            key, most = charge.key, self._most(charge)
             if used.get(key, 0) >= most:
                 self._doubt_use(key, used.pop(key), result)
             if key not in actual:
@@ -304,7 +314,7 @@ class Listener:
             if names is None:
                 continue
             if names.used:
-                used.append((names.used, charge.key, _most(charge)))
+                used.append((names.used, charge.key, self._most(charge)))
             if names.remaining or names.limit or names.cost:
                 reports.append(_Report(charge.key, charge.limit, names))
         ok = _changes(plan, route.ok if route else {})
@@ -330,10 +340,6 @@ def _part_of(result: Feedback) -> _ReadPart:
             return None
 
     return part
-
-
-def _most(charge: Charge) -> int:
-    return _OVER * max(charge.limit.capacity, charge.cost)
 
 
 def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:

@@ -11,7 +11,7 @@ import msgspec
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
-from ratekeeper.rules.times import Wait
+from ratekeeper.rules.times import Wait, real_period
 
 __all__ = [
     "PRIORITIES",
@@ -136,6 +136,11 @@ class Plan:
     scopes: tuple[str, ...]
     priority: Priority = Priority.NORMAL
     feedback: bool = True
+
+    def named(self, key: str) -> str:
+        """The key of a ledger for people: with the real period if the limit's name tells another, because the user or the
+        provider changed it."""
+        return key + next((real_period(key, charge.limit.period) for charge in self.charges if charge.key == key), "")
 
 
 class Answer(NamedTuple):

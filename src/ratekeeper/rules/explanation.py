@@ -58,7 +58,7 @@ class Provenance(msgspec.Struct, frozen=True):
     """
 
     source: str
-    """Tags of the file's ``[sources]``, joined by ``+``."""
+    """Tags of the file's ``[sources]``, joined by ``+``; "" for a limit of the user's own."""
     date: dt.date | None
     confidence: str
     sources: list[Witness]
@@ -81,6 +81,8 @@ class LimitShare(msgspec.Struct, frozen=True):
     provenance: Provenance
     learned: bool = False
     """The numbers were read from the provider, not from the file."""
+    headroom: int = 0
+    """Units of `capacity` that are left unused on purpose."""
 
 
 class ProgramCap(msgspec.Struct, frozen=True):
@@ -147,8 +149,9 @@ def explain(
                     window=limit.window.value,
                     scope=list(limit.scope),
                     key=key,
-                    provenance=provenance(file, file.limits[limit.name]),
+                    provenance=provenance(file, file.limits[limit.name], limit.place),
                     learned=limit.name in learned or key.partition("/")[2] in learned,
+                    headroom=limit.headroom,
                 )
             )
     single = handling.single(call, plan)
@@ -171,8 +174,11 @@ def explain(
     )
 
 
-def provenance(file: File, rule: Sourced) -> Provenance:
-    """Source, date and grade of a rule; what it leaves out comes from the file, then from the source."""
+def provenance(file: File, rule: Sourced, place: str = "") -> Provenance:
+    """Source, date and grade of a rule; what it leaves out comes from the file, then from the source. `place` is that of
+    a limit of the user's own."""
+    if place:
+        return Provenance("", None, "your own", [], note=place)
     tags = listed(rule.source) or listed(file.source)
     found = [(tag, file.sources[tag]) for tag in tags]
     sources = [Witness(tag, each.title, each.read, each.confidence, each.url) for tag, each in found]

@@ -1,13 +1,14 @@
-"""Finds the number that holds for a limit: the file's, the tier's, the user's own, or the one the provider states."""
+"""Finds the number that holds for a limit; long because the file, the tier, the user and the provider each state one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ratekeeper.errors import RuleError
-from ratekeeper.ledger.limit import Limit, Window
+from ratekeeper.ledger.limit import SECOND, Limit, Window
 from ratekeeper.rules.reading import dig, listed, whole
 from ratekeeper.rules.times import DAY, duration, interval_name, interval_period
 
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAP",
+    "FACTOR",
+    "STATEABLE",
     "UNADJUSTED",
     "Adjustments",
     "Cap",
+    "Further",
     "Plausible",
     "believable",
     "capped",
@@ -29,6 +33,7 @@ __all__ = [
     "match_rows",
     "per",
     "smoothed",
+    "stateable",
 ]
 
 CAP = "~cap"
@@ -41,7 +46,10 @@ _MOST = 10**12
 _MOST_DRAINED = 4 * 10**9
 """The same for a bucket, whose ledger counts billionths of a unit in 64 bits."""
 _LONGEST = 366 * DAY
-_FACTOR: Final = 500
+_SHORTEST: Final = SECOND // 1000
+STATEABLE: Final = f"Write at most {_MOST:,} units (a bucket: {_MOST_DRAINED:,}), and a period from 1ms to 366d"
+"""What to write instead of a number or a period that is none."""
+FACTOR: Final = 1000
 """A stated capacity is plausible up to this many times the rule file's, and down to this part of it."""
 _MANY: Final = 10
 """Where the rule file allows this many units or more, a stated limit of one unit is not plausible."""
@@ -65,6 +73,28 @@ class Cap(NamedTuple):
     place: str
 
 
+class Further(NamedTuple):
+    """A limit of the user's own, beside those of the rule file.
+
+    Attributes:
+        unit: ``requests`` counts each HTTP call as one; any other unit is counted as the rule file counts it.
+        capacity: in units.
+        period: a duration such as ``1m``; "" for slots.
+        window: how the span moves.
+        scope: the kinds of owner that have one ledger together.
+        routes: shell patterns over ``METHOD /template``; empty: all calls.
+        place: where the configuration says so.
+    """
+
+    unit: str
+    capacity: int
+    period: str
+    window: Window = Window.SLIDING
+    scope: tuple[str, ...] = ("ip",)
+    routes: tuple[str, ...] = ()
+    place: str = ""
+
+
 class Adjustments(NamedTuple):
     """What the user changes of the rule file of one provider.
 
@@ -74,6 +104,7 @@ class Adjustments(NamedTuple):
         headroom: limit, or ``*`` for all others -> what to leave unused: units, or per cent as in ``"10%"``.
         smooth: whether the budget of each window is spread evenly over it (`smoothed`).
         caps: limit -> how much of it this program may spend.
+        further: name -> a limit beside those of the rule file.
     """
 
     tiers: Mapping[str, str] = {}
@@ -81,6 +112,7 @@ class Adjustments(NamedTuple):
     headroom: Mapping[str, int | str] = {}
     smooth: bool = False
     caps: Mapping[str, Cap] = {}
+    further: Mapping[str, Further] = {}
 
 
 UNADJUSTED: Final = Adjustments()
@@ -105,7 +137,7 @@ def limit_of(name: str, rule: LimitRule, tier: str = "") -> Limit:
 
 
 def chosen(file: File, adjustments: Adjustments) -> dict[str, Limit]:
-    """The limits of `file` by name, before the provider states others (`in_force`).
+    """The limits of `file` by name, before the provider states others (`in_force`). `file` is `extended` already.
 
     A tier takes the place of the file's number, one of the user's own that of either. Headroom is taken off last.
 
@@ -113,6 +145,8 @@ def chosen(file: File, adjustments: Adjustments) -> dict[str, Limit]:
         RuleError: a name that does not exist, or a number that leaves nothing.
     """
     limits = _tiered(file, adjustments.tiers)
+    for name, further in adjustments.further.items():
+        limits[name] = replace(limits[name], own=True, place=f"your own limit, by {further.place}")
     for name, (capacity, period) in adjustments.overrides.items():
         limits[name] = _own(file.name, limits, name, capacity, period)
     headroom = dict(adjustments.headroom)
@@ -173,9 +207,17 @@ def _tiered(file: File, tiers: Mapping[str, str]) -> dict[str, Limit]:
     return result
 
 
+def stateable(capacity: int, period: int, window: Window) -> bool:
+    """Whether a user may state a limit of `capacity` units in `period` ns."""
+    return period >= _SHORTEST and believable(capacity, period, window)
+
+
 def _own(provider: str, limits: Mapping[str, Limit], name: str, capacity: int, period: int) -> Limit:
     key = f"$.limits.{provider}.{name}"
     limit = _limit(provider, limits, name, key)
+    if capacity > 0 and not stateable(capacity, period or _SHORTEST, limit.window):
+        span = interval_name(period or limit.period) if limit.period else "all"
+        raise RuleError(f"{capacity} in {span} is no limit. {STATEABLE}", key=key)
     try:
         refill = max(limit.refill * capacity // limit.capacity, min(limit.refill, 1))
         return replace(limit, capacity=capacity, period=period or limit.period, headroom=0, refill=refill, own=True)
@@ -190,9 +232,18 @@ def _with_headroom(provider: str, limits: Mapping[str, Limit], name: str, wish: 
     key = f"$.headroom.{provider}.{name}"
     limit = _limit(provider, limits, name, key)
     try:
-        units = wish if isinstance(wish, int) else int(limit.capacity * float(wish.removesuffix("%")) / 100)
-        return replace(limit, headroom=units)
-    except ValueError:
+        if isinstance(wish, int):
+            return replace(limit, headroom=wish)
+        share = Decimal(wish.removesuffix("%")) / 100
+        if not 0 <= share < 1:
+            raise ValueError(wish)
+        # At least that much is left, but never everything: a limit of one unit stays one.
+        units = min(int((limit.capacity * share).to_integral_value(ROUND_CEILING)), limit.capacity - 1)
+        refill = limit.refill
+        if limit.window is Window.BUCKET and not limit.lasting:  # its rate, too
+            refill = max(1, int((refill or limit.capacity) * (1 - share)))
+        return replace(limit, headroom=units, refill=refill)
+    except (ArithmeticError, ValueError):
         raise RuleError(
             f"{wish!r} leaves nothing or means nothing. Write units below {limit.capacity}, or per cent as in '10%'",
             key=key,
@@ -201,7 +252,10 @@ def _with_headroom(provider: str, limits: Mapping[str, Limit], name: str, wish: 
 
 def _limit(provider: str, limits: Mapping[str, T], name: str, key: str) -> T:
     if name not in limits:
-        raise RuleError(f"{provider} has no such limit. It has: {', '.join(limits)}", key=key)
+        has = f"It has: {', '.join(limits)}"
+        raise RuleError(
+            f"{provider} has no such limit. {has}. A further limit of your own also names its unit", key=key
+        )
     return limits[name]
 
 
@@ -232,11 +286,11 @@ class Plausible(NamedTuple):
     def of(cls, rule: LimitRule) -> Plausible:
         """The bounds for a limit of a rule file, whatever tier the customer has."""
         known = [rule.capacity, *(each if isinstance(each, int) else each.capacity for each in rule.tiers.values())]
-        least = max(-(-min(known) // _FACTOR), 2 if min(known) >= _MANY else 1)
+        least = max(-(-min(known) // FACTOR), 2 if min(known) >= _MANY else 1)
         # A budget for life grows with all that its owner ever did, so it has no upper bound of its own.
-        most = _MOST_DRAINED if rule.lifetime else max(known) * _FACTOR
+        most = _MOST_DRAINED if rule.lifetime else max(known) * FACTOR
         period = duration(rule.period) if rule.window is not Window.SLOTS else 0
-        return cls(least, most, period // _FACTOR, max(DAY, period * _PERIODS) if period else 0)
+        return cls(least, most, period // FACTOR, max(DAY, period * _PERIODS) if period else 0)
 
     def holds(self, capacity: int, period: int) -> bool:
         """Whether a stated limit may be meant: `capacity` in units, `period` in ns (0: none is stated)."""

@@ -128,7 +128,7 @@ class Provider:
     Attributes:
         name: of the rule file.
         namespace: begins every `Charge.key`; differs from `name` where the user mapped hosts of their own to it.
-        file: the rule file.
+        file: the rule file, with the user's further limits.
         limits: by name; the file's numbers, or those chosen or learned (see `ratekeeper.rules.numbers`).
         feedback: reads what an answer tells (`Listener.feedback`).
         wants_body: whether the body of an answer could tell something (`Listener.wants_body`).
@@ -156,6 +156,10 @@ class Provider:
         Raises:
             RuleError: a limit or a tier that does not exist, or a number that leaves nothing.
         """
+        if adjustments.further:
+            from ratekeeper.rules.further import extended  # for those who state any
+
+            file = extended(file, adjustments.further)
         self.name = file.name
         self.namespace = namespace or file.name
         self.file = file

@@ -188,7 +188,7 @@ class Refusals:
             if word in self._limits:
                 result.append(self._limits[word])
                 continue
-            limits = [limit for limit in self._limits.values() if limit.unit == word]
+            limits = [limit for limit in self._limits.values() if limit.unit == word and not limit.place]
             result += [limit for limit in limits if limit.period == period] or _shortest(limits)
         return result
 
@@ -327,7 +327,7 @@ def _shortest(limits: Iterable[Limit]) -> list[Limit]:
     """Of each unit, the limit with the shortest window: a longer one wrongly held would stop us for a day."""
     best: dict[str, Limit] = {}
     for limit in limits:
-        if "~" in limit.name:  # one of ours (smooth pacing), which no provider names
+        if "~" in limit.name or limit.place:  # one of ours (smooth pacing) or of the user's, which no provider names
             continue
         if limit.window is not Window.SLOTS and (limit.unit not in best or limit.period < best[limit.unit].period):
             best[limit.unit] = limit

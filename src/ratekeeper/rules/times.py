@@ -28,6 +28,7 @@ __all__ = [
     "interval_period",
     "latest",
     "read_standard",
+    "real_period",
     "stated",
 ]
 
@@ -77,6 +78,12 @@ def interval_name(period: int) -> str:
         if period >= size and period % size == 0:
             return f"{period // size}{letter}"
     return f"{period // (SECOND // 1000)}ms"
+
+
+def real_period(name: str, period: int) -> str:
+    """The period (ns) of a limit whose name tells another, in words: `` (now per 10s)`` for ``weight-1m``; else ""."""
+    told = re.search(rf"-({_SPANS})(?=$|[~/])", name)
+    return f" (now per {interval_name(period)})" if told and period and duration(told[1]) != period else ""
 
 
 def interval_period(word: str, number: int = 1) -> int:

@@ -125,6 +125,21 @@ def test_show_says_who_said_it(file: Path, own_home: Path, monkeypatch: pytest.M
     ]
 
 
+def test_a_further_limit(file: Path) -> None:
+    """It is told with what it counts, whose it is and where it stands."""
+    file.write_text(
+        "[providers.orderly]\n"
+        "limits.mine = { unit = 'requests', capacity = 80, period = '1m', scope = 'account', use = 0.7 }\n"
+    )
+    assert (
+        f"orderly mine: 56 of 80 requests in 1m, per account (your own limit, by {file}:2)" in run("check", file).output
+    )
+    said = json.loads(run("show", "--json", file).output)["values"]
+    assert {key.rpartition(".")[2]: each["value"] for key, each in said.items() if ".mine." in key} == {
+        "unit": "requests", "capacity": 80, "period": "1m", "scope": "account", "use": 0.7,
+    }  # fmt: skip
+
+
 def test_show_policies(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table as it is written; but the variable goes before it."""
     file.write_text("[policies]\nretry = true\ncache.market = 2.0\n")

@@ -95,6 +95,23 @@ def test_unknown_host() -> None:
     }
 
 
+def test_a_further_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the user's own stands beside the others, with its line; what is left unused shows."""
+    file = tmp_path / "ratekeeper.toml"
+    file.write_text(
+        "[providers.binance-usdm]\nlimits.mine = { unit = 'requests', capacity = 80, period = '10s', use = 0.7 }\n"
+    )
+    monkeypatch.setenv("RATEKEEPER_CONFIG", str(file))
+    line = next(line for line in run("GET", KLINES).output.splitlines() if line.startswith("mine"))
+    assert line.split()[:6] == ["mine", "1", "56", "of", "80", "requests"]
+    assert f"mine: your own limit, by {file}:2" in run("GET", KLINES).output
+    shares = json.loads(run("GET", KLINES, "--json").output)["limits"]
+    assert [(share["name"], share["cost"], share["headroom"]) for share in shares] == [
+        ("weight-1m", 10, 0),
+        ("mine", 1, 24),
+    ]
+
+
 def test_mapped_host() -> None:
     """RATEKEEPER_HOSTS is obeyed, and the namespace shows it."""
     done = run("POST", "http://127.0.0.1:9300/fapi/v1/batchOrders", "--json", hosts="127.0.0.1:9300=binance-usdm")

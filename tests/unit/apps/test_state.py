@@ -57,6 +57,21 @@ def test_a_pause_that_lasts_longer_stays() -> None:
     assert run(pause, "okx", "--seconds", "30") == "okx is paused for 90 s"
 
 
+def test_status_shows_own_limits(home: Path) -> None:
+    """A further limit with its period; a limit whose name tells another period, with its real one."""
+    (home / "ratekeeper.toml").write_text(
+        "[providers.binance-usdm]\n"
+        "limits.mine = { unit = 'requests', capacity = 80, period = '1m' }\n"
+        "limits.weight-1m = { capacity = 90, period = '10s' }\n"
+    )
+    with Gate() as gate, gate.permit("binance-usdm", "GET", "/fapi/v1/time"):
+        shown = [" ".join(line.split()) for line in run(status).splitlines()]
+    assert [line for line in shown if line.startswith(("mine ", "weight-1m "))][:2] == [
+        "mine ip:default sliding 60 s 1 of 80",
+        "weight-1m (now per 10s) ip:default fixed 10 s 1 of 90",
+    ]
+
+
 def test_resume_closes_a_breaker() -> None:
     """Also by the name under which `status` shows that it wants a probe; its provider counts as well again."""
     with Gate(policies=Policies(breaker=Breaker(failures=1))) as gate:

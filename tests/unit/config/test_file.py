@@ -71,6 +71,18 @@ WRONG = {
     "[providers.binance-usdm]\nlimits.weight-1m.period = '1m'": "a period without a number. Add the capacity.",
     "[providers.binance-usdm.limits.weight-1m]\ncapacity = 5\nheadroom = 5": "3: providers.binance-usdm.limits.weight-1m."
     "headroom: 5 leaves nothing or means nothing. Write units below 5",
+    "[providers.okx]\nuse = 0": "2: providers.okx.use: expected a share above 0, at most 1, or per cent, got 0. Write for "
+    "example 0.7",
+    "[providers.okx]\nuse = '100%'\nheadroom = 0.1": "2: providers.okx.use: headroom says it too. Remove one.",
+    "[providers.okx]\nlimits.account-2s.use = '0%'": "2: providers.okx.limits.account-2s.use: '100%' leaves nothing",
+    "[providers.binance-usdm]\nlimits.weight-1m.headroom = 1.5": "headroom: expected units or per cent, got 1.5. Write for",
+    "[providers.okx]\nlimits.mine = { unit = 'requests', period = '1m' }": "2: providers.okx.limits.mine: a further limit "
+    "needs a capacity.",
+    "[providers.okx]\nlimits.mine = { capacity = 5, period = '1m' }": "A further limit of your own also names its unit",
+    "[providers.okx]\nlimits.mine = { unit = 'calls', capacity = 5, period = '1m', scope = 'x' }": "2: providers.okx.limits."
+    "mine.scope: unknown owner 'x'. Use one or several of account,",
+    "[providers.okx]\nlimits.mine = { unit = 'calls', capacity = 5, window = 'round' }": "window: expected one of fixed,",
+    "[providers.okx]\nlimits.account-2s = { capacity = 5, period = '0s' }": "account-2s: 5 in 0ms is no limit. Write at most",
     "[priorities]\n'binance-usdm' = 'urgent'": "2: priorities.binance-usdm: expected one of critical,",
     "[priorities]\n'binanze GET /x' = 'low'": "2: priorities.binanze GET /x: no provider is called 'binanze'",
     "[priorities]\n'binance-usdm POST /fapi/v1/ordr' = 'low'": "has no such route. Did you mean 'POST /fapi/v1/order'?",

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ratekeeper import Batch, Breaker, CannotFit, DeadlineExceeded, Gate, Policies, Priority, Retry, RuleError
+from ratekeeper import (
+    Batch,
+    Breaker,
+    CannotFit,
+    DeadlineExceeded,
+    Gate,
+    Policies,
+    Priority,
+    Rejected,
+    Retry,
+    RuleError,
+)
 from ratekeeper.ledger.limit import SECOND
 
 Config = Callable[[str], Path]
@@ -145,3 +156,65 @@ def test_policies_made_in_code_are_checked_too(policies: Policies, told: str) ->
     """With the name of what is wrong."""
     with pytest.raises(RuleError, match=rf"Policies\({told}\): "):
         Gate("memory://", policies=policies)
+
+
+def spend(gate: Gate, provider: str, call: str, most: int = 2000) -> tuple[int, str]:
+    """How many calls of a kind go at once, and why the next does not."""
+    method, path = call.split()
+    for made in range(most):
+        try:
+            with gate.permit(provider, method, path, timeout=0):
+                pass
+        except Rejected as error:
+            return made, str(error)
+    return most, ""
+
+
+FURTHER = """
+[providers.orderly]
+limits.my-minute = { unit = "requests", capacity = 80, period = "1m", scope = "account", use = 0.7 }
+limits.my-second = { unit = "requests", capacity = 8, period = "1s", scope = "account", headroom = "30%" }
+
+[providers.binance-usdm]
+limits.my-requests = { unit = "requests", capacity = 1200, period = "1m" }
+limits.my-orders = { unit = "orders", capacity = 10, period = "1s", scope = "ip", headroom = 0.3 }
+
+[providers.shop]
+use = "50%"
+limits.reads = { unit = "requests", capacity = 3, period = "1h", routes = "GET /bi*", headroom = 1 }
+"""
+
+
+def test_further_limits(config: Config, new_gate: Callable[..., Gate]) -> None:
+    """Two lines a provider; what is not used is stated as a share, per cent or units, and is never less than stated."""
+    gate = new_gate(config=config(FURTHER))
+    limits = gate.provider("orderly").limits
+    assert (limits["my-minute"].usable, limits["my-second"].usable) == (56, 5)
+    made, why = spend(gate, "orderly", "GET /v1/positions")
+    assert (made, why.partition(" has no room")[0]) == (5, "orderly/my-second/account:anonymous")
+    made, why = spend(gate, "binance-usdm", "POST /fapi/v1/order")
+    assert (made, why.partition(" has no room")[0]) == (7, "binance-usdm/my-orders/ip:default")
+    made, why = spend(gate, "binance-usdm", "GET /fapi/v1/time")
+    assert 900 < made <= 1193, "some are kept for orders"
+    assert why.startswith("binance-usdm/my-requests/ip:default has no room")
+    limits = gate.provider("shop").limits
+    assert {name: limit.usable for name, limit in limits.items()} == {
+        "weight-1h": 5,
+        "slots": 1,
+        "burst": 2,
+        "reads": 2,
+    }
+    with pytest.raises(CannotFit), gate.permit("shop", "GET", "/big", timeout=0):
+        pass
+
+
+@pytest.mark.parametrize("store", ["memory://", "host://"])
+def test_a_period_that_the_user_set_is_told(config: Config, new_gate: Callable[..., Gate], store: str) -> None:
+    """The name of the limit tells another one, so every error tells the real one."""
+    file = config('[providers.shop]\nlimits.weight-1h = { capacity = 5, period = "10s" }\n')
+    gate = new_gate(store, config=file)
+    made, why = spend(gate, "shop", "GET /any")
+    assert (made, why.partition(" has no")[0]) == (5, "shop/weight-1h/ip:default (now per 10s)")
+    _, why = spend(gate, "shop", "GET /big")
+    assert "more than shop/weight-1h/ip:default (now per 10s) ever allows (5)" in why
+    assert "burst/ip:default has no room for" in spend(gate, "shop", "GET /burst")[1]

@@ -323,3 +323,17 @@ def test_what_a_provider_quotes_of_a_request_is_struck_out(
     assert len(shown) > 4
     for secret in ("hdr", "dTE6cHcx", "pw1", "a+1", "a%2B1", "YSsx", 'b"2', "tok-3"):
         assert not [each for each in shown if secret in str(each)]
+
+
+def test_a_small_number_of_the_users_own_makes_no_counter_absurd(harsh: Path) -> None:
+    """A counter is judged by the provider's number: others may use what the user leaves to them."""
+    events: list[Event] = []
+    with Gate("memory://", rules=[harsh]) as gate:
+        gate.on(events.append)
+        gate.plans.book = Rulebook.load(
+            extra=[harsh], adjustments={"harsh": Adjustments(overrides={"fixed-1h": (3, 0)})}
+        )
+        with gate.permit("harsh", "GET", "/fixed") as permit:
+            permit.settle(200, {"x-fixed": "700"})
+        assert (doubted(events), holds(gate)) == ([], [])
+        assert next(view.foreign for view in gate.read().ledgers if "fixed" in view.key) == 699

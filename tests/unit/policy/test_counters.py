@@ -8,7 +8,9 @@ from ratekeeper.policy.counters import Counters
 MINUTE = 60 * SECOND
 
 
-FIXED, SLIDING = (Limit("weight", "weight", 100, MINUTE, window) for window in (Window.FIXED, Window.SLIDING))
+FIXED, SLIDING, BUCKET = (
+    Limit("weight", "weight", 100, MINUTE, window) for window in (Window.FIXED, Window.SLIDING, Window.BUCKET)
+)
 
 
 def missing(*shown: int, every: float = 1.0, length: float = 0.1, limit: Limit = FIXED, cost: int = 1) -> list[int]:
@@ -31,7 +33,8 @@ def test_a_true_counter_rises() -> None:
 def test_a_counter_of_nothing_does_not_show_its_own_call() -> None:
     """Each one is left out, however seldom calls are made."""
     assert missing(0, 0, 0, 0) == [1, 2, 3, 4]
-    assert missing(0, 0, every=3600) == [1, 2]
+    assert missing(0, 0, 0, every=3600) == [1, 1, 1]
+    assert missing(0, 0, 0, limit=SLIDING) == [1, 2, 3]
 
 
 def test_a_counter_that_stands_still_is_left_out_until_it_rises() -> None:
@@ -53,7 +56,8 @@ def test_calls_in_flight_together_prove_nothing() -> None:
 
 def test_what_costs_nothing_or_leaves_all_the_time_proves_nothing() -> None:
     """Such a counter may stand still."""
-    assert missing(0, 0, 0, 0, 0, cost=0) == missing(0, 0, 0, 0, 0, limit=SLIDING) == [0] * 5
+    assert missing(0, 0, 0, 0, 0, cost=0) == missing(0, 0, 0, 0, 0, limit=BUCKET) == [0] * 5
+    assert missing(1, 1, 1, 1, 1, limit=SLIDING) == [0] * 5
 
 
 def test_memory_is_bounded() -> None:

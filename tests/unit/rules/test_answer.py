@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
+import msgspec
 import pytest
 from tests.support.ends import until
 
@@ -190,3 +192,117 @@ def test_status_alone_tells_enough(provider_of: Callable[[str], Provider], statu
     assert told.full == ((W,) if status == 429 else ())
     assert told.used == {W: 9}
     assert "body (TypeError), headers (TypeError)" in told.unreadable
+
+
+# --- Statements that cannot be meant. --------------------------------------------------------------------------------
+
+STATING = """
+[limits]
+weight-1m = { unit = "weight", capacity = 1000, period = "1m", window = "fixed", headers.used = "x-used" }
+small-1s = { unit = "small", capacity = 5, period = "1s", headers.limit = "x-small" }
+life = { unit = "life", capacity = 1000, refill = 1, period = "10s", window = "bucket", lifetime = true, headers.limit = "x-life" }
+
+[[routes]]
+match = "GET /w"
+cost = { weight = 7, small = 1, life = 1 }
+
+[[routes]]
+match = "GET /info"
+cost = { weight = 1 }
+
+[[learn]]
+route = "GET /info"
+rows = "rows"
+type = "type"
+units = { W = "weight" }
+interval = "every"
+limit = "limit"
+used = "count"
+clock = "now"
+"""  # noqa: E501 - TOML knows no other way
+
+
+def row(limit: object, every: str = "1m", **more: object) -> bytes:
+    """A list of one limit."""
+    return msgspec.json.encode({"rows": [{"type": "W", "every": every, "limit": limit, "count": 0, **more}]})
+
+
+@pytest.mark.parametrize(
+    ("limit", "every", "learned", "holds"),
+    [
+        (1000, "1m", True, False),
+        (2, "1m", True, False),
+        (50, "5s", True, False),
+        (500_000, "1m", True, False),
+        (100_000, "1d", True, False),
+        (1, "1m", False, True),
+        (0, "1m", False, False),
+        (-3, "1m", False, False),
+        (10**12, "1m", False, False),
+        (10**17, "1m", False, False),
+        (1000, "365d", False, False),
+        (900, "365d", False, True),
+        (1000, "50ms", False, False),
+        (1, "50ms", False, False),
+    ],
+)
+def test_a_row_that_cannot_be_meant(
+    provider_of: Callable[[str], Provider], limit: int, every: str, learned: bool, holds: bool
+) -> None:
+    """It is doubted; only one by which fewer units would be allowed holds the ledger."""
+    told = tell(provider_of(STATING), ("GET", "/info"), body=row(limit, every))
+    assert bool(told.learned) is learned
+    assert [doubt.hold for doubt in told.doubted] == ([] if learned else [W if holds else ""])
+
+
+@pytest.mark.parametrize(
+    ("header", "stated", "learned"),
+    [("x_small", "1", True), ("x_small", "99999", False), ("x_life", "3000000", True), ("x_life", "1", False)],
+)
+def test_small_limits_and_budgets_for_life(
+    provider_of: Callable[[str], Provider], header: str, stated: str, learned: bool
+) -> None:
+    """One unit is plausible where the file has five; a budget for life may have grown to anything."""
+    told = tell(provider_of(STATING), ("GET", "/w"), **{header: stated})
+    assert (bool(told.learned), len(told.doubted)) == (learned, int(not learned))
+
+
+@pytest.mark.parametrize("count", ["16000", "1000000000000000", "9" * 30])
+def test_a_counter_many_times_the_limit(provider_of: Callable[[str], Provider], count: str) -> None:
+    """It is left out, in headers and in bodies, of a good answer and of a refusal."""
+    provider = provider_of(STATING)
+    assert tell(provider, ("GET", "/w"), x_used="15999").used == {W: 15999}
+    for status in (200, 500):
+        told = tell(provider, ("GET", "/w"), status, x_used=count)
+        assert (told.used, [doubt.hold for doubt in told.doubted]) == ({}, [W])
+    told = tell(provider, ("GET", "/info"), body=row(1000, count=int(count[:18])))
+    assert (told.used, [doubt.hold for doubt in told.doubted]) == ({}, [W])
+
+
+def test_a_cost_many_times_the_limit(provider: Provider) -> None:
+    """The reserved cost stays."""
+    told = tell(provider, ("GET", "/c"), x_cost="1e300")
+    assert (told.actual, [doubt.about for doubt in told.doubted]) == ({}, ["cost on calls"])
+
+
+def test_what_remains_of_an_absurd_limit_tells_nothing(provider: Provider) -> None:
+    """Nor does what remains until a reset years ahead; one that is long past is as none."""
+    assert tell(provider, ("GET", "/c"), x_left="0", x_limit="0").used == {}
+    told = tell(provider, ("GET", "/c"), x_left="0", x_reset=str(NOW // 1_000_000 + 315_360_000_000))
+    assert (told.used, told.blocks, [doubt.hold for doubt in told.doubted]) == ({}, (), [C])
+    told = tell(provider, ("GET", "/c"), x_left="0", x_reset="-5")
+    assert (told.used, told.doubted) == ({C: 10}, ())
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+def test_a_time_years_away(provider: Provider, years: int) -> None:
+    """Of a header or of a body; it does not judge the other, and a machine whose clock was never set believes it."""
+    far = NOW // SECOND + years * 365 * 86_400
+    date, body = formatdate(far, usegmt=True), b'{"now": %d}' % (far * 1000)
+    told = tell(provider, ("GET", "/w"), date=date, body=body)
+    assert (told.server_time, [doubt.about for doubt in told.doubted]) == (None, ["date", "now"])
+    told = tell(provider, ("GET", "/w"), date=DATE, body=body)
+    assert (told.server_time, [doubt.about for doubt in told.doubted]) == ((NOW, NOW + SECOND), ["now"])
+    plan = provider.plan(Request("GET", "/c"))
+    fresh = provider.feedback(plan, Answer(200, {"date": "Sat, 21 Nov 2026 00:23:42 GMT"}), now=SECOND)
+    assert fresh.server_time == (NOW + SECOND, NOW + 2 * SECOND)

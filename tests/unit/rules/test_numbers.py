@@ -76,6 +76,16 @@ def test_headroom_comes_last(file: File) -> None:
     assert chosen(file, {}, {}, {"weight": (2000, MINUTE)}, {"weight": "10%"})["weight"].usable == 1800
 
 
+def test_headroom_is_exact_and_leaves_at_least_so_much(file: File) -> None:
+    """A part of a unit counts as one, but not all of a limit is left; a bucket refills more slowly, too."""
+    found = {share: chosen(file, {}, {}, {}, {"*": share}) for share in ("0%", "10%", "30%", "30.1%", "99.9%")}
+    assert [limits["orders"].usable for limits in found.values()] == [10, 9, 7, 6, 1]
+    assert [(limits["leak"].usable, limits["leak"].refill) for limits in found.values()] == [
+        (15, 33), (13, 29), (10, 23), (10, 23), (1, 1),
+    ]  # fmt: skip
+    assert chosen(file, {}, {}, {}, {"leak": 3})["leak"].refill == 33
+
+
 @pytest.mark.parametrize(
     ("tiers", "overrides", "headroom", "key", "words"),
     [
