@@ -16,6 +16,7 @@ from ratekeeper import Breaker, Gate, Policies
 from ratekeeper.apps.cli import _ratekeeper, main
 from ratekeeper.apps.state import pause, resume, status
 from ratekeeper.errors import Blocked, BreakerOpen, DeadlineExceeded, RatekeeperError
+from ratekeeper.stores.host import HostStore
 
 
 @pytest.fixture(autouse=True)
@@ -148,13 +149,14 @@ def test_what_can_be_written_nowhere_is_not_paused(home: Path, monkeypatch: pyte
     assert tried("pause", "everything")[2].startswith("nothing is paused: ")
 
 
-def test_a_pause_while_the_ledgers_are_locked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_while_the_ledgers_are_locked(home: Path) -> None:
     """Every program of the machine obeys all the same, so the exit code is 0; why it took another way is said."""
+    held = HostStore(home, patience=20.0)  # a process opens the ledgers once
     run(pause, "okx")
     run(resume, "okx")
-    monkeypatch.setattr("ratekeeper.gate.opening._PATIENT", 0.05)
     lock = os.open(home / "lock", os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    held._environment.patience = 0.0
     try:
         code, said, warned = tried("pause", "everything", "--reason", "looking")
         assert (code, said) == (0, "everything is paused: ratekeeper resume everything")
@@ -163,9 +165,11 @@ def test_a_pause_while_the_ledgers_are_locked(home: Path, monkeypatch: pytest.Mo
         assert blocked(home, "host://") == "looking"
     finally:
         os.close(lock)
+        held._environment.patience = 20.0
     assert "PAUSE everything" in run(status)
     assert tried("resume", "everything")[:2] == (0, "everything is open again")
     assert "PAUSE" not in run(status)
+    held.close()
 
 
 def test_a_mistyped_owner_is_refused() -> None:
