@@ -89,6 +89,16 @@ class FakeTelegram:
             assert self._news.wait_for(lambda: sum(to == chat for to, _ in self.sent) > known, seconds), "no answer"
             return [said for to, said in self.sent if to == chat][known]
 
+    def told(self, chat: int, part: str, seconds: float = 30.0) -> str:
+        """Wait for a message to that chat that holds this text."""
+
+        def found() -> list[str]:
+            return [said for to, said in self.sent if to == chat and part in said]
+
+        with self._news:
+            assert self._news.wait_for(found, seconds), "no such message"
+            return found()[-1]
+
     def _answer(self, token: str, method: str, params: dict[str, Any]) -> tuple[int, Any] | None:
         with self._news:
             self.arrivals.append((time.monotonic(), method))

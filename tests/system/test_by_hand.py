@@ -150,6 +150,8 @@ def test_the_bot_pauses_shows_and_closes(place: Place) -> None:
         try:
             assert telegram.ask(OWNER, "/pause everything", age=600).startswith("/pause came late")
             assert "Nothing is paused" in telegram.ask(OWNER, "/status@my_bot")
+            assert telegram.ask(OWNER, "/stop") == "STOPPED: orders. Cancels pass. /resume orders"
+            assert telegram.told(OWNER, "/close SYMBOL closes one").startswith(f"{BTC} long 0.02")
             assert telegram.ask(OWNER, "/pause") == "Paused: orders. Cancels pass. /resume orders"
             assert "PAUSE orders until resumed" in place.run("status")
             assert "PAUSE orders" in telegram.ask(OWNER, "/status")

@@ -91,10 +91,8 @@ def resume(scope: str, lift_ban: bool, yes: bool) -> None:
         if lift_ban:
             _lift(gate, name, bans, yes)
         elif bans:
-            click.echo("\n".join(map(_told_of, bans)), err=True)
-            click.echo(
-                f"A ban ends by itself. If you know that it is over: ratekeeper resume {name} --lift-ban", err=True
-            )
+            click.echo("\n".join(map(_told_of, bans)))
+            click.echo(f"A ban ends by itself. If you know that it is over: ratekeeper resume {name} --lift-ban")
         _end(gate, done, "resume")
 
 

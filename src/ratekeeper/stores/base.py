@@ -360,9 +360,7 @@ class SharedStore(Store):
     def heed(self) -> None:
         """Obey what was ordered on this machine since the last call. Costs one system call."""
         if self.pauses is not None:
-            records = self.pauses.news()
-            if records is not None:
-                self._obey(records)
+            self.pauses.heed(self._obey)
 
     @abstractmethod
     def _obey(self, records: list[PauseRecord]) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -47,25 +49,29 @@ class Pauses:
         self._boot = boot_id()
         self._stamp = (-1, -1)
         self._settled = False
+        self._lock = threading.RLock()
         self._known: list[PauseRecord] = []
         self._handed: set[str] = set()
         """Files that this process handed on, in case the folder cannot be written."""
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def news(self) -> list[PauseRecord] | None:
-        """Return the records in force if the folder may have changed since the last call, else None. One system call."""
+    def heed(self, obey: Callable[[list[PauseRecord]], object]) -> None:
+        """Call `obey` with the records in force if the folder may have changed since the last call. One system call."""
+        if self._settled and self._look() == self._stamp:
+            return
+        with self._lock:  # so that of two threads the one that read last is obeyed last
+            self._stamp = self._look()
+            self._settled = abs(time.time_ns() - self._stamp[1]) > _TICK
+            self._known = self._read() if self._stamp[0] else []
+            obey(self._known)
+
+    def _look(self) -> tuple[int, int]:
         try:
             there = os.stat(self._place)  # noqa: PTH116 - on the way of calls
-            stamp = there.st_ino, there.st_mtime_ns
         except OSError:
-            stamp = (0, 0)
-        if stamp == self._stamp and self._settled:
-            return None
-        self._stamp = stamp
-        self._settled = abs(time.time_ns() - stamp[1]) > _TICK
-        self._known = self._read() if stamp[0] else []
-        return self._known
+            return 0, 0
+        return there.st_ino, there.st_mtime_ns
 
     def to_hand_on(self) -> list[PauseRecord]:
         """Return the known records that the shared store of this process does not have yet."""
@@ -135,7 +141,7 @@ class Pauses:
             write_private(self._folder / record.file, msgspec.json.format(msgspec.json.encode(record)), sync=True)
         except OSError as error:
             raise StoreUnavailable(f"{self._folder}: {error.strerror}") from error
-        self._stamp = (-1, -1)
+        self._settled = False
         for old in self._records():
             replaced = old.scope == record.scope and old.mono < record.mono and not _outlasts(old, record)
             if replaced or _over(old, record.mono):
@@ -160,12 +166,12 @@ class Pauses:
             pass  # a newer record has taken its place
         except OSError:
             self._handed.add(record.file)  # the folder cannot be written
-        self._stamp = (-1, -1)
+        self._settled = False
 
     def drop(self, record: PauseRecord) -> None:
         """Remove a record: somebody took the pause back on another machine."""
         _remove(self._folder / record.file)
-        self._stamp = (-1, -1)
+        self._settled = False
 
 
 def _over(record: PauseRecord, mono: int) -> bool:

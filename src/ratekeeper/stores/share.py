@@ -36,8 +36,8 @@ class PartStore(MemoryStore):
         return self.processes
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
-        if self.pauses is not None and (records := self.pauses.news()) is not None:
-            self.blocks.obey(records)
+        if self.pauses is not None:
+            self.pauses.heed(self.blocks.obey)
         charges = ask.charges
         if now.mono < self.begins:  # others do not know yet that we are offline
             return Refusal(charges[0].key if charges else "", self.begins, unknown=True)

@@ -99,7 +99,7 @@ class RedisStore(SharedStore):
         super().__init__()
         self.address = parse_address(url)
         self._sockets = WakeSockets(home / "wake") if home is not None else None
-        self.pauses = Pauses(home, str(self.address)) if home is not None else None
+        self._home = home
         self._given = given
         self._start()
 
@@ -109,6 +109,7 @@ class RedisStore(SharedStore):
         self._noted: dict[str, bytes | None] = {}
         """Notes as this process last wrote them, by topic."""
         self._buried = 0
+        self.pauses = Pauses(self._home, str(self.address)) if self._home is not None else None
         self.connection = Connection(self.address, given=self._given)
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
