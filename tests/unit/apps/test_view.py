@@ -113,7 +113,7 @@ def test_used_is_what_was_used() -> None:
     (limit,) = [each for each in crowded()["limits"] if each["limit"] == "weight-1m"]
     assert (limit["used"], limit["inflight"], limit["carried"]) == (9_858_653, 11_111, 17_890)
     assert (limit["set_aside"], limit["held"], limit["foreign"]) == (222_222, 100_111, 1_333_444)
-    assert (limit["pace"], limit["stated"], limit["utilisation"]) == (0.7, True, 0.9859)
+    assert (limit["pace"], limit["stated"], limit["utilisation"]) == (0.7, True, 0.9988)
     assert "[others]" not in drawn(crowded(), 80)
 
 
