@@ -8,7 +8,7 @@
     │   ├── DeadlineExceeded     the earliest possible instant lies after the caller's deadline
     │   ├── Blocked              a ban, a cooldown or a pause holds the scope for longer than the call waits for such
     │   │   └── BreakerOpen      the provider is in trouble: nothing is sent to it until a probe succeeds
-    │   └── SignatureWouldExpire a signed request would go stale while it waits
+    │   └── SignatureWouldExpire a signed request has expired, or would while it waits
     ├── CallFailed               it was sent, and did not work out
     │   ├── RetriesExhausted     every try failed: tells all of them
     │   └── OutcomeUnknown       an order may or may not have reached the exchange: tells what to ask for
@@ -104,7 +104,8 @@ class BreakerOpen(Blocked):
 
 
 class SignatureWouldExpire(Rejected):
-    """The request was signed before it reached the gate and its signature would be stale by the time it may go."""
+    """The request was signed before it reached the gate, and its signature has expired or would by the time it may go; or
+    a call of the same key with a higher nonce has left."""
 
 
 class CallFailed(RatekeeperError):

@@ -660,3 +660,16 @@ def test_what_is_held_for_a_lost_client_is_told(server: Server) -> None:
         client.hset(f"hg:{{{NS}}}:held", "away:ab", msgspec.msgpack.encode([1, "ab", 0, charge(WEIGHT, 0).key, 30]))
         assert (ledger(store).inflight, ledger(store).held) == (50, 30)
         store.close()
+
+
+def test_names_of_members_that_ended(stores: Open) -> None:
+    """A member that ended keeps its name for as long as a ledger shows what it spent."""
+    store = stores()
+    store.join(ME[0], "bot[1]")
+    store.join(YOU[0], "idle[2]")
+    store.settle(granted(store, charge(WEIGHT, 40)), at(1))
+    store.leave(ME[0])
+    store.leave(YOU[0])
+    found = stores().read(lambda _: at(1))
+    assert (found.members, found.former.get(ME[0])) == ({}, "bot[1]")
+    assert [who for view in found.ledgers for who in view.rows] == [ME]

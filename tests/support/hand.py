@@ -48,13 +48,16 @@ class Hand:
         capacity: of the one limit, units in an hour.
         safe: behind a `FallbackStore`, as a gate has it; else a bare `HostStore`.
         patience: seconds for the lock.
+        window, period: of the limit; seconds.
     """
 
-    def __init__(self, home: str, capacity: int, safe: bool, patience: float) -> None:
+    def __init__(
+        self, home: str, capacity: int, safe: bool, patience: float, window: str = "sliding", period: int = 3600
+    ) -> None:
         self.host = HostStore(Path(home), patience)
         self.said: list[str] = []
         self.store: Any = FallbackStore(self.host, lambda kind, _: self.said.append(kind)) if safe else self.host
-        self.plan = charges(capacity)
+        self.plan = charges(capacity, window=window, period=period)
         self.who = (os.getpid() << 16 | int.from_bytes(os.urandom(2)), 0)
         self.grants: list[Grant] = []
         self.notes = 0
@@ -90,6 +93,12 @@ class Hand:
             self.store.settle(grant, now())
         done, self.grants = len(self.grants), []
         return done
+
+    def give_back(self) -> None:
+        """Refund all that is held."""
+        for grant in self.grants:
+            self.store.refund(grant, now())
+        self.grants = []
 
     def spend(self, seconds: float, most: int = 1 << 60) -> int:
         """Take and settle as fast as it goes. Returns how many were granted."""
@@ -183,14 +192,21 @@ class Worker:
 
     Args:
         home: the folder.
-        capacity, safe, patience: as in `Hand`.
+        capacity, safe, patience, limit: as in `Hand`; `limit`: window and period.
         prefix: what to put before the interpreter, such as ``unshare --pid --fork``.
     """
 
     def __init__(
-        self, home: Path, capacity: int = 300, *, safe: bool = False, patience: float = 5.0, prefix: Sequence[str] = ()
+        self,
+        home: Path,
+        capacity: int = 300,
+        *,
+        safe: bool = False,
+        patience: float = 5.0,
+        prefix: Sequence[str] = (),
+        limit: tuple[str, int] = ("sliding", 3600),
     ) -> None:
-        options = {"capacity": capacity, "safe": safe, "patience": patience}
+        options = {"capacity": capacity, "safe": safe, "patience": patience, "window": limit[0], "period": limit[1]}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, __file__, str(home), json.dumps(options)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
@@ -229,9 +245,10 @@ class Worker:
         self.tell(verb, *args)
         return self.hear()
 
-    def stop_inside(self) -> None:
-        """Have it stop in the middle of a transaction; returns when it has."""
-        self.tell("stop_inside")
+    def stop_inside(self, *, spend: bool = True) -> None:
+        """Have it stop in the middle of a transaction, that of a granted call or (not `spend`) an empty one; returns when it
+        has."""
+        self.tell("stop_inside", spend)
         assert self.hear() == "inside"
         status = Path(f"/proc/{self.process.pid}/stat")
         while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "T":

@@ -25,14 +25,15 @@ class FakeTelegram:
         url: what to give as ``RATEKEEPER_TELEGRAM_URL``.
         sent: (chat, text) of every message that the bot wrote.
         arrivals: (instant, method) of every call; steady seconds.
-        troubles: what to do with the next calls: a status with a body, or None to hang up without an answer.
+        troubles: what to do with the next calls: a status with a body (bytes are sent as they are), or None to hang up
+            without an answer.
     """
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.sent: list[tuple[int, str]] = []
         self.arrivals: list[tuple[float, str]] = []
-        self.troubles: deque[tuple[str, tuple[int, dict[str, Any]] | None]] = deque()
+        self.troubles: deque[tuple[str, tuple[int, Any] | None]] = deque()
         self._updates: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self._closed = False
@@ -50,7 +51,7 @@ class FakeTelegram:
                     self.close_connection = True
                     return
                 status, body = answer
-                text = json.dumps(body).encode()
+                text = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
@@ -88,7 +89,7 @@ class FakeTelegram:
             assert self._news.wait_for(lambda: sum(to == chat for to, _ in self.sent) > known, seconds), "no answer"
             return [said for to, said in self.sent if to == chat][known]
 
-    def _answer(self, token: str, method: str, params: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    def _answer(self, token: str, method: str, params: dict[str, Any]) -> tuple[int, Any] | None:
         with self._news:
             self.arrivals.append((time.monotonic(), method))
             if self.troubles and self.troubles[0][0] == method:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import ccxt
@@ -27,6 +28,7 @@ class Place:
     def __init__(self, folder: Path, emulator: Emulator) -> None:
         self.folder = folder
         self.emulator = emulator
+        self.log = folder / "arrivals"
         (folder / "ratekeeper.toml").write_text(
             f'hosts = {{ "{emulator.hosts.partition("=")[0]}" = "binance-usdm" }}\n'
             f'[exchanges.main]\nexchange = "binanceusdm"\nkey = "MAIN_KEY"\nsecret = "MAIN_SECRET"\nurl = "{emulator.url}"\n'
@@ -52,6 +54,13 @@ class Place:
         assert KEY not in done.stdout + done.stderr
         return done.stdout if code == 0 else done.stderr
 
+    def weight(self) -> int:
+        """What all signed calls so far cost; those of other budgets (currencies, margin pairs) 1,000 each."""
+        self.emulator.stats()  # writes the log out
+        rows = [json.loads(line) for line in self.log.read_text().splitlines()]
+        elsewhere = sum(1_000 for row in rows if "/sapi/" in row["route"])
+        return elsewhere + sum(row["cost"].get("weight-1m", 0) for row in rows if row["account"] != "anonymous")
+
     def size(self) -> float:
         """Contracts of the open BTC position."""
         return sum(float(row["contracts"]) for row in self.exchange.fetch_positions([BTC]))
@@ -60,7 +69,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A fresh one, with a position and three orders."""
-    with Emulator("binance-usdm") as emulator:
+    with Emulator("binance-usdm", log=tmp_path / "arrivals") as emulator:
         made = Place(tmp_path, emulator)
         made.exchange.create_order(BTC, "market", "buy", 0.02)
         made.exchange.create_order(BTC, "limit", "buy", 0.01, 50_000)
@@ -73,14 +82,21 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def test_look_cancel_and_close_while_everything_is_paused(place: Place) -> None:
     """With everything paused by hand, a person still sees, cancels and closes; the position is closed by one order."""
     assert place.run("pause", "everything").startswith("everything is paused")
+    spent = [place.weight()]
     [position] = json.loads(place.run("exchange", "positions", "--json"))
+    spent.append(place.weight())
     assert (position["symbol"], position["side"], position["size"]) == (BTC, "long", 0.02)
     assert "BTC/USDT:USDT  long  0.02" in place.run("exchange", "positions")
     orders = json.loads(place.run("exchange", "orders", "--json", "--account", "main"))
     assert sorted((order["symbol"], order["trigger"]) for order in orders) == [(BTC, 0.0), (BTC, 40_000.0), (ETH, 0.0)]
     assert [order["symbol"] for order in json.loads(place.run("exchange", "orders", "ethusdt", "--json"))] == [ETH]
+    spent.append(place.weight())
     assert place.run("exchange", "cancel-all", "ETH/USDT", "--yes") == "cancelled 1 of 1 open orders\n"
+    spent.append(place.weight())
     assert place.run("exchange", "cancel-all", "--yes") == "cancelled 2 of 2 open orders\n"
+    spent.append(place.weight())
+    costs = [after - before for before, after in pairwise(spent)]
+    assert (costs[0], costs[2], costs[3]) == (6, 6, 84)  # as their --help says
     assert place.run("exchange", "orders") == "no open orders\n"
     done = place.run("exchange", "close", "BTCUSDT", "--yes")
     assert done.startswith("BTC/USDT:USDT long 0.02: closed; order ratekeeperclose")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import random
@@ -23,6 +24,7 @@ from ratekeeper.errors import Blocked, RatekeeperError
 from ratekeeper.gate.waits import Wait
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.shared import Claim
+from ratekeeper.stores.members import WakeSockets
 from ratekeeper.stores.records import Ask, Grant
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
@@ -61,7 +63,7 @@ match = "POST /order"
 class = "order"
 cost = {{ requests = 1 }}
 """
-KINDS = ("L", "P", "N", "M", "A", "!generation", "!blocks", "!learned", "!rebuilt", "!version", "!boot")
+KINDS = ("L", "P", "N", "M", "F", "A", "!generation", "!blocks", "!learned", "!rebuilt", "!version", "!boot")
 
 
 def noise(raw: bytes, dice: random.Random) -> bytes:
@@ -140,13 +142,13 @@ def prepared(home: Path, origin: Origin) -> None:
     held = store.reserve(Ask(plan.provider, plan.charges, plan.scopes, (gate.member, 2)), gate.times.now(plan.provider))
     assert isinstance(held, Grant)
     store.hold(held, 1)  # its lease has ended: whoever comes next reads the record
-    (home / "absent").mkdir(exist_ok=True)
-    (home / "absent" / "somebody").touch()
-    with_mark = store.transact
-    with_mark(store._leave_to_offline)
-    (home / "absent" / "somebody").unlink()
-    store.transact(lambda: store._txn.put(b"!rebuilt", b"1") and store._txn.put(b"M%016x" % 9, b"dead[1]"))
+    offline = WakeSockets(home / "absent")
+    offline.open(5)
+    store.transact(store._leave_to_offline)
+    for name, value in ((b"!rebuilt", b"1"), (b"M%016x" % 9, b"dead[1]"), (b"F%016x" % 8, b"ended[1]")):
+        store.transact(functools.partial(lambda put: store._txn.put(*put), (name, value)))
     gate.close()
+    offline.close()
 
 
 def garble(

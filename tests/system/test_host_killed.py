@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.hand import KEY, SHOP, Worker, charges, now
@@ -102,7 +104,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
 
 
 def test_holders_killed_all_at_once(tmp_path: Path) -> None:
-    """Four greedy processes are killed together: their permits stay charged, then count as spent, each once."""
+    """Four greedy processes are killed together: the kernel says so, and their permits count as spent at once, each once."""
     home, capacity = tmp_path / "h", 400
     workers = [Worker(home, capacity).__enter__() for _ in range(4)]
     for worker in workers:
@@ -124,7 +126,7 @@ def test_holders_killed_all_at_once(tmp_path: Path) -> None:
         assert granted <= 40
     assert granted == 40
     assert got.key == KEY
-    assert state(store, later(61))[0] == 40
+    assert state(store) == (360, 40, 40)
     no = store.reserve(Ask(SHOP, plan, (SHOP,), WHO, backlog=None), later(61))
     assert isinstance(no, Refusal)
     assert state(store, later(61)) == (400, 0, 0)
@@ -160,7 +162,49 @@ def test_killed_again_and_again_by_interpreters_of_their_own(tmp_path: Path) -> 
     home = tmp_path / "h"
     for number in range(6):
         with Worker(home, 300) as worker:
-            assert worker("state")["inflight"] == number
+            state = worker("state")
+            assert state["used"] + state["inflight"] == number
             assert worker("take", 1) == 1
             worker.tell("die_inside")
             assert worker.process.wait(20) == -signal.SIGKILL
+
+
+def test_what_a_killed_process_held_in_flight_is_free_soon(tmp_path: Path) -> None:
+    """All slots are held by a process that is killed: another one has them long before the lease of 60 s ends."""
+    slots = ("slots", 0)
+    with Worker(tmp_path / "h", 5, limit=slots) as holder, Worker(tmp_path / "h", 5, limit=slots) as other:
+        assert (holder("take", 5), other("take", 1)) == (5, 0)
+        holder.kill()
+        assert taken(other, 5, seconds=20.0) == 5
+        assert other("take", 1) == 0
+
+
+@pytest.mark.parametrize("killed", [1, 3])
+def test_the_share_of_a_killed_process_comes_back(tmp_path: Path, killed: int) -> None:
+    """Processes go on with their shares while another one is stopped, and are killed: what they may have spent counts in one
+    window of 2 s, and not for a lease of 60 s."""
+    options: dict[str, Any] = {"safe": True, "patience": 0.25, "limit": ("sliding", 2)}
+    with Worker(tmp_path / "h", 20, **options) as one, ExitStack() as stack:
+        others = [stack.enter_context(Worker(tmp_path / "h", 20, **options)) for _ in range(killed)]
+        assert [worker("take", 1) for worker in [one, *others]] == [1] * (killed + 1)
+        for worker in [one, *others]:
+            worker("settle")
+        one.stop_inside(spend=False)
+        for worker in others:
+            assert worker("take", 1) <= 1
+            assert worker("state")["degraded"]
+            worker.kill()
+        one.go_on()
+        one.hear()
+        assert taken(one, 20, seconds=20.0) == 20
+        assert one("take", 1) == 0
+
+
+def taken(worker: Worker, units: int, seconds: float) -> int:
+    """How many units a worker gets at once at last, if it gives back all of them after each attempt in vain."""
+    end, got = time.monotonic() + seconds, 0
+    while time.monotonic() < end and got < units:
+        worker("give_back")
+        time.sleep(0.1)
+        got = worker("take", units)
+    return got

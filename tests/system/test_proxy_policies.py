@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,7 @@ def test_an_order_is_sent_once(proxy: Running, emulator: Emulator) -> None:
     emulator.options(hangup=1.0)
     for number in range(4):
         connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=30)
-        path = f"{ORDER}&newClientOrderId=p{number}&timestamp=1&signature={'0' * 64}"
+        path = f"{ORDER}&newClientOrderId=p{number}&timestamp={int(time.time() * 1000)}&signature={'0' * 64}"
         connection.request("POST", path, headers={"X-MBX-APIKEY": "kkk"})
         answer = connection.getresponse()
         said = json.loads(answer.read())["error"]

@@ -137,7 +137,9 @@ def test_a_real_stranger_is_found_all_the_same(results: Results) -> None:
     found = outcome(results, _STRANGER)
     assert found.suspected, found
     assert not [at for at in found.refused if at >= found.begin], found
-    assert sorted(found.shares)[NEAR.spare] >= 0.9, found
+    # The first forecast is made of half a window whose edge is not known yet, and errs to the safe side.
+    assert sorted(found.shares)[NEAR.spare] >= 0.87, found
+    assert max(found.shares) >= 0.92, found
 
 
 @CROWD

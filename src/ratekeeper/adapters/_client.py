@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ratekeeper.adapters._governor import Family, Governor, refused
 from ratekeeper.adapters._wire import Outbound, in_family, kept_headers, netloc_of, stale
-from ratekeeper.errors import Blocked, CallFailed, DeadlineExceeded, RatekeeperError, Rejected
+from ratekeeper.errors import (
+    Blocked,
+    CallFailed,
+    DeadlineExceeded,
+    RatekeeperError,
+    Rejected,
+    SignatureWouldExpire,
+)
 from ratekeeper.gate import priorities
 from ratekeeper.gate.call import CURRENT, Call, HandedDown, Reply, Served, take
 from ratekeeper.gate.policies.retry import unknown
@@ -27,6 +34,7 @@ from ratekeeper.rules.call import Outcome
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
+    from ratekeeper.gate.nonces import InOrder
     from ratekeeper.gate.permit import Permit
     from ratekeeper.pools.address import Address
     from ratekeeper.rules.call import Request
@@ -63,6 +71,8 @@ class ClientCall(Call):
     STATUS: ClassVar[str] = "status"
     """The name of a response's status attribute."""
     held: Permit | None = None
+    in_order: InOrder | None = None
+    """The place of the last attempt among the calls of its key, if their order matters."""
     resigned = False
     """Whether the caller signs after the wait, so that the present signature does not matter."""
 
@@ -178,7 +188,8 @@ class ClientCall(Call):
         governor: Governor | None = self.governor
         while governor is not None:
             try:
-                yield from self.wait(governor, timeout)
+                ordered = self.rules.nonce is not None and not self.resigned
+                yield from self._wait_in_order(governor, timeout) if ordered else self.wait(governor, timeout)
                 return True
             except Rejected as error:
                 raise in_family(error, self.family) from None
@@ -212,24 +223,44 @@ class ClientCall(Call):
         )
         held: Permit | None = None
         try:
+            if signed_until is not None:
+                self._check_signature(governor, signed_until)
             if self.apart and not permit.any_address:
                 slots, rest = parted(permit.plan.charges)
                 if slots and rest:
                     held = permit.part(slots, rest)
                     yield waiting(held.acquire, held.acquire_async, is_async=is_async)
-            if not permit.at_once():
+            if self.in_order is not None:
+                yield from self.in_order.permitted(permit, gate.max_wait if longest is None else longest)
+            elif not permit.at_once():
                 yield waiting(permit.acquire, permit.acquire_async, is_async=is_async)
+            if signed_until is not None:
+                self._check_signature(governor, signed_until)
+            address = permit.egress
+            egress = address if self.any_address and (address.bind or address.proxy) else None
+            self.held = held
+            self.permitted(permit, egress, gate.attempt_timeout)
         except BaseException as error:
             permit.give_up()
             if held is not None:
                 held.give_up()
-            if isinstance(error, DeadlineExceeded) and signed_until is not None:
-                raise stale(error) from None  # the signature alone set this deadline
+            if signed_until is not None and isinstance(error, DeadlineExceeded):
+                self._check_deadline(governor, signed_until, longest, error)
             raise
-        address = permit.egress
-        egress = address if self.any_address and (address.bind or address.proxy) else None
-        self.held = held
-        self.permitted(permit, egress, gate.attempt_timeout)
+
+    def _wait_in_order(self, governor: Governor, timeout: float | None) -> Steps[None]:
+        """Do the same as `wait`, where calls of one key must leave in the order of their nonces."""
+        gate = governor.gate
+        priority = gate.permit_for(self.rules, self.request, priority=governor.priority).priority
+        in_order = self.in_order = gate.nonces.of(self.rules, self.request, priority, is_async=self.is_async)
+        try:
+            if in_order is not None:
+                yield from in_order.enter()  # at once, because a first contact or a wait may change who comes first
+            yield from self.wait(governor, timeout)
+        except BaseException:
+            if in_order is not None:
+                in_order.over(unsent=True)
+            raise
 
     def _patience(
         self, governor: Governor, signed_until: int | None, timeout: float | None
@@ -241,29 +272,67 @@ class ClientCall(Call):
             longest = timeout if longest is None else min(longest, timeout)
         if signed_until is None:
             return longest, block_wait
-        # The provider uses its own clock, so count from the latest time that it may show.
-        left = (signed_until - gate.times.now(self.rules.namespace).hi) / SECOND - SIGNATURE_MARGIN
+        left = self._signature_left(governor, signed_until)
         return min(max(0.0, left), gate.max_wait if longest is None else longest), block_wait
+
+    def _signature_left(self, governor: Governor, signed_until: int) -> float:
+        """Return the seconds for which a signed request may still be held back."""
+        # The provider uses its own clock, so count from the latest time that it may show.
+        return (signed_until - governor.gate.times.now(self.rules.namespace).hi) / SECOND - SIGNATURE_MARGIN
+
+    def _check_signature(self, governor: Governor, signed_until: int) -> None:
+        """Raise SignatureWouldExpire if the signature has expired, by the likeliest time of the provider's clock: by the
+        latest one, a fresh request with a short window could never leave."""
+        now = governor.gate.times.now(self.rules.namespace)
+        left = signed_until - (now.lo + now.hi) // 2
+        if left <= 0:
+            raise stale(self.rules.signing_window(self.request), left / SECOND)
+
+    def _check_deadline(
+        self, governor: Governor, signed_until: int, longest: float | None, error: DeadlineExceeded
+    ) -> None:
+        """Raise SignatureWouldExpire instead of `error`, unless the caller has set an earlier deadline than the signature."""
+        left = self._signature_left(governor, signed_until)
+        if longest is None or left <= longest:
+            raise stale(self.rules.signing_window(self.request), left, error) from None
+
+    @property
+    def signature_left(self) -> float | None:
+        """See `Call.signature_left`."""
+        if self.in_order is not None and self.in_order.spent:
+            return -math.inf  # its nonce is used up
+        signed_until = None if self.resigned else self.rules.signed_until(self.request)
+        return None if signed_until is None else self._signature_left(self.governor, signed_until)
 
     # -- what policies call ----------------------------------------------------------------------------------------
 
     def attempt(self, timeout: float | None) -> Steps[Any]:
         """Make one attempt. If an address gets no connection, nothing was sent, so try the next address."""
+        last: Exception | None = None
         while True:
-            if not (yield from self.begin(timeout)):
+            try:
+                governed = yield from self.begin(timeout)
+                if governed and self.leaving is not None:
+                    yield from self.leaving()
+                steps, longest = self.once(self), self.longest
+                if longest is not None and self.is_async and on_asyncio():
+                    # Off asyncio, the client's own timeouts end the attempt.
+                    steps = within(steps, longest, functools.partial(self.late, longest))
+            except BaseException as error:
+                self.unsent()  # an interrupt may strike between the permit and the request
+                if last is not None and isinstance(error, SignatureWouldExpire):
+                    raise last from None  # what the last address brought
+                raise
+            if not governed:
                 return (yield from self.send_ungoverned())
-            if self.leaving is not None:
-                self.leaving()
-            steps, longest = self.once(self), self.longest
-            if longest is not None and self.is_async and on_asyncio():
-                # Off asyncio, the client's own timeouts end the attempt.
-                steps = within(steps, longest, functools.partial(self.late, longest))
             try:
                 response = yield from steps
             except BaseException as error:
+                self.failed(error)  # does nothing if `once` has reported it
                 self.tried = self.became(error)
                 if not (isinstance(error, Exception) and self.fails_over(error)):
                     raise
+                last = error
             else:
                 self.tried = self.became(None)
                 return response

@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ratekeeper.errors import DeadlineExceeded, RatekeeperError, SignatureWouldExpire
 from ratekeeper.gate.outcomes import surely_unsent, unconnected
+from ratekeeper.ledger.limit import SECOND
+from ratekeeper.rules.book import normal_host
 from ratekeeper.rules.call import Headers, Request
 from ratekeeper.rules.reading import decoded
 
@@ -45,7 +47,7 @@ class Outbound(NamedTuple):
     method: str
     scheme: str
     netloc: str
-    """host or host:port, lower-case, without a default port."""
+    """host or host:port, in the form of `normal_host`."""
     path: str
     query: str
     headers: Mapping[str, str]
@@ -105,10 +107,8 @@ def _text(body: bytes | str) -> str:
 
 
 def netloc_of(scheme: str, host: str, port: int | None) -> str:
-    """Return ``host`` or ``host:port``, lower-case, without a default port; an IPv6 address in brackets."""
-    host = host.lower()
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
+    """Return ``host`` or ``host:port`` in the form of `normal_host`."""
+    host = normal_host(host)
     return host if port is None or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
 
@@ -159,14 +159,26 @@ def in_family(error: F, family: Callable[[], type[Exception]]) -> F:
     return _rebuild(ours, kind, str(error), dict(vars(error)))
 
 
-def stale(error: DeadlineExceeded) -> SignatureWouldExpire:
-    """Return the error of a signed request that cannot leave before its signature expires."""
+def stale(window: tuple[int, str], left: float, error: DeadlineExceeded | None = None) -> SignatureWouldExpire:
+    """Return the error of a signed request that cannot leave before its signature expires.
+
+    Args:
+        window: see `Provider.signing_window`.
+        left: seconds until it expires; below 0: it has expired.
+        error: says what the request would wait for; None: it has expired already.
+    """
+    length, name = window
+    text = f"already signed, with a signature that is valid for {length / SECOND:g} s"
+    if error is None:
+        text += f" and expired {max(0.0, -left):.1f} s ago by the provider's clock, so it was not sent"
+    else:
+        text += f", and stale before it may leave: {error}"
     return SignatureWouldExpire(
-        f"already signed, and stale before it may leave: {error}. Sign after the gate"
-        " (as ratekeeper.adapters.ccxt does), widen the signing window, or spend less",
-        limit=error.limit,
-        scope=error.scope,
-        retry_at=error.retry_at,
+        f"{text}. Sign after the gate (as ratekeeper.adapters.ccxt does), sign anew before each try, widen the signing"
+        f" window{f' ({name})' if name else ''}, correct the clock that signs, or spend less",
+        limit="" if error is None else error.limit,
+        scope="" if error is None else error.scope,
+        retry_at=None if error is None else error.retry_at,
     )
 
 

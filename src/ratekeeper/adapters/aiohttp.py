@@ -17,7 +17,7 @@ from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
-from aiohttp import ClientError, SocketTimeoutError, TCPConnector, payload
+from aiohttp import ClientError, FormData, SocketTimeoutError, TCPConnector, payload
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -306,6 +306,10 @@ def _planned(session: Any, method: str, str_or_url: Any, options: dict[str, Any]
         elif isinstance(data, (dict, list, tuple)):
             body = urlencode(data, doseq=True)
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
+        elif isinstance(data, FormData) and not data.is_multipart:
+            form: Any = data()
+            body = form.decode()
+            headers.setdefault("Content-Type", form.content_type)
         elif options.get("json") is not None:
             body = session.json_serialize(options["json"])
             headers.setdefault("Content-Type", "application/json")

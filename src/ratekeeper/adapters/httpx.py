@@ -19,6 +19,7 @@ from ratekeeper.adapters._httpx_pools import Pools, pooled, remembering
 from ratekeeper.adapters._wire import Outbound
 from ratekeeper.gate.call import Call, Reading, Reply, Served
 from ratekeeper.gate.steps import Steps, drive, drive_async
+from ratekeeper.rules.book import normal_host
 from ratekeeper.stores.faults import struck
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def _outbound(request: Any) -> Outbound:
     return Outbound(
         request.method,
         url.scheme,
-        url.netloc.decode("ascii"),
+        normal_host(url.netloc.decode("ascii"), url.scheme),
         path.decode("ascii"),
         query.decode("ascii"),
         request.headers,

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from ratekeeper.adapters._client import OuterCall, enter
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import RatekeeperError, SignatureWouldExpire
 from ratekeeper.gate.call import Call, Reading, Reply, Served, peek, take
 from ratekeeper.gate.steps import Steps, drive
 
@@ -65,7 +65,6 @@ def _hook(cls: Any, governor: Governor) -> None:
     """Put the two hooks into a pool class. Pools find their governor in `ratekeeper`."""
     original_urlopen = cls.urlopen
     original_make_request = cls._make_request
-    original_close = cls.close
     original_put_conn = cls._put_conn
 
     @functools.wraps(original_urlopen)
@@ -84,13 +83,15 @@ def _hook(cls: Any, governor: Governor) -> None:
                 _Call.shorten_timeouts(asked, above.longest)
             return send(asked)
         asked = _origin(_Asked(self, url, kw))
-        return drive(
-            enter(
-                _Call, asked.pool.ratekeeper, outbound, asked, send,
-                family=_family, is_async=False, any_address=_free(asked.pool, asked.url),
-                replayable=body is None or isinstance(body, (bytes, str)),
-            )
+        steps = enter(
+            _Call, asked.pool.ratekeeper, outbound, asked, send,
+            family=_family, is_async=False, any_address=_free(asked.pool, asked.url),
+            replayable=body is None or isinstance(body, (bytes, str)),
         )  # fmt: skip
+        try:
+            return drive(steps)
+        except SignatureWouldExpire as late:
+            raise _brought(asked, late) from late.__cause__
 
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
@@ -105,12 +106,6 @@ def _hook(cls: Any, governor: Governor) -> None:
             call.failed(error)
             raise
 
-    @functools.wraps(original_close)
-    def close(self: Any) -> None:
-        for pool in vars(self).get("ratekeeper_others", {}).values():
-            original_close(pool)
-        original_close(self)
-
     @functools.wraps(original_put_conn)
     def _put_conn(self: Any, conn: Any) -> None:
         pool = self.pool
@@ -122,8 +117,20 @@ def _hook(cls: Any, governor: Governor) -> None:
     cls._put_conn = _put_conn
     cls.urlopen = urlopen
     cls._make_request = _make_request
-    cls.close = close
+    cls.close = _closing(cls.close)
     cls.ratekeeper = governor
+
+
+def _closing(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Close a pool with those that send from its other addresses."""
+
+    @functools.wraps(original)
+    def close(self: Any) -> None:
+        for pool in vars(self).get("ratekeeper_others", {}).values():
+            original(pool)
+        original(self)
+
+    return close
 
 
 class _Asked(NamedTuple):
@@ -205,6 +212,20 @@ class _Call(OuterCall):
 def _rereadable() -> bool:
     """Whether responses can be rebuilt, as in urllib3 2."""
     return not version("urllib3").startswith("1.")
+
+
+def _brought(asked: _Asked, late: SignatureWouldExpire) -> Exception:
+    """Return the error for a request that cannot leave in time: for a retry of urllib3's own, what the last one brought."""
+    tried = getattr(asked.options.get("retries"), "history", ())
+    if not tried or tried[-1].redirect_location:
+        return late
+    from urllib3.exceptions import MaxRetryError, ResponseError
+
+    error: Exception | None = tried[-1].error
+    if error is not None:
+        return error
+    text = ResponseError.SPECIFIC_ERROR.format(status_code=tried[-1].status)
+    return MaxRetryError(asked.pool, asked.url, ResponseError(text))
 
 
 def _outbound(pool: Any, method: str, url: str, body: Any, headers: Any) -> Outbound | None:

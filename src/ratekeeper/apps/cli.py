@@ -33,11 +33,11 @@ _COMMANDS = {
         "What one call would cost, on which limits, and where the numbers come from.",
     ),
     "pause": (
-        "ratekeeper.apps.state:pause",
+        "ratekeeper.apps.pause:pause",
         "Stop a provider, a kind of call or everything, in all processes at once.",
     ),
     "proxy": ("ratekeeper.apps.proxy", "A base URL for programs in any language: calls go on through the gate."),
-    "resume": ("ratekeeper.apps.state:resume", "Take a pause back."),
+    "resume": ("ratekeeper.apps.pause:resume", "Take a pause back."),
     "rules": ("ratekeeper.apps.rules", "The providers' rules: list, show, check, diff."),
     "run": ("ratekeeper.apps.run", "Run an unchanged program, and its Python children, through the gate."),
     "sessions": ("ratekeeper.apps.sessions", "Jobs that programs keep alive: list, recover, stop."),

@@ -12,6 +12,7 @@ import msgspec
 from ratekeeper.apps.cli import bare_table, print_json
 from ratekeeper.config.resolution import Configuration, configure
 from ratekeeper.config.rulebook import rulebook
+from ratekeeper.rules.book import normal_host
 from ratekeeper.rules.call import Request
 from ratekeeper.rules.ccxt_tables import derive, exchanges_at
 from ratekeeper.rules.explanation import GRADES, Explanation, ProgramCap, Provenance
@@ -32,7 +33,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
     place = urlsplit(url if "://" in url else f"//{url}")
     if not place.hostname:
         raise click.UsageError(f"{url!r} names no host. Write for example https://fapi.binance.com/fapi/v1/time")
-    host = place.netloc.rpartition("@")[2].lower()
+    host = normal_host(place.netloc.rpartition("@")[2])
     path = place.path or "/"
     said = configure(rules=extra)
     provider = rulebook(said).for_host(host, path)

@@ -88,6 +88,7 @@ def as_data(
 def _ledger(view: LedgerView, found: Snapshot) -> dict[str, Any]:
     provider, name, scope = (*view.key.split("/", 2), "", "")[:3]
     known, ledger = found.learned.get(provider, {}), view.key[len(provider) + 1 :]
+    names = found.former | found.members
     part = known.get(PACED + ledger, (1000, 0))[0]
     used, inflight = view.used - view.carried, view.inflight - view.held
     taken = sum(row[0] + row[1] for row in view.rows.values())
@@ -115,7 +116,7 @@ def _ledger(view: LedgerView, found: Snapshot) -> dict[str, Any]:
         "unexplained": max(0, used - view.foreign - taken) if counted else 0,
         "spenders": [
             {
-                "process": found.members.get(member, f"gone-{member % 10000:04d}"),
+                "process": names.get(member, f"gone-{member % 10000:04d}"),
                 "priority": Priority(priority % AGED).name.lower(),
                 "taken": row[0],
                 "taken_before": row[1],

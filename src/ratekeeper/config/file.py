@@ -7,6 +7,7 @@ by statement with tomllib itself: no second grammar that could disagree with it.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -119,13 +120,22 @@ def find_settings(
     ``$RATEKEEPER_HOME`` or, without either, the platform's place for configuration. None if there is no file there.
 
     The working directory is not looked at: a file that happens to lie there must not change what a program may spend.
+
+    Raises:
+        RuleError: the folder may not be entered.
     """
     chosen = config or os.environ.get("RATEKEEPER_CONFIG")
     if chosen:
         return Path(chosen).expanduser()
     folder = home or os.environ.get("RATEKEEPER_HOME")
     file = (Path(folder).expanduser() if folder else _platform_folder("CONFIG")) / "ratekeeper.toml"
-    return file if file.is_file() else None
+    try:
+        return file if stat.S_ISREG(file.stat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # what the file states is unknown, so nothing may be spent by the defaults
+        remedy = "Let this user enter the folder, or set RATEKEEPER_HOME to another one"
+        raise RuleError(f"cannot be entered: {error.strerror}. {remedy}", file=str(file.parent)) from None
 
 
 def home_folder(home: str | os.PathLike[str] | None = None) -> Path:

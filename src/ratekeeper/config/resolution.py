@@ -15,6 +15,7 @@ from ratekeeper.config.schema import Settings
 from ratekeeper.errors import RuleError
 from ratekeeper.policy.policies import Policies
 from ratekeeper.pools.address import EgressSettings
+from ratekeeper.rules.book import normal_host
 from ratekeeper.rules.call import Priority
 from ratekeeper.stores.base import Store
 from ratekeeper.typed import converted
@@ -49,7 +50,7 @@ def parse_hosts(hosts: str | Mapping[str, str] | None) -> dict[str, str]:
     if hosts is None:
         hosts = os.environ.get("RATEKEEPER_HOSTS", "")
     if not isinstance(hosts, str):
-        return {host.lower(): provider for host, provider in hosts.items()}
+        return {normal_host(host, ""): provider for host, provider in hosts.items()}
     found = {}
     for entry in filter(None, (part.strip() for part in hosts.split(","))):
         host, equals, provider = entry.partition("=")
@@ -58,7 +59,7 @@ def parse_hosts(hosts: str | Mapping[str, str] | None) -> dict[str, str]:
                 f"{entry!r} is not HOST[:PORT]=PROVIDER. Write for example 127.0.0.1:9300=binance-usdm",
                 file="RATEKEEPER_HOSTS",
             )
-        found[host.strip().lower()] = provider.strip()
+        found[normal_host(host, "")] = provider.strip()
     return found
 
 
@@ -262,9 +263,13 @@ def _stated(key: str, argument: object, file: SettingsFile, program: str) -> tup
 
 def _hosts(file: SettingsFile, argument: str | Mapping[str, str] | None, sources: dict[str, str]) -> dict[str, str]:
     """The file's hosts, and over them the argument's or else the environment's."""
-    found = {host.lower(): name for host, name in file.settings.hosts.items()}
-    sources |= {f"hosts.{host.lower()}": file.place(f"$.hosts.{host}") for host in file.settings.hosts}
     over = parse_hosts(argument)
+    stated_over = set(map(normal_host, over))
+    found = {}
+    for host, name in file.settings.hosts.items():
+        if normal_host(host) not in stated_over:
+            found[normal_host(host, "")] = name
+            sources[f"hosts.{normal_host(host, '')}"] = file.place(f"$.hosts.{host}")
     sources |= dict.fromkeys((f"hosts.{host}" for host in over), "RATEKEEPER_HOSTS" if argument is None else "argument")
     return found | over
 

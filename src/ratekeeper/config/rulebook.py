@@ -11,7 +11,7 @@ from ratekeeper.config.resolution import Configuration
 from ratekeeper.config.schema import ProviderSettings, Settings
 from ratekeeper.errors import RuleError, UnknownProvider
 from ratekeeper.pools.address import EgressSettings
-from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.book import Rulebook, normal_host
 from ratekeeper.rules.call import PRIORITIES
 from ratekeeper.rules.numbers import Adjustments, Cap
 from ratekeeper.rules.provider import Provider
@@ -40,7 +40,9 @@ def unchecked(configuration: Configuration) -> Rulebook:
         return Rulebook.load(configuration.hosts, extra=configuration.rules, adjustments=_adjustments(configuration))
     except UnknownProvider as error:
         for host, name in configuration.settings.hosts.items():
-            if configuration.hosts[host.lower()] == name and error.reason.startswith(f"no rules for {name!r}"):
+            if configuration.hosts.get(normal_host(host, "")) == name and error.reason.startswith(
+                f"no rules for {name!r}"
+            ):
                 raise configuration.file.error(f"$.hosts.{host}", f"{error.reason}.") from None
         raise
 

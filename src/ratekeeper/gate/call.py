@@ -89,7 +89,7 @@ class Call(ABC):
         service: where the response of this call came from.
         patient: whether the program has set the deadline, so that attempts also wait for the end of a block.
         within: seconds for which the next attempt may wait for a permit; None: the default.
-        leaving: called when the next attempt has its permit and is about to be sent.
+        leaving: a flow to run when the next attempt has its permit and is about to be sent.
         permit: the permit of the current attempt; None before the first.
         slots: whether the attempt holds a slot of a concurrency limit until its response is read.
         observed_above: whether the layer that made the call also sees its response; lower layers then only forward it.
@@ -105,7 +105,7 @@ class Call(ABC):
     service: Service = Service.FRESH
     patient: bool = False
     within: float | None = None
-    leaving: Callable[[], None] | None = None
+    leaving: Callable[[], Steps[None]] | None = None
     permit: Permit | None = None
     slots: bool = False
     observed_above: bool = True
@@ -130,6 +130,12 @@ class Call(ABC):
         self.netloc = netloc
 
     # -- what policies call ----------------------------------------------------------------------------------------
+
+    @property
+    def signature_left(self) -> float | None:
+        """Seconds for which the request may still wait before its signature expires; below 0: it has expired, perhaps. None:
+        it is not signed, or each attempt signs it anew."""
+        return None
 
     @abstractmethod
     def attempt(self, timeout: float | None) -> Steps[Any]:
@@ -250,7 +256,9 @@ class Call(ABC):
     def became(self, error: BaseException | None) -> Tried:
         """Return the result of the attempt. `error`: the error that the client raised, if any."""
         if self.fate is not None:
-            said = described(error, time.monotonic() - self._left, self.netloc) if error is not None else ""
+            said = (
+                described(error, time.monotonic() - self._left, self.netloc, self.request) if error is not None else ""
+            )
             return Tried(self.fate, self.fate is Outcome.UNKNOWN, reason=said)
         told = self.told
         return WELL if told is None or told.outcome is Outcome.OK else tried_of(told, self._told_at)
@@ -336,7 +344,8 @@ def tried_of(told: Feedback | None, now: float) -> Tried:
     if told is None or told.outcome is Outcome.OK:
         return WELL
     at = None if told.retry_in is None else now + told.retry_in / SECOND
-    held = bool(told.full or told.blocks)
+    # After an overload that states no end the backoff goes on growing, though the gate holds calls for a moment.
+    held = bool(told.full or told.blocks) and (told.outcome is not Outcome.OVERLOADED or at is not None)
     return Tried(told.outcome, told.acted, at, held, told.reason, now + told.held / SECOND)
 
 

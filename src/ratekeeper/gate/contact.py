@@ -132,5 +132,8 @@ class Contact:
         except (OSError, ValueError, http.client.HTTPException):
             settling.lingers(grant)
             return False
+        except BaseException:
+            settling.lingers(grant)
+            raise
         told = settling.answered(provider, plan, grant, answer, None)
         return bool(told.learned)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
+from ratekeeper.stores.worker import death, log_death
 
-__all__ = ["LEVELS", "Event", "Events"]
+__all__ = ["LEVELS", "Event", "Events", "Secrets"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
 _MOST_SHUT: Final = 4096
 """The number of reported blocks that the gate remembers."""
+_MOST_SECRETS: Final = 256
+"""The number of secrets that the gate remembers."""
 LEVELS: Final[Mapping[str, int]] = {
     "throttled": logging.WARNING,
     "paced": logging.WARNING,
@@ -26,7 +31,10 @@ LEVELS: Final[Mapping[str, int]] = {
     "refusing": logging.WARNING,
     "foreign": logging.WARNING,
     "unreadable": logging.WARNING,
+    "doubted": logging.WARNING,
+    "unlisted refusal": logging.WARNING,
     "egress": logging.WARNING,
+    "helper failed": logging.WARNING,
     "store lost": logging.WARNING,
     "store back": logging.WARNING,
     "session abnormal": logging.WARNING,
@@ -90,12 +98,35 @@ class _LastResort(logging.Handler):
             self.handleError(record)
 
 
+class Secrets:
+    """The secrets of the latest requests that failed: what a program says of its failures may quote them."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Remember some; the oldest are forgotten. Safe in any thread."""
+        for secret in secrets:
+            self._held[secret] = None
+            self._held.move_to_end(secret)
+            if len(self._held) > _MOST_SECRETS:
+                self._held.popitem(last=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._held))
+
+
 class Events:
-    """Handlers of one gate, and the ``ratekeeper`` log."""
+    """Handlers of one gate, and the ``ratekeeper`` log.
+
+    Attributes:
+        secrets: what the text of an event must not quote.
+    """
 
     def __init__(self) -> None:
         if not any(isinstance(handler, _LastResort) for handler in _LOG.handlers):
             _LOG.addHandler(_LastResort())
+        self.secrets = Secrets()
         self._handlers: list[Callable[[Event], object]] = []
         self._said: dict[tuple[str, str], float] = {}
         self._shut: dict[tuple[str, str], int] = {}
@@ -123,6 +154,19 @@ class Events:
         if now - self._said.get((kind, about), -every) >= every:
             self._said[kind, about] = now
             self.say(kind, message, provider, **fields)
+
+    def reporter(self) -> Callable[[str, BaseException], None]:
+        """Return a function that reports a failed helper thread (its name, the error). It does not keep this object alive."""
+        here = weakref.ref(self)
+
+        def died(name: str, error: BaseException) -> None:
+            events = here()
+            if events is None:
+                log_death(name, error)
+            else:
+                events.say("helper failed", death(name, error), helper=name)
+
+        return died
 
     def say_wait(self, plan: Plan, no: Refusal, now: int) -> None:
         """Report why a call waits for long, once a minute for each limit. `now`: steady ns."""

@@ -29,11 +29,13 @@ from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Priority, Request
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
+from ratekeeper.stores.worker import green
 
 if TYPE_CHECKING:
     from ratekeeper.gate.congestion import CongestionControls
     from ratekeeper.gate.contact import Contact
     from ratekeeper.gate.leases import Leases
+    from ratekeeper.gate.nonces import Nonces
     from ratekeeper.gate.own import Got
     from ratekeeper.gate.policies.pipeline import Pipeline
     from ratekeeper.rules.provider import Provider
@@ -100,6 +102,8 @@ class Gate:
     """First contacts with providers; for adapters."""
     leases: _Later[Leases] = _Later("ratekeeper.gate.leases", "Leases")
     """Leases of open resources; for websockets."""
+    nonces: _Later[Nonces] = _Later("ratekeeper.gate.nonces", "Nonces", "context", "_secret")
+    """The order of signed calls; for adapters."""
     congestion: _Later[CongestionControls] = _Later(
         "ratekeeper.gate.congestion", "CongestionControls", "events", "gathers"
     )
@@ -107,7 +111,7 @@ class Gate:
 
     _default: ClassVar[Gate | None] = None
     _spare: ClassVar[Gate | None] = None
-    _default_lock: ClassVar[threading.Lock] = threading.Lock()
+    _default_locks: ClassVar[dict[str, threading.Lock]] = {}
 
     def __init__(
         self,
@@ -158,12 +162,13 @@ class Gate:
         self.member, self.times = context.member, context.times
         self.settling = Settling(context)
         self.room = _room(self.store)(context, self.settling)
-        self.store.heard = self.settling.after
+        self.store.heard, self.store.died = self.settling.after, self.events.reporter()
         self.pipeline = _policies(context) if self.policies else None
-        for name in ("contact", "leases"):
+        for name in ("contact", "leases", "nonces"):
             self.__dict__.pop(name, None)
 
     def _join(self) -> None:
+        self.room.same_threads()
         with self._join_lock:
             if not self._joined:
                 self.context.wake_socket = self.store.join(self.member, self._name or program_name())
@@ -179,9 +184,14 @@ class Gate:
     # -- for users -------------------------------------------------------------------------------------------------
 
     @classmethod
+    def _one_by_one(cls) -> threading.Lock:
+        """Return the lock under which a process-wide gate is made. Greenlets need one of their own library."""
+        return cls._default_locks.setdefault(green(), threading.Lock())
+
+    @classmethod
     def shared(cls) -> Gate:
         """Return the gate of this process, created from the environment on first use. Adapters use it by default."""
-        with cls._default_lock:
+        with cls._one_by_one():
             if cls._default is None:
                 cls._default = cls()
                 atexit.register(cls._default._depart)
@@ -190,7 +200,7 @@ class Gate:
     @classmethod
     def spare(cls) -> Gate:
         """Return the spare gate, which has a safe share of every limit. It governs calls when the shared gate fails."""
-        with cls._default_lock:
+        with cls._one_by_one():
             if cls._spare is None:
                 cls._spare = cls._make_spare(cls._default)
             return cls._spare
@@ -296,7 +306,7 @@ class Gate:
         timeout = self.max_wait if timeout is None else timeout
         if OVERRIDING.get():
             plan = overriding(plan)
-        return Permit(self.room, rules, plan, priority, timeout, block_wait, address, choice)
+        return Permit(self.room, rules, plan, priority, timeout, block_wait, address, choice, request)
 
     def call(
         self,
@@ -437,8 +447,9 @@ class Gate:
     def _depart(self) -> None:
         """Leave the store. This suffices at the end of the program, because its waiting threads end with it."""
         if self._pid == os.getpid():
-            if "leases" in self.__dict__:
-                self.leases.close()
+            for name in ("leases", "nonces"):
+                if name in self.__dict__:
+                    self.__dict__[name].close()
             self.worker.close(_LAST)
             if self._joined:
                 self.store.leave(self.member)

@@ -7,8 +7,11 @@ import threading
 import weakref
 from typing import Final, Protocol
 
+from ratekeeper.stores.worker import Helper, Parked, log_death
+
 __all__ = ["Leases", "Renewable"]
 
+_NAME: Final = "leases"
 _RENEW_EVERY: Final = 15.0
 """Seconds between two renewals of a permit's lease, which lasts 60."""
 
@@ -41,8 +44,9 @@ class Leases:
         self._open: weakref.WeakSet[Renewable] = weakref.WeakSet()
         self._names: list[str] = []
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._over = threading.Event()
+        self._thread: Helper | None = None
+        self._over = Parked()
+        self._told = False
 
     def name(self) -> str:
         """Return a name for ledgers. It reuses a returned name if there is one, because stores keep ledgers for long."""
@@ -53,9 +57,8 @@ class Leases:
         """Renew a resource until `remove`, or until no reference to it is left."""
         with self._lock:
             self._open.add(opened)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._renew, name="ratekeeper-leases", daemon=True)
-                self._thread.start()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = Helper(self._renew, name=_NAME)
 
     def remove(self, opened: Renewable, name: str = "") -> None:
         """Stop renewing a closed resource and free its name, if it has one."""
@@ -66,7 +69,7 @@ class Leases:
 
     def close(self) -> None:
         """Give all leases back at the end of the program."""
-        self._over.set()
+        self._over.release()
         for opened in list(self._open):
             opened.close()
 
@@ -77,7 +80,16 @@ class Leases:
                 if not renewables:
                     self._thread = None
                     return
-            for opened in renewables:
-                if opened.holds:
-                    opened.renew()
-            del opened, renewables
+            while renewables:
+                self._renew_one(renewables.pop())
+            del renewables
+
+    def _renew_one(self, opened: Renewable) -> None:
+        """Renew one lease. A failure is reported once, and does not keep the others from their renewal."""
+        try:
+            if opened.holds:
+                opened.renew()
+        except Exception as error:  # noqa: BLE001 - reported; the next round tries again, and the lease ends by itself
+            if not self._told:
+                self._told = True
+                log_death(_NAME, error)

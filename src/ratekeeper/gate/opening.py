@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from ratekeeper.config.resolution import configure
 from ratekeeper.config.schema import store_address
 from ratekeeper.errors import StoreError, StoreUnavailable
-from ratekeeper.stores.base import Store
+from ratekeeper.stores.base import SharedStore, Store
 from ratekeeper.stores.redis.address import is_address
 
 if TYPE_CHECKING:
     from ratekeeper.stores.share import PartStore
 
-__all__ = ["opened", "secret_of", "spare_store"]
+__all__ = ["bare_store", "opened", "secret_of", "spare_store"]
+
+_PATIENT = 2.0
+"""Seconds that a person's command waits for the lock of the host store."""
 
 
 def spare_store(main: Store | None, home: Path | None) -> PartStore:
@@ -29,11 +32,15 @@ def spare_store(main: Store | None, home: Path | None) -> PartStore:
     """
     from ratekeeper.stores.fallback import FallbackStore
     from ratekeeper.stores.members import WakeSockets
+    from ratekeeper.stores.pauses import Pauses
     from ratekeeper.stores.share import PartStore
 
     if isinstance(main, FallbackStore):
         return main.spare()
-    return PartStore(1 + len(WakeSockets((home or configure().home) / "wake").living()))
+    home = home or configure().home
+    part = PartStore(1 + len(WakeSockets(home / "wake").living()))
+    part.pauses = Pauses(home, "")
+    return part
 
 
 def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None]) -> tuple[Store, bytes]:
@@ -70,18 +77,39 @@ def opened(store: str | Store | None, home: Path, say: Callable[[str, str], None
     return FallbackStore(HostStore(home), say), secret
 
 
+def bare_store(home: Path | None = None) -> SharedStore:
+    """Open the shared store in force without a fallback, for a person who wants to know what it says; else the host store.
+
+    Args:
+        home: open the host store of this state folder instead.
+
+    Raises:
+        StoreError: there is no such kind of store.
+    """
+    name = store_address(str(configure().store))
+    if home is None and is_address(name):
+        from ratekeeper.stores.redis.store import RedisStore
+
+        return RedisStore(name, home=configure().home)
+    from ratekeeper.stores.host import HostStore
+
+    return HostStore(configure(home=home).home, patience=_PATIENT)
+
+
 def secret_of(home: Path) -> bytes:
     """Return the secret that hashes API keys. All processes of a folder share it; the first use creates it.
 
     Raises:
         StoreError: the folder can be neither read nor written.
     """
+    from ratekeeper.stores.files import make_folder, open_private
+
     path = home / "secret"
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(home)
         draft = home / f"secret.{os.getpid()}"
         if not path.exists():
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with os.fdopen(open_private(draft, os.O_WRONLY | os.O_TRUNC), "wb") as file:
                 file.write(secrets.token_bytes(32))
             try:
                 os.link(draft, path)  # fails if another process was first

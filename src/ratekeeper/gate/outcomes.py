@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ratekeeper.rules.call import Outcome
-from ratekeeper.rules.reading import redact
+from ratekeeper.rules.call import Outcome, Request
 
 __all__ = ["described", "fate_of", "surely_unsent", "unconnected"]
 
@@ -50,7 +49,7 @@ def fate_of(error: BaseException) -> Outcome | None:
     return None if type(error) in _MISTAKES else Outcome.UNKNOWN
 
 
-def described(error: BaseException, seconds: float, host: str) -> str:
+def described(error: BaseException, seconds: float, host: str, request: Request | None = None) -> str:
     """Return one line for people: the exception, the phase of a timeout, the seconds since sending, and the host.
 
     The line holds no query and nothing that could be a key.
@@ -59,11 +58,15 @@ def described(error: BaseException, seconds: float, host: str) -> str:
         error: the error that the client raised.
         seconds: from sending to the error.
         host: ``host:port``, or another name of the provider.
+        request: the call, whose secrets the error may quote.
     """
+    from ratekeeper.rules.secrets import redact, secrets_of, struck  # for those whose calls fail
+
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     name = kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
-    text = redact(_QUERY.sub("?[...]", str(error) or str(error.__cause__ or ""))).rstrip(".")
+    said = struck(str(error) or str(error.__cause__ or ""), () if request is None else secrets_of(request))
+    text = redact(_QUERY.sub("?[...]", said)).rstrip(".")
     timeout = ""
     if isinstance(error, TimeoutError) or "timeout" in kind.__name__.lower():
         timeout = next((words for part, words in _PHASES if part in kind.__name__.lower()), "read timeout") + " "

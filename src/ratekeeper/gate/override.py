@@ -10,12 +10,20 @@ from difflib import get_close_matches
 from typing import Final
 
 from ratekeeper.errors import RatekeeperError, RuleError
-from ratekeeper.rules.call import PRIORITIES, Plan
+from ratekeeper.ledger.shares import AGED
+from ratekeeper.rules.call import PRIORITIES, Plan, Priority
 from ratekeeper.stores.blocks import EMERGENCY, EVERYWHERE
 
-__all__ = ["OVERRIDING", "operator_override", "overriding", "spoken", "understood"]
+__all__ = ["OVERRIDING", "PRIORITY_SCOPES", "operator_override", "overriding", "spoken", "understood"]
 
-_WORDS: Final = {"everything": EVERYWHERE, "orders": f"{EVERYWHERE}/class:order"}
+_LEVELS: Final = tuple(each.name.lower() for each in Priority)
+PRIORITY_SCOPES: Final = tuple(f"/priority:{name}" for name in (*_LEVELS, *["-"] * (AGED - len(_LEVELS))))
+"""By priority, aged or not: what follows the provider in the scope of its calls."""
+_WORDS: Final = {
+    "everything": EVERYWHERE,
+    "orders": f"{EVERYWHERE}/class:order",
+    **{name: f"{EVERYWHERE}/priority:{name}" for name in _LEVELS},
+}
 OVERRIDING: ContextVar[bool] = ContextVar("ratekeeper_override", default=False)
 """Whether the surrounding code runs inside `operator_override`."""
 
@@ -46,12 +54,12 @@ def understood(name: str, namespace: Callable[[str], str]) -> str:
     """Convert a scope that a person writes into the store's form.
 
     Args:
-        name: ``everything`` or ``*``; ``orders``, or ``KIND:VALUE`` at every provider (``class:cancel``, ``ip:default``);
-            a provider; ``PROVIDER/KIND:VALUE``; the key of one ledger.
+        name: ``everything`` or ``*``; ``orders``; a priority (``low``); ``KIND:VALUE`` at every provider
+            (``class:cancel``, ``ip:default``); a provider; ``PROVIDER/KIND:VALUE``; the key of one ledger.
         namespace: returns the namespace of a provider named without a host.
 
     Raises:
-        RuleError: the class of calls or the provider does not exist.
+        RuleError: the class of calls, the priority or the provider does not exist.
     """
     name = _WORDS.get(name, name)
     provider, slash, owner = name.partition("/")
@@ -60,10 +68,11 @@ def understood(name: str, namespace: Callable[[str], str]) -> str:
     kind, colon, value = owner.partition(":")
     if slash and not (colon and kind and value):
         raise RuleError(f"{name!r} names nobody. Write for example binance-usdm/class:order or binance-usdm/ip:default")
-    if kind == "class" and value not in PRIORITIES:
-        near = get_close_matches(value, PRIORITIES, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(PRIORITIES)}."
-        raise RuleError(f"no class of calls is {value!r}. {remedy}")
+    for word, values in (("class", PRIORITIES), ("priority", _LEVELS)):
+        if kind == word and value not in values:
+            near = get_close_matches(value, values, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(values)}."
+            raise RuleError(f"no {word} of calls is {value!r}. {remedy}")
     if provider == EVERYWHERE:
         return provider + slash + owner
     base, host, _ = provider.partition("@")

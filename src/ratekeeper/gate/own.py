@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from ratekeeper.gate.steps import Steps, waiting, within
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
 from ratekeeper.rules.call import Outcome, Request
+from ratekeeper.stores.worker import Helper
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
@@ -85,11 +85,16 @@ class OwnCall(Call):
             self.request,
             **{**self._options, "timeout": patience, "block_wait": block_wait},
         )
-        if not permit.at_once():
-            yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
-        if self.leaving is not None:
-            self.leaving()
         left, longest = time.monotonic(), self._attempt_timeout
+        try:
+            if not permit.at_once():
+                yield waiting(permit.acquire, permit.acquire_async, is_async=self.is_async)
+            if self.leaving is not None:
+                yield from self.leaving()
+            left = time.monotonic()
+        except BaseException:
+            permit.give_up()  # nothing was sent
+            raise
         try:
             if longest is None:
                 status, headers, body = yield functools.partial(self._send, permit)
@@ -101,7 +106,7 @@ class OwnCall(Call):
             fate = fate_of(error) if isinstance(error, Exception) else None
             permit.refund() if fate is Outcome.NETWORK else permit.unknown()
             if fate is not None:
-                reason = described(error, time.monotonic() - left, self.rules.namespace)
+                reason = described(error, time.monotonic() - left, self.rules.namespace, self.request)
                 self.tried = Tried(fate, fate is Outcome.UNKNOWN, reason=reason)
             raise
         told = permit.settle(status, headers, body)
@@ -122,7 +127,7 @@ class OwnCall(Call):
                 done.put((None, error))
 
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(work,), name="ratekeeper-attempt", daemon=True).start()
+        Helper(context.run, work)
         try:
             result, error = done.get(timeout=seconds)
         except queue.Empty:

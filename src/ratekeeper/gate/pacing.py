@@ -110,6 +110,10 @@ class Pacing:
             self._store.learn(namespace, {row: (nth, mono + skew + max(length, filled))})
         return max(length, least)
 
+    def moment(self, length: int) -> int:
+        """Return `length` (ns), the hold after an overload that no file lists; less if the user's retries come sooner."""
+        return min(length, int(min(self._retry.backoff or (self._retry.first,)) * SECOND))
+
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         paced = self._change(namespace, charge, pace.refused)
         if paced is not None:

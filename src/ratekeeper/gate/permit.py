@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import _thread
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ratekeeper.errors import StoreError
 from ratekeeper.gate.room import WaitingRoom
 from ratekeeper.gate.ticket import Ticket
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.pools.address import Address
 from ratekeeper.pools.pool import Choice
-from ratekeeper.rules.call import Answer, Feedback, Plan
+from ratekeeper.rules.call import Answer, Feedback, Plan, Request
 from ratekeeper.stores.records import Grant
 
 if TYPE_CHECKING:
+    from ratekeeper.errors import Rejected
     from ratekeeper.ledger.limit import Charge
     from ratekeeper.rules.provider import Provider
 
-__all__ = ["Permit"]
+__all__ = ["Ordered", "Permit"]
+
+
+class Ordered(Protocol):
+    """The place of an attempt among the calls of its key (`ratekeeper.gate.nonces`)."""
+
+    def over(self, *, unsent: bool) -> None:
+        """Let the next call go. `unsent`: surely nothing was sent."""
 
 
 class Permit:
@@ -32,6 +42,7 @@ class Permit:
     Attributes:
         plan: the charges.
         egress: the address to send from, once the permit is held.
+        in_order: the place of the attempt among the calls of its key, once it is held; None: their order does not matter.
         waited: seconds that the permit waited.
     """
 
@@ -42,9 +53,12 @@ class Permit:
         "_grant",
         "_priority",
         "_provider",
+        "_request",
         "_room",
+        "_standing",
         "_ticket",
         "egress",
+        "in_order",
         "plan",
         "waited",
     )
@@ -59,6 +73,7 @@ class Permit:
         block_wait: float,
         egress: Address,
         choice: Choice | None = None,
+        request: Request | None = None,
     ) -> None:
         self._room = room
         self._provider = provider
@@ -68,6 +83,9 @@ class Permit:
         self._grant: Grant | None = None
         self._choice = choice
         self._ticket: Ticket | None = None
+        self._standing: Ticket | None = None
+        self.in_order: Ordered | None = None
+        self._request = request
         self.plan = plan
         self.egress = egress
         self.waited = 0.0
@@ -95,47 +113,82 @@ class Permit:
             Rejected: see `ratekeeper.errors`; the gate charged nothing.
         """
         if self._grant is not None:
-            raise RuntimeError("this permit is held already: one permit is for one attempt")
+            self._unheld()
         if self._choice is not None or self._ticket is not None:
             return False
-        got = self._room.ask(self.plan, self._priority, self._deadline, self._block_wait)
-        if isinstance(got, Grant):
-            self._grant = got
-            return True
-        self._ticket = got
+        room, thread = self._room, _thread.get_ident()
+        room.handed[thread] = None
+        try:
+            got = room.ask(self.plan, self._priority, self._deadline, self._block_wait)
+            if isinstance(got, Grant):
+                self._grant = got
+                return True
+            self._ticket = self._standing = got
+        except BaseException:
+            # An interrupt may strike before the permit arrives here.
+            self._grant = self._grant or room.handed.get(thread)
+            self.give_up()
+            raise
         return False
+
+    def wait_within(self, seconds: float) -> None:
+        """Wait for the permit at most so long: the caller has waited for something else before."""
+        self._deadline = max(0.0, min(self._deadline, seconds))
+
+    def refuse(self, error: Rejected) -> None:
+        """Refuse the permit to a caller that waits for it, in any thread. Nothing happens if it does not wait any more."""
+        if self._standing is not None:
+            self._room.refuse(self._standing, error)
+
+    def _unheld(self) -> None:
+        if self._grant is not None:
+            raise RuntimeError("this permit is held already: one permit is for one attempt")
 
     def acquire(self) -> None:
         """Wait for the permit in this thread. Raises as `at_once` does."""
-        if self.at_once():
-            return
-        ticket, self._ticket = self._ticket, None
-        begun = time.monotonic()
-        if ticket is None:
-            assert self._choice is not None
-            self._failover(self._choice)
-        else:
-            self._grant = self._room.wait(ticket)
-        self.waited = time.monotonic() - begun
+        if self._grant is not None:
+            self._unheld()
+        try:
+            if self.at_once():
+                return
+            ticket, begun = self._ticket, time.monotonic()
+            if ticket is None:
+                assert self._choice is not None
+                self._failover(self._choice)
+            else:
+                self._grant = self._room.wait(ticket)
+                self._ticket = None
+            self.waited = time.monotonic() - begun
+        except BaseException:
+            self.give_up()
+            raise
 
     async def acquire_async(self) -> None:
         """Wait for the permit without blocking the event loop. Raises as `at_once` does."""
-        if self.at_once():
-            return
-        ticket, self._ticket = self._ticket, None
-        begun = time.monotonic()
-        if ticket is None:
-            assert self._choice is not None
-            await self._failover_async(self._choice)
-        else:
-            self._grant = await self._room.wait_async(ticket)
-        self.waited = time.monotonic() - begun
+        if self._grant is not None:
+            self._unheld()
+        try:
+            if self.at_once():
+                return
+            ticket, begun = self._ticket, time.monotonic()
+            if ticket is None:
+                assert self._choice is not None
+                await self._failover_async(self._choice)
+            else:
+                self._grant = await self._room.wait_async(ticket)
+                self._ticket = None
+            self.waited = time.monotonic() - begun
+        except BaseException:
+            self.give_up()
+            raise
 
     def give_up(self) -> None:
         """Give up a permit that no caller waits for or uses; refund everything."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._room.abandon(ticket)
+            if ticket.grant is self._grant:
+                self._grant = None
         self.refund()
 
     def _failover(self, choice: Choice) -> None:
@@ -178,11 +231,23 @@ class Permit:
         self._grant, self.egress, self.plan = grant, choice.address, choice.plan(choice.address)
 
     def __enter__(self) -> Permit:
-        self.acquire()
+        if self._grant is not None:
+            self._unheld()
+        try:
+            self.acquire()
+        except BaseException:  # also one that struck when the permit was held already: no `__exit__` follows
+            self.give_up()
+            raise
         return self
 
     async def __aenter__(self) -> Permit:
-        await self.acquire_async()
+        if self._grant is not None:
+            self._unheld()
+        try:
+            await self.acquire_async()
+        except BaseException:
+            self.give_up()
+            raise
         return self
 
     def __exit__(
@@ -204,6 +269,17 @@ class Permit:
                 self.unknown()
 
     # -- afterwards ------------------------------------------------------------------------------------------------
+
+    @property
+    def priority(self) -> int:
+        """The priority of the call; lower numbers go first."""
+        return self._priority % AGED
+
+    @property
+    def available_at(self) -> int:
+        """Steady ns at which the limits may let the waiting call pass; 0: it does not wait, or nobody knows."""
+        lane = None if self._standing is None else self._standing.lane
+        return 0 if lane is None else lane.available_at
 
     @property
     def any_address(self) -> bool:
@@ -237,22 +313,44 @@ class Permit:
         grant, self._grant = self._grant, None
         if grant is None:
             return Feedback()
-        if not status and costs is None:
-            self._room.settling.settled(grant)
-            return Feedback()
-        if type(headers) is dict:
-            headers = {name.lower(): value for name, value in headers.items()}
-        answer = Answer(status, headers or {}, body) if status else None
-        told = self._room.settling.answered(self._provider, self.plan, grant, answer, costs, waited=self.waited > 0)
-        if self._choice is not None and answer is not None:
-            self._room.settling.fared(self._choice, told)
-        return told
+        if self.in_order is not None:
+            self.in_order.over(unsent=False)
+        try:
+            if not status and costs is None:
+                self._room.settling.settled(grant)
+                return Feedback()
+            if type(headers) is dict:
+                headers = {name.lower(): value for name, value in headers.items()}
+            answer = Answer(status, headers or {}, body) if status else None
+            told = self._room.settling.answered(
+                self._provider, self.plan, grant, answer, costs, waited=self.waited > 0, request=self._request
+            )
+            if self._choice is not None and answer is not None:
+                self._room.settling.fared(self._choice, told)
+            return told
+        except BaseException:
+            self._again(self._room.settling.lingers, grant)
+            raise
+
+    @staticmethod
+    def _again(report: Callable[[Grant], None], grant: Grant) -> None:
+        """Report an outcome whose report was interrupted. The store ends a permit only once."""
+        try:
+            report(grant)
+        except StoreError:
+            pass  # the permit ends with its lease
 
     def refund(self) -> None:
         """Refund everything: the request was surely never sent."""
         grant, self._grant = self._grant, None
+        if self.in_order is not None:
+            self.in_order.over(unsent=True)
         if grant is not None:
-            self._room.settling.refunded(grant)
+            try:
+                self._room.settling.refunded(grant)
+            except BaseException:
+                self._again(self._room.settling.refunded, grant)
+                raise
 
     def unreachable(self) -> bool:
         """Refund everything and avoid the address for a while: no connection could be made from it.
@@ -261,14 +359,22 @@ class Permit:
             Whether the call can be made from another address.
         """
         held = self._grant is not None
+        self._room.settling.remember(self._request)
         self.refund()
         return held and self._choice is not None and self._room.egress.unreachable(self._choice)
 
     def unknown(self) -> None:
         """Report a request without a response: it may still arrive, so it stays charged for a while, then counts as spent."""
         grant, self._grant = self._grant, None
+        if self.in_order is not None:
+            self.in_order.over(unsent=False)
         if grant is not None:
-            self._room.settling.lingers(grant)
+            try:
+                self._room.settling.remember(self._request)
+                self._room.settling.lingers(grant)
+            except BaseException:
+                self._again(self._room.settling.lingers, grant)
+                raise
 
     def renew(self) -> None:
         """Extend the lease of a call that still runs (a stream). Cheap to call often."""

@@ -70,7 +70,7 @@ class Plans:
             known = self._matches.get((self.book, host, path))
             if known is not None:
                 return known
-        found = self.book.for_host(host.lower(), path)
+        found = self.book.for_host(host, path)
         if found is None:
             if len(self.untouched_hosts) < 1000:
                 self.untouched_hosts[host] = self.untouched_hosts.get(host, 0) + 1

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from ratekeeper.config.resolution import configure
 from ratekeeper.errors import Rejected
-from ratekeeper.gate.steps import Parked
 from ratekeeper.policy.interval import Interval
+from ratekeeper.stores.worker import Helper, Parked
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate
@@ -61,7 +61,7 @@ class Poller(Generic[T]):
         self._rhythm = self._interval.begin()
         self._parked = Parked()
         self._running = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread: Helper | None = None
 
     @property
     def seconds(self) -> float:
@@ -87,8 +87,7 @@ class Poller(Generic[T]):
 
     def start(self) -> Poller[T]:
         """Call `run` in a new thread."""
-        self._thread = threading.Thread(target=self.run, name="ratekeeper-poller", daemon=True)
-        self._thread.start()
+        self._thread = Helper(self.run)
         return self
 
     async def run_async(self) -> None:
@@ -123,7 +122,7 @@ class Poller(Generic[T]):
             Whether that thread has ended.
         """
         self._parked.release()
-        if self._thread is None or self._thread is threading.current_thread():
+        if self._thread is None or self._thread.current:
             return True
         self._thread.join(timeout)
         return not self._thread.is_alive()

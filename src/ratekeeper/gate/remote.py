@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from ratekeeper.errors import StoreError
 from ratekeeper.gate.context import Context
@@ -41,6 +41,8 @@ class _Group(NamedTuple):
 
 class RemoteRoom(WaitingRoom):
     """The waiting calls of a gate whose store grants permits in batches (`Store.together`)."""
+
+    GRACE: ClassVar[float] = 2.0
 
     def __init__(self, context: Context, settling: Settling) -> None:
         super().__init__(context, settling)
@@ -78,24 +80,27 @@ class RemoteRoom(WaitingRoom):
         """Make round trips until no lane is due. The helper thread calls it."""
         if rung:
             self.look()
-        while True:
+        more = True
+        while more:
             now = time.monotonic_ns()
+            more = self._round_trip(now)
             with self._lock:
-                groups = self._pick(now)
-                self._stale = False
-            if groups:
-                answers = self._carry([group.ask for group in groups], now)
-                with self._lock:
-                    over = self._apply(groups, answers, now)
-            else:
-                over = []
-            with self._lock:
-                over += self._expire(now)
-            self._deliver(over)
-            self._tell(now)
-            if not groups:
-                break
+                self._expire(now)
         return super().tick(False)
+
+    def _round_trip(self, now: int) -> bool:
+        """Ask for the lanes that are due. Return whether there were any."""
+        with self._lock:
+            groups = self._pick(now)
+            self._stale = False
+        if groups:
+            answers = self._carry([group.ask for group in groups], now)
+            self._hand_out(groups, answers, now)
+        return bool(groups)
+
+    @unbroken
+    def _hand_out(self, groups: list[_Group], answers: list[Sequence[Grant] | Refusal], now: int) -> None:
+        self._deliver(self._apply(groups, answers, now))
 
     def _serve(self, now: int) -> None:
         """Do nothing: only `tick` serves, without the lock."""
@@ -129,7 +134,7 @@ class RemoteRoom(WaitingRoom):
                 else:
                     plan = waiter.plan
                     ask = Ask(
-                        plan.provider, plan.charges, plan.scopes, who, self._weight, dict(backlog), ahead, lane=number
+                        plan.provider, plan.charges, waiter.scopes, who, self._weight, dict(backlog), ahead, lane=number
                     )
                     mine.append(_Group(lane, [waiter], ask))
                 for charge in waiter.charges:

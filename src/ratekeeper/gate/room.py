@@ -6,18 +6,19 @@ until the first computed instant, or until a process that freed units signals it
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import functools
 import socket
 import threading
 import time
 import weakref
-from _thread import allocate_lock
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, TypeVar
 
-from ratekeeper.errors import Blocked, Rejected, StoreError
+from ratekeeper.errors import Blocked, RatekeeperError, Rejected, StoreError
 from ratekeeper.gate.context import Context
+from ratekeeper.gate.override import PRIORITY_SCOPES
 from ratekeeper.gate.settling import Settling
 from ratekeeper.gate.ticket import Ticket, check, too_late
 from ratekeeper.gate.timekeeper import IDLE, keep_time
@@ -27,14 +28,17 @@ from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.records import Ask, Grant
-from ratekeeper.stores.worker import Helper
+from ratekeeper.stores.worker import Helper, green
 from ratekeeper.waiting.queue import Lane, Queue
 
 __all__ = ["WaitingRoom", "unbroken"]
 
 _BATCH: Final = 64
 """One transaction tries at most this many heads, so that a long queue does not hold the store's lock for long."""
-_LOOK: Final = 5.0
+_LOOK: Final = 2.0
+"""A waiting call looks by itself this often, s, because the helper thread may have died or hang."""
+_LATE: Final = SECOND
+"""A waiting call does the helper thread's work if that is overdue by this, ns."""
 _ASKS: Final = 4096
 """The room keeps the store requests of at most this many plans."""
 
@@ -48,16 +52,20 @@ def unbroken(method: M) -> M:
 
     @functools.wraps(method)
     def run(self: WaitingRoom, *values: Any, **options: Any) -> Any:
-        with self._lock:
-            if self._torn:
-                self._mend()
-            try:
-                return method(self, *values, **options)
-            except (Rejected, ReferenceError):
-                raise
-            except BaseException:
-                self._mend()
-                raise
+        try:
+            with self._lock:
+                if self._torn:
+                    self._mend()
+                try:
+                    return method(self, *values, **options)
+                except Rejected:
+                    raise
+                except BaseException:
+                    self._mend()
+                    raise
+        finally:
+            if self._long or self._shut:
+                self._tell()
 
     return run  # type: ignore[return-value]
 
@@ -67,6 +75,9 @@ class WaitingRoom:
 
     LONG: ClassVar[int] = 10 * SECOND
     """The gate reports a wait longer than this, ns."""
+    GRACE: ClassVar[float] = 0.05
+    """A call looks this many seconds after its deadline. The helper thread has refused it by then, unless it is dead or still
+    waits for the store."""
 
     def __init__(self, context: Context, settling: Settling) -> None:
         self._context = context
@@ -74,6 +85,7 @@ class WaitingRoom:
         self.depths, self.egress = context.depths, context.egress
         self._times = context.times
         self._store = context.store
+        self.handed = context.store.handed
         self._events = context.events
         self._now = context.times.now
         self._who = context.who
@@ -85,8 +97,10 @@ class WaitingRoom:
         self._asks: dict[tuple[Plan, int], Ask] = {}
         self.waits = Waits(context.store, context.worker)
         self._thread: Helper | None = None
-        self._alarm: socket.socket | None = None
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+        """A pair of sockets: the helper thread reads one, the other wakes it."""
         self._closed = False
+        self._green = green()
         self._long: list[tuple[Plan, Refusal]] = []
         self._shut: list[tuple[Plan, Refusal]] = []
         self._wakes_at = 0
@@ -127,6 +141,7 @@ class WaitingRoom:
                 self._check(ticket, no, now)
             except Rejected:
                 self._missed([] if probe else [(ticket, no)])
+                self._tell()
                 raise
         try:
             return self._stand(ticket, no, now, probe)
@@ -138,9 +153,8 @@ class WaitingRoom:
         """Return the store request for a call of that plan with no call ahead; keep it for the next."""
         if len(self._asks) > _ASKS:
             self._asks.clear()
-        found = self._asks[plan, priority] = Ask(
-            plan.provider, plan.charges, plan.scopes, self._who[priority], self._weight
-        )
+        scopes = (*plan.scopes, plan.provider + PRIORITY_SCOPES[priority % AGED])
+        found = self._asks[plan, priority] = Ask(plan.provider, plan.charges, scopes, self._who[priority], self._weight)
         return found
 
     @unbroken
@@ -188,7 +202,7 @@ class WaitingRoom:
             check(ticket, no, now)
         except Blocked:
             if ticket.deadline > ticket.arrived:  # else a trial without waiting, as for each of several addresses
-                self._events.say_shut(ticket.plan, no, now)
+                self._shut.append((ticket.plan, no))
             raise
 
     def _stated(self, ticket: Ticket, no: Refusal, now: int) -> Refusal:
@@ -213,34 +227,81 @@ class WaitingRoom:
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def wait(self, ticket: Ticket) -> Grant:
-        """Block this thread until the ticket is served. Raises Rejected."""
+        """Block this thread until the ticket is served, or its deadline has passed. Raises Rejected."""
         try:
+            self.same_threads()
             with self._lock:
                 if ticket.waiting:
-                    lock = allocate_lock()
+                    lock = _thread.allocate_lock()
                     lock.acquire()
                     ticket.lock = lock
-            while ticket.lock is not None and not ticket.lock.acquire(True, _LOOK):
-                with self._lock:
-                    self._set_alarm()  # in case the helper thread has died
+            while ticket.lock is not None and not ticket.lock.acquire(True, self._patience(ticket)):
+                if self._overdue(ticket):
+                    break
         except BaseException:
             self.abandon(ticket)
             raise
         return self._result(ticket)
 
     async def wait_async(self, ticket: Ticket) -> Grant:
-        """Await the ticket. Raises Rejected."""
+        """Await the ticket, until its deadline at most. Raises Rejected."""
         try:
             with self._lock:
                 if ticket.waiting:
                     ticket.loop = asyncio.get_running_loop()
                     ticket.future = ticket.loop.create_future()
             if ticket.future is not None:
-                await ticket.future
+                self._watch(ticket)
+                try:
+                    await ticket.future
+                finally:
+                    if ticket.watch is not None:
+                        ticket.watch.cancel()
         except BaseException:
             self.abandon(ticket)
             raise
         return self._result(ticket)
+
+    def _patience(self, ticket: Ticket) -> float:
+        """Return the seconds after which a waiting call looks by itself."""
+        return min(_LOOK, max(0.0, (ticket.deadline - time.monotonic_ns()) / SECOND) + self.GRACE)
+
+    def _watch(self, ticket: Ticket) -> None:
+        """Let a waiting task look by itself after a while."""
+        if ticket.loop is not None:
+            ticket.watch = ticket.loop.call_later(self._patience(ticket), self._watched, ticket)
+
+    def _watched(self, ticket: Ticket) -> None:
+        if ticket.future is None or ticket.future.done():
+            return
+        if self._overdue(ticket):
+            ticket.future.set_result(None)
+        else:
+            self._watch(ticket)
+
+    @unbroken
+    def _overdue(self, ticket: Ticket) -> bool:
+        """Do what the helper thread should have done: refuse the call at its deadline, start a new thread, serve. Return
+        whether the call is over."""
+        if not ticket.over:
+            now = time.monotonic_ns()
+            late = now - int(self.GRACE * SECOND)
+            if late >= ticket.deadline:
+                self._expire(late)
+            instant = self._queue.next_instant()
+            if instant is not None and now - instant > _LATE:
+                self._serve(now)
+            self._set_alarm()
+        return ticket.over
+
+    def same_threads(self) -> None:
+        """Raises RatekeeperError: threads became greenlets after this gate was made, and its locks would stop them all."""
+        library = green()
+        if library != self._green:
+            raise RatekeeperError(
+                f"{library} replaced the standard library's threads after this gate was made: patch in the first line of the"
+                " program"
+            )
 
     def _result(self, ticket: Ticket) -> Grant:
         self._standing.pop(id(ticket), None)
@@ -271,10 +332,19 @@ class WaitingRoom:
         waiting, lane = self._leave(ticket), ticket.lane
         if ticket.grant is not None:
             self.settling.refunded(ticket.grant)
+            ticket.grant = None
         elif waiting and lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
             # No call of this process waits in that lane any more.
             left = self._queue.backlog(lane)
             self._store.withdraw(lane.keys, self._who[lane.priority], self._now(ticket.plan.provider), left=left)
+
+    @unbroken
+    def refuse(self, ticket: Ticket, error: Rejected) -> None:
+        """Refuse a call that still waits, for a reason of its caller's, in any thread."""
+        if ticket.waiting:
+            self._queue.remove(ticket)
+            ticket.error = error
+            self._deliver([ticket])
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -302,31 +372,51 @@ class WaitingRoom:
             gone.append(waiter)
         if gone:
             self._missed([(each, each.lane.why if each.lane is not None else None) for each in gone])
+            self._deliver(gone)
         return gone
 
     def _serve(self, now: int) -> None:
         """Try the heads that are due; hand out the grants."""
-        done = self._expire(now)
-        more = True
-        while more:
-            granted: list[tuple[Ticket, Grant]] = []
-            try:
-                more = self._store.transact(lambda: self._try_due(now, granted, done))  # noqa: B023 - called at once
-            except StoreError:
-                # The grants were not written: the calls return to their places, and the fallback store is tried.
-                for ticket, _ in reversed(granted):
-                    self._queue.restore(ticket)
-                more = bool(granted)
-                continue
-            for ticket, grant in granted:
-                ticket.grant = grant
-                done.append(ticket)
+        self._expire(now)
+        done: list[Ticket] = []
+        granted: list[tuple[Ticket, Grant]] = []
+        try:
+            while self._serve_some(now, granted, done):
+                granted.clear()
+        except BaseException:
+            self._return(granted)
+            raise
+        finally:
+            self.handed[_thread.get_ident()] = None
         self._deliver(done)
         self._set_alarm()
-        self._tell(now)
 
-    def _tell(self, now: int) -> None:
-        """Report long waits and refusals. It calls the program's handlers, so it runs outside transactions."""
+    def _serve_some(self, now: int, granted: list[tuple[Ticket, Grant]], done: list[Ticket]) -> bool:
+        """Run one transaction. Return whether more heads are due."""
+        try:
+            more = self._store.transact(lambda: self._try_due(now, granted, done))
+        except StoreError:
+            # The grants were not written: the calls return to their places, and the fallback store is tried.
+            for ticket, _ in reversed(granted):
+                self._queue.restore(ticket)
+            return bool(granted)
+        for ticket, grant in granted:
+            ticket.grant = grant
+            done.append(ticket)
+        return more
+
+    def _return(self, granted: list[tuple[Ticket, Grant]]) -> None:
+        """Refund the permits that an exception kept from their calls. The store does nothing if it has rolled them back."""
+        lost = self.handed.get(_thread.get_ident())
+        kept = {id(ticket.grant) for ticket, _ in granted}
+        for grant in [*(grant for _, grant in granted), *([lost] if lost is not None else [])]:
+            if id(grant) not in kept:
+                kept.add(id(grant))
+                self._store.refund(grant, self._now(grant.namespace))
+
+    def _tell(self) -> None:
+        """Report long waits and refusals. It calls the program's handlers, so it runs without the lock."""
+        now = time.monotonic_ns()
         long, self._long = self._long, []
         for plan, no in long:
             self._events.say_wait(plan, no, now)
@@ -348,7 +438,7 @@ class WaitingRoom:
         queue = self._queue
         plan = head.plan
         who, backlog, ahead = self._who[lane.standing(now)], queue.backlog(lane), queue.ahead(lane, now)
-        ask = Ask(plan.provider, plan.charges, plan.scopes, who, self._weight, backlog, ahead)
+        ask = Ask(plan.provider, plan.charges, head.scopes, who, self._weight, backlog, ahead)
         got = self._store.reserve(ask, self._now(plan.provider))
         if isinstance(got, Grant):
             queue.served(head, now)
@@ -409,16 +499,22 @@ class WaitingRoom:
         if instant is None:
             return
         if self._thread is None or not self._thread.is_alive():
-            inner, outer = socket.socketpair()
+            self._close_alarm()
+            inner, outer = self._ends = socket.socketpair()
             inner.setblocking(False)
             outer.setblocking(False)
-            self._alarm = outer
             self._wakes_at = 0
-            self._thread = Helper(keep_time, weakref.ref(self), inner, self._context.wake_socket)
-        elif instant < self._wakes_at and self._alarm is not None:
+            try:
+                self._thread = Helper(
+                    keep_time, weakref.ref(self), inner, self._context.wake_socket,
+                    name="waiting calls", died=self._events.reporter(),
+                )  # fmt: skip
+            except RuntimeError:  # the system has no thread left: waiting calls look by themselves
+                self._close_alarm()
+        elif instant < self._wakes_at and self._ends is not None:
             self._wakes_at = instant
             try:
-                self._alarm.send(b"t")
+                self._ends[1].send(b"t")
             except OSError:
                 pass  # the buffer is full, so the helper thread wakes anyway
 
@@ -448,13 +544,18 @@ class WaitingRoom:
                 assert isinstance(waiter, Ticket)
                 waiter.error = Rejected("the gate was closed")
             self._deliver([w for w in waiters if isinstance(w, Ticket)])
-            alarm, self._alarm = self._alarm, None
             thread, self._thread = self._thread, None
+            if self._ends is not None:
+                self._ends[1].close()
         self.waits.share()
-        if alarm is not None:
-            alarm.close()
         if thread is not None:
             thread.join(timeout=5)
+        self._close_alarm()
+
+    def _close_alarm(self) -> None:
+        for end in self._ends or ():
+            end.close()
+        self._ends = None
 
 
 def _all_due(queue: Queue) -> bool:

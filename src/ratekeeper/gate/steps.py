@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from ratekeeper.errors import StoreError
-
-if TYPE_CHECKING:
-    from ratekeeper.stores.worker import Worker
+from ratekeeper.stores.worker import Pending, Worker
 
 __all__ = [
-    "Parked",
     "Steps",
     "apart",
     "drive",
@@ -25,6 +20,9 @@ __all__ = [
     "waiting",
     "within",
 ]
+
+_LONGEST: Final = 30.0
+"""A flow waits at most this many seconds for the store's worker."""
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Callable[[], Any], Any, T]
@@ -84,22 +82,20 @@ def apart(worker: Worker, topic: str, work: Callable[[], T], otherwise: T, *, is
 
     Args:
         worker, topic, work: see `Worker.start`.
-        otherwise: the result if the worker cannot run it: the worker has too much to do, or the gate is closed.
+        otherwise: the result if the worker cannot run it in time: it has too much to do, or the gate is closed.
         is_async: as for `waiting`.
     """
     got = worker.start(topic, work)
-    if isinstance(got, Future):
+    if isinstance(got, Pending):
         try:
-            got = yield waiting(got.result, functools.partial(_result, got), is_async=is_async)
+            got = yield waiting(
+                functools.partial(got.result, _LONGEST),
+                functools.partial(got.result_async, _LONGEST),
+                is_async=is_async,
+            )
         except StoreError:
             return otherwise
     return got
-
-
-async def _result(done: Future[T]) -> T:
-    import asyncio
-
-    return await asyncio.wrap_future(done)
 
 
 def pausing(seconds: float, *, is_async: bool) -> Callable[[], Any]:
@@ -165,58 +161,3 @@ async def _elsewhere(wait: Callable[[], Any]) -> Any:
     from anyio import to_thread
 
     return await to_thread.run_sync(wait)
-
-
-class Parked:
-    """A one-time event for threads and tasks of one process. Any number of them wait until `release`."""
-
-    __slots__ = ("_event", "_futures", "_lock")
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._lock = threading.Lock()
-        self._futures: list[tuple[Any, Any]] = []
-
-    @property
-    def released(self) -> bool:
-        """Whether `release` was called."""
-        return self._event.is_set()
-
-    def release(self) -> None:
-        """Wake all waiters. Any thread may call it."""
-        with self._lock:
-            self._event.set()
-            futures, self._futures = self._futures, []
-        for loop, future in futures:
-            try:
-                loop.call_soon_threadsafe(_done, future)
-            except RuntimeError:
-                pass  # the loop is closed: no task waits there any more
-
-    def wait(self, timeout: float) -> bool:
-        """Wait in this thread for `timeout` seconds at most. False: not released yet."""
-        return self._event.wait(timeout)
-
-    async def wait_async(self, timeout: float) -> bool:
-        """Do the same as `wait` on asyncio."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        with self._lock:
-            if self._event.is_set():
-                return True
-            self._futures.append((loop, future))
-        try:
-            await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            return self._event.is_set()
-        finally:
-            with self._lock:
-                self._futures = [each for each in self._futures if each[1] is not future]
-        return True
-
-
-def _done(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -8,9 +8,10 @@ from _thread import LockType as Lock
 from typing import Final
 
 from ratekeeper.errors import Blocked, BreakerOpen, CannotFit, DeadlineExceeded, Rejected
-from ratekeeper.gate.override import spoken
+from ratekeeper.gate.override import PRIORITY_SCOPES, spoken
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.shares import AGED
 from ratekeeper.policy.breaker import OPEN
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.blocks import CONTACT
@@ -41,12 +42,14 @@ class Ticket(Waiter):
             handler leaves it intact (it may break a `threading.Event`).
         movable: whether a block refuses the call at once, because there are other addresses.
         patience: ns; a block that ends later than this from now refuses the call.
+        watch: the timer of a task; the call keeps its deadline by it, even if no helper thread does.
     """
 
-    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan")
+    __slots__ = ("error", "future", "grant", "lock", "loop", "movable", "patience", "plan", "watch")
 
     def __init__(self, plan: Plan, priority: int, arrived: int, timeout: float, block_wait: float) -> None:
-        super().__init__(plan.charges, priority, arrived, min(arrived + span(timeout), _EVER), plan.scopes)
+        scopes = (*plan.scopes, plan.provider + PRIORITY_SCOPES[priority % AGED])
+        super().__init__(plan.charges, priority, arrived, min(arrived + span(timeout), _EVER), scopes)
         self.plan = plan
         self.patience = span(block_wait)
         self.grant: Grant | None = None
@@ -55,6 +58,12 @@ class Ticket(Waiter):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
         self.movable = False
+        self.watch: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has its permit, or gets none."""
+        return self.grant is not None or self.error is not None
 
 
 def check(ticket: Ticket, no: Refusal, now: int) -> None:

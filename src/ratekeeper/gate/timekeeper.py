@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import select
 import socket
 import weakref
@@ -12,8 +11,6 @@ __all__ = ["IDLE", "Sleeper", "keep_time"]
 
 IDLE: Final = 60.0
 """The helper thread sleeps at most this many seconds."""
-_AGAIN: Final = 1.0
-_LOG: Final = logging.getLogger("ratekeeper")
 
 
 class Sleeper(Protocol):
@@ -24,37 +21,38 @@ class Sleeper(Protocol):
 
 
 def keep_time(room: weakref.ref[Sleeper], alarm: socket.socket, wake_socket: socket.socket | None) -> None:
-    """Run the helper thread: sleep until the next instant, or until a socket is signalled."""
-    poll = select.poll()
-    poll.register(alarm, select.POLLIN)
-    if wake_socket is not None:
-        poll.register(wake_socket, select.POLLIN)
-    seconds, rung = 0.0, False
-    try:
-        while True:
-            here = room()
-            if here is None:
-                return
+    """Run the helper thread: sleep until the next instant, or until a socket is signalled. Returns when the room is gone or
+    closed. Every waiting call depends on this thread, so a `Helper` calls this again after an error."""
+    rung = True
+    channels = [alarm] if wake_socket is None else [alarm, wake_socket]
+    while True:
+        here = room()
+        if here is None:
+            break
+        seconds = here.tick(rung)
+        del here  # so that a gate without references can be freed
+        rung = False
+        ready = _readable(channels, min(seconds, IDLE))
+        if alarm in ready and not _drain(alarm):
+            break
+        if wake_socket is not None and wake_socket in ready:
             try:
-                seconds = here.tick(rung)
-            except ReferenceError:
-                return
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                # Every waiting call depends on this thread, so it goes on after any error.
-                _LOG.warning("ratekeeper: waiting calls could not be served; trying again", exc_info=True)
-                seconds = _AGAIN
-            del here  # so that a gate without references can be freed
-            rung = False
-            for number, _ in poll.poll(min(seconds, IDLE) * 1000):
-                if number == alarm.fileno():
-                    if not _drain(alarm):
-                        return
-                elif wake_socket is not None:
-                    rung = _drain(wake_socket) or rung
-    except (OSError, ReferenceError, ValueError):
-        return  # the socket was closed meanwhile
-    finally:
-        alarm.close()
+                rung = _drain(wake_socket)
+            except OSError:  # it was closed; the recheck remains
+                channels = [alarm]
+    alarm.close()
+
+
+def _readable(channels: list[socket.socket], seconds: float) -> list[socket.socket]:
+    """Return the sockets that have data or were closed, after `seconds` at most."""
+    if not hasattr(select, "poll"):  # on Windows and under eventlet
+        return select.select(channels, (), (), seconds)[0]
+    poll = select.poll()
+    for channel in channels:
+        if channel.fileno() >= 0:
+            poll.register(channel, select.POLLIN)
+    numbers = {number for number, _ in poll.poll(seconds * 1000)}
+    return [channel for channel in channels if channel.fileno() in numbers]
 
 
 def _drain(channel: socket.socket) -> bool:

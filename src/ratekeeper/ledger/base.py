@@ -9,6 +9,7 @@ Pure: the instant is an argument, integers only, no clock, no I/O, no randomness
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from ratekeeper.ledger.limit import Instant, Limit
@@ -21,6 +22,7 @@ from ratekeeper.ledger.shares import (
     Who,
     above,
     fair_lack,
+    merge,
     note_burst,
     reach,
     wanted_next,
@@ -101,12 +103,24 @@ class Ledger:
         """
         raise NotImplementedError
 
+    def over(self) -> int:
+        """Return the steady instant (ns) from which nothing that the ledger holds counts, but for units in flight and waiting
+        notes. The provider's clock does not matter: a whole period has passed since the last unit was spent."""
+        raise NotImplementedError
+
     def dump_own(self) -> list[int]:
         """Return the kind's own numbers, for `codec`."""
         return []
 
     def load_own(self, own: list[int]) -> None:
         """Inverse of `dump_own`; runs after the shared numbers are in place."""
+
+    def rests_at(self) -> int:
+        """Return the steady instant (ns) from which the ledger is at rest: if nothing is taken before, a new one in its place
+        decides the same. `FAR` while units are in flight."""
+        if self.inflight:
+            return FAR
+        return max([self.over(), *(row[5] for row in self.rows.values() if row[3])])
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
@@ -243,13 +257,15 @@ class Ledger:
         """Count `reserved` units in flight as spent because no outcome will be reported; if they arrived, it was by `at`."""
         self.settle(reserved, reserved, at)
 
-    def recount(self, inflight: int, mono: int) -> None:
+    def recount(self, inflight: int, mono: int, *, spent: bool = True) -> None:
         """Set the units in flight to `inflight`, the sum over the permits. A surplus counts as spent at steady instant
-        `mono`, in this window and in the next."""
+        `mono`, in this window and in the next; not `spent`: it was certainly never sent."""
         more = self.inflight - inflight
         if more < 0:
             self.inflight -= more
             self.room += more
+        elif more and not spent:
+            self.refund(more)
         elif more:
             at = mono if self.early == FAR else max(mono, self.early)
             self.lapse(more, Instant(at, at, at), Instant(at, at, at))
@@ -331,6 +347,23 @@ class Ledger:
         """Set `floor` by recent refusals, and `calm` by recent demand."""
         self.calm = min([priority for _, priority in self.rows if priority < AGED], default=CALM)
         self.floor = FAR if self.era - self.hot <= 1 else self.limit.usable * KEEP_UPPER // 100
+
+    def inherit(self, heirs: Mapping[int, int], mono: int) -> None:
+        """Merge the rows of members that ended, whose number would grow without end in a long window.
+
+        Args:
+            heirs: member -> the member whose row gets its row.
+            mono: steady ns.
+        """
+        for (member, priority), row in list(self.rows.items()):
+            heir = heirs.get(member, member)
+            if heir == member or self.rises or (row[3] and row[5] > mono):
+                continue
+            del self.rows[member, priority]
+            if (heir, priority) in self.rows:
+                merge(self.rows[heir, priority], row)
+            else:
+                self.rows[heir, priority] = row
 
     def enter(self, era: int, mono: int) -> None:
         """Begin `era`: units taken in the last one become the past; silent members are forgotten."""

@@ -59,6 +59,11 @@ class Edges:
         return self.doubt < self.whole
 
     @property
+    def lasts(self) -> int:
+        """Return how long without an answer the bounds are narrower than the first doubt, ns."""
+        return self.whole * _DRIFT
+
+    @property
     def width(self) -> int:
         """Return the distance between the earliest and the latest possible edge, ns."""
         return self.hi - self.lo

@@ -93,6 +93,10 @@ class First(Ledger):
         self._close()
         self._place()
 
+    def over(self) -> int:
+        period = self.limit.period
+        return max((self.era + 2) * period, max(self.anchor, self.last) + period)
+
     def frees(self, units: int, now: Instant) -> int:
         end = self._ends()
         return max(now.mono + 1, end) if end else UNKNOWN

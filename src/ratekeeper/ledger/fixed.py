@@ -37,11 +37,12 @@ class Fixed(Ledger):
         foreign: units of other programs found in this window (they are part of `used`).
         expected: units of other programs expected in a whole window; those not seen yet are set aside.
         seen: latest steady instant (ns) in this window at which a used-counter showed other programs' use.
+        finds: used-counters of this window that showed more of it than the counters before.
     """
 
     __slots__ = (
-        "again", "carry", "edges", "expected", "foreign", "held", "kept", "kept_until", "late", "least", "loose", "roll",
-        "seen", "stamp", "tried",
+        "again", "carry", "edges", "expected", "finds", "foreign", "held", "kept", "kept_until", "late", "least", "loose",
+        "roll", "seen", "stamp", "tried",
     )  # fmt: skip
     aligned: ClassVar[bool] = True
     melts: ClassVar[bool] = True
@@ -51,7 +52,7 @@ class Fixed(Ledger):
         self.edges = Edges(limit.period)
         self.carry = self.late = self.stamp = self.foreign = self.expected = self.seen = 0
         self.kept = self.kept_until = self.again = self.held = self.tried = self.roll = 0
-        self.least = self.loose = 0
+        self.least = self.loose = self.finds = 0
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class Fixed(Ledger):
         The units taken for another program's were our own, so nothing is set aside for it any more.
         """
         self.era -= 1
-        self.foreign = self.expected = self.seen = 0
+        self.foreign = self.expected = self.seen = self.finds = 0
         self._end_trial()
         self._open(now)
         self.used = max(self.used, spent)
@@ -142,16 +143,18 @@ class Fixed(Ledger):
     def _forecast(self, period: int) -> None:
         """Forecast other programs' use in the next window from their use in the window that ends."""
         if self.foreign or self.expected:
-            begin = (self.roll + self.early) // 2 - period  # the middle of the bounds: safety does not depend on it
+            # Of the possible edges only a quarter lies later than this one. Safety does not depend on it.
+            begin = self.roll - (self.roll - self.early) // 4 - period
             # Evidence may end early in the window: extrapolate it at the same rate, at most fourfold.
             witnessed = max(self.seen - begin, period // 4) if self.seen else period
             sample = self.foreign * period // min(witnessed, period)
-            sample += sample // 10
+            # The other program's next call may have been due: allow for one more of the pieces in which its use was found.
+            sample = min(sample + sample // min(10, max(1, self.finds)), self.foreign * 44 // 10)
             # The expected use of a program that fell silent drops only slowly, by a quarter a window.
             self.expected = min(max(sample, self.expected * 3 // 4), self.limit.usable * 9 // 10)
             if self.expected * 200 < self.limit.usable:
                 self.expected = 0
-        self.foreign = self.seen = 0
+        self.foreign = self.seen = self.finds = 0
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
@@ -194,6 +197,14 @@ class Fixed(Ledger):
         frees = min(self.roll, self.kept_until) if self.kept else self.roll
         return min(frees, self.trial) if self.held else frees
 
+    def over(self) -> int:
+        period = self.limit.period
+        end = max(self.roll, self.stamp) + period + period // _LATER
+        # A forecast of other programs, and what a refusal taught of the clock, stay for as long as bounds of an edge do: then
+        # they have drifted as far apart as those of a new ledger. A counter teaches an edge anew with its first answer.
+        learned = self.foreign or self.expected or not (self.edges.blind or self.edges.told)
+        return end + self.edges.lasts if learned else end
+
     def left(self, now: Instant, pressing: bool) -> tuple[int, int]:
         # Unwanted reserved units are released before the next window can have begun: later they would be taken from that one.
         return max((self.roll if pressing else self.early) - now.mono, 0), self.limit.period
@@ -206,6 +217,8 @@ class Fixed(Ledger):
 
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         mono = at[0]
+        if late := mono >= self.early:  # computed first: an exception of a signal handler strikes only at a call
+            last, stamp = max(self.late, mono + self.edges.hi), max(self.stamp, mono)
         self.inflight -= reserved
         self.used += actual
         self.tally += actual
@@ -213,11 +226,11 @@ class Fixed(Ledger):
             self.loose += actual
         if reserved != actual:
             self.room += reserved - actual
-        if mono >= self.early:
+        if late:
             if self.late < self.roll + self.edges.lo:
                 self.carry = 0  # what was held before cannot be in the next window
             self.carry += actual
-            self.late, self.stamp = max(self.late, mono + self.edges.hi), max(self.stamp, mono)
+            self.late, self.stamp = last, stamp
 
     def lapse(self, reserved: int, at: Instant, now: Instant) -> None:
         period = self.limit.period
@@ -257,6 +270,7 @@ class Fixed(Ledger):
         if foreign:
             self.used += foreign
             self.foreign += foreign
+            self.finds += 1
             self.tally += foreign
         elif bound < self.used:
             self.used = bound
@@ -307,13 +321,13 @@ class Fixed(Ledger):
     def dump_own(self) -> list[int]:
         return [
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, *self.edges.dump(), self.least, self.loose,
+            self.held, self.trial, self.tried, self.probed, *self.edges.dump(), self.least, self.loose, self.finds,
         ]  # fmt: skip
 
     def load_own(self, own: list[int]) -> None:
         (
             self.carry, self.late, self.stamp, self.foreign, self.expected, self.seen, self.kept, self.again, self.kept_until,
-            self.held, self.trial, self.tried, self.probed, *edges, self.least, self.loose,
+            self.held, self.trial, self.tried, self.probed, *edges, self.least, self.loose, self.finds,
         ) = own  # fmt: skip
         self.edges.load(edges)
         self._place()

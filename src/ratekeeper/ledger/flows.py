@@ -63,6 +63,18 @@ class Sliding(Ledger):
             if len(marks) == 3:
                 self._place()
 
+    def over(self) -> int:
+        return max((self.era + 2) * self.limit.period, self.marks[-3] + self.limit.period if self.marks else 0)
+
+    def recount(self, inflight: int, mono: int, *, spent: bool = True) -> None:
+        # `used` is the sum of the marks; an exception may have struck between the changes of both.
+        unmarked = self.used - sum(self.marks[1::3])
+        self.used -= unmarked
+        self.room += unmarked
+        if unmarked > 0:
+            self.settle(0, unmarked, Instant(mono, mono, mono))
+        super().recount(inflight, mono, spent=spent)
+
     def opens_flow(self, cost: int, upper: Upper, others: int, now: Instant) -> int:
         # Upper classes may want their units evenly over a period. So this keeps, for any time to come, the units that would
         # come back too late for them. Units taken now come back after a whole period. Little lies idle where units come back
@@ -132,6 +144,10 @@ class Bucket(Ledger):
         self.level += actual * _NANO
         self._place()
 
+    def over(self) -> int:
+        drained = self.at - (-self.level * self.limit.period // (_NANO * self._refill()))
+        return max((self.era + 2) * self.limit.period, drained)
+
     def frees(self, units: int, now: Instant) -> int:
         level, used, sign = self.level, self.used, 1
         if units > used:  # units in flight drain only after they settle, which may be now
@@ -190,6 +206,9 @@ class Slots(Ledger):
     def settle(self, reserved: int, actual: int, at: Instant) -> None:
         self.refund(reserved)
         self.tally += reserved
+
+    def over(self) -> int:
+        return (self.era + 2) * _SLOT_ERA
 
     def frees(self, units: int, now: Instant) -> int:
         return UNKNOWN

@@ -17,8 +17,8 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 from ratekeeper.ledger.limit import SECOND, Instant, Limit
 
 __all__ = [
-    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Shared", "Upper", "Who", "above", "fair_lack", "note_burst", "note_peak", "reach",
-    "reach_evenly", "wanted_next",
+    "AGED", "KEEP_UPPER", "NOBODY", "Row", "Shared", "Upper", "Who", "above", "fair_lack", "merge", "note_burst", "note_peak",
+    "reach", "reach_evenly", "wanted_next",
 ]  # fmt: skip
 
 KEEP_UPPER: Final = 5
@@ -130,6 +130,15 @@ def note_burst(row: Row, units: int, mono: int, period: int) -> None:
     row[9] = burst + units
     if not row[13]:
         row[13] = mono
+
+
+def merge(row: Row, other: Row) -> None:
+    """Add the use and the demand of `other` to `row`, where nothing rises. Neither has calls that wait."""
+    for place in (0, 1, 7, 8, 9, 11):
+        row[place] = min(row[place] + other[place], _MOST)
+    row[2] |= other[2]
+    row[10], row[12] = max(row[10], other[10]), max(row[12], other[12])
+    row[13] = min(row[13], other[13]) if row[13] and other[13] else row[13] or other[13]
 
 
 def _lately(row: Row, mono: int) -> int:

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from ratekeeper.ledger.limit import SECOND, Charge, Limit
-from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan, Request
-from ratekeeper.rules.numbers import CAP, believable, learn_rows
+from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan, Request
+from ratekeeper.rules.numbers import CAP, Plausible, believable, learn_rows, per
 from ratekeeper.rules.reading import FAULTS, dig_json
 from ratekeeper.rules.refusal import Refusals
 from ratekeeper.rules.routing import Amount, CompiledRoute, evaluate
 from ratekeeper.rules.schema import File, Learn, LimitHeaders
-from ratekeeper.rules.times import http_date, instant, interval_name, stated
+from ratekeeper.rules.times import DAY, date_name, http_date, instant, interval_name, stated
 
 __all__ = ["Listener"]
 
 _MOST_RECIPES = 8192
 _BELIEVABLE = 10**15
-"""Counters beyond this are noise, not counts."""
+"""Counters are cut to this."""
+_DIGITS = 18
+"""Digits of a counter that are read."""
 _OVER = 16
-"""A counter or a cost is cut to this multiple of the limit: beyond it, it only shows that the limit is used up."""
-_EARLIEST, _LATEST = 946_684_800 * SECOND, 7_258_118_400 * SECOND
-"""The years 2000 and 2200, Unix ns: what lies outside is not the time of any server."""
+"""A counter or a cost of this multiple of the limit cannot be meant."""
+_EARLIEST, _LATEST = 1_767_225_600 * SECOND, 7_258_118_400 * SECOND
+"""The years 2026 and 2200, Unix ns: what lies outside is not the time of any server, nor of a machine whose clock is set."""
+_STRAY = 366 * DAY
+"""A server's clock is not further than this from a clock that is set, ns: no certificate of its host would be valid."""
 
 _ReadPart: TypeAlias = Callable[..., Any]
 """Calls a function that reads one part of an answer, given the name of the part; None if that part cannot be read."""
@@ -77,6 +80,7 @@ class Listener:
         self._odd = self._refusals.odd_statuses
         self._headers = {name: _named(file.limits[name].headers, limit) for name, limit in limits.items()}
         self._recipes: dict[Plan, _Recipe] = {}
+        self._bounds: dict[str, Plausible] = {}
         self._date: tuple[str, tuple[int, int] | None] = ("", None)
         self.blocks_endpoint = self._refusals.blocks_endpoint
 
@@ -104,11 +108,15 @@ class Listener:
                 date = headers.get("date")
                 if date is not None:
                     known, bounds = self._date
-                    result.server_time = bounds if date == known else self._server_time(date)
+                    result.server_time = bounds if date == known else self._server_time(date, now, result)
                 for name, key, most in recipe.used:
                     value = headers.get(name)
-                    if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
-                        result.used[key] = min(int(value), most)
+                    if value is not None and value.isdecimal() and value.isascii():
+                        count = int(value[:_DIGITS])
+                        if count < most:
+                            result.used[key] = count
+                        else:
+                            self._doubt_use(key, value, result)
                 return result
             except FAULTS:
                 result = Feedback()
@@ -121,13 +129,13 @@ class Listener:
         date = part("date", headers.get, "date")
         if date is not None:
             known, bounds = self._date
-            result.server_time = bounds if date == known else part("date", self._server_time, date)
+            result.server_time = bounds if date == known else part("date", self._server_time, date, now, result)
         seen = now if result.server_time is None else result.server_time[0]
         charged = True
         if answer.status >= 400 or answer.status in self._odd:
             charged = self._refused(plan, answer, seen, result, part)
         if recipe.used:
-            part("counters", _count_used, recipe.used, headers, result)
+            part("counters", self._count_used, recipe.used, headers, result)
         for report in recipe.reports:
             part("reports", self._report, report, headers, seen, result)
         if not charged or recipe.ok or recipe.failed:
@@ -135,9 +143,9 @@ class Listener:
         if result.actual:
             result.actual.update({cap: result.actual[key] for key, cap in recipe.caps if key in result.actual})
         if recipe.learns and answer.body and result.outcome is Outcome.OK:
-            part("limits", self._learn, recipe.learns, plan, answer.body, result)
-        if recipe.reports or result.actual or (recipe.learns and result.used):
-            _bound(plan, result.used, result.actual)
+            part("limits", self._learn, recipe.learns, plan, answer.body, now, result)
+        if result.used or result.actual:
+            self._bound(plan, result)
 
     @staticmethod
     def _cost(recipe: _Recipe, plan: Plan, answer: Answer, result: Feedback, part: _ReadPart, charged: bool) -> None:
@@ -161,33 +169,79 @@ class Listener:
             readable = Answer(answer.status, answer.headers if name == "body" else {})
         return True
 
-    def _server_time(self, date: str) -> tuple[int, int] | None:
+    def _server_time(self, date: str, now: int, result: Feedback) -> tuple[int, int] | None:
         """A Date header is cut to whole seconds: the clock shows [t, t + 1 s]. One string serves a second's answers."""
         seconds = http_date(date)
         bounds = None
-        if seconds is not None and _EARLIEST <= seconds * SECOND <= _LATEST:
+        if seconds is not None and self._near(seconds * SECOND, now, "date", result):
             bounds = (seconds * SECOND, (seconds + 1) * SECOND)
         self._date = (date, bounds)
         return bounds
 
-    def _learn(self, learns: tuple[Learn, ...], plan: Plan, body: bytes | str, result: Feedback) -> None:
+    @staticmethod
+    def _near(moment: int, now: int, about: str, result: Feedback) -> bool:
+        """Whether `moment` can be the time of a server. A clock of ours that was never set (`now`) judges none."""
+        if _EARLIEST <= moment <= _LATEST and (abs(moment - now) <= _STRAY or now < _EARLIEST):
+            return True
+        used = f"the clock of this machine, {round(abs(moment - now) / DAY)} days apart,"
+        result.doubted += (Doubt(about, f"the time {date_name(moment)}", used),)
+        return False
+
+    def _learn(self, learns: tuple[Learn, ...], plan: Plan, body: bytes | str, now: int, result: Feedback) -> None:
         keys = {charge.limit.name: charge.key for charge in plan.charges}
         for learn in learns:
             if learn.clock:
                 moment = instant(dig_json(body, learn.clock), learn.clock_format, 0)
-                if moment is not None and _EARLIEST <= moment <= _LATEST:
+                if moment is not None and self._near(moment, now, learn.clock, result):
                     bounds = (moment, moment + (SECOND if learn.clock_format == "epoch-s" else SECOND // 1000))
                     dated = result.server_time
                     # A body made earlier (cached) contradicts the Date header, which is made with the answer.
                     if dated is None or (bounds[1] >= dated[0] and bounds[0] <= dated[1]):
                         result.server_time = bounds
             if learn.rows is not None:
-                learned, used = learn_rows(dig_json(body, learn.rows), learn, self._limits)
+                learned, used = learn_rows(
+                    dig_json(body, learn.rows),
+                    learn,
+                    self._limits,
+                    lambda limit, capacity, period: self._believes(
+                        limit, capacity, period, keys.get(limit.name) or self._refusals.key(limit, plan), result
+                    ),
+                )
                 for name, numbers in learned.items():
                     # A private answer speaks of one account, a public one of all.
                     key = self._refusals.key(self._limits[name], plan) if _is_private(plan) else ""
                     result.learned[self._ledger(self._limits[name], key) if key else name] = numbers
                 result.used.update({keys[name]: count for name, count in used.items() if name in keys})
+
+    def _believes(self, limit: Limit, capacity: int, period: int, key: str, result: Feedback) -> bool:
+        """Whether the provider can mean a limit that it states. If not, it is doubted. If it allows less than the limit in
+        force, the ledger `key` ("" if unknown) is held for a short time."""
+        bounds = self._bounds.get(limit.name)
+        if bounds is None:
+            bounds = self._bounds[limit.name] = Plausible.of(self._file.limits[limit.name])
+        if believable(capacity, period, limit.window) and bounds.holds(capacity, period):
+            return True
+        less = 0 < capacity * max(limit.period, 1) < limit.capacity * max(period, 1)
+        result.doubted += (
+            Doubt(
+                self._ledger(limit, key) if key else limit.name,
+                f"a limit of {per(capacity, limit.unit, period)}",
+                per(limit.capacity, limit.unit, limit.period),
+                key if less else "",
+            ),
+        )
+        return False
+
+    def _count_used(self, used: tuple[tuple[str, str, int], ...], headers: Mapping[str, str], result: Feedback) -> None:
+        for name, key, most in used:
+            value = headers.get(name)
+            if value is not None and value.isdecimal() and value.isascii():
+                result.used[key] = min(int(value[:_DIGITS]), most)
+
+    def _doubt_use(self, key: str, stated: object, result: Feedback) -> None:
+        """Doubt a used-counter that is many times the limit. Its ledger is held for a short time."""
+        about = f"use of {key[self._start :]}"
+        result.doubted += (Doubt(about, f"{str(stated)[:_DIGITS]} units used", "our own count", key),)
 
     def _report(self, report: _Report, headers: Mapping[str, str], seen: int, result: Feedback) -> None:
         """Read limit, rest, reset and cost as headers state them.
@@ -197,17 +251,27 @@ class Listener:
         """
         names, limit = report.headers, report.limit
         capacity = _count(headers.get(names.limit)) if names.limit else None
-        if capacity and capacity != limit.capacity and believable(capacity, limit.period, limit.window):
+        doubted = False
+        if capacity is not None and capacity != limit.capacity:
             ledger = self._ledger(limit, report.key)
-            if self._learned.get(ledger) != (capacity, limit.period):
+            doubted = not self._believes(limit, capacity, limit.period, report.key, result)
+            if not doubted and self._learned.get(ledger) != (capacity, limit.period):
                 result.learned[ledger] = (capacity, limit.period)
-        remaining = _count(headers.get(names.remaining)) if names.remaining else None
+        # What remains of a limit that cannot be meant tells nothing.
+        remaining = _count(headers.get(names.remaining)) if names.remaining and not doubted else None
         if remaining is not None:
             result.used[report.key] = max((capacity or limit.capacity) - remaining, 0)
             wait = stated(headers.get(names.reset), names.reset_format) if names.reset and not remaining else None
+            ahead = 0 if wait is None else wait.after or wait.at - seen
+            longest = max(2 * limit.period, 60 * SECOND)
             # A reset that is not ahead says nothing (Bybit sends "now" when it does not limit).
-            if wait is not None and 0 < (wait.after or wait.at - seen) <= max(2 * limit.period, 60 * SECOND):
+            if 0 < ahead <= longest:
                 result.blocks += (Block(report.key, wait, "limit", "no units remain until the stated reset"),)
+            elif ahead > longest + DAY:  # then nobody knows what the rest is worth
+                about = f"{names.reset} of {self._ledger(limit, report.key)}"
+                used = "our own count"
+                result.doubted += (Doubt(about, f"a reset in {ahead // DAY} days", used, report.key),)
+                del result.used[report.key]
         cost = _count(headers.get(names.cost)) if names.cost else None
         if cost is not None:
             result.actual[report.key] = cost
@@ -216,6 +280,21 @@ class Listener:
         """The name under which a stated capacity is kept: that of an address holds for all addresses, that of any other owner
         for this owner alone."""
         return limit.name if limit.scope == ("ip",) else key[self._start :]
+
+    def _bound(self, plan: Plan, result: Feedback) -> None:
+        """Leave out counters and costs that cannot be meant. In place of such a cost the reserved one stays."""
+        used, actual = result.used, result.actual
+        for charge in plan.charges:
+            key, most = charge.key, _most(charge)
+            if used.get(key, 0) >= most:
+                self._doubt_use(key, used.pop(key), result)
+            if key not in actual:
+                continue
+            actual[key] = max(actual[key], 0)
+            if actual[key] >= most:
+                about = f"cost on {charge.limit.name}"
+                stated = f"a cost of {actual.pop(key)} {charge.limit.unit}"
+                result.doubted += (Doubt(about, stated, f"the reserved {charge.cost}"),)
 
     def _recipe(self, plan: Plan) -> _Recipe:
         route = self._routes.get(plan.route)
@@ -253,21 +332,8 @@ def _part_of(result: Feedback) -> _ReadPart:
     return part
 
 
-def _bound(plan: Plan, *counts: dict[str, int]) -> None:
-    for told, charge in product(counts, plan.charges):
-        if charge.key in told:
-            told[charge.key] = min(max(told[charge.key], 0), _most(charge))
-
-
 def _most(charge: Charge) -> int:
     return _OVER * max(charge.limit.capacity, charge.cost)
-
-
-def _count_used(used: tuple[tuple[str, str, int], ...], headers: Mapping[str, str], result: Feedback) -> None:
-    for name, key, most in used:
-        value = headers.get(name)
-        if value is not None and value.isdecimal() and value.isascii() and len(value) < 16:
-            result.used[key] = min(int(value), most)
 
 
 def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:
@@ -282,13 +348,14 @@ def _named(headers: LimitHeaders, limit: Limit) -> LimitHeaders:
 
 
 def _count(value: str | None) -> int | None:
+    """A header's whole number from 0, at most `_BELIEVABLE`; None if it is none."""
     if value is None:
         return None
     try:
-        number = int(float(value))
-    except (ValueError, OverflowError):
+        number = float(value)
+    except ValueError:
         return None
-    return number if 0 <= number < _BELIEVABLE else None
+    return int(min(number, _BELIEVABLE)) if number >= 0 else None
 
 
 def _settle(changes: tuple[tuple[str, int, Amount], ...], answer: Answer, result: Feedback) -> None:

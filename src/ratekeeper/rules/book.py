@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +18,53 @@ if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider
     from ratekeeper.rules.schema import File
 
-__all__ = ["Rulebook"]
+__all__ = ["Rulebook", "normal_host"]
 
 DATA = Path(__file__).parent / "data"
 _MOST_SERVED = 4096
 """Hosts whose provider is remembered."""
+_DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
+_PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
+
+
+@lru_cache(4096)
+def normal_host(host: str, scheme: str | None = None) -> str:
+    """Return ``name`` or ``name:port`` in the one form in which a host is known: lower case, without a final dot, as IDNA
+    writes it, an IPv6 address short and in brackets, without a default port.
+
+    Args:
+        host: as somebody writes it.
+        scheme: whose default port is left out; None: both 80 and 443; ``""``: no port is.
+    """
+    place = _PLACE.fullmatch(host.strip())
+    name, port = place.groups() if place is not None else (host.strip(), None)
+    name = name.lower()
+    if ":" in name and name.startswith("[") == name.endswith("]"):
+        import ipaddress
+
+        try:
+            name = f"[{ipaddress.ip_address(name.strip('[]')).compressed}]"
+        except ValueError:
+            pass  # no address: nobody has rules for it
+    elif not name.isascii():
+        name = _as_idna(name)
+    name = name.rstrip(".")
+    port = (port or "").lstrip("0") or ("0" if port else "")
+    default = {"80", "443"} if scheme is None else {_DEFAULT_PORTS.get(scheme, "")}
+    return f"{name}:{port}" if port and port not in default else name
+
+
+def _as_idna(name: str) -> str:
+    try:
+        import idna  # that of the HTTP clients, where one is installed
+
+        return idna.encode(name, uts46=True).decode()
+    except (ImportError, UnicodeError):
+        pass
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return name
 
 
 class _Entry(NamedTuple):
@@ -57,6 +101,7 @@ class Rulebook:
         self._providers: dict[tuple[str, str], Provider] = {}
         self._served: dict[str, Provider] = {}  # by host, where the path does not matter
         self._mapped: dict[str, str] = {}
+        self._stated: dict[str, str] = {}  # of hosts that were mapped with a default port, with that port
         self._places: dict[str, str] = {}
         self._exact: dict[str, list[tuple[str, str]]] = {}
         self._below: dict[str, list[tuple[str, str]]] = {}
@@ -64,7 +109,7 @@ class Rulebook:
             self._register(entry)
         for host, name in hosts.items():
             self._entry(name, key="RATEKEEPER_HOSTS")
-            self._mapped[host.lower()] = name
+            self._map(host, name)
         for host, name in sorted(self._mapped.items()):
             self._places[name] = f"{self._places[name]}+{host}" if name in self._places else f"{name}@{host}"
 
@@ -105,7 +150,7 @@ class Rulebook:
             at: hosts (``host:port`` or ``host``) that stand for the real ones: the provider gets the name
                 ``NAME@HOST`` and with it ledgers of its own.
         """
-        places = sorted(host.lower() for host in at)
+        places = sorted(map(normal_host, at))
         name = f"{file.name}@{'+'.join(places)}" if places else file.name
         with self._lock:
             if name in self._entries:
@@ -128,8 +173,8 @@ class Rulebook:
         return self._entry(name).path
 
     def hosts(self, name: str) -> list[str]:
-        """The hosts of a provider: the user's first."""
-        mapped = sorted(host for host, provider in self._mapped.items() if provider == name)
+        """The hosts of a provider: the user's first, with the port that the user stated."""
+        mapped = sorted(self._stated.get(host, host) for host, provider in self._mapped.items() if provider == name)
         return mapped + list(self._entry(name).hosts)
 
     def provider(self, name: str) -> Provider:
@@ -145,7 +190,7 @@ class Rulebook:
         known = served.get(host)
         if known is not None:
             return known
-        found, alone = self._find(host.lower(), path)
+        found, alone = self._find(normal_host(host), path)
         if found is not None and alone:
             if len(served) >= _MOST_SERVED:
                 served.clear()
@@ -156,7 +201,7 @@ class Rulebook:
         """The provider that serves `host`, and whether it serves every path there."""
         name, _, port = host.rpartition(":")
         bare = name if name and port.isdecimal() else host
-        mapped = self._mapped.get(host) or self._mapped.get(bare)
+        mapped = self._mapped.get(host) or (self._mapped.get(bare) if bare not in self._stated else None)
         if mapped is not None:
             return self.provider(mapped), True
         candidates = self._exact.get(bare)
@@ -209,6 +254,20 @@ class Rulebook:
         self.add(replace(file, hosts=[host for host in file.hosts if self.for_host(host) is None]))
         return self._entries.get(name)
 
+    def _map(self, host: str, name: str) -> None:
+        """Map a host of the user's; one without a port stands for every port."""
+        place = normal_host(host)
+        if self._mapped.get(place, name) != name:
+            raise RuleError(
+                f"{place} is mapped to {self._mapped[place]!r} and to {name!r}. Remove one of them",
+                key="RATEKEEPER_HOSTS",
+            )
+        if (stated := normal_host(host, "")) == place:
+            self._stated.pop(place, None)
+        elif place not in self._mapped:
+            self._stated[place] = stated
+        self._mapped[place] = name
+
     def _register(self, entry: _Entry) -> None:
         for host in entry.hosts:
             table, host = (self._below, host[2:]) if host.startswith("*.") else (self._exact, host)
@@ -229,7 +288,7 @@ def _entry_of(path: Path) -> _Entry:
     from ratekeeper.rules.files import read_head
 
     head = read_head(path)
-    return _Entry(head.name, path, tuple(host.lower() for host in head.hosts), tuple(head.paths))
+    return _Entry(head.name, path, tuple(map(normal_host, head.hosts)), tuple(head.paths))
 
 
 def _checked(path: Path) -> File:

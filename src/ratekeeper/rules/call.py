@@ -13,7 +13,19 @@ from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Charge
 from ratekeeper.rules.times import Wait
 
-__all__ = ["PRIORITIES", "Answer", "Block", "Feedback", "Headers", "Identity", "Outcome", "Plan", "Priority", "Request"]
+__all__ = [
+    "PRIORITIES",
+    "Answer",
+    "Block",
+    "Doubt",
+    "Feedback",
+    "Headers",
+    "Identity",
+    "Outcome",
+    "Plan",
+    "Priority",
+    "Request",
+]
 
 
 class Priority(IntEnum):
@@ -144,12 +156,30 @@ class Block(msgspec.Struct, frozen=True):
         wait: how long; None for a ban of which the provider named no end: it is longer for those who were banned before.
         kind: ``ban``, ``throttle``, ``pause``; ``limit`` where a ledger's budget is spent until then, which calls wait for.
         reason: one line for people; never holds a secret.
+        first: where `wait` is None, ns of the first such ban, of which the rule file knows nothing; 0: the file's own.
     """
 
     scope: str
     wait: Wait | None
     kind: str = "ban"
     reason: str = ""
+    first: int = 0
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """A statement of an answer that cannot be meant, so that it is told and not believed.
+
+    Attributes:
+        about: what it speaks of: a limit, with its owner if that is known, or a part of the answer such as ``date``.
+        stated: what the answer states, in words.
+        used: what holds instead, in words.
+        hold: the ledger key that is held for a short time, in case the statement is true after all; ``""``: none.
+    """
+
+    about: str
+    stated: str
+    used: str
+    hold: str = ""
 
 
 class Feedback(msgspec.Struct):
@@ -168,7 +198,9 @@ class Feedback(msgspec.Struct):
         wait: for how long the provider wants no other try; None if it says nothing.
         retry_in: the same in ns from the answer, by the server's clock as the answer taught it; set when it is settled.
         held: ns for which the gate holds further calls of this kind, as far as is known; set when it is settled.
+        unlisted: of a refusal that the rule file does not list, what it could list: status, and code or text; ``""``: none.
         unreadable: the parts of the answer that could not be read and are left out; ``""``: none.
+        doubted: what the answer states and cannot mean.
     """
 
     outcome: Outcome = Outcome.OK
@@ -184,3 +216,5 @@ class Feedback(msgspec.Struct):
     retry_in: int | None = None
     unreadable: str = ""
     held: int = 0
+    doubted: tuple[Doubt, ...] = ()
+    unlisted: str = ""

@@ -1,4 +1,4 @@
-"""Derives rules for the exchanges that have no file from ccxt's own tables, and marks them as derived (`derive`).
+"""Derives rules for exchanges without a file from ccxt's own tables, and marks them (long because one table tells it all).
 
 What the tables mean (ccxt's throttler): a call of cost `c` keeps an exchange busy for `c * rateLimit` milliseconds, and
 other calls wait until that is over, but for one of cost 1. This is the unit here, ``pace``: microseconds of that spacing,
@@ -14,6 +14,10 @@ so nothing is lost to rounding, and every limit lets a microsecond pass in a mic
 * Nobody says whose limit it is either. So all calls are charged to the address, and signed ones also to the account, if a
   header tells it: several addresses then do not multiply what one account spends.
 
+Where ccxt counts a nonce up, or calls a number a nonce, that number must rise from call to call of one key (``[signing]``).
+
+How the provider says no is not in the tables, so its errors are read by status and words (`unlisted`), also under HTTP 200.
+
 Which request a method of ccxt becomes, only its own `sign` knows. It is asked, with made-up credentials and without any
 network, once for every entry of the table.
 """
@@ -27,13 +31,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from ratekeeper.errors import UnknownProvider
 from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.ccxt_costs import capped, cost_of, dearer, dearest
+from ratekeeper.rules.reading import decoded
 from ratekeeper.rules.schema import (
     Cost,
     Costs,
@@ -44,6 +49,7 @@ from ratekeeper.rules.schema import (
     Refusal,
     RouteClass,
     RouteRule,
+    Signing,
     Source,
 )
 from ratekeeper.rules.times import interval_name
@@ -62,6 +68,10 @@ _UNSTATED: Final = 60_000
 """Milliseconds that ccxt's base class writes where an exchange states no rolling window."""
 _KEY: Final = "account-of-nobody"
 """The made-up API key: where it shows up in a header, that header tells the account."""
+_NONCE: Final = 1_700_000_000_123
+"""The made-up nonce: where it shows up, calls carry theirs."""
+_UNORDERED: Final = frozenset({"btse", "cryptocom"})
+"""Exchanges whose "nonce" is a time that may be some seconds off, as ccxt's tables of their errors say."""
 _MARK: Final = "hgx"
 """Begins what stands in for path parameters."""
 
@@ -87,6 +97,9 @@ class _Seen(NamedTuple):
     private: bool
     account: frozenset[str]
     """The headers that tell whose it is, in lower case."""
+    nonces: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
+    """References to its nonce, and to the API key of a request with a nonce."""
 
 
 def derive(exchange: Any) -> File:
@@ -218,21 +231,43 @@ def _entries(sample: Any) -> list[Any]:
 
 
 def _requests(sample: Any) -> Iterator[_Seen]:
+    sample.nonce = sample.incrementing_nonce = lambda: _NONCE
     for entry in _entries(sample):
         marks = {name: f"{_MARK}{number}x" for number, name in enumerate(re.findall(r"\{([^}]+)\}", entry.path))}
         private = any("private" in each.lower() for each in ([entry.api] if isinstance(entry.api, str) else entry.api))
         method = entry.method
         headers: Mapping[str, Any] = {}
+        nonces: frozenset[str] = frozenset()
+        keys: frozenset[str] = frozenset()
         try:
             made = sample.sign(entry.path, entry.api, entry.method, dict(marks))
             method, url, headers = made.get("method") or method, made["url"], made.get("headers") or {}
+            if sample.id not in _UNORDERED:
+                values = list(_values(url, headers, made.get("body")))
+                nonces = frozenset(name for name, value in values if value == str(_NONCE) and "nonce" in name.lower())
+                keys = frozenset(name for name, value in values if nonces and _tells(value))
         except Exception:  # noqa: BLE001 - made-up keys do not please every exchange; then its URLs must do
             url = _joined(sample, entry, marks)
         place = urlsplit(url)
         account = frozenset(str(name).lower() for name, value in headers.items() if _tells(value))
         path = _template(place.path, marks)
         if place.hostname and path:
-            yield _Seen(place.hostname, method.upper(), path, cost_of(entry, sample), private or bool(account), account)
+            private = private or bool(account)
+            yield _Seen(place.hostname, method.upper(), path, cost_of(entry, sample), private, account, nonces, keys)
+
+
+def _values(url: str, headers: Mapping[str, Any], body: Any) -> Iterator[tuple[str, str]]:
+    """References to what a request carries, with the values."""
+    for name, value in headers.items():
+        yield f"header.{str(name).lower()}", str(value)
+    sent = body.decode("latin-1") if isinstance(body, bytes) else str(body or "")
+    fields = decoded(sent)
+    if isinstance(fields, dict):
+        for name, value in fields.items():
+            yield f"body.{name}", str(value)
+    else:
+        yield from parse_qsl(sent)
+    yield from parse_qsl(urlsplit(url).query)
 
 
 def _joined(sample: Any, entry: Any, marks: dict[str, str]) -> str:
@@ -285,6 +320,8 @@ class _Table:
         costs = sorted(dearest(each.cost) for each in seen) or [0]
         lengths = _lengths(sample, costs)
         headers = sorted(frozenset().union(*(each.account for each in seen)))
+        nonces = sorted(frozenset().union(*(each.nonces for each in seen)))
+        keys = sorted(frozenset().union(*(each.keys for each in seen)))
         grouped: dict[tuple[RouteClass, bytes], tuple[Costs, list[str]]] = {}
         for each in seen:
             spent = _costs(each.cost, lengths, account=bool(each.account))
@@ -316,7 +353,9 @@ class _Table:
                 RouteRule(match=sorted(matches), class_=kind, cost=spent)
                 for (kind, _), (spent, matches) in sorted(grouped.items(), key=lambda item: (item[0][0], item[1][1]))
             ],
+            signing=Signing(nonce=nonces, key=keys) if nonces and keys else None,
             refusals=[Refusal(status=[418], outcome="banned", block="ip")],
+            errors_under=[200],
         )
 
 
@@ -376,6 +415,8 @@ def _merged(seen: Iterable[_Seen]) -> list[_Seen]:
                 cost=dearer(other.cost, each.cost),
                 private=other.private or each.private,
                 account=other.account | each.account,
+                nonces=other.nonces | each.nonces,
+                keys=other.keys | each.keys,
             )
         found[key] = each
     return list(found.values())

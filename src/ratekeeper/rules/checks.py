@@ -1,4 +1,4 @@
-"""Checks that a rule file makes sense.
+"""Checks that a rule file makes sense (long because each table has its check).
 
 Names must exist, routes must differ, numbers must have a source, and costs must be stated for every call.
 """
@@ -117,7 +117,7 @@ _TEXTS: Final[dict[type[schema.Rule], dict[str, Callable[[str, str], None]]]] = 
     schema.Ban: {"first": _duration, "longest": _duration},
     schema.Lookup: {"once": _reference},
     schema.Signing: {
-        **dict.fromkeys(("timestamp", "signature", "window"), _reference),
+        **dict.fromkeys(("timestamp", "signature", "window", "nonce", "key"), _reference),
         **dict.fromkeys(("default", "longest"), _duration),
     },
     schema.Socket: dict.fromkeys(("lifetime", "ping_every", "drop_after"), _duration),
@@ -161,6 +161,18 @@ def _retry(key: str, hint: schema.Retry) -> None:
     _need(grouped, f"{key}.text", r"a group around the instant is needed. Write for example until (\d{13})")
 
 
+def _signing(key: str, signing: schema.Signing) -> None:
+    told = "`timestamp` and `signature` say together how long a call is valid. Write both, or none"
+    _need(bool(signing.timestamp) == bool(signing.signature), key, told)
+    told = "`nonce` and `key` say together which calls must leave in order. Write both, or none"
+    _need(bool(signing.nonce) == bool(signing.key), key, told)
+    _need(
+        signing.signature or signing.nonce,
+        key,
+        "it says nothing. Write `timestamp` and `signature`, or `nonce` and `key`",
+    )
+
+
 def _learn(key: str, learn: schema.Learn) -> None:
     _need(learn.rows is not None or learn.clock, key, "there is nothing to learn. Set `rows` or `clock`")
     one = learn.rows is None or bool(learn.type) != bool(learn.limit_name)
@@ -173,6 +185,7 @@ _TABLES: Final[dict[type[schema.Rule], Callable[[str, Any], None]]] = {
     schema.Refusal: _refusal,
     schema.Retry: _retry,
     schema.Learn: _learn,
+    schema.Signing: _signing,
 }
 """What each table must be by itself."""
 
@@ -185,7 +198,7 @@ def _each(file: schema.File) -> None:
                 judge(f"{key}.{field}", text)
         if type(table) in _TABLES:
             _TABLES[type(table)](key, table)
-        if isinstance(table, (schema.Sourced, schema.Merge, schema.Lookup)):
+        if isinstance(table, (schema.Sourced, schema.Merge, schema.Lookup, schema.Signing)):
             _sourced(file, key, table.source, file.source if isinstance(table, schema.Sourced) else None)
 
 

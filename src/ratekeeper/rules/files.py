@@ -37,6 +37,12 @@ _WIDTH: Final = 120
 _WORDS: Final = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", date: "a date"}
 _LONGEST: Final = 40
 """Characters of a wrong value that are repeated."""
+_DEEPEST: Final = 64
+"""Tables and lists inside each other in a file at most."""
+_TOKEN: Final = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*|[\[\]{}\n]""", re.DOTALL
+)
+"""Strings, comments, brackets and line ends of a TOML file."""
 _PAGE: Final = "docs/reference/rules-format.md"
 _HINT: Final = "Give the path of a TOML rule file"
 
@@ -81,14 +87,46 @@ def toml_of(text: str, file: str) -> dict[str, Any]:
     """What a text in TOML holds; `file` names it in errors.
 
     Raises:
-        RuleError: it is not TOML.
+        RuleError: it is not TOML, or goes beyond our bounds.
     """
+    deep = _deep_line(text)
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        found = {} if deep else tomllib.loads(text)
+    except ValueError as error:  # not TOML, or a number of thousands of digits
         told = re.search(r"\(at line (\d+), column \d+\)", str(error))
         line = int(told[1]) if told else text.count("\n") + 1
         raise RuleError(f"is not TOML: {error}. Correct that line", file=file, line=line) from None
+    if deep or _too_deep(found):
+        line = deep or next((at for at, each in enumerate(text.split("\n"), 1) if each.count(".") >= _DEEPEST), 0)
+        reason = f"has more than {_DEEPEST} tables or lists inside each other. Nothing here needs so many"
+        raise RuleError(reason, file=file, line=line)
+    return found
+
+
+def _deep_line(text: str) -> int:
+    """The line on which brackets first stand too deep inside each other; 0: none. The parser would run out of its stack."""
+    depth, line = 0, 1
+    for sign in _TOKEN.findall(text):
+        if sign in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                return line
+        elif sign in "]}":
+            depth -= 1
+        else:
+            line += sign.count("\n")
+    return 0
+
+
+def _too_deep(value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(_DEEPEST + 1):
+        tables = [each for each in level if isinstance(each, dict)]
+        level = [inner for each in tables for inner in each.values()]
+        level += [inner for each in level if isinstance(each, list) for inner in each]
+        if not level:
+            return False
+    return True
 
 
 def _convert(raw: dict[str, Any], kind: type[T], file: str) -> T:

@@ -98,7 +98,9 @@ class Handling:
         self._good = [(path, {text(each) for each in values}) for path, values in file.good.items()]
         self._apart = file.apart
         signing = file.signing
-        self._unsigned = {_NONCE} | ({signing.timestamp, signing.signature, signing.window} if signing else set())
+        self._unsigned = {_NONCE}
+        if signing is not None:
+            self._unsigned |= {signing.timestamp, signing.signature, signing.window, *listed(signing.nonce)}
         # Where orders are placed by GET, money is moved by GET as well.
         self._gets_act = any(
             match.startswith("GET ") for rule in file.routes if rule.class_ == "order" for match in listed(rule.match)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ratekeeper.errors import RuleError
 from ratekeeper.ledger.limit import Limit, Window
 from ratekeeper.rules.reading import dig, listed, whole
-from ratekeeper.rules.times import DAY, duration, interval_period
+from ratekeeper.rules.times import DAY, duration, interval_name, interval_period
 
 if TYPE_CHECKING:
     from ratekeeper.rules.schema import File, Learn, LimitRule
@@ -19,6 +19,7 @@ __all__ = [
     "UNADJUSTED",
     "Adjustments",
     "Cap",
+    "Plausible",
     "believable",
     "capped",
     "chosen",
@@ -26,6 +27,7 @@ __all__ = [
     "learn_rows",
     "limit_of",
     "match_rows",
+    "per",
     "smoothed",
 ]
 
@@ -39,6 +41,12 @@ _MOST = 10**12
 _MOST_DRAINED = 4 * 10**9
 """The same for a bucket, whose ledger counts billionths of a unit in 64 bits."""
 _LONGEST = 366 * DAY
+_FACTOR: Final = 500
+"""A stated capacity is plausible up to this many times the rule file's, and down to this part of it."""
+_MANY: Final = 10
+"""Where the rule file allows this many units or more, a stated limit of one unit is not plausible."""
+_PERIODS: Final = 100
+"""A stated period is plausible up to this many times the rule file's, or a day."""
 
 T = TypeVar("T")
 
@@ -205,6 +213,41 @@ def believable(capacity: int, period: int, window: Window | None = None) -> bool
     return 1 <= capacity <= (_MOST_DRAINED if window is Window.BUCKET else _MOST) and 0 <= period <= _LONGEST
 
 
+class Plausible(NamedTuple):
+    """The numbers that a provider may state for one limit. What lies outside is doubted: it is told, and not believed.
+
+    A capacity that is lower than the rule file's and lies inside is obeyed like any other.
+
+    Attributes:
+        least, most: bounds of the capacity, units.
+        shortest, longest: bounds of the period, ns; 0 for slots.
+    """
+
+    least: int
+    most: int
+    shortest: int
+    longest: int
+
+    @classmethod
+    def of(cls, rule: LimitRule) -> Plausible:
+        """The bounds for a limit of a rule file, whatever tier the customer has."""
+        known = [rule.capacity, *(each if isinstance(each, int) else each.capacity for each in rule.tiers.values())]
+        least = max(-(-min(known) // _FACTOR), 2 if min(known) >= _MANY else 1)
+        # A budget for life grows with all that its owner ever did, so it has no upper bound of its own.
+        most = _MOST_DRAINED if rule.lifetime else max(known) * _FACTOR
+        period = duration(rule.period) if rule.window is not Window.SLOTS else 0
+        return cls(least, most, period // _FACTOR, max(DAY, period * _PERIODS) if period else 0)
+
+    def holds(self, capacity: int, period: int) -> bool:
+        """Whether a stated limit may be meant: `capacity` in units, `period` in ns (0: none is stated)."""
+        return self.least <= capacity <= self.most and (not period or self.shortest <= period <= self.longest)
+
+
+def per(capacity: int, unit: str, period: int) -> str:
+    """A limit in words: ``2400 weight per 1m``; ``5 slots`` without a period."""
+    return f"{capacity} {unit} per {interval_name(period)}" if period else f"{capacity} {unit}"
+
+
 def in_force(limit: Limit, ledger: str, learned: Mapping[str, tuple[int, int]]) -> Limit:
     """The limit that holds on one ledger: with the provider's numbers where it states some.
 
@@ -234,17 +277,29 @@ def in_force(limit: Limit, ledger: str, learned: Mapping[str, tuple[int, int]]) 
 
 
 class _Row(NamedTuple):
-    """One stated limit; `period` in ns, 0 if the row names none; `used` -1 if it does not count."""
+    """One stated limit; `capacity` None and `period` (ns) 0 if the row names none; `used` -1 if it does not count."""
 
-    capacity: int
+    capacity: int | None
     period: int
     used: int
 
 
 def learn_rows(
-    rows: Any, learn: Learn, limits: Mapping[str, Limit]
+    rows: Any,
+    learn: Learn,
+    limits: Mapping[str, Limit],
+    believes: Callable[[Limit, int, int], bool] = lambda limit, capacity, period: believable(
+        capacity, period, limit.window
+    ),
 ) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """What `rows` state: (limit name -> (capacity, period ns), limit name -> used units). Absurd rows are ignored."""
+    """What `rows` state: (limit name -> (capacity, period ns), limit name -> used units). Unreadable rows are ignored.
+
+    Args:
+        rows: a list, or one row.
+        learn: how they are written.
+        limits: by name, as they are in force. The user's own further limits are none of the provider's.
+        believes: whether a limit may have a stated capacity (units) and period (ns).
+    """
     by_unit: dict[str, list[_Row]] = {}
     for raw in rows if isinstance(rows, list) else [rows]:
         row = _row(raw, learn)
@@ -257,11 +312,14 @@ def learn_rows(
         candidates = [
             limit
             for limit in limits.values()
-            if (limit.unit == unit if unit else limit.name == learn.limit_name) and limit.window is not Window.SLOTS
+            if (limit.unit == unit if unit else limit.name == learn.limit_name)
+            and not (limit.window is Window.SLOTS or limit.place)
         ]
         for limit, row in match_rows(candidates, found):
-            if row.capacity and believable(row.capacity, row.period, limit.window):
-                learned[limit.name] = (row.capacity, row.period or limit.period)
+            if row.capacity is not None:
+                numbers = (row.capacity, row.period or limit.period)
+                if believes(limit, *numbers):
+                    learned[limit.name] = numbers
             if row.used >= 0:
                 used[limit.name] = row.used
     return learned, used
@@ -282,12 +340,10 @@ def match_rows(limits: list[Limit], rows: list[_Row]) -> list[tuple[Limit, _Row]
 
 
 def _row(raw: Any, learn: Learn) -> _Row | None:
-    capacity = _whole(raw, learn.limit) if learn.limit else 0
+    capacity = _whole(raw, learn.limit) if learn.limit else None
     used = _whole(raw, learn.used) if learn.used else -1
     period = _period(raw, learn) if learn.interval else 0
-    if period is None or capacity is None or used is None:
-        return None
-    if (learn.limit and not believable(capacity, period)) or used > _MOST:
+    if period is None or used is None or (learn.limit and capacity is None):
         return None
     return _Row(capacity, period, used)
 
@@ -301,7 +357,7 @@ def _period(raw: Any, learn: Learn) -> int | None:
         period = duration(word) * number if word[:1].isdecimal() else interval_period(word, number)
     except (ValueError, OverflowError):
         return None
-    return period if 0 < period <= _LONGEST else None
+    return period if period > 0 else None
 
 
 def _whole(raw: Any, path: str) -> int | None:

@@ -13,7 +13,19 @@ from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.rules.answer import Listener
 from ratekeeper.rules.call import PRIORITIES, Identity, Plan, Request
 from ratekeeper.rules.numbers import UNADJUSTED, Adjustments, capped, chosen, in_force, smoothed
-from ratekeeper.rules.reading import ANYONE, OwnerOf, cleaned, listed, number, owner_of, reader, scope_text, text, whole
+from ratekeeper.rules.reading import (
+    ANYONE,
+    OwnerOf,
+    cleaned,
+    digest,
+    listed,
+    number,
+    owner_of,
+    reader,
+    scope_text,
+    text,
+    whole,
+)
 from ratekeeper.rules.routing import CompiledRoute, Router
 from ratekeeper.rules.schema import File, Signing
 from ratekeeper.rules.times import duration, instant
@@ -25,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Provider"]
 
+_DIGITS = 20
+"""Digits of a nonce at most: 64 bits."""
+_LONGEST_UNLISTED = 900 * SECOND
 _MOST_PLANS = 4096
 """Plans kept per route; beyond it they are dropped. They differ by cost and owners, so few programs have more."""
 
@@ -56,9 +71,9 @@ class _Place:
 
 
 class _Signature:
-    """How a provider's calls are signed; `read` reads the signature of a call."""
+    """How a provider's calls are signed; `read` reads the signature of a call, `name` names its window's parameter."""
 
-    __slots__ = ("_default", "_format", "_longest", "_made", "_window", "read")
+    __slots__ = ("_default", "_format", "_longest", "_made", "_window", "name", "read")
 
     def __init__(self, signing: Signing) -> None:
         self.read = reader(signing.signature)
@@ -67,6 +82,7 @@ class _Signature:
         self._format = signing.timestamp_format
         self._default = duration(signing.default)
         self._longest = duration(signing.longest)
+        self.name = signing.window.rpartition(".")[2]
 
     def end(self, call: Request) -> int | None:
         """Unix ns at which the signature of a signed call goes stale; None if its time cannot be read."""
@@ -79,9 +95,31 @@ class _Signature:
             signed = None if made is None else instant(text(made), self._format, 0)
         if signed is None:
             return None
+        return signed + self.length(call)
+
+    def length(self, call: Request) -> int:
+        """Nanoseconds for which the signature of a signed call is valid."""
         window = number(self._window(call)) if self._window else None
         length = self._default if window is None else max(window, 0) * (SECOND // 1000)
-        return signed + min(length, self._longest)
+        return min(length, self._longest)
+
+
+class _Nonce:
+    """Where the nonces of a provider's calls stand, and the keys whose they are."""
+
+    __slots__ = ("_keys", "_nonces")
+
+    def __init__(self, signing: Signing) -> None:
+        self._nonces = [reader(each) for each in listed(signing.nonce)]
+        self._keys = [reader(each) for each in listed(signing.key)]
+
+    def read(self, call: Request, secret: bytes) -> tuple[int, str] | None:
+        """The nonce that a call carries, and a keyed digest of its API key; None: it carries none, or no key."""
+        said = next((text(found) for read in self._nonces if (found := read(call)) is not None), "")
+        key = next((text(found) for read in self._keys if (found := read(call)) is not None), "")
+        if not key or not (said.isdecimal() and said.isascii() and len(said) <= _DIGITS and int(said) < 1 << 64):
+            return None
+        return int(said), digest(secret, key)
 
 
 class Provider:
@@ -94,6 +132,8 @@ class Provider:
         limits: by name; the file's numbers, or those chosen or learned (see `ratekeeper.rules.numbers`).
         feedback: reads what an answer tells (`Listener.feedback`).
         wants_body: whether the body of an answer could tell something (`Listener.wants_body`).
+        nonce: reads the nonce that a call carries and a keyed digest of its API key; None: the order of its calls does not
+            matter.
     """
 
     def __init__(
@@ -123,7 +163,9 @@ class Provider:
         self._wanted = chosen(file, adjustments)
         self._caps = adjustments.caps
         self._router = Router(file)
-        self._signature = _Signature(file.signing) if file.signing else None
+        signing = file.signing
+        self._signature = _Signature(signing) if signing is not None and signing.signature else None
+        self.nonce = _Nonce(signing).read if signing is not None and signing.nonce else None
         self._owner_of = {kind: owner_of(kind, file.owners) for kind in _kinds(file)}
         self._learn(dict(learned or {}))
 
@@ -205,6 +247,11 @@ class Provider:
         signature = self._signature
         return None if signature is None or signature.read(call) is None else signature.end(call)
 
+    def signing_window(self, call: Request) -> tuple[int, str]:
+        """Nanoseconds for which the signature of a signed `call` is valid, and the name of the parameter that says so."""
+        assert self._signature is not None
+        return self._signature.length(call), self._signature.name
+
     def denial(self, plan: Plan, kind: str, scope: str, until: int, now: int, words: str) -> Denial:
         """What it would answer to a call that a block holds; arguments as for `Denials.make`."""
         if self._denials is None:
@@ -213,8 +260,19 @@ class Provider:
             self._denials = Denials(self.file, self.name, self.limits, self.feedback)
         return self._denials.make(plan, kind, scope, until, now, words)
 
-    def ban_length(self, earlier: int = 0) -> int:
-        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans."""
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of owners that its limits and pauses name: ``ip``, ``account``, …"""
+        return frozenset(self._owner_of)
+
+    def ban_length(self, earlier: int = 0, first: int = 0) -> int:
+        """Nanoseconds that a ban without a stated end lasts, after `earlier` such bans.
+
+        `first`: ns of the first one, where the rule file knows nothing of such bans. Each further one is twice as long, up to
+        a quarter of an hour.
+        """
+        if first:
+            return min(first << min(earlier, 32), _LONGEST_UNLISTED)
         ban = self.file.ban
         longest = duration(ban.longest)
         return int(min(duration(ban.first) * ban.factor ** min(earlier, 64), longest))
@@ -247,7 +305,11 @@ class Provider:
         endpoint = ""
         if "endpoint" in place.kinds:
             route = place.route
-            path = call.path.replace(",", "_") if route.own_path else route.match.partition(" ")[2]
+            path = route.match.partition(" ")[2]
+            if route.own_path:
+                from ratekeeper.rules.secrets import concealed  # for routes that have no template
+
+                path = concealed(call.path, identity.secret).replace(",", "_")
             endpoint = call.method.upper() + path
         others = place.owners[1:] if ip else place.owners
         found = [owner(call, identity, endpoint) for owner in others]

@@ -42,7 +42,6 @@ __all__ = [
     "number",
     "owner_of",
     "reader",
-    "redact",
     "scope_text",
     "sought",
     "text",
@@ -201,12 +200,6 @@ def text(value: Any) -> str:
 def listed(texts: str | list[str]) -> list[str]:
     """One text or several, as a list; nothing for an empty one."""
     return ([texts] if texts else []) if isinstance(texts, str) else texts
-
-
-def redact(text: str) -> str:
-    """`text` on one line, shortened, with everything that could be a key struck out."""
-    text = re.sub(r"[A-Za-z0-9_\-+/=]{20,}", "[...]", " ".join(text.split()))
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def number(value: Any) -> int | None:

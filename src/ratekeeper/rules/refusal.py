@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from ratekeeper.ledger.limit import SECOND, Limit, Window
-from ratekeeper.rules.call import Answer, Block, Feedback, Outcome, Plan
-from ratekeeper.rules.reading import decoded, dig, redact, sought
+from ratekeeper.rules.call import Answer, Block, Doubt, Feedback, Outcome, Plan
+from ratekeeper.rules.reading import decoded, dig, sought
 from ratekeeper.rules.reading import text as as_text
 from ratekeeper.rules.routing import spread
 from ratekeeper.rules.schema import File, Refusal, Retry
@@ -17,6 +17,7 @@ from ratekeeper.rules.times import (
     DAY,
     Standard,
     Wait,
+    absurd,
     bounded,
     duration,
     interval_period,
@@ -24,8 +25,9 @@ from ratekeeper.rules.times import (
     read_standard,
     stated,
 )
+from ratekeeper.rules.unlisted import maybe_failed, read_door, read_unlisted
 
-__all__ = ["Refusals"]
+__all__ = ["Refusals", "reason_of"]
 
 _MOST_TEXT: Final = 65_536
 """Bytes of a body that are read for signatures; refusals are short."""
@@ -38,6 +40,10 @@ _SHUT_OUT: Final = frozenset({403, 418})
 """Statuses that, with a hint when to come back, refuse the caller and not the request: a firewall's, a ban's."""
 _LONGEST: Final = 7 * DAY
 """Ns beyond which no standard header is believed. A rule file's `longest` bounds the provider's own hints."""
+_DOOR_HINT: Final = Retry(body="retry_after", format="seconds")
+"""Where the JSON of Cloudflare's error 1015 says when to come back."""
+_DOOR: Final = 10 * SECOND
+"""Ns for which an address is held that a firewall turned away for the first time without a hint."""
 
 
 class Refusals:
@@ -52,11 +58,15 @@ class Refusals:
         self._limits = limits
         self._common = spread(file.every, file.limits).keys()
         self.odd_statuses = frozenset(
-            status for refusal in file.refusals for status in refusal.status if 0 < status < 400
+            [status for refusal in file.refusals for status in refusal.status if 0 < status < 400]
+            + file.errors_under
+            + ([200] if file.good else [])
         )
         """Statuses below 400 under which this provider refuses as well."""
         self.blocks_endpoint = any(refusal.block == "endpoint" for refusal in file.refusals)
         self._marks = {status: _marks(file.refusals, status) for status in self.odd_statuses}
+        self._good = {path: frozenset(map(as_text, values)) for path, values in file.good.items()}
+        self._good_mark = _good_mark(self._good)
 
     def read(self, plan: Plan, answer: Answer, now: int, result: Feedback) -> bool:
         """Classify `answer` into `result`. False if the provider does not charge a call it refuses so.
@@ -67,15 +77,17 @@ class Refusals:
             now: what the server's clock shows at the earliest, Unix ns.
             result: what is written to.
         """
-        if answer.status < 400 and not _suspicious(answer.body, self._marks[answer.status]):
+        if answer.status < 400 and not self._suspicious(answer):
             return True
         body, text = _opened(answer.body)
         if body is None and text.lstrip()[:1] in ("{", "["):
             result.unreadable = "body (no JSON within our bounds)"
         refusal = next((each for each in self._refusals if _matches(each, plan, answer.status, body, text)), None)
+        if (refusal is None or not (refusal.body or refusal.text)) and read_door(answer, body, text):
+            self._turned_away(plan, answer, body, text, now, result)
+            return True
         if refusal is None:
-            if answer.status >= 400:
-                self._unknown(plan, answer, body, text, now, result)
+            self._unlisted(plan, answer, body, text, now, result)
             return True
         result.outcome = Outcome(refusal.outcome)
         if result.outcome is Outcome.OK:
@@ -85,7 +97,7 @@ class Refusals:
         result.acted = refusal.charged and result.outcome in _MAY_HAVE_ACTED
         hints = self._hints if refusal.retry is None else refusal.retry
         standard = read_standard(answer.headers)
-        wait = self._wait(hints, standard, answer.headers, body, text, now)
+        wait = self._wait(hints, standard, answer.headers, body, text, now, result)
         hold = duration(refusal.hold) if refusal.hold else 0
         # Hints that are known to be wrong never shorten what is known.
         if wait is not None and refusal.retry == []:
@@ -96,33 +108,58 @@ class Refusals:
             self._hold_limits(self._named(refusal, text, plan), plan, end, result)
         if refusal.block:
             self._hold_owner(refusal.block, plan, wait, hold, result)
+        elif hold and result.outcome is Outcome.OVERLOADED:
+            self._pause(plan, result, hold)
         self._hold_at_all(plan, standard, result)
         return refusal.charged
 
-    def _unknown(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
-        """Read an error that no rule of the file matches by its HTTP status."""
+    def _suspicious(self, answer: Answer) -> bool:
+        """Whether a good answer is worth a closer look: refusals are short, and hold one of their codes or an error."""
+        body = answer.body
+        if not body or len(body) > _MOST_TEXT:
+            return False
+        raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
+        marks = self._marks[answer.status]
+        return marks is None or any(mark in raw for mark in marks) or maybe_failed(raw, self._good_mark)
+
+    def _turned_away(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
+        """Hold the address of a call that the layer in front of the provider turned away, whatever its route."""
+        result.outcome, result.acted = Outcome.BANNED, False
+        result.reason = f"a firewall answered: {_reason(answer.status, text)}"
+        standard = read_standard(answer.headers)
+        result.wait = self._wait([*self._hints, _DOOR_HINT], standard, answer.headers, body, text, now, result)
+        self._hold_owner("ip", plan, result.wait, 0, result, first=_DOOR)
+
+    def _unlisted(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
+        """Read an error that no rule of the file matches by its HTTP status and its words."""
+        found = read_unlisted(answer, body, text, self._good)
+        if found is None:
+            return
+        result.outcome = found.outcome
         result.reason = _reason(answer.status, text)
         standard = read_standard(answer.headers)
-        result.wait = self._wait(self._hints, standard, answer.headers, body, text, now)
+        if answer.status >= 400 or not found.ordinary:
+            result.wait = self._wait(self._hints, standard, answer.headers, body, text, now, result)
         # An answer that says when to come back does not mean that the request is wrong.
         told = standard.retry_after is not None or (answer.status == 403 and standard.used_up is not None)
-        if answer.status == 429:
-            result.outcome = Outcome.THROTTLED
+        if found.outcome is Outcome.BAD_REQUEST and told and result.wait is not None:
+            result.outcome = Outcome.BANNED if answer.status in _SHUT_OUT else Outcome.THROTTLED
+        if not found.ordinary or result.outcome is not found.outcome:
+            result.unlisted = found.said
+        result.acted = result.outcome in _MAY_HAVE_ACTED
+        if found.outcome is Outcome.THROTTLED:
             limits = _shortest(charge.limit for charge in plan.charges)
             self._hold_limits(limits, plan, result.wait, result)
             if not limits:  # of slots alone: none is full for a time, but this was one too many
-                wait = result.wait or Wait(after=self._shortest)
-                result.blocks = tuple(Block(each.key, wait, "throttle", result.reason) for each in plan.charges)
-        elif answer.status in {503, 529}:
-            result.outcome = Outcome.OVERLOADED
-        elif answer.status >= 500 or answer.status == 408:
-            result.outcome = Outcome.FAILED
-        elif told and result.wait is not None:
-            result.outcome = Outcome.BANNED if answer.status in _SHUT_OUT else Outcome.THROTTLED
-        else:
-            result.outcome = Outcome.BAD_REQUEST
-        result.acted = result.outcome in _MAY_HAVE_ACTED
+                self._pause(plan, result)
         self._hold_at_all(plan, standard, result)
+        if found.outcome is Outcome.OVERLOADED and not result.blocks:
+            self._pause(plan, result)
+
+    def _pause(self, plan: Plan, result: Feedback, hold: int = 0) -> None:
+        """Hold what the call was charged on for a moment, though none of it is used up."""
+        wait = result.wait or Wait(after=hold or self._shortest)
+        result.blocks += tuple(Block(each.key, wait, "throttle", result.reason) for each in plan.charges)
 
     def _hold_at_all(self, plan: Plan, standard: Standard, result: Feedback) -> None:
         """Hold calls where the rules name nothing that a refusal holds: by its standard headers, and at least for the
@@ -169,7 +206,9 @@ class Refusals:
             for key in keys or filter(None, (self.key(limit, plan),)):
                 result.blocks += (Block(key, end, "throttle", result.reason),)
 
-    def _hold_owner(self, owner: str, plan: Plan, wait: Wait | None, hold: int, result: Feedback) -> None:
+    def _hold_owner(
+        self, owner: str, plan: Plan, wait: Wait | None, hold: int, result: Feedback, *, first: int = 0
+    ) -> None:
         banned = result.outcome is Outcome.BANNED
         if wait is None and (hold or not banned):
             # A ban of no stated length: how long it is depends on how many there were (`Provider.ban_length`).
@@ -180,7 +219,7 @@ class Refusals:
             start = f"{self._prefix}{owner}:"
             scope = next((each for each in plan.scopes if each.startswith(start)), None)
         if scope is not None:
-            result.blocks += (Block(scope, wait, "ban" if banned else "throttle", result.reason),)
+            result.blocks += (Block(scope, wait, "ban" if banned else "throttle", result.reason, first),)
 
     def key(self, limit: Limit, plan: Plan) -> str:
         """The ledger of `limit` for the owners of `plan`, though it was not charged; "" if they do not tell."""
@@ -190,23 +229,44 @@ class Refusals:
         return f"{self._prefix}{limit.name}/" + ",".join(f"{kind}:{owners[kind]}" for kind in limit.scope)
 
     def _wait(
-        self, hints: list[Retry], standard: Standard, headers: Mapping[str, str], body: Any, text: str, now: int
+        self,
+        hints: list[Retry],
+        standard: Standard,
+        headers: Mapping[str, str],
+        body: Any,
+        text: str,
+        now: int,
+        result: Feedback,
     ) -> Wait | None:
-        """The latest that any hint names, within bounds: too late costs time, too early costs a ban."""
-        own = latest(_hint(hint, headers, body, text) for hint in hints)
-        said = latest(standard)
-        return latest(
-            (
-                None if own is None else bounded(own, self._shortest, self._longest, now),
-                None if said is None else bounded(said, self._shortest, _LONGEST, now),
-            )
-        )
+        """The latest that any hint names, within bounds: too late costs time, too early costs a ban.
+
+        A hint that is too long to be meant counts as none, so that the wait is guessed and grows while calls are refused.
+        """
+        found: list[Wait | None] = []
+        endless = 0
+        named = [(_hint(hint, headers, body, text), self._longest) for hint in hints]
+        for wait, longest in (*named, *((wait, _LONGEST) for wait in standard)):
+            if wait is None:
+                continue
+            length = absurd(wait, longest, now)
+            endless = max(endless, length)
+            if not length:
+                found.append(bounded(wait, self._shortest, longest, now))
+        if endless:
+            used = "a wait that grows with each refusal"
+            result.doubted += (Doubt("retry hint", f"no other try for {endless // DAY} days", used),)
+        return latest(found)
 
 
 def _opened(body: bytes | str | None) -> tuple[Any, str]:
     """The parsed JSON of a body, None if it cannot be had; and its beginning as text, in which signatures are then sought."""
+    raw, text = _text_of(body)
+    return decoded(raw), text
+
+
+def _text_of(body: bytes | str | None) -> tuple[bytes, str]:
     raw = body[:_MOST_TEXT].encode("utf-8", "replace") if isinstance(body, str) else (body or b"")[:_MOST_TEXT]
-    return decoded(raw), re.sub(r"\s+", " ", raw.decode("utf-8", "replace"))
+    return raw, re.sub(r"\s+", " ", raw.decode("utf-8", "replace"))
 
 
 def _marks(refusals: list[Refusal], status: int) -> tuple[bytes, ...] | None:
@@ -220,12 +280,17 @@ def _marks(refusals: list[Refusal], status: int) -> tuple[bytes, ...] | None:
     return tuple(dict.fromkeys(marks))
 
 
-def _suspicious(body: bytes | str | None, marks: tuple[bytes, ...] | None) -> bool:
-    """Whether a good answer is worth a closer look: refusals are short, and hold one of their codes."""
-    if not body or len(body) > _MOST_TEXT:
-        return False
-    raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
-    return marks is None or any(mark in raw for mark in marks)
+def _good_mark(good: Mapping[str, frozenset[str]]) -> re.Pattern[bytes] | None:
+    """What finds the field that tells a good answer, in bytes; None if there is none at the top."""
+    if len(good) != 1:
+        return None
+    ((path, values),) = good.items()
+    shown = "|".join(map(re.escape, sorted(values)))
+    return (
+        None
+        if "." in path
+        else re.compile(rf'"{re.escape(path)}"\s{{0,8}}:\s{{0,8}}"?(?:{shown})"?\s{{0,8}}[,}}]'.encode())
+    )
 
 
 def _found(body: Any, text: str, path: str) -> Any:
@@ -276,5 +341,12 @@ def _rest_of(limit: Limit) -> Wait:
     return Wait(after=min(limit.period, 60 * SECOND))
 
 
-def _reason(status: int, text: str) -> str:
-    return f"HTTP {status}: {redact(text)}" if text else f"HTTP {status}"
+def reason_of(answer: Answer, secrets: Iterable[str] = ()) -> str:
+    """One line for people of what an error says, without `secrets` and what else could be a key."""
+    return _reason(answer.status, _text_of(answer.body)[1], secrets)
+
+
+def _reason(status: int, text: str, secrets: Iterable[str] = ()) -> str:
+    from ratekeeper.rules.secrets import redact  # for those who are refused
+
+    return f"HTTP {status}: {redact(text, secrets)}" if text else f"HTTP {status}"

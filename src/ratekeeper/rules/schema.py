@@ -279,11 +279,14 @@ class Refusal(Rule, frozen=True, kw_only=True):
     block: str = ""
     """The kind of owner to hold: ``ip``, ``account``, ``endpoint``..., ``class``, or ``provider`` for all of it."""
     hold: str = ""
-    """A duration for `block` and `limits` when no hint names an end; for a ban, a fixed length instead of the ladder."""
+    """A duration for `block` and `limits` when no hint names an end; for a ban, a fixed length instead of the ladder. An
+    ``overloaded`` without `block` holds for so long what the call was charged on."""
     retry: list[Retry] | None = None
     """Instead of the file's hints; ``[]`` where hints are known to be wrong."""
     charged: bool = True
     """False where the provider does not count a call that it refuses so."""
+    note: str = ""
+    """Why it is classed so, above all a `bad request` that looks like something else."""
 
 
 class Merge(Rule, frozen=True, kw_only=True):
@@ -371,14 +374,21 @@ class Learn(Rule, frozen=True, kw_only=True):
 
 
 class Signing(Rule, frozen=True, kw_only=True):
-    """How long a signed request stays valid. `timestamp` and `window` are references, in milliseconds."""
+    """How long signed requests stay valid, and in which order they must leave. `timestamp`, `signature`, `window`, `nonce`
+    and `key` are references; `window` is in milliseconds. `timestamp` needs `signature`, and `nonce` needs `key`."""
 
-    timestamp: str
-    signature: str
+    timestamp: str = ""
+    signature: str = ""
     timestamp_format: TimeFormat = "epoch-ms"
     window: str = ""
     default: str = "5s"
     longest: str = "60s"
+    nonce: Texts = ""
+    """The number that must rise from call to call of one key; of several references the first that is present counts."""
+    key: Texts = ""
+    """The API key, likewise; only its keyed digest is used."""
+    source: Texts = ""
+    note: str = ""
 
 
 class Socket(Rule, frozen=True):
@@ -437,6 +447,9 @@ class File(Rule, frozen=True, kw_only=True):
     hints: Hints = Hints()
     ban: Ban = Ban()
     refusals: list[Refusal] = []
+    errors_under: list[int] = []
+    """Statuses below 400 under which errors come as well, beside those that `refusals` name (and 200, where `good` tells
+    errors): such answers are read for refusals that nobody listed."""
     learn: list[Learn] = []
     signing: Signing | None = None
     socket: dict[str, Socket] = {}

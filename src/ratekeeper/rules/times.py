@@ -18,7 +18,9 @@ __all__ = [
     "Standard",
     "TimeFormat",
     "Wait",
+    "absurd",
     "bounded",
+    "date_name",
     "duration",
     "http_date",
     "instant",
@@ -47,6 +49,8 @@ _EPOCH_S: Final = 1e9
 """A number of seconds from here on (31 years) is an instant since 1970, ..."""
 _EPOCH_MS: Final = 1e11
 """... and from here on one in milliseconds."""
+_TIMES: Final = 4
+"""A wait of more than this many times the longest is not moved to the longest: nobody can mean it."""
 _NUMBER: Final = r"\s*[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][0-9]{1,3})?\s*"
 _TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _RFC_850: Final = rf"[A-Z][a-z]+day, (?P<day>[0-9]{{2}})-(?P<month>[A-Z][a-z]{{2}})-(?P<year>[0-9]{{2}}) {_TIME} GMT"
@@ -99,6 +103,14 @@ def http_date(text: str) -> int | None:
         )
     except (ValueError, KeyError):
         return _old_date(text)
+
+
+def date_name(moment: int) -> str:
+    """An instant (Unix ns) as a date; beyond the years that dates have, as a number."""
+    try:
+        return f"{datetime.fromtimestamp(moment // SECOND, UTC):%Y-%m-%d %H:%M:%S}"
+    except (OSError, OverflowError, ValueError):
+        return f"{moment // SECOND} s since 1970"
 
 
 def _old_date(text: str) -> int | None:
@@ -190,6 +202,15 @@ def latest(waits: Iterable[Wait | None]) -> Wait | None:
     if not known:
         return None
     return Wait(max(wait.after for wait in known), max(wait.at for wait in known))
+
+
+def absurd(wait: Wait, longest: int, seen: int) -> int:
+    """How long a wait is (ns) that is too long to be meant: several times as long as the longest; 0 for any other.
+
+    `seen` is the server's clock (Unix ns) at the earliest.
+    """
+    length = max(wait.after, wait.at - seen if wait.at else 0)
+    return length if length > _TIMES * longest else 0
 
 
 def bounded(wait: Wait, shortest: int, longest: int, seen: int) -> Wait | None:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ratekeeper.errors import CannotFit, Rejected
+from ratekeeper.rules.secrets import secrets_of, struck
 from ratekeeper.sessions.dials import Connection, bounded
 from ratekeeper.sessions.transports import Closed
 
@@ -330,6 +331,7 @@ class Connections:
     # --- down, and back ---------------------------------------------------------------------------------------------
 
     def _down(self, why: str, kind: str = "stream down") -> None:
+        why = struck(why, secrets_of(self._dialler.outbound.request()))
         self._problem = why
         if self._live is not None or self._told_down:
             return

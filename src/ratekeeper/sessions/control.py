@@ -23,6 +23,7 @@ import msgspec
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.sessions.history import Record, Records
+from ratekeeper.stores.files import make_folder, open_private, write_private
 from ratekeeper.stores.members import WakeSockets
 from ratekeeper.typed import json_decoder
 
@@ -136,9 +137,7 @@ def ask(home: Path, session: str, do: Literal["recover", "stop"], timeout: float
     wake_socket = wake_sockets.open(sender)
     try:
         path = records.path(record.id, ".do")
-        part = path.with_suffix(f".do-{sender}")
-        part.write_bytes(msgspec.json.encode(Command(do, sender)))
-        part.replace(path)
+        write_private(path, msgspec.json.encode(Command(do, sender)))
         wake_sockets.wake([record.member])
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
@@ -176,8 +175,8 @@ def _drain(wake_socket: socket.socket) -> set[bytes]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Admit one program at a time."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    make_folder(folder)
+    lock = open_private(folder / "lock", os.O_RDWR)
     try:
         end = time.monotonic() + _PATIENCE
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,7 +10,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from ratekeeper.errors import StoreUnavailable
 from ratekeeper.sessions.restarts import Progress, Recovery
+from ratekeeper.stores.files import make_folder, write_private
 from ratekeeper.typed import json_decoder
 
 __all__ = ["KEPT", "Record", "Records"]
@@ -71,10 +72,8 @@ class Records:
         record = msgspec.structs.replace(record, history=record.history[-KEPT:])
         path = self.path(record.id)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}")
-            part.write_bytes(msgspec.json.encode(record))
-            part.replace(path)
+            make_folder(self.folder)
+            write_private(path, msgspec.json.encode(record))
             self._told = False
         except OSError as error:
             if not self._told:
@@ -82,11 +81,17 @@ class Records:
                 _LOG.warning("the history of sessions cannot be kept: %s", error)
 
     def all(self) -> Iterator[Record]:
-        """Yield all records, by id."""
+        """Yield all records, by id.
+
+        Raises:
+            StoreUnavailable: the folder cannot be read.
+        """
         try:
-            paths = sorted(self.folder.glob("*.json"))
-        except OSError:
+            paths = sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise StoreUnavailable(f"{self.folder}: {error.strerror}") from error
         for path in paths:
             try:
                 yield json_decoder(Record)(path.read_bytes())

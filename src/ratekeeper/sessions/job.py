@@ -7,12 +7,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ratekeeper.errors import Blocked
-from ratekeeper.rules.reading import redact
+from ratekeeper.rules.secrets import redact
 from ratekeeper.sessions.restarts import Failure, Restart
 
 __all__ = ["Run", "Vitals", "failure_of", "shown", "takes_one"]
@@ -66,10 +66,10 @@ def takes_one(call: Callable[..., Any]) -> bool:
     )
 
 
-def shown(text: str) -> str:
-    """Return a job's error text in a form that may be stored: one line, without secrets, in characters that a file can
+def shown(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return a job's error text in a form that may be stored: one line, without `secrets`, in characters that a file can
     hold."""
-    return redact(text).encode("utf-8", "replace").decode()
+    return redact(text, secrets).encode("utf-8", "replace").decode()
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -83,9 +83,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Classify an error: the session's own fault, or a ban, a pause or a breaker held it."""
-    text = shown(f"{type(error).__name__}: {error}")
+def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
+    """Classify an error: the session's own fault, or a ban, a pause or a breaker held it. `secrets`: not to be quoted."""
+    text = shown(f"{type(error).__name__}: {error}", secrets)
     leaves = list(_leaves(error))
     if not all(isinstance(each, Blocked) for each in leaves):
         return Failure(type(error).__name__, text)

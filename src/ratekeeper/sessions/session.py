@@ -41,6 +41,7 @@ class Session:
         loop: for coroutines.
         say: reports an event to people: its kind, its sentence and its fields.
         changed: called after every change of state.
+        secrets: what no record and no event may quote.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Session:
         loop: Loop,
         say: Callable[..., object],
         changed: Callable[[], None],
+        secrets: Iterable[str] = (),
     ) -> None:
+        self._secrets = secrets
         self.id = record.id
         self.record = self._taken_up(record)
         self.settings = settings
@@ -148,7 +151,7 @@ class Session:
         try:
             self._main()
         except Exception as error:  # noqa: BLE001 - a fault of ours: callers that wait for the session must learn of it
-            why = shown(f"an error in Ratekeeper: {type(error).__name__}: {error}")
+            why = shown(f"an error in Ratekeeper: {type(error).__name__}: {error}", self._secrets)
             self.record = replace(self.record, state="failed", why=why)
             self._changed()
             self._say("session failed", f"session {self.id} is watched no longer: {self.record.why}", session=self.id)
@@ -274,16 +277,17 @@ class Session:
             check.cancel()
             return vitals.after(f"no answer in {self.settings.check_timeout:g} s", time.monotonic())
         if check.error is not None:
-            failure = failure_of(check.error)
+            failure = failure_of(check.error, self._secrets)
             return vitals.after(failure.reason, time.monotonic(), failure.excused)
         bad = check.result is False or isinstance(check.result, str)
         return vitals.after(
-            (shown(str(check.result)) if check.result else "not healthy") if bad else None, time.monotonic()
+            (shown(str(check.result), self._secrets) if check.result else "not healthy") if bad else None,
+            time.monotonic(),
         )
 
     def _outcome(self, work: Work) -> Failure | None:
         if work.error is not None:
-            return failure_of(work.error)
+            return failure_of(work.error, self._secrets)
         if work.cancelled:
             return Failure("cancelled", "somebody cancelled it")
         return Failure("ended", "it returned") if self.settings.end_is_failure else None

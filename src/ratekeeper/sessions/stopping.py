@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from ratekeeper.rules.reading import redact
+from ratekeeper.rules.secrets import redact
 
 __all__ = ["Loop", "Work", "halt", "in_thread", "stop_all", "stop_all_async", "to_the_end"]
 

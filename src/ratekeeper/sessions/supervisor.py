@@ -17,7 +17,7 @@ from ratekeeper.config.file import home_folder
 from ratekeeper.config.resolution import configure, program_name
 from ratekeeper.gate.events import Events
 from ratekeeper.gate.gate import Gate
-from ratekeeper.rules.reading import redact
+from ratekeeper.rules.secrets import redact
 from ratekeeper.sessions.control import Command, Listener
 from ratekeeper.sessions.history import Records
 from ratekeeper.sessions.restarts import Restart
@@ -81,8 +81,9 @@ class Supervisor:
             raise RuntimeError("sessions are added inside of the supervisor's with block")
         record = self._listener.claim(f"{name}@{self.name}")
         session = Session(
-            record, self._records, job, health, settings or Restart(), self._loop, self._events.say, self._tell_change
-        )
+            record, self._records, job, health, settings or Restart(), self._loop, self._events.say, self._tell_change,
+            self._events.secrets,
+        )  # fmt: skip
         self._sessions[record.id] = session
         return session
 
@@ -150,7 +151,7 @@ class Supervisor:
             try:
                 session.close()
             except Exception as error:  # noqa: BLE001 - the others must be stopped
-                _LOG.error("session %s: stopping failed: %s", session.id, redact(str(error)))
+                _LOG.error("session %s: stopping failed: %s", session.id, redact(str(error), self._events.secrets))
             _LOG.debug("session %s was stopped in %.1f s", session.id, time.monotonic() - begin)
         if self._listener is not None:
             self._listener.close()

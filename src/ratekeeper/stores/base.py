@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ratekeeper.errors import StoreError
+from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.policy.shared import Claim, claimed, renewed
-from ratekeeper.stores.blocks import Blocks, BlockState
+from ratekeeper.stores.blocks import Blocks, BlockState, PauseRecord
 from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.records import (
     AS_RESERVED,
@@ -29,9 +30,10 @@ from ratekeeper.stores.records import (
     Snapshot,
     Units,
 )  # fmt: skip
-from ratekeeper.stores.worker import Worker
+from ratekeeper.stores.worker import Worker, log_death
 
 if TYPE_CHECKING:
+    from ratekeeper.stores.pauses import Pauses
     from ratekeeper.stores.responses import ResponseStorage
 
 __all__ = ["SharedStore", "Store"]
@@ -58,6 +60,11 @@ class Store(ABC):
         self.blocks = Blocks(boot)
         self.learned = {}
         self.generation = 0
+        self.handed: dict[int, Grant | None] = {}
+        """The newest permit that each thread took, by the thread's number. An exception of a signal handler may strike before
+        the caller has it, and then the caller finds it here."""
+        self.died: Callable[[str, BaseException], object] = log_death
+        """The store calls this when one of its helper threads failed, see `Helper`."""
         self.heard: Callable[[str, Answered], None] = lambda namespace, answered: None
         """The store calls this with the effects of a verb that had already returned (`together` only)."""
 
@@ -223,6 +230,16 @@ class Store(ABC):
         """Return a new worker. It changes notes without making its callers wait for a network."""
         return Worker()
 
+    def reporter(self) -> Callable[[str, BaseException], None]:
+        """Return a function that reports failed helper threads through `died`. It does not keep the store alive."""
+        here = weakref.ref(self)
+
+        def died(name: str, error: BaseException) -> None:
+            store = here()
+            (log_death if store is None else store.died)(name, error)
+
+        return died
+
     def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
         """Return the response storage that all users of this store share.
 
@@ -271,6 +288,9 @@ class Store(ABC):
 class SharedStore(Store):
     """A store that several processes share and that may be unreachable. The fallback store needs these methods."""
 
+    pauses: Pauses | None = None
+    """The pauses of this machine; None: the process has no state folder."""
+
     def __init__(self, boot: str = "") -> None:
         super().__init__(boot)
         self.back: Callable[[], object] = lambda: None
@@ -294,8 +314,12 @@ class SharedStore(Store):
         store's help."""
 
     @abstractmethod
-    def detach(self) -> str:
-        """Take this process offline. Leaves a mark for the others if possible; returns the mark's name."""
+    def detach(self, length: int = 0) -> str:
+        """Take this process offline. Leaves a mark for the others if possible; returns the mark's name.
+
+        Args:
+            length: ns after which the mark ends as if the process had died; 0: it ends with `reattach`.
+        """
 
     def held_from(self) -> int:
         """Steady ns from which the others leave this process its share after it went offline; 0: at once."""
@@ -330,3 +354,50 @@ class SharedStore(Store):
 
     def publish(self) -> None:
         """Publish the known blocks to offline processes too."""
+
+    # -- the pauses of this machine ----------------------------------------------------------------------------------
+
+    def heed(self) -> None:
+        """Obey what was ordered on this machine since the last call. Costs one system call."""
+        if self.pauses is not None:
+            records = self.pauses.news()
+            if records is not None:
+                self._obey(records)
+
+    @abstractmethod
+    def _obey(self, records: list[PauseRecord]) -> None:
+        """Put the records of this machine into force in this process."""
+
+    def keep(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        """Put a block in force in this process only, as `block`."""
+        return self.blocks.add(scope, length, kind, reason, mono, wall)
+
+    @abstractmethod
+    def deliver(self, record: PauseRecord) -> bool:
+        """Write a record into the store, and wait for it. Returns whether the record was news there.
+
+        Raises:
+            StoreError: it may not be written.
+        """
+
+    def hand_on(self) -> None:
+        """Write every record of this machine that the store does not have yet into it. Raises as `deliver` does."""
+        self.heed()
+        for record in self.pauses.to_hand_on() if self.pauses is not None else ():
+            self.deliver(record)
+
+    def order(self, scope: str, length: int | None, reason: str, *, resumed: bool = False) -> PauseRecord | None:
+        """Pause a scope on this machine, or take its pauses back; the store gets the record from `hand_on`.
+
+        Returns:
+            The record; None if nothing can be written on this machine.
+        """
+        if self.pauses is None:
+            return None
+        record = self.pauses.record(scope, length, reason, resumed=resumed)
+        try:
+            self.pauses.write(record)
+        except StoreUnavailable:
+            return None
+        self.heed()
+        return record

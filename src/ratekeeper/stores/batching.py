@@ -8,6 +8,7 @@ milliseconds, a changed block or limit closes it, and its remaining permits go b
 
 from __future__ import annotations
 
+import _thread
 import logging
 import threading
 import time
@@ -22,7 +23,7 @@ from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.records import AS_RESERVED, UNSENT, Answered, Ask, Decision, Grant, Settlement
 from ratekeeper.stores.verbs import LedgerStore
-from ratekeeper.stores.worker import Helper, Nudge
+from ratekeeper.stores.worker import Helper, Nudge, log_death
 
 __all__ = ["SHARE", "Batch", "BatchPermit", "Batches", "BatchingStore", "DeferredSettles", "Ending"]
 
@@ -44,6 +45,7 @@ _SOON: Final = 0.03
 _EVER: Final = 1 << 62
 """A steady instant that never comes, ns."""
 _SETTLED: Final = Answered()
+_LATE: Final = Answered(late=True)
 
 
 class Batch:
@@ -77,7 +79,7 @@ class BatchPermit(Grant, Generic[B]):
     Attributes:
         batch: the batch it came from.
         apart: whether it now has a record of its own.
-        open: False once the store was told that it ended.
+        open: False once the store was told that it ended, or has it among the settles to come.
     """
 
     __slots__ = ("apart", "batch", "open")
@@ -101,9 +103,13 @@ class Batches(Generic[B]):
     Args:
         opening: how long a batch hands out permits, ns.
         most: permits in a batch at most.
+        new_id: draws the number of a permit.
+        handed: see `Store.handed`.
     """
 
-    def __init__(self, opening: int, most: int) -> None:
+    def __init__(self, opening: int, most: int, new_id: Callable[[], int], handed: dict[int, Grant | None]) -> None:
+        self._new_id = new_id
+        self._handed = handed
         self._opening = opening
         self._most = most
         self._lock = threading.Lock()
@@ -111,8 +117,9 @@ class Batches(Generic[B]):
         self._replaced: list[B] = []
         self._size: dict[tuple[int, Who], tuple[int, int, tuple[Charge, ...]]] = {}
 
-    def draw(self, charges: tuple[Charge, ...], who: Who, mono: int, generation: int) -> B | None:
-        """Hand out one more permit of the plan's open batch at the steady instant `mono` (ns); returns that batch, if any."""
+    def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant, generation: int) -> BatchPermit[B] | None:
+        """Hand out one more permit of the plan's open batch at `now`; None if there is no such batch."""
+        mono, thread = now[0], _thread.get_ident()
         with self._lock:
             found = self._open.get((id(charges), who))
             if (
@@ -123,8 +130,10 @@ class Batches(Generic[B]):
                 or found.generation != generation
             ):
                 return None
+            permit = BatchPermit(self._new_id(), found, now)
             found.undrawn -= 1
-            return found
+            self._handed[thread] = permit
+            return permit
 
     def size(self, charges: tuple[Charge, ...], who: Who, mono: int, took: int = 0) -> int:
         """Return how many permits to request beyond those wanted now. The number doubles while one batch follows another.
@@ -148,14 +157,16 @@ class Batches(Generic[B]):
             self._size[key] = size, mono, charges
             return size
 
-    def keep(self, batch: B) -> None:
-        """Keep this batch open and hand out its remaining permits."""
-        key = (id(batch.charges), batch.record.who)
+    def keep(self, batch: B, permit: Grant | None = None) -> None:
+        """Keep this batch open and hand out its remaining permits. `permit`: its first one, which the caller gets; until now
+        the whole record counts as the caller's."""
+        key, thread = (id(batch.charges), batch.record.who), _thread.get_ident()
         with self._lock:
             before = self._open.get(key)
             if before is not None:
                 self._replaced.append(before)
             self._open[key] = batch
+            self._handed[thread] = permit
 
     def close(self, mono: int, generation: int) -> list[tuple[B, int]]:
         """Remove the batches that are over at `mono`, each with its number of undrawn permits."""
@@ -194,10 +205,12 @@ class DeferredSettles:
     Args:
         write: runs a transaction that also writes what is pending, and returns whether nothing is left; a bound method, held
             weakly.
+        died: see `Helper`.
     """
 
-    def __init__(self, write: Callable[[], bool]) -> None:
+    def __init__(self, write: Callable[[], bool], died: Callable[[str, BaseException], object] = log_death) -> None:
         self._write = weakref.WeakMethod(write)
+        self._died = died
         self.pending: list[Ending] = []
         self._taken: list[Ending] = []
         self._poke = Nudge()
@@ -212,7 +225,7 @@ class DeferredSettles:
         """Ask the helper thread to write soon, in case no transaction follows."""
         self._poke.set()
         if self._thread is None or not self._thread.is_alive():
-            self._thread = Helper(_write_soon, weakref.ref(self), self._poke)
+            self._thread = Helper(_write_soon, weakref.ref(self), self._poke, name="deferred settles", died=self._died)
 
     def take(self) -> list[Ending]:
         """Return the permits that the transaction now beginning ends."""
@@ -271,8 +284,8 @@ class BatchingStore(LedgerStore):
 
     def _rest(self) -> None:
         """Begin with nothing pending; also in a forked child."""
-        self._deferred = DeferredSettles(self.flush)
-        self._batches: Batches[Batch] = Batches(_OPEN, _MOST)
+        self._deferred = DeferredSettles(self.flush, self.reporter())
+        self._batches: Batches[Batch] = Batches(_OPEN, _MOST, self.new_id, self.handed)
 
     @abstractmethod
     def _latest(self, key: str) -> Ledger | None:
@@ -280,12 +293,13 @@ class BatchingStore(LedgerStore):
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         if not ask.ahead and self._deferred.busy(now.mono):
-            batch = self._batches.draw(ask.charges, ask.who, now.mono, self.generation) or self._batch(ask, now)
-            if batch is not None:
-                return BatchPermit(self.new_id(), batch, now)
+            permit = self._batches.draw(ask.charges, ask.who, now, self.generation)
+            permit = permit or self._batch(ask, now)
+            if permit is not None:
+                return permit
         return super().reserve(ask, now)
 
-    def _batch(self, ask: Ask, now: Instant) -> Batch | None:
+    def _batch(self, ask: Ask, now: Instant) -> BatchPermit[Batch] | None:
         """Take a new batch and hand out its first permit; None if no batch should be taken."""
         charges = ask.charges
         if not charges:
@@ -304,18 +318,31 @@ class BatchingStore(LedgerStore):
             return None
         batch = Batch(charges, got, permits, got.sent.mono + _OPEN, self.generation)
         batch.undrawn -= 1
-        self._batches.keep(batch)
+        permit = BatchPermit(self.new_id(), batch, now)
+        self._batches.keep(batch, permit)
         self._deferred.poke()
-        return batch
+        return permit
 
     def settle(self, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
+        permit = grant if isinstance(grant, BatchPermit) else None
+        if permit is not None and not permit.open:
+            return _LATE
         if told is AS_RESERVED and self._deferred.busy(now.mono):
             latest = [self._latest(charge.key) for charge in grant.charges]
             if all(ledger is not None and _quiet(ledger) for ledger in latest):
-                self._deferred.pending.append(Ending(grant, now))
+                ending, pending = Ending(grant, now), self._deferred.pending
+                # No call stands between these lines, so no exception of a signal handler strikes there.
+                pending += (ending,)
+                if permit is not None:
+                    permit.open = False
                 self._deferred.poke()
                 return _SETTLED
         return super().settle(grant, now, told)
+
+    def hold(self, grant: Grant, until: int) -> bool:
+        if isinstance(grant, BatchPermit) and not grant.open:
+            return False
+        return super().hold(grant, until)
 
     def _catch_up(self) -> None:
         """A transaction began: write what is pending, and give back the undrawn permits of closed batches."""

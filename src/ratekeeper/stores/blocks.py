@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -14,9 +14,21 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge
 from ratekeeper.typed import json_decoder
 
-__all__ = ["CONTACT", "EMERGENCY", "EVERYWHERE", "BlockState", "Blocks", "read_blocks", "write_blocks"]
+__all__ = [
+    "CONTACT",
+    "EMERGENCY",
+    "EVERYWHERE",
+    "LONGEST",
+    "PAUSE",
+    "BlockState",
+    "Blocks",
+    "PauseRecord",
+    "boot_id",
+    "read_blocks",
+    "write_blocks",
+]
 
-_LONGEST: Final = 7 * 86_400 * SECOND
+LONGEST: Final = 7 * 86_400 * SECOND
 """No ban is believed to be longer (Binance's longest are three days). A wrong clock or a garbled answer must not block a
 program for a year."""
 _AHEAD: Final = 3650 * 86_400 * SECOND
@@ -28,10 +40,22 @@ CONTACT: Final = "contact"
 """The kind of block that holds other calls while one call asks the provider for its limits; it ends with the answer."""
 EMERGENCY: Final = "emergency"
 """A call with this scope is an operator override: no pause and no breaker stops it. A ban does."""
+PAUSE: Final = "pause"
+"""The kind of block by which a person stops calls."""
 _CANCEL: Final = "/class:cancel"
-_SPARING: Final = frozenset({"pause", "breaker"})
+_SPARING: Final = frozenset({PAUSE, "breaker"})
 """Kinds of blocks that let cancels pass, because a user who stops trading or waits for a sick exchange wants orders
 withdrawn."""
+_SLACK: Final = SECOND // 10
+"""By so much may a pause seem younger than the record that takes it back, because two machines date them, ns."""
+
+
+def boot_id() -> str:
+    """Return the id of this boot of the machine: steady instants are valid only within one boot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux: accurate to the minute
+        return str(int(time.time() - time.monotonic()) // 60)
 
 
 class BlockState(msgspec.Struct, frozen=True):
@@ -59,20 +83,42 @@ class BlockState(msgspec.Struct, frozen=True):
         return _EVER if self.length is None else self.mono + self.length
 
 
+class PauseRecord(BlockState, frozen=True):
+    """A pause that was ordered on this machine, or the end of one (see `ratekeeper.stores.pauses`).
+
+    Attributes:
+        resumed: whether it takes back the pauses of its scope that are older.
+        store: the shared store to hand it on to.
+        file: its name in the folder.
+    """
+
+    resumed: bool = False
+    store: str = ""
+    file: str = ""
+
+    def takes_back(self, state: BlockState) -> bool:
+        """Whether it takes back a pause of its scope."""
+        return self.resumed and state.mono <= self.mono + _SLACK
+
+
 class Blocks:
-    """The blocks in force. Their ends use steady time, so a stepping wall clock neither ends nor prolongs a ban. After a
-    reboot only wall time is known; it is clamped to the ban's own length.
+    """The blocks in force: those of the store, and on top the pauses that were ordered on this machine.
+
+    Their ends use steady time, so a stepping wall clock neither ends nor prolongs a ban. After a reboot only wall time is
+    known; it is clamped to the ban's own length.
 
     Attributes:
         boot: this boot of the machine.
-        kept: the blocks by scope and kind, including ended ones until they are swept.
+        kept: the blocks by scope and kind, including ended ones until they are swept. Replaced as a whole.
     """
 
-    __slots__ = ("boot", "kept")
+    __slots__ = ("_records", "_stored", "boot", "kept")
 
     def __init__(self, boot: str = "") -> None:
         self.boot = boot
         self.kept: dict[tuple[str, str], BlockState] = {}
+        self._stored: dict[tuple[str, str], BlockState] = {}
+        self._records: list[PauseRecord] = []
 
     def __bool__(self) -> bool:
         return bool(self.kept)
@@ -81,44 +127,73 @@ class Blocks:
         """Return all blocks, including ended ones until they are swept."""
         return list(self.kept.values())
 
+    def stored(self) -> list[BlockState]:
+        """Return the blocks of the store alone, as `states`."""
+        return list(self._stored.values())
+
+    def obey(self, records: list[PauseRecord]) -> None:
+        """Replace the pauses ordered on this machine."""
+        self._records = records
+        self._merge()
+
+    def _merge(self) -> None:
+        kept = dict(self._stored)
+        for record in self._records:
+            key = record.scope, record.kind
+            state = kept.get(key)
+            if record.resumed:
+                if state is not None and record.takes_back(state):
+                    del kept[key]
+            elif state is None or state.ends() < record.ends():
+                kept[key] = record
+        self.kept = kept
+
     def add(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
         """Put a block in force from `mono` on. An older block of that kind that ends later stays."""
         if length is not None:
-            length = min(max(length, 0), _LONGEST)
+            length = min(max(length, 0), LONGEST)
         state = BlockState(scope, kind, reason, length, mono, wall, self.boot)
-        old = self.kept.get((scope, kind))
+        old = self._stored.get((scope, kind))
         if old is not None and old.ends() >= state.ends():
             return old
-        self.kept[scope, kind] = state
+        self._stored[scope, kind] = state
         self.sweep(mono)
         return state
 
     def remove(self, scope: str, kind: str = "") -> bool:
-        """Remove the blocks of a scope; `kind` empty: of every kind."""
-        gone = [key for key in self.kept if key[0] == scope and kind in ("", key[1])]
+        """Remove the store's blocks of a scope; `kind` empty: of every kind."""
+        gone = [key for key in self._stored if key[0] == scope and kind in ("", key[1])]
         for key in gone:
-            del self.kept[key]
+            self._stored.pop(key, None)
+        self._merge()
         return bool(gone)
+
+    def take_back(self, record: PauseRecord) -> bool:
+        """Remove the store's pause that a record takes back. False: there is none, or a later one."""
+        state = self._stored.get((record.scope, record.kind))
+        return state is not None and record.takes_back(state) and self.remove(record.scope, record.kind)
 
     def sweep(self, mono: int) -> None:
         """Forget the blocks that have ended."""
-        for key in [key for key, state in self.kept.items() if state.ends() <= mono]:
-            del self.kept[key]
+        for key in [key for key, state in list(self._stored.items()) if state.ends() <= mono]:
+            self._stored.pop(key, None)
+        self._records = [each for each in self._records if each.resumed or each.ends() > mono]
+        self._merge()
 
     def load(self, states: Iterable[BlockState], mono: int, wall: int) -> None:
-        """Replace all blocks by `states`. Blocks of another boot move onto this boot's steady clock."""
-        self.kept = {}
+        """Replace the store's blocks by `states`. Blocks of another boot move onto this boot's steady clock."""
+        self._stored = {}
         for state in states:
-            if state.boot == self.boot and (state.mono > mono + _AHEAD or (state.length or 0) > _LONGEST):
+            if state.boot == self.boot and (state.mono > mono + _AHEAD or (state.length or 0) > LONGEST):
                 # A block that begins in the future or lasts too long is garbled.
-                length = None if state.length is None else min(state.length, _LONGEST)
+                length = None if state.length is None else min(state.length, LONGEST)
                 state = msgspec.structs.replace(state, length=length, mono=min(state.mono, mono))
             if state.boot != self.boot:
                 length = state.length
                 if length is not None:
-                    length = min(max(state.wall + length - wall, 0), length, _LONGEST)
+                    length = min(max(state.wall + length - wall, 0), length, LONGEST)
                 state = BlockState(state.scope, state.kind, state.reason, length, mono, wall, self.boot)
-            self.kept[state.scope, state.kind] = state
+            self._stored[state.scope, state.kind] = state
         self.sweep(mono)
 
     def against(
@@ -130,18 +205,22 @@ class Blocks:
             scopes: the call's owners, as in `Plan.scopes`.
             charges: what the call would take; a block may hold one ledger.
             mono: the present, steady ns.
-            everywhere: check only blocks for all providers.
+            everywhere: check only blocks for all providers, and the pauses ordered on this machine.
         """
         worst: BlockState | None = None
+        if not self.kept:
+            return None
         if any(state.ends() <= mono for state in self.kept.values()):
             self.sweep(mono)
         names = {EVERYWHERE + scope[scope.find("/") :] for scope in scopes if "/" in scope} | {EVERYWHERE}
+        own = {*scopes, *(charge.key for charge in charges)}
         if not everywhere:
-            names.update(scopes, (charge.key for charge in charges))
+            names |= own
         emergency = EMERGENCY in scopes
         spared = emergency or any(scope.endswith(_CANCEL) for scope in scopes)
         for state in self.kept.values():
-            if state.scope in names and state.ends() > mono and (worst is None or state.ends() > worst.ends()):
+            mine = state.scope in names or (state.scope in own and isinstance(state, PauseRecord))
+            if mine and state.ends() > mono and (worst is None or state.ends() > worst.ends()):
                 if spared and state.kind in _SPARING and (emergency or not state.scope.endswith(_CANCEL)):
                     continue
                 worst = state
@@ -156,18 +235,11 @@ def write_blocks(path: Path, states: list[BlockState]) -> None:
     Raises:
         StoreUnavailable: the file cannot be written.
     """
-    draft = path.with_suffix(f".{os.getpid()}")
+    from ratekeeper.stores.files import write_private  # for those who write one
+
     try:
-        with draft.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(states)))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        write_private(path, msgspec.json.format(msgspec.json.encode(states)), sync=True)
     except OSError as error:
-        try:
-            draft.unlink()
-        except OSError:
-            pass
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 

@@ -7,6 +7,7 @@ implausible ledger counts as lost; so does a permit whose units are not in fligh
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,12 +23,12 @@ from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.rules.numbers import believable
 from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.blocks import BlockState
-from ratekeeper.stores.inforce import PACED, REFUSED
+from ratekeeper.stores.inforce import DOUBTED, PACED, REFUSED
 from ratekeeper.typed import json_decoder, msgpack_decoder
 
 __all__ = [
-    "Change", "due", "encoded", "meant", "meant_blocks", "meant_learned", "note_of", "permit_name", "permits_of", "read_or",
-    "record_name",
+    "Change", "due", "encoded", "is_member", "meant", "meant_blocks", "meant_learned", "member_name", "moved", "note_of",
+    "permit_name", "permits_of", "read_or", "record_name",
 ]  # fmt: skip
 
 E = TypeVar("E")
@@ -40,18 +41,19 @@ Change: TypeAlias = Callable[[N | None, Instant], tuple[N | None, T]]
 present. It returns the new note (None: none) and a result. In the present, `mono` is this machine's steady clock; `lo` and
 `hi` bound the store's clock, which dates notes (ns)."""
 
-LEDGER, PERMIT, NOTE, MEMBER, OFFLINE = b"L", b"P", b"N", b"M", b"A"
+LEDGER, PERMIT, NOTE, KEPT, MEMBER, FORMER, OFFLINE = b"L", b"P", b"N", b"K", b"M", b"F", b"A"
 GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_held: Final = msgpack_decoder(tuple[tuple[str, int], ...])
 """Decodes what a permit holds: (key, units) each."""
-decode_offline: Final = msgpack_decoder(list[tuple[str, int, int, tuple[tuple[str, int], ...]]])
-"""Decodes what is held for an offline process: (namespace, lease, number, what) of each permit."""
+decode_offline: Final = msgpack_decoder(list[tuple[str, int, int]])
+"""Decodes what is held for an offline process: (namespace, lease, number) of each permit."""
 decode_blocks: Final = json_decoder(list[BlockState])
 decode_learned: Final = json_decoder(dict[str, dict[str, tuple[int, int]]])
 
-_DUE: Final = struct.Struct(">QQ")
+_DUE: Final = struct.Struct(">QQQ")
+_MEMBER: Final = re.compile(rb"[0-9a-f]{16}")
 _MOST: Final = 1 << 60
 _AHEAD: Final = 3650 * 86_400 * SECOND
 """No recorded steady instant of the past lies further ahead than this, ns."""
@@ -98,14 +100,32 @@ def permits_of(namespace: str) -> bytes:
     return PERMIT + hashlib.blake2b(namespace.encode(), digest_size=8).digest()
 
 
-def permit_name(namespace: str, lease: int, number: int) -> bytes:
-    """Return a permit's name."""
-    return permits_of(namespace) + _DUE.pack(lease, number)
+def permit_name(namespace: str, lease: int, number: int, member: int) -> bytes:
+    """Return a permit's name; `member`: whose process holds it, 0: no process."""
+    return permits_of(namespace) + _DUE.pack(lease, number, member)
 
 
-def due(name: bytes) -> int:
-    """Return the end of a permit's lease, steady ns."""
-    return int(_DUE.unpack(name[-_DUE.size :])[0])
+def due(name: bytes) -> tuple[int, int, int]:
+    """Return what a permit's name states: the end of its lease (steady ns), its number, its member."""
+    if len(name) < 9 + _DUE.size:
+        return 0, 0, 0
+    return _DUE.unpack_from(name, 9)
+
+
+def moved(name: bytes, lease: int) -> bytes:
+    """Return the name of a permit whose lease ends at `lease` instead."""
+    _, number, member = due(name)
+    return name[:9] + _DUE.pack(lease, number, member)
+
+
+def member_name(kind: bytes, member: int) -> bytes:
+    """Return the name of the record of a member (`MEMBER`), of one that ended (`FORMER`), or of a mark (`OFFLINE`)."""
+    return kind + b"%016x" % member
+
+
+def is_member(name: bytes) -> bool:
+    """Whether a record's name may come from `member_name`."""
+    return _MEMBER.fullmatch(name, 1) is not None
 
 
 # -- plausibility checks -----------------------------------------------------------------------------------------------
@@ -161,7 +181,7 @@ def meant_learned(limits: dict[str, dict[str, tuple[int, int]]]) -> dict[str, di
             for name, numbers in rows.items()
             if (
                 min(numbers) >= 0
-                if name.startswith(REFUSED)
+                if name.startswith((REFUSED, DOUBTED))
                 else 0 < numbers[0] <= 1000
                 if name.startswith(PACED)
                 else believable(*numbers)

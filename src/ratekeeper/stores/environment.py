@@ -13,18 +13,21 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.stores.blocks import boot_id
+from ratekeeper.stores.files import make_folder, make_private, open_private
+from ratekeeper.stores.members import WakeSockets
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows: best effort, LMDB's own lock must do
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Environment", "boot_id"]
+__all__ = ["Environment"]
 
 _VERSION: Final = 1
 _MAP: Final = 1 << 30
@@ -48,20 +51,14 @@ _OPEN: Final[WeakValueDictionary[tuple[str, int], Environment]] = WeakValueDicti
 _GUARD: Final = threading.Lock()
 
 
-def boot_id() -> str:
-    """Return the id of this boot of the machine: steady instants are valid only within one boot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: accurate to the minute
-        return str(int(time.time() - time.monotonic()) // 60)
-
-
 class Environment:
     """One folder's LMDB environment in this process.
 
     Attributes:
         rebuilt: why this process started new ledgers when it opened the files, or ``""``.
         looked: whether the last transaction checked the files themselves.
+        inherited: sockets of this process that a forked child must close, or it keeps them alive when their owner is dead.
+        now: steady ns at which it took the lock.
     """
 
     def __init__(self, folder: Path, patience: float) -> None:
@@ -70,12 +67,11 @@ class Environment:
         self.lock = threading.RLock()
         self.rebuilt = ""
         self.looked = False
+        self.inherited: WeakSet[WakeSockets] = WeakSet()
+        self.now = 0
         self._broken = ""
-        self._begun = 0
+        self._begun = self._number = self._inode = self._checked = 0
         self._txn: Any = None
-        self._number = 0
-        self._inode = 0
-        self._checked = 0
         self._flock = -1
         self._env: Any = None
 
@@ -102,7 +98,7 @@ class Environment:
             raise StoreUnavailable(f"{self.folder}: this thread is in the middle of a transaction of another gate")
         try:
             self._take_lock(self.patience if patience is None else patience)
-            now = time.monotonic_ns()
+            now = self.now = time.monotonic_ns()
             self.looked = self._env is None or now - self._checked > _CHECK
             if self.looked:
                 self._lock_the_right_file(self.patience if patience is None else patience)
@@ -215,8 +211,8 @@ class Environment:
             return
         try:
             if self._flock < 0:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._flock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                make_folder(self.folder)
+                self._flock = open_private(self.folder / "lock", os.O_RDWR)
             fcntl.flock(self._flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
@@ -295,7 +291,7 @@ class Environment:
         data = folder / "data.mdb"
         if folder.exists() and not data.exists():
             lost = lost or "its file is gone"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         if data.exists() and (data.stat().st_size % 4096 or not data.stat().st_size):
             raise lmdb.CorruptedError("the file was cut off")
         # Without sync a transaction takes some microseconds. A killed process loses nothing. A power cut may lose data; then
@@ -303,6 +299,7 @@ class Environment:
         # not help behind ours but harm: they identify processes by number, and two containers both have a process number 1.
         env = lmdb.open(str(folder), map_size=_MAP, sync=False, metasync=False, mode=0o600, lock=_OWN_LOCK)
         try:
+            make_private(data)
             if _cut(env, data.stat().st_size):
                 raise lmdb.CorruptedError("the file was cut off")
             with env.begin(write=True) as txn:
@@ -368,6 +365,8 @@ def _forked() -> None:
     _GUARD._at_fork_reinit()  # type: ignore[attr-defined]
     for environment in list(_OPEN.values()):
         environment._let_go()
+        for sockets in environment.inherited:
+            sockets.abandon()
 
 
 if hasattr(os, "register_at_fork"):

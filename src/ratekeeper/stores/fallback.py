@@ -20,11 +20,12 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore, Store
-from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.blocks import PAUSE, BlockState, PauseRecord
 from ratekeeper.stores.encoding import Change
 from ratekeeper.stores.faults import ours
 from ratekeeper.stores.records import (
     AS_RESERVED,
+    LEASE,
     NOTHING,
     Answered,
     Ask,
@@ -66,9 +67,10 @@ def _shared(
     """Wrap a verb of the shared store.
 
     Args:
-        instead: the verb's behavior while the shared store is unavailable, given the share; the caller holds the lock.
+        instead: the verb's behavior while the shared store is unavailable, given the share; the caller holds the lock. Its
+            name is the verb's, perhaps after a ``_``.
     """
-    name = instead.__name__
+    name = instead.__name__.removeprefix("_")
 
     @functools.wraps(instead)
     def verb(self: FallbackStore, /, *values: P.args, **options: P.kwargs) -> T:
@@ -126,6 +128,18 @@ class FallbackStore(Store):
     @heard.setter
     def heard(self, handler: Callable[[str, Answered], None]) -> None:
         self.inner.heard = handler
+
+    @property
+    def died(self) -> Callable[[str, BaseException], object]:
+        return self.inner.died
+
+    @died.setter
+    def died(self, handler: Callable[[str, BaseException], object]) -> None:
+        self.inner.died = handler
+
+    @property
+    def handed(self) -> dict[int, Grant | None]:  # type: ignore[override]
+        return self.inner.handed
 
     @property
     def generation(self) -> int:  # type: ignore[override]
@@ -263,18 +277,46 @@ class FallbackStore(Store):
     def doubt(self, share: Share, namespace: str, now: Instant) -> None:
         self._later(self.inner.doubt, namespace, now)
 
+    def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        if kind == PAUSE:  # first on this machine, whose programs obey it whatever the shared store does
+            self.inner.order(scope, length, reason)
+        return self._block(scope, length, kind, reason, mono, wall)
+
     @_shared
-    def block(
+    def _block(
         self, share: Share, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int
     ) -> BlockState:
+        ordered = self.blocks.kept.get((scope, kind))
+        if isinstance(ordered, PauseRecord):
+            return ordered  # whichever process of this machine reaches the store hands it on
         self._later(self.inner.block, scope, length, kind, reason, mono, wall)
-        state = self.blocks.add(scope, length, kind, reason, mono, wall)
+        state = self.inner.keep(scope, length, kind, reason, mono, wall)
         self.inner.publish()
         return state
 
+    def deliver(self, record: PauseRecord) -> bool:
+        """Write a record of this machine into the shared store, as `SharedStore.deliver`. A process that is offline first
+        reports what it spent.
+
+        Raises:
+            StoreError: the store was not reached.
+        """
+        if self._share is not None and self._reattach() is not None:
+            raise StoreUnavailable(self.degraded)
+        return self.inner.deliver(record)
+
+    def unblock(self, scope: str, kind: str = "") -> bool:
+        paused = (scope, PAUSE) in self.blocks.kept
+        if kind == PAUSE or (not kind and paused):
+            self.inner.order(scope, None, "", resumed=True)
+        gone = self._unblock(scope, kind)
+        return gone or (paused and (scope, PAUSE) not in self.blocks.kept)
+
     @_shared
-    def unblock(self, share: Share, scope: str, kind: str = "") -> bool:
-        self._later(self.inner.unblock, scope, kind)
+    def _unblock(self, share: Share, scope: str, kind: str = "") -> bool:
+        ordered = () if self.inner.pauses is None else self.inner.pauses.to_hand_on()
+        if kind != PAUSE or not any(record.scope == scope and record.resumed for record in ordered):
+            self._later(self.inner.unblock, scope, kind)
         return False
 
     @_shared
@@ -321,7 +363,7 @@ class FallbackStore(Store):
 
     def spare(self) -> PartStore:
         """Return a share beside the store, for calls that cannot ask the store for another reason."""
-        return Share(self.inner)
+        return Share(self.inner, LEASE)
 
     def after_fork(self) -> None:
         self._forget()

@@ -1,4 +1,4 @@
-"""The host store: all processes of a machine share ledgers in LMDB in the state folder."""
+"""The host store: all processes of a machine share ledgers in LMDB (long because every failure of LMDB ends here)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import random
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -20,19 +19,12 @@ from ratekeeper.ledger.codec import unpack
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores import encoding
 from ratekeeper.stores.base import SharedStore
-from ratekeeper.stores.blocks import read_blocks, write_blocks
-from ratekeeper.stores.encoding import (
-    meant,
-    meant_blocks,
-    meant_learned,
-    permit_name,
-    read_or,
-    record_name,
-)
-from ratekeeper.stores.environment import Environment, boot_id
-from ratekeeper.stores.host_records import RecordStore
-from ratekeeper.stores.members import OfflineMarks, WakeSockets
-from ratekeeper.stores.records import LEASE, Grant, Snapshot, forget, view
+from ratekeeper.stores.blocks import PauseRecord, boot_id, read_blocks, write_blocks
+from ratekeeper.stores.encoding import meant, meant_blocks, meant_learned, read_or, record_name
+from ratekeeper.stores.environment import Environment
+from ratekeeper.stores.host_collect import CollectingStore
+from ratekeeper.stores.pauses import Pauses
+from ratekeeper.stores.records import Grant, forget
 from ratekeeper.stores.verbs import whole
 
 if TYPE_CHECKING:
@@ -45,15 +37,19 @@ T = TypeVar("T")
 _PATIENCE: Final = 0.25
 """Seconds to wait for the lock before the store counts as unavailable."""
 _FILE: Final = "blocks.json"
+_HEED: Final = SECOND // 10
+"""How often a process looks for pauses that were ordered beside the store, ns."""
 
 
-class HostStore(RecordStore, SharedStore):
+class HostStore(CollectingStore, SharedStore):
     """Ledgers that all processes of a machine share.
 
     Args:
         home: the folder; created with mode 0700 if missing. Not on a network file system.
         patience: seconds to wait for the lock. It is held for microseconds unless its owner is stopped.
     """
+
+    pauses: Pauses
 
     def __init__(self, home: Path, patience: float = _PATIENCE) -> None:
         super().__init__(boot_id())
@@ -65,14 +61,17 @@ class HostStore(RecordStore, SharedStore):
     def _start(self) -> None:
         self._pid = os.getpid()
         self._environment = Environment.of(self.home, self._patience)
-        self._sockets = WakeSockets(self.home / "wake")
-        self._offline = OfflineMarks(self.home / "absent")
+        self.pauses = Pauses(self.home, "host://")
         self._numbers = random.Random(self._random.getrandbits(128))  # a forked twin draws other numbers
         self._hurry = False
         super()._start()
+        self._environment.inherited.update((self._sockets, self._marks))
         self._raw_generation: bytes | None = b"?"
         self._stated = self.learned  # the value last written
-        self._alive = (0, 1)
+        self._heeded = 0
+        self._delivered: dict[str, tuple[PauseRecord, bool]] = {}
+        """Records that the transaction under way writes, by file, and whether each is news."""
+        self.heed()
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
@@ -98,14 +97,16 @@ class HostStore(RecordStore, SharedStore):
             try:
                 self._txn = environment.begin(0.0 if self._hurry else None)
                 self._refresh()
+                if environment.looked or self._begun or environment.now - self._heeded > _HEED:
+                    self._tidy_up()
                 self._catch_up()
-                if environment.looked:
-                    self._leave_to_offline()
                 result = work()
                 self._write(self._txn)
                 environment.commit()
                 self._arrived()
                 self._stated = self.learned
+                if self._delivered:
+                    self._note_delivered()
                 return result
             except BaseException as error:
                 if environment.abort(error):
@@ -120,9 +121,20 @@ class HostStore(RecordStore, SharedStore):
                 self._txn = None
                 self._deferred.over()
 
+    def _tidy_up(self) -> None:
+        """Do what is due: collect records that no decision needs, look for dead processes and for pauses."""
+        if self._environment.looked:
+            self._collect(self._slice)
+            self._attend()
+        elif self._begun:
+            self._collect(0)
+        if self._environment.now - self._heeded > _HEED:
+            self._take_in_records()
+
     def _forget(self) -> None:
         super()._forget()
         self._raw_generation = b"?"
+        self._delivered.clear()
 
     def _refresh(self) -> None:
         """Reload blocks and learned limits if another process changed them."""
@@ -132,7 +144,7 @@ class HostStore(RecordStore, SharedStore):
         if raw is None:  # a new store, perhaps after a loss: keep the known bans
             self.learned = self._stated
             self.recall()
-            if self.blocks:
+            if self.blocks.stored():
                 self._share("blocks")
             if self.learned:
                 self._share("learned")
@@ -142,6 +154,7 @@ class HostStore(RecordStore, SharedStore):
             self._read_learned(self._txn.get(encoding.LEARNED))
             self._raw_generation = self._txn.get(encoding.GENERATION)
         self._stated = self.learned
+        self._heeded = 0
         self._changed()
 
     def _read_blocks(self, raw: bytes | None) -> None:
@@ -170,7 +183,7 @@ class HostStore(RecordStore, SharedStore):
 
     def recall(self) -> None:
         """Add the blocks of the synced file as well; needs no transaction."""
-        known = self.blocks.states()
+        known = self.blocks.stored()
         kept = [state for state in read_blocks(self.home / _FILE) if state not in known]
         if kept:
             self.blocks.load([*kept, *known], time.monotonic_ns(), time.time_ns())
@@ -180,13 +193,54 @@ class HostStore(RecordStore, SharedStore):
         """Write the known blocks into the synced file, without a transaction, so that offline processes see them too."""
         self.recall()
         try:
-            write_blocks(self.home / _FILE, self.blocks.states())
+            write_blocks(self.home / _FILE, self.blocks.stored())
         except StoreUnavailable:
             pass  # where nothing can be written, no other process can be told
+
+    # -- the pauses of this machine ----------------------------------------------------------------------------------
+
+    def _obey(self, records: list[PauseRecord]) -> None:
+        self.blocks.obey(records)
+        self._changed()
+
+    def _take_in_records(self) -> None:
+        """Write the records that are not in the store yet, inside a transaction."""
+        self._heeded = self._environment.now
+        self.heed()
+        for record in self.pauses.to_hand_on():
+            self._take_in(record)
+
+    def _take_in(self, record: PauseRecord) -> None:
+        if record.resumed:
+            news = self.blocks.take_back(record)
+        else:
+            state = self.blocks.add(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
+            news = (state.mono, state.length) == (record.mono, record.length)
+        if news:
+            self._changed()
+            try:
+                self._share("blocks")
+            except StoreUnavailable:
+                return  # the disk is full; the record remains, and is obeyed
+        self._delivered[record.file] = record, news
+
+    def _note_delivered(self) -> None:
+        for record, _ in self._delivered.values():
+            self.pauses.handed(record)
+        self._delivered.clear()
+
+    @whole
+    def deliver(self, record: PauseRecord) -> bool:
+        if record.file not in self._delivered:
+            self._take_in(record)
+        return self._delivered.get(record.file, (record, False))[1]
 
     # -- primitives of the verbs -----------------------------------------------------------------------------------
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
+        self._begun += 1
+        if self._absent:
+            self._hold_fresh(key, ledger, now)
         since = self._txn.get(encoding.REBUILT)
         if since is None or not ledger.limit.period:
             return
@@ -200,7 +254,7 @@ class HostStore(RecordStore, SharedStore):
 
     def _share(self, what: str) -> None:
         if what == "blocks":
-            states = self.blocks.states()
+            states = self.blocks.stored()
             self._txn.put(encoding.BLOCKS, msgspec.json.encode(states))
             write_blocks(self.home / _FILE, states)
         else:
@@ -216,55 +270,28 @@ class HostStore(RecordStore, SharedStore):
     def join(self, member: int, name: str) -> socket.socket | None:
         if self._pid != os.getpid():
             self.after_fork()
-        made = None
-        try:
-            made = self._sockets.open(member)
-        except OSError:  # read-only folder: nothing can wake us, the safety recheck remains
-            pass
-        try:
-            self.transact(lambda: self._txn.put(encoding.MEMBER + b"%016x" % member, name.encode()))
-        except StoreError:
-            pass  # a name for people; not worth a failure
-        return made
+        return super().join(member, name)
 
     def leave(self, member: int) -> None:
-        if self._pid != os.getpid():
-            return  # a forked copy; its parent still lives
-        self._sockets.shut(member)
-        try:
-            self.transact(lambda: self._txn.delete(encoding.MEMBER + b"%016x" % member))
-        except StoreError:
-            pass
-
-    def wake(self, members: Iterable[int]) -> None:
-        self._sockets.wake(members)
-
-    def rouse(self, member: int) -> None:
-        self._sockets.wake(self._sockets.living() - {member})
-
-    def alive(self) -> int:
-        mono = time.monotonic_ns()
-        if mono - self._alive[0] > SECOND:
-            self._alive = mono, max(1, len(self._sockets.living()))
-        return self._alive[1]
+        if self._pid == os.getpid():  # else it is a forked copy, whose parent still lives
+            super().leave(member)
 
     # -- for the fallback -----------------------------------------------------------------------------------------
-
-    def detach(self) -> str:
-        return self._offline.begin()
 
     def reattach(
         self, mark: str, processes: int, held: Iterable[Grant], replay: Iterable[Callable[[], object]]
     ) -> None:
         def rejoin() -> None:
             self._rejoin(mark, processes)
+            self._take_in_records()
             for grant in held:
                 self.adopt(grant)
             for verb in replay:
                 verb()
 
         self._attempt(rejoin)
-        self._offline.end(mark)
+        if mark:
+            self._marks.shut(int(mark, 16))
 
     def _attempt(self, work: Callable[[], object]) -> None:
         """Run a transaction without waiting for the lock.
@@ -281,40 +308,6 @@ class HostStore(RecordStore, SharedStore):
         finally:
             self._hurry = False
             lock.release()
-
-    def _rejoin(self, mark: str, processes: int) -> None:
-        """Come back from offline, inside a transaction: hold the share of offline processes, give back what was held for
-        us."""
-        self._leave_to_offline(mark, processes)
-        held = self._txn.pop(record_name(encoding.OFFLINE, mark))
-        for namespace, lease, number, charges in read_or([], encoding.decode_offline, held):
-            if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._in_flight(charges)):
-                continue  # garbled: it ends with its lease
-            if self._txn.delete(permit_name(namespace, lease, number)):
-                for key, units in charges:
-                    ledger = self._open(key)
-                    if ledger is not None:
-                        ledger.refund(units)
-
-    def _leave_to_offline(self, own: str = "", processes: int = 0) -> None:
-        """For every offline process, hold its share of every ledger, once."""
-        for mark in self._offline.names():
-            name = record_name(encoding.OFFLINE, mark)
-            if mark == own or self._txn.get(name) is not None:
-                continue
-            mono = time.monotonic_ns()
-            held: dict[str, list[tuple[str, int]]] = {}
-            for key in self._keys(""):
-                ledger = self._open(key)
-                if ledger is not None:
-                    units = ledger.limit.usable // max(2, processes or self.alive())
-                    ledger.take(units, (0, 0), Instant(mono, 0, 0))
-                    ledger.rows.pop((0, 0), None)
-                    held.setdefault(key.partition("/")[0], []).append((key, units))
-            permits = [(namespace, mono + LEASE, self.new_id(), charges) for namespace, charges in held.items()]
-            for namespace, lease, number, charges in permits:
-                self._txn.put(permit_name(namespace, lease, number), encoding.encode(charges))
-            self._txn.put(name, encoding.encode(permits))
 
     # -- for others ------------------------------------------------------------------------------------------------
 
@@ -341,42 +334,8 @@ class HostStore(RecordStore, SharedStore):
         """Why this process started new ledgers when it opened the files, or ``""``."""
         return self._environment.rebuilt
 
-    @whole
-    def read(self, now: Callable[[str], Instant]) -> Snapshot:
-        self._write(self._txn)  # writes pending with this transaction
-        found = Snapshot(blocks=self.blocks.states(), learned=self.learned)
-        living = self._sockets.living()
-        dead, held = [], Counter[str]()
-        with self._txn.cursor() as cursor:
-            for name, value in cursor:
-                if name[:1] == encoding.LEDGER:
-                    key = name[1:].decode("utf-8", "replace")
-                    ledger = read_or(None, unpack, value)
-                    if ledger is not None and meant(ledger, time.monotonic_ns()):
-                        found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
-                elif name[:1] == encoding.MEMBER and int(name[1:], 16) in living:
-                    found.members[int(name[1:], 16)] = value.decode("utf-8", "replace")
-                elif name[:1] == encoding.MEMBER:
-                    dead.append(bytes(name))
-                elif name[:1] == encoding.PERMIT:
-                    found.permits += 1
-                elif name[:1] == encoding.OFFLINE:
-                    held.update(self._held_for_offline(value))
-        for name in dead:
-            self._txn.delete(name)
-        found.hold(held)
-        return found
-
-    def _held_for_offline(self, raw: bytes) -> Counter[str]:
-        """Return what is still held for an offline process, of whose record `raw` is: units by ledger key."""
-        held = Counter[str]()
-        for namespace, lease, number, charges in read_or([], encoding.decode_offline, raw):
-            if 0 <= lease < 1 << 64 and 0 <= number < 1 << 64 and self._txn.get(permit_name(namespace, lease, number)):
-                held.update(dict(charges))
-        return held
-
     def after_fork(self) -> None:
-        self._sockets.abandon()
+        super().after_fork()
         self._environment.abandon()
         self._start()
 
@@ -387,3 +346,4 @@ class HostStore(RecordStore, SharedStore):
             except StoreError:
                 pass  # it ends with the lease
             self._sockets.close()
+            self._marks.abandon()  # what is spent offline and not written must be found by others

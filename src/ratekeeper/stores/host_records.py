@@ -35,11 +35,17 @@ class RecordStore(BatchingStore):
         """Ledgers that the transaction changed, by key."""
         self._seen: dict[str, tuple[bytes, Ledger]] = {}
         """Ledgers as last written or read: the record and its decoded ledger."""
+        self._dropped: list[tuple[Grant, int, bool]] = []
+        """Permits that the transaction took out: their lease before, and whether they had a record of their own."""
         self._reaped: dict[str, int] = {}
 
     def _arrived(self) -> None:
         """The transaction was written."""
         self._dirty.clear()
+        for grant, _, _ in self._dropped:
+            if isinstance(grant, BatchPermit):
+                grant.open = grant.apart
+        self._dropped = []
         self._deferred.arrived()
         if len(self._seen) > _CACHED:
             self._seen.clear()
@@ -49,6 +55,11 @@ class RecordStore(BatchingStore):
         for key in self._dirty:
             self._seen.pop(key, None)
         self._dirty.clear()
+        for grant, lease, apart in self._dropped:
+            grant.lease = lease
+            if isinstance(grant, BatchPermit):
+                grant.apart = apart
+        self._dropped = []
         self._deferred.thrown()
 
     # -- ledgers -------------------------------------------------------------------------------------------------------
@@ -85,19 +96,30 @@ class RecordStore(BatchingStore):
         seen = self._seen.get(key)
         return seen[1] if seen is not None else None
 
+    def _records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the records with this prefix."""
+        found = []
+        with self._txn.cursor() as cursor:
+            more = cursor.set_range(prefix)
+            while more and cursor.key().startswith(prefix):
+                found.append((cursor.key(), cursor.value()))
+                more = cursor.next()
+        return found
+
     # -- permits -------------------------------------------------------------------------------------------------------
 
     def _add(self, grant: Grant) -> None:
         if isinstance(grant, BatchPermit):
             grant.apart = True
         held = encoding.encode([(charge.key, charge.cost) for charge in grant.charges])
-        self._txn.put(permit_name(grant.namespace, grant.lease, grant.id), held)
+        self._txn.put(permit_name(grant.namespace, grant.lease, grant.id, grant.who[0]), held)
 
     def _drop(self, grant: Grant) -> bool:
+        self._dropped.append((grant, grant.lease, not isinstance(grant, BatchPermit) or grant.apart))
         if not isinstance(grant, BatchPermit) or grant.apart:
-            return bool(self._txn.delete(permit_name(grant.namespace, grant.lease, grant.id)))
+            return bool(self._txn.delete(permit_name(grant.namespace, grant.lease, grant.id, grant.who[0])))
         record = grant.batch.record
-        name = permit_name(record.namespace, record.lease, record.id)
+        name = permit_name(record.namespace, record.lease, record.id, record.who[0])
         raw = self._txn.get(name)
         if raw is None:
             return False
@@ -126,7 +148,7 @@ class RecordStore(BatchingStore):
                 name = cursor.key()
                 if not name.startswith(prefix):
                     break
-                lease = due(name)
+                lease, _, _ = due(name)
                 if lease > mono:
                     break
                 held = read_or(None, encoding.decode_held, cursor.value())

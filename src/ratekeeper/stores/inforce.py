@@ -9,7 +9,7 @@ from typing import Final
 from ratekeeper.ledger.limit import Charge, Limit, Window
 from ratekeeper.rules.numbers import in_force
 
-__all__ = ["PACED", "REFUSED", "InForce"]
+__all__ = ["DOUBTED", "PACED", "REFUSED", "InForce"]
 
 PACED: Final = "~pace/"
 """Prefix of rows among the stated limits that give the part of a ledger's limit to use: (thousandths, unused ns). No limit of
@@ -18,6 +18,10 @@ a rule file can have such a name, so these rows never overwrite what the provide
 REFUSED: Final = "~refused/"
 """Prefix of rows that count refusals of a scope in a row without a stated end: (times, steady ns of the store until which it
 is held)."""
+
+DOUBTED: Final = "~doubted/"
+"""Prefix of rows that record which statements all processes doubt: (1, steady ns of the store until which its ledger was held
+for it)."""
 
 
 class InForce:

@@ -1,30 +1,26 @@
 """How the processes of a machine find and wake each other through the shared folder, without a lock.
 
 A process wakes another one that waits for units by sending a datagram to its wake-up socket in the folder. The socket's file
-also shows whether that process lives: the kernel refuses a datagram to a dead process's socket, in any PID namespace.
-
-A process that cannot use the store goes offline and creates an empty file, its mark. A process that holds the store and finds
-such a mark takes, once, a permit for the offline process's share of every ledger. The offline process gives the permit back
-on return and writes what it really spent. If it never returns, the permit ends with its lease.
+also shows whether that process lives: the kernel refuses a connection to a dead process's socket, in any PID namespace. The
+mark that a process leaves when it goes offline is such a socket in a folder of its own (`host_members`).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
+import re
 import socket
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["OfflineMarks", "WakeSockets"]
+from ratekeeper.stores.files import make_folder, make_private
+
+__all__ = ["WakeSockets"]
 
 _LONGEST: Final = 100
 """Socket paths must fit into 104 (macOS) or 108 (Linux) bytes."""
-
-_FORGOTTEN: Final = 600.0
-"""A mark older than this many seconds belongs to a process that died offline."""
+_NAME: Final = re.compile("[0-9a-f]{16}")
 
 
 class WakeSockets:
@@ -46,58 +42,85 @@ class WakeSockets:
 
     def open(self, member: int) -> socket.socket:
         """Open `member`'s wake-up socket; a datagram to it wakes this process."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
-        made.bind(self._path(f"{member:016x}"))
+        path = self._path(f"{member:016x}")
+        made.bind(path)
+        make_private(path)
         self._own[member] = made
         return made
 
-    def shut(self, member: int) -> None:
-        """Remove `member`'s socket."""
+    def has(self, member: int) -> bool:
+        """Whether this process holds `member`'s socket."""
+        return member in self._own
+
+    def drop(self, member: int) -> None:
+        """Close `member`'s socket, but leave its file: others find it dead."""
         made = self._own.pop(member, None)
         if made is not None:
             made.close()
+
+    def shut(self, member: int) -> None:
+        """Remove `member`'s socket."""
+        if self.has(member):
+            self.drop(member)
             self._remove(f"{member:016x}")
 
     def wake(self, members: Iterable[int]) -> None:
-        """Wake members; forget dead ones."""
+        """Wake members; the dead hear nothing."""
         for member in members:
             self._send(f"{member:016x}", b"w")
 
+    def census(self) -> dict[int, bool]:
+        """Return every member that has a socket, and whether its process lives."""
+        try:
+            return {member: self._lives(f"{member:016x}") for member in self._members()}
+        except OSError:
+            return dict.fromkeys(self._own, True)
+
+    def wake_all(self) -> None:
+        """Wake every member."""
+        try:
+            self.wake(self._members())
+        except OSError:
+            pass  # there is no folder, so nobody waits
+
+    def _members(self) -> list[int]:
+        return [int(entry.name, 16) for entry in os.scandir(self._folder) if _NAME.fullmatch(entry.name)]
+
     def living(self) -> set[int]:
-        """Return the members whose processes exist, own ones included; remove the sockets of dead ones."""
-        try:
-            names = [entry.name for entry in os.scandir(self._folder)]
-        except OSError:
-            return set(self._own)
-        return {int(name, 16) for name in names if self._send(name, b"")}
+        """Return the members whose processes live, own ones included; remove the sockets of dead ones."""
+        found = self.census()
+        self.bury(member for member, lives in found.items() if not lives)
+        return {member for member, lives in found.items() if lives}
 
-    def dead(self) -> set[int]:
-        """Remove and return the members whose processes ended without removing their sockets."""
-        try:
-            names = [entry.name for entry in os.scandir(self._folder)]
-        except OSError:
-            return set()
-        return {int(name, 16) for name in names if not self._send(name, b"")}
+    def bury(self, members: Iterable[int]) -> None:
+        """Remove the sockets of dead members."""
+        for member in members:
+            self._remove(f"{member:016x}")
 
-    def _send(self, name: str, what: bytes) -> bool:
+    def _lives(self, name: str) -> bool:
+        """Whether the process of a member lives. Connecting leaves nothing in its queue, unlike a datagram."""
         try:
-            self._send_to(self._path(name), what)
-        except ConnectionRefusedError:
-            self._remove(name)
+            self._socket().connect(self._path(name))
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except FileNotFoundError:
-            return False
-        except OSError:  # its queue is full: it will wake anyway
+        except OSError:  # not ours to tell
             return True
         return True
 
-    def _send_to(self, path: str, what: bytes) -> None:
+    def _send(self, name: str, what: bytes) -> None:
+        try:
+            self._socket().sendto(what, self._path(name))
+        except OSError:  # it is dead, or its queue is full and it will wake anyway
+            pass
+
+    def _socket(self) -> socket.socket:
         if self._out is None:
             self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._out.setblocking(False)
-        self._out.sendto(what, path)
+        return self._out
 
     def _remove(self, name: str) -> None:
         try:
@@ -122,40 +145,3 @@ class WakeSockets:
             made.close()
         self._own.clear()
         self.close()
-
-
-class OfflineMarks:
-    """The marks of offline processes in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def begin(self) -> str:
-        """Create a mark; returns its name, or ``""`` if the folder is not writable (then no process can write)."""
-        name = secrets.token_hex(8)
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._folder / name).touch(0o600)
-        except OSError:
-            return ""
-        return name
-
-    def end(self, name: str) -> None:
-        """Remove a mark."""
-        try:
-            (self._folder / name).unlink()
-        except OSError:
-            pass
-
-    def names(self) -> list[str]:
-        """Return the names of all marks."""
-        found = []
-        try:
-            for mark in self._folder.iterdir():
-                if time.time() - mark.stat().st_mtime < _FORGOTTEN:
-                    found.append(mark.name)
-                else:
-                    self.end(mark.name)
-        except OSError:
-            pass  # no such folder: no process was ever offline
-        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Final, TypeVar
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import pack, unpack
 from ratekeeper.ledger.limit import Charge, Instant
-from ratekeeper.stores.records import AS_RESERVED, Answered, Ask, Decision, Grant, Settlement, Snapshot, view
+from ratekeeper.stores.records import AS_RESERVED, FEW, Answered, Ask, Decision, Grant, Settlement, Snapshot, view
 from ratekeeper.stores.verbs import LedgerStore
 
 __all__ = ["MemoryStore"]
@@ -19,6 +20,10 @@ __all__ = ["MemoryStore"]
 T = TypeVar("T")
 _Pairs = tuple[tuple[Charge, ...], list[tuple[Ledger, int]]]
 _CACHED: Final = 4096
+_EACH: Final = 4
+"""Ledgers looked at for each one that begins, so that those at rest never make up more than part of the store."""
+_PAGE: Final = 512
+"""Ledgers read under the lock at once, for people."""
 _SETTLED: Final = Answered()
 _LATE: Final = Answered(late=True)
 
@@ -29,11 +34,20 @@ class MemoryStore(LedgerStore):
     def __init__(self) -> None:
         super().__init__()
         self.members: dict[int, str] = {}
+        self.former: dict[int, str] = {}
         self._lock = threading.RLock()
         self._torn = False
+        self._added: list[int] = []
+        """The permits that the transaction under way has added."""
+        self._ending = False
+        """Whether the transaction under way has ended a permit."""
         self._ledgers: dict[str, Ledger] = {}
         self._grants: dict[int, Grant] = {}
         self._notes: dict[str, bytes] = {}
+        self._until: dict[str, int] = {}
+        """When notes may go, steady ns."""
+        self._unseen: list[str] = []
+        """Keys of ledgers at which this round of collecting has still to look."""
         self._next_due = 1 << 62
         self._pairs: dict[int, _Pairs] = {}
         self._ids: Iterator[int] = itertools.count(1)
@@ -48,6 +62,7 @@ class MemoryStore(LedgerStore):
     def reserve(self, ask: Ask, now: Instant) -> Decision:
         namespace, charges, _, who, _, _, ahead, lease, _, _ = ask
         mono, priority = now[0], who[1]
+        thread = _thread.get_ident()
         with self._lock:
             known = self._pairs.get(id(charges))
             if (
@@ -67,12 +82,13 @@ class MemoryStore(LedgerStore):
                             ledger.take(cost, who, now)
                             marks.append(ledger.tally)
                         number, ends = next(self._ids), mono + lease
-                        grant = self._grants[number] = Grant(number, namespace, charges, marks, now, who, ends)
+                        grant = Grant(number, namespace, charges, marks, now, who, ends)
                         if ends < self._next_due:
                             self._next_due = ends
+                        self._grants[number] = self.handed[thread] = grant
                         return grant
                     except BaseException:
-                        self._mend()
+                        self._mend(spent=False)
                         raise
         got = super().reserve(ask, now)
         if known is None and isinstance(got, Grant):
@@ -115,16 +131,20 @@ class MemoryStore(LedgerStore):
                 return work()
             if self._torn:
                 self._mend()
+            self._added, self._ending = [], False
             try:
                 return work()
             except BaseException:
-                self._mend()
+                if not self._ending:
+                    for number in self._added:
+                        self._grants.pop(number, None)
+                self._mend(spent=self._ending)
                 raise
 
-    def _mend(self) -> None:
+    def _mend(self, *, spent: bool = True) -> None:
         """Repair the ledgers after an exception that may have struck inside a verb, because a signal handler may raise one
-        anywhere. The permits state what is in flight; a ledger's excess over them was being taken or given back, and
-        counts as spent."""
+        anywhere. The permits state what is in flight. What a ledger holds beyond them was being given back, and counts as
+        spent; not `spent`: it was being taken, and nobody got it."""
         self._torn = True
         held: dict[str, int] = {}
         for grant in self._grants.values():
@@ -133,7 +153,7 @@ class MemoryStore(LedgerStore):
         mono = time.monotonic_ns()
         for key, torn in list(self._ledgers.items()):
             ledger = unpack(pack(torn), torn.limit)  # recomputes the derived numbers
-            ledger.recount(held.get(key, 0), mono)
+            ledger.recount(held.get(key, 0), mono, spent=spent)
             self._ledgers[key] = ledger
         self._next_due = min((grant.lease for grant in self._grants.values()), default=1 << 62)
         self._pairs.clear()
@@ -143,22 +163,29 @@ class MemoryStore(LedgerStore):
         return self._ledgers.get(key)
 
     def _keep(self, key: str, ledger: Ledger) -> None:
-        if self._ledgers.get(key) is not ledger:
-            self._pairs.clear()
+        old = self._ledgers.get(key)
+        if old is not ledger:
+            if old is not None:
+                self._pairs.clear()
             self._ledgers[key] = ledger
+            if old is None and len(self._ledgers) + len(self._until) > FEW:
+                self._collect()
 
     def _add(self, grant: Grant) -> None:
+        self._added.append(grant.id)
         self._grants[grant.id] = grant
         if grant.lease < self._next_due:
             self._next_due = grant.lease
 
     def _drop(self, grant: Grant) -> bool:
+        self._ending = True
         return self._grants.pop(grant.id, None) is not None
 
     def _due(self, namespace: str, mono: int) -> Iterable[tuple[int, tuple[tuple[str, int], ...]]]:
         if mono < self._next_due:
             return ()
         ended = [g for g in self._grants.values() if g.lease <= mono and g.namespace == namespace]
+        self._ending = self._ending or bool(ended)
         for grant in ended:
             del self._grants[grant.id]
         self._next_due = min((g.lease for g in self._grants.values()), default=1 << 62)
@@ -179,24 +206,62 @@ class MemoryStore(LedgerStore):
         else:
             self._notes[topic] = raw
 
+    def _keep_until(self, topic: str, until: int) -> None:
+        self._until[topic] = until
+
+    def _collect(self) -> None:
+        """Look at a few ledgers, and forget those at rest; after each round, the notes and the names that no one needs."""
+        mono = time.monotonic_ns()
+        for _ in range(_EACH):
+            if not self._unseen:
+                self._end_round(mono)
+            key = self._unseen.pop()
+            ledger = self._ledgers.get(key)
+            if ledger is not None and ledger.rests_at() <= mono:
+                self._pairs.clear()  # it holds ledgers
+                del self._ledgers[key]
+
+    def _end_round(self, mono: int) -> None:
+        for topic in [topic for topic, until in self._until.items() if until <= mono]:
+            del self._until[topic]
+            self._notes.pop(topic, None)
+        self._forget_names()
+        self._unseen = list(self._ledgers)
+
     def join(self, member: int, name: str) -> None:
         self.members[member] = name
 
     def leave(self, member: int) -> None:
-        self.members.pop(member, None)
+        name = self.members.pop(member, None)
+        if name is not None:
+            self.former[member] = name
+        if len(self.former) > FEW:
+            self._forget_names()
+
+    def _forget_names(self) -> None:
+        if self.former:
+            with self._lock:
+                mentioned = {member for ledger in self._ledgers.values() for member, _ in ledger.rows}
+            self.former = {member: name for member, name in self.former.items() if member in mentioned}
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
+        found = Snapshot()
         with self._lock:
-            return Snapshot(
-                ledgers=[
-                    view(key, unpack(pack(ledger), ledger.limit), now(key.partition("/")[0]))
-                    for key, ledger in self._ledgers.items()
-                ],
-                blocks=self.blocks.states(),
-                learned={k: dict(v) for k, v in self.learned.items()},
-                members=dict(self.members),
-                permits=len(self._grants),
-            )
+            keys = list(self._ledgers)
+        keys.sort()
+        for first in range(0, len(keys), _PAGE):
+            page = keys[first : first + _PAGE]
+            with self._lock:
+                copies = [(key, pack(ledger), ledger.limit) for key in page if (ledger := self._ledgers.get(key))]
+            for key, raw, limit in copies:
+                ledger = unpack(raw, limit)
+                if len(keys) <= FEW or ledger.rests_at() > time.monotonic_ns():
+                    found.ledgers.append(view(key, ledger, now(key.partition("/")[0])))
+        with self._lock:
+            found.blocks, found.learned = self.blocks.states(), {k: dict(v) for k, v in self.learned.items()}
+            found.members, found.permits = dict(self.members), len(self._grants)
+            found.former = dict(self.former)
+        return found

@@ -14,6 +14,7 @@ from ratekeeper.stores.blocks import BlockState
 
 __all__ = [
     "AS_RESERVED",
+    "FEW",
     "LEASE",
     "NOTHING",
     "UNSENT",
@@ -31,6 +32,8 @@ __all__ = [
 
 LEASE: Final = 60 * SECOND
 """How long a permit is held without a renewal, ns."""
+FEW: Final = 128
+"""A store with this many records or fewer collects nothing: people still see the limits of their last calls."""
 _HARSH: Final = 300 * SECOND
 """After a ledger was lost, windows up to this long count as used up, longer ones as half used, ns."""
 Units: TypeAlias = Mapping[str, int]
@@ -182,6 +185,8 @@ class Snapshot:
     members: dict[int, str] = field(default_factory=dict)
     permits: int = 0
     degraded: str = ""
+    former: dict[int, str] = field(default_factory=dict)
+    """Names of members that ended, but have rows in a ledger."""
 
     def hold(self, held: Mapping[str, int]) -> None:
         """Note what processes that cannot reach the store may spend without it: units by ledger key."""

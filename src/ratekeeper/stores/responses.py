@@ -11,7 +11,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ratekeeper.stores.environment import boot_id
+from ratekeeper.stores.blocks import boot_id
+from ratekeeper.stores.files import make_folder, write_private
 
 if TYPE_CHECKING:
     from ratekeeper.stores.redis.connection import Connection
@@ -112,16 +113,13 @@ class FileResponses(ResponseStorage):
         if len(value) > self._most:
             return
         until = time.monotonic_ns() + int(min(keep, _LONGEST) * _NANO)
-        draft = self._folder / f"{key.hex()}.{os.getpid()}.{threading.get_native_id()}"
+        path, content = self._folder / key.hex(), b"%b%d %b" % (self._head, until, value)
         try:
             try:
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                write_private(path, content)
             except FileNotFoundError:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(b"%b%d %b" % (self._head, until, value))
-            draft.replace(self._folder / key.hex())
+                make_folder(self._folder)
+                write_private(path, content)
         except OSError as error:
             self._trouble(f"under {self._folder}", error.strerror or str(error))
             return

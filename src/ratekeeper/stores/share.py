@@ -10,6 +10,7 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
 from ratekeeper.stores.base import SharedStore
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import LEASE, Ask, Decision, Grant, forget
 
 __all__ = ["PartStore", "Share"]
@@ -22,6 +23,8 @@ class PartStore(MemoryStore):
         processes: the number by which every limit is divided.
     """
 
+    pauses: Pauses | None = None
+    """Those of this machine, which it obeys; None: somebody else sees to that."""
     begins = 0
     """Steady ns from which on others leave us this part."""
 
@@ -33,6 +36,8 @@ class PartStore(MemoryStore):
         return self.processes
 
     def reserve(self, ask: Ask, now: Instant) -> Decision:
+        if self.pauses is not None and (records := self.pauses.news()) is not None:
+            self.blocks.obey(records)
         charges = ask.charges
         if now.mono < self.begins:  # others do not know yet that we are offline
             return Refusal(charges[0].key if charges else "", self.begins, unknown=True)
@@ -62,20 +67,33 @@ class PartStore(MemoryStore):
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         forget(ledger, now)
 
+    def _collect(self) -> None:
+        """Do nothing: a ledger that began anew would count as used up."""
+
 
 class Share(PartStore):
-    """This process's part of every limit of a shared store that is away."""
+    """This process's part of every limit of a shared store that is away.
 
-    def __init__(self, whole: SharedStore) -> None:
+    Args:
+        whole: the shared store.
+        length: ns for which the others leave us this part; 0: until `SharedStore.reattach`.
+    """
+
+    def __init__(self, whole: SharedStore, length: int = 0) -> None:
         super().__init__(whole.alive())
-        self.mark = whole.detach()
+        self.mark = whole.detach(length)
         self.begins = whole.held_from()
         self._whole = whole
         self._state = whole.state()
         self._ids = iter(whole.new_id, -1)  # they will lie in the store beside those of others
         whole.recall()
+        self.handed = whole.handed
         self.blocks = whole.blocks
         self.learned = whole.learned
+
+    def reserve(self, ask: Ask, now: Instant) -> Decision:
+        self._whole.heed()
+        return self.blocks.against(ask.scopes, ask.charges, now.mono) or super().reserve(ask, now)
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         try:

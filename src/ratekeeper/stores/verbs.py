@@ -6,6 +6,7 @@ and keeps the blocks and learned limits. `reserve`, `settle`, `observe`, `block`
 
 from __future__ import annotations
 
+import _thread
 import functools
 import time
 from abc import abstractmethod
@@ -95,6 +96,9 @@ class LedgerStore(Store):
     def _note_down(self, topic: str, raw: bytes | None) -> None:
         """Write a note, or remove it; inside a transaction."""
 
+    def _keep_until(self, topic: str, until: int) -> None:
+        """Let the note go after the steady instant `until` (ns); inside a transaction."""
+
     # -- notes -----------------------------------------------------------------------------------------------------
 
     @whole
@@ -104,6 +108,8 @@ class LedgerStore(Store):
         changed = encoded(note)
         if changed != raw:
             self._note_down(topic, changed)
+            if keep and changed is not None:
+                self._keep_until(topic, time.monotonic_ns() + keep)
         return result
 
     @whole
@@ -128,7 +134,9 @@ class LedgerStore(Store):
                 ledger.take(charge.cost, who, now)
                 self._keep(charge.key, ledger)
             grant = Grant(self.new_id(), namespace, charges, [x.tally for x in ledgers], now, who, now.mono + lease)
+            thread = _thread.get_ident()
             self._add(grant)
+            self.handed[thread] = grant
             return grant
         if backlog is not None and not no.never:
             for (
@@ -203,7 +211,8 @@ class LedgerStore(Store):
                 ledger.settle(charge.cost, cost, now)
                 if ledger.rises:
                     ledger.returned(grant.who, charge.cost, now.mono, spent=True)
-            if used and charge.key in used:
+            # The counter of an answer that comes a window after its lease ended tells nothing: the ledger may be a new one.
+            if used and charge.key in used and (held or now.mono - grant.sent.mono <= ledger.limit.period):
                 others = ledger.observe(used[charge.key], grant.sent, mark, charge.cost, cost, now)
                 if others:
                     foreign[charge.key] = others

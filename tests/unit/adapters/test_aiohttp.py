@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from ratekeeper import Blocked, DeadlineExceeded, Rejected, SignatureWouldExpire
-from ratekeeper.adapters.aiohttp import Middleware, middleware
+from ratekeeper.adapters.aiohttp import Middleware, govern, middleware
 
 
 def run(gate: Any, use: Callable[[aiohttp.ClientSession], Awaitable[Any]], **options: Any) -> Any:
@@ -171,3 +171,16 @@ def test_hooks_are_where_we_think() -> None:
 
     asyncio.run(main())
     assert isinstance(aiohttp.payload.PAYLOAD_REGISTRY.get(b"x"), aiohttp.payload.BytesPayload)
+
+
+def test_a_signature_in_a_form_is_seen(origin: Any, gate: Any) -> None:
+    """Also in one that aiohttp encodes: an expired request is not sent."""
+
+    async def main() -> None:
+        form = aiohttp.FormData({"timestamp": str(int((time.time() - 9) * 1000)), "signature": "s", "amount": "1"})
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(SignatureWouldExpire):
+                await govern(session, gate=gate).post(f"{origin.url}/form", data=form)
+
+    asyncio.run(main())
+    assert origin.paths() == []

@@ -224,7 +224,7 @@ def test_other_hosts_pass(lib: ModuleType, gate: Any, origin: Any) -> None:
 @BOTH
 def test_inner_transport(lib: ModuleType, gate: Any, origin: Any, spent: Any) -> None:
     """A transport of one's own can be wrapped, and one made here takes options."""
-    mock = lib.MockTransport(lambda request: lib.Response(418, json={"code": 7}))
+    mock = lib.MockTransport(lambda request: lib.Response(404, json={"code": 7}))
     with lib.Client(transport=Transport(mock, gate=gate)) as client:
         assert client.get(f"{origin.url}/a").json() == {"code": 7}
     assert spent() == (1, 0)

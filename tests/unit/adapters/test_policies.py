@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ from ratekeeper import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown,
 from ratekeeper.adapters.aiohttp import Middleware
 from ratekeeper.adapters.httpx import AsyncTransport, Transport
 from ratekeeper.adapters.requests import Adapter
+from ratekeeper.errors import CallFailed, Rejected, SignatureWouldExpire
 from ratekeeper.gate.steps import drive
 from ratekeeper.rules.call import Request
+from ratekeeper.stores import records
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 QUICK = Retry(first=0.02)
@@ -222,6 +225,91 @@ def test_what_is_told_is_what_follows(client: Any, made: Any, origin: Any, statu
     assert f"made again in {told[0].fields['delay']:.2f} s" in told[0].message
     waited = float(caught.value.tries[0].rpartition("(again after ")[2].removesuffix(" s)"))
     assert 0.1 <= waited <= second - first + 0.2
+
+
+# -- signed by hand ----------------------------------------------------------------------------------------------
+
+
+def signed(do: str, age: float = 0.0, window: float = 2.0) -> str:
+    """The query of a request that a program signed `age` seconds ago for `window` seconds."""
+    now = int((time.time() - age) * 1000)
+    return f"do={do}&timestamp={now}&recvWindow={int(window * 1000)}&signature=s"
+
+
+def test_nothing_is_sent_after_its_signature_has_expired(client: Any, made: Any, origin: Any) -> None:
+    """Also when no wait is needed: the error is of the client's family and names window and remedy; all is given back."""
+    gate = made(retry=QUICK)
+    with pytest.raises(SignatureWouldExpire, match=r"valid for 2 s and expired .*recvWindow") as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?{signed('ok', age=5)}")
+    assert isinstance(caught.value, client[1])
+    assert origin.paths() == []
+    assert not [view for view in gate.read().ledgers if "/requests-1d/" in view.key and view.used + view.inflight]
+
+
+def test_a_signed_call_is_not_repeated_too_late(client: Any, made: Any, origin: Any) -> None:
+    """What the last attempt brought comes back as it is, at once: the answer still to be read, or the client's own error."""
+    gate = made(retry=Retry(attempts=5, backoff=(3.0,)))
+    told = events(gate, "gave up")
+    begun = time.monotonic()
+    answer = client[0](gate)("GET", f"{origin.url}/priced?{signed('trouble')}")
+    assert (answer.status, answer.body) == (503, {"msg": "overloaded"})
+    assert origin.paths() == ["/priced"]
+    with pytest.raises(client[2]) as caught:
+        client[0](gate)("GET", f"{origin.url}/priced?{signed('hang')}")
+    assert not isinstance(caught.value, CallFailed | Rejected)
+    assert time.monotonic() - begun < 4
+    assert [event.message.endswith("when its signature is not valid any more") for event in told] == [True, True]
+
+
+def test_a_signed_call_gets_its_last_answer_if_no_permit_comes_in_time(client: Any, made: Any, origin: Any) -> None:
+    """The pause between two attempts fits, but the limit has no room before the signature expires."""
+    gate = made(retry=Retry(attempts=5, backoff=(0.01,)))
+    plan = gate.plan(gate.match(origin.place), Request("GET", "/priced"))
+    rest = records.Ask(plan.provider, (plan.charges[0]._replace(cost=999),), plan.scopes, (1, 0))
+    gate.on(lambda event: gate.store.reserve(rest, gate.times.now(plan.provider)) and None)
+    answer = client[0](gate)("GET", f"{origin.url}/priced?{signed('trouble', window=4)}")
+    assert (answer.status, answer.body) == (503, {"msg": "overloaded"})
+    assert origin.paths() == ["/priced"]
+
+
+def test_a_follower_does_not_send_what_has_expired_meanwhile(made: Any, origin: Any) -> None:
+    """The leader's call fails, and by then the signatures of those who waited for its answer have expired."""
+    ask = _httpx(httpx)(made(cache=Cache(market=60.0)))
+    url = f"{origin.url}/priced?{signed('hang', age=0.5, window=1)}"
+    with ThreadPoolExecutor(3) as pool:
+        errors = [each.exception() for each in [pool.submit(ask, "GET", url) for _ in range(3)]]
+    assert origin.paths() == ["/priced"]
+    assert sorted(type(error).__name__ for error in errors) == ["ReadTimeout", *["SignatureWouldExpire"] * 2]
+
+
+def test_calls_of_one_key_leave_in_the_order_of_their_nonces(client: Any, made: Any, origin: Any) -> None:
+    """One must wait for the account, so an order with a later nonce waits for it; one of another key does not."""
+    gate = made()
+    ask = client[0](gate)
+    ask("GET", f"{origin.url}/balance?nonce=1", headers={"x-key": "a"})
+    gate.block(f"{gate.match(origin.place).namespace}/class:account", 0.7)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ask, "GET", f"{origin.url}/balance?nonce=2", headers={"x-key": "a"})
+        time.sleep(0.2)
+        second = pool.submit(ask, "POST", f"{origin.url}/form?nonce=3", headers={"x-key": "a"})
+        other = pool.submit(ask, "POST", f"{origin.url}/form?nonce=1", headers={"x-key": "b"})
+        assert [each.result().status for each in (first, second, other)] == [200] * 3
+    assert [(arrival.headers["x-key"], arrival.params["nonce"]) for arrival in origin.arrivals] == [
+        ("a", "1"), ("b", "1"), ("a", "2"), ("a", "3"),
+    ]  # fmt: skip
+
+
+def test_a_nonce_is_used_once(client: Any, made: Any, origin: Any) -> None:
+    """So a call that brought an answer or a timeout is not repeated, and one whose nonce is too low is not sent."""
+    ask = client[0](made(retry=QUICK))
+    key = {"x-key": "a"}
+    assert ask("GET", f"{origin.url}/priced?do=trouble&nonce=5", headers=key).status == 503
+    with pytest.raises(client[2]):
+        ask("GET", f"{origin.url}/priced?do=hang&nonce=6", headers=key)
+    with pytest.raises(SignatureWouldExpire, match="overtaken") as caught:
+        ask("GET", f"{origin.url}/priced?nonce=4", headers=key)
+    assert isinstance(caught.value, client[1])
+    assert origin.paths() == ["/priced"] * 2
 
 
 # -- attempts that take too long -----------------------------------------------------------------------------------
@@ -464,3 +552,36 @@ def test_one_alone_is_not_made_dearer(client: Any, made: Any, origin: Any) -> No
     """One for all costs more than a single call: it is made as it is."""
     assert client[0](made(batch=True))("GET", f"{origin.url}/rate?symbol=A").status == 200
     assert origin.paths() == ["/rate"]
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_no_secret_comes_back(library: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a client's error nor an answer that quotes its request leaves a secret in errors, events, log or files."""
+    quoting = [False]
+
+    def serve(request: Any) -> Any:
+        if quoting:
+            return library.Response(200, json={"asked": str(request.url), "key": request.headers["x-key"], "code": 0})
+        raise library.ReadError(f"{request.url} broke; {request.headers['x-key']}")
+
+    found: list[str] = []
+    url = "https://testland.invalid/balance?apiKey=q%2F1"
+    policies = Policies(retry=QUICK, cache=Cache())
+    with (
+        caplog.at_level("DEBUG", "ratekeeper"),
+        Gate(home=tmp_path, rules=[RULES], policies=policies, learn=False) as gate,
+        library.Client(
+            transport=Transport(library.MockTransport(serve), gate=gate), headers={"x-key": "h-2"}
+        ) as client,
+    ):
+        gate.on(lambda event: found.append(f"{event}"))
+        client.get(url), client.get(url)
+        assert not list(tmp_path.glob("answers/*"))  # it is not kept
+        quoting.clear()
+        with pytest.raises(RetriesExhausted) as caught:
+            client.get(url)
+        found += [str(caught.value), repr(caught.value.tries), caplog.text, str(gate.read())]
+    found += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert "broke; [...]" in found[0]
+    for secret in ("q/1", "q%2F1", "h-2"):
+        assert not [text for text in found if secret in text]

@@ -74,6 +74,22 @@ def test_signed_request_fails_fast(session: Any, origin: Any) -> None:
         session.post(f"{origin.url}/few", data=signed)
 
 
+def test_an_inner_retry_after_the_signature_has_expired_is_what_came_before(gate: Any, origin: Any) -> None:
+    """A retry of urllib3's own is not sent then: the program's timeout is still a timeout."""
+    retries = Retry(3, backoff_factor=0.9, status_forcelist=[503], allowed_methods=None)
+
+    def url(do: str) -> str:
+        return f"{origin.url}/rate?do={do}&timestamp={int(time.time() * 1000)}&recvWindow=500&signature=s"
+
+    with requests.Session() as session:
+        session.mount("http://", Adapter(gate=gate, max_retries=retries))
+        with pytest.raises(requests.ReadTimeout):
+            session.get(url("hang"), timeout=0.8)
+        with pytest.raises(requests.exceptions.RetryError, match="too many 503"):
+            session.get(url("trouble"), timeout=0.8)
+    assert len(origin.paths()) == 3  # the backoff of urllib3 begins with the second retry
+
+
 def test_error_bodies_stay_unread(session: Any, origin: Any) -> None:
     """The body of a refusal is read for the rules, and the caller can still read it in any way."""
     url = f"{origin.url}/a?do=zipped-refusal"

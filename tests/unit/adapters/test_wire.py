@@ -12,8 +12,12 @@ import httpx2
 import pytest
 import requests
 import urllib3
+from yarl import URL
 
 from ratekeeper import CannotFit, Rejected
+from ratekeeper.adapters import aiohttp as adapters_aiohttp
+from ratekeeper.adapters import httpx as adapters_httpx
+from ratekeeper.adapters import urllib3 as adapters_urllib3
 from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, netloc_of, surely_unsent, unconnected
 
 
@@ -24,6 +28,8 @@ from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, ne
         ("https", "api.example.com", 443, "api.example.com"),
         ("http", "127.0.0.1", 9300, "127.0.0.1:9300"),
         ("wss", "x", 80, "x:80"),
+        ("https", "API.example.com.", 443, "api.example.com"),
+        ("https", "b\u00fccher.example", None, "xn--bcher-kva.example"),
         ("http", "::1", 80, "[::1]"),
         ("http", "[::1]", 81, "[::1]:81"),
     ],
@@ -31,6 +37,23 @@ from ratekeeper.adapters._wire import Outbound, from_url, in_family, lowered, ne
 def test_netloc(scheme: str, host: str, port: int | None, expected: str) -> None:
     """One spelling per host, whichever library names it."""
     assert netloc_of(scheme, host, port) == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["https://API.example.com/p", "https://api.example.com./p", "https://api.example.com:443/p"]
+)
+def test_every_client_names_one_host(url: str) -> None:
+    """The final dot, the case and the default port are nobody's difference."""
+    parts = urllib3.util.parse_url(url)
+    pool = urllib3.PoolManager().connection_from_url(url)
+    made = [
+        from_url("GET", url, {}),
+        adapters_aiohttp._from_yarl("GET", URL(url), {}, None),
+        adapters_urllib3._outbound(pool, "GET", parts.request_uri, None, {}),
+        *(adapters_httpx._outbound(library.Request("GET", url)) for library in (httpx, httpx2)),
+    ]
+    assert {(each.netloc, each.path) for each in made if each is not None} == {("api.example.com", "/p")}
+    assert None not in made
 
 
 def test_parameters() -> None:

@@ -18,8 +18,9 @@ LONG = "grid-strategy-with-a-name-that-nobody-would-choose@a-program-with-a-long
 
 
 @pytest.fixture(autouse=True)
-def _sessions(own_home: Path) -> None:
+def _sessions(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sessions of programs that are gone; one has recovered often."""
+    monkeypatch.setenv("COLUMNS", "120")
     rows = [
         Recovery(NOW + 60 * nth, "Cut", "Cut: the line broke", 1.5 * nth, 3.0 * nth, nth, nth == 5)
         for nth in range(1, 6)

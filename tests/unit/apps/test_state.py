@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ratekeeper import Breaker, Gate, Policies
-from ratekeeper.apps.cli import main
-from ratekeeper.apps.state import pause, resume, status
-from ratekeeper.errors import BreakerOpen
+from ratekeeper.apps.cli import _ratekeeper, main
+from ratekeeper.apps.pause import pause, resume
+from ratekeeper.apps.state import status
+from ratekeeper.errors import Blocked, BreakerOpen, DeadlineExceeded, RatekeeperError
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +85,143 @@ def test_a_slip_is_one_line(slip: list[str], capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.count("\n") == 1
     with Gate(policies=Policies()) as gate:
         assert not gate.read().blocks
+
+
+AWAY = "redis://127.0.0.1:1"
+"""A server that refuses connections."""
+
+
+def tried(*arguments: str) -> tuple[int, str, str]:
+    """A command line: (exit code, what it says, what it warns of)."""
+    done = CliRunner().invoke(_ratekeeper, arguments)
+    error = done.exception
+    if isinstance(error, RatekeeperError):  # `main` prints it, and ends with 2
+        return 2, "", str(error)
+    assert error is None or isinstance(error, SystemExit), error
+    return done.exit_code, done.stdout.strip(), done.stderr.strip()
+
+
+def blocked(home: Path, store: str = AWAY) -> str:
+    """Why a call of a program that starts now does not go, or ``""``."""
+    with Gate(store, home=home, hosts={}, learn=False, policies=Policies()) as gate:
+        try:
+            with gate.permit("okx", "GET", "/api/v5/market/ticker", timeout=0.0):
+                return ""
+        except Blocked as error:
+            return error.reason or "blocked"
+        except DeadlineExceeded:
+            return ""
+
+
+def test_a_pause_while_the_server_is_away(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds for every program of this machine, also one that starts afterwards; the words and the exit code say that
+    nobody else was reached. The end of the pause likewise."""
+    monkeypatch.setenv("RATEKEEPER_STORE", AWAY)
+    code, said, warned = tried("pause", "everything", "--reason", "looking")
+    assert (code, said) == (1, "everything is paused on this machine only: ratekeeper resume everything")
+    assert warned.startswith(f"NOT REACHED: {AWAY}: it cannot be reached: Connection refused")
+    assert "other machines do not know" in warned
+    assert blocked(home) == "looking"
+    assert blocked(home, "host://") == "looking"  # a program with another store, on the same machine
+    code, said, warned = tried("resume", "everything")
+    assert (code, said) == (1, "everything is open again on this machine only")
+    assert "NOT REACHED" in warned
+    assert blocked(home) == blocked(home, "host://") == ""
+    assert tried("resume", "everything")[:2] == (1, "everything was not paused on this machine only")
+
+
+def test_what_can_be_written_nowhere_is_not_paused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder and no server, a folder alone that cannot be written, a store of one program: one line, exit code 2."""
+    (home / "pauses").write_text("in the way")
+    monkeypatch.setenv("RATEKEEPER_STORE", AWAY)
+    code, said, warned = tried("pause", "everything")
+    assert (code, said) == (2, "")
+    assert warned.startswith("nothing is paused: ")
+    assert tried("resume", "everything")[2].startswith("nothing is resumed: ")
+    (home / "ledgers").write_text("in the way too")
+    monkeypatch.setenv("RATEKEEPER_STORE", "host://")
+    assert tried("pause", "everything")[2].startswith("nothing is paused: ")
+    monkeypatch.setenv("RATEKEEPER_STORE", "memory://")
+    code, said, warned = tried("pause", "everything")
+    assert (code, said) == (2, "")
+    assert warned.startswith("nothing is paused: memory:// is known to one program only")
+    (home / "ratekeeper.toml").write_text("hosts = 7")
+    assert tried("pause", "everything")[2].startswith("nothing is paused: ")
+
+
+def test_a_pause_while_the_ledgers_are_locked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program of the machine obeys all the same, so the exit code is 0; why it took another way is said."""
+    run(pause, "okx")
+    run(resume, "okx")
+    monkeypatch.setattr("ratekeeper.gate.opening._PATIENT", 0.05)
+    lock = os.open(home / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        code, said, warned = tried("pause", "everything", "--reason", "looking")
+        assert (code, said) == (0, "everything is paused: ratekeeper resume everything")
+        assert "another process has held the lock" in warned
+        assert "obey all the same" in warned
+        assert blocked(home, "host://") == "looking"
+    finally:
+        os.close(lock)
+    assert "PAUSE everything" in run(status)
+    assert tried("resume", "everything")[:2] == (0, "everything is open again")
+    assert "PAUSE" not in run(status)
+
+
+def test_a_mistyped_owner_is_refused() -> None:
+    """With the nearest names; what nobody can know is paused, and that is said; --unseen pauses it in any case."""
+    with Gate(policies=Policies(), learn=False) as gate, gate.permit("okx", "GET", "/api/v5/market/ticker"):
+        pass
+    for slip, near in [
+        ("okx/ip:defualt", "ip:default"), ("ip:defualt", "ip:default"), ("okx/pi:default", "ip"),
+        ("lwo", "low"), ("priority:lo", "low"), ("evrything", "everything"), ("okx/class:ordr", "order"), ("okxx", "okx"),
+    ]:  # fmt: skip
+        code, said, warned = tried("pause", slip)
+        assert (code, said) == (2, ""), slip
+        assert near in warned, slip
+        assert "\n" not in warned
+    assert "PAUSE" not in run(status)
+    assert tried("pause", "okx/ip:default") == (0, "okx/ip:default is paused: ratekeeper resume okx/ip:default", "")
+    code, said, warned = tried("pause", "okx/account:main")
+    assert (code, said) == (0, "okx/account:main is paused: ratekeeper resume okx/account:main")
+    assert "could not be checked" in warned
+    assert tried("pause", "okx/ip:second", "--unseen")[0] == 0
+
+
+def test_a_ban_is_told_and_lifted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`resume` of what is banned says so, and nothing changes; --lift-ban asks, or takes --yes, and lifts it."""
+    with Gate(policies=Policies(), learn=False) as gate:
+        gate.block("okx/ip:default", 600, "ban", "50011: too many requests")
+    for scope in ("okx/ip:default", "okx", "everything", "ip:default"):
+        code, said, warned = tried("resume", scope)
+        assert (code, said) == (0, f"{scope} was not paused")
+        assert re.search(r"okx/ip:default is shut for \d+ s more", warned)
+        assert "(ban: 50011: too many requests)" in warned
+        assert f"ratekeeper resume {scope} --lift-ban" in warned
+    assert tried("resume", "binance-usdm")[2] == ""
+    assert "say --yes" in tried("resume", "okx/ip:default", "--lift-ban")[2]
+    assert "BAN okx/ip:default" in run(status)
+    code, said, _ = tried("resume", "okx/ip:default", "--lift-ban", "--yes")
+    assert (code, said) == (0, "okx/ip:default was not paused\nlifted: ban of okx/ip:default")
+    assert "BAN" not in run(status)
+    assert tried("resume", "okx", "--lift-ban")[1].endswith("okx is not banned")
+    with Gate(policies=Policies(), learn=False) as gate, gate.permit("okx", "GET", "/api/v5/market/ticker", timeout=1):
+        pass
+
+
+def test_a_priority_is_paused() -> None:
+    """Calls of that priority stop, whatever their class; others, and cancels, go on."""
+    with Gate(policies=Policies(), learn=False) as gate:
+        assert run(pause, "low") == "low is paused: ratekeeper resume low"
+        for priority, method, path, goes in [
+            ("low", "GET", "/api/v5/market/ticker", False), ("normal", "GET", "/api/v5/market/ticker", True),
+            ("low", "POST", "/api/v5/trade/order", False), ("high", "POST", "/api/v5/trade/order", True),
+            ("low", "POST", "/api/v5/trade/cancel-order", True), (None, "GET", "/api/v5/market/ticker", False),
+        ]:  # fmt: skip
+            stopped = nullcontext() if goes else pytest.raises(Blocked, match="ratekeeper resume low")
+            with stopped, gate.permit("okx", method, path, priority=priority, timeout=1):
+                pass
+        assert run(resume, "low") == "low is open again"
+        with gate.permit("okx", "GET", "/api/v5/market/ticker", timeout=1):
+            pass

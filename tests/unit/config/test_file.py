@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -271,3 +273,36 @@ def test_any_table_is_found_where_it_was_written(tables: dict[str, dict[str, str
         return  # control characters in a text
     found = key_lines("\n".join(written))
     assert {key: found[key] for key in where} == where
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who is not root, whom no mode keeps out."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one clear error: what the file in it states is unknown. A file in the place of the folder holds no other file."""
+    shut, loop, file = tmp_path / "shut", tmp_path / "loop", tmp_path / "file"
+    shut.mkdir(0o000)
+    loop.symlink_to(loop)
+    file.touch()
+    with nobody():
+        for home in (shut, shut / "inner"):
+            with pytest.raises(
+                RuleError, match=r"/shut\S*: cannot be entered: Permission denied\. Let this user enter"
+            ):
+                read_settings(home=home)
+            monkeypatch.setenv("RATEKEEPER_HOME", str(home))
+            with pytest.raises(RuleError, match="set RATEKEEPER_HOME to another one"):
+                Gate()
+    with pytest.raises(RuleError, match="cannot be entered: Too many levels"):
+        find_settings(home=loop)
+    assert find_settings(home=file) is None

@@ -57,6 +57,9 @@ def test_hosts_of_file_and_environment_together(config: Config, monkeypatch: pyt
     book = rulebook(found)
     served = {host: book.for_host(host) for host in found.hosts}
     assert {host: rules.name for host, rules in served.items() if rules} == found.hosts
+    monkeypatch.setenv("RATEKEEPER_HOSTS", "A.test.:443=okx,d.test:80=okx")
+    found = configure(config('[hosts]\n"a.Test" = "bybit"\n"c.test." = "bybit"'))
+    assert found.hosts == {"a.test:443": "okx", "d.test:80": "okx", "c.test": "bybit"}  # however one host is written
 
 
 def test_a_wrong_value_is_blamed_on_who_states_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

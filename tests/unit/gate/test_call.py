@@ -24,7 +24,8 @@ from ratekeeper import (
     RetriesExhausted,
     Retry,
 )
-from ratekeeper.gate.steps import Parked, drive, drive_async, pausing, waiting
+from ratekeeper.gate.steps import drive, drive_async, pausing, waiting
+from ratekeeper.stores.worker import Parked
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 Make = Callable[..., Gate]

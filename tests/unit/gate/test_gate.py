@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 
 import pytest
 
@@ -345,14 +346,20 @@ def test_a_refusal_by_a_clock_that_was_never_told_widens_the_doubt(gate: Gate) -
     assert known.doubt < 600_000_000
 
 
-def test_an_answer_in_another_century_is_told_and_believed(gate: Gate) -> None:
-    """The provider's clock wins over this machine's; what was counted by the wrong one stays counted."""
+@pytest.mark.parametrize(
+    ("hours", "kind"), [(-20 * 24, "clock"), (3, "clock"), (87_600, "doubted"), (-87_600, "doubted")]
+)
+def test_an_answer_on_another_day_is_told_and_believed(gate: Gate, hours: int, kind: str) -> None:
+    """The provider's clock wins over this machine's, unless it is years away: no certificate would be valid there. What was
+    counted stays counted."""
     events: list[Event] = []
     gate.on(events.append)
-    with gate.permit("binance-usdm", "GET", "/fapi/v1/time") as permit:
-        permit.settle(200, {"date": "Fri, 20 Nov 2099 10:00:00 GMT"})
-    assert [event.kind for event in events] == ["clock"]
-    assert gate.read().ledgers[0].used == 1
+    for _ in range(3):
+        with gate.permit("binance-usdm", "GET", "/fapi/v1/time") as permit:
+            permit.settle(200, {"date": formatdate(time.time() + 3600 * hours, usegmt=True)})
+    assert [event.kind for event in events] == [kind]
+    assert abs(gate.times.now("binance-usdm").lo / 1e9 - time.time() - (0 if kind == "doubted" else 3600 * hours)) < 5
+    assert gate.read().ledgers[0].used == 3
 
 
 def test_a_waiting_call_of_a_busy_process_is_served_from_a_batch(

@@ -33,9 +33,12 @@ def quick() -> Leases:
     return Leases(0.015)
 
 
-def helpers() -> list[threading.Thread]:
-    """Threads that renew."""
-    return [thread for thread in threading.enumerate() if thread.name == "ratekeeper-leases"]
+def ended(leases: Leases) -> bool:
+    """Whether no thread renews any more, after ten seconds at most."""
+    thread = leases._thread
+    if thread is not None:
+        thread.join(10)
+    return thread is None or not thread.is_alive()
 
 
 def test_what_is_open_is_renewed_until_it_is_removed(quick: Leases) -> None:
@@ -47,25 +50,19 @@ def test_what_is_open_is_renewed_until_it_is_removed(quick: Leases) -> None:
     assert not idle.renewed.is_set()
     for each in (one, idle):
         quick.remove(each, "its name")
-    for thread in helpers():
-        thread.join(10)
-    assert not helpers()
+    assert ended(quick)
     another = Open()
     quick.add(another)
     assert another.renewed.wait(10)
     quick.close()
-    for thread in helpers():
-        thread.join(10)
-    assert not helpers()
+    assert ended(quick)
 
 
 def test_what_nobody_refers_to_is_forgotten(quick: Leases) -> None:
     """Its lease ends by itself, and so does the thread."""
     quick.add(Open())
     gc.collect()
-    for thread in helpers():
-        thread.join(10)
-    assert not helpers()
+    assert ended(quick)
 
 
 def test_all_is_given_back_at_the_end(quick: Leases) -> None:
@@ -85,3 +82,26 @@ def test_names_are_used_again() -> None:
     names.remove(Open(), first)
     assert names.name() == first
     assert names.name() not in (first, second)
+
+
+def test_one_that_fails_does_not_keep_the_others_from_their_renewal(
+    quick: Leases, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread goes on, and the failure is told once, without the text of the error."""
+
+    class Failing(Open):
+        def renew(self) -> None:
+            super().renew()
+            raise RuntimeError("apiKey=SECRET")
+
+    failing, sound = Failing(), Open()
+    for each in (failing, sound):
+        quick.add(each)
+    for _ in range(3):
+        assert failing.renewed.wait(10) and sound.renewed.wait(10)
+        failing.renewed.clear()
+        sound.renewed.clear()
+    quick.close()
+    assert ended(quick)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and "'leases' failed (RuntimeError at " in said[0] and "SECRET" not in caplog.text

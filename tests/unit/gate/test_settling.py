@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratekeeper import Event, Gate
+from ratekeeper import Event, Gate, Rejected
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.numbers import Adjustments
@@ -40,8 +40,19 @@ period = "1m"
 scope = "account"
 headers = { limit = "x-orders", remaining = "x-left" }
 
+[limits.fixed-1h]
+unit = "fixed"
+capacity = 1000
+period = "1h"
+window = "fixed"
+headers.used = "x-fixed"
+
 [default]
 cost = { calls = 1 }
+
+[[routes]]
+match = "GET /fixed"
+cost = { fixed = 1 }
 
 [[routes]]
 match = "POST /order"
@@ -83,7 +94,7 @@ def banned(gate: Gate) -> list[int]:
 
 def answered(gate: Gate, status: int, **headers: str) -> None:
     """One call and its answer."""
-    with gate.permit("harsh", "GET", "/x") as permit:
+    with gate.permit("harsh", "GET", "/x", timeout=0) as permit:
         permit.settle(status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
@@ -192,3 +203,123 @@ def test_stated_limits_are_written_once(gate: Gate, monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         ordered(gate, "a", x_orders="50")
     assert len(told) == 1
+
+
+# --- Statements that cannot be meant. --------------------------------------------------------------------------------
+
+CALLS = "harsh/calls-1m/ip:default"
+
+
+def doubted(events: list[Event]) -> list[str]:
+    """The places of statements that were doubted."""
+    return [event.fields["place"] for event in events if event.kind == "doubted"]
+
+
+def holds(gate: Gate) -> list[float]:
+    """Seconds for which ledgers are held."""
+    return [(state.length or 0) / SECOND for state in gate.store.blocks.states() if state.kind == "limit"]
+
+
+@pytest.mark.parametrize("stated", ["0", "1", "1000000000000", "999999999999999999", "1e400"])
+def test_a_limit_that_cannot_be_meant_is_told_once_and_held_once(gate: Gate, stated: str) -> None:
+    """One that allows less holds the ledger for a minute, once; then the file's number is tried. Others change nothing."""
+    events: list[Event] = []
+    gate.on(events.append)
+    answered(gate, 200, x_limit=stated)
+    less = stated == "1"
+    assert holds(gate) == ([60.0] if less else [])
+    if less:
+        with pytest.raises(Rejected, match="has no room for"):
+            answered(gate, 200)
+    gate.unblock(CALLS)  # the minute is over
+    for _ in range(20):
+        answered(gate, 200, x_limit=stated)
+    assert (holds(gate), doubted(events), capacity(gate, CALLS)) == ([], ["calls-1m"], 100)
+    assert not [row for row in gate.store.learned.get("harsh", {}) if not row.startswith("~")]
+
+
+def test_a_lower_limit_is_obeyed(gate: Gate) -> None:
+    """Half or a twentieth of the file's number is no reason to doubt."""
+    events: list[Event] = []
+    gate.on(events.append)
+    for stated in (50, 5):
+        answered(gate, 200, x_limit=str(stated))
+        answered(gate, 200)
+        assert capacity(gate, CALLS) == stated
+    assert (doubted(events), holds(gate)) == ([], [])
+
+
+def test_a_doubt_is_shared(harsh: Path, tmp_path: Path) -> None:
+    """A process that begins later does not hold the ledger again."""
+    home = tmp_path / "home"
+    for expected in ([60.0], [], []):
+        with Gate("host://", rules=[harsh], home=home) as gate:
+            answered(gate, 200, x_limit="1")
+            assert holds(gate) == expected
+            gate.unblock(CALLS)
+
+
+def test_a_counter_that_stands_still_is_not_believed(gate: Gate) -> None:
+    """What this side has sent counts; the ledger would be empty for ever otherwise."""
+    events: list[Event] = []
+    gate.on(events.append)
+    for count in range(20):
+        with gate.permit("harsh", "GET", "/fixed") as permit:
+            permit.settle(200, {"x-fixed": "0" if count < 10 else "4"})
+    used = next(view.used for view in gate.read().ledgers if "fixed" in view.key)
+    assert used >= 10, "of the ten calls beside a 4 the first few believe it"
+    assert doubted(events) == ["use of fixed-1h/ip:default"]
+
+
+def test_a_counter_beyond_all_bounds_holds_once(gate: Gate) -> None:
+    """It does not count, and no other program is made room for."""
+    events: list[Event] = []
+    gate.on(events.append)
+    for count in (10**6, 10**15, 10**30):
+        with gate.permit("harsh", "GET", "/fixed") as permit:
+            permit.settle(200, {"x-fixed": str(count)})
+        assert holds(gate) == ([60.0] if count == 10**6 else [])
+        gate.unblock("harsh/fixed-1h/ip:default")
+    assert [(view.used, view.foreign) for view in gate.read().ledgers if "fixed" in view.key] == [(3, 0)]
+    assert [event.kind for event in events] == ["doubted"]
+
+
+@pytest.mark.parametrize("hint", ["31536000", "1e30", "Tue, 24 Nov 2048 00:00:00 GMT"])
+def test_a_ban_of_years_is_one_of_the_ladder(gate: Gate, hint: str) -> None:
+    """The answer says that it is a ban; how long it is, nobody can mean."""
+    events: list[Event] = []
+    gate.on(events.append)
+    answered(gate, 418, retry_after=hint)
+    assert (banned(gate), doubted(events)) == ([120], ["retry hint"])
+
+
+@pytest.mark.parametrize("hint", ["31536000", "0", "-5", "1e400"])
+def test_a_throttled_call_is_not_held_for_years(gate: Gate, hint: str) -> None:
+    """It is held for as long as one that names no end."""
+    with gate.permit("harsh", "GET", "/x") as permit:
+        told = permit.settle(429, {"retry-after": hint})
+    assert told.held <= 61 * SECOND
+
+
+@pytest.mark.parametrize("status", [400, 403, 418, 429, 503])
+def test_what_a_provider_quotes_of_a_request_is_struck_out(
+    status: int, gate: Gate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Short secrets, too: in the feedback, the events, the log, the blocks and whatever is kept on disk."""
+    events: list[Event] = []
+    gate.on(events.append)
+    headers = {"X-Key": "hdr", "Authorization": "Basic dTE6cHcx"}
+    params, body = {"symbol": "BTCUSDT", "signature": "a+1"}, {"apiSecret": 'b"2'}
+    quoted = 'no hdr, dTE6cHcx, pw1, a+1, a%2B1, YSsx, b"2, b\\"2, 12:tok-3 for BTCUSDT'
+    with (
+        caplog.at_level("DEBUG"),
+        gate.permit("harsh", "GET", "/bot12:tok-3/x", params=params, body=body, headers=headers) as permit,
+    ):
+        told = permit.settle(status, {"Retry-After": "60"}, quoted)
+    assert told.reason == f"HTTP {status}: no " + ", ".join(["[...]"] * 9) + " for BTCUSDT"
+    shown = [told, caplog.text, gate.read(), gate.store.blocks.states()]
+    shown += [(event.message, event.fields) for event in events]
+    shown += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(shown) > 4
+    for secret in ("hdr", "dTE6cHcx", "pw1", "a+1", "a%2B1", "YSsx", 'b"2', "tok-3"):
+        assert not [each for each in shown if secret in str(each)]

@@ -45,6 +45,13 @@ def advanced(ledger: Fixed | First, now: Instant) -> int:
     return ledger.room
 
 
+def found(ledger: Fixed, used: int, second: float) -> int:
+    """Return what of `used` is found to be another program's, by a call of ours that is free."""
+    then = at(100 + second)
+    ledger.advance(then)
+    return ledger.observe(used, then, ledger.tally, 0, 0, then)
+
+
 @pytest.mark.usefixtures("dates_count")
 class TestFixed:
     """Aligned to the server's clock."""
@@ -146,10 +153,9 @@ class TestFixed:
     def test_strangers_are_found_and_set_aside(self) -> None:
         """What a counter shows beyond ours is counted, and expected again; silence lets that melt."""
         ledger = fixed(at(100.1), Limit("l", "w", 1000, SECOND))
-        ledger.take(10, WHO, at(100.4))
-        ledger.settle(10, 10, at(100.5))
-        assert ledger.observe(110, at(100.4), 0, 10, 10, at(100.5)) == 100
-        assert ledger.used == 110
+        for used, instant in enumerate(range(41, 51), 1):
+            assert found(ledger, 10 * used, instant / 100) == 10
+        assert ledger.used == 100
         ledger.advance(at(101))
         expected = ledger.expected
         assert 200 <= expected <= 260  # 100 in half a window, and a tenth more
@@ -157,6 +163,15 @@ class TestFixed:
         for second in range(102, 120):
             ledger.advance(at(second))
         assert ledger.expected == 0
+
+    def test_few_finds_allow_for_one_more(self) -> None:
+        """A stranger's use that was found in few pieces may have been just before the next: as much more is set aside."""
+        for pieces, most in ((1, 400), (2, 300), (4, 250), (20, 220)):
+            ledger = fixed(at(100.1), Limit("l", "w", 1000, SECOND))
+            for number in range(1, pieces + 1):
+                assert found(ledger, 100 * number // pieces, 0.5) == 100 // pieces
+            ledger.advance(at(101))
+            assert ledger.expected == most
 
     def test_fill(self) -> None:
         """A limit that is called used up has no room left."""

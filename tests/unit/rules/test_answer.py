@@ -186,7 +186,7 @@ def test_status_alone_tells_enough(provider_of: Callable[[str], Provider], statu
     headers = Odd(date=DATE) | {"x-used-1m": "9"}
     told = rules.feedback(rules.plan(Request("GET", "/w")), Answer(status, Odd(headers), b"no"), now=NOW)
     assert told.outcome is outcome
-    assert [block.kind for block in told.blocks] == (["ban"] if status == 418 else [])
+    assert [block.kind for block in told.blocks] == {418: ["ban"], 429: [], 503: ["throttle"]}[status]
     assert told.full == ((W,) if status == 429 else ())
     assert told.used == {W: 9}
     assert "body (TypeError), headers (TypeError)" in told.unreadable

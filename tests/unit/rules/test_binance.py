@@ -89,6 +89,8 @@ def test_spot_limits(spot: Provider) -> None:
         "connections-5m": (300, 300, fixed, ip),
         "sapi-ip-1m": (12_000, 60, fixed, ("ip", "endpoint")),
         "sapi-uid-1m": (180_000, 60, fixed, ("account", "endpoint")),
+        "withdraw-history-ip-1s": (10, 1, Window.SLIDING, ip),
+        "withdraw-history-uid-1s": (10, 1, Window.SLIDING, account),
         "ws-messages-1s": (5, 1, Window.SLIDING, ("connection",)),
         "ws-streams": (1024, 0, Window.SLOTS, ("connection",)),
     }
@@ -251,6 +253,36 @@ def test_sapi(spot: Provider) -> None:
     assert told.used == {keys["sapi-ip-1m"]: 7}
 
 
+HISTORY = ("withdraw-history-ip-1s", "withdraw-history-uid-1s")
+
+
+@pytest.mark.parametrize(
+    ("call", "cost", "priority"),
+    [
+        ("POST /sapi/v1/margin/order/oco", {"sapi-uid-1m": 6}, Priority.HIGH),
+        ("DELETE /sapi/v1/margin/openOrders", {"sapi-ip-1m": 1, "sapi-uid-1m": 15}, Priority.CRITICAL),
+        ("GET /sapi/v1/margin/allOrders", {"sapi-ip-1m": 200}, Priority.NORMAL),
+        ("GET /sapi/v1/margin/crossMarginData", {"sapi-ip-1m": 5}, Priority.NORMAL),
+        ("POST /sapi/v1/margin/borrow-repay", {"sapi-uid-1m": 3000}, Priority.NORMAL),
+        ("POST /sapi/v1/capital/withdraw/apply", {"sapi-uid-1m": 600}, Priority.NORMAL),
+        (
+            "GET /sapi/v1/capital/withdraw/history",
+            {"withdraw-history-ip-1s": 1, "withdraw-history-uid-1s": 1},
+            Priority.NORMAL,
+        ),
+        ("POST /sapi/v1/asset/transfer", {"sapi-uid-1m": 900}, Priority.NORMAL),
+    ],
+)
+def test_margin_and_withdrawals(spot: Provider, call: str, cost: dict[str, int], priority: Priority) -> None:
+    """What moves money on sapi: the pool and the weight of each, and no repeat of what may have been done."""
+    found = plan(spot, call)
+    spent = {charge.limit.name: charge.cost for charge in found.charges}
+    assert (spent, found.priority) == ({"requests-5m": 1, **cost}, priority)
+    method, _, path = call.partition(" ")
+    repeatable = spot.handling.safe(Request(method, path), found)
+    assert repeatable == (method != "POST")
+
+
 def test_raw_requests(spot: Provider) -> None:
     """Every spot HTTP call is one raw request as well, a websocket message is none."""
     routes = [match for rule in spot.file.routes for match in listed(rule.match)]
@@ -377,7 +409,7 @@ def test_raw_request_refusal(spot: Provider) -> None:
         (503, '{"code":-1000,"msg":"Unknown error, please check your request"}', "overloaded", True),
         (400, '{"code":-1121,"msg":"Invalid symbol."}', "bad request", True),
         (500, "", "failed", True),
-        (403, "<html>denied</html>", "throttled", True),
+        (403, "<html>denied</html>", "banned", True),
         (403, '{"code":-2015,"msg":"Invalid API-key"}', "bad request", True),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ratekeeper.errors import RuleError, UnknownProvider
-from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.book import Rulebook, normal_host
 from ratekeeper.rules.call import Request
 from ratekeeper.rules.numbers import Adjustments
 from ratekeeper.rules.provider import Provider
@@ -60,6 +60,8 @@ def test_unknown() -> None:
     [
         ("fapi.binance.com", "binance-usdm"),
         ("FAPI.binance.com:443", "binance-usdm"),
+        ("fapi.binance.com.", "binance-usdm"),
+        ("fapi.binance.com.:80", "binance-usdm"),
         ("api.binance.com", "binance-spot"),
         ("stream.binance.com:9443", "binance-spot"),
         ("binance.com", None),
@@ -89,6 +91,29 @@ def test_mapped_hosts() -> None:
     anywhere = book.for_host("box:8080")
     assert anywhere is not None
     assert anywhere.namespace == "binance-spot@box"
+
+
+@pytest.mark.parametrize("stated", ["box.example", "BOX.example.", "box.example:443", "Box.Example.:80"])
+def test_a_mapped_host_in_every_spelling(stated: str) -> None:
+    """It is one host with one namespace; only one that is mapped without a port stands for its other ports, too."""
+    book = Rulebook.load(hosts={stated: "binance-usdm"})
+    for asked in ("box.example", "box.example.", "BOX.EXAMPLE:443", "box.example:80"):
+        found = book.for_host(asked)
+        assert found is not None
+        assert found.namespace == "binance-usdm@box.example"
+    assert (book.for_host("box.example:9300") is None) is (":" in stated)
+
+
+def test_one_host_is_mapped_to_one_provider() -> None:
+    """Two spellings of a host that name two providers are an error."""
+    with pytest.raises(RuleError, match=r"box\.example is mapped to 'binance-usdm' and to 'binance-spot'"):
+        Rulebook.load(hosts={"box.example.": "binance-usdm", "BOX.example:443": "binance-spot"})
+
+
+def test_a_host_of_a_file_with_its_final_dot(tmp_path: Path) -> None:
+    """It is that host."""
+    book = Rulebook.load(extra=[own(tmp_path, "mine", ["h.example.", "*.wide.example."])])
+    assert book.for_host("h.example") is book.for_host("a.wide.example.") is book.provider("mine")
 
 
 def test_own_file(tmp_path: Path) -> None:
@@ -164,3 +189,34 @@ def test_import_is_light() -> None:
     assert before == {"book"}
     assert "provider" in loaded
     assert loaded.isdisjoint({"ccxt_costs", "ccxt_tables", "checks", "denial", "explanation", "handling"})
+
+
+@pytest.mark.parametrize(
+    ("written", "scheme", "expected"),
+    [
+        ("fapi.binance.com", None, "fapi.binance.com"),
+        (" FAPI.Binance.COM. ", None, "fapi.binance.com"),
+        ("fapi.binance.com.:443", None, "fapi.binance.com"),
+        ("fapi.binance.com:0080", None, "fapi.binance.com"),
+        ("fapi.binance.com:80", "https", "fapi.binance.com:80"),
+        ("fapi.binance.com:443", "wss", "fapi.binance.com"),
+        ("fapi.binance.com:443", "http", "fapi.binance.com:443"),
+        ("fapi.binance.com:443", "", "fapi.binance.com:443"),
+        ("fapi.binance.com:", None, "fapi.binance.com"),
+        ("b\u00fccher.example", None, "xn--bcher-kva.example"),
+        ("B\u00dcCHER.example.:9300", None, "xn--bcher-kva.example:9300"),
+        ("fapi\u3002binance\uff0ecom", None, "fapi.binance.com"),
+        ("XN--BCHER-KVA.example", None, "xn--bcher-kva.example"),
+        ("[0:0::1]:443", None, "[::1]"),
+        ("::1", None, "[::1]"),
+        ("[FE80::1]:8080", "https", "[fe80::1]:8080"),
+        ("a:b:c", None, "a:b:c"),
+        ("\ud800.example", None, "\ud800.example"),
+        ("", None, ""),
+        (".", None, ""),
+    ],
+)
+def test_one_host_has_one_form(written: str, scheme: str | None, expected: str) -> None:
+    """Whatever the case, the final dot, the alphabet and a default port; a form is its own form."""
+    assert normal_host(written, scheme) == expected
+    assert normal_host(expected, scheme) == expected

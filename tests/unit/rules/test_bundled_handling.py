@@ -10,7 +10,7 @@ import pytest
 from tests.support.bundled import WHO, ask, call_of, key, matches, plan, safe, single, told
 
 from ratekeeper.rules.book import DATA, Rulebook
-from ratekeeper.rules.call import Outcome
+from ratekeeper.rules.call import Headers, Outcome, Request
 from ratekeeper.rules.handling import class_of
 from ratekeeper.rules.provider import Provider
 
@@ -183,3 +183,36 @@ def test_an_unknown_fate_is_told(name: str, line: str, status: int, body: Any) -
     known = Rulebook.load().provider(name)
     found = told(known, plan(known, line), status, body)
     assert (found.outcome, found.acted, found.full) == (Outcome.FAILED, True, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "headers", "until"),
+    [
+        ("kucoin", {"kc-api-timestamp": "1700000000250", "kc-api-sign": "s"}, 1_700_000_005_250),
+        ("kucoin-futures", {"kc-api-timestamp": "1700000000250", "kc-api-sign": "s"}, 1_700_000_005_250),
+        ("gate", {"timestamp": "1700000000", "sign": "s"}, 1_700_000_060_000),
+        ("coinbase-exchange", {"cb-access-timestamp": "1700000000.25", "cb-access-sign": "s"}, 1_700_000_030_250),
+    ],
+)
+def test_signatures_without_a_window_parameter(name: str, headers: dict[str, str], until: int) -> None:
+    """They expire after a time that the provider has fixed."""
+    known = Rulebook.load().provider(name)
+    found = known.signed_until(Request("POST", "/x", None, None, Headers(headers)))
+    assert found is not None and abs(found - until * 1_000_000) < 1_000_000
+    assert known.signed_until(Request("POST", "/x", None, None, Headers({}))) is None
+
+
+def test_nonces_that_must_rise() -> None:
+    """Kraken's stand in a form or in JSON, and belong to the key; numbers of 64 bits, in any unit of time."""
+    known = Rulebook.load().provider("kraken")
+    assert known.nonce is not None
+    mine, other = Headers({"api-key": "k1"}), Headers({"api-key": "k2"})
+    form = known.nonce(Request("POST", "/0/private/Balance", {"nonce": "1700000000250000000"}, None, mine), b"s")
+    json = known.nonce(Request("POST", "/0/private/Balance", None, {"nonce": 1_700_000_000_250}, mine), b"s")
+    assert form is not None and json is not None
+    assert (form[0], json[0]) == (1_700_000_000_250_000_000, 1_700_000_000_250) and form[1] == json[1]
+    theirs = known.nonce(Request("POST", "/0/private/Balance", {"nonce": "7"}, None, other), b"s")
+    assert theirs is not None and theirs[1] != form[1] and "k2" not in theirs[1]
+    for nonce in ("", "abc", "-1", "1.5", str(1 << 64)):
+        assert known.nonce(Request("POST", "/0/private/Balance", {"nonce": nonce}, None, mine), b"s") is None
+    assert known.nonce(Request("GET", "/0/public/Time", None, None, mine), b"s") is None

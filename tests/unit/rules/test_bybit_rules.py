@@ -35,7 +35,7 @@ def bybit() -> Provider:
         ("POST /v5/order/cancel", LINEAR, {"cancel-1s": 1}),
         ("POST /v5/order/create-batch", {"category": "linear", "request": [LINEAR] * 4}, {"batch-1s": 4}),
         ("GET /v5/order/realtime?category=linear", None, {"user-50-1s": 1}),
-        ("GET /v5/position/list?category=linear", None, {"user-50-1s": 1}),
+        ("GET /v5/position/list?category=linear", None, {"user-10-1s": 1}),
         ("GET /v5/account/wallet-balance", None, {"user-50-1s": 1}),
         ("GET /v5/market/kline?symbol=BTCUSDT", None, {}),
         ("GET /v5/market/time", None, {}),
@@ -87,7 +87,7 @@ def test_size_is_learned_for_one_endpoint(bybit: Provider) -> None:
     assert answer.learned == {"user-50-1s/account:anonymous,endpoint:GET/v5/order/realtime": (20, SECOND)}
     assert answer.used == {found.charges[1].key: 5}
     known = bybit.with_learned(answer.learned)
-    lines = ("GET /v5/order/realtime", "GET /v5/position/list")
+    lines = ("GET /v5/order/realtime", "GET /v5/account/wallet-balance")
     assert [plan(known, line).charges[1].limit.capacity for line in lines] == [20, 50]
     again = told(known, plan(known, "GET /v5/order/realtime"), 200, {"retCode": 0}, **usage(15, limit=20))
     assert again.learned == {}
@@ -116,7 +116,7 @@ def test_throttled_until(bybit: Provider) -> None:
         (CREATE, 200, {"retCode": 10018}, Outcome.THROTTLED, ["ip-5s"]),
         (CREATE, 200, {"retCode": 10429}, Outcome.OVERLOADED, []),
         (CREATE, 429, "", Outcome.OVERLOADED, []),
-        (CREATE, 200, {"retCode": 110007, "retMsg": "insufficient"}, Outcome.OK, []),
+        (CREATE, 200, {"retCode": 110007, "retMsg": "insufficient"}, Outcome.BAD_REQUEST, []),
         (CREATE, 200, {"retCode": 0, "result": {"orderLinkId": "10006"}}, Outcome.OK, []),
         (CREATE, 503, "", Outcome.OVERLOADED, []),
     ],

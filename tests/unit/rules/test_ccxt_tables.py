@@ -59,6 +59,21 @@ def test_the_pace_is_that_of_ccxt(name: str) -> None:
         assert smallest == sample.rollingWindowSize * 1000 != 60_000_000
 
 
+def test_nonces_that_must_rise_are_known() -> None:
+    """ccxt counts them up, or calls them nonces; what it calls a timestamp is none."""
+    found = {name: file.signing for name in ccxt.exchanges if (file := file_of(name)).signing}
+    places = {name: (signing.nonce, signing.key) for name, signing in found.items() if signing}
+    assert places["kraken"] == (["body.nonce", "nonce"], ["header.api-key"])
+    assert places["bitfinex"] == (["header.bfx-nonce"], ["header.bfx-apikey"])
+    assert places["coinmate"] == (["nonce"], ["publicKey"])
+    assert places["independentreserve"] == (["body.nonce"], ["body.apiKey"])
+    assert places.keys().isdisjoint({"binance", "bybit", "cryptocom", "okx"})
+    provider = Provider(file_of("coinmate"))
+    assert provider.nonce is not None
+    one, two = (provider.nonce(Request("POST", "/api/x", {"nonce": "7", "publicKey": key}), b"s") for key in "ab")
+    assert one and two and one[0] == two[0] == 7 and one[1] != two[1]
+
+
 def entries(exchange: Any) -> list[Any]:
     """ccxt's table, one object for each method."""
     kinds = type(exchange).__mro__

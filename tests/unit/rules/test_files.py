@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 
+from ratekeeper.config.file import read_settings
 from ratekeeper.errors import RuleError
 from ratekeeper.rules.book import DATA
-from ratekeeper.rules.files import faults, inline, parse, parse_head, read, read_head, to_toml
+from ratekeeper.rules.files import faults, inline, parse, parse_head, read, read_head, to_toml, toml_of
 from ratekeeper.rules.schema import Condition, Term
 
 GOOD = """
@@ -175,3 +177,56 @@ def test_all_faults_are_found(raw: dict[str, Any], told: list[str]) -> None:
     found = [f"{path}: {text}" for path, text in faults(raw, Outer, page="a page")]
     assert len(found) == len(told)
     assert [text for text, start in zip(found, told, strict=True) if not text.startswith(start)] == []
+
+
+DEEP = {
+    "lists": ("\nsource = " + "[" * 1000 + "]" * 1000, 2),
+    "lists over lines": ("source = " + "[\n" * 1000 + "]" * 1000, 65),
+    "tables in a line": ("source = " + "{a = " * 1000 + "1" + "}" * 1000, 1),
+    "lists and tables": ("source = " + "[{a=" * 500 + "1" + "}]" * 500, 1),
+    "a table": ("\n\n[" + ".".join(["a"] * 1000) + "]\nb = 1", 3),
+    "a list of tables": ("[[" + ".".join(["a"] * 1000) + "]]\nb = 1", 1),
+    "a key": (".".join(["a"] * 1000) + " = 1", 1),
+    "what does not end": ("source = " + "[" * 1000, 1),
+    "many headers": ("\n".join("[[" + ".".join(["a"] * depth) + "]]" for depth in range(1, 200)), 65),
+}
+
+
+@pytest.mark.parametrize("deep", DEEP)
+def test_what_is_too_deep(deep: str) -> None:
+    """It is one error that names the line, and never a crash, however full the stack is."""
+    text, line = DEEP[deep]
+    for read_text in (parse, lambda text, file: read_settings_of(text)):
+        with pytest.raises(RuleError, match="has more than 64 tables or lists inside each other") as caught:
+            read_text(text, "f.toml")
+        assert caught.value.line == line
+
+
+def read_settings_of(text: str) -> None:
+    """As a configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ratekeeper.toml"
+        file.write_text(text)
+        read_settings(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "source = " + "[" * 60 + "]" * 60,
+        'a = "' + "[" * 999 + "\"\nb = '" + "{" * 999 + "'",
+        "# " + "[" * 999 + "\na = 1",
+        'a = """\n' + "[" * 999 + '\n\\""" """\nb = 1',
+        "a = '''\n" + "[" * 999 + "\n'''\nb = 1",
+        "\n".join("[t" + str(at) + "]" for at in range(999)),
+    ],
+)
+def test_what_only_looks_deep(text: str) -> None:
+    """Brackets in strings and comments, and many tables side by side."""
+    assert toml_of(text, "") is not None
+
+
+def test_a_number_of_thousands_of_digits() -> None:
+    """No crash either."""
+    with pytest.raises(RuleError, match="is not TOML"):
+        toml_of("a = 1" + "0" * 5000, "f.toml")

@@ -31,11 +31,15 @@ def futures(book: Rulebook) -> Provider:
 
 
 def test_windows_begin_with_the_first_request(spot: Provider, futures: Provider) -> None:
-    """Every pool has a window of 30 s that its first request opens."""
+    """Every pool has a window of 30 s that its first request opens; the address has a ceiling of its own."""
     for provider in (spot, futures):
         for limit in provider.limits.values():
-            assert (limit.window, limit.period) == (Window.FIRST, 30 * SECOND)
+            if limit.name != "address-10s":
+                assert (limit.window, limit.period) == (Window.FIRST, 30 * SECOND)
+        ceiling = provider.limits["address-10s"]
+        assert (ceiling.capacity, ceiling.period, ceiling.scope) == (500, 10 * SECOND, ("ip",))
     assert {name: limit.capacity for name, limit in spot.limits.items()} == {
+        "address-10s": 500,
         "public-30s": 2000,
         "spot-30s": 4000,
         "management-30s": 2000,
@@ -43,7 +47,11 @@ def test_windows_begin_with_the_first_request(spot: Provider, futures: Provider)
         "earn-30s": 2000,
         "broker-30s": 2000,
     }
-    assert {name: limit.capacity for name, limit in futures.limits.items()} == {"public-30s": 2000, "futures-30s": 2000}
+    assert {name: limit.capacity for name, limit in futures.limits.items()} == {
+        "address-10s": 500,
+        "public-30s": 2000,
+        "futures-30s": 2000,
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,7 +75,7 @@ def test_windows_begin_with_the_first_request(spot: Provider, futures: Provider)
 )
 def test_spot_costs(spot: Provider, line: str, cost: dict[str, int]) -> None:
     """Costs as ccxt's table has them; those of the unified account halved, as their pool is."""
-    assert charges(spot, line) == cost
+    assert charges(spot, line) == {"address-10s": 1, **cost}
 
 
 @pytest.mark.parametrize(
@@ -79,11 +87,12 @@ def test_spot_costs(spot: Provider, line: str, cost: dict[str, int]) -> None:
         ("POST /api/v1/orders/multi", {"futures-30s": 3}),
         ("DELETE /api/v1/orders/1", {"futures-30s": 1}),
         ("GET /api/v1/positions", {"futures-30s": 2}),
+        ("GET /api/v1/fills", {"futures-30s": 10}),
     ],
 )
 def test_futures_costs(futures: Provider, line: str, cost: dict[str, int]) -> None:
     """The same path costs otherwise on the futures host."""
-    assert charges(futures, line) == cost
+    assert charges(futures, line) == {"address-10s": 1, **cost}
 
 
 def test_hosts_tell_them_apart(book: Rulebook) -> None:
@@ -103,7 +112,7 @@ def test_cancels_are_critical(spot: Provider, futures: Provider) -> None:
 def test_headers_state_the_pool(spot: Provider) -> None:
     """Size, rest and a countdown in milliseconds: the size is learned, the rest is turned into what is used."""
     found = plan(spot, "POST /api/v1/hf/orders")
-    key = found.charges[0].key
+    key = next(charge.key for charge in found.charges if charge.limit.name == "spot-30s")
     names = {"gw_ratelimit_limit": "10000", "gw_ratelimit_remaining": "9990", "gw_ratelimit_reset": "12000"}
     answer = told(spot, found, 200, {"code": "200000", "data": {}}, **names)
     assert answer.outcome is Outcome.OK
@@ -116,7 +125,7 @@ def test_headers_state_the_pool(spot: Provider) -> None:
 def test_refusals(spot: Provider, status: int) -> None:
     """429000 names no pool: the one that the call spends is full, until the countdown ends."""
     found = plan(spot, "POST /api/v1/hf/orders")
-    key = found.charges[0].key
+    key = next(charge.key for charge in found.charges if charge.limit.name == "spot-30s")
     body = {"code": "429000", "msg": "Too many requests. System-level rate limit exceeded."}
     answer = told(spot, found, status, body, gw_ratelimit_reset="7000")
     assert (answer.outcome, answer.full) == (Outcome.THROTTLED, (key,))
@@ -128,7 +137,7 @@ def test_refusals(spot: Provider, status: int) -> None:
 def test_other_errors(futures: Provider) -> None:
     """Other codes are the caller's, and no limit is touched."""
     found = plan(futures, "POST /api/v1/orders")
-    for status, outcome in [(200, Outcome.OK), (400, Outcome.BAD_REQUEST)]:
+    for status, outcome in [(200, Outcome.BAD_REQUEST), (400, Outcome.BAD_REQUEST)]:
         answer = told(futures, found, status, {"code": "300003", "msg": "no"})
         assert (answer.outcome, answer.full) == (outcome, ())
 

@@ -129,17 +129,18 @@ def test_priorities(okx: Provider) -> None:
         (ORDER, 200, {"code": "50040", "msg": "", "data": []}, Outcome.THROTTLED, ["place-2s"]),
         (ORDER, 429, {"code": "50013", "msg": "Systems are busy"}, Outcome.OVERLOADED, []),
         (ORDER, 200, {"code": "50013", "msg": "Systems are busy"}, Outcome.OVERLOADED, []),
-        (ORDER, 200, {"code": "1", "data": [{"sCode": "51008", "sMsg": "Insufficient"}]}, Outcome.OK, []),
+        (ORDER, 200, {"code": "1", "data": [{"sCode": "51008", "sMsg": "Insufficient"}]}, Outcome.BAD_REQUEST, []),
         (ORDER, 200, {"code": "0", "data": [{"sCode": "0", "clOrdId": "50011"}]}, Outcome.OK, []),
         (ORDER, 400, {"code": "51000", "msg": "Parameter"}, Outcome.BAD_REQUEST, []),
         ("WS /order", 200, {"event": "error", "code": "60014"}, Outcome.THROTTLED, ["place-2s"]),
     ],
 )  # fmt: skip
 def test_refusals(okx: Provider, line: str, status: int, body: Any, outcome: Outcome, full: list[str]) -> None:
-    """50011 means the endpoint's pool, 50061 the sub-account's, 50013 none; all of them under HTTP 200 too."""
+    """50011 means the endpoint's pool, 50061 the sub-account's, 50013 none: the call waits a moment."""
     found = told(okx, plan(okx, line, body={"instId": SWAP, "args": orders(SWAP)}), status, body)
     assert (found.outcome, [key.split("/")[1] for key in found.full]) == (outcome, full)
-    assert found.blocks == ()
+    held = {block.scope.split("/")[1] for block in found.blocks}
+    assert held == ({"place-2s", "account-2s"} if outcome is Outcome.OVERLOADED else set())
 
 
 def test_cap_named_by_another_call(okx: Provider) -> None:

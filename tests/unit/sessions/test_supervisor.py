@@ -381,6 +381,20 @@ def test_cancelled_while_it_stops(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_secret_of_a_refused_request_is_not_kept(tmp_path: Path) -> None:
+    """What the job quotes of an answer may quote the request: short secrets, too."""
+
+    def job() -> None:
+        with gate.permit("binance-usdm", "GET", "/fapi/v1/time", headers={"X-MBX-APIKEY": "k-1"}) as permit:
+            permit.settle(401, {}, "bad key k-1")
+        raise ValueError("they said: bad key k-1")
+
+    with Gate("memory://", learn=False) as gate, Supervisor(gate, tmp_path) as supervisor:
+        session = supervisor.add("bot", job, settings=QUICK)
+        until(supervisor, lambda: session.record.why)
+        assert session.record.why == "ValueError: they said: bad key [...]"
+
+
 def test_no_secret_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What looks like a key in an error's text is neither on disk nor in the log."""
     secret = "k1" * 20

@@ -25,7 +25,12 @@ OPEN = SECOND // 20
 
 def made() -> Batches[Batch]:
     """Nothing open yet."""
-    return Batches(OPEN, 256)
+    return Batches(OPEN, 256, lambda: 1, {})
+
+
+def at(mono: int) -> Instant:
+    """That steady instant."""
+    return Instant(mono, mono, mono)
 
 
 def whole(permits: int, until: int = OPEN) -> Batch:
@@ -37,7 +42,7 @@ def test_permits_are_drawn_until_there_are_none() -> None:
     """Each once."""
     batches = made()
     batches.keep(whole(3))
-    got = [batches.draw(CHARGES, ME, 1, 1) for _ in range(4)]
+    got = [batches.draw(CHARGES, ME, at(1), 1) for _ in range(4)]
     assert [batch is not None for batch in got] == [True, True, True, False]
 
 
@@ -47,7 +52,7 @@ def test_nothing_is_drawn_after_its_time_or_after_news() -> None:
         batches = made()
         kept = whole(3)
         batches.keep(kept)
-        assert batches.draw(CHARGES, ME, now, generation) is None
+        assert batches.draw(CHARGES, ME, at(now), generation) is None
         assert batches.close(now, generation) == [(kept, 3)]
         assert batches.close(now, generation) == []
 
@@ -56,8 +61,8 @@ def test_a_batch_is_for_one_plan_and_one_member() -> None:
     """Equal charges of another plan, or another class, draw nothing."""
     batches = made()
     batches.keep(whole(3))
-    assert batches.draw((CHARGES[0],), ME, 1, 1) is None
-    assert batches.draw(CHARGES, (7, 3), 1, 1) is None
+    assert batches.draw((CHARGES[0],), ME, at(1), 1) is None
+    assert batches.draw(CHARGES, (7, 3), at(1), 1) is None
 
 
 def test_batches_grow_while_one_follows_another() -> None:
@@ -89,10 +94,11 @@ def test_a_batch_that_another_replaced_comes_back() -> None:
     batches = made()
     old, new = whole(3), whole(4)
     batches.keep(old)
-    batches.draw(CHARGES, ME, 1, 1)
+    batches.draw(CHARGES, ME, at(1), 1)
     batches.keep(new)
     assert batches.close(1, 1) == [(old, 2)]
-    assert batches.draw(CHARGES, ME, 1, 1) is new
+    drawn = batches.draw(CHARGES, ME, at(1), 1)
+    assert drawn is not None and drawn.batch is new
 
 
 def test_calls_that_charge_nothing_have_no_batches() -> None:

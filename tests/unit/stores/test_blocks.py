@@ -8,7 +8,7 @@ import pytest
 
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.ledger.limit import SECOND, Charge, Limit
-from ratekeeper.stores.blocks import Blocks, BlockState, read_blocks, write_blocks
+from ratekeeper.stores.blocks import Blocks, BlockState, PauseRecord, read_blocks, write_blocks
 
 WALL = 1_800_000_000 * SECOND
 WEEK = 7 * 86_400 * SECOND
@@ -153,3 +153,45 @@ def test_everywhere_asks_only_for_what_holds_for_all_providers(blocks: Blocks) -
     ban(blocks, 10, scope="*")
     assert shut(blocks, 1, "mall")
     assert blocks.against((), (), 0) is not None
+
+
+def record(scope: str, at: int, *, resumed: bool = False, seconds: int | None = None) -> PauseRecord:
+    """A pause that was ordered on this machine at that second, or the end of one."""
+    length = None if seconds is None else seconds * SECOND
+    return PauseRecord(scope, "pause", "here", length, at * SECOND, WALL, "b1", resumed)
+
+
+def test_pauses_of_this_machine_lie_on_top(blocks: Blocks) -> None:
+    """They hold whatever the store says, and are gone when they are taken away; the store's own remain."""
+    ban(blocks, 10, scope="mall")
+    blocks.obey([record("shop", 1)])
+    assert shut(blocks, 99)
+    blocks.load(blocks.stored(), 2 * SECOND, WALL)  # news of the store
+    assert shut(blocks, 99)
+    assert [state.scope for state in blocks.stored()] == []  # the ban is over
+    blocks.obey([record("shop", 1, seconds=5)])
+    assert shut(blocks, 5)
+    assert not shut(blocks, 6)
+    blocks.obey([])
+    assert not blocks
+
+
+def test_a_pause_of_the_store_is_taken_back_here(blocks: Blocks) -> None:
+    """One that is older; one that somebody made later holds, and so does a ban."""
+    blocks.add("shop", None, "pause", "there", 10 * SECOND, WALL)
+    blocks.obey([record("shop", 9, resumed=True)])
+    assert shut(blocks, 20)
+    assert not blocks.take_back(record("shop", 9, resumed=True))
+    blocks.obey([record("shop", 11, resumed=True)])
+    assert not shut(blocks, 20)
+    ban(blocks, 60, at=11)
+    assert shut(blocks, 20)
+    assert blocks.take_back(record("shop", 11, resumed=True))
+    assert [state.kind for state in blocks.stored()] == ["ban"]
+
+
+def test_a_pause_of_this_machine_is_checked_without_the_server(blocks: Blocks) -> None:
+    """Where each provider's blocks lie by themselves, those ordered here are known here."""
+    blocks.obey([record("shop/class:order", 1)])
+    assert blocks.against(("shop", "shop/class:order"), (), SECOND, everywhere=True) is not None
+    assert blocks.against(("shop", "shop/class:market"), (), SECOND, everywhere=True) is None

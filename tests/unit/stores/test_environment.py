@@ -16,7 +16,8 @@ import lmdb
 import pytest
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
-from ratekeeper.stores.environment import Environment, boot_id
+from ratekeeper.stores.blocks import boot_id
+from ratekeeper.stores.environment import Environment
 
 
 @contextmanager

@@ -201,6 +201,37 @@ def test_a_ban_meanwhile(away: Away) -> None:
     assert isinstance(away.take(), Refusal)
 
 
+def test_a_pause_meanwhile_reaches_every_program_and_the_store(away: Away) -> None:
+    """Another process pauses while nobody reaches the store, and ends: this one obeys at once, and hands it on. So with
+    the end of the pause."""
+    away.get()
+    away.go()
+    away.get()
+    other = HostStore(away.host.home, patience=0.0)
+    person = FallbackStore(other, lambda *_: None)
+    person.block("*", None, "pause", "by hand", now().mono, 0)
+    no = away.take()
+    assert isinstance(no, Refusal)
+    assert (no.kind, no.reason) == ("pause", "by hand")
+    away.come()
+    assert [state.scope for state in away.store.read(now).blocks] == ["*"]
+    fresh = HostStore(away.host.home, patience=20.0)
+    assert [(state.scope, state.kind) for state in fresh.blocks.stored()] == []
+    fresh.read(now)
+    assert [(state.scope, state.kind) for state in fresh.blocks.stored()] == [("*", "pause")]
+    away.go()
+    assert isinstance(away.take(), Refusal)
+    assert person.unblock("*", "pause")
+    assert isinstance(away.take(), Grant)
+    away.come()
+    assert isinstance(away.take(), Grant)
+    fresh.read(now)
+    assert fresh.blocks.states() == []
+    assert away.store.read(now).blocks == []
+    fresh.close()
+    other.close()
+
+
 def test_what_is_learned_meanwhile(away: Away) -> None:
     """Learned limits, notes and doubts of that time are there when the store is back."""
     away.get()

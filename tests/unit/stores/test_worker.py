@@ -6,22 +6,23 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from ratekeeper.errors import StoreUnavailable
+from ratekeeper.errors import RatekeeperError, StoreUnavailable
 from ratekeeper.gate.steps import apart, drive, drive_async
 from ratekeeper.stores import worker as module
 from ratekeeper.stores.fallback import FallbackStore
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis.store import RedisStore
-from ratekeeper.stores.worker import Background, Worker
+from ratekeeper.stores.worker import Background, Helper, Pending, Worker, death, green
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def background() -> Iterator[Background]:
     made.close(5)
 
 
-def started(worker: Worker, topic: str, work: Callable[[], Any]) -> Future[Any]:
+def started(worker: Worker, topic: str, work: Callable[[], Any]) -> Pending[Any]:
     """Give it work of which the result is of later."""
     got = worker.start(topic, work)
-    assert isinstance(got, Future)
+    assert isinstance(got, Pending)
     return got
 
 
@@ -81,7 +82,7 @@ def test_only_so_many_threads(background: Background, monkeypatch: pytest.Monkey
     seen = {started(background, f"{nth}", threading.get_ident) for nth in range(50)}
     assert 1 <= len({each.result(5) for each in seen}) <= module._THREADS
     end = time.monotonic() + 5
-    while background._threads:
+    while not all(seat.ended for seat in background._threads):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert started(background, "again", lambda: 1).result(5) == 1
@@ -184,3 +185,94 @@ def test_one_that_is_forgotten_goes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert time.monotonic() < end
         time.sleep(0.01)
         gc.collect()
+
+
+class GreenletExit(BaseException):
+    """What gevent and eventlet raise in a greenlet that they end."""
+
+
+def test_a_helper_thread_goes_on_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its failures are reported once while they follow each other; it ends when its function returns."""
+    pauses, told, errors = list[float](), list[tuple[str, str]](), [ValueError, OverflowError, SystemExit, OSError]
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+
+    def work() -> None:
+        if errors:
+            raise errors.pop(0)("password=SECRET")
+
+    helper = Helper(work, name="one", died=lambda name, error: told.append((name, death(name, error))))
+    helper.join(10)
+    assert not helper.is_alive() and not errors
+    assert pauses == [0.05, 0.1, 0.2, 0.4]
+    assert [name for name, _ in told] == ["one"]
+    assert told[0][1].startswith("the helper thread 'one' failed (ValueError at ") and "SECRET" not in told[0][1]
+
+
+def test_a_killed_greenlet_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever needs the helper thread sees that it is dead, and starts another."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: None)
+
+    def work() -> None:
+        raise GreenletExit
+
+    helper = Helper(work, name="one")
+    helper.join(10)
+    assert not helper.is_alive()
+
+
+def test_a_dead_thread_of_a_worker_is_replaced(background: Background, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that died in the middle of its work: others go on with that topic."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: None)
+    real, died = background._next, []
+
+    def dies(topic: str) -> Any:
+        if len(died) < module._THREADS:
+            died.append(topic)
+            raise GreenletExit
+        return real(topic)
+
+    monkeypatch.setattr(background, "_next", dies)
+    first = started(background, "a", lambda: 1)
+    for nth in range(10 * module._THREADS):
+        for seat in background._threads:
+            if seat.helper is not None:
+                seat.helper.join(0.05)
+        started(background, f"b{nth}", lambda: 2)
+    assert len(died) == module._THREADS
+    assert first.result(5) == 1
+
+
+def test_a_result_has_a_deadline(background: Background) -> None:
+    """However long the store takes; what was not begun by then is not done any more."""
+    gate, done = threading.Event(), list[int]()
+    background.later("a", lambda: gate.wait(5))
+    late = started(background, "a", lambda: done.append(1))
+    with pytest.raises(StoreUnavailable, match=r"within 0\.01 s"):
+        late.result(0.01)
+    gate.set()
+    assert started(background, "a", lambda: list(done)).result(5) == []
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, library: str, *what: str) -> None:
+    """Replace functions of the standard library, as a library of greenlets does."""
+    places = {"threads": (module._thread, "start_new_thread"), "time.sleep": (time, "sleep")}
+    places |= {"sockets": (module.socket, "socket"), "select": (module.select, "select")}
+    for each in what:
+        stand_in = types.FunctionType((lambda: None).__code__, {})
+        stand_in.__module__ = f"{library}.green"
+        monkeypatch.setattr(*places[each], stand_in)
+
+
+def test_greenlets_replace_all_or_are_refused() -> None:
+    """A gate under gevent or eventlet that replaced only a part says in one sentence what to do."""
+    everything = ("threads", "time.sleep", "sockets", "select")
+    assert green() == ""
+    with pytest.MonkeyPatch.context() as patch:
+        replaced(patch, "eventlet", *everything)
+        assert green() == "eventlet"
+    for missing in everything:
+        with pytest.MonkeyPatch.context() as patch:
+            replaced(patch, "gevent", *[each for each in everything if each != missing])
+            with pytest.raises(RatekeeperError) as caught:
+                green()
+        assert f"not {missing}," in str(caught.value) and "gevent.monkey.patch_all()" in str(caught.value)

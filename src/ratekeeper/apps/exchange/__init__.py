@@ -20,6 +20,8 @@ def command() -> None:
     """Look and act at an exchange by hand, through ccxt: with the highest priority, and also while trading is paused.
 
     Keys come from RATEKEEPER_EXCHANGE_KEY, _SECRET and _PASSWORD, or from where the configuration's [exchanges.NAME] says.
+    The list of markets is read once an hour, and kept. What a command costs is said for Binance USD-M futures, in weight, of
+    which there is 2,400 a minute.
     """
 
 
@@ -46,7 +48,7 @@ _YES = click.option("--yes", is_flag=True, help="Do not ask before acting.")
 @command.command("positions")
 @_common
 def positions(desk: Any, as_json: bool) -> None:
-    """The open positions."""
+    """The open positions. Costs 6."""
     _show(desk.positions(), as_json, "no open positions")
 
 
@@ -54,7 +56,7 @@ def positions(desk: Any, as_json: bool) -> None:
 @click.argument("symbol", default="")
 @_common
 def orders(desk: Any, symbol: str, as_json: bool) -> None:
-    """The open orders, of SYMBOL or of all markets; conditional ones too."""
+    """The open orders, of SYMBOL or of all markets; conditional ones too. Costs 2 with SYMBOL, else 80."""
     _show(desk.orders(desk.symbol(symbol) if symbol else ""), as_json, "no open orders")
 
 
@@ -63,14 +65,17 @@ def orders(desk: Any, symbol: str, as_json: bool) -> None:
 @_YES
 @_common
 def cancel_all(desk: Any, symbol: str, yes: bool, as_json: bool) -> None:
-    """Cancel every open order, of SYMBOL or of all markets. Exit code 1 if any is left."""
+    """Cancel every open order, of SYMBOL or of all markets. Exit code 1 if any is left.
+
+    Costs 6 with SYMBOL, else 80, and 4 for each market with open orders.
+    """
     symbol = desk.symbol(symbol) if symbol else ""
     found = desk.orders(symbol)
     if not found:
         _show([], as_json, "no open orders")
         return
     agreed(f"Cancel {len(found)} open orders{f' of {symbol}' if symbol else ''} at {desk.account.exchange}?", yes)
-    done = desk.cancel_all(symbol)
+    done = desk.cancel_all(symbol, found)
     if as_json:
         print_json(done._asdict())
     else:
@@ -87,7 +92,7 @@ def cancel_all(desk: Any, symbol: str, yes: bool, as_json: bool) -> None:
 def close(desk: Any, symbol: str, yes: bool, as_json: bool) -> None:
     """Close the position in SYMBOL with a reduce-only market order, and tell what became of it.
 
-    Passes a pause of orders. Exit code 1 if anything is left open, or if that could not be found out.
+    Passes a pause of orders. Exit code 1 if anything is left open, or if that could not be found out. Costs 11, and an order.
     """
     symbol = desk.symbol(symbol)
     found = desk.positions(symbol)

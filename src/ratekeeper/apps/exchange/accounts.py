@@ -17,6 +17,7 @@ from ratekeeper.errors import RuleError
 from ratekeeper.gate.gate import Gate
 from ratekeeper.policy.policies import Policies
 from ratekeeper.rules.call import Priority
+from ratekeeper.rules.secrets import struck
 
 __all__ = ["Account", "chosen", "connected", "without_secrets"]
 
@@ -100,7 +101,7 @@ def _keys_of_file(path: Path, key: str) -> dict[str, str]:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RuleError(f"{path} cannot be read: {error.strerror}", key=key) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RuleError(f"{path} is not TOML", key=key) from None  # the parser's own words may repeat what is in it
     wrong = [name for name, value in said.items() if name not in _CREDENTIALS or not isinstance(value, str)]
     if wrong:
@@ -121,10 +122,12 @@ def connected(account: Account, *, file: SettingsFile | None = None) -> tuple[An
     if account.exchange not in ccxt.exchanges:
         raise RuleError(f"ccxt knows no exchange called {account.exchange!r}: use its names, such as binanceusdm")
     keys = _keys(account, os.environ, file.path.parent if file.path else None)
-    options: dict[str, Any] = {"warnOnFetchOpenOrdersWithoutSymbol": False}
+    # What a person asks for needs neither currencies nor margin pairs: they would be calls of their own, with every command.
+    options: dict[str, Any] = {"warnOnFetchOpenOrdersWithoutSymbol": False, "fetchMargins": False}
     if account.said.market:
         options["defaultType"] = account.said.market
     exchange = getattr(ccxt, account.exchange)({**keys, "timeout": _PATIENCE, "options": options})
+    exchange.has["fetchCurrencies"] = False
     missing = [ours for ours, theirs in _CREDENTIALS.items() if exchange.requiredCredentials.get(theirs)]
     missing = [ours for ours in missing if _CREDENTIALS[ours] not in keys]
     if missing:
@@ -161,8 +164,5 @@ def _moved(old: Any, url: str) -> Any:
 def without_secrets(text: str, exchange: Any) -> str:
     """A message of ccxt in one line, without the credentials and without queries of URLs, which hold signatures."""
     text = re.sub(r"\?\S*", "?…", " ".join(text.split()))
-    for name in _CREDENTIALS.values():
-        value = getattr(exchange, name, None)
-        if isinstance(value, str) and value:
-            text = text.replace(value, "…")
-    return text[:300]
+    held = [getattr(exchange, name, None) for name in _CREDENTIALS.values()]
+    return struck(text, [value for value in held if isinstance(value, str) and value], "…")[:300]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from ratekeeper.apps.exchange.accounts import Account, connected, without_secrets
+from ratekeeper.apps.exchange.markets import load_markets
 from ratekeeper.errors import CallFailed, RatekeeperError, Rejected
 from ratekeeper.gate.override import operator_override
 
@@ -21,6 +22,8 @@ __all__ = ["Cancelled", "Closed", "Desk", "DeskError", "Order", "Position"]
 _LOOKS: Final = 6
 _GAP: Final = 0.5
 """How often, and after how many seconds, the exchange is asked what became of an order."""
+_SINGLY: Final = 20
+"""Markets whose open orders are asked for one by one at most."""
 
 
 class DeskError(RatekeeperError):
@@ -140,17 +143,24 @@ class Desk:
         Raises:
             DeskError: there is no such market.
         """
-        with self._asking():
-            markets = self.exchange.load_markets()
         name = name.upper()
-        derivatives = self.exchange.has.get("fetchPositions")
-        tries = [name, f"{name}:{name.partition('/')[2]}"] if "/" in name else []
-        tries += [market["symbol"] for market in self.exchange.markets_by_id.get(name, [])]
-        found = [each for each in tries if each in markets]
-        found.sort(key=lambda each: bool(markets[each].get("contract")) != bool(derivatives))
+        with self._asking():
+            asked = load_markets(self.exchange, self.gate.home)
+            found = self._symbols(name)
+            if not found and not asked:  # perhaps listed since the markets were kept
+                load_markets(self.exchange, self.gate.home, anew=True)
+                found = self._symbols(name)
         if not found:
             raise DeskError(f"{self.account.exchange} has no market {name!r}; write for example BTC/USDT:USDT")
         return found[0]
+
+    def _symbols(self, name: str) -> list[str]:
+        """The markets that a name may mean, the likeliest first."""
+        markets, derivatives = self.exchange.markets, self.exchange.has.get("fetchPositions")
+        tries = [name, f"{name}:{name.partition('/')[2]}"] if "/" in name else []
+        tries += [market["symbol"] for market in self.exchange.markets_by_id.get(name, [])]
+        found = [each for each in tries if each in markets]
+        return sorted(found, key=lambda each: bool(markets[each].get("contract")) != bool(derivatives))
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -159,7 +169,7 @@ class Desk:
         if not self.exchange.has.get("fetchPositions"):
             raise DeskError(f"{self.account.exchange} has no positions; `ratekeeper exchange orders` shows open orders")
         with self._asking():
-            self.exchange.load_markets()
+            load_markets(self.exchange, self.gate.home)
             rows = self.exchange.fetch_positions([symbol] if symbol else None)
         found = [_position(row) for row in rows if abs(_number(row.get("contracts"))) > 0]
         return sorted(each for each in found if symbol in ("", each.symbol))
@@ -167,7 +177,7 @@ class Desk:
     def orders(self, symbol: str = "") -> list[Order]:
         """The open orders, conditional ones too, of one market or of all."""
         with self._asking():
-            self.exchange.load_markets()
+            load_markets(self.exchange, self.gate.home)
             rows = self.exchange.fetch_open_orders(symbol or None)
             if self._has_triggers(symbol):
                 rows += self.exchange.fetch_open_orders(symbol or None, params={"trigger": True})
@@ -182,11 +192,18 @@ class Desk:
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
-    def cancel_all(self, symbol: str = "") -> Cancelled:
-        """Cancel every open order of one market or of all; one market that fails does not stop the others."""
+    def cancel_all(self, symbol: str = "", known: Sequence[Order] | None = None) -> Cancelled:
+        """Cancel every open order of one market or of all; one market that fails does not stop the others.
+
+        Args:
+            symbol: the market, or ``""``.
+            known: the open orders, if they were just read: a list of all markets costs much at some exchanges.
+        """
         import ccxt
 
-        symbols = [symbol] if symbol else sorted({order.symbol for order in self.orders()})
+        symbols = (
+            [symbol] if symbol else sorted({order.symbol for order in (self.orders() if known is None else known)})
+        )
         problems: dict[str, str] = {}
         for each in symbols:
             conditional = [{}, {"trigger": True}] if self._has_triggers(each) else [{}]
@@ -196,7 +213,9 @@ class Desk:
                         self._cancel(each, params)
                 except (ccxt.BaseError, RatekeeperError) as error:
                     problems[each] = self._told(error)
-        return Cancelled(symbols, len(self.orders(symbol)), problems)
+        # Lists of single markets cost little, one of all markets costs as much as forty of them at Binance.
+        left = [self.orders(each) for each in symbols] if len(symbols) <= _SINGLY else [self.orders()]
+        return Cancelled(symbols, sum(map(len, left)), problems)
 
     def _cancel(self, symbol: str, params: dict[str, Any]) -> None:
         if self.exchange.has.get("cancelAllOrders"):

@@ -50,6 +50,20 @@ def _token_of(token: str | None, file: str | None) -> str:
     help="Serve only what is named so: a provider, or a name of your own and its URL. [default: every provider]",
 )
 @click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name under which clients reach the proxy. [default: names of the loopback and the --host]",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web pages of this origin (http://localhost:3000) may call the proxy. [default: none]",
+)
+@click.option(
     "--silence",
     default=300.0,
     show_default=True,
@@ -63,6 +77,8 @@ def command(
     token: str | None,
     token_file: str | None,
     upstreams: tuple[str, ...],
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
     silence: float,
     config: str | None,
 ) -> None:
@@ -89,7 +105,9 @@ def command(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     wanted = parse(upstreams)
     gate = Gate(config=config, hosts=mapped(wanted, config), name="ratekeeper proxy")
-    options = Options(host=host, port=port, token=secret, upstreams=wanted, silence=silence)
+    options = Options(
+        host=host, port=port, token=secret, upstreams=wanted, hosts=hosts, origins=origins, silence=silence
+    )
     try:
         asyncio.run(serve(gate, options, click.echo))
     except OSError as error:

@@ -12,10 +12,11 @@ from yarl import URL
 from ratekeeper.adapters._client import ClientCall, begin, run
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.adapters._wire import Outbound, surely_unsent
+from ratekeeper.apps.proxy.guard import straight
 from ratekeeper.apps.proxy.passing import STALE, Arrived, Passing
 from ratekeeper.apps.proxy.refusal import failure
 from ratekeeper.apps.proxy.wire import Passed, body_of, kept, passed, readable, spelled, unpacked
-from ratekeeper.errors import CallFailed, Rejected
+from ratekeeper.errors import CallFailed, Rejected, SignatureWouldExpire
 from ratekeeper.gate.call import Call, HandedDown
 from ratekeeper.gate.steps import drive_async
 
@@ -39,6 +40,7 @@ class Target:
 
     Attributes:
         raw: path and query, as the upstream shall get them.
+        path: the path as the rules see it.
         headers: those that go on.
     """
 
@@ -48,7 +50,8 @@ class Target:
         self.request = request
         self.upstream = upstream
         self.raw = upstream.base + raw
-        self.path, _, self.query = self.raw.partition("?")
+        path, _, self.query = self.raw.partition("?")
+        self.path = straight(path)
         self.headers: CIMultiDict[str] = passed(spelled(request.raw_headers))
 
     @property
@@ -110,12 +113,17 @@ class Forward:
             rules = governor.match(outbound)
             if rules is not None:
                 return await self._managed(target, Passing(governor, outbound, rules, send, whole=whole, again=again))
+        last: BaseException | None = None
         while True:
-            call = await admitted(governor, outbound)
+            try:
+                call = await admitted(governor, outbound)
+            except SignatureWouldExpire as error:
+                return _late(error, last)
             with kept(call):
                 try:
                     answer = await send(outbound, call)
                 except BaseException as error:
+                    last = error
                     if call is not None:
                         call.failed(error)
                         if call.elsewhere and whole:
@@ -161,6 +169,14 @@ class Forward:
             return await self._session.request(
                 target.request.method, url, headers=target.headers, data=body, allow_redirects=False
             )
+
+
+def _late(error: SignatureWouldExpire, last: BaseException | None) -> web.Response:
+    """What the last attempt brought, where another would come after the signature has expired. Raises `error` if it was the
+    first."""
+    if last is None:
+        raise error
+    return broken(last)
 
 
 def broken(error: BaseException) -> web.Response:

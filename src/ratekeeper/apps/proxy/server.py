@@ -1,4 +1,4 @@
-"""The proxy's server: it checks the token, finds the upstream of a call, and finishes running calls before it stops."""
+"""The proxy's server: it checks who calls, finds the upstream of a call, and finishes running calls before it stops."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from multidict import istr
 from ratekeeper import __version__
 from ratekeeper.adapters._governor import Governor
 from ratekeeper.apps.proxy.forward import Forward, Target
+from ratekeeper.apps.proxy.guard import Guard, crooked
 from ratekeeper.apps.proxy.refusal import Refusals, failure
 from ratekeeper.apps.proxy.session import LONGEST_LINE, open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
@@ -52,6 +53,7 @@ class Options:
         host, port: where to listen; port 0 takes a free one.
         token: what clients must show; ``""``: nothing.
         upstreams: what to serve, as `Upstreams` takes it.
+        hosts, origins: as for `Guard`.
         silence: seconds without a byte from an upstream after which a call fails.
     """
 
@@ -59,6 +61,8 @@ class Options:
     port: int = 9200
     token: str = ""
     upstreams: Mapping[str, Upstream | None] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     silence: float = 300.0
 
 
@@ -70,12 +74,21 @@ class Proxy:
         upstreams: where calls may go.
         session: what to send with.
         token: what clients must show; ``""``: nothing.
+        guard: who may come in; None: who calls the proxy by a name of the loopback.
     """
 
-    def __init__(self, gate: Gate, upstreams: Upstreams, session: aiohttp.ClientSession, token: str = "") -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        upstreams: Upstreams,
+        session: aiohttp.ClientSession,
+        token: str = "",
+        guard: Guard | None = None,
+    ) -> None:
         self._gate = gate
         self._upstreams = upstreams
         self._token = token.encode()
+        self._guard = guard or Guard(token=token)
         self._governor = Governor(gate)
         self._forward = Forward(session)
         self._refusals = Refusals(gate)
@@ -118,6 +131,9 @@ class Proxy:
 
     def _addressed(self, request: web.BaseRequest) -> tuple[Target, Governor] | web.Response:
         """The target of a request, and how it waits; or an answer of the proxy's own."""
+        unwelcome = self._guard.refusal(request)
+        if unwelcome is not None:
+            return unwelcome
         raw = request.raw_path
         if not raw.startswith("/"):
             return failure(
@@ -134,7 +150,7 @@ class Proxy:
             shown = request.headers.get(_TOKEN, "")
         if self._token and not hmac.compare_digest(shown.encode("utf-8", "replace"), self._token):
             return failure(401, "Token", "send the proxy's token: X-Ratekeeper-Token: …, or /t/TOKEN before the path")
-        if not segment:
+        if not segment and rest.partition("?")[0] == "/":
             return web.json_response({"ratekeeper": __version__, "upstreams": self._upstreams.urls()})
         upstream = self._upstreams.find(segment)
         if upstream is None:
@@ -149,7 +165,12 @@ class Proxy:
             governor = self._steered(request)
         except (RatekeeperError, ValueError) as error:
             return failure(400, "BadRequest", str(error))
-        return Target(request, upstream, rest), governor
+        reason = crooked(rest.partition("?")[0])
+        if reason:
+            return failure(400, "Path", f"nothing was sent: {reason}")
+        target = Target(request, upstream, rest)
+        self._guard.strip(target.headers)
+        return target, governor
 
     def _steered(self, request: web.BaseRequest) -> Governor:
         """A governor with the priority and the timeout of the client's headers. Only with a timeout does a call wait for the
@@ -190,12 +211,13 @@ async def serve(gate: Gate, options: Options, say: Callable[[str], object]) -> N
         UnknownProvider: an upstream has neither rules nor a URL.
     """
     upstreams = Upstreams(gate.book, options.upstreams)
+    guard = Guard(options.host, options.token, options.hosts, options.origins)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with open_session(options.silence) as session:
-        proxy = Proxy(gate, upstreams, session, options.token)
+        proxy = Proxy(gate, upstreams, session, options.token, guard)
         runner = await listen(proxy, options.host, options.port)
         try:
             place = _place(*runner.addresses[0][:2])

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from ratekeeper.config.resolution import configure, parse_hosts
 from ratekeeper.config.rulebook import unchecked
 from ratekeeper.errors import RuleError
-from ratekeeper.rules.book import Rulebook
+from ratekeeper.rules.book import Rulebook, normal_host
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +30,7 @@ class Upstream(NamedTuple):
 
     scheme: str
     netloc: str
-    """host or host:port, lower-case."""
+    """host or host:port, in the form of `normal_host`."""
     base: str = ""
     """What goes before every path, without a slash at its end."""
 
@@ -42,7 +42,8 @@ class Upstream(NamedTuple):
 
 def is_loopback(host: str) -> bool:
     """Whether an address can only be reached from this machine."""
-    host = host.strip("[]")
+    host = normal_host(host)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if host == "localhost":
         return True
     try:
@@ -69,7 +70,7 @@ def parse(specs: Iterable[str]) -> dict[str, Upstream | None]:
 
 def _parse_url(url: str) -> Upstream:
     parts = urlsplit(url)
-    netloc = parts.netloc.lower()
+    netloc = normal_host(parts.netloc, parts.scheme)
     if parts.scheme not in ("http", "https") or not _NETLOC.fullmatch(netloc) or parts.query or parts.fragment:
         raise RuleError("write NAME=http://HOST[:PORT][/PATH] or https, without user, query and #", key="--upstream")
     return Upstream(parts.scheme, netloc, parts.path.rstrip("/"))
@@ -82,7 +83,7 @@ def mapped(wanted: Mapping[str, Upstream | None], config: str | os.PathLike[str]
     if own:
         book = unchecked(configure(config))
         for name in own.keys() & set(book.names()):
-            if own[name].netloc not in book.hosts(name):
+            if normal_host(own[name].netloc) not in map(normal_host, book.hosts(name)):
                 hosts[own[name].netloc] = name
     return hosts
 
@@ -121,13 +122,16 @@ class Upstreams:
         """The upstream of a name, or of a host that belongs to a provider served here; None: neither."""
         found = self._seen.get(segment)
         if found is None:
-            found = self._host(segment.lower())
+            found = self._host(segment)
             if found is not None and len(self._seen) < 1024:
                 self._seen[segment] = found
         return found
 
-    def _host(self, netloc: str) -> Upstream | None:
-        if "." not in netloc or not _NETLOC.fullmatch(netloc):
+    def _host(self, segment: str) -> Upstream | None:
+        bare = normal_host(segment, "").rsplit(":", 1)[0]
+        scheme = "http" if is_loopback(bare) else "https"
+        netloc = normal_host(segment, scheme)
+        if "." not in netloc or not segment.isascii() or not _NETLOC.fullmatch(netloc):
             return None
         provider = self._book.for_host(netloc)
         if provider is None or provider.name not in self._named:
@@ -138,7 +142,7 @@ class Upstreams:
             return main
         if ":" in netloc and netloc not in self._book.hosts(provider.name):
             return None
-        return Upstream("http" if is_loopback(netloc.partition(":")[0]) else "https", netloc)
+        return Upstream(scheme, netloc)
 
 
 def _main(hosts: Iterable[str]) -> Upstream | None:
@@ -146,5 +150,6 @@ def _main(hosts: Iterable[str]) -> Upstream | None:
     for netloc in hosts:
         if not netloc.startswith("*."):
             host = netloc if netloc.endswith("]") else netloc.rsplit(":", 1)[0] if ":" in netloc else netloc
-            return Upstream("http" if is_loopback(host) else "https", netloc)
+            scheme = "http" if is_loopback(host) else "https"
+            return Upstream(scheme, normal_host(netloc, scheme))
     return None

@@ -1,4 +1,4 @@
-"""``ratekeeper telegram``: status, pause, resume, positions and close from a chat.
+"""``ratekeeper telegram``: stop, status, pause, resume, positions and close from a chat.
 
 The bot fetches messages, answers the chats that are on its list, and survives a broken network. It uses two methods of
 Telegram's Bot API (https://core.telegram.org/bots/api), over httpx. The token is part of every URL, so no error and no log
@@ -8,6 +8,7 @@ line of httpx shows a URL.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -42,15 +43,21 @@ _STALE: Final = 120.0
 _SENDS: Final = 4
 _FATAL: Final = frozenset({401, 404})
 """The token is wrong: nothing will change that."""
-_QUICK: Final = frozenset({"/status", "/pause", "/resume", "/help", "/start"})
+_MOST_ID: Final = 1 << 53
+"""Numbers of updates are below this."""
+_LONGEST_PAUSE: Final = 3600.0
+"""Seconds that the bot waits at most where Telegram tells it to."""
+_QUICK: Final = frozenset({"/stop", "/status", "/pause", "/resume", "/help", "/start"})
 """Commands that ask no exchange: they never wait behind one that does."""
+
+_NOT_ITS_OWN: Final = "Telegram gave an answer that is not its own"
 
 log = logging.getLogger("ratekeeper")
 
 
 @click.command("telegram")
 def command() -> None:
-    """A Telegram bot for the chats you name: /status, /pause, /resume, /positions, /close.
+    """A Telegram bot for the chats you name: /stop, /status, /pause, /resume, /positions, /close.
 
     The token is read from RATEKEEPER_TELEGRAM_TOKEN, the chats from RATEKEEPER_TELEGRAM_CHATS or the configuration.
     """
@@ -145,12 +152,20 @@ class Api:
     def updates(self, offset: int, seconds: float) -> list[dict[str, Any]]:
         """What was written since `offset` (which confirms everything before it); waits up to `seconds` for something.
 
+        Returns:
+            The updates in their order, each with a number of its own from `offset` on.
+
         Raises:
             TelegramDown, TelegramRefused: see there.
         """
         wanted = {"offset": offset, "timeout": int(seconds), "allowed_updates": ["message"]}
         found = self._call("getUpdates", wanted, _PATIENCE + seconds)
-        return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        if not isinstance(found, list):
+            raise TelegramDown(_NOT_ITS_OWN)
+        good = {_number(each): each for each in found if isinstance(each, dict) and offset <= _number(each) < _MOST_ID}
+        if found and not good:  # they would come again at once, without end
+            raise TelegramDown(_NOT_ITS_OWN)
+        return [good[number] for number in sorted(good)]
 
     def send(self, chat: int, text: str) -> None:
         """Write to a chat, as plain text. Raises as `updates` does."""
@@ -165,15 +180,16 @@ class Api:
                 body = answer.json()
             except self._httpx.HTTPError as error:
                 raise TelegramDown(f"Telegram cannot be reached ({type(error).__name__})") from None
-            except ValueError:
-                raise TelegramDown("Telegram gave an answer that is not its own") from None
-            if not isinstance(body, dict):
-                raise TelegramDown("Telegram gave an answer that is not its own")
-            if body.get("ok"):
+            except (ValueError, RecursionError):
+                raise TelegramDown(_NOT_ITS_OWN) from None
+            if isinstance(body, dict) and body.get("ok") is True:
                 return body.get("result")
-            code, hints = int(body.get("error_code") or answer.status_code), body.get("parameters") or {}
-            if code == 429 and "retry_after" in hints:
-                if self._wait(float(hints["retry_after"])):
+            code = body.get("error_code") if isinstance(body, dict) else None
+            if type(code) is not int or body.get("ok") is not False:
+                # A proxy or a portal on the way: it says nothing about the token.
+                raise TelegramDown(f"{_NOT_ITS_OWN} ({answer.status_code})")
+            if code == 429:
+                if self._wait(_wanted_pause(body.get("parameters"))):
                     raise TelegramDown("stopped while Telegram wanted a pause")
                 continue
             if code >= 500:
@@ -184,6 +200,19 @@ class Api:
         """Close its connections."""
         self._client.close()
         logging.getLogger("httpx").removeFilter(self._quiet)
+
+
+def _number(update: dict[str, Any]) -> int:
+    """The number of an update; -1: it has none."""
+    found = update.get("update_id")
+    return found if type(found) is int else -1
+
+
+def _wanted_pause(hints: object) -> float:
+    """Seconds to wait before the next call, by the ``parameters`` of a refusal."""
+    wanted = hints.get("retry_after") if isinstance(hints, dict) else None
+    good = isinstance(wanted, int | float) and 0 < wanted < math.inf
+    return min(float(wanted), _LONGEST_PAUSE) if good else _FIRST  # type: ignore[arg-type]
 
 
 class _Without(logging.Filter):
@@ -223,14 +252,18 @@ class Bot:
     def run(self) -> None:
         """Until `stop` is set.
 
+        A command is carried out at most once. Telegram sends an update again until a later question confirms it. So the bot
+        first asks that question, without waiting, and acts when it is answered. A bot that ends in between, and a network
+        that breaks, leave a command undone; none is done twice.
+
         Raises:
             TelegramRefused: the token is wrong.
         """
-        offset, failures = 0, 0
+        offset, failures, fetched = 0, 0, list[dict[str, Any]]()
         try:
             while not self._stop.is_set():
                 try:
-                    updates = self._api.updates(offset, _POLL)
+                    updates = self._api.updates(offset, 0.0 if fetched else _POLL)
                 except (TelegramDown, TelegramRefused) as error:
                     if isinstance(error, TelegramRefused) and error.code in _FATAL:
                         raise
@@ -240,9 +273,10 @@ class Bot:
                 if failures:
                     log.warning("ratekeeper telegram: connected again")
                 failures = 0
-                for update in updates:
-                    offset = max(offset, int(update.get("update_id", -1)) + 1)
-                    self._take(update.get("message") or {})
+                confirmed, fetched = fetched, updates
+                offset = max([offset, *[update["update_id"] + 1 for update in updates]])
+                for update in confirmed:
+                    self._take(update.get("message"))
         finally:
             self._slow.shutdown(cancel_futures=True)
 
@@ -251,17 +285,22 @@ class Bot:
             log.warning("ratekeeper telegram: %s; trying on", error)
         self._stop.wait(min(_LONGEST, _FIRST * 2**failures))
 
-    def _take(self, message: dict[str, Any]) -> None:
-        """One message."""
-        chat, text = (message.get("chat") or {}).get("id"), message.get("text")
-        if not isinstance(chat, int) or not isinstance(text, str) or not text.startswith("/"):
+    def _take(self, message: object) -> None:
+        """One message, whatever it looks like."""
+        if not isinstance(message, dict):
             return
+        where, text, date = message.get("chat"), message.get("text"), message.get("date")
+        chat = where.get("id") if isinstance(where, dict) else None
+        if type(chat) is not int or not isinstance(text, str) or not text.startswith("/"):
+            return
+        if not isinstance(date, int | float):
+            date = 0  # of unknown age
         if chat not in self._chats:
             if chat not in self._strangers and len(self._strangers) < 1_000:
                 self._strangers.add(chat)
                 log.warning("ratekeeper telegram: chat %d is not on the list and is ignored", chat)
             return
-        if self._wall() - float(message.get("date", 0)) > _STALE:
+        if not self._wall() - date <= _STALE:
             self._send(
                 chat, f"{text.split()[0]} came late and was not carried out. Send it again if you still want it."
             )
@@ -278,6 +317,17 @@ class Bot:
             log.exception("ratekeeper telegram: %s failed", text.split()[0])
             said = f"Not done, or not known whether it was: {type(error).__name__}; the log says more"
         self._send(chat, said)
+        if text.split()[0].partition("@")[0].lower() == "/stop":
+            self._slow.submit(self._show_positions, chat)
+
+    def _show_positions(self, chat: int) -> None:
+        try:
+            said = self._replies.stopped()
+        except Exception:  # a mistake in one answer must not end the bot
+            log.exception("ratekeeper telegram: the positions could not be shown")
+            return
+        if said:
+            self._send(chat, said)
 
     def _send(self, chat: int, text: str) -> None:
         for failures in range(_SENDS):

@@ -9,15 +9,17 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ratekeeper.apps.exchange import told
 from ratekeeper.apps.exchange.desk import Desk
-from ratekeeper.apps.state import paused
+from ratekeeper.apps.pause import paused
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.gate.gate import Gate
 from ratekeeper.gate.override import spoken
+from ratekeeper.gate.pausing import Reached, holding, order, owner_seen
 from ratekeeper.ledger.limit import SECOND
 
 __all__ = ["Replies"]
 
 _HELP: Final = """\
+/stop - stop orders in all programs at once; shows the open positions
 /status - pauses, bans, and how full the limits are
 /pause [SCOPE] - stop orders (or: everything, binance-usdm, …) in all programs; cancels pass
 /resume [SCOPE]
@@ -70,6 +72,7 @@ class Replies:
         word, *rest = text.split()
         word = word.partition("@")[0].lower()  # in groups a command may name the bot
         known: dict[str, Callable[[int, list[str]], str]] = {
+            "/stop": self._stop,
             "/status": self._status,
             "/pause": self._pause,
             "/resume": self._resume,
@@ -85,6 +88,18 @@ class Replies:
             return f"Not done: {error}"
         except ModuleNotFoundError as error:
             return f"Not done: the package {error.name} is not installed"
+
+    def stopped(self) -> str:
+        """What a person wants to see after a stop: the open positions; ``""`` if no exchange is configured."""
+        try:
+            desk = self._desk
+        except (RatekeeperError, ModuleNotFoundError):
+            return ""
+        try:
+            found = desk.positions()
+        except RatekeeperError as error:
+            return f"Your positions could not be read: {error}. Ask again: /positions"
+        return "\n".join([*map(_told_of, found), "/close SYMBOL closes one"]) if found else "No open positions."
 
     def close(self) -> None:
         """Let go of the exchange."""
@@ -115,17 +130,39 @@ class Replies:
         names = sorted(name for name in found.members.values() if name != "ratekeeper telegram")
         return "\n".join([*lines, f"Programs: {', '.join(names) or 'none'}"])
 
-    def _pause(self, chat: int, rest: list[str]) -> str:
+    def _stop(self, chat: int, rest: list[str]) -> str:
+        return self._pause(chat, rest, "STOPPED")
+
+    def _pause(self, chat: int, rest: list[str], word: str = "Paused") -> str:
         scope = rest[0] if rest else "orders"
-        self._gate.block(self._gate.scope(scope), None, reason="paused from Telegram")
-        return f"Paused: {', '.join(paused(self._gate))}. Cancels pass. /resume {scope}"
+        place = self._gate.scope(scope)
+        if not owner_seen(self._gate, place):
+            word = f"Nothing like {scope} has made a call yet. {word}"
+        done = order(self._gate.store, place, None, "paused from Telegram")
+        if done.here and done.store:
+            return f"NOTHING IS PAUSED: {done.here}; {done.store}"
+        names, only = ", ".join(paused(self._gate)), self._only_here(done)
+        return f"{word}{' on this machine only' if only else ''}: {names}. Cancels pass. /resume {scope}{only}"
 
     def _resume(self, chat: int, rest: list[str]) -> str:
         scope = rest[0] if rest else "orders"
-        gone = self._gate.unblock(self._gate.scope(scope), "pause")
-        left = paused(self._gate)
+        place = self._gate.scope(scope)
+        done = order(self._gate.store, place, None, resumed=True)
+        if done.here and done.store:
+            return f"Nothing is resumed: {done.here}; {done.store}"
+        self._gate.context.rouse()
+        left, blocks = paused(self._gate), self._gate.store.blocks.states()
         still = f" Still paused: {', '.join(left)}." if left else ""
-        return f"{spoken(scope)} {'is open again' if gone else 'was not paused'}.{still}"
+        bans = [f" {spoken(ban.scope)} is banned." for ban in holding(blocks, place, time.monotonic_ns())]
+        only = self._only_here(done)
+        said = f"{spoken(scope)} {'is open again' if done.changed else 'was not paused'}"
+        return f"{said}{' on this machine only' if only else ''}.{still}{''.join(bans)}{only}"
+
+    def _only_here(self, done: Reached) -> str:
+        """What a command did not reach, as a line of its own; ``""``: nothing."""
+        if not (done.store and self._gate.store.together):
+            return ""
+        return f"\nNOT REACHED: {done.store}. Other machines are told when the server answers."
 
     def _positions(self, chat: int, rest: list[str]) -> str:
         found = self._desk.positions()

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Final
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.gate.call import Call, Next, Policy, Reply, Served
 from ratekeeper.gate.context import Context
-from ratekeeper.gate.steps import Parked, Steps, pausing, waiting
+from ratekeeper.gate.steps import Steps, pausing, waiting
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Batch
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.handling import Single
+from ratekeeper.stores.worker import Parked
 
 __all__ = ["Batching"]
 

@@ -14,8 +14,9 @@ from ratekeeper.gate.policies.single_flight import Leader, SingleFlight
 from ratekeeper.gate.steps import Steps, apart
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.freshness import Cache, Kept, Service
-from ratekeeper.rules.call import Outcome, Plan
+from ratekeeper.rules.call import Outcome, Plan, Request
 from ratekeeper.rules.handling import class_of, fingerprint
+from ratekeeper.rules.secrets import holds, secrets_of, struck
 
 __all__ = ["Caching"]
 
@@ -168,12 +169,17 @@ class Caching(Policy):
             in_vain = isinstance(error, Rejected | CallFailed) or call.tried is not None
             shut = isinstance(error, Blocked) or isinstance(error.__cause__, Blocked)
             if in_vain and found is not None and self._cache.serves(found.kept, found.age, banned=shut):
-                return self._stale(call, plan, found, str(error))
+                return self._stale(call, plan, found, struck(str(error), secrets_of(call.request)))
             raise
         outcome = call.tried.outcome if call.tried is not None else Outcome.OK
         if outcome is Outcome.OK:
             reply, response = yield from call.read(response)
-            if reply is not None and reply.status == 200 and call.rules.handling.good(reply.body):
+            if (
+                reply is not None
+                and reply.status == 200
+                and call.rules.handling.good(reply.body)
+                and not _quotes(reply, call.request)
+            ):
                 put = functools.partial(self._put, wanted, reply, asked)
                 yield from apart(self._worker, wanted.topic, put, None, is_async=call.is_async)
             call.label(response, Served(call.service))
@@ -198,6 +204,15 @@ class Caching(Policy):
 def _owner(plan: Plan) -> str:
     start = f"{plan.provider}/account:"
     return next((scope for scope in plan.scopes if scope.startswith(start)), "")
+
+
+def _quotes(reply: Reply, request: Request) -> bool:
+    """Whether a response quotes a secret of its request: then it is not stored."""
+    secrets = secrets_of(request)
+    if not secrets:
+        return False
+    headers = "\n".join(value for _, value in reply.headers)
+    return holds(reply.body, secrets) or holds(headers.encode("utf-8", "surrogatepass"), secrets)
 
 
 def _moved(owner: str) -> bytes:

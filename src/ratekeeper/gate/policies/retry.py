@@ -6,9 +6,10 @@ import functools
 import random
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted
+from ratekeeper.errors import CallFailed, OutcomeUnknown, Rejected, RetriesExhausted, SignatureWouldExpire
 from ratekeeper.gate.call import Call, Next, Policy
 from ratekeeper.gate.context import Context
 from ratekeeper.gate.steps import Steps, pausing
@@ -52,10 +53,20 @@ class Retries(Policy):
         call.patient = retry.deadline is not None
         repeat = Repeat(call.replayable and call.rules.handling.safe(call.request, plan), begun, deadline)
         story: list[str] = []
+        last: _Brought | None = None
+        pause = 0.0
         with self._lock:
             self._budget.call()
         while True:
-            response, error = yield from self._once(call, plan, deadline, story, ask)
+            try:
+                if pause:
+                    yield pausing(pause, is_async=call.is_async)
+                response, error = yield from self._once(call, plan, deadline, story, ask)
+            except BaseException as late:
+                if last is not None and isinstance(late, SignatureWouldExpire):
+                    return self._expired(call, plan, last, story, str(late))
+                yield from _dropped(call, last)
+                raise
             tried = call.tried or Tried(Outcome.OK)
             if tried.outcome is Outcome.OK:
                 if error is not None:
@@ -66,16 +77,21 @@ class Retries(Policy):
             verdict = self._verdict(retry, call, repeat, tried, len(story))
             if isinstance(verdict, Stop):
                 return self._stop(call, plan, verdict, story, response, error, begun)
-            if response is not None:
-                yield from call.discard(response)
             delay = max(verdict.delay, self._held(plan, tried))
+            left = call.signature_left
+            last = _Brought(response, error, tried)
+            if left is not None and delay > left:
+                why = f"the next try, in {delay:.1f} s, would come when its signature is not valid any more"
+                return self._expired(call, plan, last, story, why)
+            if left is None or call.slots:  # else its answer is kept until the next attempt is sure to leave
+                yield from _dropped(call, last)
+                last = None
             self._events.say(
                 "retry", f"{plan.route or 'a call'} is made again in {delay:.2f} s: {story[-1]}", plan.provider,
                 route=plan.route, attempt=len(story) + 1, outcome=str(tried.outcome), delay=delay,
             )  # fmt: skip
-            call.leaving = functools.partial(_left, call, story, failed)
-            if verdict.delay:
-                yield pausing(verdict.delay, is_async=call.is_async)
+            call.leaving = functools.partial(_left, call, story, failed, last)
+            pause = verdict.delay
 
     def _held(self, plan: Plan, tried: Tried) -> float:
         """Return the known seconds for which the gate will hold the next attempt: because of the last response, or because
@@ -97,7 +113,7 @@ class Retries(Policy):
         try:
             return (yield from ask(call, plan)), None
         except Rejected as error:
-            if not story:
+            if not story or isinstance(error, SignatureWouldExpire):
                 raise call.fail(error, None) from None
             raise call.fail(self._gave_up(plan, story, str(error)), error) from error
         except Exception as error:
@@ -138,6 +154,14 @@ class Retries(Policy):
         why = f"{verdict.reason} ({time.monotonic() - begun:.1f} s in all)"
         raise call.fail(self._gave_up(plan, story, why, response), error) from error
 
+    def _expired(self, call: Call, plan: Plan, last: _Brought, story: list[str], why: str) -> Any:
+        """End a signed call whose next attempt would come too late with what the last one brought, as without retries."""
+        call.tried, call.leaving = last.tried, None
+        self._gave_up(plan, story, why)
+        if last.error is not None:
+            raise last.error
+        return last.response
+
     def _gave_up(self, plan: Plan, story: list[str], why: str, response: object = None) -> RetriesExhausted:
         tries = "; ".join(f"{nth}. {each}" for nth, each in enumerate(story, 1))
         text = f"{plan.route or 'a call'} failed: {tries}. {why}"
@@ -145,10 +169,27 @@ class Retries(Policy):
         return RetriesExhausted(text, route=plan.route, tries=tuple(story), response=response)
 
 
-def _left(call: Call, story: list[str], failed: float) -> None:
+@dataclass(slots=True)
+class _Brought:
+    """What the last attempt brought: a response or an error."""
+
+    response: Any
+    error: Exception | None
+    tried: Tried
+
+
+def _dropped(call: Call, last: _Brought | None) -> Steps[None]:
+    """Give back the connection of the last response, which the program will not see."""
+    if last is not None and last.response is not None:
+        response, last.response = last.response, None
+        yield from call.discard(response)
+
+
+def _left(call: Call, story: list[str], failed: float, last: _Brought | None) -> Steps[None]:
     """Note how long the next attempt has waited, for its backoff, a ban or a limit. Called when it leaves."""
     call.leaving = None
     story[-1] += f" (again after {time.monotonic() - failed:.2f} s)"
+    yield from _dropped(call, last)
 
 
 def unknown(call: Call, plan: Plan, story: list[str], response: object = None) -> CallFailed:

@@ -13,11 +13,11 @@ import time
 from typing import Final
 
 from ratekeeper.gate.leases import Leases
-from ratekeeper.gate.steps import Parked, Steps, apart, pausing, waiting
+from ratekeeper.gate.steps import Steps, apart, pausing, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.shared import Claim, held
 from ratekeeper.stores.base import Store
-from ratekeeper.stores.worker import Worker
+from ratekeeper.stores.worker import Parked, Worker
 
 __all__ = ["Follower", "Leader", "SingleFlight"]
 

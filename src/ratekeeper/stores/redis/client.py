@@ -7,7 +7,6 @@ knows to a server that lost its memory.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -21,10 +20,10 @@ from ratekeeper.stores.redis.commands import regain
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.mirror import Mirror, Namespace, PendingCall
 from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Reply, Request, Stale, command
+from ratekeeper.stores.worker import Helper, Nudge, log_death
 
 __all__ = ["Client"]
 
-_LOG: Final = logging.getLogger("ratekeeper")
 _SOON: Final = 0.003
 """Seconds after which ended permits are sent; those that end meanwhile go along."""
 _BEATS: Final = ((SECOND // 4, 3 * SECOND // 4), (2 * SECOND, 5 * SECOND))
@@ -50,7 +49,9 @@ class Client:
         connection: to the server.
         mirror: updated when the server reports that it is stale.
         tend: called by the helper thread at the steady instant (ns); returns whether more work follows in a moment.
+        asked: called by the helper thread when it has asked the server for news.
         returned: called by the helper thread when a lost server answers again.
+        died: see `Helper`.
         given: see `RedisStore`.
 
     Attributes:
@@ -64,19 +65,24 @@ class Client:
         mirror: Mirror,
         *,
         tend: Callable[[int], bool],
+        asked: Callable[[], object],
         returned: Callable[[], object],
+        died: Callable[[str, BaseException], object] = log_death,
         given: bool,
     ) -> None:
         self.connection = connection
         self.member = self.broken = ""
         self._mirror = mirror
         self._tend = weakref.WeakMethod(tend)
+        self._asked = weakref.WeakMethod(asked)
         self._returned = weakref.WeakMethod(returned)
+        self._died = died
         self._given = given
         self._namespaces: dict[str, Namespace] = {}
         self._lock = threading.RLock()
-        self._poke = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._poke = Nudge()
+        self._thread: Helper | None = None
         self._closed = False
 
     def namespace(self, name: str) -> Namespace:
@@ -164,7 +170,7 @@ class Client:
             space.away = False
             # Generations only grow, so this server has forgotten blocks. What this process knows takes precedence.
             if reply.gen < space.gen and not restored:
-                restored = self._mirror.restore(space.name)
+                restored = self._mirror.restore(space.name, clock)
             if isinstance(reply, Stale):
                 space.gen = reply.gen
                 self._mirror.take_in(space.name, reply, clock)
@@ -209,9 +215,10 @@ class Client:
         return request
 
     def _header(self, space: Namespace, request: Request, lost: bool) -> dict[str, Any]:
+        mono = time.monotonic_ns()
         header: dict[str, Any] = {
             "gen": space.gen,
-            "seen": [space.copies.get(key, (0,))[0] for key in request.names],
+            "seen": [space.seen(key, mono) for key in request.names],
             **self.connection.clock.header(space.now or Instant(0, 0, 0)),
         }
         if not self._given:
@@ -230,8 +237,7 @@ class Client:
         """Apply the server's reply, and hand out the results."""
         space.gen, space.epoch = reply.gen, reply.epoch
         told = time.monotonic_ns()
-        for key, seq, raw in reply.copies:
-            space.copies[key] = seq, raw, told
+        space.keep(reply.copies, told, told + self.connection.clock.lo)
         for one, result in zip(request.commands, reply.results, strict=True):
             if one.done is not None:
                 one.done(result)
@@ -264,34 +270,33 @@ class Client:
                 except StoreError:
                     return
 
-    def leave(self, member: str, *, own: bool = True) -> None:
-        """Report that a member leaves; not `own`: that it is dead."""
-        for space in list(self._namespaces.values()):
-            if not self.broken:
-                try:
-                    self.call(space.name, [command("leave", member)])
-                except StoreError:
-                    return
+    def leave(self, member: str, *, own: bool = True) -> bool:
+        """Report that a member leaves; not `own`: that it is dead. False if the server cannot be told now."""
+        told = not self.broken
+        for space in list(self._namespaces.values()) if told else ():
+            try:
+                self.call(space.name, [command("leave", member, not own)])
+            except StoreError:
+                told = False
+                break
         if own:
             self.member = ""
+        return told
 
     def soon(self, *, at_once: bool = False) -> None:
         """Wake the helper thread soon."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(
-                        target=_keep_telling, args=(weakref.ref(self), self._poke), name="ratekeeper-redis", daemon=True
-                    )
-                    self._thread.start()
+        if self._thread is None or not self._thread.is_alive():
+            with self._starting:
+                if (self._thread is None or not self._thread.is_alive()) and not self._closed:
+                    self._thread = Helper(_keep_telling, weakref.ref(self), self._poke, name="redis", died=self._died)
         if at_once or not self._poke.is_set():
             self._poke.set()
 
     def look(self) -> float:
         """Do the helper thread's work once; returns seconds to sleep."""
         mono = time.monotonic_ns()
-        tend, returned = self._tend(), self._returned()
-        if tend is None or returned is None:
+        tend, asked, returned = self._tend(), self._asked(), self._returned()
+        if tend is None or asked is None or returned is None:
             return _PROBE  # the store is gone, and so is this client
         busy = tend(mono)
         if self.broken:
@@ -309,6 +314,7 @@ class Client:
                     self.call(space.name, [])
                 except StoreError:
                     return _PROBE
+        asked()
         at_work = any(mono - space.asked <= _REST for space in self._namespaces.values())
         return _SOON if busy else _BEATS[not at_work][0] / SECOND
 
@@ -334,8 +340,8 @@ def _put(request: Request, key: str, raw: bytes) -> list[Any]:
     return ["put", request.ledger(key), request.blob(raw)]
 
 
-def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
-    """Run the helper thread."""
+def _keep_telling(client: weakref.ref[Client], poke: Nudge) -> None:
+    """Run the helper thread. A `Helper` calls this again after an error."""
     seconds = _MARGIN / SECOND
     while True:
         if poke.wait(seconds):
@@ -346,9 +352,8 @@ def _keep_telling(client: weakref.ref[Client], poke: threading.Event) -> None:
         poke.clear()
         try:
             seconds = here.look()
-        except Exception:  # noqa: BLE001 - told, and tried again
+        except Exception:
             if here.closed:  # closed during a call: ignore whatever redis-py raises
                 return
-            _LOG.warning("ratekeeper: the store could not be told what was spent; trying again", exc_info=True)
-            seconds = _PROBE
+            raise
         del here

@@ -9,17 +9,27 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from ratekeeper.errors import StoreUnavailable
-from ratekeeper.ledger.limit import Charge, Instant, Limit
-from ratekeeper.stores.blocks import Blocks, BlockState
+from ratekeeper.ledger.limit import SECOND, Charge, Instant, Limit
+from ratekeeper.stores.blocks import Blocks, BlockState, PauseRecord
+from ratekeeper.stores.encoding import read_or
 from ratekeeper.stores.inforce import InForce
+from ratekeeper.stores.records import FEW
 from ratekeeper.stores.redis.clock import ServerClock
 from ratekeeper.stores.redis.commands import Record
-from ratekeeper.stores.redis.protocol import MICRO, Command, Stale, command, namespace_of
+from ratekeeper.stores.redis.protocol import MICRO, Command, Stale, command, namespace_of, read_ledger
 
 __all__ = ["Mirror", "Namespace", "PendingCall"]
+
+_EACH: Final = 2
+"""Copies looked at for each new one, so that those at rest never make up more than part of all."""
+_KEPT: Final = 3 * 3600 * SECOND
+"""A copy is kept for this long and two periods, ns. The server keeps a ledger for longer (`IDLE` in ``lua/verbs.lua``)."""
+_NO_COPY: Final = (0, b"", 0)
 
 
 class PendingCall:
@@ -40,8 +50,8 @@ class Namespace:
         epoch: the server's; -1 before this process holds anything there.
         away: whether this process went on without the server since the last reply.
         gen: the known generation of blocks and limits; -1 before the first reply.
-        copies: ledger key -> (number of the write, the ledger in the server's form, steady ns of the reply). If the server
-            loses its memory, the copy with the highest number wins.
+        copies: ledger key -> (number of the write, the ledger in the server's form, steady ns of the reply), the longest
+            unseen first. If the server loses its memory, the copy with the highest number wins.
         records: permits that are in flight or can be drawn, by number; restored to a server that lost its memory.
         pending: commands still to be sent, oldest first.
         calls: calls of threads that wait while a request is under way; the next request carries them.
@@ -62,7 +72,7 @@ class Namespace:
         self.name = name
         self.gen = self.epoch = -1
         self.away = False
-        self.copies: dict[str, tuple[int, bytes, int]] = {}
+        self.copies: OrderedDict[str, tuple[int, bytes, int]] = OrderedDict()
         self.records: dict[str, Record] = {}
         self.pending: list[Command] = []
         self.calls: list[PendingCall] = []
@@ -72,6 +82,37 @@ class Namespace:
         self.greeted = -1
         self.jumps = 0
         self.lock = threading.Lock()
+
+    def keep(self, copies: Iterable[tuple[str, int, bytes]], told: int, there: int) -> None:
+        """Keep the ledgers of a reply, and forget some of those at rest.
+
+        Args:
+            copies: key, number of the write, the ledger in the server's form.
+            told: steady ns of the reply.
+            there: that instant on the server's clock, ns.
+        """
+        before = len(self.copies)
+        for key, seq, raw in copies:
+            self.copies[key] = seq, raw, told
+            self.copies.move_to_end(key)
+        for _ in range(_EACH * (len(self.copies) - before) if before > FEW else 0):
+            key, (_, raw, _) = next(iter(self.copies.items()))
+            ledger = read_or(None, read_ledger, raw)
+            if ledger is None or ledger.rests_at() <= there:
+                del self.copies[key]
+            else:
+                self.copies.move_to_end(key)
+
+    def seen(self, key: str, mono: int) -> int:
+        """Return the number of the last write of a ledger that this process saw; 0: none. Forgets a copy that is older than
+        what the server keeps. `mono`: steady ns."""
+        seq, raw, told = self.copies.get(key, _NO_COPY)
+        if raw and mono - told > _KEPT:
+            ledger = read_or(None, read_ledger, raw)
+            if ledger is None or mono - told > _KEPT + 2 * ledger.limit.period:
+                del self.copies[key]
+                return 0
+        return seq
 
     @property
     def unsaid(self) -> bool:
@@ -135,7 +176,7 @@ class Mirror:
         """Replace what is known of a namespace by what the server states."""
         with self._lock:
             mono, wall = time.monotonic_ns(), time.time_ns()
-            states = [state for state in self.blocks.states() if namespace_of(state.scope) != namespace]
+            states = [state for state in self.blocks.stored() if namespace_of(state.scope) != namespace]
             for row in told.blocks:
                 begun = clock.here(row.at)
                 length = None if row.length is False else row.length * MICRO
@@ -170,12 +211,29 @@ class Mirror:
             self.blocks.remove(scope, kind)
             self._news()
 
-    def restore(self, namespace: str) -> list[Command]:
+    def obey(self, records: list[PauseRecord]) -> None:
+        """Put the records of this machine into force."""
+        with self._lock:
+            self.blocks.obey(records)
+            self._news()
+
+    def take_back(self, record: PauseRecord) -> None:
+        """Remove the pause that a record takes back."""
+        with self._lock:
+            if self.blocks.take_back(record):
+                self._news()
+
+    def holds(self, record: PauseRecord) -> bool:
+        """Whether the server holds a pause of the record's scope, as far as this process knows."""
+        return any((state.scope, state.kind) == (record.scope, record.kind) for state in self.blocks.stored())
+
+    def restore(self, namespace: str, clock: ServerClock) -> list[Command]:
         """Return the commands that restore the blocks of a namespace to a server that lost them."""
         now = time.monotonic_ns()
         found: list[Command] = []
-        for state in self.blocks.states():
+        for state in self.blocks.stored():
             left = False if state.length is None else (state.ends() - now) // MICRO
             if namespace_of(state.scope) == namespace and (left is False or left > 0):
-                found.append(command("block", state.scope, state.kind, state.reason, left))
+                at = clock.there(state.mono) if left is False else False  # a pause stays as old as it is
+                found.append(command("block", state.scope, state.kind, state.reason, left, at, left is False))
         return found

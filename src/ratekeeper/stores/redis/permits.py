@@ -37,6 +37,8 @@ class Permits:
         mirror: the known blocks and limits.
         numbers: draws the numbers of permits.
         heard: called with the effects of a permit's end, when the server has reported them.
+        heed: called before a request for permits, see `SharedStore.heed`.
+        handed: see `Store.handed`.
         given: see `RedisStore`.
     """
 
@@ -46,16 +48,19 @@ class Permits:
         mirror: Mirror,
         numbers: random.Random,
         heard: Callable[[str, Answered], None],
+        heed: Callable[[], object],
+        handed: dict[int, Grant | None],
         *,
         given: bool,
     ) -> None:
         self._client = client
+        self._heed = heed
         self._connection = client.connection
         self._mirror = mirror
         self._numbers = numbers
         self._heard = heard
         self._given = given
-        self._batches: Batches[Record] = Batches(_OPEN, _MOST)
+        self._batches: Batches[Record] = Batches(_OPEN, _MOST, partial(numbers.getrandbits, 63), handed)
         self._counting = threading.Lock()
 
     @property
@@ -65,13 +70,13 @@ class Permits:
 
     def draw(self, charges: tuple[Charge, ...], who: Who, now: Instant) -> Grant | None:
         """See `Store.draw`."""
-        record = self._batches.draw(charges, who, now.mono, self._mirror.generation)
-        return None if record is None else BatchPermit(self._numbers.getrandbits(63), record, now)
+        return self._batches.draw(charges, who, now, self._mirror.generation)
 
     def take(self, asks: Sequence[Ask], now: Callable[[str], Instant]) -> list[Sequence[Grant] | Refusal]:
         """See `Store.reserve_all`."""
         found: list[Sequence[Grant] | Refusal | None] = [None] * len(asks)
         namespaces: dict[str, list[tuple[Command, int]]] = {}
+        self._heed()
         self._hear_of_all()
         for place, ask in enumerate(asks):
             at = now(ask.namespace)

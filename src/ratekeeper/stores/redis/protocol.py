@@ -380,13 +380,13 @@ def read_message(channel: bytes, data: bytes) -> Message:
     return Message(channel[4:-6].decode(), what in {b"gen", b"epoch"}, None if everybody else tuple(names.split()))
 
 
-def read_ledger(raw: bytes, there: Instant) -> Ledger:
-    """Decode a ledger in the server's form and advance it to the instant `there` of the server's clock.
+def read_ledger(raw: bytes, there: Instant | None = None) -> Ledger:
+    """Decode a ledger in the server's form, and advance it to the instant `there` of the server's clock; None: not at all.
 
     Raises:
         Exception: one of `FAULTS`: it is garbled.
     """
     ledger = from_lua(msgspec.msgpack.decode(raw))
-    if there.mono >= ledger.turn:
+    if there is not None and there.mono >= ledger.turn:
         ledger.advance(there)
     return ledger

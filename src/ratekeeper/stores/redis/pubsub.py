@@ -13,6 +13,7 @@ from typing import Any, Final
 from ratekeeper.errors import StoreError
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.protocol import NOTES, Message, keys_of, read_message
+from ratekeeper.stores.worker import Helper, log_death
 
 __all__ = ["PubSub"]
 
@@ -27,14 +28,21 @@ class PubSub:
     Args:
         connection: to the server; the listening thread opens another one from the same client.
         changed: called with a namespace whose blocks or limits changed; a bound method, held weakly.
+        died: see `Helper`.
     """
 
-    def __init__(self, connection: Connection, changed: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        changed: Callable[[str], object],
+        died: Callable[[str, BaseException], object] = log_death,
+    ) -> None:
         self._connection = connection
+        self._died = died
         self._changed = weakref.WeakMethod(changed)
         self._sockets: dict[bytes, tuple[socket.socket, socket.socket]] = {}
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread: Helper | None = None
         self.closed = False
 
     def subscribe(self, member: str) -> socket.socket:
@@ -44,12 +52,15 @@ class PubSub:
         outer.setblocking(False)
         with self._lock:
             self._sockets[member.encode()] = outer, inner
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_listen, args=(weakref.ref(self), self._connection), name="ratekeeper-pubsub", daemon=True
-                )
-                self._thread.start()
+        self.look()
         return inner
+
+    def look(self) -> None:
+        """Start the listening thread if there is none, or if it has died."""
+        with self._lock:
+            dead = self._thread is None or not self._thread.is_alive()
+            if dead and self._sockets and not self.closed:
+                self._thread = Helper(_listen, weakref.ref(self), self._connection, name="wake-ups", died=self._died)
 
     def unsubscribe(self, member: str) -> None:
         """Stop listening for that member."""
@@ -90,27 +101,29 @@ class PubSub:
 
 
 def _listen(pubsub: weakref.ref[PubSub], connection: Connection) -> None:
-    """Run the listening thread."""
+    """Run the listening thread. A `Helper` calls this again after an error."""
     channel: Any = None
-    while True:
-        message = None
-        try:
-            if channel is None:
-                channel = connection.ask(_subscribed)
-                message = Message("", False, None)  # messages may have been lost: everyone rechecks
-            else:
-                message = connection.read(partial(_next, channel))
-        except Exception:  # noqa: BLE001 - server lost or message unreadable: retry; the safety recheck remains
-            _let_go(channel)
-            channel = None
-            time.sleep(_PATIENCE / 4)
-        here = pubsub()
-        if here is None or here.closed:
-            break
-        if message is not None:
-            here.hear(message)
-        del here
-    _let_go(channel)
+    try:
+        while True:
+            message = None
+            try:
+                if channel is None:
+                    channel = connection.ask(_subscribed)
+                    message = Message("", False, None)  # messages may have been lost: everyone rechecks
+                else:
+                    message = connection.read(partial(_next, channel))
+            except Exception:  # noqa: BLE001 - server lost or message unreadable: retry; the safety recheck remains
+                _let_go(channel)
+                channel = None
+                time.sleep(_PATIENCE / 4)
+            here = pubsub()
+            if here is None or here.closed:
+                return
+            if message is not None:
+                here.hear(message)
+            del here
+    finally:
+        _let_go(channel)
 
 
 def _subscribed(redis: Any) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.limit import SECOND, Instant
-from ratekeeper.stores.records import LEASE, Snapshot, view
+from ratekeeper.stores.records import FEW, LEASE, Snapshot, view
 from ratekeeper.stores.redis.client import Client
+from ratekeeper.stores.redis.lua import member_name
 from ratekeeper.stores.redis.protocol import NOTES, keys_of, read_ledger
 from ratekeeper.typed import msgpack_decoder
 
@@ -21,6 +22,8 @@ _AWAY: Final = "away:"
 _SHORT: Final = 30 * SECOND
 _LONG: Final = 300 * SECOND
 """A window between these lengths can be emptied in a moment only by a great burst; a longer one cannot, ns."""
+_PAGE: Final = 512
+"""Ledgers read in one command, because the server serves no other client while it runs."""
 _MOMENT: Final = 2 * SECOND
 """In this time others may spend much that this process does not see, ns."""
 
@@ -79,19 +82,30 @@ def _namespaces(redis: Any) -> list[str]:
 
 def _add(found: Snapshot, namespace: str, there: Instant, redis: Any) -> None:
     """Add the contents of one namespace."""
-    prefix = keys_of(namespace)
-    keys = [key.decode() for key in sorted(redis.smembers(f"{prefix}ledgers"))]
-    raws = redis.mget([f"{prefix}L:{key}" for key in keys]) if keys else []
-    found.ledgers += [
-        view(key, read_ledger(raw, there), there) for key, raw in zip(keys, raws, strict=True) if raw is not None
-    ]
+    prefix, mentioned = keys_of(namespace), set[int]()
+    keys = sorted({key.decode() for key in redis.sscan_iter(f"{prefix}ledgers", count=_PAGE)})
+    for first in range(0, len(keys), _PAGE):
+        page = keys[first : first + _PAGE]
+        for key, raw in zip(page, redis.mget([f"{prefix}L:{key}" for key in page]), strict=True):
+            ledger = read_ledger(raw) if raw is not None else None
+            if ledger is not None and (len(keys) <= FEW or ledger.rests_at() > there.mono):
+                found.ledgers.append(view(key, ledger, there))
+                mentioned.update(member for member, _ in ledger.rows)
     members = [member.decode() for member in redis.zrange(f"{prefix}members", 0, -1)]
-    for member in members:
-        name = redis.get(f"{keys_of(NOTES)}N:member:{member}")
-        found.members[int(member, 16)] = "?" if name is None else name.decode()
+    found.members.update(_names(redis, [int(member, 16) for member in members], "?"))
+    found.former.update(_names(redis, mentioned - found.members.keys() - found.former.keys(), ""))
     found.permits += int(redis.zcard(f"{prefix}permits"))
     held: Counter[str] = Counter()
     for raw in redis.hmget(f"{prefix}held", [f"{_AWAY}{member}" for member in members]) if members else ():
         kept = msgpack_decoder(list[Any])(raw)[3:] if raw is not None else []
         held.update({str(key): int(units) for key, units in zip(kept[::2], kept[1::2], strict=True)})
     found.hold(held)
+
+
+def _names(redis: Any, members: Iterable[int], unknown: str) -> dict[int, str]:
+    """Return the names of members; of one without a name `unknown`, unless that is empty."""
+    asked = list(members)
+    keys = [f"{keys_of(NOTES)}N:member:{member_name(member)}" for member in asked]
+    names = redis.mget(keys) if keys else []
+    found = {member: unknown if name is None else name.decode() for member, name in zip(asked, names, strict=True)}
+    return {member: name for member, name in found.items() if name}

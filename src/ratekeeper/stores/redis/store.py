@@ -1,13 +1,13 @@
-"""The Redis store: many machines share ledgers in a Redis or Valkey server that runs the arithmetic.
+"""The Redis store: many machines share ledgers in a Redis or Valkey server (long because it has every verb).
 
-The end of a permit waits for the next request of this process, which carries everything pending. Permits for calls in close
-succession come out of batches. So the busier a process is, the fewer round trips it makes per call.
+The server runs the arithmetic. The end of a permit waits for the next request of this process, which carries everything
+pending. Permits for calls in close succession come out of batches. So the busier a process is, the fewer round trips it makes
+per call.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import secrets
 import socket
@@ -23,9 +23,11 @@ from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import SharedStore
-from ratekeeper.stores.blocks import BlockState
+from ratekeeper.stores.blocks import PAUSE, BlockState, PauseRecord
 from ratekeeper.stores.encoding import Change, encoded, note_of
+from ratekeeper.stores.files import make_folder, write_private
 from ratekeeper.stores.members import WakeSockets
+from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import (
     AS_RESERVED,
     NOTHING,
@@ -48,6 +50,7 @@ from ratekeeper.stores.redis.protocol import (
     MICRO,
     NOTES,
     Command,
+    Message,
     Request,
     command,
     namespace_of,
@@ -65,14 +68,17 @@ __all__ = ["RedisStore"]
 N = TypeVar("N")
 T = TypeVar("T")
 
-_BURY: Final = 2 * SECOND
-"""Time between two checks for dead processes of this machine, ns."""
+_BURY: Final = SECOND // 4
+"""Time between two checks for dead processes of this machine, ns: shorter than the silence after which the server holds the
+share of a busy process."""
 _KEY: Final = "hg:{notes}:secret"
 _LENGTH: Final = 32
 _MILLI: Final = 1_000_000
 """Nanoseconds in a millisecond."""
 _TRIES: Final = 10_000
 """Most attempts of a compare-and-set on a note. Each failed attempt means that another process changed the note."""
+_SLACK: Final = SECOND // 10 // MICRO
+"""By so much may a pause seem younger than the record that takes it back, because two machines date them, us."""
 _KNOWN: Final = 4096
 """Notes cached at most."""
 
@@ -93,6 +99,7 @@ class RedisStore(SharedStore):
         super().__init__()
         self.address = parse_address(url)
         self._sockets = WakeSockets(home / "wake") if home is not None else None
+        self.pauses = Pauses(home, str(self.address)) if home is not None else None
         self._given = given
         self._start()
 
@@ -105,10 +112,14 @@ class RedisStore(SharedStore):
         self.connection = Connection(self.address, given=self._given)
         self._mirror = Mirror(self.blocks, self.learned, self.generation, self._changed, given=self._given)
         self._client = Client(
-            self.connection, self._mirror, tend=self._tend, returned=self._returned, given=self._given
+            self.connection, self._mirror, tend=self._tend, asked=self._tend_pauses, returned=self._returned,
+            died=self.reporter(), given=self._given,
+        )  # fmt: skip
+        self._permits = Permits(
+            self._client, self._mirror, self._numbers, self._tell, self.heed, self.handed, given=self._given
         )
-        self._permits = Permits(self._client, self._mirror, self._numbers, self._tell, given=self._given)
-        self._pubsub = PubSub(self.connection, self._client.refresh)
+        self._pubsub = PubSub(self.connection, self._client.refresh, self.reporter())
+        self.heed()
 
     def _changed(self) -> None:
         """Take the new `learned` and `generation` from the mirror."""
@@ -124,11 +135,23 @@ class RedisStore(SharedStore):
     def _tend(self, mono: int) -> bool:
         """Do this store's part of the helper thread's work; returns whether to run again in a moment."""
         self._permits.close_batches(mono)
+        self._pubsub.look()
         if self._client.member and self._sockets is not None and mono - self._buried > _BURY:
             self._buried = mono
-            for member in self._sockets.dead():  # so that no process holds a share for them
-                self._client.leave(member_name(member), own=False)
+            for member, lives in self._sockets.census().items():
+                if not lives and self._client.leave(member_name(member), own=False):
+                    self._sockets.bury([member])
+        self.heed()
         return self._permits.any_open
+
+    def _tend_pauses(self) -> None:
+        """Bring what was ordered on this machine to the server; called by the helper thread."""
+        if self.pauses is not None and not self._client.broken:
+            try:
+                self.hand_on()
+                self._review()
+            except StoreError:
+                pass  # the next call tries again
 
     # -- permits ---------------------------------------------------------------------------------------------------
 
@@ -190,9 +213,52 @@ class RedisStore(SharedStore):
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         self._mirror.unblock(scope, kind)
-        gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind]))
+        at = self.connection.clock.there(time.monotonic_ns()) if kind == PAUSE and not self._given else False
+        gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind, at]))
         self._mirror.unblock(scope, kind)  # what arrived with the same round trip was older
         return gone
+
+    def keep(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        return self._mirror.block(scope, length, kind, reason, mono, wall)
+
+    # -- the pauses of this machine ----------------------------------------------------------------------------------
+
+    def _obey(self, records: list[PauseRecord]) -> None:
+        self._mirror.obey(records)
+        self._pubsub.hear(Message("", False, None))  # the waiting calls of this process recheck
+
+    def deliver(self, record: PauseRecord) -> bool:
+        return self._deliver(record, again=False)
+
+    def _deliver(self, record: PauseRecord, *, again: bool) -> bool:
+        """`again`: the server was given it before, and holds it no more."""
+        assert self.pauses is not None
+        namespace, at = namespace_of(record.scope), self.connection.clock.there(record.mono)
+        if record.resumed:
+            item = ["unblock", record.scope, record.kind, at + _SLACK]
+            news = bool(self._client.ask(namespace, lambda _: item))
+            self._mirror.take_back(record)
+            self.pauses.handed(record)
+            return news
+        span = False if record.length is None else -(-record.length // MICRO)
+        item = ["block", record.scope, record.kind, record.reason, span, at, again]
+        held = self._client.ask(namespace, lambda _: item)
+        if held.length == 0 and held.length is not False:  # taken back on another machine
+            self.pauses.drop(record)
+            return False
+        self._mirror.block(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
+        self.pauses.handed(record)
+        return bool(held.at == at)
+
+    def _review(self) -> None:
+        """Deliver again what the server was given and does not hold. It may have lost its memory; else it answers that the
+        pause was taken back on another machine."""
+        assert self.pauses is not None
+        for record in self.pauses.handed_on():
+            if not self._mirror.holds(record):
+                self._client.call(namespace_of(record.scope), [])  # learn what the server holds now
+            if not self._mirror.holds(record):
+                self._deliver(record, again=True)
 
     # -- notes and members -----------------------------------------------------------------------------------------
 
@@ -227,7 +293,7 @@ class RedisStore(SharedStore):
         return note_of(self._client.ask(NOTES, lambda _: ["note", topic]), kind)
 
     def worker(self) -> Worker:
-        return Background()
+        return Background(self.reporter())
 
     def responses(self, home: Path, most_bytes: int) -> ResponseStorage:
         from ratekeeper.stores.responses import ServerResponses
@@ -281,11 +347,8 @@ class RedisStore(SharedStore):
 
         try:
             found = self.connection.ask(agreed)
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = kept.with_suffix(f".{os.getpid()}")
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(found)
-            draft.replace(kept)
+            make_folder(home)
+            write_private(kept, found)
             return found
         except (StoreError, OSError):
             return fresh
@@ -304,7 +367,7 @@ class RedisStore(SharedStore):
     def state(self) -> tuple[int, int]:
         return 0, 0  # unknown; `peek` returns what may surely be shared
 
-    def detach(self) -> str:
+    def detach(self, length: int = 0) -> str:
         self._client.leave_alone()
         return ""
 
@@ -338,6 +401,7 @@ class RedisStore(SharedStore):
     def read(self, now: Callable[[str], Instant]) -> Snapshot:
         self._permits.close_batches(time.monotonic_ns())
         self._client.flush()
+        self.hand_on()
         found = read_all(self._client, now)
         found.learned, found.blocks = self.learned, self.blocks.states()
         return found

@@ -58,7 +58,7 @@ def test_every_limit_of_every_route_is_refused_in_words_the_rules_know(name: str
     ("name", "call", "limit", "status", "body"),
     [
         ("okx", Request("GET", "/api/v5/market/ticker"), "ip-20-2s", 429, {"code": "50011"}),
-        ("bybit", Request("GET", "/v5/position/list"), "user-50-1s", 200, {"retCode": 10006}),
+        ("bybit", Request("GET", "/v5/position/list"), "user-10-1s", 200, {"retCode": 10006}),
         ("kraken", Request("POST", "/0/private/Balance"), "calls", 200, {"error": ["EAPI:Rate limit exceeded"]}),
         ("kucoin", Request("GET", "/api/v1/accounts"), "management-30s", 429, {"code": "429000"}),
         ("binance-coinm", Request("GET", "/dapi/v1/time"), "weight-1m", 429, {"code": -1003}),

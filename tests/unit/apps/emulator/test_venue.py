@@ -68,7 +68,7 @@ def test_limits_that_are_stated_are_those_in_force() -> None:
 def test_headers_report_as_the_file_says() -> None:
     """Bybit: what is left, the limit, and a reset that is "now" while there is room."""
     _, plain, meter, arrival = arrived("bybit", Request("GET", "/v5/position/list", {}, None, {}))
-    capacity = next(charge.limit.capacity for charge in arrival.charges if charge.limit.name == "user-50-1s")
+    capacity = next(charge.limit.capacity for charge in arrival.charges if charge.limit.name == "user-10-1s")
     headers = plain.reports(arrival, meter)
     assert headers["x-bapi-limit-status"] == str(capacity - 1)
     assert headers["x-bapi-limit"] == str(capacity)

@@ -115,6 +115,11 @@ def test_keys_from_a_file_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(RuleError, match="chmod 600"):
         connected(account, file=file)
     keys.chmod(0o600)
+    for wrong in ("key = " + "[" * 1000, "key = 1" + "0" * 5000):
+        keys.write_text(wrong)
+        with pytest.raises(RuleError, match="is not TOML"):
+            connected(account, file=file)
+    keys.write_text(f'key = "{KEY}"\nsecret = "{SECRET}"\n')
     exchange = connect(account, file)
     assert (exchange.apiKey, exchange.secret) == (KEY, SECRET)
     assert exchange.urls["api"]["fapiPrivate"] == "http://127.0.0.1:9/fapi/v1"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ratekeeper import Gate
+from ratekeeper.apps.proxy.guard import Guard
 from ratekeeper.apps.proxy.server import Proxy, listen
 from ratekeeper.apps.proxy.session import open_session
 from ratekeeper.apps.proxy.upstreams import Upstream, Upstreams
@@ -49,7 +50,7 @@ class Here:
 
     async def get(self, path: str, *headers: str, method: str = "GET", body: bytes | None = None) -> tuple[int, Any]:
         """Status, and the body as bytes, of one plain call."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: proxy", *headers]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *headers]
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         head, found = await self.ask("\r\n".join([*lines, "", ""]).encode() + (body or b""))
@@ -91,10 +92,11 @@ def proxied(gate: Gate) -> Callable[..., Any]:
         token: str = "",
         wanted: dict[str, Upstream | None] | None = None,
         silence: float = 20.0,
+        guard: Guard | None = None,
     ) -> Any:
         async def main() -> Any:
             session = open_session(silence)
-            proxy = Proxy(gate, Upstreams(gate.book, wanted or {}), session, token)
+            proxy = Proxy(gate, Upstreams(gate.book, wanted or {}), session, token, guard)
             runner = await listen(proxy, "127.0.0.1", 0)
             try:
                 return await use(Here(proxy, runner.addresses[0][1]))

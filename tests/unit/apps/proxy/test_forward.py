@@ -21,7 +21,7 @@ STRANGE = "/a//b/../%2F%zz;x|y?q=%2F1&b=@x&&c=+%20&list=[1,2]&sig=A%3d%3D"
 def test_the_request_goes_on_byte_for_byte(raw: Any, proxied: Any) -> None:
     """Path, query, header spelling, order, repetition and body arrive as they were sent; nothing is added."""
     request = (
-        f"POST /testland{STRANGE} HTTP/1.1\r\nhost: ignored\r\nX-MiXed: 1\r\nAccept: a\r\nx-key: k1\r\nAccept: b\r\n"
+        f"POST /testland{STRANGE} HTTP/1.1\r\nhost: localhost\r\nX-MiXed: 1\r\nAccept: a\r\nx-key: k1\r\nAccept: b\r\n"
         "Content-Type: text/weird\r\nContent-Length: 4\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\n"
         "X-Ratekeeper-Priority: low\r\nX-Ratekeeper-Timeout: 3\r\n\r\n"
     ).encode() + b"\x00\xffa\n"
@@ -40,9 +40,9 @@ def test_the_request_goes_on_byte_for_byte(raw: Any, proxied: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("tail", ["", "/", "/?", "/x?", "?a=1", "/x?a=1?b=2", "/./..//", "/%23#frag"])
+@pytest.mark.parametrize("tail", ["", "/", "/?", "/x?", "?a=1", "/x?a=1?b=2", "/./a/..//", "/%23#frag"])
 def test_what_follows_the_name_is_the_target(tail: str, raw: Any, proxied: Any) -> None:
-    """Also an empty query stays, and a path that climbs stays on its host."""
+    """Also an empty query stays, and a path that climbs within itself."""
     proxied(lambda here: here.get(f"/testland{tail}"))
     wanted = tail if tail.startswith("/") else f"/{tail}"
     assert raw.requests[0].split(b" ")[1].decode() == wanted
@@ -55,7 +55,7 @@ def test_the_answer_comes_back_byte_for_byte(raw: Any, proxied: Any) -> None:
         b"HTTP/1.1 299 All Is Odd\r\nX-oDD: 1\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2; Path=/\r\nContent-Encoding: gzip"
     )
     raw.acts["/a"] = lambda c: c.sendall(answer(body, head + b"\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1"))
-    found, got = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: p\r\n\r\n"))
+    found, got = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     assert found.split(b"\r\n") == [*head.split(b"\r\n"), b"Content-Length: %d" % len(body), b"Connection: close"]
     assert got == body
 
@@ -85,7 +85,7 @@ def test_answers_without_a_body(method: str, head: bytes, wanted: list[bytes], r
     async def use(here: Any) -> bytes:
         reader, writer = await here.connect()
         for _ in range(2):
-            writer.write(f"{method} /testland/a HTTP/1.1\r\nHost: p\r\n\r\n".encode())
+            writer.write(f"{method} /testland/a HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             found = await reader.readuntil(b"\r\n\r\n")
         writer.close()
         return bytes(found)
@@ -122,7 +122,9 @@ def test_the_rules_see_forms_and_json(raw: Any, proxied: Any, spent: Any) -> Non
         form, told = "Content-Type: application/x-www-form-urlencoded", "Content-Type: application/json"
         assert (await here.get("/testland/form", form, method="POST", body=b"amount=50"))[0] == 200
         assert (await here.get("/testland/json", told, method="POST", body=b'{"amount": 50}'))[0] == 200
-        chunked = f"POST /testland/json HTTP/1.1\r\nHost: p\r\n{told}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        chunked = (
+            f"POST /testland/json HTTP/1.1\r\nHost: localhost\r\n{told}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
         await here.ask(chunked + b'e\r\n{"amount": 50}\r\n0\r\n\r\n')
         assert (await here.get("/testland/priced?limit=50"))[0] == 200
 
@@ -135,7 +137,7 @@ def test_expect_continue(raw: Any, proxied: Any) -> None:
     """A client that asks first is told to go on; one whose call is refused never sends its body."""
 
     async def use(here: Any) -> None:
-        ask = b"POST /testland/few HTTP/1.1\r\nHost: p\r\nContent-Length: 70000\r\nExpect: 100-continue\r\n"
+        ask = b"POST /testland/few HTTP/1.1\r\nHost: localhost\r\nContent-Length: 70000\r\nExpect: 100-continue\r\n"
         for _ in range(2):
             reader, writer = await here.connect()
             writer.write(ask + b"\r\n")
@@ -169,7 +171,7 @@ def test_an_answer_streams_through(raw: Any, proxied: Any, spent: Any) -> None:
 
     async def use(here: Any) -> None:
         reader, writer = await here.connect()
-        writer.write(b"GET /testland/stream HTTP/1.1\r\nHost: p\r\n\r\n")
+        writer.write(b"GET /testland/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"text/event-stream" in await reader.readuntil(b"\r\n\r\n")
         for number in range(3):
             assert spent("streams") == (0, 1)
@@ -226,7 +228,7 @@ def test_a_client_that_leaves_gives_its_slot_back(raw: Any, proxied: Any, spent:
         writers = []
         for _ in range(3):  # two slots: the third waits
             reader, writer = await here.connect()
-            writer.write(b"GET /testland/stream HTTP/1.1\r\nHost: p\r\n\r\n")
+            writer.write(b"GET /testland/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             writers.append(writer)
             if len(writers) < 3:
                 await reader.readuntil(b"part")
@@ -265,6 +267,15 @@ def test_an_order_without_an_answer_is_not_sent_again(raw: Any, proxied: Any, sp
     assert sum(spent()) == 1
 
 
+def test_a_dropped_connection_is_not_tried_once_more_after_the_signature_has_expired(raw: Any, proxied: Any) -> None:
+    """The client hears of the first attempt."""
+    raw.acts["/a"] = lambda c: time.sleep(0.8)
+    signed = f"timestamp={int(time.time() * 1000)}&recvWindow=700&signature=abc"
+    status, body = proxied(lambda here: here.get(f"/testland/a?{signed}"))
+    assert (status, json.loads(body)["error"]["sent"]) == (502, "unknown")
+    assert len(raw.requests) == 1
+
+
 def test_a_dropped_connection_is_tried_once_more_with_a_permit_of_its_own(raw: Any, proxied: Any, spent: Any) -> None:
     """Only for methods that change nothing; each attempt is charged."""
     raw.acts["/a"] = lambda c: c.sendall(answer(b"yes")) or True if len(raw.requests) > 1 else None
@@ -294,7 +305,7 @@ def test_refusals_of_the_provider_are_understood_and_passed_on(raw: Any, gate: A
 
 
 def test_a_signed_call_does_not_wait_beyond_its_signature(raw: Any, proxied: Any) -> None:
-    """It is refused at once, and its body is asked about too."""
+    """It is refused at once, and its body is asked about too; an expired one also where nothing makes it wait."""
     now = int(time.time() * 1000)
 
     async def use(here: Any) -> list[Any]:
@@ -302,7 +313,9 @@ def test_a_signed_call_does_not_wait_beyond_its_signature(raw: Any, proxied: Any
             await here.get("/testland/few")
         form = "Content-Type: application/x-www-form-urlencoded"
         signed = f"timestamp={now}&signature=abc"
+        expired = f"timestamp={now - 9000}&signature=abc"
         return [
+            await here.get(f"/testland/a?{expired}"),
             await here.get(f"/testland/few?{signed}"),
             await here.get("/testland/few", form, method="POST", body=signed.encode()),
         ]

@@ -76,7 +76,7 @@ def test_a_refusal_explains_itself(raw: Any, proxied: Any) -> None:
     async def use(here: Any) -> Any:
         for _ in range(2):
             assert (await here.get("/testland/few"))[0] == 200
-        return await here.ask(b"GET /testland/few HTTP/1.1\r\nHost: p\r\nX-Ratekeeper-Timeout: 1.5\r\n\r\n")
+        return await here.ask(b"GET /testland/few HTTP/1.1\r\nHost: localhost\r\nX-Ratekeeper-Timeout: 1.5\r\n\r\n")
 
     head, body = proxied(use)
     assert head.startswith(b"HTTP/1.1 429 ") and b"X-Ratekeeper-Error: DeadlineExceeded" in head
@@ -96,7 +96,7 @@ def test_a_long_ban_is_told_in_the_providers_form(raw: Any, gate: Any, proxied: 
     gate.block(gate.scope("testland/ip:default"), 75, "ban", "asked too much")
     gate.max_wait = 900
     begun = time.monotonic()
-    head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: p\r\n\r\n"))
+    head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     assert time.monotonic() - begun < 30
     assert head.startswith(b"HTTP/1.1 429 ")
     assert 45 <= int(head.split(b"Retry-After: ")[1].split(b"\r\n")[0]) <= 75
@@ -121,7 +121,7 @@ def test_a_short_ban_is_waited_for(raw: Any, gate: Any, proxied: Any) -> None:
 def test_a_pause_without_end_says_how_to_end_it(raw: Any, gate: Any, proxied: Any) -> None:
     """Nobody can know when: ask again in a minute."""
     gate.block(gate.scope("testland"), None, reason="for lunch")
-    head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: p\r\n\r\n"))
+    head, body = proxied(lambda here: here.ask(b"GET /testland/a HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     assert b"Retry-After: 60\r\n" in head
     assert "for lunch" in json.loads(body)["message"]
     assert "ratekeeper resume testland" in json.loads(body)["message"]
@@ -130,7 +130,7 @@ def test_a_pause_without_end_says_how_to_end_it(raw: Any, gate: Any, proxied: An
 def test_what_never_fits_is_not_worth_a_retry(raw: Any, gate: Any, proxied: Any) -> None:
     """No Retry-After: it would never help."""
     gate.store.learn(gate.provider("testland").namespace, {"requests-1d": (5, 86_400_000_000_000)})
-    head, body = proxied(lambda here: here.ask(b"GET /testland/priced?limit=50 HTTP/1.1\r\nHost: p\r\n\r\n"))
+    head, body = proxied(lambda here: here.ask(b"GET /testland/priced?limit=50 HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     assert head.startswith(b"HTTP/1.1 429 ") and b"Retry-After" not in head and b"X-Should-Retry: false" in head
     assert json.loads(body)["error"]["kind"] == "CannotFit"
 
@@ -144,7 +144,7 @@ def test_clients_steer(raw: Any, gate: Any, proxied: Any) -> None:
         gate.block(gate.scope("testland"), 4)  # for so long they wait
         calls = []
         for priority in ("low", "critical"):
-            lines = f"GET /testland/{priority} HTTP/1.1\r\nHost: p\r\nX-Ratekeeper-Priority: {priority}\r\n\r\n"
+            lines = f"GET /testland/{priority} HTTP/1.1\r\nHost: localhost\r\nX-Ratekeeper-Priority: {priority}\r\n\r\n"
             calls.append(asyncio.create_task(here.ask(lines.encode())))
             while gate.room.count < len(calls):
                 await asyncio.sleep(0.005)

@@ -14,7 +14,8 @@ def test_every_provider_at_its_first_host() -> None:
     upstreams = Upstreams(Rulebook.load(), {})
     assert upstreams.named["binance-usdm"].url == "https://fapi.binance.com"
     assert upstreams.find("binance-usdm") == Upstream("https", "fapi.binance.com")
-    assert upstreams.find("FStream.binance.com") == Upstream("https", "fstream.binance.com")
+    for spelled in ("FStream.binance.com", "fstream.binance.com.", "fstream.binance.com.:443"):
+        assert upstreams.find(spelled) == Upstream("https", "fstream.binance.com")
 
 
 def test_all_calls_of_a_mapped_provider_go_to_the_users_host() -> None:
@@ -31,6 +32,8 @@ def test_all_calls_of_a_mapped_provider_go_to_the_users_host() -> None:
         "",
         "example.org",
         "fapi.binance.com:8080",
+        "fapi.binance.com:80",
+        "fapi\u3002binance.com",
         "x@fapi.binance.com",
         "fapi.binance.com#",
         "127.0.0.1",
@@ -81,7 +84,9 @@ def test_a_url_for_a_provider_keeps_its_rules(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("RATEKEEPER_HOSTS", "127.0.0.1:1=binance-spot")
     specs = ["binance-usdm=http://127.0.0.1:2", "mine=http://127.0.0.1:3"]
     assert mapped(parse(specs)) == {"127.0.0.1:1": "binance-spot", "127.0.0.1:2": "binance-usdm"}
-    assert mapped(parse(["binance-usdm=https://fapi.binance.com"])) == {"127.0.0.1:1": "binance-spot"}
+    for url in ("https://fapi.binance.com", "https://FAPI.binance.com.:443"):
+        assert parse([f"x={url}/"])["x"] == Upstream("https", "fapi.binance.com")
+        assert mapped(parse([f"binance-usdm={url}"])) == {"127.0.0.1:1": "binance-spot"}
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,30 @@ def test_pause_and_resume(chat: Chat) -> None:
     assert "\n" not in said
 
 
+def test_stop(chat: Chat) -> None:
+    """Stops trading in all programs, and says how it goes on; what is open is shown afterwards."""
+    assert chat("/stop") == "STOPPED: orders. Cancels pass. /resume orders"
+    assert "PAUSE orders until resumed" in chat("/status")
+    assert chat.replies.stopped() == f"{BTC} long 0.5: entry 60000, now 61000, profit +500\n/close SYMBOL closes one"
+    chat.desk.open.clear()
+    assert chat.replies.stopped() == "No open positions."
+    assert chat("/start").startswith("/stop - ")
+    assert chat("/stop everything").startswith("STOPPED: orders, everything.")
+
+
+def test_what_was_not_reached_is_said(tmp_path: Path) -> None:
+    """With the server away only this machine stops: the first line says so."""
+    with Gate("redis://127.0.0.1:1", home=tmp_path, hosts={}) as gate:
+        chat = Chat(gate)
+        first, second = chat("/stop").splitlines()
+        assert first == "STOPPED on this machine only: orders. Cancels pass. /resume orders"
+        assert second.startswith("NOT REACHED: redis://127.0.0.1:1: it cannot be reached: Connection refused")
+        assert chat("/resume").startswith("orders is open again on this machine only.\nNOT REACHED: ")
+        gate.block("okx/ip:default", 600, "ban", "50011")
+        assert "okx/ip:default is banned." in chat("/resume okx")
+        assert chat("/stop okx/ip:defualt").startswith("Not done: no ip is called 'defualt'")
+
+
 def test_status_shows_the_fullest_limits(chat: Chat, tmp_path: Path) -> None:
     """A share in per cent, and who is there."""
     with chat.replies._gate.permit("binance-usdm", "GET", "/fapi/v1/time"):

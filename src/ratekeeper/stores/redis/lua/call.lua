@@ -43,6 +43,8 @@ for _, member in ipairs(silent) do
         if ripe(L, now) then advance(L, now) end
         hold_share(found, L)
         keep(L)
+      else
+        call('SREM', LEDGERS, name)
       end
     end
     write(permit, found, mono + LEASE)
@@ -62,19 +64,9 @@ do
       write(permit, found, mono + LEASE)  -- nobody knows whether it still goes on by itself
     elseif member then
       undo(permit)
-      call('ZREM', MEMBERS, member)
+      forget_member(member)
     else
-      for r = 4, found and #found or 0, 2 do
-        local L = fetch(found[r])
-        if L then
-          if ripe(L, now) then advance(L, now) end
-          local before = L.room
-          lapse(L, found[r + 1], at, now)
-          keep(L)
-          if L.room > before then waiting(L, '', {}) end
-        end
-      end
-      write(permit, false)
+      lapse_permit(permit, at)
     end
   end
 end

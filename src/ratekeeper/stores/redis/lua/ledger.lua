@@ -12,7 +12,7 @@
 --   9 used      10 inflight  11 tally   12 era     13 hot
 --  14 own        fixed {carry, late, stamp, foreign, expected, seen, kept, again, kept_until, held,
 --                trial, tried, probed, and of its edges lo, hi, doubt, whole, peak, sent, told, mark, shown,
---                and least, loose}; first {begun, anchor, carry, last, owed};
+--                and least, loose, finds}; first {begun, anchor, carry, last, owed};
 --                sliding {last settle, units, first settle, ... oldest first}; bucket {units, billionths, at}; slots {}
 --  15 rows       {member, class, taken, taken before, refused, waiting, head, until, weight, missed, wanted before, burst, since,
 --                squares, mean burst, first asked, ... oldest first}; see `Row` in ratekeeper/ledger/shares.py
@@ -273,7 +273,7 @@ local function create(limit)
   set_limit(L, limit)
   L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen = 0, 0, 0, 0, 0, 0
   L.kept, L.again, L.kept_until, L.held, L.trial, L.tried, L.probed, L.early, L.roll = 0, 0, 0, 0, 0, 0, 0, FAR, 0
-  L.least, L.loose = 0, 0
+  L.least, L.loose, L.finds = 0, 0, 0
   edges_anew(L)
   L.begun, L.anchor, L.last, L.owed = 0, 0, 0, 0
   L.level, L.part, L.at, L.marks = 0, 0, 0, {}
@@ -297,7 +297,7 @@ local function load(raw)
       own[7], own[8], own[9], own[10], own[11], own[12], own[13]
     L.lo, L.hi, L.doubt, L.whole = own[14], own[15], own[16], own[17]
     L.peak, L.sent, L.told, L.mark, L.shown = own[18], own[19], own[20], own[21], own[22]
-    L.least, L.loose = own[23], own[24]
+    L.least, L.loose, L.finds = own[23], own[24], own[25]
   elseif kind == FIRST then
     L.begun, L.anchor, L.carry, L.last, L.owed = own[1], own[2], own[3], own[4], own[5]
   elseif kind == SLIDING then
@@ -317,7 +317,7 @@ local function dump(L)
       L.carry, L.late, L.stamp, L.foreign, L.expected, L.seen, L.kept, L.again, L.kept_until, L.held, L.trial,
       L.tried, L.probed,
       L.lo, L.hi, L.doubt, L.whole, L.peak, L.sent, L.told, L.mark, L.shown,
-      L.least, L.loose,
+      L.least, L.loose, L.finds,
     }
   elseif kind == FIRST then
     own = {L.begun, L.anchor, L.carry, L.last, L.owed}
@@ -364,13 +364,13 @@ local function forecast(L)
   local period = L.period
   if L.foreign ~= 0 or L.expected ~= 0 then
     local witnessed = period
-    if L.seen ~= 0 then witnessed = max(L.seen - (floor((L.roll + L.early) / 2) - period), floor(period / 4)) end
+    if L.seen ~= 0 then witnessed = max(L.seen - (L.roll - floor((L.roll - L.early) / 4) - period), floor(period / 4)) end
     local sample = share(L.foreign, period, min(witnessed, period))
-    sample = sample + floor(sample / 10)
+    sample = min(sample + floor(sample / min(10, max(1, L.finds))), (share(L.foreign, 44, 10)))
     L.expected = min(max(sample, floor(L.expected * 3 / 4)), floor(L.usable * 9 / 10))
     if L.expected * 200 < L.usable then L.expected = 0 end
   end
-  L.foreign, L.seen = 0, 0
+  L.foreign, L.seen, L.finds = 0, 0, 0
 end
 
 -- Fixed: let all that is spent count in any window up to instant `late` of the counting clock.
@@ -399,7 +399,7 @@ end
 -- Fixed: the window before had not rolled when we believed it had, and `spent` units counted in it.
 local function take_back(L, now, spent)
   L.era = L.era - 1
-  L.foreign, L.expected, L.seen, L.held, L.least, L.trial, L.tried = 0, 0, 0, 0, 0, 0, 0
+  L.foreign, L.expected, L.seen, L.finds, L.held, L.least, L.trial, L.tried = 0, 0, 0, 0, 0, 0, 0, 0
   open_edges(L, now)
   L.used = max(L.used, spent)
   place(L)
@@ -669,6 +669,7 @@ local function observe(L, used, sent, mark, reserved, actual, now)
   L.seen = max(L.seen, now.mono)
   if foreign > 0 then
     L.used, L.foreign, L.tally = L.used + foreign, L.foreign + foreign, L.tally + foreign
+    L.finds = L.finds + 1
   elseif bound < L.used then
     L.used, L.foreign = bound, min(L.foreign, bound)
   end

@@ -141,9 +141,18 @@ local function seldom_verbs()
     return pack({state[1], state[2]})
   end
 
+  -- Where it is noted until when blocks of a kind were removed from a scope: a client may still know one of them.
+  local function ended_field(item)
+    return 'ended:' .. field({item[2], item[3]})
+  end
+
   function more.block(item)
     local length = item[5]
-    local state = {item[2], item[3], item[4], length and min(max(length, 0), LONGEST) or false, mono}
+    local begun = item[6] and min(item[6], mono) or mono
+    local state = {item[2], item[3], item[4], length and min(max(length, 0), LONGEST) or false, begun}
+    local ended = item[7] and tonumber(call('HGET', META, ended_field(item)) or -1)
+    if ended and ended >= begun then return {item[2], item[3], item[4], 0, begun} end
+    if item[6] and not item[7] then call('HDEL', META, ended_field(item)) end
     local old = call('HGET', BLOCKS, field(state))
     old = old and unpacked(old)
     renew()
@@ -161,9 +170,14 @@ local function seldom_verbs()
 
   function more.unblock(item)
     local all, gone = call('HVALS', BLOCKS), false
+    if item[4] then
+      local ended = tonumber(call('HGET', META, ended_field(item)) or 0)
+      call('HSET', META, ended_field(item), max(item[4], ended))
+    end
     for i = 1, #all do
       local state = unpacked(all[i])
-      if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) then
+      local older = not item[4] or state[5] <= item[4]
+      if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) and older then
         call('HDEL', BLOCKS, field(state))
         gone = true
       end
@@ -239,8 +253,18 @@ local function seldom_verbs()
   end
 
   function more.leave(item)
-    call('ZREM', MEMBERS, item[2])
-    return_share(item[2])
+    local member, score = item[2], call('ZSCORE', MEMBERS, item[2])
+    if item[3] then
+      -- It began to use its share MARGIN after others had to hold it, if it lived that long.
+      if score and mono <= tonumber(score) + MARGIN then return_share(member) end
+      local all = call('HGETALL', HELD)
+      for a = 1, #all, 2 do
+        if unpacked(all[a + 1])[2] == member and record(all[a]) then lapse_permit(all[a], now) end
+      end
+    else
+      return_share(member)
+    end
+    forget_member(member)
     return true
   end
 

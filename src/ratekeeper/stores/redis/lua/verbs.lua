@@ -30,15 +30,19 @@
 --   adopt   permit permits {{i, limit, cost}..} {mono, lo, hi} member class until            -> true
 --   regain  permit permits {{i, limit, cost}..} member class until                           -> bool
 --   spent   {{i, limit, actual}..} {mono, lo, hi}                                            -> true
---   block   scope kind reason length(us) or nil -> {scope, kind, reason, length or false, at}, the one in force
---   unblock scope kind ('': all)               -> bool     learn {name: {capacity, period}}  -> bool
+--   block   scope kind reason length(us) or nil, at(us) or nil, again -> {scope, kind, reason, length or false, at}, the one
+--           in force; at: when it began, nil: now; again: the client brings back one that it knows, which may have been
+--           removed since `at`: then its length is 0
+--   unblock scope kind ('': all) at(us) or nil: only what had begun then; nobody brings it back -> bool
+--   learn   {name: {capacity, period}}         -> bool
 --   swap    topic before after keep(ms)        -> {written?, the blob that stands there if it was not, or false}
 --           before: what the client takes it for, a blob or nil (no note); true: whatever it is. after: blob or nil
 --   note    topic                              -> its blob, or false
 --   beat    member ttl(us)                     -> members there are
 --           Who is not heard of again within ttl goes on without the server, or is dead: its share of every ledger is held
 --           under the permit `away:<member>`, until it is back, or has left, or ten minutes have passed
---   leave   member                             -> true
+--   leave   member dead                        -> true; dead: its permits end now and count as spent, and so does its share if
+--           it may have used it
 --   undo    permit                             -> bool: was it held? all of it was refunded
 -- reply   a list of strings: msgpack of one of the following, then blobs (bytes as they lie in the server), from 1
 --         {'ok', now, gen, {result..}, {i, seq, blob, .. of every ledger written}, epoch}
@@ -60,8 +64,10 @@ local AWAY = 'away:'
 local LONG_GONE = 600 * SECOND
 local GLANCE = SECOND / 50
 local LONGEST = 7 * 86400 * SECOND
+local MARGIN = SECOND / 4
+local NAMED = 8 * 86400 * 1000
 local CANCEL = '/class:cancel'
-local IDLE = 2 * 86400 * 1000
+local IDLE = 4 * 3600 * 1000
 local call = redis.call
 local pack, unpacked = cmsgpack.pack, cmsgpack.unpack
 
@@ -121,12 +127,21 @@ end
 
 local names, numbers, open, written, reply = {}, {}, {}, {}, {''}
 
+-- A ledger begins. For each, the list of ledgers loses some of those whose keys have expired.
+local function begun(name)
+  call('SADD', LEDGERS, name)
+  local some = call('SRANDMEMBER', LEDGERS, 3)
+  for s = 1, #some do
+    if not open[some[s]] and call('EXISTS', home .. some[s]) == 0 then call('SREM', LEDGERS, some[s]) end
+  end
+end
+
 local function keep(L)
   open[L.name] = L
   if not L.dirty then
     L.dirty = true
     L.seq = L.seq + 1
-    if L.seq == 1 then call('SADD', LEDGERS, L.name) end
+    if L.seq == 1 then begun(L.name) end
     written[#written + 1] = L.name
   end
 end
@@ -398,7 +413,7 @@ local function settle_permit(item)
       settle(L, reserved, actual, now)
       if L.kind == SLOTS then returned(L, whose[2], whose[3], reserved, now.mono, true) end
     end
-    if part[5] then
+    if part[5] and (was_held or now.mono - sent.mono <= L.period) then
       local others = observe(L, part[5], sent, part[6], reserved, actual, now)
       if others ~= 0 then foreign[#foreign + 1], foreign[#foreign + 2] = i, others end
     end
@@ -443,4 +458,26 @@ end
 
 local function return_share(member)
   undo(AWAY .. member)
+end
+
+-- Count all of a permit as spent by `at`.
+local function lapse_permit(permit, at)
+  local found = record(permit)
+  for r = 4, found and #found or 0, 2 do
+    local L = fetch(found[r])
+    if L then
+      if ripe(L, now) then advance(L, now) end
+      local before = L.room
+      lapse(L, found[r + 1], at, now)
+      keep(L)
+      if L.room > before then waiting(L, '', {}) end
+    end
+  end
+  write(permit, false)
+end
+
+-- A member that is gone: its name stays for as long as most windows show what it spent.
+local function forget_member(member)
+  call('ZREM', MEMBERS, member)
+  call('PEXPIRE', prefix .. 'N:member:' .. member, NAMED)
 end
