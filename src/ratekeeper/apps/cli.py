@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Container, Iterable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -121,6 +122,8 @@ def screen() -> Console:
     is cut off is just what other commands are given."""
     from rich.console import Console
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without bars and dots must not cost the numbers
     wide = not (sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal())
     return Console(highlight=False, soft_wrap=wide, width=400 if wide else None)
 

@@ -100,9 +100,10 @@ def _absent(folder: Path) -> bool:
 
 
 def _known_here(store: SharedStore, home: Path, error: Exception) -> dict[str, Any]:
-    """What this machine knows by itself: the blocks on its disk, how many processes live."""
+    """What this machine knows by itself: the bans on its disk, the pauses ordered here, how many processes live."""
     try:
         store.recall()
+        store.heed()
     except (StoreError, OSError):
         pass
     sockets = WakeSockets(home / "wake")

@@ -111,7 +111,7 @@ def _ledger(view: LedgerView, found: Snapshot) -> dict[str, Any]:
         "carried": view.carried,
         "set_aside": max(0, view.expected - view.foreign),
         "held": view.held,
-        "utilisation": round((inflight if view.limit.window is Window.SLOTS else used) / view.limit.usable, 4),
+        "utilisation": round((view.used + view.inflight) / view.limit.usable, 4),
         "foreign": view.foreign,
         "foreign_expected": view.expected,
         "unexplained": max(0, used - view.foreign - taken) if counted else 0,
@@ -130,7 +130,7 @@ def _ledger(view: LedgerView, found: Snapshot) -> dict[str, Any]:
 
 def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
     fullest = view.fullest
-    used = 0 if fullest is None else fullest.used - fullest.carried
+    used, taken = (fullest.used - fullest.carried, fullest.used + fullest.inflight) if fullest is not None else (0, 0)
     return {
         "provider": view.provider.partition("@")[0],
         "host": view.provider.partition("@")[2],
@@ -143,7 +143,7 @@ def _address(view: AddressView, mono: int, wall: float) -> dict[str, Any]:
         "limit": "" if fullest is None else fullest.key.split("/")[1],
         "used": used,
         "capacity": 0 if fullest is None else fullest.limit.capacity,
-        "utilisation": 0.0 if fullest is None else round(used / fullest.limit.usable, 4),
+        "utilisation": 0.0 if fullest is None else round(taken / fullest.limit.usable, 4),
     }
 
 
@@ -275,7 +275,7 @@ def _addresses(rows: list[dict[str, Any]], width: int) -> Iterator[Text]:
                 row["address"] + ("" if shown in ("default", row["address"]) else f" ({shown})"),
                 (
                     row["state"] + end,
-                    f"{row['utilisation']:.0%}",
+                    f"{row['used'] / max(1, row['capacity']):.0%}",
                     f"{row['limit']} {row['used']:,} of {row['capacity']:,}" if row["limit"] else "nothing yet",
                     str(row["warnings"] or ""),
                 ),

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ratekeeper import Gate
 from ratekeeper.apps.cli import main
+from ratekeeper.apps.pause import pause
 from ratekeeper.apps.state import status, top
 from ratekeeper.apps.view import as_data, as_table
 from ratekeeper.gate.times import Times
@@ -113,7 +114,7 @@ def test_used_is_what_was_used() -> None:
     (limit,) = [each for each in crowded()["limits"] if each["limit"] == "weight-1m"]
     assert (limit["used"], limit["inflight"], limit["carried"]) == (9_858_653, 11_111, 17_890)
     assert (limit["set_aside"], limit["held"], limit["foreign"]) == (222_222, 100_111, 1_333_444)
-    assert (limit["pace"], limit["stated"], limit["utilisation"]) == (0.7, True, 0.9859)
+    assert (limit["pace"], limit["stated"], limit["utilisation"]) == (0.7, True, 0.9988)
     assert "[others]" not in drawn(crowded(), 80)
 
 
@@ -210,8 +211,10 @@ def test_status_without_its_server(away: str, own_home: Path) -> None:
         data = json.loads(done.stdout)
         assert data["degraded"] == f"{away}: it cannot be reached: Connection refused"
         assert (data["limits"], data["processes_here"], data["store"]) == ([], 1, away)
+        run(pause, "okx", "--reason", "looking")
         for shown in (run(status), run(top, "--seconds", "0.1")):
             assert shown.exit_code == 1
+            assert "PAUSE okx until resumed  looking" in shown.output
             assert "SAFE SHARE" in shown.output and "1 on this machine" in shown.output
             assert "ConnectionError" not in shown.output and "secret" not in shown.output
     finally:
