@@ -21,6 +21,7 @@ import click
 
 from ratekeeper.config.schema import TelegramSettings
 from ratekeeper.errors import RatekeeperError, RuleError
+from ratekeeper.rules.reading import number, whole
 
 if TYPE_CHECKING:
     from ratekeeper.apps.telegram.replies import Replies
@@ -39,6 +40,8 @@ _LONGEST: Final = 60.0
 """Seconds between two tries to reach Telegram: doubled from the first up to the longest."""
 _STALE: Final = 120.0
 """Seconds after which a command is not carried out: it was meant for the moment when it was written."""
+_LONGEST_WAIT: Final = 3600
+"""Seconds that Telegram may ask for before the next try."""
 _SENDS: Final = 4
 _FATAL: Final = frozenset({401, 404})
 """The token is wrong: nothing will change that."""
@@ -171,9 +174,10 @@ class Api:
                 raise TelegramDown("Telegram gave an answer that is not its own")
             if body.get("ok"):
                 return body.get("result")
-            code, hints = int(body.get("error_code") or answer.status_code), body.get("parameters") or {}
-            if code == 429 and "retry_after" in hints:
-                if self._wait(float(hints["retry_after"])):
+            code, hints = whole(body.get("error_code")) or answer.status_code, body.get("parameters")
+            wait = number(hints.get("retry_after")) if isinstance(hints, dict) else None
+            if code == 429 and wait is not None:
+                if self._wait(min(max(wait, 0), _LONGEST_WAIT)):
                     raise TelegramDown("stopped while Telegram wanted a pause")
                 continue
             if code >= 500:
@@ -241,8 +245,10 @@ class Bot:
                     log.warning("ratekeeper telegram: connected again")
                 failures = 0
                 for update in updates:
-                    offset = max(offset, int(update.get("update_id", -1)) + 1)
-                    self._take(update.get("message") or {})
+                    at, message = whole(update.get("update_id")), update.get("message")
+                    offset = max(offset, (-1 if at is None else at) + 1)
+                    if isinstance(message, dict):
+                        self._take(message)
         finally:
             self._slow.shutdown(cancel_futures=True)
 
@@ -253,15 +259,16 @@ class Bot:
 
     def _take(self, message: dict[str, Any]) -> None:
         """One message."""
-        chat, text = (message.get("chat") or {}).get("id"), message.get("text")
-        if not isinstance(chat, int) or not isinstance(text, str) or not text.startswith("/"):
+        place, text = message.get("chat"), message.get("text")
+        chat = whole(place.get("id")) if isinstance(place, dict) else None
+        if chat is None or not isinstance(text, str) or not text.startswith("/"):
             return
         if chat not in self._chats:
             if chat not in self._strangers and len(self._strangers) < 1_000:
                 self._strangers.add(chat)
                 log.warning("ratekeeper telegram: chat %d is not on the list and is ignored", chat)
             return
-        if self._wall() - float(message.get("date", 0)) > _STALE:
+        if self._wall() - (number(message.get("date")) or 0) > _STALE:
             self._send(
                 chat, f"{text.split()[0]} came late and was not carried out. Send it again if you still want it."
             )

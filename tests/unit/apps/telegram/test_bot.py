@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 from tests.support.telegram import FakeTelegram
 
-from ratekeeper.apps.telegram import Api, TelegramDown, TelegramRefused
+from ratekeeper.apps.telegram import Api, Bot, TelegramDown, TelegramRefused
 
 TOKEN = "77:" + "t" * 4
 
@@ -80,6 +81,9 @@ def test_long_messages_are_cut(api: Api, telegram: FakeTelegram) -> None:
         ((502, {}), TelegramDown),
         ((500, {"ok": False, "error_code": 500, "description": "x"}), TelegramDown),
         ((403, {"ok": False, "error_code": 403, "description": f"bot {TOKEN} was blocked"}), TelegramRefused),
+        ((200, {"ok": False, "error_code": "x", "parameters": [1], "description": {}}), TelegramRefused),
+        ((429, {"ok": False, "error_code": 429, "parameters": {"retry_after": "nan"}}), TelegramRefused),
+        ((200, [1]), TelegramDown),
         ((409, {"ok": False, "error_code": 409, "description": "terminated by other getUpdates"}), TelegramRefused),
     ],
 )
@@ -108,3 +112,34 @@ def test_nobody_there(waits: Waits, telegram: FakeTelegram) -> None:
         assert TOKEN not in str(told.value)
     finally:
         api.close()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"update_id": "x"},
+        {"update_id": 1e999},
+        {"message": [1]},
+        {"message": {"chat": 7}},
+        {"message": {"chat": {"id": True}}},
+    ],
+)
+def test_an_odd_update_ends_nothing(odd: dict[str, object]) -> None:
+    """The next command is carried out all the same."""
+    stop, sent = Event(), []
+    good = {"update_id": 8, "message": {"chat": {"id": 5}, "date": 1_000, "text": "/status"}}
+
+    class Odd:
+        def updates(self, offset: int, seconds: float) -> list[dict[str, object]]:
+            stop.set()
+            return [{"update_id": 7, "message": {"chat": {"id": 5}, "date": {}, "text": "/status"}, **odd}, good]
+
+        def send(self, chat: int, text: str) -> None:
+            sent.append((chat, text))
+
+    class Replies:
+        def answer(self, chat: int, text: str) -> str:
+            return "fine"
+
+    Bot(Odd(), Replies(), frozenset({5}), stop, wall=lambda: 1_000.0).run()  # type: ignore[arg-type]
+    assert sent[-1] == (5, "fine")
