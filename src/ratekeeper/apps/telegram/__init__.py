@@ -78,8 +78,8 @@ def command() -> None:
         stop.set()
         sys.exit(0)  # also out of a long poll
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
     with Gate(name="ratekeeper telegram", policies=Policies()) as gate:
         replies = Replies(gate, lambda: Desk(chosen("", said.account)))
         api = Api(token, os.environ.get("RATEKEEPER_TELEGRAM_URL") or _BASE, stop.wait)
