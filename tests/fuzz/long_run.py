@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 
@@ -12,6 +13,7 @@ ROUND = 200
 
 def main(seconds: float) -> None:
     """Try everything with one seed after the other."""
+    logging.disable(logging.CRITICAL)  # what is garbled is told each time
     end, seed = time.monotonic() + seconds, time.time_ns() % 10**9
     while time.monotonic() < end:
         seed += 1

@@ -45,7 +45,7 @@ def command(method: str, url: str, body: str, extra: tuple[Path, ...], as_json: 
         return
     try:
         parsed = msgspec.json.decode(body) if body else None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise click.UsageError(f"--body is not JSON: {error}") from None
     found = provider.explain(Request(method.upper(), path, parse_qs(place.query, keep_blank_values=True), parsed))
     found = msgspec.structs.replace(found, caps=list(_caps(said, provider, found)))

@@ -18,6 +18,7 @@ from ratekeeper.ledger.limit import SECOND, Window
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
 from ratekeeper.rules.call import Feedback, Outcome, Plan, Request
+from ratekeeper.rules.reading import FAULTS
 from ratekeeper.stores.faults import ours
 from ratekeeper.typed import msgpack_decoder
 
@@ -379,5 +380,5 @@ def unpacked(value: bytes) -> tuple[int, float, Reply] | None:
     """Decode a reply from the response storage; None: another version wrote it."""
     try:
         return msgpack_decoder(tuple[int, float, Reply])(value)
-    except msgspec.MsgspecError:
+    except FAULTS:
         return None

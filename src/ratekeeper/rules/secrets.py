@@ -58,8 +58,11 @@ _NAMED: Final = re.compile(
     re.I | re.X,
 )
 """A name and its value, as in a query, in JSON, and in headers."""
+_HINTS: Final = ("key", "secret", "sign", "pass", "token", "authorization", "credential", "cookie")
+"""Parts one of which every name in `_NAMED` has."""
 _KEY: Final = re.compile(rf"[^/]{{{_LARGE},}}|bot\d|(?:{_NAME.pattern})[^/]*/[^/]{{{_SHORTEST}}}", re.I)
 """What a path holds that may hold a key."""
+_BARE: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _BOT: Final = re.compile(r"bot(\d+:.+)")
 _PAIR: Final = re.compile(r"""[\w-]{1,40}=\s{0,3}"?([^\s",;]{6,})""")
 
@@ -164,21 +167,22 @@ def concealed(path: str, key: bytes) -> str:
     return "/".join(segments)
 
 
-def _forms(secret: str) -> Iterator[str]:
+@lru_cache(256)
+def _forms(secret: str) -> tuple[str, ...]:
     """The forms in which a secret comes back."""
-    yield secret
-    yield from (quote(secret, safe=""), quote(secret), quote_plus(secret), quote(quote(secret, safe=""), safe=""))
-    for escaped in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
-        yield escaped[1:-1]
-        yield escaped[1:-1].replace("/", "\\/")
-    yield html.escape(secret)
     raw = secret.encode("utf-8", "surrogatepass")
-    yield from (encode(raw).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))
+    found = [secret, *(encode(raw).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))]
+    if not _BARE.fullmatch(secret):  # else it is written in one way
+        once = quote(secret, safe="")
+        found += [once, quote(secret), quote_plus(secret), quote(once, safe=""), html.escape(secret)]
+        for escaped in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
+            found += [escaped[1:-1], escaped[1:-1].replace("/", "\\/")]
+    return tuple(dict.fromkeys(found))
 
 
 def holds(content: bytes, secrets: Iterable[str]) -> bool:
     """Whether one of `secrets` stands in a content in any form."""
-    return any(form.encode("utf-8", "surrogatepass") in content for secret in secrets for form in set(_forms(secret)))
+    return any(form.encode("utf-8", "surrogatepass") in content for secret in secrets for form in _forms(secret))
 
 
 def struck(text: str, secrets: Iterable[str] = (), mark: str = MARK) -> str:
@@ -197,7 +201,11 @@ def struck(text: str, secrets: Iterable[str] = (), mark: str = MARK) -> str:
         text = re.sub(shapes, lambda _: mark, text, flags=re.IGNORECASE)
     if cut and longest:
         text = text[: -min(longest, _MOST_READ)]  # where the text was cut, the beginning of a secret may be left
-    return _NAMED.sub(lambda hit: hit[1] + mark, _USER.sub(mark, text))
+    if "://" in low:
+        text = _USER.sub(mark, text)
+    if any(hint in low for hint in _HINTS):  # the expression is slow
+        text = _NAMED.sub(lambda hit: hit[1] + mark, text)
+    return text
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

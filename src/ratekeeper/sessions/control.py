@@ -22,6 +22,7 @@ from typing import Final, Literal
 import msgspec
 
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.rules.reading import FAULTS
 from ratekeeper.sessions.history import Record, Records
 from ratekeeper.stores.files import make_folder, open_private, write_private
 from ratekeeper.stores.members import WakeSockets
@@ -92,7 +93,7 @@ class Listener:
                     command = json_decoder(Command)(path.read_bytes())
                 except FileNotFoundError:
                     continue
-                except (OSError, msgspec.MsgspecError):
+                except (OSError, *FAULTS):
                     path.unlink(missing_ok=True)
                     continue
                 path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from ratekeeper.errors import StoreUnavailable
+from ratekeeper.rules.reading import FAULTS
 from ratekeeper.sessions.restarts import Progress, Recovery
 from ratekeeper.stores.files import make_folder, write_private
 from ratekeeper.typed import json_decoder
@@ -63,7 +64,7 @@ class Records:
             return json_decoder(Record)(self.path(session).read_bytes())
         except FileNotFoundError:
             return Record(session)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *FAULTS) as error:
             _LOG.warning("the history of session %s cannot be read and begins anew: %s", session, error)
             return Record(session)
 
@@ -95,5 +96,5 @@ class Records:
         for path in paths:
             try:
                 yield json_decoder(Record)(path.read_bytes())
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, *FAULTS):
                 continue

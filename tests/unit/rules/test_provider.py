@@ -124,6 +124,9 @@ def test_endpoint_below_a_star(provider: Provider) -> None:
     """Below `/*` every real path is an endpoint of its own."""
     assert spent(provider.plan(Request("GET", "/each/a"))) == {"test/each-1m/ip:default,endpoint:GET/each/a": 1}
     assert spent(provider.plan(Request("GET", "/each/b"))) == {"test/each-1m/ip:default,endpoint:GET/each/b": 1}
+    (key,) = spent(provider.plan(Request("GET", "/each/bot12:Ab-C/b")))  # a token in a path gets no name of its own
+    assert "Ab-C" not in key
+    assert key.startswith("test/each-1m/ip:default,endpoint:GET/each/~")
 
 
 def test_unknown_route(provider: Provider) -> None:

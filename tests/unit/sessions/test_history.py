@@ -24,11 +24,12 @@ def test_kept_and_read(tmp_path: Path) -> None:
     assert records.read("nobody@bot") == Record("nobody@bot")
 
 
-def test_torn_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("spoiled", [b'{"id":"grid@bot"', b'{"id":"\xff"}', b"[" * 5000, b"", b"\x00" * 99])
+def test_torn_file(spoiled: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that something else spoiled is told about, and the session begins anew."""
     records = Records(tmp_path)
     records.write(Record("grid@bot", pid=7))
-    records.path("grid@bot").write_bytes(records.path("grid@bot").read_bytes()[:-5])
+    records.path("grid@bot").write_bytes(spoiled)
     assert records.read("grid@bot") == Record("grid@bot")
     assert "begins anew" in caplog.text
     assert list(records.all()) == []

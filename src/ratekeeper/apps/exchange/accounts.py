@@ -165,4 +165,8 @@ def without_secrets(text: str, exchange: Any) -> str:
     """A message of ccxt in one line, without the credentials and without queries of URLs, which hold signatures."""
     text = re.sub(r"\?\S*", "?…", " ".join(text.split()))
     held = [getattr(exchange, name, None) for name in _CREDENTIALS.values()]
-    return struck(text, [value for value in held if isinstance(value, str) and value], "…")[:300]
+    secrets = [value for value in held if isinstance(value, str) and len(value) > 1]  # of one letter: all would go
+    text = struck(text, secrets, "…")
+    for value in secrets:
+        text = text.replace(value, "…")  # those too short for `struck`
+    return text[:300]

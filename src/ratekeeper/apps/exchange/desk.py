@@ -6,6 +6,7 @@ is sent once; what became of it is found out by asking, never by sending it agai
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from ratekeeper.apps.exchange.accounts import Account, connected, without_secret
 from ratekeeper.apps.exchange.markets import load_markets
 from ratekeeper.errors import CallFailed, RatekeeperError, Rejected
 from ratekeeper.gate.override import operator_override
+from ratekeeper.rules.reading import FAULTS
 
 __all__ = ["Cancelled", "Closed", "Desk", "DeskError", "Order", "Position"]
 
@@ -131,10 +133,12 @@ class Desk:
                 yield
         except RatekeeperError:
             raise  # some are errors of ccxt too
-        except ccxt.BaseError as error:
+        except (ccxt.BaseError, *FAULTS) as error:
             raise DeskError(self._told(error)) from None
 
     def _told(self, error: Exception) -> str:
+        if isinstance(error, FAULTS):  # of ccxt, where an answer has another shape than it has ever had
+            return f"{self.account.exchange}: an answer that cannot be read ({type(error).__name__})"
         return f"{self.account.exchange}: {type(error).__name__}: {without_secrets(str(error), self.exchange)}"
 
     def symbol(self, name: str) -> str:
@@ -171,8 +175,8 @@ class Desk:
         with self._asking():
             load_markets(self.exchange, self.gate.home)
             rows = self.exchange.fetch_positions([symbol] if symbol else None)
-        found = [_position(row) for row in rows if abs(_number(row.get("contracts"))) > 0]
-        return sorted(each for each in found if symbol in ("", each.symbol))
+            found = [_position(row) for row in rows if abs(_number(row.get("contracts"))) > 0]
+            return sorted(each for each in found if symbol in ("", each.symbol))
 
     def orders(self, symbol: str = "") -> list[Order]:
         """The open orders, conditional ones too, of one market or of all."""
@@ -181,7 +185,7 @@ class Desk:
             rows = self.exchange.fetch_open_orders(symbol or None)
             if self._has_triggers(symbol):
                 rows += self.exchange.fetch_open_orders(symbol or None, params={"trigger": True})
-        return list({row["id"]: _order(row) for row in rows}.values())
+            return list({row["id"]: _order(row) for row in rows}.values())
 
     def _has_triggers(self, symbol: str = "") -> bool:
         """Whether conditional orders are listed apart from others."""
@@ -211,7 +215,7 @@ class Desk:
                 try:
                     with operator_override():
                         self._cancel(each, params)
-                except (ccxt.BaseError, RatekeeperError) as error:
+                except (ccxt.BaseError, RatekeeperError, *FAULTS) as error:
                     problems[each] = self._told(error)
         # Lists of single markets cost little, one of all markets costs as much as forty of them at Binance.
         left = [self.orders(each) for each in symbols] if len(symbols) <= _SINGLY else [self.orders()]
@@ -244,12 +248,12 @@ class Desk:
             number = row.get("id")
         except Rejected:
             raise  # by us: nothing was sent
-        except (ccxt.NetworkError, CallFailed) as error:
+        except (ccxt.NetworkError, CallFailed, *FAULTS) as error:
             problem = self._told(error)  # it may have arrived
         except ccxt.BaseError as error:
             return Closed(position, client_id, "refused", 0.0, 0.0, self._left(position), self._told(error))
         fate, row = self._fate(position.symbol, number, client_id, row)
-        filled, average = _number(row.get("filled")), _number(row.get("average"))
+        filled, average = _said(row, "filled"), _said(row, "average")
         return Closed(position, client_id, fate, filled, average, self._left(position), problem)
 
     def _fate(self, symbol: str, number: str | None, client_id: str, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -259,7 +263,7 @@ class Desk:
         fate = "unknown"
         for look in range(_LOOKS):
             if row.get("status") in ("closed", "canceled", "expired", "rejected"):
-                filled = _number(row.get("filled")) or (row["status"] == "closed")
+                filled = _said(row, "filled") or (row["status"] == "closed")
                 return ("filled" if filled else "refused"), row
             if look:
                 self._sleep(_GAP)
@@ -270,7 +274,7 @@ class Desk:
                 fate = "open"
             except ccxt.OrderNotFound:
                 fate = "not found"
-            except (ccxt.BaseError, RatekeeperError):
+            except (ccxt.BaseError, RatekeeperError, *FAULTS):
                 fate = "unknown" if fate == "unknown" else fate
         return fate, row
 
@@ -283,7 +287,18 @@ class Desk:
 
 
 def _number(value: Any) -> float:
-    return float(value) if value is not None else 0.0
+    """A number; 0 where it is unsaid. Raises ValueError: it is none, so what it counts is unknown."""
+    number = float(value) if value is not None else 0.0
+    if not math.isfinite(number):
+        raise ValueError(number)
+    return number
+
+
+def _said(row: dict[str, Any], name: str) -> float:
+    try:
+        return _number(row.get(name))
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _position(row: dict[str, Any]) -> Position:
