@@ -107,7 +107,7 @@ class Refusals:
             self._hold_limits(self._named(refusal, text, plan), plan, end, result)
         if refusal.block:
             self._hold_owner(refusal.block, plan, wait, hold, result)
-        elif hold and result.outcome is Outcome.OVERLOADED:
+        elif hold and result.outcome in _TROUBLE:
             self._pause(plan, result, hold)
         self._hold_at_all(plan, standard, result)
         return refusal.charged
@@ -152,13 +152,17 @@ class Refusals:
             if not limits:  # of slots alone: none is full for a time, but this was one too many
                 self._pause(plan, result)
         self._hold_at_all(plan, standard, result)
-        if found.outcome is Outcome.OVERLOADED and not result.blocks:
+        if found.outcome in _TROUBLE and not found.ordinary and not result.blocks:
             self._pause(plan, result)
 
     def _pause(self, plan: Plan, result: Feedback, hold: int = 0) -> None:
-        """Hold what the call was charged on for a moment, though none of it is used up."""
+        """Hold what the call was charged on for a moment, though none of it is used up: of several limits those that fewer
+        calls share, for the provider did not refuse the others."""
         wait = result.wait or Wait(after=hold or self._shortest)
-        result.blocks += tuple(Block(each.key, wait, "throttle", result.reason) for each in plan.charges)
+        charges = [charge for charge in plan.charges if "~" not in charge.limit.name]
+        charges = [charge for charge in charges if charge.limit.name not in self._common] or charges
+        charges = [charge for charge in charges if charge.limit.scope != ("ip",)] or charges
+        result.blocks += tuple(Block(charge.key, wait, "throttle", result.reason) for charge in charges)
 
     def _hold_at_all(self, plan: Plan, standard: Standard, result: Feedback) -> None:
         """Hold calls where the rules name nothing that a refusal holds: by its standard headers, and at least for the

@@ -103,9 +103,12 @@ FRAGMENT = """
 errors_under = [200]
 hosts = ["api.shop.test"]
 
+[owners]
+account.header = "x-key"
+
 [limits]
 weight-1m = { unit = "weight", capacity = 1000, period = "1m", window = "fixed" }
-orders-10s = { unit = "orders", capacity = 50, period = "10s", window = "fixed" }
+orders-10s = { unit = "orders", capacity = 50, period = "10s", window = "fixed", scope = "account" }
 
 [[routes]]
 match = "POST /order"
@@ -143,8 +146,8 @@ def test_words_tell_what_is_meant(shop: Provider, outcome: Outcome) -> None:
             assert bool(told.unlisted) == (outcome is not Outcome.BAD_REQUEST)
             assert told.acted == (outcome in {Outcome.OVERLOADED, Outcome.FAILED})
             held = {key.split("/")[1] for key in told.full} | {block.scope.split("/")[1] for block in told.blocks}
-            waits = outcome in {Outcome.THROTTLED, Outcome.OVERLOADED}
-            assert held == ({"weight-1m", "orders-10s"} if waits else set())
+            shared = {"weight-1m"} if outcome is Outcome.THROTTLED else set()
+            assert held == (set() if outcome is Outcome.BAD_REQUEST else {"orders-10s", *shared})
 
 
 def texts() -> dict[str, type[Exception]]:
