@@ -14,10 +14,8 @@ so nothing is lost to rounding, and every limit lets a microsecond pass in a mic
 * Nobody says whose limit it is either. So all calls are charged to the address, and signed ones also to the account, if a
   header tells it: several addresses then do not multiply what one account spends.
 
-How the provider says no is not in the tables, so its errors are read by status and words (`unlisted`), also under HTTP 200.
-
 Which request a method of ccxt becomes, only its own `sign` knows. It is asked, with made-up credentials and without any
-network, once for every entry of the table.
+network, once for every entry of the table. How the provider says no is read by status and words (`unlisted`), also under 200.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import ccxt
 import msgspec
 import pytest
 
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.provider import Provider
@@ -228,6 +228,22 @@ def test_the_status_alone(shop: Provider, status: int, outcome: Outcome, kind: s
     assert (told.outcome, bool(told.unlisted)) == (outcome, True)
     assert {block.kind for block in told.blocks} == ({kind} if kind else set())
     assert len(told.full) == (2 if status == 429 else 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "seconds"),
+    [
+        (429, {"retry_after": 7}, 7),
+        (429, {"msg": "too many requests", "retryAfter": (NOW // SECOND + 9) * 1000}, 9),
+        (400, {"msg": "Rate limit exceeded. Please try again in 30 seconds."}, 30),
+        (200, {"success": False, "msg": f"IP banned until {(NOW // SECOND + 90) * 1000}"}, 90),
+        (400, {"msg": "too many requests, no more than 10 per second"}, None),
+    ],
+)
+def test_when_to_come_back(shop: Provider, status: int, body: Any, seconds: int | None) -> None:
+    """Where nobody lists the refusal, the usual places are looked at."""
+    wait = feedback(shop, "POST /order", status, body).wait
+    assert (None if wait is None else wait.length(Instant(0, NOW, NOW)) // SECOND) == seconds
 
 
 # --- the layer in front of the exchange --------------------------------------------------------------------------------
