@@ -140,10 +140,12 @@ def read_door(answer: Answer, body: Any, text: str) -> bool:
         return False
     if answer.headers.get("cf-mitigated"):
         return True
-    page = body is None and _is_page(answer.headers, text)
-    if body is not None and answer.status < 400:
-        return False
-    return (page and answer.status in _TURNED_AWAY) or _words(ascii_only=True).door.search(text[:_LARGEST]) is not None
+    if body is not None:
+        return answer.status >= 400 and _words(ascii_only=True).door.search(text[:_LARGEST]) is not None
+    if answer.status in _TURNED_AWAY and _is_page(answer.headers, text):
+        return True
+    words = _words(ascii_only=True)
+    return any(marks.search(text[:_LARGEST]) is not None for marks in (words.door, words.page))
 
 
 def read_unlisted(answer: Answer, body: Any, text: str, good: Mapping[str, frozenset[str]]) -> Unlisted | None:
@@ -260,12 +262,13 @@ class _Words(NamedTuple):
     """What `words.toml` says.
 
     Attributes:
-        door: finds the mark of a firewall in a body.
+        door, page: find the mark of a firewall in any body, and in one that is no JSON.
         unrelated: what is struck out of phrases.
         classes: what then tells each class, and the class.
     """
 
     door: re.Pattern[str]
+    page: re.Pattern[str]
     unrelated: re.Pattern[str]
     classes: tuple[tuple[re.Pattern[str], Outcome], ...]
 
@@ -281,7 +284,7 @@ def _words(*, ascii_only: bool) -> _Words:
         return re.compile("|".join(patterns), re.MULTILINE | re.IGNORECASE)
 
     classes = tuple((any_of(name), outcome) for name, outcome in _WORDS)
-    return _Words(any_of("door"), any_of("unrelated"), classes)
+    return _Words(any_of("door"), any_of("page"), any_of("unrelated"), classes)
 
 
 def _said(status: int, body: Any, text: str) -> str:

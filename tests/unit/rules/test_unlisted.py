@@ -292,6 +292,7 @@ def test_a_firewall_shuts_the_address(shop: Provider, bundled: Rulebook, name: s
         (503, b"<html>503 Service Temporarily Unavailable</html>", Outcome.OVERLOADED),
         (403, {"code": 7, "msg": "no permission"}, Outcome.BAD_REQUEST),
         (403, b"Forbidden", Outcome.BAD_REQUEST),
+        (429, {"message": "You are being rate limited."}, Outcome.THROTTLED),
         (451, {"msg": "Service unavailable from a restricted location"}, Outcome.BAD_REQUEST),
     ],
 )
