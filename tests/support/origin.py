@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         with origin.lock:
             origin.arrivals.append(Arrival(self.command, path, params, headers, body, self.client_address[0]))
             seen = len([a for a in origin.arrivals if a.params.get("do") == params.get("do")])
-        getattr(self, f"do_{params.get('do', 'ok').replace('-', '_')}")(origin, params, seen)
+        getattr(self, f"do_{params.get('do', origin.asked).replace('-', '_')}")(origin, params, seen)
 
     do_POST = do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815 - http.server's names
 
@@ -124,6 +124,10 @@ class Handler(BaseHTTPRequestHandler):
         """The status that is asked for."""
         self.answer(int(params["status"]), {"msg": "no"}, **origin.hints)
 
+    def do_say(self, origin: Origin, params: dict[str, str], seen: int) -> None:
+        """What the test says: a status and a body."""
+        self.answer(*origin.says, **origin.hints)
+
     def do_reset(self, origin: Origin, params: dict[str, str], seen: int) -> None:
         """Takes the request and closes the connection."""
         self.close_connection = True
@@ -169,6 +173,8 @@ class Origin:
         arrivals: what came, in order.
         limits: what exchangeInfo states.
         trouble: whether what is asked to ``do=trouble`` fails now, and with which further headers (`hints`).
+        asked: what is done where a request does not say.
+        says: the answer to what is asked to ``do=say``.
         more: released once for each chunk that a stream may send.
     """
 
@@ -176,6 +182,8 @@ class Origin:
         self.arrivals: list[Arrival] = []
         self.limits: list[dict[str, Any]] = DAY_LIMITS
         self.trouble = True
+        self.asked = "ok"
+        self.says: tuple[int, Any] = (200, {})
         self.hints: dict[str, str] = {}
         self.more = threading.Semaphore(0)
         self.ended = threading.Event()

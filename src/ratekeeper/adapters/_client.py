@@ -338,9 +338,9 @@ class ClientCall(Call):
                 return response
 
     def uncertain(self, error: Exception) -> Exception:
-        """Return the error to raise for an error of the only attempt: `OutcomeUnknown` if the outcome is unknown and a repeat
-        is unsafe."""
-        if self.tried is None or self.tried.outcome is not Outcome.UNKNOWN:
+        """Return the error to raise for an error of the only attempt: `OutcomeUnknown` if the provider may have acted and a
+        repeat is unsafe. It may have acted if no answer came, or one that tells of trouble inside it."""
+        if self.tried is None or not self.tried.acted or self.tried.outcome is Outcome.OK:
             return error
         plan = self.governor.gate.plan(self.rules, self.request)
         if self.rules.handling.safe(self.request, plan):

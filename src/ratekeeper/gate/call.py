@@ -345,8 +345,9 @@ def tried_of(told: Feedback | None, now: float) -> Tried:
     if told is None or told.outcome is Outcome.OK:
         return WELL
     at = None if told.retry_in is None else now + told.retry_in / SECOND
-    # After an overload that states no end the backoff goes on growing, though the gate holds calls for a moment.
-    held = bool(told.full or told.blocks) and (told.outcome is not Outcome.OVERLOADED or at is not None)
+    # After trouble that states no end the backoff goes on growing, though the gate holds calls for a moment.
+    trouble = told.outcome in {Outcome.OVERLOADED, Outcome.FAILED}
+    held = bool(told.full or told.blocks) and not (trouble and at is None)
     return Tried(told.outcome, told.acted, at, held, told.reason, now + told.held / SECOND)
 
 

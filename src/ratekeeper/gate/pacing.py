@@ -112,7 +112,7 @@ class Pacing:
         return max(length, least)
 
     def moment(self, length: int) -> int:
-        """Return `length` (ns), the hold after an overload that no file lists; less if the user's retries come sooner."""
+        """Return `length` (ns), the hold after trouble that no file lists; less if the user's retries come sooner."""
         return min(length, int(min(self._retry.backoff or (self._retry.first,)) * SECOND))
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:

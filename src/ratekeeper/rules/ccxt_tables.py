@@ -16,10 +16,8 @@ so nothing is lost to rounding, and every limit lets a microsecond pass in a mic
 
 Where ccxt counts a nonce up, or calls a number a nonce, that number must rise from call to call of one key (``[signing]``).
 
-How the provider says no is not in the tables, so its errors are read by status and words (`unlisted`), also under HTTP 200.
-
 Which request a method of ccxt becomes, only its own `sign` knows. It is asked, with made-up credentials and without any
-network, once for every entry of the table.
+network, once for every entry of the table. How the provider says no is read by status and words (`unlisted`), also under 200.
 """
 
 from __future__ import annotations

@@ -40,8 +40,13 @@ _SHUT_OUT: Final = frozenset({403, 418})
 """Statuses that, with a hint when to come back, refuse the caller and not the request: a firewall's, a ban's."""
 _LONGEST: Final = 7 * DAY
 """Ns beyond which no standard header is believed. A rule file's `longest` bounds the provider's own hints."""
-_DOOR_HINT: Final = Retry(body="retry_after", format="seconds")
-"""Where the JSON of Cloudflare's error 1015 says when to come back."""
+_USUAL_HINTS: Final = (
+    Retry(body="retry_after", format="reset"),
+    Retry(body="retryAfter", format="reset"),
+    Retry(text=r"(?i)\buntil (\d{10}|\d{13})\b", format="reset"),
+    Retry(text=r"(?i)\b(?:retry|again) (?:after|in) (\d{1,6}) ?s(?:ec\w*)?\b", format="seconds"),
+)
+"""Where an answer that no file lists may say when to come back: Cloudflare's error 1015, and others."""
 _DOOR: Final = 10 * SECOND
 """Ns for which an address is held that a firewall turned away for the first time without a hint."""
 
@@ -94,7 +99,7 @@ class Refusals:
             return refusal.charged
         result.reason = _reason(answer.status, text)
         # A provider does not count what it turned away at the door.
-        result.acted = refusal.charged and result.outcome in _MAY_HAVE_ACTED
+        result.acted = (refusal.charged and result.outcome in _MAY_HAVE_ACTED) or _in_part(refusal, body)
         hints = self._hints if refusal.retry is None else refusal.retry
         standard = read_standard(answer.headers)
         wait = self._wait(hints, standard, answer.headers, body, text, now, result)
@@ -108,7 +113,7 @@ class Refusals:
             self._hold_limits(self._named(refusal, text, plan), plan, end, result)
         if refusal.block:
             self._hold_owner(refusal.block, plan, wait, hold, result)
-        elif hold and result.outcome is Outcome.OVERLOADED:
+        elif hold and result.outcome in _TROUBLE:
             self._pause(plan, result, hold)
         self._hold_at_all(plan, standard, result)
         return refusal.charged
@@ -127,7 +132,7 @@ class Refusals:
         result.outcome, result.acted = Outcome.BANNED, False
         result.reason = f"a firewall answered: {_reason(answer.status, text)}"
         standard = read_standard(answer.headers)
-        result.wait = self._wait([*self._hints, _DOOR_HINT], standard, answer.headers, body, text, now, result)
+        result.wait = self._wait([*self._hints, *_USUAL_HINTS], standard, answer.headers, body, text, now, result)
         self._hold_owner("ip", plan, result.wait, 0, result, first=_DOOR)
 
     def _unlisted(self, plan: Plan, answer: Answer, body: Any, text: str, now: int, result: Feedback) -> None:
@@ -139,7 +144,8 @@ class Refusals:
         result.reason = _reason(answer.status, text)
         standard = read_standard(answer.headers)
         if answer.status >= 400 or not found.ordinary:
-            result.wait = self._wait(self._hints, standard, answer.headers, body, text, now, result)
+            hints = self._hints if found.ordinary else [*self._hints, *_USUAL_HINTS]
+            result.wait = self._wait(hints, standard, answer.headers, body, text, now, result)
         # An answer that says when to come back does not mean that the request is wrong.
         told = standard.retry_after is not None or (answer.status == 403 and standard.used_up is not None)
         if found.outcome is Outcome.BAD_REQUEST and told and result.wait is not None:
@@ -153,13 +159,17 @@ class Refusals:
             if not limits:  # of slots alone: none is full for a time, but this was one too many
                 self._pause(plan, result)
         self._hold_at_all(plan, standard, result)
-        if found.outcome is Outcome.OVERLOADED and not result.blocks:
+        if found.outcome in _TROUBLE and not found.ordinary and not result.blocks:
             self._pause(plan, result)
 
     def _pause(self, plan: Plan, result: Feedback, hold: int = 0) -> None:
-        """Hold what the call was charged on for a moment, though none of it is used up."""
+        """Hold what the call was charged on for a moment, though none of it is used up: of several limits those that fewer
+        calls share, for the provider did not refuse the others."""
         wait = result.wait or Wait(after=hold or self._shortest)
-        result.blocks += tuple(Block(each.key, wait, "throttle", result.reason) for each in plan.charges)
+        charges = [charge for charge in plan.charges if "~" not in charge.limit.name]
+        charges = [charge for charge in charges if charge.limit.name not in self._common] or charges
+        charges = [charge for charge in charges if charge.limit.scope != ("ip",)] or charges
+        result.blocks += tuple(Block(charge.key, wait, "throttle", result.reason) for charge in charges)
 
     def _hold_at_all(self, plan: Plan, standard: Standard, result: Feedback) -> None:
         """Hold calls where the rules name nothing that a refusal holds: by its standard headers, and at least for the
@@ -309,6 +319,15 @@ def _matches(refusal: Refusal, plan: Plan, status: int, body: Any, text: str) ->
         if value is None or found.isdisjoint(as_text(each) for each in accepted):
             return False
     return not refusal.text or re.search(refusal.text, text[:_MOST_SEARCHED]) is not None
+
+
+def _in_part(refusal: Refusal, body: Any) -> bool:
+    """Whether only some parts of a call were refused, such as orders of a batch: the others may have been carried out."""
+    for path, accepted in refusal.body.items():
+        found = dig(body, tuple(path.split("."))) if "*" in path else None
+        if isinstance(found, list) and not {as_text(each) for each in found} <= {as_text(each) for each in accepted}:
+            return True
+    return False
 
 
 def _hint(hint: Retry, headers: Mapping[str, str], body: Any, text: str) -> Wait | None:

@@ -10,10 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from ratekeeper.rules.call import Answer, Outcome
 from ratekeeper.rules.reading import dig
 from ratekeeper.rules.reading import text as as_text
-from ratekeeper.typed import converted
+from ratekeeper.typed import converted, json_decoder
 
 __all__ = ["Unlisted", "maybe_failed", "read_door", "read_unlisted"]
 
@@ -72,8 +74,18 @@ _ERRORS: Final = frozenset({"error", "errors", "err"})
 _WELL: Final = frozenset(
     {"", "0", "00000", "0000", "200", "200000", "ok", "success", "none", "null", "false", "[]", "{}"}
 )
-_ILL: Final = frozenset({"error", "err", "fail", "failed", "failure"})
-_SIGNS: Final = re.compile(rb'"[\w-]*(?:code|err|msg|message|status|success|result|label)', re.IGNORECASE)
+_ILL: Final = frozenset({"error", "err", "fail", "failure"})
+_TELLING: Final = frozenset(
+    f"{part}{mark}code".strip(mark)
+    for part in ("", "ret", "err", "error", "status", "result")
+    for mark in ("", "_", "-")
+) | {"errno", "status", "state", "result", "label", "success", "succeeded", "ok", "error", "errors", "err"}
+"""Fields at the top of an answer that may tell an error, in lower case."""
+_PLAIN_GOOD: Final = frozenset(
+    f"{mark}{word}{mark}".encode()
+    for word in ("", "0", "00000", "0000", "200", "200000", "ok", "success")
+    for mark in ("", '"')
+) | {b"true", b"null", b"[]", b"{}"}
 
 
 class Unlisted(NamedTuple):
@@ -101,7 +113,19 @@ def maybe_failed(body: bytes, good: re.Pattern[bytes] | None) -> bool:
         return False
     if good is not None and good.search(body) is not None:
         return False
-    return _SIGNS.search(body) is not None or body.lstrip()[:1] == b"<"
+    if body.lstrip()[:1] != b"{":
+        return True
+    try:
+        fields = json_decoder(dict[str, msgspec.Raw])(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    for name, value in fields.items():
+        if name.lower() in _TELLING:
+            raw = bytes(value)
+            # A list or an object there is the answer itself, unless the field is that of an error.
+            if raw.lower() not in _PLAIN_GOOD and (raw[:1] not in b"[{" or "err" in name):
+                return True
+    return False
 
 
 def read_door(answer: Answer, body: Any, text: str) -> bool:
@@ -116,10 +140,12 @@ def read_door(answer: Answer, body: Any, text: str) -> bool:
         return False
     if answer.headers.get("cf-mitigated"):
         return True
-    page = body is None and _is_page(answer.headers, text)
-    if body is not None and answer.status < 400:
-        return False
-    return (page and answer.status in _TURNED_AWAY) or _words(ascii_only=True).door.search(text[:_LARGEST]) is not None
+    if body is not None:
+        return answer.status >= 400 and _words(ascii_only=True).door.search(text[:_LARGEST]) is not None
+    if answer.status in _TURNED_AWAY and _is_page(answer.headers, text):
+        return True
+    words = _words(ascii_only=True)
+    return any(marks.search(text[:_LARGEST]) is not None for marks in (words.door, words.page))
 
 
 def read_unlisted(answer: Answer, body: Any, text: str, good: Mapping[str, frozenset[str]]) -> Unlisted | None:
@@ -236,12 +262,13 @@ class _Words(NamedTuple):
     """What `words.toml` says.
 
     Attributes:
-        door: finds the mark of a firewall in a body.
+        door, page: find the mark of a firewall in any body, and in one that is no JSON.
         unrelated: what is struck out of phrases.
         classes: what then tells each class, and the class.
     """
 
     door: re.Pattern[str]
+    page: re.Pattern[str]
     unrelated: re.Pattern[str]
     classes: tuple[tuple[re.Pattern[str], Outcome], ...]
 
@@ -257,7 +284,7 @@ def _words(*, ascii_only: bool) -> _Words:
         return re.compile("|".join(patterns), re.MULTILINE | re.IGNORECASE)
 
     classes = tuple((any_of(name), outcome) for name, outcome in _WORDS)
-    return _Words(any_of("door"), any_of("unrelated"), classes)
+    return _Words(any_of("door"), any_of("page"), any_of("unrelated"), classes)
 
 
 def _said(status: int, body: Any, text: str) -> str:

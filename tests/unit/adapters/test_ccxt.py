@@ -241,7 +241,43 @@ def test_an_attempt_has_a_time_of_its_own(kind: str, origin: Any) -> None:
         assert origin.paths() == ["/fapi/v1/time"] * 2 + ["/fapi/v1/order"]
 
 
-def _error(call: Callable[..., Any]) -> Exception:
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("code", "words", "expected"),
+    [
+        ("45001", "unknown error", OutcomeUnknown),
+        ("40725", "service return an error", OutcomeUnknown),
+        ("40010", "Request timed out", OutcomeUnknown),
+        ("1001", "The request is too frequent", ccxt.RateLimitExceeded),
+        ("43012", "Insufficient balance", ccxt.InsufficientFunds),
+    ],
+)
+def test_what_bitget_says_of_an_order(kind: str, code: str, words: str, expected: Any, origin: Any) -> None:
+    """Trouble inside the exchange leaves the order unknown, also without policies; a refusal is what ccxt makes of it."""
+    module = {"sync": ccxt, "async": ccxt.async_support}[kind]
+    origin.says = (200, {"code": code, "msg": words, "requestTime": 1, "data": None})
+    kinds: list[str] = []
+    with Gate("memory://", hosts={origin.place: "bitget"}, learn=False) as gate:
+        gate.on(lambda event: kinds.append(event.kind))
+        exchange = govern(module.bitget({"apiKey": "k" * 8, "secret": "s" * 8, "password": "p"}), gate=gate)
+        exchange.urls["api"] = dict.fromkeys(exchange.urls["api"], origin.url)
+        place = exchange.privateSpotPostV2SpotTradePlaceOrder
+
+        async def order() -> Any:
+            try:
+                return (await asyncio.gather(place({"do": "say"}), return_exceptions=True))[0]
+            finally:
+                await exchange.close()
+
+        origin.asked = "say"
+        error = asyncio.run(order()) if kind == "async" else _error(place, "say")
+        assert isinstance(error, expected) and isinstance(error, ccxt.BaseError)
+        assert isinstance(error, OutcomeUnknown) == (expected is OutcomeUnknown)
+        assert origin.paths() == ["/api/v2/spot/trade/place-order"]
+        assert ("throttled" in kinds) == (code == "1001")
+
+
+def _error(call: Callable[..., Any], do: str = "hang") -> Exception:
     with pytest.raises(ccxt.BaseError) as caught:
-        call({"do": "hang"})
+        call({"do": do})
     return caught.value

@@ -19,7 +19,18 @@ import pytest
 import requests
 from tests.support.ahead import ahead
 
-from ratekeeper import Batch, Breaker, BreakerOpen, Cache, Gate, OutcomeUnknown, Policies, RetriesExhausted, Retry
+from ratekeeper import (
+    Batch,
+    Blocked,
+    Breaker,
+    BreakerOpen,
+    Cache,
+    Gate,
+    OutcomeUnknown,
+    Policies,
+    RetriesExhausted,
+    Retry,
+)
 from ratekeeper.adapters.aiohttp import Middleware
 from ratekeeper.adapters.httpx import AsyncTransport, Transport
 from ratekeeper.adapters.requests import Adapter
@@ -120,17 +131,22 @@ def made(origin: Any) -> Iterator[Callable[..., Gate]]:
     """Makes gates with policies."""
     gates: list[Gate] = []
 
-    def make(**policies: Any) -> Gate:
-        gates.append(
-            Gate(
-                "memory://", hosts={origin.place: "testland"}, rules=[RULES], max_wait=5, policies=Policies(**policies)
-            )
-        )
+    def make(rules: Path = RULES, **policies: Any) -> Gate:
+        said = Policies(**policies)
+        gates.append(Gate("memory://", hosts={origin.place: "testland"}, rules=[rules], max_wait=5, policies=said))
         return gates[-1]
 
     yield make
     for gate in gates:
         gate.close()
+
+
+@pytest.fixture
+def loose(tmp_path: Path) -> Path:
+    """The rules of Testland, should its errors come as HTTP 200 too."""
+    path = tmp_path / "testland.toml"
+    path.write_text(RULES.read_text().replace("\n[sources]", "errors_under = [200]\n\n[sources]", 1))
+    return path
 
 
 def events(gate: Gate, kind: str) -> list[Any]:
@@ -183,6 +199,63 @@ def test_an_order_without_an_answer_is_unknown(client: Any, made: Any, origin: A
     assert isinstance(caught.value, client[1])
     assert caught.value.ask == "GET /fate?id=a1"
     assert len(origin.paths()) == 1
+
+
+SAID = [
+    (200, {"success": False, "msg": "service error"}),
+    (400, {"code": "45001", "msg": "unknown error"}),
+    (500, {"message": "系统异常"}),
+    (400, {"msg": "System busy, please try again later"}),
+]
+
+
+@pytest.mark.parametrize("says", SAID, ids=range(len(SAID)))
+def test_an_order_that_met_trouble_inside_is_unknown(
+    client: Any, made: Any, origin: Any, loose: Path, says: Any
+) -> None:
+    """Nobody listed the answer, but its words do not tell what became of the order: it is not sent again."""
+    origin.says = says
+    gate = made(loose, retry=QUICK)
+    told = events(gate, "unlisted refusal")
+    ask = client[0](gate)
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknown) as caught:
+            ask("POST", f"{origin.url}/form?do=say", data={"amount": "1", "id": "a1"})
+        assert isinstance(caught.value, client[1])
+        assert caught.value.ask == "GET /fate?id=a1"
+    assert len(origin.paths()) == 2
+    assert len(told) == (0 if says[0] == 500 else 1)
+
+
+def test_an_unlisted_refusal_is_sent_again_later(client: Any, made: Any, origin: Any, loose: Path) -> None:
+    """An order that is refused for its rate was surely not carried out: the limits are held, and then it goes again."""
+    origin.says = (200, {"success": False, "msg": "请求过于频繁"})
+    gate = made(loose, retry=Retry(attempts=2, first=0.3))
+    told = events(gate, "unlisted refusal")
+    with pytest.raises(RetriesExhausted) as caught:
+        client[0](gate)("POST", f"{origin.url}/few?do=say")
+    assert [each.partition(":")[0] for each in caught.value.tries] == ["throttled"]
+    assert len(origin.paths()) == 1
+    assert [(event.fields["outcome"], event.fields["route"]) for event in told] == [("throttled", "POST /few")]
+
+
+def test_a_firewall_shuts_every_route(client: Any, made: Any, origin: Any) -> None:
+    """Its page on one route stops the traffic on all of them, and what is kept is served meanwhile."""
+    origin.says = (403, b"<html><title>Attention Required! | Cloudflare</title></html>")
+    gate = made(cache=Cache(ttl={"testland GET /balance": 0.001}))
+    ask = client[0](gate)
+    kept = ask("GET", f"{origin.url}/balance", headers={"x-key": "k"}).body
+    with pytest.raises(ValueError):  # the page is no JSON
+        ask("GET", f"{origin.url}/priced?do=say")
+    arrived = len(origin.paths())
+    (block,) = [state for state in gate.store.blocks.states() if state.kind == "ban"]
+    assert (block.scope.partition("/")[2], block.length) == ("ip:default", 10_000_000_000)
+    answer = ask("GET", f"{origin.url}/balance", headers={"x-key": "k"})
+    assert (answer.body, answer.headers["x-ratekeeper-answer"]) == (kept, "stale")
+    with pytest.raises(client[1]) as caught:
+        ask("POST", f"{origin.url}/few")
+    assert isinstance(caught.value, Blocked)
+    assert len(origin.paths()) == arrived
 
 
 def test_a_timeout_is_still_a_timeout(client: Any, made: Any, origin: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratekeeper import Event, Gate, Rejected
+from ratekeeper import Event, Gate, Policies, Rejected, Retry
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.numbers import Adjustments
@@ -337,3 +337,76 @@ def test_a_small_number_of_the_users_own_makes_no_counter_absurd(harsh: Path) ->
             permit.settle(200, {"x-fixed": "700"})
         assert (doubted(events), holds(gate)) == ([], [])
         assert next(view.foreign for view in gate.read().ledgers if "fixed" in view.key) == 699
+
+
+# --- refusals that no file lists ---------------------------------------------------------------------------------------
+
+PAGE = b"<html><title>Attention Required! | Cloudflare</title></html>"
+
+
+def said(gate: Gate, status: int, body: bytes, **headers: str) -> None:
+    """One order and its answer."""
+    with gate.permit("harsh", "POST", "/order", account="a") as permit:
+        permit.settle(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def held(gate: Gate, kind: str) -> dict[str, float]:
+    """Seconds of the blocks of one kind, by what they hold."""
+    states = [state for state in gate.store.blocks.states() if state.kind == kind]
+    return {state.scope.partition("/")[2]: (state.length or 0) / SECOND for state in states}
+
+
+def test_an_unlisted_refusal_is_told_once(gate: Gate) -> None:
+    """And names what the file could list; another refusal is told as well."""
+    events: list[Event] = []
+    gate.on(events.append)
+    for code in (7, 7, 8):
+        said(gate, 400, b'{"code":%d,"msg":"system is busy, please try again"}' % code)
+        gate.unblock("harsh/orders-1m/account:a")
+    told = [event for event in events if event.kind == "unlisted refusal"]
+    assert [event.fields["refusal"] for event in told] == ["HTTP 400 with code 7", "HTTP 400 with code 8"]
+    assert told[0].fields["outcome"] == "overloaded"
+    assert told[0].message.startswith("POST /order got an error that the rule file does not list, taken as overloaded")
+    said(gate, 400, b'{"code":9,"msg":"insufficient balance"}')
+    said(gate, 500, b"")
+    assert [event.kind for event in events].count("unlisted refusal") == 2
+
+
+def test_an_overload_holds_for_a_moment(gate: Gate) -> None:
+    """What the call was charged on, and nothing else; the limit is not taken for used up."""
+    said(gate, 400, b'{"msg":"system is busy"}')
+    assert held(gate, "throttle") == {"orders-1m/account:a": 1.0}
+    assert [view.used for view in gate.read().ledgers if "orders" in view.key] == [1]
+
+
+def test_an_overload_holds_no_longer_than_the_users_backoff(harsh: Path) -> None:
+    """Who says when a failed call is made again, says it of this one too."""
+    with Gate("memory://", rules=[harsh], policies=Policies(retry=Retry(backoff=(0.3, 0.2)))) as gate:
+        said(gate, 503, b"")
+        assert held(gate, "throttle") == {"orders-1m/account:a": 0.2}
+
+
+def test_an_unlisted_refusal_fills_the_limit(gate: Gate) -> None:
+    """As one that is listed does: the flood ends."""
+    said(gate, 400, '{"msg":"请求过于频繁"}'.encode())
+    assert [view.used for view in gate.read().ledgers if "orders" in view.key] == [5]
+
+
+def test_a_firewall_holds_the_address_longer_each_time(gate: Gate) -> None:
+    """From ten seconds on, doubling; calls under way count once; what it says itself goes before that."""
+    events: list[Event] = []
+    gate.on(events.append)
+    found = []
+    for _ in range(3):
+        with ExitStack() as stack:
+            for permit in [stack.enter_context(gate.permit("harsh", "GET", "/x")) for _ in range(3)]:
+                permit.settle(403, {"content-type": "text/html"}, PAGE)
+        found.append(held(gate, "ban"))
+        gate.unblock(IP)
+    assert found == [{"ip:default": seconds} for seconds in (10, 20, 40)]
+    assert [event.kind for event in events] == ["banned"] * 3
+    answered(gate, 418)  # the file's own ladder does not know of them
+    assert held(gate, "ban") == {"ip:default": 120}
+    gate.unblock(IP)
+    said(gate, 429, b"error code: 1015", retry_after="30")
+    assert held(gate, "ban") == {"ip:default": 30}

@@ -90,6 +90,10 @@ def test_rest_is_told_by_a_header_called_used(bitget: Provider) -> None:
         (PLACE, 400, {"code": "22035", "msg": "frequent"}, Outcome.THROTTLED, ["order-1s"]),
         ("POST /api/v2/mix/order/cancel-order", 400, {"code": "45129"}, Outcome.THROTTLED, ["user-10-1s"]),
         (PLACE, 400, {"code": "40010", "msg": "Request timed out"}, Outcome.FAILED, []),
+        (PLACE, 200, {"code": "45001", "msg": ""}, Outcome.FAILED, []),
+        (PLACE, 200, {"code": "40604", "msg": ""}, Outcome.OVERLOADED, []),
+        (PLACE, 200, {"code": "1001", "msg": ""}, Outcome.THROTTLED, ["order-1s"]),
+        (PLACE, 200, {"code": "50009", "msg": ""}, Outcome.THROTTLED, ["order-1s"]),
         (PLACE, 400, {"code": "45110", "msg": "less than the minimum amount"}, Outcome.BAD_REQUEST, []),
         (PLACE, 400, {"code": "30001"}, Outcome.BAD_REQUEST, []),
         (PLACE, 400, {"code": "30007"}, Outcome.BAD_REQUEST, []),
@@ -102,7 +106,8 @@ def test_refusals(bitget: Provider, line: str, status: int, body: Any, outcome: 
     """The string "429" is the endpoint's; 30007 means a limit on a websocket and a wrong header over REST."""
     found = told(bitget, plan(bitget, line), status, body)
     assert (found.outcome, [key.split("/")[1] for key in found.full]) == (outcome, full)
-    assert found.blocks == ()
+    held = {block.scope.split("/")[1] for block in found.blocks}
+    assert held == ({"order-1s"} if outcome in {Outcome.FAILED, Outcome.OVERLOADED} else set())
 
 
 def test_penalty_box(bitget: Provider) -> None:

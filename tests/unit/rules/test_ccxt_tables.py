@@ -17,7 +17,7 @@ from ccxt.base.types import Entry
 from ratekeeper.errors import UnknownProvider
 from ratekeeper.ledger.limit import Window
 from ratekeeper.rules.book import Rulebook
-from ratekeeper.rules.call import Request
+from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.ccxt_tables import PREFIX, acquaint, derive, exchanges_at, urls_of
 from ratekeeper.rules.checks import check, unready
 from ratekeeper.rules.files import parse, to_toml
@@ -224,3 +224,21 @@ def test_by_name() -> None:
     assert Rulebook.load().provider("ccxt-luno").namespace == "ccxt-luno"
     with pytest.raises(UnknownProvider, match="no exchange 'leviathan'"):
         book.provider("ccxt-leviathan")
+
+
+@pytest.mark.parametrize("name", ["mexc", "htx", "bingx", "upbit", "bitflyer"])
+def test_what_a_derived_exchange_refuses(name: str) -> None:
+    """No table says how it refuses: status and words tell, also under HTTP 200, and the limits of the call are held."""
+    provider = Provider(file_of(name))
+    plan = provider.plan(Request("POST", "/some/order"))
+
+    def told(status: int, body: bytes) -> Feedback:
+        return provider.feedback(plan, Answer(status, {}, body), now=0)
+
+    busy = told(200, '{"code":510,"msg":"请求过于频繁"}'.encode())
+    assert (busy.outcome, bool(busy.full), busy.unlisted) == (Outcome.THROTTLED, True, "HTTP 200 with code 510")
+    assert told(200, b'{"success":false,"message":"unknown error"}').outcome is Outcome.FAILED
+    assert told(400, b'{"message":"insufficient balance for limit order"}').outcome is Outcome.BAD_REQUEST
+    assert told(200, b'{"code":200,"data":[{"title":"system maintenance"}]}').outcome is Outcome.OK
+    assert [block.scope for block in told(429, b"error code: 1015").blocks] == [f"ccxt-{name}/ip:default"]
+    assert told(418, b"").outcome is Outcome.BANNED

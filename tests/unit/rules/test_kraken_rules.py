@@ -101,7 +101,7 @@ REFUSALS: list[tuple[str, str, Outcome, tuple[str, ...], dict[str, int]]] = [
     ("GET /0/public/Depth", "EService: Throttled: 1795220641", Outcome.THROTTLED, (), {"ip": 20}),
     ("POST /0/private/Balance", "EService: Throttled", Outcome.THROTTLED, (), {"account": 10}),
     ("POST /0/private/AddOrder", "EService:Unavailable", Outcome.OVERLOADED, (), {"orders": 1}),
-    ("POST /0/private/AddOrder", "EService:Deadline elapsed", Outcome.FAILED, (), {}),
+    ("POST /0/private/AddOrder", "EService:Deadline elapsed", Outcome.FAILED, (), {"orders": 1}),
     ("POST /0/private/Balance", "EGeneral:Too many requests", Outcome.THROTTLED, ("calls",), {"calls": 5, "ip": 5}),
     ("GET /0/public/Depth", "EGeneral:Too many requests", Outcome.THROTTLED, ("public",), {"public": 5, "ip": 5}),
     ("POST /0/private/AddOrder", "EOrder:Insufficient funds", Outcome.BAD_REQUEST, (), {}),

@@ -201,3 +201,11 @@ def test_key_is_nowhere(okx: Provider) -> None:
     """Accounts are told apart by a digest."""
     call = Request("GET", "/api/v5/account/balance", headers={"ok-access-key": "k1"})
     assert "k1" not in repr(okx.plan(call, Identity(secret=b"x")))
+
+
+def test_a_batch_that_was_refused_in_part(okx: Provider) -> None:
+    """Its other orders may stand: the whole of it must not be sent again."""
+    rows = [{"sCode": "0"}, {"sCode": "50061"}]
+    for part, acted in ((rows, True), (rows[1:], False), (rows[1:] * 2, False)):
+        found = told(okx, plan(okx, BATCH, body={"args": orders(SWAP, SWAP)}), 200, {"code": "2", "data": part})
+        assert (found.outcome, found.acted) == (Outcome.THROTTLED, acted)

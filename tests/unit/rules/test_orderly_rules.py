@@ -146,3 +146,13 @@ def test_hosts(host: str) -> None:
     found = Rulebook.load().for_host(host, "/v1/public/info")
     assert found is not None
     assert found.namespace == "orderly"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(403, {"success": False, "code": -1, "message": "no"}), (403, b""), (418, b"")]
+)
+def test_a_ban_of_the_address(orderly: Provider, status: int, body: Any) -> None:
+    """Statuses that its documentation does not know shut the address, for all routes, longer each time."""
+    found = told(orderly, plan(orderly, "GET /v1/positions"), status, body)
+    assert found.outcome is Outcome.BANNED
+    assert [(block.scope, block.kind, block.wait) for block in found.blocks] == [("orderly/ip:default", "ban", None)]

@@ -12,7 +12,7 @@ import ccxt
 import msgspec
 import pytest
 
-from ratekeeper.ledger.limit import SECOND
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.rules.book import DATA, Rulebook
 from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.provider import Provider
@@ -103,9 +103,12 @@ FRAGMENT = """
 errors_under = [200]
 hosts = ["api.shop.test"]
 
+[owners]
+account.header = "x-key"
+
 [limits]
 weight-1m = { unit = "weight", capacity = 1000, period = "1m", window = "fixed" }
-orders-10s = { unit = "orders", capacity = 50, period = "10s", window = "fixed" }
+orders-10s = { unit = "orders", capacity = 50, period = "10s", window = "fixed", scope = "account" }
 
 [[routes]]
 match = "POST /order"
@@ -143,8 +146,8 @@ def test_words_tell_what_is_meant(shop: Provider, outcome: Outcome) -> None:
             assert bool(told.unlisted) == (outcome is not Outcome.BAD_REQUEST)
             assert told.acted == (outcome in {Outcome.OVERLOADED, Outcome.FAILED})
             held = {key.split("/")[1] for key in told.full} | {block.scope.split("/")[1] for block in told.blocks}
-            waits = outcome in {Outcome.THROTTLED, Outcome.OVERLOADED}
-            assert held == ({"weight-1m", "orders-10s"} if waits else set())
+            shared = {"weight-1m"} if outcome is Outcome.THROTTLED else set()
+            assert held == (set() if outcome is Outcome.BAD_REQUEST else {"orders-10s", *shared})
 
 
 def texts() -> dict[str, type[Exception]]:
@@ -227,6 +230,22 @@ def test_the_status_alone(shop: Provider, status: int, outcome: Outcome, kind: s
     assert len(told.full) == (2 if status == 429 else 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "seconds"),
+    [
+        (429, {"retry_after": 7}, 7),
+        (429, {"msg": "too many requests", "retryAfter": (NOW // SECOND + 9) * 1000}, 9),
+        (400, {"msg": "Rate limit exceeded. Please try again in 30 seconds."}, 30),
+        (200, {"success": False, "msg": f"IP banned until {(NOW // SECOND + 90) * 1000}"}, 90),
+        (400, {"msg": "too many requests, no more than 10 per second"}, None),
+    ],
+)
+def test_when_to_come_back(shop: Provider, status: int, body: Any, seconds: int | None) -> None:
+    """Where nobody lists the refusal, the usual places are looked at."""
+    wait = feedback(shop, "POST /order", status, body).wait
+    assert (None if wait is None else wait.length(Instant(0, NOW, NOW)) // SECOND) == seconds
+
+
 # --- the layer in front of the exchange --------------------------------------------------------------------------------
 
 PAGE = b"<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title><body>Sorry, you have been blocked</body></html>"
@@ -273,6 +292,7 @@ def test_a_firewall_shuts_the_address(shop: Provider, bundled: Rulebook, name: s
         (503, b"<html>503 Service Temporarily Unavailable</html>", Outcome.OVERLOADED),
         (403, {"code": 7, "msg": "no permission"}, Outcome.BAD_REQUEST),
         (403, b"Forbidden", Outcome.BAD_REQUEST),
+        (429, {"message": "You are being rate limited."}, Outcome.THROTTLED),
         (451, {"msg": "Service unavailable from a restricted location"}, Outcome.BAD_REQUEST),
     ],
 )
