@@ -72,6 +72,9 @@ class RecordStore(BatchingStore):
         self._dirty[key] = ledger
         return ledger
 
+    def _has(self, key: str) -> bool:
+        return key in self._dirty or self._txn.get(record_name(encoding.LEDGER, key)) is not None
+
     def _keep(self, key: str, ledger: Ledger) -> None:
         self._dirty[key] = ledger
 

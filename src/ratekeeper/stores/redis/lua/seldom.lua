@@ -1,5 +1,10 @@
 -- Verbs that few calls need: made only for those, because every call makes its functions anew.
 
+local ROWS = 1000
+local WHOLE = 1000
+local PACED = '~pace/'
+local REFUSED = '~refused/'
+
 local function seldom_verbs()
   local more = {}
 
@@ -172,6 +177,27 @@ local function seldom_verbs()
     return gone
   end
 
+  -- Take out the rows that no call needs, as `LedgerStore._pruned`, when there are many and they have doubled.
+  local function prune(known, fresh)
+    local count, left = 0, 0
+    for _ in pairs(known) do count = count + 1 end
+    if count <= tonumber(call('HGET', META, 'rows') or ROWS) then return false end
+    for name, numbers_of in pairs(known) do
+      local ledger = string.sub(name, 1, #PACED) == PACED and string.sub(name, #PACED + 1) or name
+      local gone
+      if string.sub(name, 1, #REFUSED) == REFUSED then
+        gone = numbers_of[2] <= mono
+      elseif ledger ~= name and numbers_of[1] >= WHOLE then
+        gone = true
+      else
+        gone = string.find(ledger, '/', 1, true) and call('EXISTS', home .. string.sub(prefix, 5, -3) .. '/' .. ledger) == 0
+      end
+      if gone and not fresh[name] then known[name] = nil else left = left + 1 end
+    end
+    call('HSET', META, 'rows', max(ROWS, 2 * left))
+    return true
+  end
+
   function more.learn(item)
     local known = call('HGET', META, 'learned')
     known = known and unpacked(known) or {}
@@ -184,8 +210,10 @@ local function seldom_verbs()
       end
     end
     if news then
+      local pruned = prune(known, item[2])
       call('HSET', META, 'learned', pack(known))
       renew()
+      if pruned then call('HSET', META, 'gen', gen + 1) end  -- so that this client reads them again, too
     end
     return news
   end
