@@ -23,7 +23,7 @@ from ratekeeper.stores.encoding import Change, encoded, note_of
 from ratekeeper.stores.inforce import InForce, stale
 from ratekeeper.stores.records import AS_RESERVED, NOTHING, Answered, Ask, Decision, Grant, Settlement, Units
 
-__all__ = ["LedgerStore", "whole"]
+__all__ = ["MANY", "LedgerStore", "whole"]
 
 N = TypeVar("N")
 T = TypeVar("T")
@@ -34,6 +34,8 @@ _LOOK: Final = SECOND
 that releases units wakes the waiters."""
 _ROWS: Final = 1_000
 """A provider's stated limits are looked through when there are more rows than this, and again when they have doubled."""
+MANY: Final = 512
+"""Ledgers that one transaction changes at most."""
 _GRACE: Final = SECOND // 5
 """A waiting note outlives the promised instant by this much, ns."""
 
@@ -308,9 +310,14 @@ class LedgerStore(Store):
             if (ledger := gone.get(name)) is None or (ledger and self._has(f"{namespace}/{ledger}"))
         }
 
-    @whole
     def doubt(self, namespace: str, now: Instant) -> None:
-        for key in self._keys(namespace + "/"):
+        keys = self.transact(lambda: self._keys(namespace + "/"))
+        for first in range(0, len(keys), MANY):  # in several transactions, so that no other process waits for long
+            self._doubt(keys[first : first + MANY], now)
+
+    @whole
+    def _doubt(self, keys: Iterable[str], now: Instant) -> None:
+        for key in keys:
             ledger = self._open(key)
             if ledger is not None:
                 ledger.doubt(now)
