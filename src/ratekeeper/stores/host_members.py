@@ -258,14 +258,17 @@ class MemberStore(RecordStore):
         us."""
         self._enrol()
         self._leave_to_offline(mark, processes)
-        held = self._txn.pop(record_name(encoding.OFFLINE, mark))
+        name = record_name(encoding.OFFLINE, mark)
+        held = self._txn.get(name)
+        if mark:  # until the mark is gone, this tells others that nothing is to be held for it
+            self._txn.put(name, encoding.encode(OfflineShare(done=True)))
         for namespace, lease, number in read_or(OfflineShare(), decode_offline, held).permits:
             if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64):
                 continue  # garbled: it ends with its lease
-            name = permit_name(namespace, lease, number, 0)
-            charges = read_or(None, encoding.decode_held, self._txn.get(name))
+            permit = permit_name(namespace, lease, number, 0)
+            charges = read_or(None, encoding.decode_held, self._txn.get(permit))
             if charges is not None and self._in_flight(charges):
-                self._txn.delete(name)
+                self._txn.delete(permit)
                 for key, units in charges:
                     ledger = self._open(key)
                     if ledger is not None:

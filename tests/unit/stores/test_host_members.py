@@ -199,3 +199,28 @@ def test_it_dies_before_its_share_is_held_of_all(stores: Callable[[int], HostSto
     assert take(other, 2, scope=f"key:{0:05d}") == take(other, 2, scope=f"key:{2 * MANY - 1:05d}") == 49
     jump(61)
     assert take(other, 2, scope=f"key:{2 * MANY - 1:05d}") == 50  # what it took before is still in flight
+
+
+def test_a_look_between_the_return_and_the_end_of_the_mark(
+    stores: Callable[[int], HostStore], jump: Jump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks when an offline process has written its return, but its mark is still there, holds nothing for it."""
+    offline, other = stores(1), stores(2)
+    assert take(other, 2, lease=10**15) == 100
+    mark = offline.detach()
+    jump(0.2)
+    other.transact(lambda: None)
+    shut = offline._marks.shut
+
+    def late(member: int) -> None:
+        jump(0.2)
+        other.transact(lambda: None)
+        shut(member)
+
+    monkeypatch.setattr(offline._marks, "shut", late)
+    offline.reattach(mark, 2, (), ())
+    jump(0.2)
+    other.transact(lambda: None)
+    (ledger,) = other.read(lambda _: now()).ledgers
+    assert (ledger.used, ledger.inflight) == (0, 100)
+    assert not other.transact(lambda: other._records(b"A"))

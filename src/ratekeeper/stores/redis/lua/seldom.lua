@@ -190,7 +190,7 @@ local function seldom_verbs()
       elseif ledger ~= name and numbers_of[1] >= WHOLE then
         gone = true
       else
-        gone = string.find(ledger, '/', 1, true) and call('EXISTS', home .. string.sub(prefix, 5, -3) .. '/' .. ledger) == 0
+        gone = string.find(ledger, '/', 1, true) and not call('GET', home .. string.sub(prefix, 5, -3) .. '/' .. ledger)
       end
       if gone and not fresh[name] then known[name] = nil else left = left + 1 end
     end
@@ -267,10 +267,13 @@ local function seldom_verbs()
   end
 
   function more.leave(item)
-    local member, score = item[2], call('ZSCORE', MEMBERS, item[2])
+    local member = item[2]
     if item[3] then
       -- It began to use its share MARGIN after others had to hold it, if it lived that long.
-      if score and mono <= tonumber(score) + MARGIN then return_share(member) end
+      local unused = call('ZRANGEBYSCORE', MEMBERS, mono - MARGIN, '+inf')
+      for u = 1, #unused do
+        if unused[u] == member then return_share(member) end
+      end
       local all = call('HGETALL', HELD)
       for a = 1, #all, 2 do
         if unpacked(all[a + 1])[2] == member and record(all[a]) then lapse_permit(all[a], now) end
