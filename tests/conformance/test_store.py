@@ -673,3 +673,16 @@ def test_names_of_members_that_ended(stores: Open) -> None:
     found = stores().read(lambda _: at(1))
     assert (found.members, found.former.get(ME[0])) == ({}, "bot[1]")
     assert [who for view in found.ledgers for who in view.rows] == [ME]
+
+
+def test_stated_limits_of_owners_that_are_gone(stores: Open) -> None:
+    """Numbers that were stated for one owner go some time after its ledger; those of living owners and of all stay."""
+    store = stores()
+    granted(store, charge(WEIGHT, 1, "key:0"))
+    store.learn(NS, {"weight": (90, MINUTE), "weight/key:0": (80, MINUTE), "~pace/weight/key:0": (500, SECOND)})
+    for first in range(1, 6_000, 100):
+        store.learn(NS, {f"weight/key:{number}": (70, MINUTE) for number in range(first, first + 100)})
+    reserve(store, charge(WEIGHT, 1, "key:0"))
+    known = store.learned[NS]
+    assert len(known) < 2_500
+    assert {"weight", "weight/key:0", "~pace/weight/key:0", "weight/key:6000"} <= known.keys()

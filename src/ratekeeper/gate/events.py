@@ -19,7 +19,7 @@ from ratekeeper.stores.worker import death, log_death
 __all__ = ["LEVELS", "Event", "Events", "Secrets"]
 
 _LOG: Final = logging.getLogger("ratekeeper")
-_MOST_SHUT: Final = 4096
+_MOST_ABOUT: Final = 4096
 """The number of reported blocks that the gate remembers."""
 _MOST_SECRETS: Final = 256
 """The number of secrets that the gate remembers."""
@@ -152,6 +152,8 @@ class Events:
         """Do the same as `say`, but at most once in `every` seconds for one subject."""
         now = time.monotonic()
         if now - self._said.get((kind, about), -every) >= every:
+            if len(self._said) >= _MOST_ABOUT:
+                self._said.clear()
             self._said[kind, about] = now
             self.say(kind, message, provider, **fields)
 
@@ -181,7 +183,7 @@ class Events:
         about = no.key, no.kind
         if abs(no.available_at - self._shut.get(about, 0)) < SECOND:
             return
-        if len(self._shut) >= _MOST_SHUT:
+        if len(self._shut) >= _MOST_ABOUT:
             self._shut.clear()
         self._shut[about] = no.available_at
         seconds = None if no.available_at - now >= 1 << 61 else (no.available_at - now) / SECOND

@@ -28,6 +28,9 @@ __all__ = ["Pacing"]
 
 _SPREAD: Final = (1.0, 1.5)
 """Jitter of a guessed hold, unless the user has set another. A hold is never shorter than the last one."""
+_KEPT: Final = 86_400 * SECOND
+"""The pace of a ledger that nobody calls is kept for this long, ns."""
+_KNOWN: Final = 4096
 _GUESSED: Final = 0.85
 """A refusal cuts a guessed limit to this part: it is refused again and again, so each cut is smaller than usual."""
 
@@ -84,6 +87,8 @@ class Pacing:
                 continue
             pace = _pace(rules, charge)
             if waited or not pace.guessed:
+                if len(self._next) >= _KNOWN:
+                    self._next = {key: at for key, at in self._next.items() if at > time.monotonic()}
                 self._next[charge.key] = time.monotonic() + pace.step
                 work = functools.partial(self._change, plan.provider, charge, pace.stepped)
                 self._worker.later(charge.key, work)
@@ -134,7 +139,7 @@ class Pacing:
             return paced, (paced, paced._replace(stepped=0.0) != before._replace(stepped=0.0))
 
         def work() -> tuple[Paced, bool]:
-            paced, new = self._store.update(f"pace:{charge.key}", Paced, change)
+            paced, new = self._store.update(f"pace:{charge.key}", Paced, change, _KEPT)
             row = PACED + charge.key[len(namespace) + 1 :]
             # A lost record (an emptied server) leaves the row: write it again, as the whole limit.
             if new or self._store.learned.get(namespace, {}).get(row, (WHOLE,))[0] != paced.part:

@@ -27,8 +27,8 @@ from ratekeeper.stores.inforce import DOUBTED, PACED, REFUSED
 from ratekeeper.typed import json_decoder, msgpack_decoder
 
 __all__ = [
-    "Change", "due", "encoded", "is_member", "meant", "meant_blocks", "meant_learned", "member_name", "moved", "note_of",
-    "permit_name", "permits_of", "read_or", "record_name",
+    "Change", "OfflineShare", "due", "encoded", "is_member", "meant", "meant_blocks", "meant_learned", "member_name",
+    "moved", "note_of", "permit_name", "permits_of", "read_or", "record_name",
 ]  # fmt: skip
 
 E = TypeVar("E")
@@ -41,14 +41,31 @@ Change: TypeAlias = Callable[[N | None, Instant], tuple[N | None, T]]
 present. It returns the new note (None: none) and a result. In the present, `mono` is this machine's steady clock; `lo` and
 `hi` bound the store's clock, which dates notes (ns)."""
 
+
+class OfflineShare(msgspec.Struct, array_like=True):
+    """What the store holds for an offline process.
+
+    Attributes:
+        permits: (namespace, lease, number) of each.
+        processes: the number by which its share divides the limits.
+        next: key of the last ledger of which it is held, while not all are `done`.
+        early: keys of later ledgers of which it is held because they were used meanwhile.
+    """
+
+    permits: list[tuple[str, int, int]] = []
+    processes: int = 2
+    next: str = ""
+    done: bool = False
+    early: list[str] = []
+
+
 LEDGER, PERMIT, NOTE, KEPT, MEMBER, FORMER, OFFLINE = b"L", b"P", b"N", b"K", b"M", b"F", b"A"
 GENERATION, BLOCKS, LEARNED, REBUILT = b"!generation", b"!blocks", b"!learned", b"!rebuilt"
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_held: Final = msgpack_decoder(tuple[tuple[str, int], ...])
 """Decodes what a permit holds: (key, units) each."""
-decode_offline: Final = msgpack_decoder(list[tuple[str, int, int]])
-"""Decodes what is held for an offline process: (namespace, lease, number) of each permit."""
+decode_offline: Final = msgpack_decoder(OfflineShare)
 decode_blocks: Final = json_decoder(list[BlockState])
 decode_learned: Final = json_decoder(dict[str, dict[str, tuple[int, int]]])
 

@@ -239,8 +239,8 @@ class HostStore(CollectingStore, SharedStore):
 
     def _fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
         self._begun += 1
-        if self._absent:
-            self._hold_fresh(key, ledger, now)
+        if self._absent or self._held_early:
+            self._hold_one(key, ledger, fresh=True)
         since = self._txn.get(encoding.REBUILT)
         if since is None or not ledger.limit.period:
             return

@@ -142,7 +142,8 @@ class CollectingStore(MemberStore):
                     if name in offline:
                         held.update(dict(read_or((), encoding.decode_held, value)))
                 elif name[:1] == encoding.OFFLINE:
-                    offline.update(map(_share_name, read_or([], encoding.decode_offline, value)))
+                    share = read_or(encoding.OfflineShare(), encoding.decode_offline, value)
+                    offline.update(map(_share_name, share.permits))
                 elif name[:1] == encoding.LEDGER:
                     ledger = read_or(None, unpack, value)
                     if ledger is None or not meant(ledger, mono):

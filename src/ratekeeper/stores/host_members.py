@@ -21,10 +21,11 @@ from ratekeeper.errors import StoreError
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores import encoding
-from ratekeeper.stores.encoding import decode_offline, due, member_name, permit_name, read_or, record_name
+from ratekeeper.stores.encoding import OfflineShare, decode_offline, due, member_name, permit_name, read_or, record_name
 from ratekeeper.stores.host_records import RecordStore
 from ratekeeper.stores.members import WakeSockets
 from ratekeeper.stores.records import LEASE
+from ratekeeper.stores.verbs import MANY
 
 __all__ = ["MemberStore"]
 
@@ -161,73 +162,80 @@ class MemberStore(RecordStore):
             processes: the number by which it divided the limits; 0: the number of living processes.
         """
         marks = self._marks.census()
-        held = {int(name[1:], 16): value for name, value in self._records(encoding.OFFLINE) if encoding.is_member(name)}
-        self._absent = {mark for mark, lives in marks.items() if lives and f"{mark:016x}" != own}
-        for mark, lives in marks.items():
-            if f"{mark:016x}" == own:
-                continue
-            if mark not in held:
-                self._hold_share(mark, processes or self.alive(), lives=lives)
+        shares = {
+            int(name[1:], 16): read_or(OfflineShare(done=True), decode_offline, value)
+            for name, value in self._records(encoding.OFFLINE)
+            if encoding.is_member(name)
+        }
+        for mark in marks.keys() - shares.keys():
+            shares[mark] = OfflineShare(processes=processes or self.alive())
+        shares.pop(int(own or "0", 16), None)
+        self._held_early = {}
+        for mark, share in shares.items():
+            lives = marks.get(mark, False)
+            if not share.done:
+                self._hold_some(mark, share, lives=lives)
             elif lives:
-                self._renew(mark, held[mark])
-        for mark, raw in held.items():
-            if f"{mark:016x}" != own and not marks.get(mark):
-                self._end_share(mark, raw)
+                self._renew(mark, share)
+            else:
+                self._end_share(mark, share)
+        self._held_early = {mark: marks.get(mark, False) for mark, share in shares.items() if not share.done}
+        self._absent = {mark for mark in shares if marks.get(mark)}
 
-    def _hold_share(self, mark: int, processes: int, *, lives: bool) -> None:
-        """Hold the share of an offline process of every ledger. That of a dead one counts as spent at once."""
-        mono = time.monotonic_ns()
-        now = Instant(mono, 0, 0)
+    def _hold_some(self, mark: int, share: OfflineShare, *, lives: bool) -> None:
+        """Hold the share of an offline process of the next few ledgers. That of a dead one counts as spent at once."""
+        keys = self._keys("", after=share.next, most=MANY)
         held: dict[str, list[tuple[str, int]]] = {}
-        for key in self._keys(""):
-            ledger = self._open(key)
+        for key in keys:
+            ledger = self._open(key) if key not in share.early else None
             if ledger is not None:
-                units = self._part(ledger, processes)
-                if (
-                    not lives and not ledger.aligned
-                ):  # no server counts more than its limit, and here it would stay for long
-                    ledger.advance(now)
-                    units = max(0, min(units, ledger.room))
-                self._put_aside(ledger, units, now)
+                units = self._put_aside(ledger, share, lives=lives)
                 held.setdefault(key.partition("/")[0], []).append((key, units))
-        lease = mono + LEASE if lives else mono
-        permits = [(namespace, lease, self.new_id()) for namespace in held]
-        for (namespace, lease, number), charges in zip(permits, held.values(), strict=True):
-            self._txn.put(permit_name(namespace, lease, number, 0), encoding.encode(charges))
-        self._txn.put(member_name(encoding.OFFLINE, mark), encoding.encode(permits))
+        for namespace, charges in held.items():
+            self._add_share(share, namespace, charges, lives=lives)
+        share.done = len(keys) < MANY
+        share.next = keys[-1] if keys else ""
+        self._txn.put(member_name(encoding.OFFLINE, mark), encoding.encode(share))
 
     @staticmethod
-    def _part(ledger: Ledger, processes: int) -> int:
-        return ledger.limit.usable // max(2, processes)
-
-    @staticmethod
-    def _put_aside(ledger: Ledger, units: int, now: Instant) -> None:
+    def _put_aside(ledger: Ledger, share: OfflineShare, *, lives: bool) -> int:
+        now = Instant(time.monotonic_ns(), 0, 0)
+        units = ledger.limit.usable // max(2, share.processes)
+        if not (lives or ledger.aligned):  # no server counts more than its limit, and here it would stay for long
+            ledger.advance(now)
+            units = max(0, min(units, ledger.room))
         ledger.take(units, (0, 0), now)
         ledger.rows.pop((0, 0), None)
+        return units
 
-    def _hold_fresh(self, key: str, ledger: Ledger, now: Instant) -> None:
-        """A ledger begins: hold the share of each offline process of it too."""
-        for mark in self._absent:
+    def _add_share(self, share: OfflineShare, namespace: str, charges: list[tuple[str, int]], *, lives: bool) -> None:
+        lease, number = time.monotonic_ns() + (LEASE if lives else 0), self.new_id()
+        share.permits.append((namespace, lease, number))
+        self._txn.put(permit_name(namespace, lease, number, 0), encoding.encode(charges))
+
+    def _hold_one(self, key: str, ledger: Ledger, *, fresh: bool = False) -> None:
+        """A ledger begins or is used: hold the share of each offline process of it too, if it is not held yet."""
+        for mark in self._absent | self._held_early.keys():
             name = member_name(encoding.OFFLINE, mark)
-            permits = read_or(None, decode_offline, self._txn.get(name))
-            if permits is None:
+            share = read_or(None, decode_offline, self._txn.get(name))
+            if share is None or (not fresh and (share.done or key <= share.next or key in share.early)):
                 continue
-            units = self._part(ledger, self.alive())
-            self._put_aside(ledger, units, now)
-            namespace, lease, number = key.partition("/")[0], time.monotonic_ns() + LEASE, self.new_id()
-            self._txn.put(permit_name(namespace, lease, number, 0), encoding.encode([(key, units)]))
-            self._txn.put(name, encoding.encode([*permits, (namespace, lease, number)]))
+            lives = self._held_early.get(mark, True)
+            units = self._put_aside(ledger, share, lives=lives)
+            self._add_share(share, key.partition("/")[0], [(key, units)], lives=lives)
+            if not share.done:
+                share.early.append(key)
+            self._txn.put(name, encoding.encode(share))
             self._keep(key, ledger)
 
-    def _renew(self, mark: int, raw: bytes) -> None:
+    def _renew(self, mark: int, share: OfflineShare) -> None:
         """Hold the share of an offline process that lives for longer."""
         mono = time.monotonic_ns()
-        permits = read_or([], decode_offline, raw)
-        if all(lease - mono > LEASE // 2 for _, lease, _ in permits):
+        if all(lease - mono > LEASE // 2 for _, lease, _ in share.permits):
             return
-        self._move(permits, mono + LEASE)
-        renewed = [(namespace, mono + LEASE, number) for namespace, _, number in permits]
-        self._txn.put(member_name(encoding.OFFLINE, mark), encoding.encode(renewed))
+        self._move(share.permits, mono + LEASE)
+        share.permits = [(namespace, mono + LEASE, number) for namespace, _, number in share.permits]
+        self._txn.put(member_name(encoding.OFFLINE, mark), encoding.encode(share))
 
     def _move(self, permits: Iterable[tuple[str, int, int]], until: int) -> None:
         """Move the ends of the leases of shares."""
@@ -237,10 +245,10 @@ class MemberStore(RecordStore):
                 if value is not None:
                     self._txn.put(permit_name(namespace, until, number, 0), value)
 
-    def _end_share(self, mark: int, raw: bytes) -> None:
+    def _end_share(self, mark: int, share: OfflineShare) -> None:
         """The offline process is dead: its share counts as spent now."""
         mono = time.monotonic_ns()
-        self._move([permit for permit in read_or([], decode_offline, raw) if permit[1] > mono], mono)
+        self._move([permit for permit in share.permits if permit[1] > mono], mono)
         self._txn.delete(member_name(encoding.OFFLINE, mark))
         self._marks.bury([mark])
         self._reaped.clear()
@@ -250,14 +258,17 @@ class MemberStore(RecordStore):
         us."""
         self._enrol()
         self._leave_to_offline(mark, processes)
-        held = self._txn.pop(record_name(encoding.OFFLINE, mark))
-        for namespace, lease, number in read_or([], decode_offline, held):
+        name = record_name(encoding.OFFLINE, mark)
+        held = self._txn.get(name)
+        if mark:  # until the mark is gone, this tells others that nothing is to be held for it
+            self._txn.put(name, encoding.encode(OfflineShare(done=True)))
+        for namespace, lease, number in read_or(OfflineShare(), decode_offline, held).permits:
             if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64):
                 continue  # garbled: it ends with its lease
-            name = permit_name(namespace, lease, number, 0)
-            charges = read_or(None, encoding.decode_held, self._txn.get(name))
+            permit = permit_name(namespace, lease, number, 0)
+            charges = read_or(None, encoding.decode_held, self._txn.get(permit))
             if charges is not None and self._in_flight(charges):
-                self._txn.delete(name)
+                self._txn.delete(permit)
                 for key, units in charges:
                     ledger = self._open(key)
                     if ledger is not None:

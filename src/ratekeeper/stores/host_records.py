@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -38,6 +39,8 @@ class RecordStore(BatchingStore):
         self._dropped: list[tuple[Grant, int, bool]] = []
         """Permits that the transaction took out: their lease before, and whether they had a record of their own."""
         self._reaped: dict[str, int] = {}
+        self._held_early: dict[int, bool] = {}
+        """Marks of offline processes whose shares are not held of every ledger yet, and whether they live."""
 
     def _arrived(self) -> None:
         """The transaction was written."""
@@ -74,6 +77,8 @@ class RecordStore(BatchingStore):
         seen = self._seen.get(key)
         if seen is not None and seen[0] == raw:
             self._dirty[key] = seen[1]  # the caller may change it now, so a failed transaction must drop it
+            if self._held_early:
+                self._hold_one(key, seen[1])
             return seen[1]
         mono = time.monotonic_ns()
         ledger = read_or(None, partial(unpack, limit=seen[1].limit if seen is not None else None), raw)
@@ -81,7 +86,12 @@ class RecordStore(BatchingStore):
             self._txn.put(encoding.REBUILT, b"%d" % mono)
             return None
         self._dirty[key] = ledger
+        if self._held_early:
+            self._hold_one(key, ledger)
         return ledger
+
+    def _has(self, key: str) -> bool:
+        return key in self._dirty or self._txn.get(record_name(encoding.LEDGER, key)) is not None
 
     def _keep(self, key: str, ledger: Ledger) -> None:
         self._dirty[key] = ledger
@@ -185,16 +195,20 @@ class RecordStore(BatchingStore):
             if ledger is not None and ledger.inflight > held.get(key, 0):
                 ledger.recount(held.get(key, 0), mono)
 
-    def _keys(self, prefix: str) -> list[str]:
+    def _keys(self, prefix: str, after: str = "", most: int = 1 << 62) -> list[str]:
         self._write(self._txn)  # some may have begun in this transaction
         start = encoding.LEDGER + prefix.encode()
-        keys = []
+        keys: list[str] = []
         with self._txn.cursor() as cursor:
-            found = cursor.set_range(start)
-            while found and cursor.key().startswith(start):
+            found = cursor.set_range(encoding.LEDGER + after.encode() + b"\0" if after else start)
+            while found and cursor.key().startswith(start) and len(keys) < most:
                 keys.append(cursor.key()[1:].decode())
                 found = cursor.next()
         return keys
+
+    @abstractmethod
+    def _hold_one(self, key: str, ledger: Ledger) -> None:
+        """Hold the shares of the offline processes in `_held_early` of a ledger that is used."""
 
     # -- notes ---------------------------------------------------------------------------------------------------------
 

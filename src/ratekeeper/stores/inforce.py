@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from ratekeeper.ledger.limit import Charge, Limit, Window
+from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
 from ratekeeper.rules.numbers import in_force
 
-__all__ = ["DOUBTED", "PACED", "REFUSED", "InForce"]
+__all__ = ["DOUBTED", "PACED", "REFUSED", "InForce", "stale"]
 
 PACED: Final = "~pace/"
 """Prefix of rows among the stated limits that give the part of a ledger's limit to use: (thousandths, unused ns). No limit of
@@ -18,10 +18,34 @@ a rule file can have such a name, so these rows never overwrite what the provide
 REFUSED: Final = "~refused/"
 """Prefix of rows that count refusals of a scope in a row without a stated end: (times, steady ns of the store until which it
 is held)."""
-
 DOUBTED: Final = "~doubted/"
 """Prefix of rows that record which statements all processes doubt: (1, steady ns of the store until which its ledger was held
 for it)."""
+_DAY: Final = 86_400 * SECOND
+"""A statement that was doubted holds no ledger again for so long, ns."""
+_KNOWN: Final = 4096
+_WHOLE: Final = 1000
+"""The part that is a whole limit, thousandths."""
+
+
+def stale(name: str, numbers: tuple[int, int], mono: int) -> str | None:
+    """Whether a row of the stated limits may go, because no call needs it.
+
+    Args:
+        name, numbers: the row.
+        mono: the store's steady clock, ns.
+
+    Returns:
+        None: it stays. Else the ledger without which it may go; empty: it may go in any case.
+    """
+    if name.startswith(REFUSED):
+        return "" if numbers[1] <= mono else None
+    if name.startswith(DOUBTED):
+        return "" if numbers[1] + _DAY <= mono else None
+    if name.startswith(PACED) and numbers[0] >= _WHOLE:
+        return ""
+    ledger = name.removeprefix(PACED)
+    return ledger if "/" in ledger else None
 
 
 class InForce:
@@ -43,6 +67,8 @@ class InForce:
             return charge.limit
         known = self._limits.get(charge.key)
         if known is None or known[0] is not charge.limit:
+            if len(self._limits) >= _KNOWN:
+                self._limits.clear()
             known = self._limits[charge.key] = self._find(charge, learned)
         _, stated, used = known
         if used.usable < charge.cost <= stated.usable:

@@ -21,10 +21,10 @@ from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.blocks import BlockState
 from ratekeeper.stores.encoding import Change, encoded, note_of
-from ratekeeper.stores.inforce import InForce
+from ratekeeper.stores.inforce import InForce, stale
 from ratekeeper.stores.records import AS_RESERVED, NOTHING, Answered, Ask, Decision, Grant, Settlement, Units
 
-__all__ = ["LedgerStore", "whole"]
+__all__ = ["MANY", "LedgerStore", "whole"]
 
 N = TypeVar("N")
 T = TypeVar("T")
@@ -33,6 +33,10 @@ V = TypeVar("V", bound=Callable[..., Any])
 _LOOK: Final = SECOND
 """Where no instant can be computed (another call must settle), recheck after this long, ns. A safety, not a poll: a process
 that releases units wakes the waiters."""
+_ROWS: Final = 1_000
+"""A provider's stated limits are looked through when there are more rows than this, and again when they have doubled."""
+MANY: Final = 512
+"""Ledgers that one transaction changes at most."""
 _GRACE: Final = SECOND // 5
 """A waiting note outlives the promised instant by this much, ns."""
 
@@ -55,6 +59,8 @@ class LedgerStore(Store):
     def __init__(self, boot: str = "") -> None:
         super().__init__(boot)
         self._in_force = InForce()
+        self._rows: dict[str, int] = {}
+        """Number of stated limits of a namespace above which rows that no call needs go."""
 
     @abstractmethod
     def new_id(self) -> int:
@@ -63,6 +69,10 @@ class LedgerStore(Store):
     @abstractmethod
     def _open(self, key: str) -> Ledger | None:
         """Return the ledger of that key, or None if there is none yet; inside a transaction."""
+
+    def _has(self, key: str) -> bool:
+        """Whether there is a ledger of that key; inside a transaction."""
+        return self._open(key) is not None
 
     @abstractmethod
     def _keep(self, key: str, ledger: Ledger) -> None:
@@ -283,14 +293,34 @@ class LedgerStore(Store):
         merged = {**known, **limits}
         if merged == known:
             return False
+        if len(merged) > self._rows.get(namespace, _ROWS):
+            merged = self._pruned(namespace, merged, set(limits))
+            self._rows[namespace] = max(_ROWS, 2 * len(merged))
         self.learned = {**self.learned, namespace: merged}
         self._changed()
         self._share("learned")
         return True
 
-    @whole
+    def _pruned(
+        self, namespace: str, limits: Mapping[str, tuple[int, int]], fresh: set[str]
+    ) -> dict[str, tuple[int, int]]:
+        """Return the stated limits without rows of owners whose ledgers are gone; `fresh` rows stay."""
+        mono = time.monotonic_ns()
+        gone = {name: stale(name, numbers, mono) for name, numbers in limits.items() if name not in fresh}
+        return {
+            name: numbers
+            for name, numbers in limits.items()
+            if (ledger := gone.get(name)) is None or (ledger and self._has(f"{namespace}/{ledger}"))
+        }
+
     def doubt(self, namespace: str, now: Instant) -> None:
-        for key in self._keys(namespace + "/"):
+        keys = self.transact(lambda: self._keys(namespace + "/"))
+        for first in range(0, len(keys), MANY):  # in several transactions, so that no other process waits for long
+            self._doubt(keys[first : first + MANY], now)
+
+    @whole
+    def _doubt(self, keys: Iterable[str], now: Instant) -> None:
+        for key in keys:
             ledger = self._open(key)
             if ledger is not None:
                 ledger.doubt(now)

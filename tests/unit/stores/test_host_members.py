@@ -15,6 +15,7 @@ from tests.unit.stores.conftest import Jump
 from ratekeeper.ledger.limit import SECOND, Charge, Limit, Window
 from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.records import LEASE, Ask, Grant
+from ratekeeper.stores.verbs import MANY
 
 MINUTE = Limit("weight", "weight", 100, 60 * SECOND, Window.SLIDING)
 SLOTS = Limit("slots", "slots", 4, 0, Window.SLOTS)
@@ -149,3 +150,77 @@ def test_a_forked_child_does_not_keep_its_parent_alive(stores: Callable[[int], H
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_the_share_of_many_ledgers_is_held_in_slices(stores: Callable[[int], HostStore], jump: Jump) -> None:
+    """Each look holds it of a bounded number of ledgers; of one that is used before its turn it is held at once, and of each
+    it is held once. So no transaction is long, however many owners there are."""
+    offline, other = stores(1), stores(2)
+
+    def begin() -> None:
+        for owner in range(3 * MANY):
+            charges = (Charge(f"{SHOP}/weight/key:{owner:05d}", MINUTE, 1),)
+            assert isinstance(other.reserve(Ask(SHOP, charges, (SHOP,), (2, 0), lease=10**15), now()), Grant)
+
+    def inflight() -> list[int]:
+        return [ledger.inflight for ledger in sorted(other.read(lambda _: now()).ledgers, key=lambda found: found.key)]
+
+    other.transact(begin)
+    assert inflight() == [1] * 3 * MANY
+    mark = offline.detach()
+    jump(0.2)
+    assert take(other, 2, scope=f"key:{3 * MANY - 1:05d}", lease=10**15) == 49
+    for _ in range(5):
+        jump(0.2)
+        other.transact(lambda: None)
+    assert inflight() == [51] * (3 * MANY - 1) + [100]
+    assert take(other, 2, scope="key:new", lease=10**15) == 50
+    offline.reattach(mark, 2, (), ())
+    assert inflight() == [1] * (3 * MANY - 1) + [50, 50]
+
+
+def test_it_dies_before_its_share_is_held_of_all(stores: Callable[[int], HostStore], jump: Jump) -> None:
+    """What it may have spent of the other ledgers counts all the same, in one window."""
+    offline, other = stores(1), stores(2)
+
+    def begin() -> None:
+        for owner in range(2 * MANY):
+            charges = (Charge(f"{SHOP}/weight/key:{owner:05d}", MINUTE, 1),)
+            assert isinstance(other.reserve(Ask(SHOP, charges, (SHOP,), (2, 0), lease=10**15), now()), Grant)
+
+    other.transact(begin)
+    offline.detach()
+    other._leave_to_offline = lambda *_: None  # type: ignore[method-assign] - nobody looks before it is dead
+    dies(offline)
+    del other._leave_to_offline  # type: ignore[method-assign]
+    for _ in range(5):
+        jump(0.2)
+        other.transact(lambda: None)
+    assert take(other, 2, scope=f"key:{0:05d}") == take(other, 2, scope=f"key:{2 * MANY - 1:05d}") == 49
+    jump(61)
+    assert take(other, 2, scope=f"key:{2 * MANY - 1:05d}") == 50  # what it took before is still in flight
+
+
+def test_a_look_between_the_return_and_the_end_of_the_mark(
+    stores: Callable[[int], HostStore], jump: Jump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks when an offline process has written its return, but its mark is still there, holds nothing for it."""
+    offline, other = stores(1), stores(2)
+    assert take(other, 2, lease=10**15) == 100
+    mark = offline.detach()
+    jump(0.2)
+    other.transact(lambda: None)
+    shut = offline._marks.shut
+
+    def late(member: int) -> None:
+        jump(0.2)
+        other.transact(lambda: None)
+        shut(member)
+
+    monkeypatch.setattr(offline._marks, "shut", late)
+    offline.reattach(mark, 2, (), ())
+    jump(0.2)
+    other.transact(lambda: None)
+    (ledger,) = other.read(lambda _: now()).ledgers
+    assert (ledger.used, ledger.inflight) == (0, 100)
+    assert not other.transact(lambda: other._records(b"A"))

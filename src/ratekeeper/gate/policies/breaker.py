@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _PROBE: Final = 30 * SECOND
 """A probe may take this long before another replaces it, ns."""
+_KEPT: Final = 86_400 * SECOND
+"""The outcomes of a scope that nobody calls are kept for this long, ns."""
 _LOOK, _CLOSER_LOOK = SECOND, SECOND // 20
 """A process reads the outcomes of others again after this, ns: while it knows of no block, and while it knows of one."""
 _AFTERWARDS: Final = 600.0
@@ -121,13 +123,13 @@ class Breakers(Policy):
             counted = self._counted.setdefault(scope, [0, 0])
             counted[0] += 1
             failed, worked = counted
-            self._counted[scope] = [0, 0]
+            del self._counted[scope]
 
         def count(old: Outcomes | None, now: Instant) -> tuple[Outcomes, tuple[Outcomes, float]]:
             health, length = self._settings.after(old or Outcomes(), failed, worked, seconds(now))
             return health, (health, length)
 
-        health, length = self._store.update(_health(scope), Outcomes, count)
+        health, length = self._store.update(_health(scope), Outcomes, count, _KEPT)
         if length:
             reason = f"the provider is in trouble ({outcome})"
             self._context.block(scope, length, OPEN, reason)

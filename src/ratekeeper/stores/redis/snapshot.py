@@ -83,7 +83,7 @@ def _namespaces(redis: Any) -> list[str]:
 def _add(found: Snapshot, namespace: str, there: Instant, redis: Any) -> None:
     """Add the contents of one namespace."""
     prefix, mentioned = keys_of(namespace), set[int]()
-    keys = sorted({key.decode() for key in redis.sscan_iter(f"{prefix}ledgers", count=_PAGE)})
+    keys = sorted(key.decode() for key in redis.smembers(f"{prefix}ledgers"))
     for first in range(0, len(keys), _PAGE):
         page = keys[first : first + _PAGE]
         for key, raw in zip(page, redis.mget([f"{prefix}L:{key}" for key in page]), strict=True):

@@ -1,5 +1,10 @@
 -- Verbs that few calls need: made only for those, because every call makes its functions anew.
 
+local ROWS = 1000
+local WHOLE = 1000
+local PACED = '~pace/'
+local REFUSED = '~refused/'
+
 local function seldom_verbs()
   local more = {}
 
@@ -186,6 +191,27 @@ local function seldom_verbs()
     return gone
   end
 
+  -- Take out the rows that no call needs, as `LedgerStore._pruned`, when there are many and they have doubled.
+  local function prune(known, fresh)
+    local count, left = 0, 0
+    for _ in pairs(known) do count = count + 1 end
+    if count <= tonumber(call('HGET', META, 'rows') or ROWS) then return false end
+    for name, numbers_of in pairs(known) do
+      local ledger = string.sub(name, 1, #PACED) == PACED and string.sub(name, #PACED + 1) or name
+      local gone
+      if string.sub(name, 1, #REFUSED) == REFUSED then
+        gone = numbers_of[2] <= mono
+      elseif ledger ~= name and numbers_of[1] >= WHOLE then
+        gone = true
+      else
+        gone = string.find(ledger, '/', 1, true) and not call('GET', home .. string.sub(prefix, 5, -3) .. '/' .. ledger)
+      end
+      if gone and not fresh[name] then known[name] = nil else left = left + 1 end
+    end
+    call('HSET', META, 'rows', max(ROWS, 2 * left))
+    return true
+  end
+
   function more.learn(item)
     local known = call('HGET', META, 'learned')
     known = known and unpacked(known) or {}
@@ -198,8 +224,10 @@ local function seldom_verbs()
       end
     end
     if news then
+      local pruned = prune(known, item[2])
       call('HSET', META, 'learned', pack(known))
       renew()
+      if pruned then call('HSET', META, 'gen', gen + 1) end  -- so that this client reads them again, too
     end
     return news
   end
@@ -253,10 +281,13 @@ local function seldom_verbs()
   end
 
   function more.leave(item)
-    local member, score = item[2], call('ZSCORE', MEMBERS, item[2])
+    local member = item[2]
     if item[3] then
       -- It began to use its share MARGIN after others had to hold it, if it lived that long.
-      if score and mono <= tonumber(score) + MARGIN then return_share(member) end
+      local unused = call('ZRANGEBYSCORE', MEMBERS, mono - MARGIN, '+inf')
+      for u = 1, #unused do
+        if unused[u] == member then return_share(member) end
+      end
       local all = call('HGETALL', HELD)
       for a = 1, #all, 2 do
         if unpacked(all[a + 1])[2] == member and record(all[a]) then lapse_permit(all[a], now) end

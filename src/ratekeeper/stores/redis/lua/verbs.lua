@@ -130,9 +130,9 @@ local names, numbers, open, written, reply = {}, {}, {}, {}, {''}
 -- A ledger begins. For each, the list of ledgers loses some of those whose keys have expired.
 local function begun(name)
   call('SADD', LEDGERS, name)
-  local some = call('SRANDMEMBER', LEDGERS, 3)
+  local some = redis.pcall('SRANDMEMBER', LEDGERS, 3)  -- a user with few rights may not be allowed to
   for s = 1, #some do
-    if not open[some[s]] and call('EXISTS', home .. some[s]) == 0 then call('SREM', LEDGERS, some[s]) end
+    if not open[some[s]] and not call('GET', home .. some[s]) then call('SREM', LEDGERS, some[s]) end
   end
 end
 
@@ -479,5 +479,7 @@ end
 -- A member that is gone: its name stays for as long as most windows show what it spent.
 local function forget_member(member)
   call('ZREM', MEMBERS, member)
-  call('PEXPIRE', prefix .. 'N:member:' .. member, NAMED)
+  local key = prefix .. 'N:member:' .. member
+  local name = call('GET', key)
+  if name then call('SET', key, name, 'PX', NAMED) end
 end
