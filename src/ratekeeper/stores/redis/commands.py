@@ -19,10 +19,11 @@ class Record(Batch):
     Attributes:
         sent: when it was taken, on the server's clock: (steady, lo, hi), us.
         counted: permits spent at their reserved cost that no request has reported yet.
+        told: whether the command that reports them is pending.
         untold: permits whose end, of any kind, no request has reported yet.
     """
 
-    __slots__ = ("counted", "number", "sent", "untold")
+    __slots__ = ("counted", "number", "sent", "told", "untold")
 
     def __init__(
         self, record: Grant, sent: tuple[int, int, int], permits: int = 1, until: int = 0, generation: int = 0
@@ -31,6 +32,7 @@ class Record(Batch):
         self.number = f"{record.id:016x}"
         self.sent = sent
         self.counted = 0
+        self.told = False
         self.untold = permits
 
 

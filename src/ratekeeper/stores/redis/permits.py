@@ -146,26 +146,34 @@ class Permits:
         if isinstance(grant, BatchPermit):
             if not grant.open:
                 return Answered(late=True)
-            grant.open = False
             if told is AS_RESERVED and not self._given:
-                self._count(grant.batch)
+                self._count(grant)
                 return _ENDED
         return self._end(grant, now, partial(settle, told=told) if told.sent else refund)
 
-    def _count(self, record: Record) -> None:
-        """Count one permit of a record as spent at its reserved cost; one command reports all of them."""
-        with self._counting:
-            record.counted += 1
-            if record.counted > 1:
-                return  # the command that takes the count is pending
+    def _count(self, grant: BatchPermit[Record]) -> None:
+        """Count a permit of a record as spent at its reserved cost; one command reports all of them."""
+        record, first = grant.batch, False
 
         def counted() -> int:
             with self._counting:
-                permits, record.counted = record.counted, 0
+                permits, record.counted, record.told = record.counted, 0, False
             return permits
 
         end = End(record, 0, counted)
-        self._client.post(record.record.namespace, Command(partial(settle, end=end), partial(self._ended, end)))
+        told = Command(partial(settle, end=end), partial(self._ended, end))
+        try:
+            with self._counting:
+                record.counted += 1
+                grant.open = False
+                if record.told:
+                    return  # the command that takes the count is pending
+                record.told = first = True
+            self._client.post(record.record.namespace, told)
+        except BaseException:
+            if first:  # a command that is sent twice ends its permits once
+                self._client.post(record.record.namespace, told)
+            raise
 
     def _end(self, grant: Grant, now: Instant, item: Callable[..., list[Any]]) -> Answered:
         """Send the end of a permit; returns its effects as far as they are known already."""
@@ -181,8 +189,22 @@ class Permits:
             found.append(told)
             self._ended(ends[0], told)
 
-        self._client.post(grant.namespace, Command(write, done), now)
+        told = Command(write, done)
+        try:
+            self._close(grant)
+            self._client.post(grant.namespace, told, now)
+        except StoreError:
+            raise
+        except BaseException:
+            self._close(grant)
+            self._client.post(grant.namespace, told, now)  # a command that is sent twice ends its permit once
+            raise
         return found[0] if found else _ENDED
+
+    @staticmethod
+    def _close(grant: Grant) -> None:
+        if isinstance(grant, BatchPermit):
+            grant.open = False
 
     def _record(self, grant: Grant) -> Record:
         """Return the permit's record on the server."""
