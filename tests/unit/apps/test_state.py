@@ -68,8 +68,8 @@ def test_status_shows_own_limits(home: Path) -> None:
     with Gate() as gate, gate.permit("binance-usdm", "GET", "/fapi/v1/time"):
         shown = [" ".join(line.split()) for line in run(status).splitlines()]
     assert [line for line in shown if line.startswith(("mine ", "weight-1m "))][:2] == [
-        "mine ip:default sliding 60 s 1 of 80",
-        "weight-1m (now per 10s) ip:default fixed 10 s 1 of 90",
+        "mine ip:default sliding 1m 0 of 80",
+        "weight-1m (now per 10s) ip:default fixed 10s 0 of 90",
     ]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import ccxt
 import pytest
 
+from ratekeeper import Gate
 from ratekeeper.apps.exchange.accounts import Account
 from ratekeeper.apps.exchange.desk import Desk, DeskError, Position
 from ratekeeper.config.schema import ExchangeSettings
@@ -15,9 +18,10 @@ LONG = Position("BTC/USDT:USDT", "long", 0.5, 1.0, 1.0, 0.0, 1.0, False)
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk(tmp_path: Path) -> Desk:
     """One whose exchange sends nothing."""
     made = object.__new__(Desk)
+    made.gate = cast("Gate", SimpleNamespace(home=tmp_path))
     exchange = ccxt.binanceusdm({"apiKey": "k", "secret": "s"})
     market = {"id": "BTCUSDT", "symbol": LONG.symbol, "base": "BTC", "quote": "USDT", "settle": "USDT", "type": "swap"}
     market |= {"swap": True, "contract": True, "linear": True, "spot": False, "contractSize": 1.0}
