@@ -315,7 +315,7 @@ class ClientCall(Call):
                     return (yield from self.send_ungoverned())
             except SignatureWouldExpire:
                 if last is not None:
-                    raise last from None  # what the last address brought
+                    raise last from last.__cause__  # what the last address brought
                 raise
             if self.leaving is not None:
                 yield from self.leaving()
