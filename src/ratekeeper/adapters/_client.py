@@ -321,7 +321,7 @@ class ClientCall(Call):
             except BaseException as error:
                 self.unsent()  # an interrupt may strike between the permit and the request
                 if last is not None and isinstance(error, SignatureWouldExpire):
-                    raise last from None  # what the last address brought
+                    raise last from last.__cause__  # what the last address brought
                 raise
             if not governed:
                 return (yield from self.send_ungoverned())

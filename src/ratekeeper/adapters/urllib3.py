@@ -91,7 +91,8 @@ def _hook(cls: Any, governor: Governor) -> None:
         try:
             return drive(steps)
         except SignatureWouldExpire as late:
-            raise _brought(asked, late) from late.__cause__
+            error = _brought(asked, late)
+            raise error from error.__cause__
 
     @functools.wraps(original_make_request)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:

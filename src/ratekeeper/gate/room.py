@@ -329,22 +329,33 @@ class WaitingRoom:
 
     def abandon(self, ticket: Ticket) -> None:
         """Leave the lane, or refund the permit: the caller was cancelled."""
-        waiting, lane = self._leave(ticket), ticket.lane
+        waiting = self._leave(ticket)
         if ticket.grant is not None:
             self.settling.refunded(ticket.grant)
             ticket.grant = None
-        elif waiting and lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
-            # No call of this process waits in that lane any more.
+        elif waiting:
+            self._withdraw(ticket)
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        """Tell the store if no call of this process waits any more in the lane that a call has left."""
+        lane = ticket.lane
+        if lane is not None and lane.head() is None and self._times.knows(ticket.plan.provider):
             left = self._queue.backlog(lane)
             self._store.withdraw(lane.keys, self._who[lane.priority], self._now(ticket.plan.provider), left=left)
 
-    @unbroken
     def refuse(self, ticket: Ticket, error: Rejected) -> None:
         """Refuse a call that still waits, for a reason of its caller's, in any thread."""
-        if ticket.waiting:
+        if self._refuse(ticket, error):
+            self._withdraw(ticket)
+
+    @unbroken
+    def _refuse(self, ticket: Ticket, error: Rejected) -> bool:
+        waiting = ticket.waiting
+        if waiting:
             self._queue.remove(ticket)
             ticket.error = error
             self._deliver([ticket])
+        return waiting
 
     # -- serving ---------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ class Retries(Policy):
             except BaseException as late:
                 if last is not None and isinstance(late, SignatureWouldExpire):
                     return self._expired(call, plan, last, story, str(late))
-                yield from _dropped(call, last)
+                if not isinstance(late, GeneratorExit):  # the program has dropped the whole call
+                    yield from _dropped(call, last)
                 raise
             tried = call.tried or Tried(Outcome.OK)
             if tried.outcome is Outcome.OK:
@@ -159,7 +160,7 @@ class Retries(Policy):
         call.tried, call.leaving = last.tried, None
         self._gave_up(plan, story, why)
         if last.error is not None:
-            raise last.error
+            raise last.error from last.error.__cause__
         return last.response
 
     def _gave_up(self, plan: Plan, story: list[str], why: str, response: object = None) -> RetriesExhausted:
