@@ -258,7 +258,7 @@ class Refusals:
         for wait, longest in (*named, *((wait, _LONGEST) for wait in standard)):
             if wait is None:
                 continue
-            length = absurd(wait, longest, now)
+            length = absurd(wait, max(longest, _LONGEST), now)
             endless = max(endless, length)
             if not length:
                 found.append(bounded(wait, self._shortest, longest, now))

@@ -10,6 +10,7 @@ from ratekeeper.rules.call import Answer, Feedback, Outcome, Request
 from ratekeeper.rules.times import (
     Standard,
     Wait,
+    absurd,
     bounded,
     duration,
     http_date,
@@ -18,6 +19,7 @@ from ratekeeper.rules.times import (
     interval_period,
     latest,
     read_standard,
+    real_period,
     stated,
 )
 
@@ -252,3 +254,29 @@ def test_what_is_simply_wrong_stays_so() -> None:
     for headers in ({}, {"ratelimit": '"default";r=9;t=30'}, {"retry_after": "-1"}):
         told, _ = refused("binance-usdm", 403, **headers)
         assert (told.outcome, told.blocks) == (Outcome.BAD_REQUEST, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "told"),
+    [
+        ("weight-1m", 60, ""),
+        ("weight-1m", 10, " (now per 10s)"),
+        ("shop/weight-1h/ip:default", 5400, " (now per 90m)"),
+        ("key-10-60s", 60, ""),
+        ("ip-3-1s~smooth", 0.1, " (now per 100ms)"),
+        ("calls", 10, ""),
+        ("ccxt-50m", 60, " (now per 1m)"),
+        ("slots-1m", 0, ""),
+    ],
+)
+def test_the_real_period_of_a_limit(name: str, seconds: float, told: str) -> None:
+    """It is told where the name tells another, however the name writes it."""
+    assert real_period(name, round(seconds * SECOND)) == told
+
+
+def test_a_wait_that_nobody_can_mean() -> None:
+    """Several times the longest; a little more than the longest is only moved to it."""
+    assert absurd(Wait(after=240 * SECOND), 60 * SECOND, NOW) == 0
+    assert absurd(Wait(after=241 * SECOND), 60 * SECOND, NOW) == 241 * SECOND
+    assert absurd(Wait(at=NOW + 500 * SECOND), 60 * SECOND, NOW) == 500 * SECOND
+    assert absurd(Wait(at=NOW - 500 * SECOND), 60 * SECOND, NOW) == 0
