@@ -651,6 +651,9 @@ def test_a_pause_that_was_taken_back_is_not_brought_back(shop: Script) -> None:
         assert shop.raw(header(9), [item])[3][0][3] is False
         assert shop.raw(header(9), [ask("p2", scopes=["ip:a"])], BOTH)[3][0][0] == "no"
         shop.raw(header(9), [["unblock", "ip:a", "pause"]])
+    shop.raw(header(9), [["block", "ip:a", "pause", "", None]])
+    assert shop.raw(header(9), [["unblock", "ip:a", "pause", True]])[3] == [True]
+    assert shop.raw(header(9), [["block", "ip:a", "pause", "", None, late, True]])[3][0][3] == 0
     ahead = shop.raw(header(9), [["block", "ip:a", "pause", "", None, EPOCH + 99 * SECOND]])[3][0]
     assert ahead[4] == EPOCH + 9 * SECOND  # none begins in the future
 

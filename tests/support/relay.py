@@ -54,13 +54,14 @@ class Relay:
         self._loop.call_soon_threadsafe(self._open.set)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         try:
             there, away = await asyncio.open_connection("127.0.0.1", self.onward)
         except OSError:
             writer.close()
             return
         both = {writer, away}
-        self._writers |= both
+        self._writers.add(away)
         tasks = [
             asyncio.ensure_future(self._pass(reader, away, 1)), asyncio.ensure_future(self._pass(there, writer, 0))
         ]  # fmt: skip

@@ -42,7 +42,7 @@ _COMMANDS = {
     "run": ("ratekeeper.apps.run", "Run an unchanged program, and its Python children, through the gate."),
     "sessions": ("ratekeeper.apps.sessions", "Jobs that programs keep alive: list, recover, stop."),
     "status": ("ratekeeper.apps.state:status", "Every budget, who spends it, bans, and the state of the store."),
-    "telegram": ("ratekeeper.apps.telegram", "A bot: status, pause, resume, positions and close from a chat."),
+    "telegram": ("ratekeeper.apps.telegram", "A bot: stop, status, pause, resume, positions and close from a chat."),
     "top": ("ratekeeper.apps.state:top", "The status, live."),
 }
 

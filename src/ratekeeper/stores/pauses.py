@@ -29,6 +29,8 @@ __all__ = ["Pauses"]
 _NEW: Final = ".new"
 _DONE: Final = ".done"
 """Endings of files: a record that is still to be handed on, and one that was."""
+_TRIES: Final = 100
+"""How often the folder is read again at most, because a file was renamed while it was read."""
 _TICK: Final = SECOND // 10
 """A folder that changed less than this before it was read may change again without a new time stamp, ns."""
 
@@ -95,20 +97,24 @@ class Pauses:
 
     def _records(self) -> list[PauseRecord]:
         """Return all records, on this boot's steady clock."""
-        try:
-            found = [self._record(path.name) for path in self._folder.iterdir()]
-        except OSError:
-            return []
-        return [record for record in found if record is not None]
+        for _ in range(_TRIES):
+            try:
+                names = [path.name for path in self._folder.iterdir() if path.suffix in (_NEW, _DONE)]
+            except OSError:
+                return []
+            try:
+                return [record for record in map(self._record, names) if record is not None]
+            except FileNotFoundError:
+                pass  # another process has renamed or replaced it meanwhile
+        return self._known
 
     def _record(self, name: str) -> PauseRecord | None:
+        """Return a record; None: it cannot be read. Raises FileNotFoundError: it is gone."""
         try:
-            raw = (self._folder / name).read_bytes() if name.endswith((_NEW, _DONE)) else b""
-        except OSError:
-            return None
-        try:
-            found = json_decoder(PauseRecord)(raw)
-        except (ValueError, RecursionError, msgspec.MsgspecError):
+            found = json_decoder(PauseRecord)((self._folder / name).read_bytes())
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
             return None
         mono, wall = time.monotonic_ns(), time.time_ns()
         begun = found.mono if found.boot == self._boot else mono - (wall - found.wall)
@@ -136,17 +142,23 @@ class Pauses:
         Raises:
             StoreUnavailable: the folder cannot be written.
         """
+        path = self._folder / record.file
         try:
             make_folder(self._folder)
-            write_private(self._folder / record.file, msgspec.json.format(msgspec.json.encode(record)), sync=True)
+            write_private(path, msgspec.json.format(msgspec.json.encode(record)))
+            self._settled = False
         except OSError as error:
             raise StoreUnavailable(f"{self._folder}: {error.strerror}") from error
-        self._settled = False
+        self.wake()  # it is in force; the disk may take its time
+        try:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError:
+            pass  # another process has handed it on meanwhile, and renamed it
         for old in self._records():
             replaced = old.scope == record.scope and old.mono < record.mono and not _outlasts(old, record)
             if replaced or _over(old, record.mono):
                 _remove(self._folder / old.file)
-        self.wake()
 
     def wake(self) -> None:
         """Wake the programs of the folder that wait."""

@@ -116,6 +116,20 @@ def test_a_newer_record_is_not_lost_to_one_that_is_handed_on(pauses: Pauses) -> 
     assert told(pauses) == {"shop": True}
 
 
+def test_a_record_that_is_renamed_meanwhile_is_not_missed(pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process hands it on between the look at the folder and the look into the file."""
+    record = write(pauses, "shop")
+    whole = Path.read_bytes
+
+    def late(path: Path) -> bytes:
+        if path.name == record.file and path.exists():
+            pauses.handed(record)
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    assert told(pauses) == {"shop": False}
+
+
 def test_over_a_reboot_wall_time_counts(pauses: Pauses) -> None:
     """A pause without an end holds on, one with an end for what was left of it."""
     record = write(pauses, "shop", 60)

@@ -214,8 +214,7 @@ class RedisStore(SharedStore):
 
     def unblock(self, scope: str, kind: str = "") -> bool:
         self._mirror.unblock(scope, kind)
-        at = self.connection.clock.there(time.monotonic_ns()) if kind == PAUSE and not self._given else False
-        gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind, at]))
+        gone = bool(self._client.ask(namespace_of(scope), lambda _: ["unblock", scope, kind, kind == PAUSE]))
         self._mirror.unblock(scope, kind)  # what arrived with the same round trip was older
         return gone
 

@@ -175,13 +175,14 @@ local function seldom_verbs()
 
   function more.unblock(item)
     local all, gone = call('HVALS', BLOCKS), false
-    if item[4] then
+    local at = item[4] == true and mono or item[4]
+    if at then
       local ended = tonumber(call('HGET', META, ended_field(item)) or 0)
-      call('HSET', META, ended_field(item), max(item[4], ended))
+      call('HSET', META, ended_field(item), max(at, ended))
     end
     for i = 1, #all do
       local state = unpacked(all[i])
-      local older = not item[4] or state[5] <= item[4]
+      local older = not at or state[5] <= at
       if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) and older then
         call('HDEL', BLOCKS, field(state))
         gone = true
