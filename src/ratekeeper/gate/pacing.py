@@ -45,7 +45,8 @@ class Pacing:
         self._next: dict[str, float] = {}
         """By ledger key: the steady seconds before which the pace does not change."""
         retry = context.policies.retry
-        self._retry = retry if isinstance(retry, Retry) else Retry()
+        self._own = retry if isinstance(retry, Retry) else None
+        self._retry = self._own or Retry()
         self._refused: dict[str, tuple[Mapping[str, tuple[int, int]], frozenset[str]]] = {}
         """By namespace: the rows at the last check, and those among them that count refusals in a row."""
 
@@ -118,7 +119,8 @@ class Pacing:
 
     def moment(self, length: int) -> int:
         """Return `length` (ns), the hold after trouble that no file lists; less if the user's retries come sooner."""
-        return min(length, int(min(self._retry.backoff or (self._retry.first,)) * SECOND))
+        own = self._own
+        return length if own is None else min(length, int(min(own.backoff or (own.first,)) * SECOND))
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         paced = self._change(namespace, charge, pace.refused)

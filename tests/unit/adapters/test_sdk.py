@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ratekeeper import Blocked, Gate, Rejected, adapters
+from ratekeeper import Blocked, Gate, OutcomeUnknown, Rejected, adapters
 from ratekeeper.adapters._client import ClientCall
 from ratekeeper.adapters._sdk import install, planned, problems
 from ratekeeper.adapters.requests import govern as govern_session
@@ -123,6 +123,20 @@ def test_a_refusal_is_the_sdks_own_error(kind: Kind, origin: Any, gate: Any, spe
         assert {name: getattr(one, name) for name in kind.fields} == kind.fields
     assert spent("few-1d") == (2, 0)
     assert len(origin.arrivals) == 2
+
+
+@EACH
+def test_an_order_that_met_trouble_inside_is_unknown(kind: Kind, origin: Any, gate: Any) -> None:
+    """Where the SDK raises its error of a refusal, it is ours as well: nobody knows what became of the order."""
+    origin.says = (400, {"code": -1000, "msg": "An unknown error occurred", "retCode": 1, "retMsg": "unknown error"})
+    call = [("POST", "/json" if kind.json else "/form", {"amount": 5, "do": "say"})]
+    if kind.sdk.name in {"pybit", "python-okx"}:  # they hand such an answer to the program
+        kind.one(origin.url, gate, call)
+    else:
+        with pytest.raises(OutcomeUnknown) as caught:
+            kind.one(origin.url, gate, call)
+        assert isinstance(caught.value, type(caught.value.__cause__))
+    assert len(origin.arrivals) == 1
 
 
 @EACH
