@@ -253,20 +253,28 @@ class Permit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._grant is not None:
-            if error is None:
-                self.settle()
-            else:
-                self.unknown()
+        try:
+            if self._grant is not None:
+                if error is None:
+                    self.settle()
+                else:
+                    self.unknown()
+        except BaseException:
+            self.unknown()  # does nothing if the outcome was reported
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._grant is not None:
-            if error is None:
-                self.settle()
-            else:
-                self.unknown()
+        try:
+            if self._grant is not None:
+                if error is None:
+                    self.settle()
+                else:
+                    self.unknown()
+        except BaseException:
+            self.unknown()  # does nothing if the outcome was reported
+            raise
 
     # -- afterwards ------------------------------------------------------------------------------------------------
 

@@ -267,17 +267,12 @@ class WaitingRoom:
         return min(_LOOK, max(0.0, (ticket.deadline - time.monotonic_ns()) / SECOND) + self.GRACE)
 
     def _watch(self, ticket: Ticket) -> None:
-        """Let a waiting task look by itself after a while."""
-        if ticket.loop is not None:
-            ticket.watch = ticket.loop.call_later(self._patience(ticket), self._watched, ticket)
-
-    def _watched(self, ticket: Ticket) -> None:
-        if ticket.future is None or ticket.future.done():
+        """Let a waiting task look by itself after a while, whatever becomes of that look."""
+        if ticket.future is None or ticket.loop is None or ticket.future.done() or id(ticket) not in self._standing:
             return
+        ticket.watch = ticket.loop.call_later(self._patience(ticket), self._watch, ticket)
         if self._overdue(ticket):
             ticket.future.set_result(None)
-        else:
-            self._watch(ticket)
 
     @unbroken
     def _overdue(self, ticket: Ticket) -> bool:

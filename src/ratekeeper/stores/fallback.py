@@ -248,7 +248,7 @@ class FallbackStore(Store):
 
     @_shared
     def settle(self, share: Share, grant: Grant, now: Instant, told: Settlement = AS_RESERVED) -> Answered:
-        if self._local.pop(grant.id, None) is None:  # it is a permit of the shared store
+        if self._local.pop(grant.id, None) is None and not share.holds(grant):  # it is a permit of the shared store
             self._later(self.inner.settle, grant, now, told)
             return Answered()
         if told.sent:
@@ -257,7 +257,7 @@ class FallbackStore(Store):
 
     @_shared
     def hold(self, share: Share, grant: Grant, until: int) -> bool:
-        if grant.id in self._local:
+        if share.holds(grant):
             return share.hold(grant, until)
         self._later(self.inner.hold, grant, until)
         return True

@@ -51,6 +51,10 @@ class PartStore(MemoryStore):
         soon = now.mono + SECOND
         return got._replace(never=False, unknown=True, available_at=soon if got.never else min(got.available_at, soon))
 
+    def holds(self, grant: Grant) -> bool:
+        """Whether this permit is in flight here. An interrupt may have kept it from the lists of the fallback store."""
+        return grant.id in self._grants
+
     def _limit(self, charge: Charge) -> Limit:
         whole = super()._limit(charge)
         return replace(
