@@ -74,7 +74,12 @@ class WakeSockets:
             names = [entry.name for entry in os.scandir(self._folder)]
         except OSError:
             return dict.fromkeys(self._own, True)
-        return {int(name, 16): self._lives(name) for name in names if _NAME.fullmatch(name)}
+        members = [name for name in names if _NAME.fullmatch(name)]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                return {int(name, 16): self._lives(probe, name) for name in members}
+        except OSError:  # this process has too many files open to tell
+            return {int(name, 16): True for name in members}
 
     def living(self) -> set[int]:
         """Return the members whose processes live, own ones included; remove the sockets of dead ones."""
@@ -87,10 +92,10 @@ class WakeSockets:
         for member in members:
             self._remove(f"{member:016x}")
 
-    def _lives(self, name: str) -> bool:
+    def _lives(self, probe: socket.socket, name: str) -> bool:
         """Whether the process of a member lives. Connecting leaves nothing in its queue, unlike a datagram."""
         try:
-            self._socket().connect(self._path(name))
+            probe.connect(self._path(name))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:  # not ours to tell
@@ -98,16 +103,13 @@ class WakeSockets:
         return True
 
     def _send(self, name: str, what: bytes) -> None:
-        try:
-            self._socket().sendto(what, self._path(name))
-        except OSError:  # it is dead, or its queue is full and it will wake anyway
-            pass
-
-    def _socket(self) -> socket.socket:
         if self._out is None:
             self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._out.setblocking(False)
-        return self._out
+        try:
+            self._out.sendto(what, self._path(name))
+        except OSError:  # it is dead, or its queue is full and it will wake anyway
+            pass
 
     def _remove(self, name: str) -> None:
         try:
