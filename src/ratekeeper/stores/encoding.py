@@ -47,7 +47,7 @@ class OfflineShare(msgspec.Struct, array_like=True):
 
     Attributes:
         permits: (namespace, lease, number) of each.
-        processes: the number by which its share divides the limits.
+        processes: the number by which its share divides the limits; 0: it is back, and only its mark is left.
         next: key of the last ledger of which it is held, while not all are `done`.
         early: keys of later ledgers of which it is held because they were used meanwhile.
     """

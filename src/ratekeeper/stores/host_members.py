@@ -218,7 +218,11 @@ class MemberStore(RecordStore):
         for mark in self._absent | self._held_early.keys():
             name = member_name(encoding.OFFLINE, mark)
             share = read_or(None, decode_offline, self._txn.get(name))
-            if share is None or (not fresh and (share.done or key <= share.next or key in share.early)):
+            if (
+                share is None
+                or not share.processes
+                or (not fresh and (share.done or key <= share.next or key in share.early))
+            ):
                 continue
             lives = self._held_early.get(mark, True)
             units = self._put_aside(ledger, share, lives=lives)
@@ -261,7 +265,7 @@ class MemberStore(RecordStore):
         name = record_name(encoding.OFFLINE, mark)
         held = self._txn.get(name)
         if mark:  # until the mark is gone, this tells others that nothing is to be held for it
-            self._txn.put(name, encoding.encode(OfflineShare(done=True)))
+            self._txn.put(name, encoding.encode(OfflineShare(processes=0, done=True)))
         for namespace, lease, number in read_or(OfflineShare(), decode_offline, held).permits:
             if not (0 <= lease < 1 << 64 and 0 <= number < 1 << 64):
                 continue  # garbled: it ends with its lease

@@ -75,9 +75,14 @@ class WakeSockets:
     def census(self) -> dict[int, bool]:
         """Return every member that has a socket, and whether its process lives."""
         try:
-            return {member: self._lives(f"{member:016x}") for member in self._members()}
+            members = self._members()
         except OSError:
             return dict.fromkeys(self._own, True)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                return {member: self._lives(probe, f"{member:016x}") for member in members}
+        except OSError:  # this process has too many files open to tell
+            return dict.fromkeys(members, True)
 
     def wake_all(self) -> None:
         """Wake every member."""
@@ -100,10 +105,10 @@ class WakeSockets:
         for member in members:
             self._remove(f"{member:016x}")
 
-    def _lives(self, name: str) -> bool:
+    def _lives(self, probe: socket.socket, name: str) -> bool:
         """Whether the process of a member lives. Connecting leaves nothing in its queue, unlike a datagram."""
         try:
-            self._socket().connect(self._path(name))
+            probe.connect(self._path(name))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:  # not ours to tell
@@ -111,16 +116,13 @@ class WakeSockets:
         return True
 
     def _send(self, name: str, what: bytes) -> None:
-        try:
-            self._socket().sendto(what, self._path(name))
-        except OSError:  # it is dead, or its queue is full and it will wake anyway
-            pass
-
-    def _socket(self) -> socket.socket:
         if self._out is None:
             self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._out.setblocking(False)
-        return self._out
+        try:
+            self._out.sendto(what, self._path(name))
+        except OSError:  # it is dead, or its queue is full and it will wake anyway
+            pass
 
     def _remove(self, name: str) -> None:
         try:

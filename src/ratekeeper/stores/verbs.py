@@ -33,7 +33,7 @@ V = TypeVar("V", bound=Callable[..., Any])
 _LOOK: Final = SECOND
 """Where no instant can be computed (another call must settle), recheck after this long, ns. A safety, not a poll: a process
 that releases units wakes the waiters."""
-_ROWS: Final = 1_000
+_ROWS: Final = 250
 """A provider's stated limits are looked through when there are more rows than this, and again when they have doubled."""
 MANY: Final = 512
 """Ledgers that one transaction changes at most."""

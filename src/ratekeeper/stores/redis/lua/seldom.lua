@@ -1,6 +1,6 @@
 -- Verbs that few calls need: made only for those, because every call makes its functions anew.
 
-local ROWS = 1000
+local ROWS = 250
 local WHOLE = 1000
 local PACED = '~pace/'
 local REFUSED = '~refused/'
