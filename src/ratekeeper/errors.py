@@ -154,15 +154,21 @@ class RuleError(RatekeeperError):
     """
 
     def __init__(self, message: str, *, file: str = "", key: str = "", line: int = 0) -> None:
+        shown, told = _short(key), _short(message, 2000)
         if line:
-            place = ": ".join(part for part in (f"{file}:{line}", key.removeprefix("$").lstrip(".")) if part)
+            place = ": ".join(part for part in (f"{file}:{line}", shown.removeprefix("$").lstrip(".")) if part)
         else:
-            place = " at ".join(part for part in (file, key) if part)
-        super().__init__(f"{place}: {message}" if place else message)
+            place = " at ".join(part for part in (file, shown) if part)
+        super().__init__(f"{place}: {told}" if place else told)
         self.file = file
         self.key = key
         self.line = line
         self.reason = message
+
+
+def _short(text: str, most: int = 200) -> str:
+    """A text of a file's as people are shown it: keys and values may be endless."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class UnknownProvider(RuleError):

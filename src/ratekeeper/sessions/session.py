@@ -350,6 +350,7 @@ class Session:
             return None
         self._run.stopping.set()
         problem = halt(self._job, within, self._loop) if self._parts else None
+        problem = problem and shown(problem, self._secrets)
         if not self._parts or problem:
             work.cancel()
         if not work.wait(within):
