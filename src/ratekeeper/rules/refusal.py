@@ -152,7 +152,7 @@ class Refusals:
             result.outcome = Outcome.BANNED if answer.status in _SHUT_OUT else Outcome.THROTTLED
         if not found.ordinary or result.outcome is not found.outcome:
             result.unlisted = found.said
-        result.acted = result.outcome in _MAY_HAVE_ACTED
+        result.acted = result.outcome in _MAY_HAVE_ACTED or found.in_part
         if found.outcome is Outcome.THROTTLED:
             limits = _shortest(charge.limit for charge in plan.charges)
             self._hold_limits(limits, plan, result.wait, result)

@@ -95,11 +95,13 @@ class Unlisted(NamedTuple):
         outcome: its class.
         said: what the file could list: the status, and the code or the beginning of the text.
         ordinary: whether there is nothing to list: the call is wrong, or the provider failed (5xx).
+        in_part: whether the answer has several parts, such as orders of a batch, of which some may have been carried out.
     """
 
     outcome: Outcome
     said: str
     ordinary: bool = False
+    in_part: bool = False
 
 
 def maybe_failed(body: bytes, good: re.Pattern[bytes] | None) -> bool:
@@ -173,7 +175,7 @@ def read_unlisted(answer: Answer, body: Any, text: str, good: Mapping[str, froze
         return Unlisted(by_status, said, ordinary=by_status is Outcome.FAILED)
     if by_words is None:
         return Unlisted(Outcome.BAD_REQUEST, said, ordinary=True) if sure else None
-    return Unlisted(by_words, said)
+    return Unlisted(by_words, said, in_part=status < 400 and _has_parts(body))
 
 
 def _is_page(headers: Mapping[str, str], text: str) -> bool:
@@ -207,6 +209,12 @@ def _failed(body: Any, good: Mapping[str, frozenset[str]]) -> bool | None:
         if field in _CODES and shown not in _WELL:
             maybe = False  # which codes are good ones, nobody says
     return maybe
+
+
+def _has_parts(body: Any) -> bool:
+    """Whether a body holds a list of several objects."""
+    lists = [body] if isinstance(body, list) else list(body.values()) if isinstance(body, dict) else []
+    return any(isinstance(each, list) and len([row for row in each if isinstance(row, dict)]) > 1 for each in lists)
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

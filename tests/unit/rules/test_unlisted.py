@@ -200,6 +200,14 @@ def test_a_good_answer_is_not_searched(shop: Provider, body: Any, outcome: Outco
     assert feedback(shop, "POST /order", 200, body).outcome is outcome
 
 
+def test_a_batch_that_was_refused_in_part(shop: Provider) -> None:
+    """Its other orders may stand: the whole of it must not be sent again."""
+    row = {"code": 7, "msg": "too many requests"}
+    for rows, acted in (([row], False), ([{"code": 0}, row], True)):
+        told = feedback(shop, "POST /order", 200, {"success": False, "data": rows})
+        assert (told.outcome, told.acted) == (Outcome.THROTTLED, acted)
+
+
 def test_what_the_file_could_list_is_named(shop: Provider) -> None:
     """By status and code, or else by the text without what differs from answer to answer."""
     assert (
