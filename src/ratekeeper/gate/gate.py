@@ -29,7 +29,7 @@ from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Priority, Request
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
-from ratekeeper.stores.worker import green
+from ratekeeper.stores.threads import green
 
 if TYPE_CHECKING:
     from ratekeeper.gate.congestion import CongestionControls

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from ratekeeper.errors import Rejected
 from ratekeeper.policy.interval import Interval
-from ratekeeper.stores.worker import Helper, Parked
+from ratekeeper.stores.threads import Helper, Parked
 
 __all__ = ["Poller"]
 

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import lmdb
 
 from ratekeeper.errors import StoreUnavailable, StoreVersionError
+from ratekeeper.stores.threads import release
 
 try:
     import fcntl
@@ -197,16 +198,16 @@ class Environment:
 
     def _glance(self, name: bytes) -> bytes | None:
         """`peek` for a process that has not opened the files yet, because another one has held the lock since it began."""
-        if not self.lock.acquire(timeout=self.patience):
-            raise lmdb.Error("another thread is opening it")
         try:
+            if not self.lock.acquire(timeout=self.patience):
+                raise lmdb.Error("another thread is opening it")
             with lmdb.open(str(self.folder / "ledgers"), readonly=True, create=False, lock=_OWN_LOCK) as env:
                 version, boot = _record(env, b"!version"), _record(env, b"!boot")
                 if version is None or _number(version) > _VERSION or boot != boot_id().encode():
                     raise lmdb.Error("its ledgers are not of this boot and version")
                 return _record(env, name)
         finally:
-            self.lock.release()
+            release(self.lock)
 
     # -- the file lock ---------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from ratekeeper.stores.environment import Environment, boot_id
 from ratekeeper.stores.host_records import RecordStore
 from ratekeeper.stores.members import OfflineMarks, WakeSockets
 from ratekeeper.stores.records import LEASE, Grant, Snapshot, forget, view
+from ratekeeper.stores.threads import release
 from ratekeeper.stores.verbs import whole
 
 if TYPE_CHECKING:
@@ -89,8 +90,6 @@ class HostStore(RecordStore, SharedStore):
                         f"{self.home}: this thread is in the middle of a transaction of another gate"
                     )
                 return work()
-            if inside and not self._hurry:
-                environment.lock.release()  # `_attempt` was interrupted between its first two instructions
             if self._txn is not None or environment.open:
                 environment.abort()
                 self._forget()
@@ -271,15 +270,17 @@ class HostStore(RecordStore, SharedStore):
         Raises:
             StoreUnavailable: another process holds it.
         """
-        lock = self._environment.lock
-        if not lock.acquire(blocking=False):
-            raise StoreUnavailable(f"{self.home}: another thread is at it")
+        environment = self._environment
         try:
-            self._hurry = True
-            self.transact(work)
+            if not environment.lock.acquire(blocking=False):
+                raise StoreUnavailable(f"{self.home}: another thread is at it")
+            try:
+                self._hurry = True
+                self.transact(work)
+            finally:
+                self._hurry = False
         finally:
-            self._hurry = False
-            lock.release()
+            release(environment.lock)
 
     def _rejoin(self, mark: str, processes: int) -> None:
         """Come back from offline, inside a transaction: hold the share of offline processes, give back what was held for
