@@ -135,3 +135,6 @@ def test_a_gate_made_before_greenlets_replaced_the_threads_says_so(gate: Gate, m
     with pytest.raises(RatekeeperError, match="gevent replaced the standard library's threads after this gate"):
         in_a_thread(gate, "/burst", HOUR)
     assert gate.room.count == 0
+    gate._threads = lambda: None  # type: ignore[assignment]  # as if the functions of `_thread` were others now
+    with pytest.raises(RatekeeperError, match="patch in the first line of the program"):
+        gate.permit("shop", "GET", "/burst")
