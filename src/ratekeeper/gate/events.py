@@ -14,7 +14,7 @@ from typing import Any, Final
 from ratekeeper.ledger.decide import Refusal
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.rules.call import Plan
-from ratekeeper.stores.worker import death, log_death
+from ratekeeper.stores.threads import death, log_death
 
 __all__ = ["LEVELS", "Event", "Events", "Secrets"]
 

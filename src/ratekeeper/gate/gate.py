@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import threading
@@ -29,7 +30,7 @@ from ratekeeper.rules.book import Rulebook
 from ratekeeper.rules.call import Identity, Plan, Priority, Request
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.records import Snapshot
-from ratekeeper.stores.worker import green
+from ratekeeper.stores.threads import green
 
 if TYPE_CHECKING:
     from ratekeeper.gate.congestion import CongestionControls
@@ -150,7 +151,7 @@ class Gate:
 
     def _begin(self) -> None:
         """Create the parts that belong to one process; called again after a fork."""
-        self._pid = os.getpid()
+        self._pid, self._threads = os.getpid(), _thread.start_new_thread
         self._joined = False
         self._join_lock = threading.Lock()
         self._acquainted: dict[str, float] = {}
@@ -168,7 +169,6 @@ class Gate:
             self.__dict__.pop(name, None)
 
     def _join(self) -> None:
-        self.room.same_threads()
         with self._join_lock:
             if not self._joined:
                 self.context.wake_socket = self.store.join(self.member, self._name or program_name())
@@ -279,6 +279,8 @@ class Gate:
             self.store.after_fork()
             self.worker.after_fork()
             self._begin()
+        if _thread.start_new_thread is not self._threads:
+            self.room.same_threads()
         if not self._joined:
             self._join()
         choice: Choice | None = None

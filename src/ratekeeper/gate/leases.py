@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import Final, Protocol
 
-from ratekeeper.stores.worker import Helper, Parked, log_death
+from ratekeeper.stores.threads import Helper, Parked, log_death
 
 __all__ = ["Leases", "Renewable"]
 

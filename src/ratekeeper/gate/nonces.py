@@ -21,7 +21,7 @@ from ratekeeper.gate.permit import Permit
 from ratekeeper.gate.steps import Steps, apart, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.nonces import KEEP, Line, Place, Turn, departed, entered, finished
-from ratekeeper.stores.worker import Parked
+from ratekeeper.stores.threads import Parked
 
 if TYPE_CHECKING:
     from ratekeeper.rules.call import Request

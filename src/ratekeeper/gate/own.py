@@ -17,7 +17,7 @@ from ratekeeper.gate.steps import Steps, waiting, within
 from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.retry import Tried
 from ratekeeper.rules.call import Outcome, Request
-from ratekeeper.stores.worker import Helper
+from ratekeeper.stores.threads import Helper
 
 if TYPE_CHECKING:
     from ratekeeper.rules.provider import Provider

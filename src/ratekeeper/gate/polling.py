@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from ratekeeper.config.resolution import configure
 from ratekeeper.errors import Rejected
 from ratekeeper.policy.interval import Interval
-from ratekeeper.stores.worker import Helper, Parked
+from ratekeeper.stores.threads import Helper, Parked
 
 if TYPE_CHECKING:
     from ratekeeper.gate.gate import Gate

@@ -28,7 +28,7 @@ from ratekeeper.ledger.limit import SECOND
 from ratekeeper.ledger.shares import AGED
 from ratekeeper.rules.call import Plan
 from ratekeeper.stores.records import Ask, Grant
-from ratekeeper.stores.worker import Helper, green
+from ratekeeper.stores.threads import Helper, green
 from ratekeeper.waiting.queue import Lane, Queue
 
 __all__ = ["WaitingRoom", "unbroken"]

@@ -30,7 +30,8 @@ from ratekeeper.stores.records import (
     Snapshot,
     Units,
 )  # fmt: skip
-from ratekeeper.stores.worker import Worker, log_death
+from ratekeeper.stores.threads import log_death
+from ratekeeper.stores.worker import Worker
 
 if TYPE_CHECKING:
     from ratekeeper.stores.pauses import Pauses

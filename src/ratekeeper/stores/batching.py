@@ -22,8 +22,8 @@ from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.limit import SECOND, Charge, Instant
 from ratekeeper.ledger.shares import Who
 from ratekeeper.stores.records import AS_RESERVED, UNSENT, Answered, Ask, Decision, Grant, Settlement
+from ratekeeper.stores.threads import Helper, Nudge, log_death
 from ratekeeper.stores.verbs import LedgerStore
-from ratekeeper.stores.worker import Helper, Nudge, log_death
 
 __all__ = ["SHARE", "Batch", "BatchPermit", "Batches", "BatchingStore", "DeferredSettles", "Ending"]
 

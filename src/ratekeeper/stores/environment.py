@@ -21,6 +21,7 @@ from ratekeeper.errors import StoreUnavailable, StoreVersionError
 from ratekeeper.stores.blocks import boot_id
 from ratekeeper.stores.files import make_folder, make_private, open_private
 from ratekeeper.stores.members import WakeSockets
+from ratekeeper.stores.threads import release
 
 try:
     import fcntl
@@ -193,16 +194,16 @@ class Environment:
 
     def _glance(self, name: bytes) -> bytes | None:
         """`peek` for a process that has not opened the files yet, because another one has held the lock since it began."""
-        if not self.lock.acquire(timeout=self.patience):
-            raise lmdb.Error("another thread is opening it")
         try:
+            if not self.lock.acquire(timeout=self.patience):
+                raise lmdb.Error("another thread is opening it")
             with lmdb.open(str(self.folder / "ledgers"), readonly=True, create=False, lock=_OWN_LOCK) as env:
                 version, boot = _record(env, b"!version"), _record(env, b"!boot")
                 if version is None or _number(version) > _VERSION or boot != boot_id().encode():
                     raise lmdb.Error("its ledgers are not of this boot and version")
                 return _record(env, name)
         finally:
-            self.lock.release()
+            release(self.lock)
 
     # -- the file lock ---------------------------------------------------------------------------------------------
 

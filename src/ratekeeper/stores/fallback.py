@@ -36,7 +36,7 @@ from ratekeeper.stores.records import (
     Units,
 )  # fmt: skip
 from ratekeeper.stores.share import PartStore, Share
-from ratekeeper.stores.worker import Helper
+from ratekeeper.stores.threads import Helper
 
 __all__ = ["FallbackStore"]
 

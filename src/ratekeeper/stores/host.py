@@ -25,6 +25,7 @@ from ratekeeper.stores.environment import Environment
 from ratekeeper.stores.host_collect import CollectingStore
 from ratekeeper.stores.pauses import Pauses
 from ratekeeper.stores.records import Grant, forget
+from ratekeeper.stores.threads import release
 from ratekeeper.stores.verbs import whole
 
 if TYPE_CHECKING:
@@ -89,8 +90,6 @@ class HostStore(CollectingStore, SharedStore):
                         f"{self.home}: this thread is in the middle of a transaction of another gate"
                     )
                 return work()
-            if inside and not self._hurry:
-                environment.lock.release()  # `_attempt` was interrupted between its first two instructions
             if self._txn is not None or environment.open:
                 environment.abort()
                 self._forget()
@@ -299,15 +298,17 @@ class HostStore(CollectingStore, SharedStore):
         Raises:
             StoreUnavailable: another process holds it.
         """
-        lock = self._environment.lock
-        if not lock.acquire(blocking=False):
-            raise StoreUnavailable(f"{self.home}: another thread is at it")
+        environment = self._environment
         try:
-            self._hurry = True
-            self.transact(work)
+            if not environment.lock.acquire(blocking=False):
+                raise StoreUnavailable(f"{self.home}: another thread is at it")
+            try:
+                self._hurry = True
+                self.transact(work)
+            finally:
+                self._hurry = False
         finally:
-            self._hurry = False
-            lock.release()
+            release(environment.lock)
 
     # -- for others ------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from ratekeeper import (
     Retry,
 )
 from ratekeeper.gate.steps import drive, drive_async, pausing, waiting
-from ratekeeper.stores.worker import Parked
+from ratekeeper.stores.threads import Parked
 
 RULES = Path(__file__).parents[2] / "support" / "testland.toml"
 Make = Callable[..., Gate]

@@ -12,7 +12,7 @@ import pytest
 
 from ratekeeper import DeadlineExceeded, Event, Gate, RatekeeperError
 from ratekeeper.gate import room as module
-from ratekeeper.stores import worker
+from ratekeeper.stores import threads
 
 HOUR = 3600.0
 
@@ -22,15 +22,15 @@ def helpless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The helper thread of a waiting room ends at once, hangs for good, or cannot be started."""
     over = threading.Event()
 
-    class NoThread(worker.Helper):
+    class NoThread(threads.Helper):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             raise RuntimeError("can't start new thread")
 
-    class Dead(worker.Helper):
+    class Dead(threads.Helper):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(lambda: None)
 
-    class Hanging(worker.Helper):
+    class Hanging(threads.Helper):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(over.wait)
 
@@ -90,7 +90,7 @@ def test_a_helper_thread_that_fails_goes_on_and_is_told(new_gate: Callable[..., 
         return real(rung)
 
     monkeypatch.setattr(gate.room, "tick", tick)
-    monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(threads, "_FIRST_PAUSE", 0.001)
     for _ in range(4):
         with gate.permit("shop", "GET", "/burst"):
             pass
@@ -114,14 +114,14 @@ def test_a_handler_that_hangs_holds_no_other_call(gate: Gate) -> None:
     for _ in range(4):
         with gate.permit("shop", "GET", "/burst"):
             pass
-    threads = [threading.Thread(target=in_a_thread, args=(gate, "/burst", HOUR)) for _ in range(4)]
-    for thread in threads:
+    callers = [threading.Thread(target=in_a_thread, args=(gate, "/burst", HOUR)) for _ in range(4)]
+    for thread in callers:
         thread.start()
     assert begun.wait(10)
     with gate.permit("shop", "GET", "/slot", timeout=5):
         pass
     over.set()
-    for thread in threads:
+    for thread in callers:
         thread.join(20)
         assert not thread.is_alive()
 
@@ -135,3 +135,6 @@ def test_a_gate_made_before_greenlets_replaced_the_threads_says_so(gate: Gate, m
     with pytest.raises(RatekeeperError, match="gevent replaced the standard library's threads after this gate"):
         in_a_thread(gate, "/burst", HOUR)
     assert gate.room.count == 0
+    gate._threads = lambda: None  # type: ignore[assignment]  # as if the functions of `_thread` were others now
+    with pytest.raises(RatekeeperError, match="patch in the first line of the program"):
+        gate.permit("shop", "GET", "/burst")

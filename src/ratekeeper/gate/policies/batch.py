@@ -14,7 +14,7 @@ from ratekeeper.policy.freshness import Service
 from ratekeeper.policy.policies import Batch
 from ratekeeper.rules.call import Plan
 from ratekeeper.rules.handling import Single
-from ratekeeper.stores.worker import Parked
+from ratekeeper.stores.threads import Parked
 
 __all__ = ["Batching"]
 

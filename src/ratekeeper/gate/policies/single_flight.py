@@ -17,7 +17,8 @@ from ratekeeper.gate.steps import Steps, apart, pausing, waiting
 from ratekeeper.ledger.limit import SECOND
 from ratekeeper.policy.shared import Claim, held
 from ratekeeper.stores.base import Store
-from ratekeeper.stores.worker import Parked, Worker
+from ratekeeper.stores.threads import Parked
+from ratekeeper.stores.worker import Worker
 
 __all__ = ["Follower", "Leader", "SingleFlight"]
 

@@ -20,7 +20,7 @@ from ratekeeper.stores.redis.commands import regain
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.mirror import Mirror, Namespace, PendingCall
 from ratekeeper.stores.redis.protocol import MICRO, NOTES, Command, Done, Lost, Reply, Request, Stale, command
-from ratekeeper.stores.worker import Helper, Nudge, log_death
+from ratekeeper.stores.threads import Helper, Nudge, log_death
 
 __all__ = ["Client"]
 

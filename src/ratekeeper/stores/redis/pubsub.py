@@ -13,7 +13,7 @@ from typing import Any, Final
 from ratekeeper.errors import StoreError
 from ratekeeper.stores.redis.connection import Connection
 from ratekeeper.stores.redis.protocol import NOTES, Message, keys_of, read_message
-from ratekeeper.stores.worker import Helper, log_death
+from ratekeeper.stores.threads import Helper, log_death
 
 __all__ = ["PubSub"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ratekeeper.stores import worker
+from ratekeeper.stores import threads
 from ratekeeper.stores.blocks import Blocks
 from ratekeeper.stores.redis.address import parse_address
 from ratekeeper.stores.redis.client import Client
@@ -43,7 +43,7 @@ class Store:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(threads, "_FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_dead_thread_of_the_client_is_replaced(store: Store) -> None:
     mirror = Mirror(Blocks(""), {}, 0, store.changed, given=False)
     connection = Connection(parse_address("redis://127.0.0.1:1"))
     client = Client(connection, mirror, tend=store.work, returned=store.changed, died=store.died, given=False)
-    client._thread = worker.Helper(lambda: None)
+    client._thread = threads.Helper(lambda: None)
     client._thread.join(10)
     client.soon(at_once=True)
     assert store.went_on.wait(20)
@@ -98,7 +98,7 @@ def test_the_listener_goes_on(store: Store) -> None:
     pubsub.subscribe("one")
     assert store.went_on.wait(20)
     assert store.told == [("wake-ups", "OverflowError")]
-    pubsub._thread = worker.Helper(lambda: None)
+    pubsub._thread = threads.Helper(lambda: None)
     pubsub._thread.join(10)
     store.went_on.clear()
     pubsub.look()
