@@ -19,7 +19,7 @@ import msgspec
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import pack, unpack
-from ratekeeper.ledger.limit import Instant
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores import encoding
 from ratekeeper.stores.encoding import meant, member_name, read_or, record_name
 from ratekeeper.stores.host_members import MemberStore
@@ -35,16 +35,20 @@ _EACH: Final = 2
 """Records looked at for each ledger that begins, so that what is at rest never makes up more than part of the store."""
 _ROWS: Final = 16
 """Rows of a ledger from which those of programs that ended merge."""
+_OFTEN: Final = SECOND // 20
+"""However many processes there are, they look this often, ns, but for ledgers that begin."""
 _PAGE: Final = 512
 """Records read in one transaction, for people."""
 _CURSOR: Final = b"!collected"
 
 
 class _Round(msgspec.Struct, array_like=True):
-    """How far all processes have come: the name of the next record, and the steady instant (ns) at which the round began."""
+    """How far all processes have come: the name of the next record, and the steady instants (ns) at which the round began and
+    at which one of them looked last."""
 
     next: bytes = encoding.KEPT
     began: int = 0
+    looked: int = 0
 
 
 class CollectingStore(MemberStore):
@@ -62,11 +66,19 @@ class CollectingStore(MemberStore):
         """Look at the next `most` records, or at more if ledgers began, and remove those that no decision needs. This is the
         first step of a transaction."""
         mono = time.monotonic_ns()
-        most = min(_MOST, max(most, _EACH * self._begun))
-        self._begun = 0
+        begun, self._begun = self._begun, 0
         if self._txn.stat()["entries"] <= FEW:
             return
         turn = read_or(_Round(), msgpack_decoder(_Round), self._txn.get(_CURSOR))
+        if most and not 0 <= mono - turn.looked < _OFTEN:
+            turn.looked = mono
+        else:
+            most = 0
+        most = min(_MOST, max(most, _EACH * begun))
+        if most:
+            self._pass(turn, most, mono)
+
+    def _pass(self, turn: _Round, most: int, mono: int) -> None:
         if self._marked[0] != turn.began:
             self._marked = turn.began, set()
         removed, crowded = 0, list[tuple[bytes, Ledger]]()
