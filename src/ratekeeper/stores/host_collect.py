@@ -87,8 +87,7 @@ class CollectingStore(MemberStore):
             for _ in range(most):
                 name = cursor.key() if found else b""
                 if name[:1] == encoding.LEDGER:
-                    ledger = read_or(None, unpack, cursor.value())
-                    over = ledger is not None and meant(ledger, mono) and ledger.rests_at() <= mono
+                    ledger, over = read_or((None, False), partial(_judged, mono=mono), cursor.value())
                     if ledger is not None and not over:
                         self._mark(ledger, mono)
                         if len(ledger.rows) > _ROWS:
@@ -150,10 +149,10 @@ class CollectingStore(MemberStore):
                 if name[:1] == encoding.PERMIT:
                     found.permits += 1
                 elif name[:1] == encoding.LEDGER:
-                    ledger = read_or(None, unpack, value)
-                    if ledger is None or not meant(ledger, mono):
+                    ledger, at_rest = read_or((None, False), partial(_judged, mono=mono), value)
+                    if ledger is None:
                         continue
-                    if full and ledger.rests_at() <= mono:
+                    if full and at_rest:
                         over[name] = value
                         continue
                     key = name[1:].decode("utf-8", "replace")
@@ -198,6 +197,12 @@ class CollectingStore(MemberStore):
 
     def _keep_until(self, topic: str, until: int) -> None:
         self._txn.put(record_name(encoding.KEPT, topic), until.to_bytes(8, "big"))
+
+
+def _judged(raw: bytes, mono: int) -> tuple[Ledger | None, bool]:
+    """Return a ledger, and whether it is at rest at the steady instant `mono` (ns); None if its numbers are not plausible."""
+    ledger = unpack(raw)
+    return (ledger, ledger.rests_at() <= mono) if meant(ledger, mono) else (None, False)
 
 
 def _seen(former: bytes) -> int:

@@ -97,8 +97,7 @@ class Namespace:
             self.copies.move_to_end(key)
         for _ in range(_EACH * (len(self.copies) - before) if before > FEW else 0):
             key, (_, raw, _) = next(iter(self.copies.items()))
-            ledger = read_or(None, read_ledger, raw)
-            if ledger is None or ledger.rests_at() <= there:
+            if read_or(0, _rests_at, raw) <= there:
                 del self.copies[key]
             else:
                 self.copies.move_to_end(key)
@@ -220,3 +219,7 @@ class Mirror:
             if namespace_of(state.scope) == namespace and (left is False or left > 0):
                 found.append(command("block", state.scope, state.kind, state.reason, left))
         return found
+
+
+def _rests_at(raw: bytes) -> int:
+    return read_ledger(raw).rests_at()
