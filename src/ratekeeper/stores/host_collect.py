@@ -20,7 +20,7 @@ import msgspec
 
 from ratekeeper.ledger.base import Ledger
 from ratekeeper.ledger.codec import pack, unpack
-from ratekeeper.ledger.limit import Instant
+from ratekeeper.ledger.limit import SECOND, Instant
 from ratekeeper.stores import encoding
 from ratekeeper.stores.encoding import meant, member_name, read_or, record_name
 from ratekeeper.stores.host_members import MemberStore
@@ -36,16 +36,20 @@ _EACH: Final = 2
 """Records looked at for each ledger that begins, so that what is at rest never makes up more than part of the store."""
 _ROWS: Final = 16
 """Rows of a ledger from which those of programs that ended merge."""
+_OFTEN: Final = SECOND // 20
+"""However many processes there are, they look this often, ns, but for ledgers that begin."""
 _PAGE: Final = 512
 """Records read in one transaction, for people."""
 _CURSOR: Final = b"!collected"
 
 
 class _Round(msgspec.Struct, array_like=True):
-    """How far all processes have come: the name of the next record, and the steady instant (ns) at which the round began."""
+    """How far all processes have come: the name of the next record, and the steady instants (ns) at which the round began and
+    at which one of them looked last."""
 
     next: bytes = encoding.KEPT
     began: int = 0
+    looked: int = 0
 
 
 class CollectingStore(MemberStore):
@@ -63,11 +67,19 @@ class CollectingStore(MemberStore):
         """Look at the next `most` records, or at more if ledgers began, and remove those that no decision needs. This is the
         first step of a transaction."""
         mono = time.monotonic_ns()
-        most = min(_MOST, max(most, _EACH * self._begun))
-        self._begun = 0
+        begun, self._begun = self._begun, 0
         if self._txn.stat()["entries"] <= FEW:
             return
         turn = read_or(_Round(), msgpack_decoder(_Round), self._txn.get(_CURSOR))
+        if most and not 0 <= mono - turn.looked < _OFTEN:
+            turn.looked = mono
+        else:
+            most = 0
+        most = min(_MOST, max(most, _EACH * begun))
+        if most:
+            self._pass(turn, most, mono)
+
+    def _pass(self, turn: _Round, most: int, mono: int) -> None:
         if self._marked[0] != turn.began:
             self._marked = turn.began, set()
         removed, crowded = 0, list[tuple[bytes, Ledger]]()
@@ -76,8 +88,7 @@ class CollectingStore(MemberStore):
             for _ in range(most):
                 name = cursor.key() if found else b""
                 if name[:1] == encoding.LEDGER:
-                    ledger = read_or(None, unpack, cursor.value())
-                    over = ledger is not None and meant(ledger, mono) and ledger.rests_at() <= mono
+                    ledger, over = read_or((None, False), partial(_judged, mono=mono), cursor.value())
                     if ledger is not None and not over:
                         self._mark(ledger, mono)
                         if len(ledger.rows) > _ROWS:
@@ -145,10 +156,10 @@ class CollectingStore(MemberStore):
                     share = read_or(encoding.OfflineShare(), encoding.decode_offline, value)
                     offline.update(map(_share_name, share.permits))
                 elif name[:1] == encoding.LEDGER:
-                    ledger = read_or(None, unpack, value)
-                    if ledger is None or not meant(ledger, mono):
+                    ledger, at_rest = read_or((None, False), partial(_judged, mono=mono), value)
+                    if ledger is None:
                         continue
-                    if full and ledger.rests_at() <= mono:
+                    if full and at_rest:
                         over[name] = value
                         continue
                     key = name[1:].decode("utf-8", "replace")
@@ -201,6 +212,12 @@ def _share_name(share: tuple[str, int, int]) -> bytes:
     namespace, lease, number = share
     whole = 0 <= lease < 1 << 64 and 0 <= number < 1 << 64
     return encoding.permit_name(namespace, lease, number, 0) if whole else b""
+
+
+def _judged(raw: bytes, mono: int) -> tuple[Ledger | None, bool]:
+    """Return a ledger, and whether it is at rest at the steady instant `mono` (ns); None if its numbers are not plausible."""
+    ledger = unpack(raw)
+    return (ledger, ledger.rests_at() <= mono) if meant(ledger, mono) else (None, False)
 
 
 def _seen(former: bytes) -> int:

@@ -30,7 +30,8 @@ from ratekeeper.stores.verbs import MANY
 __all__ = ["MemberStore"]
 
 _COUNT: Final = SECOND
-"""How often a process asks the kernel which members live, ns."""
+"""How often any process asks the kernel which members live, ns."""
+_COUNTED: Final = b"!counted"
 
 
 class MemberStore(RecordStore):
@@ -56,7 +57,9 @@ class MemberStore(RecordStore):
         mono = time.monotonic_ns()
         if mono - self._counted >= _COUNT:
             self._counted = mono
-            self._bury()
+            if not 0 <= mono - int.from_bytes(self._txn.get(_COUNTED) or b"", "big") < _COUNT:
+                self._txn.put(_COUNTED, mono.to_bytes(8, "big"))
+                self._bury()
         while self._ending and self._ending[0][0] <= mono:
             self._marks.drop(int(self._ending.pop(0)[1], 16))
         self._leave_to_offline()

@@ -16,7 +16,7 @@ from ratekeeper.stores.host import HostStore
 from ratekeeper.stores.host_collect import _MOST
 from ratekeeper.stores.records import FEW, Ask, Grant, Settlement
 
-OWNERS = 1_500
+OWNERS = 1_000
 KINDS = [
     Limit("fixed", "weight", 100, 2 * SECOND),
     Limit("first", "weight", 100, 2 * SECOND, Window.FIRST),
@@ -77,7 +77,7 @@ def test_owners_come_and_go(store: HostStore, jump: Jump, limit: Limit) -> None:
     """The ledgers of owners that are heard of no more go when their windows are over, and the file does not grow."""
     data = store.home / "ledgers" / "data.mdb"
     sizes = []
-    for number in range(4):
+    for number in range(3):
         before = records(store)
         generation(store, number, limit)
         assert records(store) - before > OWNERS // 2  # some may be at rest already, where the machine is slow

@@ -97,8 +97,7 @@ class Namespace:
             self.copies.move_to_end(key)
         for _ in range(_EACH * (len(self.copies) - before) if before > FEW else 0):
             key, (_, raw, _) = next(iter(self.copies.items()))
-            ledger = read_or(None, read_ledger, raw)
-            if ledger is None or ledger.rests_at() <= there:
+            if read_or(0, _rests_at, raw) <= there:
                 del self.copies[key]
             else:
                 self.copies.move_to_end(key)
@@ -237,3 +236,7 @@ class Mirror:
                 at = clock.there(state.mono) if left is False else False  # a pause stays as old as it is
                 found.append(command("block", state.scope, state.kind, state.reason, left, at, left is False))
         return found
+
+
+def _rests_at(raw: bytes) -> int:
+    return read_ledger(raw).rests_at()
