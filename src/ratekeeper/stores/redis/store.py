@@ -49,6 +49,7 @@ from ratekeeper.stores.redis.protocol import (
     EVER,
     MICRO,
     NOTES,
+    BlockRow,
     Command,
     Message,
     Request,
@@ -203,6 +204,11 @@ class RedisStore(SharedStore):
         self._client.post(namespace, command("doubt", []), now, now=True)
 
     def block(self, scope: str, length: int | None, kind: str, reason: str, mono: int, wall: int) -> BlockState:
+        record = self.blocks.kept.get((scope, kind))
+        if isinstance(record, PauseRecord) and record.store == str(self.address):  # ordered here a moment ago
+            told = Command(partial(self._pausing, record), partial(self._paused, record))
+            self._client.post(namespace_of(scope), told, now=True)
+            return record
         here = partial(self._mirror.block, scope, length, kind, reason, mono, wall)
         state = here()
         span = False if length is None else -(-max(0, length) // MICRO)
@@ -228,27 +234,29 @@ class RedisStore(SharedStore):
         self._pubsub.hear(Message("", False, None))  # the waiting calls of this process recheck
 
     def deliver(self, record: PauseRecord) -> bool:
-        return self._deliver(record, again=False)
-
-    def _deliver(self, record: PauseRecord, *, again: bool) -> bool:
-        """`again`: the server was given it before, and holds it no more."""
-        assert self.pauses is not None
-        namespace, at = namespace_of(record.scope), self.connection.clock.there(record.mono)
-        if record.resumed:
-            item = ["unblock", record.scope, record.kind, at + _SLACK]
-            news = bool(self._client.ask(namespace, lambda _: item))
-            self._mirror.take_back(record)
+        if not record.resumed:
+            return self._paused(record, self._client.ask(namespace_of(record.scope), partial(self._pausing, record)))
+        item = ["unblock", record.scope, record.kind, self.connection.clock.there(record.mono) + _SLACK]
+        news = bool(self._client.ask(namespace_of(record.scope), lambda _: item))
+        self._mirror.take_back(record)
+        if self.pauses is not None:
             self.pauses.handed(record)
-            return news
+        return news
+
+    def _pausing(self, record: PauseRecord, request: Request, *, again: bool = False) -> list[Any]:
+        """The command that pauses. `again`: the server was given the record before, and holds it no more."""
         span = False if record.length is None else -(-record.length // MICRO)
-        item = ["block", record.scope, record.kind, record.reason, span, at, again]
-        held = self._client.ask(namespace, lambda _: item)
-        if held.length == 0 and held.length is not False:  # taken back on another machine
-            self.pauses.drop(record)
-            return False
-        self._mirror.block(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
-        self.pauses.handed(record)
-        return bool(held.at == at)
+        at = self.connection.clock.there(record.mono)
+        return ["block", record.scope, record.kind, record.reason, span, at, again]
+
+    def _paused(self, record: PauseRecord, held: BlockRow) -> bool:
+        """Apply the server's answer to `_pausing`. False: somebody had taken the pause back on another machine."""
+        over = held.length is not False and held.length == 0
+        if not over:
+            self._mirror.block(record.scope, record.length, record.kind, record.reason, record.mono, record.wall)
+        if self.pauses is not None:
+            (self.pauses.drop if over else self.pauses.handed)(record)
+        return not over
 
     def _review(self) -> None:
         """Deliver again what the server was given and does not hold. It may have lost its memory; else it answers that the
@@ -258,7 +266,8 @@ class RedisStore(SharedStore):
             if not self._mirror.holds(record):
                 self._client.call(namespace_of(record.scope), [])  # learn what the server holds now
             if not self._mirror.holds(record):
-                self._deliver(record, again=True)
+                again = partial(self._pausing, record, again=True)
+                self._paused(record, self._client.ask(namespace_of(record.scope), again))
 
     # -- notes and members -----------------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ local function seldom_verbs()
     end
     for i = 1, #all do
       local state = unpacked(all[i])
-      local older = not at or state[5] <= at
+      local older = not at or item[4] == true or state[5] <= at
       if state[1] == item[2] and (item[3] == '' or state[2] == item[3]) and older then
         call('HDEL', BLOCKS, field(state))
         gone = true

@@ -34,7 +34,7 @@
 --           in force; at: when it began, nil: now; again: the client brings back one that it knows, which may have been
 --           removed since `at`: then its length is 0
 --   unblock scope kind ('': all) at(us), true (now) or nil -> bool
---           at: removes only what had begun then, and nobody brings that back
+--           at: removes only what had begun then (true: all), and nobody brings that back
 --   learn   {name: {capacity, period}}         -> bool
 --   swap    topic before after keep(ms)        -> {written?, the blob that stands there if it was not, or false}
 --           before: what the client takes it for, a blob or nil (no note); true: whatever it is. after: blob or nil
