@@ -85,6 +85,8 @@ class Outside(Base):
         path = path.replace("{", self.dice.choice(["{", ""])).replace("*", self.dice.choice([*PARTS, f"{SECRET}1"]))
         names = ["symbol", "limit", "signature", "apiKey", "batchOrders", "instId", "n", "category"]
         params = {name: self.odd() for name in self.dice.sample(names, 4)}
+        if params.get("instId") == SECRET:
+            params["instId"] = "BTC-USDT"  # it names an owner, and is none
         headers = Headers(
             {name: str(self.odd())[:300] for name in ("authorization", "x-mbx-apikey", "cookie", "ok-access-key")}
         )
