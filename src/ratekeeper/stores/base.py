@@ -1,4 +1,7 @@
-"""A store keeps ledgers, permits, blocks and notes. Each of its verbs is one atomic step, whatever holds the data."""
+"""A store keeps ledgers, permits, blocks and notes. Long, because all that every store must do stands in one place.
+
+Each of its verbs is one atomic step, whatever holds the data.
+"""
 
 from __future__ import annotations
 
