@@ -56,7 +56,10 @@ def test_the_client_goes_on(store: Store) -> None:
     """It sends heartbeats and the ends of permits; without it the others would hold this process's share."""
     mirror = Mirror(Blocks(""), {}, 0, store.changed, given=False)
     connection = Connection(parse_address("redis://127.0.0.1:1"))
-    client = Client(connection, mirror, tend=store.work, asked=lambda: None, returned=store.changed, died=store.died, given=False)
+    client = Client(
+        connection, mirror,
+        tend=store.work, asked=store.changed, returned=store.changed, died=store.died, given=False,
+    )  # fmt: skip
     client.soon(at_once=True)
     assert store.went_on.wait(20)
     assert store.told == [("redis", "OverflowError")]
@@ -68,7 +71,10 @@ def test_a_dead_thread_of_the_client_is_replaced(store: Store) -> None:
     store.errors = []
     mirror = Mirror(Blocks(""), {}, 0, store.changed, given=False)
     connection = Connection(parse_address("redis://127.0.0.1:1"))
-    client = Client(connection, mirror, tend=store.work, asked=lambda: None, returned=store.changed, died=store.died, given=False)
+    client = Client(
+        connection, mirror,
+        tend=store.work, asked=store.changed, returned=store.changed, died=store.died, given=False,
+    )  # fmt: skip
     client._thread = threads.Helper(lambda: None)
     client._thread.join(10)
     client.soon(at_once=True)
