@@ -156,6 +156,7 @@ class FallbackStore(Store):
         if not isinstance(error, StoreError) and not ours(error):
             raise error
         with self._lock:
+            news = self._share is None
             if self._share is None:
                 if not isinstance(error, StoreError):
                     _LOG.warning("ratekeeper: the store could not be used", exc_info=error)
@@ -165,12 +166,14 @@ class FallbackStore(Store):
                 self._share = Share(self.inner)
                 self.degraded = str(error)
                 self._tried = time.monotonic_ns()
-                self._say(
-                    "store lost",
-                    f"{error}. Going on with a safe share: each limit divided by {self._share.processes}, "
-                    "the number of processes last seen.",
-                )
-            return self._share
+            share = self._share
+        if news:  # the program's handlers run without the lock
+            self._say(
+                "store lost",
+                f"{error}. Going on with a safe share: each limit divided by {share.processes}, "
+                "the number of processes last seen.",
+            )
+        return share
 
     def _tried_again(self, share: Share) -> Share | None:
         """Return the share, or None if a retry was due and found the store back."""
