@@ -63,7 +63,6 @@ def run(program: str, emulator: Emulator, tmp_path: Path) -> tuple[dict[str, int
 def test_greenlets_wait_as_threads_do(library: str, tmp_path: Path) -> None:
     """Six greenlets share a limit that is too small for them: all calls are served, none is throttled, and a greenlet that
     makes no calls goes on meanwhile."""
-    pytest.importorskip(library)
     with Emulator("binance-usdm", window=1, capacity=15) as emulator:
         seen, ticks = run(PATCHES[library] + PROGRAM + SPAWN[library] + TOLD, emulator, tmp_path)
     assert seen == {"200": 24}
@@ -72,7 +71,6 @@ def test_greenlets_wait_as_threads_do(library: str, tmp_path: Path) -> None:
 
 def test_half_a_patch_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """Where sockets are replaced and threads are not, one waiting call would stop all greenlets for good."""
-    pytest.importorskip("gevent")
     half = PATCHES["gevent"].replace("patch_all()", "patch_all(thread=False)")
     with Emulator("binance-usdm", window=1, capacity=15) as emulator:
         seen, _ = run(half + PROGRAM + SPAWN["gevent"] + TOLD, emulator, tmp_path)

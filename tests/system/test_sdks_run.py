@@ -208,7 +208,9 @@ def test_a_moved_hook_leaves_the_http_client(tmp_path: Path) -> None:
         out, err = program.communicate(timeout=60)
     assert (program.returncode, out) == (0, "3\n"), err
     assert re.fullmatch(
-        r"ratekeeper: pybit \S+ is not as Ratekeeper knows it \(_V5HTTPManager._submit_request is gone\)\. .+\n", err
+        r"[0-9 :+-]+ ratekeeper: pybit \S+ is not as Ratekeeper knows it"
+        r" \(_V5HTTPManager._submit_request is gone\)\. .+\n",
+        err,
     )
 
 

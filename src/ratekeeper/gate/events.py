@@ -93,7 +93,8 @@ class _LastResort(logging.Handler):
         if _LOG.handlers != [self] or (_LOG.propagate and logging.getLogger().handlers) or logging.lastResort is None:
             return  # the program's own logging shows the record, or the program wants none shown
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            # Some messages begin with the name themselves, for programs with a format of their own.
+            sys.stderr.write(self.format(record).replace(" ratekeeper: ratekeeper", " ratekeeper", 1) + "\n")
         except Exception:  # noqa: BLE001 - as all handlers of logging
             self.handleError(record)
 

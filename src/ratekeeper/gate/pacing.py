@@ -107,20 +107,35 @@ class Pacing:
         Returns:
             ns.
         """
+
+        def length(nth: int) -> int:
+            low, high = (1.0, 1.0) if nth == 1 and filled else _SPREAD
+            return int(self._retry.pause(nth, random.random(), spread=(low, high), least=least / SECOND) * SECOND)
+
+        return max(self._in_a_row(namespace, scope, sent, mono, length, filled), least)
+
+    def moment(self, namespace: str, scope: str, longest: int, sent: int, mono: int) -> int:
+        """Return how long to hold a scope after trouble inside the provider, ns. Other arguments as for `longer`.
+
+        It is an eighth of `longest` (ns) at first, and twice as long each time in a row: an outage ends a flood, while a single
+        failure hardly holds other calls. It is never longer than the pause before the user's own retries.
+        """
+        if self._own is not None:
+            longest = min(longest, int(min(self._own.backoff or (self._own.first,)) * SECOND))
+        return self._in_a_row(namespace, scope, sent, mono, lambda nth: longest >> max(0, 4 - nth))
+
+    def _in_a_row(
+        self, namespace: str, scope: str, sent: int, mono: int, length_of: Callable[[int], int], filled: int = 0
+    ) -> int:
+        """Count a refusal of a scope, and return the length (ns) that `length_of` gives to the nth in a row."""
         skew = sum(self._store.skew()) // 2
         row = REFUSED + scope[len(namespace) + 1 :]
         before = Streak(*self._store.learned.get(namespace, {}).get(row, (0, 0)))
         nth = before.nth(sent + skew, mono + skew)
-        low, high = (1.0, 1.0) if nth == 1 and filled else _SPREAD
-        length = int(self._retry.pause(nth, random.random(), spread=(low, high), least=least / SECOND) * SECOND)
+        length = length_of(nth)
         if nth > before.refusals or not before.covers(sent + skew, mono + skew):
             self._store.learn(namespace, {row: (nth, mono + skew + max(length, filled))})
-        return max(length, least)
-
-    def moment(self, length: int) -> int:
-        """Return `length` (ns), the hold after trouble that no file lists; less if the user's retries come sooner."""
-        own = self._own
-        return length if own is None else min(length, int(min(own.backoff or (own.first,)) * SECOND))
+        return length
 
     def _cut(self, namespace: str, charge: Charge, pace: Pace) -> None:
         paced = self._change(namespace, charge, pace.refused)

@@ -30,6 +30,8 @@ __all__ = ["LINGER", "Settling"]
 LINGER: Final = 10 * SECOND
 """A request may still arrive for this long after its caller gave up, ns. After that the gate counts it as spent."""
 
+_TROUBLE: Final = frozenset({Outcome.OVERLOADED, Outcome.FAILED})
+"""Outcomes that tell of trouble inside the provider."""
 _TRIED: Final = 60 * SECOND
 """A ledger is held for this long at most, ns, because of a statement that cannot be meant. After that calls try it."""
 _DOUBTED: Final = 86_400 * SECOND
@@ -192,8 +194,8 @@ class Settling:
             length = wait.length(now)
             if guessed:
                 length = self._pacing.longer(plan.provider, block.scope, length, grant.sent.mono, now.mono)
-            elif told.unlisted and told.wait is None:
-                length = self._pacing.moment(length)
+            elif told.outcome in _TROUBLE and told.wait is None:
+                length = self._pacing.moment(plan.provider, block.scope, length, grant.sent.mono, now.mono)
             held = max(held, length)
             self._shut(rules.namespace, block, length, now)
         if guessed:

@@ -280,7 +280,8 @@ class Refusal(Rule, frozen=True, kw_only=True):
     """The kind of owner to hold: ``ip``, ``account``, ``endpoint``..., ``class``, or ``provider`` for all of it."""
     hold: str = ""
     """A duration for `block` and `limits` when no hint names an end; for a ban, a fixed length instead of the ladder. An
-    ``overloaded`` or ``failed`` without `block` holds for so long what the call was charged on."""
+    ``overloaded`` or ``failed`` holds for so long at most (at first an eighth, twice as long each time in a row), without
+    `block` what the call was charged on."""
     retry: list[Retry] | None = None
     """Instead of the file's hints; ``[]`` where hints are known to be wrong."""
     charged: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -375,15 +376,26 @@ def test_an_unlisted_refusal_is_told_once(gate: Gate) -> None:
 def test_an_overload_holds_for_a_moment(gate: Gate) -> None:
     """What the call was charged on, and nothing else; the limit is not taken for used up."""
     said(gate, 400, b'{"msg":"system is busy"}')
-    assert held(gate, "throttle") == {"orders-1m/account:a": 1.0}
+    assert held(gate, "throttle") == {"orders-1m/account:a": 0.125}
     assert [view.used for view in gate.read().ledgers if "orders" in view.key] == [1]
 
 
-def test_an_overload_holds_no_longer_than_the_users_backoff(harsh: Path) -> None:
-    """Who says when a failed call is made again, says it of this one too."""
-    with Gate("memory://", rules=[harsh], policies=Policies(retry=Retry(backoff=(0.3, 0.2)))) as gate:
+@pytest.mark.parametrize(
+    ("retry", "seconds"),
+    [(None, [0.125, 0.25, 0.5, 1.0, 1.0]), (Retry(backoff=(0.4, 0.2)), [0.025, 0.05, 0.1, 0.2, 0.2])],
+)
+def test_overloads_in_a_row_hold_longer(harsh: Path, retry: Retry | None, seconds: list[float]) -> None:
+    """An outage ends a flood; single failures hardly hold other calls. Who says when a failed call is made again, says it of
+    this one too."""
+    with Gate("memory://", rules=[harsh], policies=Policies(retry=retry) if retry else None) as gate:
         said(gate, 503, b"")
-        assert held(gate, "throttle") == {"orders-1m/account:a": 0.2}
+        (first,) = held(gate, "throttle").values()
+        found, now = [first], time.monotonic_ns() + 2 * SECOND
+        for _ in seconds[1:]:
+            length = gate.settling._pacing.moment("harsh", "harsh/orders-1m/account:a", SECOND, now, now)
+            found.append(length / SECOND)
+            now += length + 1
+    assert found == pytest.approx(seconds)
 
 
 def test_an_unlisted_refusal_fills_the_limit(gate: Gate) -> None:
