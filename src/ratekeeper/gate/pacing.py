@@ -117,8 +117,8 @@ class Pacing:
     def moment(self, namespace: str, scope: str, longest: int, sent: int, mono: int) -> int:
         """Return how long to hold a scope after trouble inside the provider, ns. Other arguments as for `longer`.
 
-        It is an eighth of `longest` (ns) at first, and twice as long each time in a row: an outage ends a flood, while a single
-        failure hardly holds other calls. It is never longer than the pause before the user's own retries.
+        It is an eighth of `longest` (ns) at first, and twice as long each time in a row. So an outage ends a flood, while a
+        single failure hardly holds other calls. It is never longer than the pause before the user's own retries.
         """
         if self._own is not None:
             longest = min(longest, int(min(self._own.backoff or (self._own.first,)) * SECOND))
