@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -97,7 +98,8 @@ def test_orders_are_placed_once(found: dict[str, Any], rounds: list[dict[str, An
 def test_no_pool_is_full(found: dict[str, Any]) -> None:
     """Nothing but what Ratekeeper says of the flood and of the trouble is in the log of the bots."""
     assert "pool" not in found["said"] and "Traceback" not in found["said"]
-    assert all(line.startswith("bitget@") for line in found["said"].splitlines()), found["said"]
+    lines = found["said"].splitlines()
+    assert all(re.match(r"[0-9 :+-]+ ratekeeper: bitget@", line) for line in lines), found["said"]
 
 
 def test_the_tables_tell(tmp_path: Path) -> None:
