@@ -417,11 +417,12 @@ class Telegram:
         raise RatekeeperError("no exchange here")
 
     def fed(self, answer: Any, good: Any) -> None:
-        """Let a bot read an answer, and a good one afterwards, which it must obey."""
-        self._answers, self.sent = (
-            [answer, {"ok": True, "result": [{**good, "update_id": 9}]}, {"ok": True, "result": []}],
-            [],
-        )
+        """Let a bot read an answer, and a good one afterwards, which it must obey. Numbers of updates rise."""
+        found = answer.get("result") if isinstance(answer, dict) else None
+        stated = [each.get("update_id") for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        last = max([9, *[number for number in stated if type(number) is int and number < 1 << 52]])
+        good = {"ok": True, "result": [{**good, "update_id": last + 1}]}
+        self._answers, self.sent = [answer, good, {"ok": True, "result": []}], []
         self._stop.clear()
         bot = self._bot(self._api, self._replies, frozenset({1}), self._stop)
         bot._back_off = lambda *_: None  # type: ignore[method-assign]
