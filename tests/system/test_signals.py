@@ -78,7 +78,7 @@ def storm(one, seconds, most):
         one()
     usual = max(0.00005, (time.perf_counter() - begun) / 20)
     stops, calls, others, end = 0, 0, [], time.monotonic() + seconds
-    while time.monotonic() < end and stops < most:
+    while (time.monotonic() < end or stops <= 10) and stops < most:
         try:
             try:
                 globals()["armed"] = True

@@ -84,6 +84,7 @@ class Connections:
         self._live: Connection | None = None
         self._next: Connection | None = None
         self._seen: set[Hashable] = set()
+        self._replacing = False
         self._poll: asyncio.Task[None] | None = None
         self._down_now = True
         self._told_down = False
@@ -209,7 +210,7 @@ class Connections:
                         await self._room.wait()
                     connection.busy = False
                     continue
-                if self._next is not None:
+                if self._next is not None or self._replacing:
                     self._seen.add(self._key(data))
                 connection.busy = True
                 await self._put(Message(data, False, time.time()))
@@ -276,7 +277,14 @@ class Connections:
     async def _replace(self, old: Connection) -> Connection | None:
         """Open the replacement of `old` and wait until it delivers; None if it fails."""
         await self._dialler.turn()
-        connection = await self._connect(replacing=True)
+        # The server may serve the new connection before we know that it is open.
+        self._replacing = True
+        try:
+            connection = await self._connect(replacing=True)
+        finally:
+            self._replacing = False
+            if self._next is None:
+                self._seen.clear()
         if connection is None:
             return None
         assert connection.reader is not None
