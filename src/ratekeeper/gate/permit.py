@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from ratekeeper.errors import StoreError
 from ratekeeper.gate.room import WaitingRoom
@@ -113,7 +113,7 @@ class Permit:
             Rejected: see `ratekeeper.errors`; the gate charged nothing.
         """
         if self._grant is not None:
-            self._unheld()
+            self._held_already()
         if self._choice is not None or self._ticket is not None:
             return False
         room, thread = self._room, _thread.get_ident()
@@ -140,14 +140,14 @@ class Permit:
         if self._standing is not None:
             self._room.refuse(self._standing, error)
 
-    def _unheld(self) -> None:
-        if self._grant is not None:
-            raise RuntimeError("this permit is held already: one permit is for one attempt")
+    @staticmethod
+    def _held_already() -> NoReturn:
+        raise RuntimeError("this permit is held already: one permit is for one attempt")
 
     def acquire(self) -> None:
         """Wait for the permit in this thread. Raises as `at_once` does."""
         if self._grant is not None:
-            self._unheld()
+            self._held_already()
         try:
             if self.at_once():
                 return
@@ -166,7 +166,7 @@ class Permit:
     async def acquire_async(self) -> None:
         """Wait for the permit without blocking the event loop. Raises as `at_once` does."""
         if self._grant is not None:
-            self._unheld()
+            self._held_already()
         try:
             if self.at_once():
                 return
@@ -232,7 +232,7 @@ class Permit:
 
     def __enter__(self) -> Permit:
         if self._grant is not None:
-            self._unheld()
+            self._held_already()
         try:
             self.acquire()
         except BaseException:  # also one that struck when the permit was held already: no `__exit__` follows
@@ -242,7 +242,7 @@ class Permit:
 
     async def __aenter__(self) -> Permit:
         if self._grant is not None:
-            self._unheld()
+            self._held_already()
         try:
             await self.acquire_async()
         except BaseException:
